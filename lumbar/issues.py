@@ -1,0 +1,46 @@
+"""What can be wrong with an input: `Issue` (repaired or replaced, the run goes on) and `InputError` (it does not)."""
+
+from dataclasses import dataclass
+from typing import Final
+
+#: Every issue code and what it means to the reader of a run report.
+CODES: Final[dict[str, str]] = {
+    "file_unreadable": "a file could not be decoded and was left out",
+    "slice_dropped": "a slice was left out (duplicate position, broken geometry, other orientation)",
+    "pixels_constant": "a slice holds one value only",
+    "geometry_repaired": "geometry was derived from other tags or slices",
+    "series_missing": "the study has no usable series of this type",
+    "series_relabelled": "the series' orientation contradicts its description and decided its type",
+    "series_ignored": "the series plays no part (no known type, wrong orientation, another is better)",
+    "slices_missing": "the slices are unevenly spaced; some seem to be missing",
+    "several_stacks": "one series holds several stacks of different angle or position",
+    "window_repeated": "a window reached past the end of the series; the border slice was repeated",
+    "region_padded": "a region of interest reached past the image; its border was repeated",
+    "no_axial_slice": "no axial slice lies within reach of this level",
+    "keypoint_low_confidence": "a keypoint's heatmap is faint or spread out",
+    "keypoint_repaired": "an implausible keypoint was replaced from its neighbours",
+    "keypoint_missing": "no keypoint could be found",
+    "condition_ungraded": "no member could see the region; the prior stands in",
+    "study_failed": "the study could not be read; the prior stands in",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Issue:
+    """One thing that was missing, repaired or replaced in a study.
+
+    `code` is a key of `CODES`; `series` is None where the whole study is meant; `detail` is one clear sentence.
+    """
+
+    code: str
+    study: int
+    series: int | None
+    detail: str
+
+    def __post_init__(self) -> None:
+        if self.code not in CODES:
+            raise ValueError(f"unknown issue code {self.code!r}")
+
+
+class InputError(Exception):
+    """Bad input that stops the job: its text is one clear sentence with file, reason and remedy."""

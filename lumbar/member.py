@@ -1,0 +1,112 @@
+"""What one trained network of the ensemble is: its inputs, network and preprocessing, as checked data.
+
+The same models describe a member in a recipe (what to train) and in a bundle's manifest (what was trained), so a member
+can be rebuilt and run from its entry alone. Nothing here imports torch.
+"""
+
+import difflib
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from lumbar.labels import SeriesType
+
+TaskName = Literal["spinal", "foraminal", "subarticular", "global"]
+
+
+class Strict(BaseModel):
+    """Frozen data that refuses unknown keys and names the nearest known one."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _refuse_unknown(cls, values: Any) -> Any:
+        if isinstance(values, dict):
+            for key in values:
+                if key not in cls.model_fields:
+                    near = difflib.get_close_matches(str(key), cls.model_fields, n=1)
+                    hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(cls.model_fields)}"
+                    raise ValueError(f"unknown key {key!r} in {cls.__name__}; {hint}")
+        return values
+
+
+class Preprocessing(Strict):
+    """How pixels, slices and regions are chosen. Defaults are sound; the alternatives are the original 9th place's.
+
+    Each pair is described, with its effect, in docs/ninth_place.md.
+    """
+
+    #: modality: rescale slope and intercept applied, MONOCHROME1 inverted; stored: `pixel_array` as it is.
+    values: Literal["modality", "stored"] = "modality"
+    #: position: along the slice normal; file: natural file order, reversed where the last slice lies before the first.
+    order: Literal["position", "file"] = "position"
+    #: canonical: in-plane axes turned to the usual display (sagittal: rows to the feet, columns to the back;
+    #: axial: rows to the back, columns to the patient's left); stored: as they are.
+    orientation: Literal["canonical", "stored"] = "canonical"
+    #: nearest: the window is centred as well as slices allow, symmetric in left and right; ceil: the original's rounding.
+    window_center: Literal["nearest", "ceil"] = "nearest"
+    #: repeat: a window past the end repeats the border slice; zeros: it is cut and filled with zeros.
+    window_end: Literal["repeat", "zeros"] = "repeat"
+    #: edge: a region past the border repeats the border pixels; zeros: the whole region becomes zeros.
+    border: Literal["edge", "zeros"] = "edge"
+    #: positions: slice spacing from positions; tag: SpacingBetweenSlices, and the middle window where it is missing.
+    spacing: Literal["positions", "tag"] = "positions"
+    #: best: of several series of one type the one with most slices, then the finest; first: the first listed.
+    series: Literal["best", "first"] = "best"
+    #: silent: a member says nothing where its region is missing; zeros: it grades an all-zero region, and the two
+    #: sagittal types stand in for each other.
+    missing: Literal["silent", "zeros"] = "silent"
+    #: repair: implausible keypoints are replaced from their neighbours; keep: argmax as it is.
+    keypoints: Literal["repair", "keep"] = "repair"
+
+
+class DetectorSpec(Strict):
+    """A stage-1 member: a stack of slices in, one Gaussian heatmap a keypoint out."""
+
+    stage: Literal["keypoints"] = "keypoints"
+    series_type: SeriesType
+    network: str = "deeplabv3plus"
+    encoder: str = "resnet34"
+    encoder_args: dict[str, Any] = {}
+    network_args: dict[str, Any] = {}
+    image_size: int = Field(512, ge=32)
+    #: Slices in the stack, which are the network's input channels.
+    in_chans: int = Field(5, ge=1)
+    #: Heatmaps out: 5 levels on sagittal series, left and right on axial ones.
+    num_classes: int = Field(5, ge=1)
+    #: Sagittal T1: how far left (+) and right (−) of the middle the two stacks lie, mm.
+    offset_mm: float = 16.8
+    #: Axial: farther than this from the T2 keypoint, a plane counts as none, mm.
+    max_plane_distance_mm: float = 5.0
+    #: Width of the target Gaussian in pixels of the resized image.
+    sigma_px: float = Field(10.0, gt=0)
+    preprocessing: Preprocessing = Preprocessing()
+
+
+class GraderSpec(Strict):
+    """A stage-2 member: regions of one or several views in, severities of one or several conditions out."""
+
+    stage: Literal["grading"] = "grading"
+    task: TaskName
+    network: str = "gru"
+    backbone: str = "resnet18"
+    backbone_args: dict[str, Any] = {}
+    network_args: dict[str, Any] = {}
+    image_size: int = Field(128, ge=16)
+    roi_mm: float = Field(50.0, gt=0)
+    #: Slices a region, each a one-channel image to the backbone.
+    slices: int = Field(5, ge=1)
+    rnn_hidden: int = 512
+    rnn_layers: int = 2
+    #: Sagittal T1: distance of each level's foramen from the middle of the series, mm, L1/L2 to L5/S1.
+    t1_offsets_mm: tuple[float, float, float, float, float] = (14.9, 15.7, 16.7, 17.8, 18.9)
+    #: Axial regions of the right side are mirrored to look like the left.
+    mirror_right: bool = True
+    #: Probability in training that a view is blanked. Where it is above zero the member may speak for a condition
+    #: whose own view is missing, as long as it sees another.
+    view_dropout: float = Field(0.0, ge=0, lt=1)
+    preprocessing: Preprocessing = Preprocessing()
+
+
+MemberSpec = Annotated[DetectorSpec | GraderSpec, Field(discriminator="stage")]
