@@ -54,6 +54,9 @@ class Preprocessing(Strict):
     spacing: Literal["positions", "tag"] = "positions"
     #: best: of several series of one type the one with most slices, then the finest; first: the first listed.
     series: Literal["best", "first"] = "best"
+    #: medial: sagittal slices of a side run from the middle outwards, so that right looks like left; patient: they run
+    #: from the patient's right to left on both sides.
+    side_order: Literal["medial", "patient"] = "medial"
     #: silent: a member says nothing where its region is missing; zeros: it grades an all-zero region, and the two
     #: sagittal types stand in for each other.
     missing: Literal["silent", "zeros"] = "silent"
