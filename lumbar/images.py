@@ -1,0 +1,63 @@
+"""From a slice's stored pixels to the numbers that a network sees. Torch-free, shared by both stages."""
+
+from typing import Literal
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from lumbar import geometry
+from lumbar.dicom import Slice
+from lumbar.member import Preprocessing
+
+
+def slice_values(item: Slice, preprocessing: Preprocessing) -> tuple[NDArray[np.float32], geometry.FloatArray]:
+    """A slice's image (H, W) and the affine that belongs to it, by the options `values` and `orientation`.
+
+    modality: stored x slope + intercept, where MONOCHROME1 pixels are first turned over within the range that their
+    bits can hold; stored: the decoded pixels as they are.
+    """
+    values = item.pixels.astype(np.float32)
+    if preprocessing.values == "modality":
+        if item.inverted:
+            values = np.float32(sum(item.stored_range)) - values
+        if (item.slope, item.intercept) != (1.0, 0.0):
+            values = values * np.float32(item.slope) + np.float32(item.intercept)
+    affine = item.affine
+    if preprocessing.orientation == "canonical":
+        values, affine = geometry.canonical(values, affine, item.plane)
+    return np.ascontiguousarray(values), affine
+
+
+def resize(image: NDArray[np.float32], size: int) -> NDArray[np.float32]:
+    """The image (H, W) resized to (size, size): cubic, no smoothing first, aspect ratio not kept."""
+    return cv2.resize(np.ascontiguousarray(image, np.float32), (size, size), interpolation=cv2.INTER_CUBIC)
+
+
+def crop(
+    image: NDArray[np.float32], box: tuple[int, int, int, int], border: Literal["edge", "zeros"] = "edge"
+) -> tuple[NDArray[np.float32] | None, bool]:
+    """The part (y2 - y1, x2 - x1) of an image inside (x1, y1, x2, y2), and whether the box leaves the image.
+
+    edge: what lies outside repeats the border pixels; zeros: a box that leaves the image gives None, which the
+    original system takes for a region of zeros.
+    """
+    x1, y1, x2, y2 = box
+    if x2 <= x1 or y2 <= y1:
+        raise ValueError(f"empty box {box}: expected (x1, y1, x2, y2) with x1 < x2 and y1 < y2")
+    height, width = image.shape
+    if x1 >= 0 and y1 >= 0 and x2 <= width and y2 <= height:
+        return image[y1:y2, x1:x2], False
+    if border == "zeros":
+        return None, True
+    rows = np.clip(np.arange(y1, y2), 0, height - 1)
+    columns = np.clip(np.arange(x1, x2), 0, width - 1)
+    return image[np.ix_(rows, columns)], True
+
+
+def standardise(stack: NDArray[np.float32]) -> NDArray[np.float32]:
+    """(x - mean) / std over all values of the stack together (population std); unchanged where std is 0."""
+    mean, std = stack.mean(dtype=np.float64), stack.std(dtype=np.float64)
+    if std == 0:
+        return stack.astype(np.float32, copy=False)
+    return ((stack - np.float32(mean)) / np.float32(std)).astype(np.float32, copy=False)

@@ -1,0 +1,259 @@
+"""The tables of a data folder, and which series of a study plays which part.
+
+Layout (the competition's): `{train,test}_series_descriptions.csv`, `{train,test}_images/<study>/<series>/<n>.dcm`, and
+for training `train.csv` and `train_label_coordinates.csv`.
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final, Literal
+
+import numpy as np
+import pandas as pd
+
+from lumbar.dicom import Series, read_series
+from lumbar.issues import InputError, Issue
+from lumbar.labels import (
+    CONDITIONS,
+    LABEL_COLUMNS,
+    LEVELS,
+    SERIES_DESCRIPTIONS,
+    SERIES_TYPES,
+    SEVERITY_LABELS,
+    SeriesType,
+    condition_title,
+    level_title,
+)
+
+Split = Literal["train", "test"]
+#: Part that a series of the wrong description plays, by the plane it really has.
+_TYPE_OF_PLANE: Final[dict[str, SeriesType]] = {"sagittal": "sagittal_t2", "axial": "axial_t2"}
+COORDINATE_COLUMNS: Final = ("study_id", "series_id", "instance_number", "condition", "level", "x", "y")
+
+
+@dataclass(frozen=True, eq=False)
+class DataFolder:
+    """A folder of studies. `study_ids` follow the series table; tables keep the competition's words.
+
+    `series`: DataFrame study_id, series_id, series_description. `labels`: index study_id, LABEL_COLUMNS, severity
+    words or NaN; None without `train.csv`. `coordinates`: COORDINATE_COLUMNS, condition and level in the words of
+    `labels.CONDITIONS` and `LEVELS`. `issues`: what the tables and folders of each study lack. `unlisted`: study
+    folders that the series table does not name.
+    """
+
+    root: Path
+    split: Split
+    study_ids: tuple[int, ...]
+    series: pd.DataFrame
+    labels: pd.DataFrame | None = None
+    coordinates: pd.DataFrame | None = None
+    issues: tuple[Issue, ...] = ()
+    unlisted: tuple[int, ...] = ()
+
+    @property
+    def image_folder(self) -> Path:
+        """Folder that holds one folder a study."""
+        return self.root / f"{self.split}_images"
+
+
+@dataclass(frozen=True, eq=False)
+class Study:
+    """The usable series of a study by type, each type in table order (an empty tuple where there is none)."""
+
+    study_id: int
+    series: Mapping[SeriesType, tuple[Series, ...]] = field(default_factory=dict)
+    issues: tuple[Issue, ...] = ()
+
+    def series_by_id(self, series_id: int) -> Series | None:
+        """The series of that number, or None."""
+        return next((one for group in self.series.values() for one in group if one.series_id == series_id), None)
+
+
+def open_data(root: Path, split: str | None = None) -> DataFolder:
+    """Read the tables of a data folder; raises InputError where it is none or a table cannot be understood.
+
+    `split` None takes the one that is there, and `test` where both are.
+    """
+    root = Path(root)
+    if not root.is_dir():
+        raise InputError(f"{root} is not a folder; give the folder that holds *_series_descriptions.csv")
+    chosen = _split(root, split)
+    if not (root / f"{chosen}_images").is_dir():
+        raise InputError(f"{root} has {chosen}_series_descriptions.csv but no folder {chosen}_images beside it")
+    table, issues = _series_table(root / f"{chosen}_series_descriptions.csv")
+    study_ids = tuple(int(study) for study in dict.fromkeys(table["study_id"]))
+    unlisted = tuple(sorted(set(_numbered_folders(root / f"{chosen}_images")) - set(study_ids)))
+    labels = coordinates = None
+    if chosen == "train":
+        if (root / "train.csv").is_file():
+            labels = _labels(root / "train.csv")
+        if (root / "train_label_coordinates.csv").is_file():
+            coordinates = read_coordinates(root / "train_label_coordinates.csv")
+    return DataFolder(root, chosen, study_ids, table, labels, coordinates, tuple(issues), unlisted)
+
+
+def read_study(data: DataFolder, study_id: int) -> Study:
+    """Read all series of a study that have a known type; what is missing or odd is in `Study.issues`."""
+    issues = [issue for issue in data.issues if issue.study == study_id]
+    found: dict[SeriesType, list[Series]] = {name: [] for name in SERIES_TYPES}
+    folder = data.image_folder / str(study_id)
+    rows = data.series[data.series["study_id"] == study_id]
+    if not folder.is_dir():
+        issues.append(Issue("series_missing", study_id, None, f"there is no folder {folder.name} in {folder.parent}"))
+        rows = rows.iloc[:0]
+    for series_id, description in zip(rows["series_id"], rows["series_description"], strict=True):
+        series_type, series = _read_row(folder, study_id, int(series_id), str(description), issues)
+        if series is not None and series_type is not None:
+            found[series_type].append(series)
+    if folder.is_dir():
+        for series_id in sorted(set(_numbered_folders(folder)) - {int(number) for number in rows["series_id"]}):
+            detail = f"folder {series_id} has no row in the series table"
+            issues.append(Issue("series_ignored", study_id, series_id, detail))
+    for name in SERIES_TYPES:
+        if not found[name]:
+            issues.append(Issue("series_missing", study_id, None, f"no usable {_description(name)} series"))
+    return Study(study_id, {name: tuple(group) for name, group in found.items()}, tuple(issues))
+
+
+def choose_series(study: Study, series_type: SeriesType, rule: Literal["best", "first"] = "best") -> Series | None:
+    """The series of a type to use. best: most slices, then the finest pixels, then table order; first: table order."""
+    group = study.series.get(series_type, ())
+    if not group or rule == "first":
+        return group[0] if group else None
+    return min(group, key=lambda series: (-len(series), round(math.prod(series.slices[0].spacing_mm), 6)))
+
+
+def read_coordinates(path: Path) -> pd.DataFrame:
+    """A table of keypoints in the layout of `train_label_coordinates.csv`, conditions and levels in `labels` words."""
+    table = _read_table(path, COORDINATE_COLUMNS)
+    table = table[list(COORDINATE_COLUMNS)].copy()
+    for column in ("study_id", "series_id", "instance_number"):
+        table[column] = _whole(table[column], path)
+    conditions = {condition_title(name).casefold(): name for name in CONDITIONS} | {name: name for name in CONDITIONS}
+    levels = {level_title(name).casefold(): name for name in LEVELS} | {name: name for name in LEVELS}
+    table["condition"] = _words(table["condition"], conditions, path)
+    table["level"] = _words(table["level"], levels, path)
+    for column in ("x", "y"):
+        table[column] = pd.to_numeric(table[column], errors="coerce").astype(np.float64)
+        if not np.isfinite(table[column]).all():
+            raise InputError(f"{path}: column {column} holds something that is not a number")
+    return table.drop_duplicates(ignore_index=True)
+
+
+def _split(root: Path, split: str | None) -> Split:
+    known: tuple[Split, ...] = ("test", "train")
+    there = [name for name in known if (root / f"{name}_series_descriptions.csv").is_file()]
+    if split is not None and split not in known:
+        raise InputError(f"unknown split {split!r}; it is train or test")
+    for name in there:
+        if split in (None, name):
+            return name
+    wanted = split or "{train,test}"
+    raise InputError(f"{root} has no {wanted}_series_descriptions.csv; give the folder in the competition's layout")
+
+
+def _series_table(path: Path) -> tuple[pd.DataFrame, list[Issue]]:
+    """Series table without repeated rows, and the issues of rows that play no part."""
+    columns = ["study_id", "series_id", "series_description"]
+    table = _read_table(path, columns)[columns].copy()
+    for column in columns[:2]:
+        table[column] = _whole(table[column], path)
+    if table.empty:
+        raise InputError(f"{path} lists no series")
+    table["series_description"] = [_canonical_description(text) for text in table["series_description"]]
+    issues = []
+    repeated = table.duplicated(columns[:2])
+    for row in table[repeated & ~table.duplicated()].itertuples():
+        detail = f"listed again as {row.series_description!r}; the first row counts"
+        issues.append(Issue("series_ignored", int(row.study_id), int(row.series_id), detail))
+    return table[~repeated].reset_index(drop=True), issues
+
+
+def _canonical_description(text: object) -> str:
+    """The competition's spelling of a description; other texts stay as they are."""
+    plain = " ".join(str(text).split()) if isinstance(text, str) else ""
+    return next((known for known in SERIES_DESCRIPTIONS if known.casefold() == plain.casefold()), plain)
+
+
+def _read_row(
+    folder: Path, study_id: int, series_id: int, description: str, issues: list[Issue]
+) -> tuple[SeriesType | None, Series | None]:
+    """Type and content of one row of the series table; the orientation overrules the description."""
+
+    def note(code: str, detail: str) -> None:
+        issues.append(Issue(code, study_id, series_id, detail))
+
+    if description not in SERIES_DESCRIPTIONS:
+        note("series_ignored", f"unknown description {description!r}; known: {', '.join(SERIES_DESCRIPTIONS)}")
+        return None, None
+    if not (folder / str(series_id)).is_dir():
+        note("series_ignored", f"{description}: there is no folder {series_id} in {folder}")
+        return None, None
+    series, found = read_series(folder / str(series_id), series_id, description, study_id)
+    issues += found
+    if series is None:
+        return None, None
+    series_type = SERIES_DESCRIPTIONS[description]
+    if series_type.startswith(series.plane):
+        return series_type, series
+    if series.plane not in _TYPE_OF_PLANE:
+        note("series_ignored", f"listed as {description}, but its slices are {series.plane}")
+        return None, None
+    note("series_relabelled", f"listed as {description}, but its slices are {series.plane}")
+    return _TYPE_OF_PLANE[series.plane], series
+
+
+def _labels(path: Path) -> pd.DataFrame:
+    table = _read_table(path, ("study_id", *LABEL_COLUMNS))
+    table["study_id"] = _whole(table["study_id"], path)
+    table = table[["study_id", *LABEL_COLUMNS]].drop_duplicates()
+    if table["study_id"].duplicated().any():
+        twice = table.loc[table["study_id"].duplicated(), "study_id"].iloc[0]
+        raise InputError(f"{path}: study {twice} is listed twice with different labels")
+    labels = table.set_index("study_id").astype(object)
+    words = {word.casefold(): word for word in SEVERITY_LABELS}
+    for column in LABEL_COLUMNS:
+        known = labels[column].notna()
+        labels.loc[known, column] = _words(labels.loc[known, column], words, path)
+    return labels.where(labels.notna(), np.nan)
+
+
+def _read_table(path: Path, columns: tuple[str, ...] | list[str]) -> pd.DataFrame:
+    """A CSV as text, byte order mark, spaces around column names and empty rows removed; InputError if unreadable."""
+    try:
+        table = pd.read_csv(path, dtype=str, encoding="utf-8-sig", skipinitialspace=True)
+    except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeError, OSError) as error:
+        raise InputError(f"{path} cannot be read as a CSV table in UTF-8: {' '.join(str(error).split())}") from error
+    table.columns = [str(name).strip() for name in table.columns]
+    missing = [name for name in columns if name not in table.columns]
+    if missing:
+        raise InputError(f"{path} lacks the columns {', '.join(missing)}; it has {', '.join(table.columns)}")
+    return table.dropna(how="all").reset_index(drop=True)
+
+
+def _whole(values: pd.Series, path: Path) -> pd.Series:
+    """Numbers like 4003253 or 4003253.0 as int64; InputError names the first other value."""
+    text = values.astype(object).where(values.notna(), "").astype(str).str.strip()
+    bad = text[~text.str.fullmatch(r"[0-9]{1,18}(\.0*)?")]
+    if len(bad):
+        raise InputError(f"{path}: {values.name} {bad.iloc[0]!r} in data row {bad.index[0] + 1} is not a whole number")
+    return text.str.split(".").str[0].astype(np.int64)
+
+
+def _words(values: pd.Series, known: Mapping[str, str], path: Path) -> pd.Series:
+    """Texts replaced by the words they stand for, whatever their case; InputError names the first unknown one."""
+    plain = values.astype(object).where(values.notna(), "").astype(str).str.strip()
+    words = plain.str.casefold().map(dict(known))
+    if words.isna().any():
+        raise InputError(f"{path}: unknown {values.name} {plain[words.isna()].iloc[0]!r}")
+    return words
+
+
+def _description(series_type: SeriesType) -> str:
+    return next(text for text, name in SERIES_DESCRIPTIONS.items() if name == series_type)
+
+
+def _numbered_folders(folder: Path) -> list[int]:
+    return [int(path.name) for path in folder.iterdir() if path.is_dir() and path.name.isdecimal()]
