@@ -1,0 +1,320 @@
+"""Weights on disk: a folder with `manifest.json` and one safetensors file a member, enough to predict from alone.
+
+The manifest says of each member what it is, how its inputs are made, what it was trained on and how well it did.
+Loading checks everything, runs nothing from the files, and reaches for no hub.
+"""
+
+import hashlib
+import json
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any, Final, Literal
+
+import numpy as np
+import torch
+from pydantic import Field, ValidationError, field_validator, model_validator
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from lumbar.ensemble import BlendMethod
+from lumbar.files import replacing, write_json
+from lumbar.grading.network import build_grader
+from lumbar.issues import InputError
+from lumbar.keypoints.network import build_detector
+from lumbar.labels import CONDITIONS, LEVELS, SEVERITIES
+from lumbar.member import DetectorSpec, GraderSpec, MemberSpec, Strict
+
+MANIFEST: Final = "manifest.json"
+Precision = Literal["float16", "float32"]
+_MEMBER_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+#: First bytes of a zip archive (today's `torch.save`) and of a bare pickle.
+_PICKLE_STARTS: Final = (b"PK\x03\x04", b"\x80")
+_CHUNK: Final = 1 << 22
+
+
+class Member(Strict):
+    """One trained network: what it is and which file holds its weights."""
+
+    name: str
+    spec: MemberSpec
+    #: The fold whose studies it has not seen; None: trained on all.
+    fold: int | None = None
+    file: str
+    sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+    #: What data it was trained on, in a few words.
+    saw: str = ""
+    scores: dict[str, float] = {}
+
+    @field_validator("name")
+    @classmethod
+    def _plain_name(cls, name: str) -> str:
+        if not _MEMBER_NAME.fullmatch(name):
+            raise ValueError(f"member name {name!r} may hold letters, digits, '.', '_' and '-' only")
+        return name
+
+
+class Blend(Strict):
+    """How the members' probabilities become one table, see `lumbar.ensemble`."""
+
+    method: BlendMethod = "mean"
+
+
+class Manifest(Strict):
+    """Everything about a bundle but the weights themselves."""
+
+    version: Literal[1] = 1
+    description: str = ""
+    members: tuple[Member, ...] = Field(min_length=1)
+    blend: Blend = Blend()
+    #: Stands in where no member speaks: (5 conditions, 5 levels, 3 severities), each row sums to 1.
+    prior: tuple[tuple[tuple[float, ...], ...], ...]
+
+    @field_validator("prior")
+    @classmethod
+    def _distributions(cls, prior: Any) -> Any:
+        try:
+            array = np.asarray(prior, dtype=np.float64)
+        except ValueError as error:
+            raise ValueError("the prior is not a table of 5 x 5 x 3 numbers") from error
+        if array.shape != (len(CONDITIONS), len(LEVELS), len(SEVERITIES)):
+            raise ValueError(f"the prior has shape {array.shape}, not (5 conditions, 5 levels, 3 severities)")
+        if not (array > 0).all() or not np.allclose(array.sum(axis=-1), 1.0, atol=1e-6):
+            raise ValueError("every row of the prior must be positive and sum to 1")
+        return prior
+
+    @model_validator(mode="after")
+    def _distinct(self) -> "Manifest":
+        for what, values in (("name", [m.name for m in self.members]), ("file", [m.file for m in self.members])):
+            twice = next((value for value in values if values.count(value) > 1), None)
+            if twice is not None:
+                raise ValueError(f"two members have the {what} {twice!r}")
+        return self
+
+
+@dataclass(frozen=True)
+class Weights:
+    """A member to be saved: its entry's content and its state dict."""
+
+    name: str
+    spec: DetectorSpec | GraderSpec
+    state: Mapping[str, torch.Tensor]
+    fold: int | None = None
+    saw: str = ""
+    scores: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """A checked bundle: every file is there and is the one that the manifest means."""
+
+    folder: Path
+    manifest: Manifest
+    #: SHA-256 of the manifest, which names the whole bundle, since the manifest holds the hash of every file.
+    identity: str
+
+    def member(self, name: str) -> Member:
+        """The entry of that name. Raises InputError where there is none."""
+        for member in self.manifest.members:
+            if member.name == name:
+                return member
+        known = ", ".join(member.name for member in self.manifest.members)
+        raise InputError(f"{self.folder}: the bundle has no member {name!r}; it has {known}")
+
+    def network(self, name: str, device: torch.device | str = "cpu") -> nn.Module:
+        """A member's network in evaluation mode on a device, float32.
+
+        Raises InputError where the network cannot be built or the weights do not fit it key by key, shape by shape.
+        """
+        member = self.member(name)
+        return self.fill(build_network(member.spec), name).to(device).eval()
+
+    def fill(self, network: nn.Module, name: str) -> nn.Module:
+        """Put a member's weights into a network of its architecture, in place: folds can share one network."""
+        member = self.member(name)
+        path = _inside(self.folder, member)
+        try:
+            stored = load_file(path)
+        except (SafetensorError, OSError) as error:
+            raise InputError(f"{path}: cannot be read as safetensors ({error}); copy the bundle again") from error
+        own = network.state_dict()
+        check_state({key: value.shape for key, value in stored.items()}, own, str(path))
+        network.load_state_dict({key: value.to(own[key].dtype) for key, value in stored.items()})
+        return network
+
+    def describe(self) -> str:
+        """What the bundle is, a line for the whole and one a member."""
+        lines = [f"bundle {self.identity[:12]} in {self.folder}: {self.manifest.description}".rstrip(": ")]
+        for member in self.manifest.members:
+            spec = member.spec
+            if isinstance(spec, DetectorSpec):
+                what = f"keypoints on {spec.series_type}, {spec.network} on {spec.encoder}"
+            else:
+                what = f"grading {spec.task}, {spec.network} on {spec.backbone}"
+            parts = [what, f"{spec.image_size} px", "all folds" if member.fold is None else f"fold {member.fold}"]
+            parts += [f"saw {member.saw}"] if member.saw else []
+            parts += [f"{name} {value:.4g}" for name, value in member.scores.items()]
+            lines.append(f"  {member.name}: {', '.join(parts)}")
+        lines.append(f"  blend: {self.manifest.blend.method}")
+        return "\n".join(lines)
+
+
+def build_network(spec: DetectorSpec | GraderSpec) -> nn.Module:
+    """The network of either stage's spec, with random weights."""
+    return build_detector(spec) if isinstance(spec, DetectorSpec) else build_grader(spec)
+
+
+def save_bundle(
+    folder: Path | str,
+    members: Iterable[Weights],
+    *,
+    prior: np.ndarray,
+    blend: BlendMethod = "mean",
+    description: str = "",
+    precision: Precision = "float16",
+) -> Bundle:
+    """Write a bundle and load it again; members may come from a generator, one is held at a time.
+
+    With `float16`, matrices are stored in half precision; vectors (biases, norms), integers and tensors that half
+    precision cannot hold stay as they are. The folder must be new, empty, or an older bundle, which is replaced.
+    """
+    folder = Path(folder)
+    _clear(folder)
+    entries = []
+    for weights in members:
+        name = f"{weights.name}.safetensors"
+        if not _MEMBER_NAME.fullmatch(weights.name):
+            raise InputError(f"{folder}: member name {weights.name!r} is not usable as a file name; rename it")
+        check_state(
+            {key: value.shape for key, value in weights.state.items()}, build_network(weights.spec).state_dict(), name
+        )
+        with replacing(folder / name) as temporary:
+            save_file({key: _stored(value, precision) for key, value in weights.state.items()}, temporary)
+        entries.append(
+            Member(
+                name=weights.name,
+                spec=weights.spec,
+                fold=weights.fold,
+                file=name,
+                sha256=sha256(folder / name),
+                saw=weights.saw,
+                scores=dict(weights.scores),
+            )
+        )
+    try:
+        manifest = Manifest(
+            description=description,
+            members=tuple(entries),
+            blend=Blend(method=blend),
+            prior=np.asarray(prior, dtype=np.float64).tolist(),
+        )
+    except ValidationError as error:
+        raise InputError(f"{folder}: no bundle can be made; {_first(error)}") from error
+    write_json(manifest.model_dump(mode="json"), folder / MANIFEST)
+    return load_bundle(folder)
+
+
+def load_bundle(folder: Path | str) -> Bundle:
+    """Read and check a bundle: manifest, paths, file kinds and hashes. Raises InputError with one sentence."""
+    folder = Path(folder)
+    path = folder / MANIFEST
+    try:
+        raw = path.read_bytes()
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror}); give the folder of a weights bundle") from error
+    try:
+        manifest = Manifest.model_validate(json.loads(raw))
+    except ValueError as error:  # ValidationError and JSONDecodeError alike
+        reason = _first(error) if isinstance(error, ValidationError) else f"not JSON ({error})"
+        raise InputError(f"{path}: {reason}; get the bundle again or one made for this version") from error
+    for member in manifest.members:
+        file = _inside(folder, member)
+        _refuse_pickle(file)
+        found = sha256(file)
+        if found != member.sha256:
+            raise InputError(
+                f"{file}: SHA-256 is {found[:12]}…, the manifest says {member.sha256[:12]}…; the file was changed or "
+                "damaged, copy the bundle again"
+            )
+    return Bundle(folder, manifest, hashlib.sha256(raw).hexdigest())
+
+
+def check_state(found: Mapping[str, Any], own: Mapping[str, torch.Tensor], source: str) -> None:
+    """Compare stored shapes with a network's state dict; InputError names the first missing, unexpected, misshapen."""
+    missing = [key for key in own if key not in found]
+    unexpected = [key for key in found if key not in own]
+    other = [key for key in own if key in found and tuple(found[key]) != tuple(own[key].shape)]
+    faults = [
+        f"{len(keys)} {what} ({keys[0]})" for what, keys in (("missing", missing), ("unexpected", unexpected)) if keys
+    ]
+    if other:
+        key = other[0]
+        faults.append(f"{len(other)} of another shape ({key} is {tuple(found[key])}, not {tuple(own[key].shape)})")
+    if faults:
+        raise InputError(
+            f"{source}: the weights do not fit the network: {', '.join(faults)}; use the file that was made for it"
+        )
+
+
+def sha256(path: Path) -> str:
+    """Hash of a file, read in pieces."""
+    digest = hashlib.sha256()
+    with path.open("rb") as stream:
+        while piece := stream.read(_CHUNK):
+            digest.update(piece)
+    return digest.hexdigest()
+
+
+def _inside(folder: Path, member: Member) -> Path:
+    """The member's file; InputError where it is missing, no safetensors file by name, or outside the folder."""
+    given = Path(member.file)
+    path = folder / given
+    if given.is_absolute() or not path.resolve().is_relative_to(folder.resolve()):
+        raise InputError(
+            f"{folder}: member {member.name} points outside the bundle ({member.file}); do not use this bundle"
+        )
+    if path.suffix != ".safetensors":
+        raise InputError(f"{path}: only safetensors files are loaded, since others can run code; convert the weights")
+    if not path.is_file():
+        raise InputError(f"{path}: the file of member {member.name} is missing; copy the whole bundle again")
+    return path
+
+
+def _refuse_pickle(path: Path) -> None:
+    with path.open("rb") as stream:
+        start = stream.read(4)
+    if start.startswith(_PICKLE_STARTS):
+        raise InputError(f"{path}: holds pickled data, which can run code; convert the weights to safetensors")
+
+
+def _stored(value: torch.Tensor, precision: Precision) -> torch.Tensor:
+    value = value.detach().cpu().contiguous()
+    if precision == "float16" and value.is_floating_point() and value.ndim > 1:
+        half = value.to(torch.float16)
+        if torch.isfinite(half).all():
+            return half
+    return value.to(torch.float32) if value.is_floating_point() else value.clone()
+
+
+def _clear(folder: Path) -> None:
+    """Make the folder ready: an older bundle in it goes, anything else stops the job."""
+    if folder.exists() and not folder.is_dir():
+        raise InputError(f"{folder}: is a file; give a folder for the bundle")
+    folder.mkdir(parents=True, exist_ok=True)
+    if not any(folder.iterdir()):
+        return
+    if not (folder / MANIFEST).is_file():
+        raise InputError(f"{folder}: holds other files and no {MANIFEST}; give a new or empty folder for the bundle")
+    (folder / MANIFEST).unlink()
+    for file in folder.glob("*.safetensors"):
+        file.unlink()
+
+
+def _first(error: ValidationError) -> str:
+    """The first fault of a manifest: where and what."""
+    fault = error.errors()[0]
+    place = ".".join(str(part) for part in fault["loc"] if part not in {"keypoints", "grading"})
+    what = fault["msg"].removeprefix("Value error, ")
+    return f"{place}: {what}" if place else what

@@ -1,0 +1,1 @@
+"""Stage 2: how severe each condition is, graded from regions of interest around the keypoints."""

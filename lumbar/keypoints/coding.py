@@ -1,0 +1,51 @@
+"""Keypoints as heatmaps and back: a Gaussian of peak 1 around each point, read by its first maximum. No torch.
+
+Coordinates here are pixels (column, row) of the resized square image that the network sees; pixel centres are integers.
+"""
+
+import numpy as np
+
+#: Half-maximum area of a two-dimensional Gaussian in units of σ²: π r² with r² = 2 ln 2.
+_HALF_MAXIMUM_AREA = 2.0 * np.pi * np.log(2.0)
+
+
+def gaussian_heatmaps(xy_px: np.ndarray, size: int, sigma: float) -> np.ndarray:
+    """Target maps (K, S, S) float32 of K points (K, 2); all zero where a point is NaN or outside the image.
+
+    The peak is 1 at the point itself, which may lie between pixels.
+    """
+    points = np.asarray(xy_px, dtype=np.float64).reshape(-1, 2)
+    maps = np.zeros((len(points), size, size), dtype=np.float32)
+    grid = np.arange(size, dtype=np.float64)
+    for target, (x, y) in zip(maps, points, strict=True):
+        if -0.5 <= x <= size - 0.5 and -0.5 <= y <= size - 0.5:  # false for NaN
+            across = np.exp(-((grid - x) ** 2) / (2.0 * sigma**2))
+            down = np.exp(-((grid - y) ** 2) / (2.0 * sigma**2))
+            target[:] = np.outer(down, across)
+    return maps
+
+
+def decode(heatmaps: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Read (N, K, S, S) heatmaps: the point (N, K, 2) of the first maximum, its peak (N, K) and spread (N, K) in px.
+
+    The spread is the σ of the Gaussian whose half-maximum area equals the map's: a second blob or a blurred one makes
+    it larger. Where the peak is not positive the spread is the image's width.
+    """
+    maps = np.asarray(heatmaps)
+    flat = maps.reshape(*maps.shape[:2], -1)
+    best = flat.argmax(axis=-1)  # (N, K)
+    peak = np.take_along_axis(flat, best[..., None], axis=-1)[..., 0].astype(np.float64)
+    row, column = np.divmod(best, maps.shape[-1])
+    area = (flat >= 0.5 * peak[..., None]).sum(axis=-1)
+    spread = np.where(peak > 0, np.sqrt(area / _HALF_MAXIMUM_AREA), float(maps.shape[-1]))
+    return np.stack([column, row], axis=-1).astype(np.float64), peak, spread
+
+
+def confidence(peak: np.ndarray, spread_px: np.ndarray, sigma: float) -> np.ndarray:
+    """How sure a detection is, 0 to 1: the peak clipped to [0, 1] times how well the spread agrees with the target's σ.
+
+    The agreement is the smaller of spread/σ and σ/spread: a map with two equal blobs keeps 0.71, a flat one next to
+    nothing.
+    """
+    ratio = np.maximum(np.asarray(spread_px, dtype=np.float64), 1e-6) / sigma
+    return np.clip(peak, 0.0, 1.0) * np.minimum(ratio, 1.0 / ratio)

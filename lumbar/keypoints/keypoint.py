@@ -1,0 +1,27 @@
+"""A keypoint: where a condition of a level is, in pixels of its slice and in patient millimetres."""
+
+from dataclasses import dataclass
+
+from lumbar.labels import Condition, Level
+
+
+@dataclass(frozen=True, slots=True)
+class Keypoint:
+    """One found point.
+
+    `xy_px` is (column, row) in the slice as stored; `mm` is the same point in patient coordinates (LPS). `peak` and
+    `spread_px` (pixels of the network's image) come from the heatmap, `confidence` (0 to 1) from both, see
+    `coding.confidence`. `repaired`: the position was derived from neighbours, peak and confidence are those of the
+    detection that it replaces.
+    """
+
+    condition: Condition
+    level: Level
+    series_id: int
+    instance: int
+    xy_px: tuple[float, float]
+    mm: tuple[float, float, float]
+    peak: float
+    spread_px: float
+    confidence: float
+    repaired: bool = False
