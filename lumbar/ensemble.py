@@ -1,0 +1,69 @@
+"""From the members' probabilities to one table: the blend. Nothing here imports torch."""
+
+from collections.abc import Sequence
+from typing import Final, Literal, get_args
+
+import numpy as np
+
+BlendMethod = Literal["mean", "mean_logits"]
+BLEND_METHODS: Final[tuple[BlendMethod, ...]] = get_args(BlendMethod)
+
+#: Smallest probability whose logarithm is taken: a half-precision softmax underflows to an exact zero.
+SMALLEST: Final = 1e-12
+
+
+def blend(
+    probabilities: np.ndarray,
+    prior: np.ndarray,
+    method: BlendMethod = "mean",
+    weights: Sequence[float] | np.ndarray | None = None,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Blend the members of one study, cell by cell, over those that speak; where none does, the prior stands.
+
+    `probabilities`: (members, 5 conditions, 5 levels, 3 severities), NaN where a member is silent. `prior`: (5, 5, 3).
+    `mean` averages probabilities; `mean_logits` averages their logarithms and takes the softmax (the geometric mean).
+    `weights`: one a member, not negative; they are shared out anew among those that speak. A member of weight zero is
+    silent. Returns the blend (5, 5, 3), float64, rows sum to 1, and `spoken` (5, 5), True where a member spoke.
+    ValueError where shapes, weights or the method are wrong, or a cell is NaN in part or holds no distribution.
+    """
+    members = np.asarray(probabilities, dtype=np.float64)
+    prior = np.asarray(prior, dtype=np.float64)
+    if members.ndim != prior.ndim + 1 or members.shape[1:] != prior.shape:
+        raise ValueError(f"probabilities {members.shape} do not fit a prior {prior.shape}")
+    silent = np.isnan(members).all(axis=-1)  # (M, 5, 5)
+    if np.isnan(members[~silent]).any():
+        raise ValueError("a cell is NaN in part: a member speaks with three numbers or is silent with three NaN")
+    members = np.where(silent[..., None], 1.0, _distributions(members, ~silent))
+    share = _weights(weights, len(members)).reshape(-1, *[1] * (prior.ndim - 1)) * ~silent  # (M, 5, 5)
+    total = share.sum(axis=0)
+    spoken = total > 0
+    share = share / np.where(spoken, total, 1.0)
+    if method == "mean":
+        blended = (share[..., None] * members).sum(axis=0)
+    elif method == "mean_logits":
+        logits = (share[..., None] * np.log(np.maximum(members, SMALLEST))).sum(axis=0)
+        blended = np.exp(logits - logits.max(axis=-1, keepdims=True))
+    else:
+        raise ValueError(f"unknown blend method {method!r}; known: {', '.join(BLEND_METHODS)}")
+    blended = np.where(spoken[..., None], blended, prior)
+    return blended / blended.sum(axis=-1, keepdims=True), spoken
+
+
+def _distributions(members: np.ndarray, speaks: np.ndarray) -> np.ndarray:
+    """The same array with speaking rows renormalised; ValueError where one is negative, infinite or all zero."""
+    rows = members[speaks]  # (n, 3)
+    if not np.isfinite(rows).all() or (rows < 0).any() or (rows.sum(axis=-1) <= 0).any():
+        raise ValueError("a member's probabilities are negative, infinite or all zero")
+    normalised = members.copy()
+    normalised[speaks] = rows / rows.sum(axis=-1, keepdims=True)
+    return normalised
+
+
+def _weights(weights: Sequence[float] | np.ndarray | None, members: int) -> np.ndarray:
+    """One weight a member, float64; ValueError where the number is wrong or one is negative or not finite."""
+    if weights is None:
+        return np.ones(members)
+    array = np.asarray(weights, dtype=np.float64)
+    if array.shape != (members,) or not np.isfinite(array).all() or (array < 0).any():
+        raise ValueError(f"{members} weights wanted, finite and not negative; got {array.tolist()}")
+    return array

@@ -1,0 +1,94 @@
+"""Tables in and files out: CSV tables read with one clear sentence on failure, files written whole or not at all."""
+
+import json
+import os
+import secrets
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from lumbar.issues import InputError
+
+
+@contextmanager
+def replacing(path: Path | str) -> Iterator[Path]:
+    """Give a temporary path beside `path`; what was written there takes its place when the block ends well.
+
+    For writers that want a path of their own (safetensors, a figure). The folder is made where it is missing. Readers
+    see the old file or the new one, never a part; where the block raises, the old file stays and the temporary one
+    goes. The temporary name keeps the suffix, since writers choose their format by it. OSError where the disk refuses.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.stem[:100]}.{secrets.token_hex(6)}.tmp{path.suffix}")
+    try:
+        yield temporary
+        _sync(temporary)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    if os.name == "posix":
+        _sync(path.parent)
+
+
+def _sync(path: Path) -> None:
+    """Make sure that a file's content (or, on POSIX, a folder's names) is on the disk."""
+    descriptor = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def write_bytes(data: bytes, path: Path | str) -> None:
+    """Write `data` to `path`, whole or not at all."""
+    with replacing(path) as temporary:
+        temporary.write_bytes(data)
+
+
+def write_text(text: str, path: Path | str) -> None:
+    """Write `text` as UTF-8 with the line ends it has, whole or not at all."""
+    write_bytes(text.encode(), path)
+
+
+def write_json(value: Any, path: Path | str) -> None:
+    """Write `value` as indented JSON, whole or not at all; numpy numbers and arrays become plain ones.
+
+    NaN and infinity are refused (ValueError), since JSON has no word for them.
+    """
+    write_text(json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False, default=_plain) + "\n", path)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, np.generic | np.ndarray):
+        return value.tolist()
+    raise TypeError(f"{type(value).__name__} cannot be written as JSON")
+
+
+def write_csv(frame: pd.DataFrame, path: Path | str) -> None:
+    """Write a table without its index, whole or not at all; a float gets the fewest digits that read back as itself."""
+    write_text(frame.to_csv(index=False, lineterminator="\n"), path)
+
+
+def read_table(path: Path | str, columns: Sequence[str], *, text: Sequence[str] = ()) -> pd.DataFrame:
+    """Read a CSV file that must have `columns` (more are kept); the columns in `text` are read as text.
+
+    InputError where the file is missing, is no table, or lacks a column.
+    """
+    path = Path(path)
+    try:
+        frame = pd.read_csv(path, dtype=dict.fromkeys(text, "str"), encoding="utf-8-sig", low_memory=False)
+    except FileNotFoundError as error:
+        raise InputError(f"{path} does not exist; check the path") from error
+    except (OSError, UnicodeDecodeError, pd.errors.ParserError, pd.errors.EmptyDataError) as error:
+        raise InputError(
+            f"{path} cannot be read as a CSV table ({' '.join(str(error).split())}); check the file"
+        ) from error
+    if missing := [column for column in columns if column not in frame.columns]:
+        shown = ", ".join(missing[:5]) + (f" and {len(missing) - 5} more" if len(missing) > 5 else "")
+        raise InputError(f"{path} lacks the column(s) {shown}; is it the right table?")
+    return frame
