@@ -8,13 +8,14 @@ unit normal (cross product of the two, right-handed), its fourth the centre of p
 
 from collections.abc import Sequence
 from math import ceil, floor, isfinite
-from typing import Final, Literal
+from typing import Final, Literal, TypeVar
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 Plane = Literal["sagittal", "coronal", "axial"]
 FloatArray = NDArray[np.float64]
+Pixel = TypeVar("Pixel", bound=np.generic)
 
 #: Patient axis that a plane's normal follows.
 PLANE_AXIS: Final[dict[Plane, int]] = {"sagittal": 0, "coronal": 1, "axial": 2}
@@ -186,8 +187,8 @@ def stack_window(
 
 
 def canonical(
-    pixels: NDArray[np.generic], affine: FloatArray, plane: Plane | None = None
-) -> tuple[NDArray[np.generic], FloatArray]:
+    pixels: NDArray[Pixel], affine: FloatArray, plane: Plane | None = None
+) -> tuple[NDArray[Pixel], FloatArray]:
     """Image (H, W) and affine turned to the usual display of their plane by a transpose and flips only.
 
     Sagittal: columns to the back, rows to the feet; axial: columns to the patient's left, rows to the back; coronal:
