@@ -1,0 +1,181 @@
+"""The run report: what was used, what was missing or repaired, and how long it took.
+
+`run_report` is a pure function of its arguments. It names studies and series by the ids that the tables give, and no
+folder of the machine.
+"""
+
+import importlib.metadata
+import platform
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+import pandas as pd
+
+from lumbar.issues import CODES, Issue
+from lumbar.labels import CONDITIONS, LABEL_COLUMNS, LEVELS
+
+if TYPE_CHECKING:
+    from lumbar.bundle import Bundle, Member
+    from lumbar.pipeline import StudyResult
+    from lumbar.study import DataFolder
+
+#: Layout of the report; raised when a key changes its meaning.
+FORMAT: Final = 1
+#: More failed studies than this share, and a run that went on with the prior still counts as failed.
+MAX_FAILED_SHARE: Final = 0.1
+#: Distributions whose version can change a probability.
+DISTRIBUTIONS: Final = (
+    "torch",
+    "torchvision",
+    "timm",
+    "segmentation-models-pytorch",
+    "numpy",
+    "pandas",
+    "opencv-python-headless",
+    "pydicom",
+    "pylibjpeg",
+    "pylibjpeg-openjpeg",
+    "pylibjpeg-rle",
+    "safetensors",
+)
+NOTICE: Final = "Research use only, not for clinical decisions."
+
+
+def run_report(
+    results: Sequence["StudyResult"],
+    data: "DataFolder",
+    bundle: "Bundle",
+    *,
+    options: Mapping[str, Any] | None = None,
+    versions: Mapping[str, str] | None = None,
+    seconds: float | None = None,
+) -> dict[str, Any]:
+    """The report of a run as JSON-serialisable data.
+
+    `options`: what the caller chose (device, autocast type, error policy ...). `versions`: as `versions_here()` gives
+    them, which is also the default. `seconds`: the whole run; the sum over studies where it is None.
+    """
+    issues = [issue for result in results for issue in result.issues]
+    spent = [float(result.seconds) for result in results]
+    return {
+        "format": FORMAT,
+        "notice": NOTICE,
+        "versions": dict(versions_here() if versions is None else versions),
+        "options": {key: _plain(value) for key, value in (options or {}).items()},
+        "bundle": _bundle_identity(bundle),
+        "data": {"split": data.split, "studies": len(data.study_ids)},
+        "seconds": {
+            "total": round(sum(spent) if seconds is None else seconds, 3),
+            "median_per_study": round(float(np.median(spent)), 3) if spent else None,
+            "slowest_study": max(results, key=lambda result: result.seconds).study_id if results else None,
+        },
+        "rows": _row_origins(results),
+        "failed_studies": failed_studies(results),
+        "issues": {
+            "counts": dict(sorted(Counter(issue.code for issue in issues).items())),
+            "meanings": {code: CODES[code] for code in sorted({issue.code for issue in issues})},
+            "list": [_issue_entry(issue, data.root) for issue in issues],
+        },
+        "studies": [_study_entry(result) for result in results],
+    }
+
+
+def versions_here() -> dict[str, str]:
+    """Versions of Python and of every installed distribution that can change a probability."""
+    found = {"python": platform.python_version(), "platform": f"{platform.system()} {platform.machine()}"}
+    for name in DISTRIBUTIONS:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            found[name] = "not installed"
+    return found
+
+
+def failed_studies(results: Iterable["StudyResult"]) -> list[int]:
+    """Ids of the studies that could not be graded at all and took the prior."""
+    return [result.study_id for result in results if result.failed]
+
+
+def exceeded_share(results: Sequence["StudyResult"], limit: float = MAX_FAILED_SHARE) -> bool:
+    """Whether more than `limit` of the studies failed; False where there are no studies."""
+    return len(failed_studies(results)) > limit * len(results)
+
+
+def show_issues(results: Iterable["StudyResult"]) -> pd.DataFrame:
+    """Every kind of issue found, the most frequent first: how often, in how many studies, meaning, first example."""
+    by_code: dict[str, list[Issue]] = {}
+    for result in results:
+        for issue in result.issues:
+            by_code.setdefault(issue.code, []).append(issue)
+    rows = [
+        (code, len(found), len({issue.study for issue in found}), CODES[code], _example(found[0]))
+        for code, found in sorted(by_code.items(), key=lambda item: (-len(item[1]), item[0]))
+    ]
+    return pd.DataFrame(rows, columns=["issue", "times", "studies", "meaning", "first example"])
+
+
+def _example(issue: Issue) -> str:
+    series = "" if issue.series is None else f", series {issue.series}"
+    return f"study {issue.study}{series}: {issue.detail}"
+
+
+def _row_origins(results: Sequence["StudyResult"]) -> dict[str, Any]:
+    """How many of the 25 rows a study come from members, and where the prior stands in, by condition."""
+    graded = np.array([result.graded for result in results], dtype=bool).reshape(-1, len(CONDITIONS), len(LEVELS))
+    return {
+        "total": int(graded.size),
+        "from_members": int(graded.sum()),
+        "from_prior": int((~graded).sum()),
+        "by_condition": {
+            condition: {"from_members": int(graded[:, row].sum()), "from_prior": int((~graded[:, row]).sum())}
+            for row, condition in enumerate(CONDITIONS)
+        },
+    }
+
+
+def _study_entry(result: "StudyResult") -> dict[str, Any]:
+    spoken = np.asarray(result.graded, dtype=bool).ravel()  # in the order of LABEL_COLUMNS
+    confidences = [float(point.confidence) for point in result.keypoints]
+    return {
+        "study_id": int(result.study_id),
+        "failed": bool(result.failed),
+        "seconds": round(float(result.seconds), 3),
+        "series_used": {kind: [int(series) for series in listed] for kind, listed in result.used.items()},
+        "keypoints": {
+            "found": len(result.keypoints),
+            "repaired": sum(bool(point.repaired) for point in result.keypoints),
+            "lowest_confidence": round(min(confidences), 4) if confidences else None,
+        },
+        "rows_from_prior": [column for column, member in zip(LABEL_COLUMNS, spoken, strict=True) if not member],
+        "issues": len(result.issues),
+    }
+
+
+def _issue_entry(issue: Issue, root: Path) -> dict[str, Any]:
+    detail = issue.detail.replace(f"{root}/", "").replace(str(root), "the data folder")
+    return {"code": issue.code, "study": int(issue.study), "series": _plain(issue.series), "detail": detail}
+
+
+def _bundle_identity(bundle: "Bundle") -> dict[str, Any]:
+    manifest = bundle.manifest
+    return {
+        "name": bundle.folder.name,
+        "identity": bundle.identity,
+        "description": manifest.description,
+        "members": [_member_identity(member) for member in manifest.members],
+        "blend": manifest.blend.model_dump(),
+    }
+
+
+def _member_identity(member: "Member") -> dict[str, Any]:
+    return {"name": member.name, "stage": member.spec.stage, "fold": member.fold, "sha256": member.sha256}
+
+
+def _plain(value: Any) -> Any:
+    """JSON's own types as they are, anything else (a device, a path, a numpy number) as JSON can hold it."""
+    if isinstance(value, np.generic):
+        return value.item()
+    return value if value is None or isinstance(value, bool | int | float | str) else str(value)

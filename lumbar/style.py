@@ -1,0 +1,55 @@
+"""How pictures look: colours that colour-blind readers can tell apart, marks, type sizes."""
+
+from typing import Final
+
+import numpy as np
+from matplotlib.colors import LinearSegmentedColormap
+from matplotlib.patches import Circle, Patch, RegularPolygon
+from matplotlib.patheffects import AbstractPathEffect, withStroke
+
+#: Expected severity 0 (normal or mild) to 2 (severe): hue from blue over amber to red, and ever darker, so that
+#: either of the two tells.
+SEVERITY_MAP: Final = LinearSegmentedColormap.from_list(
+    "severity", [(0.0, "#bfe0f5"), (0.22, "#f5ecc4"), (0.5, "#f4b13d"), (1.0, "#b3241c")]
+)
+UNGRADED_COLOUR: Final = "#9a9a9a"
+INK: Final = "#1d2733"
+FAINT: Final = "#66717d"
+PAPER: Final = "#ffffff"
+DARK: Final = "#000000"
+TITLE_SIZE, LABEL_SIZE, NOTE_SIZE = 10.0, 9.0, 8.0
+#: A mark's radius in mm of the patient: small beside a canal of 15 mm.
+MARK_MM: Final = 3.6
+#: Below this a found keypoint is drawn as doubtful.
+LOW_CONFIDENCE: Final = 0.5
+
+
+def expected_severity(probabilities: np.ndarray) -> np.ndarray:
+    """Mean severity, 0 to 2, of distributions (..., 3)."""
+    return np.asarray(probabilities) @ np.array([0.0, 1.0, 2.0])
+
+
+def severity_colour(probabilities: np.ndarray) -> tuple[float, float, float, float]:
+    """Colour of one distribution (3,)."""
+    return SEVERITY_MAP(float(expected_severity(probabilities)) / 2)
+
+
+def ink_on(colour: tuple[float, float, float, float]) -> str:
+    """Black or white ink, whichever contrasts more with a background colour (WCAG relative luminance)."""
+    red, green, blue = (((c + 0.055) / 1.055) ** 2.4 if c > 0.04045 else c / 12.92 for c in colour[:3])
+    return INK if 0.2126 * red + 0.7152 * green + 0.0722 * blue > 0.22 else "white"
+
+
+def halo(width: float = 2.2) -> list[AbstractPathEffect]:
+    """A dark outline that keeps light text and lines legible on an image."""
+    return [withStroke(linewidth=width, foreground=DARK)]
+
+
+def mark(
+    xy: tuple[float, float], colour: object, *, repaired: bool = False, doubtful: bool = False, radius: float = MARK_MM
+) -> Patch:
+    """A keypoint's mark: a ring; broken where the heatmap is doubtful; a broken diamond where it was repaired."""
+    line = (0, (2.2, 1.4)) if repaired or doubtful else "solid"
+    shape = RegularPolygon(xy, 4, radius=radius * 1.35) if repaired else Circle(xy, radius)
+    shape.set(fill=False, edgecolor=colour, linewidth=1.8, linestyle=line, path_effects=halo(3.4))
+    return shape
