@@ -135,12 +135,15 @@ def install_missing_wheels(*, kaggle: Path = KAGGLE, say: Say = print) -> list[s
         return []
     command = [sys.executable, "-m", "pip", "install", "--quiet", "--no-index", "--no-deps"]
     command += [f"--find-links={folder}" for folder in folders]
-    installed = [
-        name for name in missing if subprocess.run([*command, name], capture_output=True, check=False).returncode == 0
-    ]
+    installed = []
+    for name in missing:
+        ended = subprocess.run([*command, name], capture_output=True, text=True, check=False)
+        if ended.returncode == 0:
+            installed.append(name)
+        else:
+            reason = (ended.stderr.strip().splitlines() or ["pip gave no reason"])[-1]
+            say(f"Not installed from the attached wheels: {name} ({reason}).")
     importlib.invalidate_caches()
-    if failed := [name for name in missing if name not in installed]:
-        say(f"No attached wheel of {', '.join(failed)} fits Python {sys.version_info[0]}.{sys.version_info[1]}.")
     return installed
 
 
@@ -229,6 +232,6 @@ def _what_to_attach(data: Path | None, weights: Path | None, kaggle: Path, here:
     if data is None:
         wanted.append(f"studies in the competition layout (the competition {COMPETITION}, or set {DATA_VARIABLE})")
     if weights is None:
-        wanted.append(f"a weights bundle (the weights dataset, or set {WEIGHTS_VARIABLE})")
+        wanted.append(f"weights bundle (the weights dataset, or set {WEIGHTS_VARIABLE})")
     places = f"{kaggle / 'input'} and {here}"
     return f"found no {' and no '.join(wanted)}; looked in {places}: on Kaggle, attach it with 'Add Input'"
