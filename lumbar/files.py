@@ -81,7 +81,12 @@ def read_table(path: Path | str, columns: Sequence[str], *, text: Sequence[str] 
     """
     path = Path(path)
     try:
-        frame = pd.read_csv(path, dtype=dict.fromkeys(text, "str"), encoding="utf-8-sig", low_memory=False)
+        frame = pd.read_csv(
+            path,
+            dtype=dict.fromkeys(text, "str"),
+            encoding="utf-8-sig",
+            low_memory=False,
+        )
     except FileNotFoundError as error:
         raise InputError(f"{path} does not exist; check the path") from error
     except (OSError, UnicodeDecodeError, pd.errors.ParserError, pd.errors.EmptyDataError) as error:

@@ -1,0 +1,77 @@
+"""What the tests share: where the real data lies, no network, the same hypothesis examples in every run."""
+
+import os
+import socket
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, settings
+
+#: Root of the checkout.
+ROOT = Path(__file__).resolve().parents[1]
+#: Real data and recorded results, which are not part of the project; LUMBAR_SHARED may name another place.
+SHARED = Path(os.environ.get("LUMBAR_SHARED", ROOT.parent / "shared"))
+
+settings.register_profile(
+    "lumbar",
+    derandomize=True,
+    deadline=None,  # a busy machine is not a fault
+    database=None,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
+)
+settings.load_profile("lumbar")
+
+# Hubs answer from this environment, in subprocesses too: nothing is fetched, and nothing waits for an answer.
+os.environ.update(HF_HUB_OFFLINE="1", TRANSFORMERS_OFFLINE="1", MPLBACKEND="agg", TQDM_DISABLE="1")
+
+
+def shared_path(relative: str) -> Path:
+    """A file or folder of the real data; the test skips, with the reason, where it is missing."""
+    path = SHARED / relative
+    if not path.exists():
+        pytest.skip(f"needs real data that does not ship: ../shared/{relative} is missing")
+    return path
+
+
+@pytest.fixture(scope="session")
+def root() -> Path:
+    """Root of the checkout."""
+    return ROOT
+
+
+@pytest.fixture(scope="session")
+def real_tables() -> Path:
+    """Folder of the real label, series and keypoint tables and of the seven out-of-fold prediction tables."""
+    return shared_path("real/tables")
+
+
+@pytest.fixture(scope="session")
+def cc0_study() -> Path:
+    """Folder with one real lumbar study (1001) in the competition layout."""
+    return shared_path("real/cc0_study")
+
+
+@pytest.fixture(scope="session")
+def spider() -> Path:
+    """Folder of the SPIDER slices, masks and tables."""
+    return shared_path("real/spider")
+
+
+@pytest.fixture(scope="session")
+def parity() -> Path:
+    """Folder of the intermediate results recorded from the original ninth-place system."""
+    return shared_path("parity")
+
+
+@pytest.fixture(autouse=True)
+def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A test that reaches beyond this machine fails at once; processes of one test may talk over the loopback."""
+    connect = socket.socket.connect
+
+    def guarded(self: socket.socket, address: Any) -> None:
+        if isinstance(address, tuple) and address[0] not in ("localhost", "127.0.0.1", "::1"):
+            raise AssertionError(f"a test reached for the network: {address[0]}")
+        return connect(self, address)
+
+    monkeypatch.setattr(socket.socket, "connect", guarded)
