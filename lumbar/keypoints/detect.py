@@ -1,0 +1,145 @@
+"""Stage 1 at work: a study's stacks through the detectors, heatmaps to keypoints, implausible ones repaired."""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import torch
+from torch import nn
+
+from lumbar.issues import InputError, Issue
+from lumbar.keypoints.coding import confidence, decode
+from lumbar.keypoints.inputs import Stack, axial_stacks, channel_names, sagittal_stacks
+from lumbar.keypoints.keypoint import Keypoint
+from lumbar.keypoints.plausible import FAINT, LOW_CONFIDENCE, repair_axial, repair_sagittal
+from lumbar.labels import LABEL_COLUMNS, LEVELS, Level, SeriesType, condition_title, level_title
+from lumbar.member import DetectorSpec
+from lumbar.study import Study
+
+Detectors = Mapping[SeriesType, Sequence[tuple[DetectorSpec, nn.Module]]]
+#: What makes detectors of one series type different without changing what they see.
+_NETWORK_KEYS = {"network", "encoder", "encoder_args", "network_args"}
+
+
+def detect(
+    study: Study, detectors: Detectors, device: torch.device | str = "cpu", amp: torch.dtype | None = None
+) -> tuple[list[Keypoint], list[Issue]]:
+    """The keypoints of a study, at most one a condition and level, in the order of `labels`.
+
+    Networks are in evaluation mode on `device`; `amp` is the autocast type on an accelerator (None: float32). The
+    heatmaps of several detectors of one series type are averaged. T2 comes first, then both sides of T1, then the axial
+    planes nearest to the canal points (without T2: to the midpoints of left and right foramina). Raises InputError
+    where detectors of one series type see different inputs.
+    """
+    points: list[Keypoint] = []
+    issues: list[Issue] = []
+    for series_type in ("sagittal_t2", "sagittal_t1", "axial_t2"):
+        members = detectors.get(series_type, ())
+        if not members:
+            continue
+        spec = _common_spec(members)
+        canal = canal_points(points)
+        if series_type == "axial_t2":
+            stacks, found = axial_stacks(study, canal, spec)
+        else:
+            stacks, found = sagittal_stacks(study, spec)
+        issues += found
+        fresh = _read(stacks, members, spec, torch.device(device), amp)
+        if spec.preprocessing.keypoints == "repair":
+            planes = {(stack.series.series_id, stack.centre.instance): stack.centre.affine for stack in stacks}
+            repair = repair_axial if series_type == "axial_t2" else repair_sagittal
+            fresh, found = repair(fresh, planes, canal_points(points, FAINT), study.study_id)
+            issues += found
+        issues += _faint(fresh, study.study_id)
+        points += fresh
+    return sorted(points, key=lambda point: LABEL_COLUMNS.index(f"{point.condition}_{point.level}")), issues
+
+
+def canal_points(points: Sequence[Keypoint], least: float = 0.0) -> dict[Level, np.ndarray]:
+    """Patient mm (3,) of the spinal canal by level: the canal keypoint, else the midpoint between both foramina.
+
+    Points below the confidence `least` that were not repaired are left out.
+    """
+    usable = [point for point in points if point.repaired or point.confidence >= least]
+    by_name = {(point.condition, point.level): np.asarray(point.mm) for point in usable}
+    canal: dict[Level, np.ndarray] = {}
+    for level in LEVELS:
+        left = by_name.get(("left_neural_foraminal_narrowing", level))
+        right = by_name.get(("right_neural_foraminal_narrowing", level))
+        if ("spinal_canal_stenosis", level) in by_name:
+            canal[level] = by_name["spinal_canal_stenosis", level]
+        elif left is not None and right is not None:
+            canal[level] = (left + right) / 2
+    return canal
+
+
+def heatmaps(
+    stacks: Sequence[Stack],
+    members: Sequence[tuple[DetectorSpec, nn.Module]],
+    device: torch.device,
+    amp: torch.dtype | None = None,
+) -> np.ndarray:
+    """(N, K, S, S) float32: the stacks of a study in one batch through every member, averaged over members."""
+    batch = torch.from_numpy(np.stack([stack.pixels for stack in stacks])).to(device)
+    total = torch.zeros((), device=device)
+    with torch.inference_mode(), torch.autocast(device.type, dtype=amp, enabled=amp is not None):
+        for _, network in members:
+            total = total + network(batch).float()
+    return (total / len(members)).cpu().numpy()
+
+
+def _read(
+    stacks: Sequence[Stack],
+    members: Sequence[tuple[DetectorSpec, nn.Module]],
+    spec: DetectorSpec,
+    device: torch.device,
+    amp: torch.dtype | None,
+) -> list[Keypoint]:
+    if not stacks:
+        return []
+    xy_px, peak, spread = decode(heatmaps(stacks, members, device, amp))
+    sure = confidence(peak, spread, spec.sigma_px)
+    points = []
+    for row, stack in enumerate(stacks):
+        stored, mm = stack.to_slice(xy_px[row])
+        for channel, name in enumerate(channel_names(spec, stack.side, stack.level)):
+            if name is None:
+                continue
+            points.append(
+                Keypoint(
+                    condition=name[0],
+                    level=name[1],
+                    series_id=stack.series.series_id,
+                    instance=stack.centre.instance,
+                    xy_px=(float(stored[channel, 0]), float(stored[channel, 1])),
+                    mm=(float(mm[channel, 0]), float(mm[channel, 1]), float(mm[channel, 2])),
+                    peak=float(peak[row, channel]),
+                    spread_px=float(spread[row, channel]),
+                    confidence=float(sure[row, channel]),
+                )
+            )
+    return points
+
+
+def _common_spec(members: Sequence[tuple[DetectorSpec, nn.Module]]) -> DetectorSpec:
+    """The first member's spec; InputError where another sees something else, since heatmaps are averaged."""
+    first = members[0][0]
+    for spec, _ in members[1:]:
+        if spec.model_dump(exclude=_NETWORK_KEYS) != first.model_dump(exclude=_NETWORK_KEYS):
+            raise InputError(
+                f"the detectors for {first.series_type} see different inputs, so that their heatmaps cannot be "
+                "averaged; keep those of one input size and preprocessing"
+            )
+    return first
+
+
+def _faint(points: Sequence[Keypoint], study_id: int) -> list[Issue]:
+    return [
+        Issue(
+            "keypoint_low_confidence",
+            study_id,
+            point.series_id,
+            f"{condition_title(point.condition)} {level_title(point.level)}: confidence {point.confidence:.2f}",
+        )
+        for point in points
+        if point.confidence < LOW_CONFIDENCE and not point.repaired
+    ]
