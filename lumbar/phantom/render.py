@@ -1,0 +1,133 @@
+"""Pictures of a phantom: tissue maps at slice points, thickness, grain, blur, coil shading and noise."""
+
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+
+from lumbar.phantom.anatomy import Anatomy
+from lumbar.phantom.body import paint_body
+from lumbar.phantom.paint_spine import paint_spine
+from lumbar.phantom.scan import Plane, SeriesPlan
+from lumbar.phantom.tissue import NONE, signal_table
+
+#: Sub-slices: place within the thickness (share) and in-plane jitter (pixels), which together smooth edges.
+_SUBS = ((-0.34, -0.25, 0.25), (0.0, 0.25, -0.25), (0.34, 0.0, 0.0))
+
+
+@dataclass(frozen=True)
+class Camera:
+    """How one series looks: all drawn once per series."""
+
+    signal: np.ndarray  # (256,)
+    grain: np.ndarray  # (256,)
+    blur: float  # px
+    noise: float  # relative to the bright end
+    coil: np.ndarray  # (5,): centre y, z offsets, reach, floor, tilt
+    saturated_front: tuple[float, float]  # y offset from the spine where a band begins; what it leaves
+    peak: float  # stored value of signal 1
+
+
+def draw_camera(rng: np.random.Generator, person: Anatomy, series: SeriesPlan) -> Camera:
+    """Contrast, sharpness, noise and coil of one series."""
+    signal, grain = signal_table(person.look, series.weighting, rng)
+    band = rng.random() < (0.45 if series.description != "Axial T2" else 0.15)
+    return Camera(
+        signal=signal,
+        grain=grain,
+        blur=float(rng.uniform(0.5, 0.85)),
+        noise=float(np.exp(rng.uniform(np.log(0.008), np.log(0.045)))),
+        coil=np.array([rng.uniform(10, 50), rng.uniform(-60, 60), rng.uniform(90, 190), rng.uniform(0.15, 0.5), 0.0]),
+        saturated_front=(float(rng.uniform(-75, -50)), float(rng.uniform(0.1, 0.5)) if band else 1.0),
+        peak=float(rng.uniform(350, 1400)),
+    )
+
+
+def _points(plane: Plane, columns: np.ndarray, rows: np.ndarray, depth: float) -> np.ndarray:
+    """Patient points (N, 3) float32 of pixel places, `depth` mm along the normal."""
+    start = (plane.position + depth * plane.normal).astype(np.float32)
+    across = (plane.spacing * plane.row).astype(np.float32)
+    down = (plane.spacing * plane.column).astype(np.float32)
+    return start + columns[:, None] * across + rows[:, None] * down
+
+
+def _coarse_grid(plane: Plane) -> tuple[np.ndarray, np.ndarray, tuple[int, int]]:
+    """Places of every second pixel pair: columns, rows and the shape of the half-size picture."""
+    shape = ((plane.pixels[0] + 1) // 2, (plane.pixels[1] + 1) // 2)
+    rows, columns = np.divmod(np.arange(shape[0] * shape[1], dtype=np.int32), shape[1])
+    return (2 * columns + 0.5).astype(np.float32), (2 * rows + 0.5).astype(np.float32), shape
+
+
+def tissue_maps(person: Anatomy, plane: Plane, thickness: float) -> tuple[list[np.ndarray], list[np.ndarray], np.ndarray]:
+    """Tissue labels of one slice: per sub-slice the body (half size) and the spine (at `places`, flat pixel numbers)."""
+    columns, rows, shape = _coarse_grid(plane)
+    course = person.body.course
+    middle = _points(plane, columns, rows, 0.0)
+    x = middle[:, 0] - np.interp(middle[:, 2], course[:, 0], course[:, 1])
+    y = middle[:, 1] - np.interp(middle[:, 2], course[:, 0], course[:, 2])
+    scale = person.spine.scale
+    near = ((np.abs(x) < 48 * scale) & (y > -54 * scale) & (y < 62 * scale)).reshape(shape)
+    full = np.repeat(np.repeat(near, 2, axis=0), 2, axis=1)[: plane.pixels[0], : plane.pixels[1]]
+    places = np.flatnonzero(full)
+    at_row, at_column = np.divmod(places.astype(np.int32), plane.pixels[1])
+    bodies, spines = [], []
+    for share, shift_x, shift_y in _SUBS:
+        depth = share * thickness
+        bodies.append(paint_body(person.body, _points(plane, columns, rows, depth)).reshape(shape))
+        points = _points(plane, at_column.astype(np.float32) + shift_x, at_row.astype(np.float32) + shift_y, depth)
+        spines.append(paint_spine(person, points))
+    return bodies, spines, places
+
+
+def _grain_field(rng: np.random.Generator, shape: tuple[int, int], spacing: float) -> np.ndarray:
+    """Random field of unit deviation with fine and coarse parts, longer along the columns than across."""
+    field = np.zeros(shape, np.float32)
+    for size_mm, weight in ((1.3, 0.7), (4.0, 0.7)):
+        cells = (max(2, int(shape[0] * spacing / (1.6 * size_mm))), max(2, int(shape[1] * spacing / size_mm)))
+        small = rng.standard_normal(cells, dtype=np.float32)
+        field += weight * cv2.resize(small, (shape[1], shape[0]), interpolation=cv2.INTER_CUBIC)
+    return field
+
+
+def _shading(camera: Camera, person: Anatomy, plane: Plane) -> np.ndarray:
+    """Coil sensitivity and saturation band over a slice, (rows, columns) float32."""
+    small = (max(2, plane.pixels[0] // 8), max(2, plane.pixels[1] // 8))
+    rows, columns = np.divmod(np.arange(small[0] * small[1]), small[1])
+    step = np.array(plane.pixels) / np.array(small)
+    at = _points(plane, (columns * step[1]).astype(np.float32), (rows * step[0]).astype(np.float32), 0.0)
+    centre = person.spine.origin[6]
+    front, reach = camera.coil[0], camera.coil[2]
+    away = np.square((at[:, 1] - centre[1] - front) / reach) + np.square((at[:, 2] - centre[2] - camera.coil[1]) / (1.6 * reach))
+    away = away + np.square((at[:, 0] - centre[0]) / (1.4 * reach))
+    gain = camera.coil[3] + (1.35 - camera.coil[3]) * np.exp(-away)
+    edge, left = camera.saturated_front
+    gain = gain * (left + (1 - left) / (1 + np.exp(-(at[:, 1] - centre[1] - edge) / 4)))
+    return cv2.resize(gain.reshape(small).astype(np.float32), (plane.pixels[1], plane.pixels[0]))
+
+
+def picture(
+    rng: np.random.Generator,
+    camera: Camera,
+    person: Anatomy,
+    plane: Plane,
+    maps: tuple[list[np.ndarray], list[np.ndarray], np.ndarray],
+) -> np.ndarray:
+    """Stored pixels (rows, columns) uint16 of one slice."""
+    bodies, spines, places = maps
+    size = (bodies[0].shape[1] * 2, bodies[0].shape[0] * 2)
+    crop = np.s_[: plane.pixels[0], : plane.pixels[1]]
+    around = sum(camera.signal[labels] for labels in bodies) / np.float32(len(bodies))
+    image = np.ascontiguousarray(cv2.resize(around, size, interpolation=cv2.INTER_LINEAR)[crop])
+    grain = np.ascontiguousarray(cv2.resize(camera.grain[bodies[1]], size, interpolation=cv2.INTER_NEAREST)[crop])
+    flat, flat_grain = image.reshape(-1), grain.reshape(-1)
+    behind = flat[places]
+    spine = np.zeros(len(places), np.float32)
+    for labels in spines:
+        spine += np.where(labels == NONE, behind, camera.signal[labels])
+    flat[places] = spine / np.float32(len(spines))
+    flat_grain[places] = np.where(spines[1] == NONE, flat_grain[places], camera.grain[spines[1]])
+    image *= np.maximum(1 + grain * _grain_field(rng, image.shape, plane.spacing), 0.1)
+    image = cv2.GaussianBlur(image, (0, 0), camera.blur) * _shading(camera, person, plane)
+    noise = rng.standard_normal((2, *image.shape), dtype=np.float32) * np.float32(camera.noise)
+    magnitude = np.sqrt(np.square(image + noise[0]) + np.square(noise[1]))
+    return np.clip(np.rint(magnitude * camera.peak), 0, 4095).astype(np.uint16)
