@@ -44,7 +44,7 @@ class Preprocessing(Strict):
     #: canonical: in-plane axes turned to the usual display (sagittal: rows to the feet, columns to the back;
     #: axial: rows to the back, columns to the patient's left); stored: as they are.
     orientation: Literal["canonical", "stored"] = "canonical"
-    #: nearest: the window is centred as well as slices allow, symmetric in left and right; ceil: the original's rounding.
+    #: nearest: the window is centred as well as slices allow, left as right; ceil: the original's rounding.
     window_center: Literal["nearest", "ceil"] = "nearest"
     #: repeat: a window past the end repeats the border slice; zeros: it is cut and filled with zeros.
     window_end: Literal["repeat", "zeros"] = "repeat"
