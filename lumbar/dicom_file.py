@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from pydicom import dcmread
 from pydicom.dataset import Dataset, FileDataset
 from pydicom.encaps import get_frame
+from pydicom.errors import BytesLengthException, InvalidDicomError
 from pydicom.pixels import get_decoder
 from pydicom.uid import (
     HTJ2K,
@@ -28,21 +29,23 @@ from lumbar import geometry
 from lumbar.geometry import Plane
 from lumbar.issues import Issue
 
-#: Decoders of each compressed syntax, best first, named so that pydicom never picks python-gdcm, which aborts the
-#: process on corrupt JPEG 2000. Other compressed syntaxes are refused.
-DECODERS: Final[dict[UID, tuple[str, ...]]] = {
-    RLELossless: ("pylibjpeg", "pydicom"),
-    JPEG2000: ("pylibjpeg",),
-    JPEG2000Lossless: ("pylibjpeg",),
-    HTJ2K: ("pylibjpeg",),
-    HTJ2KLossless: ("pylibjpeg",),
-    HTJ2KLosslessRPCL: ("pylibjpeg",),
+#: Decoder of each compressed syntax, named so that pydicom picks no other: python-gdcm aborts the process on corrupt
+#: JPEG 2000, and pylibjpeg-rle 2.2 panics (no Exception) on a run past the end of a frame. Others are refused.
+DECODERS: Final[dict[UID, str]] = {
+    RLELossless: "pydicom",
+    JPEG2000: "pylibjpeg",
+    JPEG2000Lossless: "pylibjpeg",
+    HTJ2K: "pylibjpeg",
+    HTJ2KLossless: "pylibjpeg",
+    HTJ2KLosslessRPCL: "pylibjpeg",
 }
 #: What pydicom and the decoders raise on damaged files (found by mutating files).
 DAMAGE: Final = (
     ArithmeticError,
     AttributeError,
+    BytesLengthException,
     EOFError,
+    InvalidDicomError,
     LookupError,
     OSError,
     RuntimeError,  # includes NotImplementedError and RecursionError
@@ -260,12 +263,14 @@ def _decoder(dataset: FileDataset, syntax: UID) -> str:
     """Name of the decoder for a compressed file; refuses a codestream of another size than the header's."""
     if syntax not in DECODERS:
         raise UnusableError("file_unreadable", f"transfer syntax {syntax.name} is not supported")
-    installed = get_decoder(syntax).available_plugins
-    plugin = next((name for name in DECODERS[syntax] if name in installed), None)
-    if plugin is None:
-        raise UnusableError("file_unreadable", f"{syntax.name} needs {DECODERS[syntax][0]}, which is not installed")
+    plugin = DECODERS[syntax]
+    if plugin not in get_decoder(syntax).available_plugins:
+        raise UnusableError("file_unreadable", f"{syntax.name} needs {plugin}, which is not installed")
+    frame = get_frame(dataset.PixelData, 0, number_of_frames=1)
+    if len(frame) > 2 * dataset.Rows * dataset.Columns * 8 + 1024:
+        raise UnusableError("file_unreadable", f"{len(frame)} compressed bytes are more than the image can need")
     if syntax != RLELossless:
-        size = _codestream_size(get_frame(dataset.PixelData, 0, number_of_frames=1))
+        size = _codestream_size(frame)
         if size != (dataset.Rows, dataset.Columns, 1):
             raise UnusableError("file_unreadable", f"its codestream has size {size}, the header says otherwise")
     return plugin

@@ -1,0 +1,92 @@
+"""Writes small DICOM files and studies for tests of the reader."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from pydicom.dataset import Dataset, FileMetaDataset
+from pydicom.encaps import encapsulate
+from pydicom.uid import UID, ExplicitVRBigEndian, ExplicitVRLittleEndian, JPEG2000Lossless, MRImageStorage, RLELossless, generate_uid
+
+SAGITTAL = (0.0, 1.0, 0.0, 0.0, 0.0, -1.0)
+AXIAL = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0)
+CORONAL = (1.0, 0.0, 0.0, 0.0, 0.0, -1.0)
+
+
+def image(seed: int, shape: tuple[int, int] = (24, 20), dtype: str = "int16", low: int = 0) -> NDArray[Any]:
+    """A noisy image with a bright block, different for each seed."""
+    random = np.random.default_rng(seed)
+    pixels = random.integers(low, 900, shape)
+    pixels[4:9, 3:7] += 500
+    return pixels.astype(dtype)
+
+
+def write_slice(
+    path: Path,
+    pixels: NDArray[Any],
+    ipp: ArrayLike | None,
+    iop: ArrayLike | None = SAGITTAL,
+    spacing: ArrayLike | None = (0.7, 0.6),
+    *,
+    syntax: UID = ExplicitVRLittleEndian,
+    codestream: bytes | None = None,
+    **tags: Any,
+) -> Path:
+    """One MR file. `tags` are added as they are; a tag given as None is left out."""
+    dataset = Dataset()
+    dataset.file_meta = FileMetaDataset()
+    dataset.file_meta.TransferSyntaxUID = syntax
+    dataset.file_meta.MediaStorageSOPClassUID = MRImageStorage
+    dataset.file_meta.MediaStorageSOPInstanceUID = generate_uid(entropy_srcs=[str(path)])
+    dataset.SOPClassUID = MRImageStorage
+    dataset.SOPInstanceUID = dataset.file_meta.MediaStorageSOPInstanceUID
+    dataset.Modality = "MR"
+    dataset.Rows, dataset.Columns = pixels.shape
+    dataset.SamplesPerPixel, dataset.PhotometricInterpretation = 1, "MONOCHROME2"
+    dataset.BitsAllocated = dataset.BitsStored = 8 * pixels.dtype.itemsize
+    dataset.HighBit = dataset.BitsStored - 1
+    dataset.PixelRepresentation = int(pixels.dtype.kind == "i")
+    geometry = {"ImagePositionPatient": ipp, "ImageOrientationPatient": iop, "PixelSpacing": spacing}
+    for keyword, value in geometry.items():
+        if value is not None:
+            setattr(dataset, keyword, [f"{number:.10g}" for number in np.asarray(value, float)])
+    for keyword, value in tags.items():
+        if value is None:
+            delattr(dataset, keyword)
+        else:
+            setattr(dataset, keyword, value)
+    order = ">" if syntax == ExplicitVRBigEndian else "<"
+    dataset.PixelData = pixels.astype(pixels.dtype.newbyteorder(order)).tobytes()
+    dataset["PixelData"].VR = "OW"
+    if codestream is not None:
+        dataset.PixelData = encapsulate([codestream])
+        dataset["PixelData"].VR = "OB"
+    elif syntax in (RLELossless, JPEG2000Lossless):
+        dataset.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+        dataset.compress(syntax, generate_instance_uid=False)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    dataset.save_as(path, enforce_file_format=True)
+    return path
+
+
+def write_stack(
+    folder: Path,
+    positions: Sequence[float],
+    iop: Sequence[float] = SAGITTAL,
+    *,
+    names: Sequence[int] | None = None,
+    shape: tuple[int, int] = (24, 20),
+    origin: Sequence[float] = (0.0, 0.0, 0.0),
+    **options: Any,
+) -> Path:
+    """A series: one slice at each position (mm along the normal from `origin`); files are numbered from 1.
+
+    The image of a slice is that of its number, so that reordering is seen in the pixels.
+    """
+    normal = np.cross(iop[:3], iop[3:])
+    for number, position in zip(names or range(1, len(positions) + 1), positions, strict=True):
+        ipp = np.asarray(origin) + normal * position
+        write_slice(folder / f"{number}.dcm", image(number, shape), ipp, iop, InstanceNumber=number, **options)
+    return folder
