@@ -261,7 +261,7 @@ def _draw_key(figure: Figure) -> None:
     for text, kind in marks:
         ax.add_patch(style.mark((x, tall / 2), style.SEVERITY_MAP(0.5), radius=2.2, **kind))
         ax.text(x + 4.5, tall / 2, text, va="center", size=style.LABEL_SIZE, color=style.INK)
-        x += 17 + 1.75 * len(text)
+        x += 14 + 1.6 * len(text)
     _draw_colour_bar(ax, wide, tall)
 
 

@@ -10,7 +10,7 @@ from matplotlib.patheffects import AbstractPathEffect, withStroke
 #: Expected severity 0 (normal or mild) to 2 (severe): hue from blue over amber to red, and ever darker, so that
 #: either of the two tells.
 SEVERITY_MAP: Final = LinearSegmentedColormap.from_list(
-    "severity", [(0.0, "#bfe0f5"), (0.22, "#f5ecc4"), (0.5, "#f4b13d"), (1.0, "#b3241c")]
+    "severity", [(0.0, "#cfe9fa"), (0.22, "#f3e3ac"), (0.5, "#f4b13d"), (1.0, "#b3241c")]
 )
 UNGRADED_COLOUR: Final = "#9a9a9a"
 INK: Final = "#1d2733"
@@ -37,7 +37,7 @@ def severity_colour(probabilities: np.ndarray) -> tuple[float, float, float, flo
 def ink_on(colour: tuple[float, float, float, float]) -> str:
     """Black or white ink, whichever contrasts more with a background colour (WCAG relative luminance)."""
     red, green, blue = (((c + 0.055) / 1.055) ** 2.4 if c > 0.04045 else c / 12.92 for c in colour[:3])
-    return INK if 0.2126 * red + 0.7152 * green + 0.0722 * blue > 0.22 else "white"
+    return "black" if 0.2126 * red + 0.7152 * green + 0.0722 * blue > 0.179 else "white"
 
 
 def halo(width: float = 2.2) -> list[AbstractPathEffect]:
