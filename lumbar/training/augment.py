@@ -1,0 +1,205 @@
+"""Random changes to training samples, drawn one sample at a time and applied to a whole batch on its device.
+
+`draw` names every random number of one sample (so a sample's change depends on seed, epoch and index alone, whatever
+the number of processes); `Warp` and `Filter` are torchvision v2 transforms that take images and their keypoints
+together. Pixel coordinates are (column, row) with pixel centres at whole numbers.
+"""
+
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as nnf
+from torch import Tensor
+from torchvision import tv_tensors
+from torchvision.transforms import v2
+
+from lumbar.training.recipe import Augment
+
+Draw = dict[str, np.ndarray]
+KERNEL = 5  # pixels; sharpening and motion blur
+SHADE = 4  # control points a side of the bias field
+KEYS = ("matrix", "shift", "kernel", "order", "gamma", "noise", "shade", "coarse")  # what a draw holds
+
+
+def draw(rng: np.random.Generator, augment: Augment, slices: int, *, shuffle: bool = True) -> Draw:
+    """The random numbers of one image stack.
+
+    `matrix` (2, 2) and `shift` (2,) (share of the image) move its content, `kernel` (5, 5) filters it, `order`
+    (slices,) places its slices, `gamma` `noise` `shade` `coarse` change its intensities. `shuffle` False keeps the order.
+    """
+    order = np.arange(slices)
+    if shuffle and rng.random() < augment.channel_shuffle_p:
+        order = rng.permutation(slices)
+    gamma = (1 + augment.gamma) ** rng.uniform(-1, 1)
+    coarse = 1 - (augment.coarsen * rng.random() if rng.random() < 0.5 else 0)
+    return {
+        "matrix": _matrix(rng, augment),
+        "shift": rng.uniform(-augment.shift, augment.shift, 2).astype(np.float32),
+        "kernel": _kernel(rng, augment.sharpen_or_blur_p),
+        "order": order,
+        "gamma": np.float32(gamma),
+        "noise": np.float32(augment.noise * rng.random()),
+        "shade": (augment.shading * rng.uniform(-1, 1, (SHADE, SHADE))).astype(np.float32),
+        "coarse": np.float32(coarse),
+    }
+
+
+def no_change(slices: int) -> Draw:
+    """The draw that leaves a stack as it is."""
+    return draw(np.random.default_rng(0), OFF, slices)
+
+
+OFF = Augment(rotate_deg=0, shear_deg=0, sharpen_or_blur_p=0, channel_shuffle_p=0)
+
+
+def _matrix(rng: np.random.Generator, augment: Augment) -> np.ndarray:
+    turn = np.deg2rad(rng.uniform(-augment.rotate_deg, augment.rotate_deg))
+    shear_x, shear_y = np.tan(np.deg2rad(rng.uniform(-augment.shear_deg, augment.shear_deg, 2)))
+    if rng.random() < 0.5:  # shear along one axis at a time: both together would be a rotation again
+        shear_x = 0.0
+    else:
+        shear_y = 0.0
+    rotation = np.array([[np.cos(turn), -np.sin(turn)], [np.sin(turn), np.cos(turn)]])
+    zoom = 1 + rng.uniform(-augment.zoom, augment.zoom)
+    return (zoom * rotation @ np.array([[1, shear_x], [shear_y, 1]])).astype(np.float32)
+
+
+def _kernel(rng: np.random.Generator, probability: float) -> np.ndarray:
+    """(5, 5): identity, an unsharp mask of random strength, or motion blur along a random direction."""
+    kernel = np.zeros((KERNEL, KERNEL), np.float32)
+    middle = KERNEL // 2
+    kernel[middle, middle] = 1
+    if rng.random() >= probability:
+        return kernel
+    if rng.random() < 0.5:
+        strength = rng.uniform(0.2, 0.5)
+        blur = np.zeros_like(kernel)
+        blur[middle - 1 : middle + 2, middle - 1 : middle + 2] = 1 / 9
+        return (kernel + strength * 4 * (kernel - blur)).astype(np.float32)
+    length, angle = rng.integers(3, KERNEL + 1), rng.uniform(0, np.pi)
+    kernel[:] = 0
+    for step in np.linspace(-(length - 1) / 2, (length - 1) / 2, 2 * KERNEL):
+        row, column = round(middle + step * np.sin(angle)), round(middle + step * np.cos(angle))
+        kernel[row, column] += 1
+    return kernel / kernel.sum()
+
+
+class Warp(v2.Transform):
+    """Moves each image of a batch, and the keypoints on it, by its own matrix and shift; crops the middle to `size`.
+
+    Content at offset d from the image's middle goes to matrix @ d + shift x size. What comes from outside the source
+    repeats its border.
+    """
+
+    def __init__(self, matrix: Tensor, shift: Tensor, size: int) -> None:
+        super().__init__()
+        self.matrix, self.shift, self.size = matrix, shift * size, size  # (B, 2, 2), (B, 2) px
+
+    def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
+        """One image batch (B, C, H, W) or keypoint batch (B, K, 2)."""
+        if isinstance(inpt, tv_tensors.KeyPoints):
+            return self._points(inpt)
+        return self._images(inpt) if isinstance(inpt, tv_tensors.Image) else inpt
+
+    def _points(self, points: tv_tensors.KeyPoints) -> tv_tensors.KeyPoints:
+        height, width = points.canvas_size
+        middle = torch.tensor([(width - 1) / 2, (height - 1) / 2], device=points.device)
+        offset = (points.as_subclass(Tensor) - middle) @ self.matrix.transpose(1, 2)
+        moved = offset + self.shift[:, None] + (self.size - 1) / 2
+        return tv_tensors.KeyPoints(moved, canvas_size=(self.size, self.size))
+
+    def _images(self, images: tv_tensors.Image) -> tv_tensors.Image:
+        height, width = images.shape[-2:]
+        axis = torch.arange(self.size, device=images.device, dtype=torch.float32) - (self.size - 1) / 2
+        offset = torch.stack(torch.meshgrid(axis, axis, indexing="xy"), -1).view(1, -1, 2) - self.shift[:, None]
+        source = offset @ torch.linalg.inv(self.matrix).transpose(1, 2)
+        grid = source * torch.tensor([2 / width, 2 / height], device=images.device)
+        out = nnf.grid_sample(
+            images.as_subclass(Tensor),
+            grid.view(-1, self.size, self.size, 2),
+            padding_mode="border",
+            align_corners=False,
+        )
+        return tv_tensors.Image(out)
+
+
+class Filter(v2.Transform):
+    """Sharpens, blurs, shades, coarsens and adds noise to each image of a batch by its own numbers; keypoints stay."""
+
+    def __init__(self, numbers: dict[str, Tensor]) -> None:
+        super().__init__()
+        self.numbers = numbers
+
+    def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
+        """One image batch (B, C, H, W), standardised before and after."""
+        if not isinstance(inpt, tv_tensors.Image):
+            return inpt
+        images = self._kernels(inpt.as_subclass(Tensor))
+        images = self._coarse(self._gamma(images))
+        shade = self.numbers["shade"]
+        if bool(shade.any()):
+            field = nnf.interpolate(shade[:, None], images.shape[-2:], mode="bicubic", align_corners=True)
+            floor = images.amin((1, 2, 3), keepdim=True)
+            images = (images - floor) * field.exp() + floor
+        if bool(self.numbers["noise"].any()):
+            images = images + torch.randn_like(images) * self.numbers["noise"].view(-1, 1, 1, 1)
+        return tv_tensors.Image(images)
+
+    def _kernels(self, images: Tensor) -> Tensor:
+        kernels = self.numbers["kernel"]
+        chosen = torch.nonzero(kernels[:, KERNEL // 2, KERNEL // 2] != 1).flatten()
+        if not len(chosen):
+            return images
+        some = images[chosen]
+        padded = nnf.pad(some.reshape(1, -1, *some.shape[-2:]), [KERNEL // 2] * 4, mode="replicate")
+        weight = kernels[chosen].repeat_interleave(images.shape[1], 0)[:, None]
+        out = images.clone()
+        out[chosen] = nnf.conv2d(padded, weight, groups=len(weight)).view_as(some)
+        return out
+
+    def _gamma(self, images: Tensor) -> Tensor:
+        gamma = self.numbers["gamma"].view(-1, 1, 1, 1)
+        if bool((gamma == 1).all()):
+            return images
+        low, high = images.amin((1, 2, 3), keepdim=True), images.amax((1, 2, 3), keepdim=True)
+        span = (high - low).clamp_min(1e-6)
+        return ((images - low) / span).clamp_min(1e-6) ** gamma * span + low
+
+    def _coarse(self, images: Tensor) -> Tensor:
+        coarse = self.numbers["coarse"]
+        for index in torch.nonzero(coarse < 1).flatten().tolist():
+            size = [max(8, round(side * float(coarse[index]))) for side in images.shape[-2:]]
+            small = nnf.interpolate(images[index : index + 1], size, mode="bilinear", antialias=True)
+            images[index : index + 1] = nnf.interpolate(small, images.shape[-2:], mode="bilinear")
+        return images
+
+
+def apply(
+    images: Tensor, points: Tensor | None, numbers: dict[str, Tensor], size: int
+) -> tuple[Tensor, Tensor | None]:
+    """A batch of stacks (B, C, H, W) and keypoints (B, K, 2) px, changed by their draws and cut to (B, C, size, size).
+
+    Stacks come back standardised. Keypoints that are NaN stay NaN.
+    """
+    order = numbers["order"].view(*images.shape[:2], 1, 1).expand_as(images)
+    image = tv_tensors.Image(images.gather(1, order))
+    spots = tv_tensors.KeyPoints(
+        points if points is not None else images.new_zeros(len(images), 0, 2), canvas_size=tuple(images.shape[-2:])
+    )
+    change = v2.Compose([Warp(numbers["matrix"], numbers["shift"], size), Filter(numbers)])
+    image, spots = change(image, spots)
+    return standardise(image.as_subclass(Tensor)), None if points is None else spots.as_subclass(Tensor)
+
+
+def crop_middle(images: Tensor, size: int) -> Tensor:
+    """The middle (…, size, size) of (…, H, W), standardised: what validation sees."""
+    top, left = (images.shape[-2] - size) // 2, (images.shape[-1] - size) // 2
+    return standardise(images[..., top : top + size, left : left + size])
+
+
+def standardise(images: Tensor) -> Tensor:
+    """(x - mean) / std over the last three axes, population std; constant stacks become zero."""
+    mean = images.mean((-3, -2, -1), keepdim=True)
+    std = images.std((-3, -2, -1), keepdim=True, correction=0)
+    return (images - mean) / torch.where(std > 0, std, torch.ones_like(std))

@@ -1,0 +1,328 @@
+"""The training loop, one for both stages: any network, any objective, on accelerate.
+
+Everything random is named by (seed, epoch, sample or step), never by how often a generator was asked before: a run that
+was killed and goes on from its checkpoint takes the same steps as one that was not, and a sample looks the same in one
+process as in eight. Losses are sums and weights (see `losses`), divided once over all processes.
+"""
+
+import copy
+import math
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import nullcontext
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset
+from tqdm import tqdm
+
+from lumbar.training import checkpoint
+from lumbar.training.recipe import Loop, Training
+
+Batch = dict[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Term:
+    """One part of a loss: a sum, the weight it is divided by, and its factor in the total (0: reported only)."""
+
+    total: Tensor
+    weight: Tensor
+    factor: float = 1.0
+
+
+class Objective(Protocol):
+    """What a stage asks of its network."""
+
+    def terms(self, network: nn.Module, batch: Batch, *, train: bool) -> Mapping[str, Term]:
+        """The loss terms of a batch on its device; `train` says whether augmentation is applied."""
+
+
+class Samples(Protocol):
+    """A data set whose samples know their study. `sample` draws its augmentation from `rng`; None: as for validation."""
+
+    studies: np.ndarray  # (N,) study of each sample
+
+    def sample(self, index: int, rng: np.random.Generator | None) -> dict[str, Any]:
+        """Arrays of one sample."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """One member on one fold."""
+
+    member: str
+    fold: int
+    folder: Path  # checkpoint.safetensors while it runs, best.safetensors for good
+    fingerprint: str
+    network: nn.Module
+    objective: Objective
+    train: Samples
+    valid: Samples
+    training: Training
+    loop: Loop
+    seed: int
+    keep_studies: bool = False  # all samples of a study in one batch
+
+
+@dataclass
+class Progress:
+    """Where a job stands; all of it goes into checkpoints."""
+
+    epoch: int = 0
+    batch: int = 0  # batches of this epoch that are done
+    best_epoch: int = -1
+    best_loss: float = math.inf
+    sums: dict[str, list[float]] = field(default_factory=dict)  # this epoch's (total, weight) of each term
+    history: list[dict[str, Any]] = field(default_factory=list)
+
+
+def fit(job: Job, accelerator: Accelerator, report: Any) -> Progress:
+    """Train one member on one fold; `best.safetensors` holds the weights of the epoch with least validation loss.
+
+    Goes on from the job's checkpoint where one with the same fingerprint is there. `report(row)` takes a row of metrics
+    an epoch. Raises InputError where the disk refuses.
+    """
+    network = job.network
+    if job.training.channels_last:
+        network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    optimizer = torch.optim.AdamW(
+        network.parameters(), lr=job.training.learning_rate, weight_decay=job.training.weight_decay
+    )
+    wrapped, optimizer = accelerator.prepare(network, optimizer)
+    plain = accelerator.unwrap_model(wrapped)
+    average = copy.deepcopy(plain).requires_grad_(False) if job.training.ema_decay else None
+    progress = Progress()
+    state = checkpoint.State(job.folder, job.fingerprint, plain, average, optimizer, accelerator.scaler)
+    state.restore(progress)
+    plan = Plan(job, accelerator.process_index, accelerator.num_processes)
+    bar = _bar(job, plan, progress, accelerator)
+    while progress.epoch < job.training.epochs:
+        began, skipped = time.monotonic(), progress.batch
+        _epoch(job, accelerator, wrapped, average, optimizer, plan, progress, state, bar)
+        row = _close_epoch(job, accelerator, average or plain, plan, progress, state)
+        row["samples_per_s"] = round((plan.batches - skipped) * plan.size / max(time.monotonic() - began, 1e-6), 1)
+        report(row)
+        bar.set_postfix_str(f"loss {row['train_loss']:.4g} valid {row['valid_loss']:.4g}")
+    bar.close()
+    accelerator.free_memory()
+    accelerator.wait_for_everyone()
+    return progress
+
+
+class Plan:
+    """Which samples make which batch: the same for any number of processes, each of which takes its share."""
+
+    def __init__(self, job: Job, rank: int, world: int) -> None:
+        studies = job.train.studies
+        order = np.argsort(studies, kind="stable")
+        cuts = np.flatnonzero(np.diff(studies[order])) + 1
+        self.units = np.split(order, cuts) if job.keep_studies else [np.array([i]) for i in range(len(studies))]
+        self.size = job.training.batch_size
+        share = max(world, round(self.size * len(self.units) / max(len(studies), 1)))
+        self.per_batch = min(share, len(self.units))
+        self.batches = len(self.units) // self.per_batch  # the rest waits for another epoch's order
+        self.steps = math.ceil(self.batches / job.training.accumulate)  # optimizer steps an epoch
+        self.job, self.rank, self.world = job, rank, world
+
+    def epoch(self, epoch: int) -> list[list[tuple[int, int]]]:
+        """This process's share of each batch of an epoch, as (epoch, sample)."""
+        order = np.random.default_rng([self.job.seed, epoch]).permutation(len(self.units))
+        chunks = order[: self.batches * self.per_batch].reshape(self.batches, self.per_batch)
+        return [[(epoch, int(i)) for unit in row[self.rank :: self.world] for i in self.units[unit]] for row in chunks]
+
+    def rate(self, epoch: int, batch: int) -> float:
+        """Learning rate of an optimizer step."""
+        training = self.job.training
+        done = (epoch + (batch // training.accumulate) / self.steps) / training.epochs
+        factor = 1.0
+        if done < training.warmup:
+            return training.learning_rate * (done + 1 / (self.steps * training.epochs)) / training.warmup
+        if training.schedule == "cosine":
+            factor = 0.5 * (1 + math.cos(math.pi * done))
+        elif training.schedule == "step":
+            factor = training.step_factor ** (epoch // training.step_epochs)
+        return training.learning_rate * factor
+
+
+class _Loadable(Dataset):  # type: ignore[type-arg]
+    """Samples by (epoch, index); a negative epoch means validation."""
+
+    def __init__(self, samples: Samples, seed: int) -> None:
+        self.samples, self.seed = samples, seed
+
+    def __getitem__(self, key: tuple[int, int]) -> dict[str, Any]:
+        epoch, index = key
+        rng = None if epoch < 0 else np.random.default_rng([self.seed, epoch, index])
+        return self.samples.sample(index, rng)
+
+
+def load(samples: Samples, seed: int, batches: list[list[tuple[int, int]]], loop: Loop, device: torch.device) -> Iterator[Batch]:
+    """Batches on the device, loaded ahead by worker processes where the recipe wants some."""
+    workers = min(loop.workers, len(batches))
+    loader = DataLoader(
+        _Loadable(samples, seed),
+        batch_sampler=batches,  # type: ignore[arg-type]
+        num_workers=workers,
+        pin_memory=device.type == "cuda",
+        prefetch_factor=4 if workers else None,
+    )
+    for batch in loader:
+        yield {name: value.to(device, non_blocking=True) for name, value in batch.items()}
+
+
+def _epoch(
+    job: Job,
+    accelerator: Accelerator,
+    network: nn.Module,
+    average: nn.Module | None,
+    optimizer: Any,
+    plan: Plan,
+    progress: Progress,
+    state: checkpoint.State,
+    bar: Any,
+) -> None:
+    """The rest of one epoch, from `progress.batch` on."""
+    network.train()
+    keys = plan.epoch(progress.epoch)[progress.batch :]
+    for batch in load(job.train, job.seed, keys, job.loop, accelerator.device):
+        _seed(job.seed, progress.epoch, progress.batch, accelerator.process_index)
+        progress.batch += 1
+        last = progress.batch % job.training.accumulate == 0 or progress.batch == plan.batches
+        with nullcontext() if last else accelerator.no_sync(network):
+            with accelerator.autocast():
+                terms = job.objective.terms(network, batch, train=True)
+            accelerator.backward(_combine(terms, accelerator, progress.sums) / job.training.accumulate)
+        bar.update()
+        if not last:
+            continue
+        for group in optimizer.param_groups:
+            group["lr"] = plan.rate(progress.epoch, progress.batch - 1)
+        if job.training.clip_norm:
+            accelerator.clip_grad_norm_(network.parameters(), job.training.clip_norm)
+        optimizer.step()
+        optimizer.zero_grad()
+        done = progress.epoch * plan.steps + math.ceil(progress.batch / job.training.accumulate)
+        if average is not None:
+            _follow(average, accelerator.unwrap_model(network), min(job.training.ema_decay, done / (done + 9)))
+        if done % job.loop.checkpoint_steps == 0 and progress.batch < plan.batches:
+            state.save(progress, accelerator.is_main_process)
+
+
+def _combine(terms: Mapping[str, Term], accelerator: Accelerator, sums: dict[str, list[float]]) -> Tensor:
+    """The loss whose gradient, averaged over processes, is that of the whole batch; adds to the epoch's sums."""
+    names = list(terms)
+    own = torch.stack([torch.stack([terms[n].total.detach().float(), terms[n].weight.float()]) for n in names])
+    every = accelerator.reduce(own, "sum")
+    loss = own.new_zeros(())
+    for name, (total, weight) in zip(names, every, strict=True):
+        kept = sums.setdefault(name, [0.0, 0.0])
+        kept[0] += float(total)
+        kept[1] += float(weight)
+        if terms[name].factor:
+            loss = loss + terms[name].factor * terms[name].total / weight.clamp_min(1e-12) * accelerator.num_processes
+    return loss
+
+
+def _close_epoch(
+    job: Job, accelerator: Accelerator, network: nn.Module, plan: Plan, progress: Progress, state: checkpoint.State
+) -> dict[str, Any]:
+    """Validate, keep the weights if they are the best yet, move on to the next epoch and write the checkpoint."""
+    valid, factors = validate(job, accelerator, network)
+    loss = sum(factors[name] * value for name, value in valid.items() if factors[name])
+    sums = {name: total / max(weight, 1e-12) for name, (total, weight) in progress.sums.items()}
+    row = {
+        "member": job.member,
+        "fold": job.fold,
+        "epoch": progress.epoch + 1,
+        "rate": plan.rate(progress.epoch, plan.batches - 1),
+        "train_loss": sum(factors.get(name, 0.0) * value for name, value in sums.items()),
+        "valid_loss": loss,
+        **{f"valid_{name}": value for name, value in valid.items()},
+    }
+    if loss < progress.best_loss or progress.best_epoch < 0:
+        progress.best_loss, progress.best_epoch = loss, progress.epoch + 1
+        if accelerator.is_main_process:
+            checkpoint.write_weights(network, job.folder / "best.safetensors", job.fingerprint, progress.best_epoch)
+    progress.history.append(row)
+    progress.epoch, progress.batch, progress.sums = progress.epoch + 1, 0, {}
+    state.save(progress, accelerator.is_main_process)
+    return row
+
+
+@torch.no_grad()
+def validate(job: Job, accelerator: Accelerator, network: nn.Module) -> tuple[dict[str, float], dict[str, float]]:
+    """Mean of every term over the validation samples of all processes, and each term's factor."""
+    network.eval()
+    count, size = len(job.valid.studies), job.training.batch_size
+    order = np.argsort(job.valid.studies, kind="stable") if job.keep_studies else np.arange(count)
+    # whole studies a process, so that terms that ask about a study see all of it
+    place = np.unique(job.valid.studies, return_inverse=True)[1] % accelerator.num_processes
+    own = [(-1, int(index)) for index in order if place[index] == accelerator.process_index]
+    keys = _cut(own, job.valid.studies, size) if job.keep_studies else [own[i : i + size] for i in range(0, len(own), size)]
+    sums: dict[str, tuple[float, float]] = {}
+    factors: dict[str, float] = {}
+    for batch in load(job.valid, job.seed, keys, job.loop, accelerator.device):
+        with accelerator.autocast():
+            terms = job.objective.terms(network, batch, train=False)
+        for name, term in terms.items():
+            total, weight = sums.get(name, (0.0, 0.0))
+            sums[name], factors[name] = (total + float(term.total), weight + float(term.weight)), term.factor
+    gathered = _gather({"sums": sums, "factors": factors}, accelerator)
+    for part in gathered:
+        factors |= part["factors"]
+    means = {}
+    for name in sorted(factors):
+        total, weight = np.sum([part["sums"].get(name, (0.0, 0.0)) for part in gathered], axis=0)
+        means[name] = float(total / max(weight, 1e-12))
+    return means, factors
+
+
+def _cut(keys: list[tuple[int, int]], studies: np.ndarray, size: int) -> list[list[tuple[int, int]]]:
+    """Batches of about `size` that end between studies."""
+    batches: list[list[tuple[int, int]]] = [[]]
+    for key, following in zip(keys, [*keys[1:], None], strict=True):
+        batches[-1].append(key)
+        if following and len(batches[-1]) >= size and studies[key[1]] != studies[following[1]]:
+            batches.append([])
+    return [batch for batch in batches if batch]
+
+
+def _gather(value: Any, accelerator: Accelerator) -> list[Any]:
+    if accelerator.num_processes == 1:
+        return [value]
+    found: list[Any] = [None] * accelerator.num_processes
+    torch.distributed.all_gather_object(found, value)
+    return found
+
+
+def _seed(*words: int) -> None:
+    torch.manual_seed(int(np.random.SeedSequence(words).generate_state(1)[0]))
+
+
+@torch.no_grad()
+def _follow(average: nn.Module, network: nn.Module, decay: float) -> None:
+    """Move the averaged weights towards the network's; counters are copied."""
+    for own, new in zip(average.state_dict().values(), network.state_dict().values(), strict=True):
+        if own.is_floating_point():
+            own.lerp_(new, 1 - decay)
+        else:
+            own.copy_(new)
+
+
+def _bar(job: Job, plan: Plan, progress: Progress, accelerator: Accelerator) -> Any:
+    return tqdm(
+        total=job.training.epochs * plan.batches,
+        initial=progress.epoch * plan.batches + progress.batch,
+        desc=f"{job.member} fold {job.fold}",
+        unit="batch",
+        file=sys.stderr,
+        disable=not accelerator.is_main_process,
+        mininterval=1.0 if sys.stderr.isatty() else 20.0,
+    )

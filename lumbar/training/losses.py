@@ -1,0 +1,66 @@
+"""Losses as a sum and a weight, so that batches, gradient accumulation and several processes divide only once."""
+
+import torch
+import torch.nn.functional as nnf
+from torch import Tensor
+
+from lumbar.labels import SEVERITIES, SEVERITY_WEIGHTS
+
+EMPTY = -1  # a label that is not known
+_SEVERE = SEVERITIES.index("severe")
+
+
+def heatmaps(points: Tensor, size: int, sigma: float) -> Tensor:
+    """Target maps (B, K, S, S): a Gaussian of peak 1 at each point (B, K, 2) px; all zero where it is missing (NaN) or
+    outside the image."""
+    axis = torch.arange(size, device=points.device, dtype=torch.float32)
+    inside = ((points >= -0.5) & (points <= size - 0.5)).all(-1)  # False for NaN
+    safe = torch.where(inside[..., None], points, 0.0)
+    across, down = (torch.exp(-((axis - safe[..., [k]]) ** 2) / (2 * sigma**2)) for k in (0, 1))  # (B, K, S)
+    return down[..., :, None] * across[..., None, :] * inside[..., None, None]
+
+
+def heatmap_loss(predicted: Tensor, points: Tensor, sigma: float, peak_weight: float = 1.0) -> tuple[Tensor, Tensor]:
+    """Squared error of maps (B, K, S, S) against Gaussians at points (B, K, 2): mean over a map's pixels, summed over
+    maps; and the number of maps.
+
+    `peak_weight` above 1 counts errors near a peak up to so many times: without it a small network from random weights
+    answers zero everywhere for a long time. 1 is the original's plain MSE.
+    """
+    target = heatmaps(points, predicted.shape[-1], sigma)
+    error = (predicted.float() - target) ** 2
+    if peak_weight != 1:
+        error = error * (1 + (peak_weight - 1) * target)
+    return error.mean((-2, -1)).sum(), error.new_tensor(error.shape[0] * error.shape[1])
+
+
+def severity_loss(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    """Cross entropy of logits (…, 3) weighted 1/2/4 by the true severity, summed; and the sum of the weights.
+
+    `labels` (…) are places in `SEVERITIES`; `EMPTY` ones count nothing and get no gradient.
+    """
+    weights = logits.new_tensor(list(SEVERITY_WEIGHTS.values()), dtype=torch.float32)
+    flat, truth = logits.float().flatten(0, -2), labels.flatten()
+    loss = nnf.cross_entropy(flat, truth, weight=weights, ignore_index=EMPTY, reduction="sum")
+    return loss, torch.where(truth == EMPTY, 0.0, weights[truth.clamp_min(0)]).sum()
+
+
+def any_severe_loss(logits: Tensor, labels: Tensor, studies: Tensor) -> tuple[Tensor, Tensor]:
+    """The official score's fourth term on the canal: logits (B, 3), labels (B,), the study of each row (B,).
+
+    Per study: is any labelled level severe, asked of the largest severe probability, weighted by the largest row
+    weight. Returns the sum and the sum of weights; the rows of a study must come in one batch.
+    """
+    known = labels != EMPTY
+    logits, labels, studies = logits.float()[known], labels[known], studies[known]
+    if not len(labels):
+        return logits.sum(), logits.new_zeros(())
+    _, place = studies.unique(return_inverse=True)
+    count = int(place.max()) + 1
+    row_weights = logits.new_tensor(list(SEVERITY_WEIGHTS.values()))[labels]
+    weight = logits.new_zeros(count).scatter_reduce(0, place, row_weights, "amax")
+    severe = logits.softmax(-1)[:, _SEVERE].clamp(1e-6, 1 - 1e-6)
+    largest = logits.new_zeros(count).scatter_reduce(0, place, severe, "amax")
+    truth = logits.new_zeros(count).scatter_reduce(0, place, (labels == _SEVERE).float(), "amax")
+    loss = -(truth * largest.log() + (1 - truth) * (1 - largest).log())
+    return (loss * weight).sum(), weight.sum()

@@ -1,0 +1,300 @@
+"""What to train: a TOML recipe read into frozen, checked data. Nothing here imports torch.
+
+A recipe's stage holds settings that all its members share, and a table of members with what differs:
+
+    [stage2]                      # shared by the stage's members
+    epochs = 5
+    [stage2.members.resnet18]     # one entry; `tasks` makes one member a task, named <task>_resnet18
+    tasks = ["spinal", "global"]
+    backbone = "resnet18"
+
+Every key is one of `Training` or of the member's spec (`DetectorSpec` in stage 1, `GraderSpec` in stage 2). A command
+line override `stage2.epochs=1` holds for every member of the stage, `stage2.members.resnet18.epochs=1` for that entry.
+"""
+
+import difflib
+import tomllib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field, ValidationError, model_validator
+
+from lumbar.issues import InputError
+from lumbar.member import DetectorSpec, GraderSpec, MemberSpec, Strict
+
+Table = dict[str, Any]
+_SPECS: dict[str, type[Strict]] = {"stage1": DetectorSpec, "stage2": GraderSpec}
+
+
+class Augment(Strict):
+    """Random changes to a training sample. Zero switches a change off.
+
+    The first five are the original ninth place's; the others help where training and target scanners differ.
+    """
+
+    rotate_deg: float = Field(15.0, ge=0, le=180)
+    shear_deg: float = Field(15.0, ge=0, lt=90)
+    #: One of sharpening and motion blur, with this probability.
+    sharpen_or_blur_p: float = Field(0.5, ge=0, le=1)
+    #: Slices change places, with this probability (stage 2: axial views only).
+    channel_shuffle_p: float = Field(0.5, ge=0, le=1)
+    #: The study as seen in a mirror, sides swapped, with this probability.
+    mirror_p: float = Field(0.0, ge=0, le=1)
+    #: Zoom by a factor between 1 - zoom and 1 + zoom.
+    zoom: float = Field(0.0, ge=0, lt=1)
+    #: Shift by up to this share of the image (stage 2: of the region), each axis.
+    shift: float = Field(0.0, ge=0, le=0.5)
+    #: Intensities raised to a power between 1 / (1 + gamma) and 1 + gamma.
+    gamma: float = Field(0.0, ge=0)
+    #: Standard deviation of added noise, up to this share of the image's own.
+    noise: float = Field(0.0, ge=0)
+    #: A smooth bias field of up to this strength (log scale), as of a surface coil.
+    shading: float = Field(0.0, ge=0)
+    #: Half of the images lose resolution, down to this share of it.
+    coarsen: float = Field(0.0, ge=0, lt=1)
+
+
+class Training(Strict):
+    """How one member is trained."""
+
+    epochs: int = Field(5, ge=1)
+    batch_size: int = Field(16, ge=1)  # over all processes together
+    accumulate: int = Field(1, ge=1)  # batches an optimizer step
+    learning_rate: float = Field(1e-3, gt=0)
+    weight_decay: float = Field(0.01, ge=0)
+    schedule: Literal["cosine", "step", "constant"] = "cosine"
+    warmup: float = Field(0.0, ge=0, lt=1)  # share of all steps with a rising rate
+    step_epochs: int = Field(2, ge=1)  # schedule "step": every so many epochs the rate is ...
+    step_factor: float = Field(0.1, gt=0, le=1)  # ... multiplied by this
+    clip_norm: float = Field(0.0, ge=0)  # 0: gradients are not clipped
+    ema_decay: float = Field(0.0, ge=0, lt=1)  # 0: no moving average of the weights
+    channels_last: bool = False  # faster on CPUs and on tensor cores, same result up to rounding
+    heatmap_weight: float = Field(1.0, gt=0)  # stage 1: error weight at a peak; 1 = plain MSE
+    any_severe_weight: float = Field(0.0, ge=0)  # stage 2: the official score's any-severe term
+    auxiliary_weight: float = Field(0.0, ge=0)  # stage 2: loss of every slice, where the network gives one
+    keypoint_jitter_mm: float = Field(0.0, ge=0)  # stage 2: region centres shifted in training (standard deviation)
+
+    pretrained: bool | str = False  # True: an installed package of ImageNet weights; or the path of a safetensors file
+    augment: Augment = Augment()
+
+
+class Member(Strict):
+    """One network to train, once a fold."""
+
+    spec: MemberSpec
+    training: Training
+
+
+class Stage(Strict):
+    """The members of one stage, by name."""
+
+    members: dict[str, Member]
+    #: Stage 2 cuts its training regions around: keypoints that stage 1 found on studies it had not seen, or the
+    #: label table's (faster; to be used with jitter).
+    keypoints: Literal["out_of_fold", "labels"] = "out_of_fold"
+
+
+class Folds(Strict):
+    """How studies are split. Every study is one group: its 25 labels never straddle a split."""
+
+    method: Literal["kfold", "stratified_group"] = "kfold"
+    count: int = Field(5, ge=2)
+    seed: int = 42
+    #: The folds to train, by number; fewer than `count` leave studies without out-of-fold results.
+    train: tuple[int, ...] = (0, 1, 2, 3, 4)
+
+    @model_validator(mode="after")
+    def _check(self) -> "Folds":
+        if not self.train or len(set(self.train)) < len(self.train) or not set(self.train) <= set(range(self.count)):
+            raise ValueError(f"folds.train must name different folds from 0 to {self.count - 1}, not {self.train}")
+        return self
+
+
+class Loop(Strict):
+    """How the loop runs on this machine; changes no result beyond rounding."""
+
+    mixed_precision: Literal["auto", "no", "fp16", "bf16"] = "auto"
+    workers: int = Field(4, ge=0)  # loader processes per training process; 0: none
+    threads: int = Field(0, ge=0)  # CPU threads of the network; 0: as torch chooses
+    checkpoint_steps: int = Field(200, ge=1)  # a checkpoint every so many optimizer steps, and at every epoch's end
+    tensorboard: bool = False
+    read_processes: int = Field(2, ge=1)  # processes that read the DICOM files
+    region_margin: float = Field(1.5, ge=1)  # cached regions reach this much farther than the network sees
+
+
+class Blend(Strict):
+    """How members become one table."""
+
+    method: Literal["mean", "mean_logits"] = "mean"
+
+
+class Recipe(Strict):
+    """A whole system: folds, stage 1, stage 2, blend."""
+
+    name: str
+    description: str = ""
+    seed: int = 42
+    folds: Folds = Folds()
+    loop: Loop = Loop()
+    blend: Blend = Blend()
+    stage1: Stage
+    stage2: Stage
+
+    def members(self) -> dict[str, Member]:
+        """All members by name, stage 1 first."""
+        return {**self.stage1.members, **self.stage2.members}
+
+    @model_validator(mode="after")
+    def _check(self) -> "Recipe":
+        both = self.stage1.members.keys() & self.stage2.members.keys()
+        if both:
+            raise ValueError(f"member {sorted(both)[0]!r} stands in both stages; names must differ")
+        types = {member.spec.series_type for member in self.stage1.members.values()}  # type: ignore[union-attr]
+        if "sagittal_t2" not in types and "axial_t2" in types:
+            raise ValueError("an axial detector needs a sagittal_t2 one: its planes are chosen by T2 keypoints")
+        return self
+
+
+def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
+    """Read a TOML recipe, apply `key=value` overrides and check everything.
+
+    Raises InputError with one sentence: file, key, what is wrong, the nearest known name.
+    """
+    try:
+        raw = tomllib.loads(Path(path).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InputError(f"{path}: the recipe cannot be read ({error.strerror}); give the path of a TOML file") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: not valid TOML ({error})") from error
+    for text in overrides:
+        _override(raw, text)
+    for stage in _SPECS:
+        raw[stage] = _expand(stage, raw.get(stage), path)
+    raw.setdefault("name", Path(path).stem)
+    return check_recipe(raw, str(path))
+
+
+def check_recipe(values: Table, source: str) -> Recipe:
+    """A recipe from its expanded values (also the stored form of a run). Raises InputError."""
+    try:
+        return Recipe.model_validate(values)
+    except ValidationError as error:
+        raise InputError(f"{source}: {describe(error)}") from error
+
+
+def describe(error: ValidationError) -> str:
+    """All faults of a pydantic check in one sentence: where and what."""
+    faults = []
+    for fault in error.errors():
+        place = ".".join(str(part) for part in fault["loc"] if part not in {"keypoints", "grading"})
+        what = fault["msg"].removeprefix("Value error, ")
+        faults.append(f"{place}: {what}" if place else what)
+    return "; ".join(dict.fromkeys(faults))
+
+
+def _expand(stage: str, table: Any, path: Path) -> Table:
+    """Shared values and member entries of one stage -> the fields of `Stage`."""
+    if not isinstance(table, dict) or not isinstance(table.get("members"), dict) or not table["members"]:
+        raise InputError(f"{path}: [{stage}] has no members; add a table [{stage}.members.<name>]")
+    shared = {key: value for key, value in table.items() if key not in {"members", "keypoints"}}
+    members: Table = {}
+    for name, entry in table["members"].items():
+        merged = _merge(shared, entry)
+        tasks = merged.pop("tasks", None)
+        if tasks is None:
+            members[name] = _split(stage, merged, f"{path}: {stage}.members.{name}")
+            continue
+        for task in tasks:
+            members[f"{task}_{name}"] = _split(stage, {**merged, "task": task}, f"{path}: {stage}.members.{name}")
+    return {"members": members} | ({"keypoints": table["keypoints"]} if "keypoints" in table else {})
+
+
+def _split(stage: str, values: Table, place: str) -> Table:
+    spec = _SPECS[stage]
+    known = _stage_keys(stage)
+    for key in values:
+        if key not in known:
+            raise InputError(f"{place}: unknown key {key!r}; {_nearest(key, known)}")
+    return {
+        "spec": {"stage": spec.model_fields["stage"].default}
+        | {key: value for key, value in values.items() if key in spec.model_fields},
+        "training": {key: value for key, value in values.items() if key in Training.model_fields},
+    }
+
+
+def _merge(base: Table, over: Table) -> Table:
+    out = dict(base)
+    for key, value in over.items():
+        deep = isinstance(value, dict) and isinstance(out.get(key), dict) and not key.endswith("_args")
+        out[key] = _merge(out[key], value) if deep else value
+    return out
+
+
+def _stage_keys(stage: str) -> list[str]:
+    extra = ["tasks"] if stage == "stage2" else []
+    return [*Training.model_fields, *(key for key in _SPECS[stage].model_fields if key != "stage"), *extra]
+
+
+def _nearest(key: str, known: Sequence[str]) -> str:
+    near = difflib.get_close_matches(key, known, n=1)
+    return f"did you mean {near[0]!r}?" if near else f"known: {', '.join(known)}"
+
+
+def _override(raw: Table, text: str) -> None:
+    """Apply one `a.b=value`; the value is TOML, or a bare word."""
+    path, equals, written = text.partition("=")
+    keys = path.strip().split(".")
+    if not equals or not all(keys):
+        raise InputError(f"--set {text}: write it as key=value, e.g. stage2.epochs=1")
+    try:
+        value = tomllib.loads(f"value = {written}")["value"]
+    except tomllib.TOMLDecodeError:
+        value = written.strip()
+    _check_override(raw, keys, text)
+    if keys[0] in _SPECS and keys[1] != "members":
+        for entry in raw.get(keys[0], {}).get("members", {}).values():
+            _remove(entry, keys[1:])
+    table = raw
+    for key in keys[:-1]:
+        table = table.setdefault(key, {})
+    table[keys[-1]] = value
+
+
+def _check_override(raw: Table, keys: list[str], text: str) -> None:
+    """Refuse what the recipe cannot hold before it is written: every key on the way must be known."""
+    known: Sequence[str] = list(Recipe.model_fields)
+    for depth, key in enumerate(keys):
+        if known and key not in known:
+            raise InputError(f"--set {text}: unknown key {key!r}; {_nearest(key, known)}")
+        known = _known_below(raw, keys[: depth + 1])
+    if known and keys[-1] != "members":
+        raise InputError(f"--set {text}: {'.'.join(keys)} is a table; set one of {', '.join(known)}")
+    if keys[0] in _SPECS and (len(keys) == 1 or (keys[1] == "members" and len(keys) < 4)):
+        raise InputError(f"--set {text}: name a key, e.g. {keys[0]}.epochs=1")
+
+
+def _known_below(raw: Table, keys: list[str]) -> Sequence[str]:
+    """Keys that may follow a path; empty where anything may (or nothing does)."""
+    if keys[0] in _SPECS:
+        if len(keys) == 1:
+            return [*_stage_keys(keys[0]), "members", "keypoints"]
+        if keys[1] == "members" and len(keys) == 2:
+            return list(raw.get(keys[0], {}).get("members", {}))
+        rest = keys[3:] if keys[1] == "members" else keys[1:]
+        if not rest:
+            return _stage_keys(keys[0])
+        fields = {**Training.model_fields, **_SPECS[keys[0]].model_fields}
+    else:
+        rest, fields = keys, dict(Recipe.model_fields)
+    kind: Any = None
+    for key in rest:
+        kind = fields[key].annotation if key in fields else None
+        fields = kind.model_fields if isinstance(kind, type) and issubclass(kind, Strict) else {}
+    return list(fields)
+
+
+def _remove(table: Table, keys: list[str]) -> None:
+    for key in keys[:-1]:
+        table = table.get(key, {})
+    table.pop(keys[-1], None)
