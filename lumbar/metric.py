@@ -7,7 +7,8 @@ about rows not summing to 1. Here rows are joined on `row_id`, renormalised and 
 scored, and a table whose labels all agree has a score like any other. Nothing here imports torch.
 """
 
-from dataclasses import dataclass
+import json
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Final
 
@@ -55,6 +56,13 @@ class Score:
     foraminal: float
     subarticular: float
     any_severe_spinal: float
+
+    def __str__(self) -> str:
+        return "\n".join(f"{name:<18}{value:.4f}" for name, value in asdict(self).items())
+
+    def to_json(self) -> str:
+        """One JSON object with the five numbers; ValueError where one is NaN."""
+        return json.dumps(asdict(self), allow_nan=False)
 
 
 def score(labels: pd.DataFrame, predictions: pd.DataFrame) -> Score:

@@ -1,6 +1,8 @@
 """The official score: against numbers known for the real tables, scikit-learn, and the traps of the original."""
 
+import json
 import math
+from dataclasses import asdict
 
 import numpy as np
 import pandas as pd
@@ -13,6 +15,7 @@ from sklearn.metrics import log_loss
 from lumbar.issues import InputError
 from lumbar.labels import CONDITION_GROUPS, CONDITIONS, LABEL_COLUMNS, SEVERITIES, SEVERITY_LABELS
 from lumbar.metric import (
+    Score,
     label_codes,
     prediction_array,
     read_labels,
@@ -156,6 +159,13 @@ def test_a_member_of_one_group_is_scored_on_it_alone():
     assert math.isnan(result.spinal)
     assert math.isnan(result.any_severe_spinal)
     assert math.isnan(result.total)
+
+
+def test_score_can_be_read_by_people_and_programs():
+    result = Score(0.5, 0.25, 0.5, 0.75, 0.123456)
+    assert json.loads(result.to_json()) == asdict(result)
+    assert str(result).splitlines()[0].split() == ["total", "0.5000"]
+    assert str(result).splitlines()[4].split() == ["any_severe_spinal", "0.1235"]
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -0.1])
