@@ -45,8 +45,8 @@ def playing_series(study: Study, series_type: SeriesType, preprocessing: Preproc
 def sagittal_window(series: Series, num: int, offset_mm: float, preprocessing: Preprocessing) -> Window:
     """`num` slices of a sagittal series around the place `offset_mm` to the patient's left of its middle.
 
-    A negative offset lies to the right. Slices run from the patient's right to left; with `side_order="medial"` those of
-    the right side run outwards, too.
+    A negative offset lies to the right. Slices run from the patient's right to left; with `side_order="medial"` those
+    of the right side run outwards, too.
     """
     ordered = series.ordered(preprocessing.order)
     spacing = series.spacing_mm if preprocessing.spacing == "positions" else series.spacing_tag

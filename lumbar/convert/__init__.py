@@ -1,0 +1,222 @@
+"""The original ninth-place checkpoints (.pt) → a bundle whose members carry the original's exact preprocessing.
+
+Each file is unpickled in a child process with limited memory (`weights_only=True`), which hands back tensors only; its
+keys decide which network it is, and must match that network's exactly.
+"""
+
+import json
+import logging
+import re
+import subprocess
+import sys
+import tempfile
+import tomllib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import torch
+from pydantic import ValidationError
+from safetensors.torch import load_file
+
+from lumbar.bundle import Bundle, Weights, save_bundle
+from lumbar.convert.original import EXACT, ORIGINALS, own_keys, plain_keys, recognise
+from lumbar.issues import InputError
+from lumbar.labels import CONDITIONS, LEVELS, SEVERITIES
+from lumbar.member import Strict
+from lumbar.metric import read_labels, weighted_prior
+
+__all__ = ["EXACT", "ORIGINALS", "convert_checkpoints", "read_checkpoint"]
+
+_log = logging.getLogger(__name__)
+#: Memory for reading a checkpoint: some times its size, and room for the interpreter.
+_MEMORY_TIMES: Final = 4
+_MEMORY_EXTRA: Final = 1 << 30
+_READ_SECONDS: Final = 600
+#: The original numbers its folds from 1 (`…-cv1.pt`), others from 0 (`…_fold0.pt`).
+_FOLD_NAMES: Final = ((re.compile(r"(?<![a-z])cv[_-]?(\d+)", re.I), 1), (re.compile(r"fold[_-]?(\d+)", re.I), 0))
+
+
+class FileEntry(Strict):
+    """What a TOML file may say of one checkpoint; what it leaves out is found in the file and its name."""
+
+    member: str | None = None
+    fold: int | None = None
+    #: Which state dict of a checkpoint that holds several, such as `model_ema`.
+    entry: str | None = None
+
+
+@dataclass(frozen=True)
+class _Checkpoint:
+    path: Path
+    name: str  # in ORIGINALS
+    fold: int | None
+    entry: str | None
+
+
+def convert_checkpoints(
+    checkpoints: Path | str, out: Path | str, *, folds: Path | str | None = None, labels: Path | str | None = None
+) -> Bundle:
+    """Turn a folder of the original's `.pt` files (searched below, too) into a bundle, and load it.
+
+    `folds` is a TOML file that maps file names to folds (`"a.pt" = 0`) or to `{member, fold, entry}`, for files that do
+    not say so by themselves: fold by `cv1` … `cv5` (from 1) or `fold0` … (from 0) in the name, foraminal or
+    subarticular by the name or by the `config.json` that the original's training writes beside. Where a file has a twin
+    `…_best.pt`, the original predicts with the best one, and so does the bundle. `labels` (a `train.csv`) gives the
+    weighted prior, else it is uniform. Raises InputError with one sentence for anything that does not fit.
+    """
+    folder = Path(checkpoints)
+    files = _files(folder)
+    entries = _entries(Path(folds), folder, files) if folds is not None else {}
+    members = [_recognised(folder, file, entries.get(file, FileEntry())) for file in files]
+    _refuse_twins(folder, members)
+    if labels is not None:
+        prior, stands = weighted_prior(read_labels(labels), smoothing=0.5), f"weighted by {Path(labels).name}"
+    else:
+        prior, stands = np.full((len(CONDITIONS), len(LEVELS), len(SEVERITIES)), 1 / len(SEVERITIES)), "uniform"
+        _log.warning("no --labels given: where no network speaks, the prior is uniform")
+    return save_bundle(
+        out,
+        _weights(members),
+        prior=prior,
+        blend="mean_logits",
+        description=f"ninth place, converted from the original's checkpoints; {stands} prior",
+    )
+
+
+def read_checkpoint(path: Path, entry: str | None = None) -> dict[str, torch.Tensor]:
+    """The state dict of one `.pt` file, read in a child process, in the original's keys.
+
+    With several state dicts in the file `entry` names one, else the only one that is a network of the original.
+    Raises InputError where the file is damaged, holds more than tensors, needs too much memory, or stays unclear.
+    """
+    with tempfile.TemporaryDirectory(prefix="lumbar-convert-") as scratch:
+        found = _read_in_child(path, Path(scratch))
+        if not found:
+            raise InputError(f"{path}: holds no state dict; give a file that the original's training saved")
+        if entry is not None:
+            if entry not in found:
+                raise InputError(f"{path}: has no entry {entry!r}; it has {', '.join(map(repr, found))}")
+            chosen = [entry]
+        else:
+            chosen = list(found)
+            if len(chosen) > 1:
+                chosen = [place for place, file in found.items() if _is_original(load_file(file))] or chosen
+        if len(chosen) > 1:
+            raise InputError(
+                f"{path}: holds several state dicts ({', '.join(chosen)}); name one as `entry` in a TOML file"
+            )
+        state = load_file(found[chosen[0]])
+    return {plain: state[stored] for stored, plain in plain_keys(list(state)).items()}
+
+
+def _read_in_child(path: Path, scratch: Path) -> dict[str, Path]:
+    """Safetensors file by place in the checkpoint."""
+    memory = _MEMORY_TIMES * path.stat().st_size + _MEMORY_EXTRA
+    reader = Path(__file__).with_name("reader.py")
+    command = [sys.executable, "-P", str(reader), str(path), str(scratch), str(memory)]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=_READ_SECONDS, check=False)
+    except subprocess.TimeoutExpired as error:
+        raise InputError(f"{path}: could not be read within {_READ_SECONDS} s; is it a checkpoint?") from error
+    if done.returncode != 0:
+        reason = (
+            done.stderr.strip().splitlines()[-1] if done.stderr.strip() else f"reading ended with {done.returncode}"
+        )
+        raise InputError(f"{path}: {reason}; give a file that the original's training saved")
+    places = json.loads((scratch / "entries.json").read_text(encoding="utf-8"))
+    return {place: scratch / f"{number}.safetensors" for number, place in enumerate(places)}
+
+
+def _is_original(state: Mapping[str, torch.Tensor]) -> bool:
+    shapes = {plain: tuple(state[stored].shape) for stored, plain in plain_keys(list(state)).items()}
+    return any(shapes == {key: shape for key, (_, shape) in own_keys(name).items()} for name in ORIGINALS)
+
+
+def _files(folder: Path) -> list[Path]:
+    if not folder.is_dir():
+        raise InputError(f"{folder}: no such folder; give the one with the original's .pt files")
+    files = sorted(path for path in folder.rglob("*") if path.suffix in (".pt", ".pth") and path.is_file())
+    files = [path for path in files if not path.with_name(f"{path.stem}_best{path.suffix}").is_file()]
+    if not files:
+        raise InputError(f"{folder}: holds no .pt file; give the folder with the original's checkpoints")
+    return files
+
+
+def _entries(mapping: Path, folder: Path, files: list[Path]) -> dict[Path, FileEntry]:
+    try:
+        table = tomllib.loads(mapping.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InputError(f"{mapping}: cannot be read ({error.strerror}); give a TOML file") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise InputError(f'{mapping}: not valid TOML ({error}); write "file.pt" = 0') from error
+    found = {}
+    for name, value in table.items():
+        at = [file for file in files if name in (file.name, file.relative_to(folder).as_posix())]
+        if len(at) != 1:
+            raise InputError(
+                f"{mapping}: {name!r} names {len(at)} of the files in {folder}; write its path within the folder"
+            )
+        try:
+            found[at[0]] = FileEntry.model_validate(value if isinstance(value, dict) else {"fold": value})
+        except ValidationError as error:
+            what = error.errors()[0]["msg"].removeprefix("Value error, ")
+            raise InputError(f"{mapping}: {name!r}: {what}") from error
+        member = found[at[0]].member
+        if member is not None and member not in ORIGINALS:
+            raise InputError(f"{mapping}: {name!r}: no member {member!r}; known: {', '.join(ORIGINALS)}")
+    return found
+
+
+def _recognised(folder: Path, file: Path, entry: FileEntry) -> _Checkpoint:
+    """Which network a file is. Its weights are read again when they are written, so that one is held at a time."""
+    state = read_checkpoint(file, entry.entry)
+    shapes = {key: tuple(value.shape) for key, value in state.items()}
+    source = file.relative_to(folder).as_posix()
+    name = recognise(shapes, entry.member or f"{source} {_config_hint(file)}", source)
+    if entry.member is not None and entry.member != name:
+        raise InputError(f"{file}: the mapping says {entry.member}, its keys say {name}; correct the mapping")
+    return _Checkpoint(file, name, entry.fold if entry.fold is not None else _fold(file), entry.entry)
+
+
+def _config_hint(file: Path) -> str:
+    """Type of the network by the `config.json` that the original's training writes beside its checkpoints."""
+    try:
+        config: Any = json.loads(file.with_name("config.json").read_text(encoding="utf-8"))
+        return str(config["model"]["type"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return ""
+
+
+def _fold(file: Path) -> int | None:
+    for pattern, first in _FOLD_NAMES:
+        numbers = pattern.findall(file.stem)
+        if numbers:
+            return int(numbers[-1]) - first
+    return None
+
+
+def _refuse_twins(folder: Path, members: list[_Checkpoint]) -> None:
+    seen: dict[tuple[str, int | None], Path] = {}
+    for member in members:
+        other = seen.setdefault((member.name, member.fold), member.path)
+        if other is not member.path:
+            what = f"fold {member.fold}" if member.fold is not None else "no fold in its name"
+            names = f"{other.relative_to(folder)} and {member.path.relative_to(folder)}"
+            raise InputError(f"{folder}: {names} are both {member.name}, {what}; give each its fold in a TOML file")
+
+
+def _weights(members: list[_Checkpoint]) -> Iterator[Weights]:
+    for member in members:
+        state = read_checkpoint(member.path, member.entry)
+        keys = own_keys(member.name)
+        held = f", fold {member.fold} left out" if member.fold is not None else ""
+        yield Weights(
+            name=member.name if member.fold is None else f"{member.name}_fold{member.fold}",
+            spec=ORIGINALS[member.name],
+            state={keys[key][0]: value for key, value in state.items()},
+            fold=member.fold,
+            saw=f"RSNA 2024 training studies{held}, by the original's training",
+        )
