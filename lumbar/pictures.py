@@ -20,6 +20,7 @@ from lumbar import style
 from lumbar.files import replacing
 from lumbar.geometry import spacing_mm, to_pixel
 from lumbar.images import slice_values
+from lumbar.keypoints.plausible import LOW_CONFIDENCE
 from lumbar.labels import (
     CONDITIONS,
     KEYPOINT_SERIES,
@@ -224,7 +225,7 @@ def _draw_marks(ax: Axes, view: _View, result: "StudyResult") -> None:
         row, column = CONDITIONS.index(point.condition), LEVELS.index(point.level)
         graded = bool(result.graded[row, column])
         colour = style.severity_colour(result.probabilities[row, column]) if graded else style.UNGRADED_COLOUR
-        doubtful = point.confidence < style.LOW_CONFIDENCE
+        doubtful = point.confidence < LOW_CONFIDENCE
         ax.add_patch(style.mark(xy, colour, repaired=point.repaired, doubtful=doubtful))
 
 

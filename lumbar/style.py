@@ -20,8 +20,6 @@ DARK: Final = "#000000"
 TITLE_SIZE, LABEL_SIZE, NOTE_SIZE = 10.0, 9.0, 8.0
 #: A mark's radius in mm of the patient: small beside a canal of 15 mm.
 MARK_MM: Final = 3.6
-#: Below this a found keypoint is drawn as doubtful.
-LOW_CONFIDENCE: Final = 0.5
 
 
 def expected_severity(probabilities: np.ndarray) -> np.ndarray:

@@ -1,0 +1,193 @@
+"""The notebook is short, holds no output, and leaves a valid submission under the conditions it will meet."""
+
+import ast
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import nbformat
+import numpy as np
+import pandas as pd
+import pytest
+
+from lumbar.bundle import Weights, build_network, load_bundle, save_bundle
+from lumbar.labels import LABEL_COLUMNS, SEVERITIES, SUBMISSION_COLUMNS
+from lumbar.member import DetectorSpec, GraderSpec
+from lumbar.phantom import write_phantoms
+
+ROOT = Path(__file__).resolve().parents[1]
+NOTEBOOK = ROOT / "inference.ipynb"
+ENCODER = {"encoder": "tu-resnet18", "encoder_args": {"channels": [8, 16, 16, 32]}}
+PRIOR = np.broadcast_to(np.linspace([0.8, 0.1, 0.1], [0.5, 0.3, 0.2], 5), (5, 5, 3))
+
+
+@pytest.fixture(scope="module")
+def cells() -> list[Any]:
+    return nbformat.read(NOTEBOOK, as_version=4).cells
+
+
+@pytest.fixture(scope="module")
+def studies(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two small labelled phantom studies."""
+    folder = tmp_path_factory.mktemp("studies")
+    write_phantoms(
+        folder, 2, 5, matrices=(128,), sagittal_slices=(11, 11), axial_kind="angled", stack_slices=(3, 3), first_id=501
+    )
+    return folder
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A bundle of both stages with random weights: enough to run every step, good for nothing else."""
+    import torch
+
+    torch.manual_seed(0)
+    detectors = [
+        DetectorSpec(series_type="sagittal_t2", in_chans=5, num_classes=5, image_size=64, **ENCODER),
+        DetectorSpec(series_type="sagittal_t1", in_chans=3, num_classes=5, image_size=64, **ENCODER),
+        DetectorSpec(series_type="axial_t2", in_chans=3, num_classes=2, image_size=64, **ENCODER),
+    ]
+    grader = GraderSpec(task="global", backbone="resnet18", image_size=32, slices=3, rnn_hidden=8, rnn_layers=1)
+    specs = {"t2": detectors[0], "t1": detectors[1], "axial": detectors[2], "global": grader}
+    members = [Weights(name, spec, build_network(spec).state_dict()) for name, spec in specs.items()]
+    return save_bundle(tmp_path_factory.mktemp("bundle"), members, prior=PRIOR, description="random weights").folder
+
+
+def execute(out: Path, data: Path, weights: Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Run the notebook as the README does, into `out`."""
+    command = [sys.executable, "-m", "nbconvert", "--to", "notebook", "--execute", str(NOTEBOOK)]
+    places = {"LUMBAR_DATA": str(data), "LUMBAR_WEIGHTS": str(weights), "LUMBAR_OUT": str(out)}
+    return subprocess.run(
+        [*command, "--output-dir", str(out), "--output", "executed.ipynb"],
+        env={**os.environ, "OMP_NUM_THREADS": "1", **places, **environment},
+        capture_output=True,
+        text=True,
+        timeout=540,
+        check=False,
+    )
+
+
+def outputs(folder: Path) -> str:
+    """Everything that the executed notebook shows, as text."""
+    shown = nbformat.read(folder / "executed.ipynb", as_version=4).cells
+    return json.dumps([cell.outputs for cell in shown if cell.cell_type == "code"])
+
+
+def check_submission(path: Path, study_ids: list[int]) -> pd.DataFrame:
+    table = pd.read_csv(path)
+    assert tuple(table.columns) == SUBMISSION_COLUMNS
+    assert set(table["row_id"]) == {f"{study}_{column}" for study in study_ids for column in LABEL_COLUMNS}
+    assert len(table) == 25 * len(study_ids)
+    values = table[list(SEVERITIES)].to_numpy()
+    assert (values > 0).all()
+    assert values.sum(axis=1) == pytest.approx(np.ones(len(values)), abs=1e-6)
+    return table.set_index("row_id")
+
+
+def test_the_notebook_is_a_valid_notebook() -> None:
+    nbformat.validate(nbformat.read(NOTEBOOK, as_version=nbformat.NO_CONVERT))
+
+
+def test_the_notebook_has_at_most_a_dozen_short_cells_with_words_between(cells: list[Any]) -> None:
+    code = [cell for cell in cells if cell.cell_type == "code"]
+    assert 5 <= len(code) <= 12
+    assert max(len(cell.source.splitlines()) for cell in code) <= 25
+    assert sum(cell.cell_type == "markdown" for cell in cells) >= len(code) - 1
+    assert cells[0].cell_type == "markdown"
+
+
+def test_the_notebook_stores_no_output(cells: list[Any]) -> None:
+    for cell in cells:
+        if cell.cell_type == "code":
+            assert cell.outputs == []
+            assert cell.execution_count is None
+
+
+def test_the_notebook_defines_nothing(cells: list[Any]) -> None:
+    for cell in cells:
+        if cell.cell_type == "code":
+            source = "\n".join(line for line in cell.source.splitlines() if not line.startswith("%"))
+            kinds = {type(node) for node in ast.walk(ast.parse(source))}
+            assert not kinds & {ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef, ast.Lambda}
+
+
+def test_every_name_that_the_notebook_imports_exists(cells: list[Any]) -> None:
+    import train_utils
+
+    (imported,) = [
+        node
+        for cell in cells
+        if cell.cell_type == "code" and "from train_utils import" in cell.source
+        for node in ast.parse(cell.source.replace("%matplotlib inline", "")).body
+        if isinstance(node, ast.ImportFrom) and node.module == "train_utils"
+    ]
+    for name in imported.names:
+        assert callable(getattr(train_utils, name.name))
+
+
+def test_a_labelled_folder_gets_submission_pictures_issues_and_score(
+    tmp_path: Path, studies: Path, bundle: Path
+) -> None:
+    ended = execute(tmp_path, studies, bundle)
+    assert ended.returncode == 0, ended.stderr[-2000:]
+    check_submission(tmp_path / "submission.csv", [501, 502])
+    assert (tmp_path / "keypoints.csv").is_file()
+    report = json.loads((tmp_path / "run_report.json").read_text())
+    assert report["bundle"]["identity"] == load_bundle(bundle).identity
+    assert report["options"]["on_error"] == "fail"
+    shown = outputs(tmp_path)
+    assert shown.count("image/png") == 2
+    assert "random weights" in shown
+    assert "any_severe_spinal" in shown
+    assert "keypoint_low_confidence" in shown
+
+
+def spoil(studies: Path, copy: Path) -> Path:
+    """The same folder with every file of study 502 cut short."""
+    shutil.copytree(studies, copy)
+    for path in (copy / "train_images" / "502").rglob("*.dcm"):
+        path.write_bytes(path.read_bytes()[:200])
+    return copy
+
+
+def test_the_hidden_rerun_always_leaves_a_submission(tmp_path: Path, studies: Path, bundle: Path) -> None:
+    spoiled = spoil(studies, tmp_path / "data")
+    ended = execute(tmp_path, spoiled, bundle, KAGGLE_IS_COMPETITION_RERUN="1")
+    assert ended.returncode == 0, ended.stderr[-2000:]
+    table = check_submission(tmp_path / "submission.csv", [501, 502])
+    unreadable = table.loc[[f"502_{column}" for column in LABEL_COLUMNS]].to_numpy()
+    assert unreadable == pytest.approx(PRIOR.reshape(25, 3), abs=1e-9)
+    assert json.loads((tmp_path / "run_report.json").read_text())["failed_studies"] == [502]
+    shown = outputs(tmp_path)
+    assert "study_failed" in shown
+    assert "image/png" not in shown
+
+
+def test_an_unreadable_study_stops_an_ordinary_run_with_its_reason(tmp_path: Path, studies: Path, bundle: Path) -> None:
+    ended = execute(tmp_path, spoil(studies, tmp_path / "data"), bundle)
+    assert ended.returncode != 0
+    assert "study 502" in ended.stderr
+    assert not (tmp_path / "submission.csv").exists()
+
+
+def test_what_ships_runs_as_it_is(tmp_path: Path) -> None:
+    data, weights = ROOT / "sample_data", ROOT / "weights"
+    if not (data / "train_series_descriptions.csv").is_file() or not (weights / "manifest.json").is_file():
+        pytest.skip("needs sample_data and weights")
+    table = pd.read_csv(data / "train_series_descriptions.csv")
+    chosen = list(dict.fromkeys(table["study_id"]))[:2]
+    small = tmp_path / "data"
+    small.mkdir()
+    table[table["study_id"].isin(chosen)].to_csv(small / "train_series_descriptions.csv", index=False)
+    labels = pd.read_csv(data / "train.csv")
+    labels[labels["study_id"].isin(chosen)].to_csv(small / "train.csv", index=False)
+    for study in chosen:
+        shutil.copytree(data / "train_images" / str(study), small / "train_images" / str(study))
+    ended = execute(tmp_path, small, weights)
+    assert ended.returncode == 0, ended.stderr[-2000:]
+    check_submission(tmp_path / "submission.csv", chosen)
+    assert outputs(tmp_path).count("image/png") == 2
