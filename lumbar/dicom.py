@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 from pydicom import config
 
 from lumbar import geometry
-from lumbar.dicom_file import IssueLog, Slice, UnusableError, is_constant, read_slice
+from lumbar.dicom_file import Slice, read_slice
+from lumbar.dicom_pixels import IssueLog, UnusableError, is_constant
 from lumbar.geometry import Plane
 from lumbar.issues import Issue
 

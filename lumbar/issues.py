@@ -9,7 +9,7 @@ CODES: Final[dict[str, str]] = {
     "slice_dropped": "a slice was left out (duplicate position, broken geometry, other orientation)",
     "pixels_constant": "a slice holds one value only",
     "geometry_repaired": "geometry was derived from other tags or slices",
-    "values_repaired": "an intensity tag was unusable and was ignored",
+    "values_repaired": "an unusable intensity tag or padding behind the pixels was ignored",
     "series_missing": "the study has no usable series of this type",
     "series_relabelled": "the series' orientation contradicts its description and decided its type",
     "series_ignored": "the series plays no part (no known type, wrong orientation, another is better)",

@@ -76,5 +76,3 @@ def _set_affine(dataset: FileDataset, affine: geometry.FloatArray) -> None:
     steps = affine[:3, :2] / np.linalg.norm(affine[:3, :2], axis=0)
     dataset.ImagePositionPatient = [f"{value:.9g}" for value in affine[:3, 3]]
     dataset.ImageOrientationPatient = [f"{value:.9f}" for value in steps.T.ravel()]
-
-

@@ -192,7 +192,9 @@ def test_a_window_around_a_slice_is_centred_on_it(center: int, num: int) -> None
     assert window.tolist() == np.clip(np.arange(center - num // 2, center + num // 2 + 1), 0, 39).tolist()
 
 
-@pytest.mark.parametrize(("count", "num", "expected"), [(10, 5, [2, 3, 4, 5, 6]), (4, 5, [0, 0, 1, 2, 3]), (0, 2, [-1, -1])])
+@pytest.mark.parametrize(
+    ("count", "num", "expected"), [(10, 5, [2, 3, 4, 5, 6]), (4, 5, [0, 0, 1, 2, 3]), (0, 2, [-1, -1])]
+)
 def test_the_middle_window_takes_the_lower_half(count: int, num: int, expected: list[int]) -> None:
     assert geometry.window_indices(count, num).tolist() == expected
 

@@ -8,14 +8,22 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.encaps import encapsulate
-from pydicom.uid import UID, ExplicitVRBigEndian, ExplicitVRLittleEndian, JPEG2000Lossless, MRImageStorage, RLELossless, generate_uid
+from pydicom.uid import (
+    UID,
+    ExplicitVRBigEndian,
+    ExplicitVRLittleEndian,
+    JPEG2000Lossless,
+    MRImageStorage,
+    RLELossless,
+    generate_uid,
+)
 
 SAGITTAL = (0.0, 1.0, 0.0, 0.0, 0.0, -1.0)
 AXIAL = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0)
 CORONAL = (1.0, 0.0, 0.0, 0.0, 0.0, -1.0)
 
 
-def image(seed: int, shape: tuple[int, int] = (24, 20), dtype: str = "int16", low: int = 0) -> NDArray[Any]:
+def image(seed: int, shape: tuple[int, int] = (40, 36), dtype: str = "int16", low: int = 0) -> NDArray[Any]:
     """A noisy image with a bright block, different for each seed."""
     random = np.random.default_rng(seed)
     pixels = random.integers(low, 900, shape)
@@ -77,7 +85,7 @@ def write_stack(
     iop: Sequence[float] = SAGITTAL,
     *,
     names: Sequence[int] | None = None,
-    shape: tuple[int, int] = (24, 20),
+    shape: tuple[int, int] = (40, 36),
     origin: Sequence[float] = (0.0, 0.0, 0.0),
     **options: Any,
 ) -> Path:

@@ -1,0 +1,154 @@
+"""Pixel data of one DICOM file: sizes checked before anything is allocated, decoders chosen by name."""
+
+import struct
+import warnings
+import zlib
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+from pydicom.dataset import Dataset, FileDataset
+from pydicom.encaps import get_frame
+from pydicom.errors import BytesLengthException, InvalidDicomError
+from pydicom.pixels import get_decoder
+from pydicom.uid import (
+    HTJ2K,
+    JPEG2000,
+    UID,
+    HTJ2KLossless,
+    HTJ2KLosslessRPCL,
+    JPEG2000Lossless,
+    RLELossless,
+)
+
+from lumbar.issues import Issue
+
+#: Decoder of each compressed syntax, named so that pydicom picks no other: python-gdcm aborts the process on corrupt
+#: JPEG 2000, and pylibjpeg-rle 2.2 panics (no Exception) on a run past the end of a frame. Others are refused.
+DECODERS: Final[dict[UID, str]] = {
+    RLELossless: "pydicom",
+    JPEG2000: "pylibjpeg",
+    JPEG2000Lossless: "pylibjpeg",
+    HTJ2K: "pylibjpeg",
+    HTJ2KLossless: "pylibjpeg",
+    HTJ2KLosslessRPCL: "pylibjpeg",
+}
+#: What pydicom and the decoders raise on damaged files (found by mutating files).
+DAMAGE: Final = (
+    ArithmeticError,
+    AttributeError,
+    BytesLengthException,
+    EOFError,
+    InvalidDicomError,
+    LookupError,
+    OSError,
+    RuntimeError,  # includes NotImplementedError and RecursionError
+    TypeError,
+    ValueError,
+    UserWarning,
+    struct.error,
+    zlib.error,
+)
+#: Lumbar MR images have 256 to 1,024 pixels a side.
+MIN_SIDE_PX, MAX_SIDE_PX = 16, 4096
+#: Share of bytes behind the image that passes for padding.
+MAX_EXCESS: Final = 0.05
+
+
+class UnusableError(Exception):
+    """A file that cannot become a slice: issue code and reason."""
+
+    def __init__(self, code: str, reason: str) -> None:
+        super().__init__(reason)
+        self.code = code
+
+
+class IssueLog:
+    """Collects the issues of one series."""
+
+    def __init__(self, study_id: int, series_id: int) -> None:
+        self.study_id, self.series_id = study_id, series_id
+        self.issues: list[Issue] = []
+
+    def add(self, code: str, detail: str) -> None:
+        self.issues.append(Issue(code, self.study_id, self.series_id, detail))
+
+
+def check_size(dataset: Dataset) -> None:
+    """Refuse what is no single grey image of a sane size before anything is allocated for it."""
+    rows, columns = int(dataset.get("Rows") or 0), int(dataset.get("Columns") or 0)
+    if not (MIN_SIDE_PX <= rows <= MAX_SIDE_PX and MIN_SIDE_PX <= columns <= MAX_SIDE_PX):
+        raise UnusableError("file_unreadable", f"an image of {rows} rows and {columns} columns is not accepted")
+    frames = int(dataset.get("NumberOfFrames") or 1)
+    bits = int(dataset.BitsAllocated)
+    if bits not in (8, 16, 32, 64):
+        raise UnusableError("file_unreadable", f"{bits} bits a pixel are not accepted")
+    samples = int(dataset.get("SamplesPerPixel") or 1)
+    photometric = str(dataset.get("PhotometricInterpretation", "MONOCHROME2"))
+    if frames != 1 or samples != 1 or photometric not in ("MONOCHROME1", "MONOCHROME2"):
+        raise UnusableError(
+            "file_unreadable", f"{frames} frames of {samples} samples ({photometric}), not one grey image"
+        )
+
+
+def _check_length(dataset: FileDataset, path: Path, log: IssueLog) -> None:
+    """Refuse uncompressed pixel data that is too long for the image: its rows and columns are then in doubt."""
+    expected = dataset.Rows * dataset.Columns * dataset.BitsAllocated // 8
+    excess = len(dataset.PixelData) - expected
+    if excess > MAX_EXCESS * expected:
+        raise UnusableError("file_unreadable", f"{excess} bytes more than {dataset.Rows} x {dataset.Columns} pixels")
+    if excess > 1:
+        log.add("values_repaired", f"{path.name}: {excess} bytes behind the pixels were ignored")
+
+
+def decode(dataset: FileDataset, path: Path, log: IssueLog) -> NDArray[np.generic]:
+    """Pixels (H, W) as stored, read-only, in native byte order."""
+    syntax = dataset.file_meta.TransferSyntaxUID
+    if syntax.is_encapsulated:
+        plugin = _decoder(dataset, syntax)
+        with warnings.catch_warnings():
+            if syntax == RLELossless:  # pydicom only warns of a frame that holds more than the image
+                warnings.simplefilter("error", UserWarning)
+            pixels, _ = get_decoder(syntax).as_array(dataset, decoding_plugin=plugin)
+    else:
+        _check_length(dataset, path, log)
+        pixels, _ = get_decoder(syntax).as_array(dataset, view_only=dataset.BitsStored == dataset.BitsAllocated)
+    if pixels.shape != (dataset.Rows, dataset.Columns):
+        raise UnusableError("file_unreadable", f"decoded to shape {pixels.shape}, header says otherwise")
+    if pixels.dtype.kind == "f" and not np.isfinite(pixels).all():
+        raise UnusableError("file_unreadable", "holds values that are not finite")
+    pixels = pixels.astype(pixels.dtype.newbyteorder("="), copy=False)
+    pixels.setflags(write=False)
+    return pixels
+
+
+def _decoder(dataset: FileDataset, syntax: UID) -> str:
+    """Name of the decoder for a compressed file; refuses a codestream of another size than the header's."""
+    if syntax not in DECODERS:
+        raise UnusableError("file_unreadable", f"transfer syntax {syntax.name} is not supported")
+    plugin = DECODERS[syntax]
+    if plugin not in get_decoder(syntax).available_plugins:
+        raise UnusableError("file_unreadable", f"{syntax.name} needs {plugin}, which is not installed")
+    frame = get_frame(dataset.PixelData, 0, number_of_frames=1)
+    if len(frame) > 2 * dataset.Rows * dataset.Columns * 8 + 1024:
+        raise UnusableError("file_unreadable", f"{len(frame)} compressed bytes are more than the image can need")
+    if syntax != RLELossless:
+        size = _codestream_size(frame)
+        if size != (dataset.Rows, dataset.Columns, 1):
+            raise UnusableError("file_unreadable", f"its codestream has size {size}, the header says otherwise")
+    return plugin
+
+
+def _codestream_size(frame: bytes) -> tuple[int, int, int]:
+    """(rows, columns, components) that a JPEG 2000 codestream claims (ISO 15444-1, marker SIZ), before decoding it."""
+    start = frame.find(b"\xff\x4f\xff\x51")
+    if start < 0 or len(frame) < start + 44:
+        raise ValueError("no JPEG 2000 codestream found")
+    x_size, y_size, x_offset, y_offset = struct.unpack_from(">4I", frame, start + 8)
+    (components,) = struct.unpack_from(">H", frame, start + 40)
+    return y_size - y_offset, x_size - x_offset, components
+
+
+def is_constant(pixels: NDArray[np.generic]) -> bool:
+    return bool(pixels.min() == pixels.max())
