@@ -150,7 +150,8 @@ def prediction_array(predictions: pd.DataFrame, studies: np.ndarray) -> np.ndarr
             "none negative, not all zero"
         )
     place = frame.index.get_indexer([name for study in studies for name in row_ids(int(study))])
-    found = np.where(place[:, None] >= 0, values[place] if len(values) else np.nan, np.nan)
+    found = np.full((len(place), len(SEVERITIES)), np.nan)
+    found[place >= 0] = values[place[place >= 0]]
     return found.reshape(len(studies), *_SHAPE, len(SEVERITIES))
 
 
@@ -178,6 +179,8 @@ def read_labels(path: Path | str) -> pd.DataFrame:
     Cells keep the words of the file, NaN where empty. InputError names the file and what is wrong in it.
     """
     frame = read_table(path, ["study_id", *LABEL_COLUMNS], text=LABEL_COLUMNS)
+    if frame.empty:
+        raise InputError(f"{path} lists no study; is it the right table?")
     if not pd.api.types.is_integer_dtype(frame["study_id"]):
         raise InputError(f"{path}: the column study_id must hold whole numbers")
     frame = frame.set_index("study_id")[list(LABEL_COLUMNS)]

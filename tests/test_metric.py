@@ -183,6 +183,12 @@ def test_missing_prediction_of_a_labelled_row_is_named():
         score(label_table(codes), predictions[predictions["row_id"] != "101_left_subarticular_stenosis_l2_l3"])
 
 
+def test_no_predictions_at_all_are_told_like_missing_ones():
+    labels = label_table(np.zeros((2, 5, 5), dtype=int))
+    with pytest.raises(InputError, match=r"lack 50 labelled row"):
+        score(labels, to_rows([], np.empty((0, 5, 5, 3))))
+
+
 def test_group_without_any_label_leaves_the_score_undefined():
     codes = np.zeros((2, 5, 5), dtype=int)
     codes[:, 3:] = -1
@@ -210,6 +216,7 @@ LABEL_FAULTS = {
         columns="left_neural_foraminal_narrowing_l4_l5"
     ),
     "lacks the column.*study_id": lambda t: t.drop(columns="study_id"),
+    "lists no study": lambda t: t[:0],
     "lists study 100 more than once": lambda t: t.assign(study_id=100),
     "unknown label 'Mild' for study 101, column spinal_canal_stenosis_l2_l3": lambda t: t.assign(
         spinal_canal_stenosis_l2_l3=["Severe", "Mild"]
