@@ -132,7 +132,7 @@ def predict_folder(args: argparse.Namespace) -> int:
     if report.exceeded_share(results):
         share = f"{len(report.failed_studies(results))} of {len(results)}"
         raise InputError(
-            f"{args.data}: {share} studies could not be graded and took the prior (everything is written all the same); "
+            f"{args.data}: {share} studies could not be graded and took the prior; everything is written all the same, "
             f"see study_failed in {args.out / 'run_report.json'}"
         )
     return 0

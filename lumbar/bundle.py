@@ -284,8 +284,8 @@ def _inside(folder: Path, member: Member) -> Path:
 
 def _refuse_pickle(path: Path) -> None:
     with path.open("rb") as stream:
-        start = stream.read(4)
-    if start.startswith(_PICKLE_STARTS):
+        start = stream.read(9)
+    if start[8:] != b"{" and start.startswith(_PICKLE_STARTS):  # a header's length may begin with the same byte
         raise InputError(f"{path}: holds pickled data, which can run code; convert the weights to safetensors")
 
 

@@ -48,6 +48,9 @@ class Preprocessing(Strict):
     window_center: Literal["nearest", "ceil"] = "nearest"
     #: repeat: a window past the end repeats the border slice; zeros: it is cut and filled with zeros.
     window_end: Literal["repeat", "zeros"] = "repeat"
+    #: centre: coordinates name pixel centres, so a region lies around its point, left as right; corner: the original's
+    #: boxes, half a pixel towards the top left.
+    box_origin: Literal["centre", "corner"] = "centre"
     #: edge: a region past the border repeats the border pixels; zeros: the whole region becomes zeros.
     border: Literal["edge", "zeros"] = "edge"
     #: positions: slice spacing from positions; tag: SpacingBetweenSlices, and the middle window where it is missing.

@@ -26,6 +26,7 @@ EXACT: Final = Preprocessing(
     orientation="stored",
     window_center="ceil",
     window_end="zeros",
+    box_origin="corner",
     border="zeros",
     spacing="tag",
     series="first",
