@@ -192,7 +192,7 @@ def _draw_image(
     extent = (-step_x / 2, (width - 0.5) * step_x, (height - 0.5) * step_y, -step_y / 2)
     low, high = _window(view, x, y, wide, tall)
     ax.imshow(view.image, cmap="gray", vmin=low, vmax=high, extent=extent, interpolation="bilinear")
-    _bare(ax, title, view.name)
+    _bare(ax, title)
     ax.set(xlim=(x - wide / 2, x + wide / 2), ylim=(y + tall / 2, y - tall / 2), facecolor=style.DARK)
     for text, place_x, align in ((edges[0], 0.02, "left"), (edges[1], 0.98, "right")):
         ax.text(
@@ -200,11 +200,22 @@ def _draw_image(
             path_effects=style.halo(),
         )  # fmt: skip
     _draw_scale(ax, wide)
+    ax.text(
+        0.98, 0.016, view.name, transform=ax.transAxes, ha="right", va="bottom", color="white",
+        size=style.NOTE_SIZE - 0.5, path_effects=style.halo(),
+    )  # fmt: skip
 
 
 def _draw_scale(ax: Axes, wide_mm: float, length_mm: float = 20.0) -> None:
     share = length_mm / wide_mm
-    ax.plot([0.03, 0.03 + share], [0.025, 0.025], transform=ax.transAxes, color="white", linewidth=2.0)
+    ax.plot(
+        [0.03, 0.03 + share],
+        [0.025, 0.025],
+        transform=ax.transAxes,
+        color="white",
+        linewidth=2.0,
+        path_effects=style.halo(4.0),
+    )
     ax.text(
         0.03 + share / 2, 0.035, f"{length_mm:.0f} mm", transform=ax.transAxes, color="white", size=style.NOTE_SIZE,
         ha="center", va="bottom", path_effects=style.halo(),
@@ -229,13 +240,11 @@ def _draw_marks(ax: Axes, view: _View, result: "StudyResult") -> None:
         ax.add_patch(style.mark(xy, colour, repaired=point.repaired, doubtful=doubtful))
 
 
-def _bare(ax: Axes, title: str, note: str = "") -> None:
+def _bare(ax: Axes, title: str) -> None:
     ax.set(xticks=[], yticks=[])
     for spine in ax.spines.values():
         spine.set_visible(False)
     ax.set_title(title, loc="left", size=style.TITLE_SIZE, color=style.INK, pad=4)
-    if note:
-        ax.set_title(note, loc="right", size=style.NOTE_SIZE - 0.5, color=style.FAINT, pad=4)
 
 
 def _draw_title(figure: Figure, result: "StudyResult") -> None:

@@ -129,6 +129,25 @@ def test_every_name_that_the_notebook_imports_exists(cells: list[Any]) -> None:
         assert callable(getattr(train_utils, name.name))
 
 
+@pytest.mark.parametrize("place", ["lumbar-code", "lumbar-code/checkout", "datasets/someone/lumbar-code/checkout"])
+def test_attached_code_is_found_in_both_mount_layouts(cells: list[Any], tmp_path: Path, place: str) -> None:
+    attached = tmp_path / "kaggle" / "input" / place
+    shutil.copytree(ROOT / "lumbar", attached / "lumbar", ignore=shutil.ignore_patterns("__pycache__"))
+    script = tmp_path / "kaggle" / "usr" / "lib" / "train_utils"
+    script.mkdir(parents=True)
+    shutil.copy(ROOT / "train_utils.py", script)
+    bootstrap = next(cell.source for cell in cells if cell.cell_type == "code")
+    assert '"/kaggle/' in bootstrap
+    program = bootstrap.replace('"/kaggle/', f'"{tmp_path}/kaggle/')
+    program += "\nimport lumbar, train_utils\nprint(lumbar.__file__, train_utils.__file__)\n"
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    ended = subprocess.run(
+        [sys.executable, "-c", program], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
+    )
+    assert ended.returncode == 0, ended.stderr
+    assert ended.stdout.split() == [str(attached / "lumbar" / "__init__.py"), str(script / "train_utils.py")]
+
+
 def test_a_labelled_folder_gets_submission_pictures_issues_and_score(
     tmp_path: Path, studies: Path, bundle: Path
 ) -> None:
