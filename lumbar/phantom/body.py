@@ -21,6 +21,7 @@ from lumbar.phantom.tissue import (
     KIDNEY,
     LIVER,
     MARROW,
+    MESENTERY,
     MUSCLE,
     SKIN,
     SUBCUTIS,
@@ -30,9 +31,9 @@ from lumbar.phantom.tissue import (
 
 @dataclass(frozen=True)
 class Body:
-    """One person's trunk. Heights `level_z` (13,) belong to the disc planes; blobs are (n, 8): centre, radii, kind, wall."""
+    """One person's trunk. Heights `level_z` (13,) belong to the disc planes; a blob is centre, radii, kind, wall."""
 
-    course: np.ndarray  # (m, 3): z ascending, x, y of the spine's smooth course
+    course: np.ndarray  # (m, 4): z ascending, x, y of the spine's smooth course, y of a straight one (the trunk's)
     level_z: np.ndarray
     half_width: float
     front: float
@@ -42,8 +43,8 @@ class Body:
     muscle: float  # bulk factor
     vessel: tuple[float, float, float]  # aorta x, cava x, aorta radius
     fork: float  # z of the aortic bifurcation
-    blobs: np.ndarray
-    kidneys: np.ndarray  # (2, 6) centre and radii; radius 0 where left out
+    blobs: tuple[tuple[float, ...], ...]
+    kidneys: tuple[tuple[float, ...], ...]  # centre and radii of two; radius 0 where left out
     liver_z: float
 
 
@@ -58,14 +59,15 @@ def draw_body(rng: np.random.Generator, spine: Spine) -> Body:
         line = np.interp(fine, z, spine.origin[order, axis])
         padded = np.pad(line, 30, mode="edge")
         course.append(np.convolve(padded, kernel / kernel.sum(), "valid"))
+    course.append(np.polyval(np.polyfit(fine, course[2], 1), fine))
     obese = rng.uniform(0, 1)
     s = spine.scale
     return Body(
         course=np.stack(course, axis=1),
         level_z=spine.origin[:, 2],
-        half_width=(140 + 35 * obese + rng.normal(0, 6)) * s,
-        front=(95 + 60 * obese + rng.normal(0, 8)) * s,
-        back=(57 + rng.normal(0, 3)) * s,
+        half_width=float((140 + 35 * obese + rng.normal(0, 6)) * s),
+        front=float((95 + 60 * obese + rng.normal(0, 8)) * s),
+        back=float((57 + rng.normal(0, 3)) * s),
         fat_front=8 + 28 * obese * rng.uniform(0.6, 1.2),
         fat_back=5 + 26 * obese * rng.uniform(0.5, 1.2),
         muscle=float(np.clip(rng.normal(1.0, 0.12), 0.7, 1.3)),
@@ -77,23 +79,23 @@ def draw_body(rng: np.random.Generator, spine: Spine) -> Body:
     )
 
 
-def _draw_blobs(rng: np.random.Generator, s: float, z: float) -> np.ndarray:
+def _draw_blobs(rng: np.random.Generator, s: float, z: float) -> tuple[tuple[float, ...], ...]:
     """Bowel loops: centres, radii, content (tissue) and wall thickness."""
     rows = []
-    for _ in range(int(rng.integers(26, 40))):
+    for _ in range(int(rng.integers(36, 56))):
         content = rng.choice([BOWEL, GAS, BOWEL_WALL, FAT], p=[0.45, 0.2, 0.25, 0.1])
         centre = [rng.uniform(-105, 105) * s, rng.uniform(-130, -58) * s, z + rng.uniform(-120, 130)]
-        rows.append([*centre, *rng.uniform(8, 24, 2), rng.uniform(10, 35), content, rng.uniform(1.5, 3)])
-    return np.array(rows)
+        rows.append([*centre, *rng.uniform(5, 22, 2), rng.uniform(7, 32), content, rng.uniform(1.5, 3)])
+    return tuple(tuple(float(value) for value in row) for row in rows)
 
 
-def _draw_kidneys(rng: np.random.Generator, s: float, z: float) -> np.ndarray:
+def _draw_kidneys(rng: np.random.Generator, s: float, z: float) -> tuple[tuple[float, ...], ...]:
     rows = []
     for side in (1, -1):
         seen = 1.0 if rng.random() < 0.9 else 0.0
         centre = [side * rng.uniform(58, 72) * s, rng.uniform(-18, -2) * s, z + side * 6 + rng.normal(0, 14)]
         rows.append([*centre, 27 * s * seen, 24 * s * seen, rng.uniform(48, 58) * s])
-    return np.array(rows)
+    return tuple(tuple(float(value) for value in row) for row in rows)
 
 
 def _oval(x: np.ndarray, y: np.ndarray, cx: float, cy: float, rx: float, ry: float) -> np.ndarray:
@@ -106,18 +108,21 @@ def paint_body(body: Body, points: np.ndarray) -> np.ndarray:
     x = points[:, 0] - np.interp(z, body.course[:, 0], body.course[:, 1]).astype(np.float32)
     y = points[:, 1] - np.interp(z, body.course[:, 0], body.course[:, 2]).astype(np.float32)
     labels = np.full(len(points), FAT, np.uint8)
-    down = (body.level_z[FIRST] - z) / (body.level_z[FIRST] - body.level_z[FIRST + 4])  # 0 at L1/L2, 1 at L5/S1
+    top, bottom = float(body.level_z[FIRST]), float(body.level_z[FIRST + 4])
+    down = (top - z) / (top - bottom)  # 0 at L1/L2, 1 at L5/S1
     _paint_belly(body, x, y, z, labels)
     _paint_vessels(body, x, y, z, labels)
     _paint_muscles(body, x, y, down, labels)
     _paint_pelvis(body, x, y, down, labels)
-    _paint_skin(body, x, y, down, labels)
+    trunk = y + (np.interp(z, body.course[:, 0], body.course[:, 2] - body.course[:, 3])).astype(np.float32)
+    _paint_skin(body, x, 0.35 * y + 0.65 * trunk, down, labels)
     return labels
 
 
 def _paint_belly(body: Body, x: np.ndarray, y: np.ndarray, z: np.ndarray, labels: np.ndarray) -> None:
     """Liver, kidneys and bowel."""
     low, high = float(z.min()), float(z.max())
+    labels[y < -50 - 0.004 * np.square(x) + 6 * np.sin(x / 17 + z / 31)] = MESENTERY
     if high > body.liver_z - 40:
         liver = _oval(x, y, -95, -70, 75, 68) + np.square(np.maximum(body.liver_z + 45 - z, 0) / 60)
         labels[liver < 1] = LIVER
@@ -126,18 +131,19 @@ def _paint_belly(body: Body, x: np.ndarray, y: np.ndarray, z: np.ndarray, labels
             continue
         form = _oval(x, y, cx, cy, rx, ry) + np.square((z - cz) / rz)
         labels[form < 1] = BOWEL_WALL
-        labels[form < (1 - wall / min(rx, ry)) ** 2] = int(kind)
+        labels[form < max(1 - wall / min(rx, ry), 0.1) ** 2] = int(kind)
     for cx, cy, cz, rx, ry, rz in body.kidneys:
         if rx > 0 and cz + rz > low and cz - rz < high:
             form = _oval(x, y, cx, cy, rx, ry) + np.square((z - cz) / rz)
             labels[form < 1] = KIDNEY
-            sinus = _oval(x, y, cx - np.sign(cx) * 8, cy - 3, 13, 7) + np.square((z - cz) / 28)
+            sinus = _oval(x, y, cx - (8 if cx > 0 else -8), cy - 3, 13, 7) + np.square((z - cz) / 28)
             labels[sinus < 1] = FAT
 
 
 def _paint_vessels(body: Body, x: np.ndarray, y: np.ndarray, z: np.ndarray, labels: np.ndarray) -> None:
     """Aorta and inferior vena cava in front of the spine; below the fork the iliac vessels diverge."""
     aorta, cava, radius = body.vessel
+    x = x + 3.5 * np.sin(z / 37 + aorta)
     front = -46.0
     split = np.clip((body.fork - z) / 60, 0, 1.5)
     above = split <= 0
@@ -152,9 +158,9 @@ def _paint_vessels(body: Body, x: np.ndarray, y: np.ndarray, z: np.ndarray, labe
 def _paint_muscles(body: Body, x: np.ndarray, y: np.ndarray, down: np.ndarray, labels: np.ndarray) -> None:
     """Psoas, quadratus lumborum, multifidus and erector spinae, with fat and fascia between them."""
     ax, m = np.abs(x), body.muscle
-    grow = np.clip(0.35 + 0.65 * down, 0.0, 1.1)
-    psoas = _oval(ax, y, 30 + 9 * grow, -13 - 8 * down, (7 + 13 * grow) * m, (11 + 11 * grow) * m)
-    labels[(psoas < 1) & (down > -0.35)] = MUSCLE
+    grow = np.clip(0.35 + 0.65 * down, 0.01, 1.1)
+    psoas = _oval(ax, y, 30 + 9 * grow, -13 - 8 * down, (21 * np.sqrt(grow) - 1) * m, (24 * np.sqrt(grow) - 1) * m)
+    labels[(psoas < 1) & (down > -0.5)] = MUSCLE
     quadratus = _oval(ax, y, 60 + 8 * down, 8, 20 * m, 8 * m)
     labels[(quadratus < 1) & (down < 0.95)] = MUSCLE
     shrink = np.clip(1.15 - 0.45 * down, 0.45, 1.1)
@@ -162,7 +168,7 @@ def _paint_muscles(body: Body, x: np.ndarray, y: np.ndarray, down: np.ndarray, l
     labels[erector < 1.0] = FASCIA
     labels[erector < 0.90] = MUSCLE
     multifidus = _oval(ax, y, 14 + 3 * down, 32, 13 * m + 3 * down, 19 * m)
-    labels[multifidus < 1.12] = FAT
+    labels[(multifidus < 1.18) & (y > 20) & (y < 42)] = FAT
     labels[(multifidus < 1.0) & (ax > 2)] = MUSCLE
     labels[(np.abs(ax - 1) < 1) & (y > 12) & (y < 50)] = FAT
 

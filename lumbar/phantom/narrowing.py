@@ -55,11 +55,11 @@ def draw_spine(rng: np.random.Generator, narrowing: np.ndarray) -> Spine:
         left=left,
         back=back,
         down=down,
-        disc=disc,
-        foramen=_FORAMEN * scale,
-        recess_opening=opening,
-        fat_height=np.interp(foraminal, _GRID, _FAT_HEIGHT),
-        fat_depth=np.interp(foraminal, _GRID, _FAT_DEPTH),
+        disc=disc.astype(np.float32),
+        foramen=(_FORAMEN * scale).astype(np.float32),
+        recess_opening=opening.astype(np.float32),
+        fat_height=np.interp(foraminal, _GRID, _FAT_HEIGHT).astype(np.float32),
+        fat_depth=np.interp(foraminal, _GRID, _FAT_DEPTH).astype(np.float32),
         frames=frame_table(origin, left, back),
         profiles=profiles,
     )
@@ -102,4 +102,5 @@ def _profiles(
         bulge_recess=around(share * lost, pitch, 4.8 * scale),
         ligament_recess=around((1 - share) * lost + 1.0 * scale, pitch, 8.5 * scale),
         bulge_foramen=around(1.2 * foraminal * scale, pitch, 4.8 * scale),
+        crowding=around(spinal, pitch, 7.0 * scale),
     )

@@ -3,7 +3,7 @@
 import numpy as np
 
 from lumbar.phantom.anatomy import Anatomy
-from lumbar.phantom.spine import FIRST, FORAMEN_BELOW, Where, canal_back
+from lumbar.phantom.spine import FIRST, FORAMEN_BELOW, Where, canal_back, fourth
 from lumbar.phantom.tissue import (
     ANNULUS,
     CARTILAGE,
@@ -57,7 +57,7 @@ def _paint_spinous(
     out[lumbar & (au < 2.2 * scale) & (behind > length) & (behind < length + 2.5)] = FASCIA
     centre = 0.72 * total + 0.16 * behind - 1.0 * scale
     height = (8.2 + 0.10 * behind) * scale
-    form = np.power(np.abs((behind - 15 * scale) / (0.52 * length)), 4) + np.square((w.below_upper - centre) / height)
+    form = fourth((behind - 15 * scale) / (0.52 * length)) + np.square((w.below_upper - centre) / height)
     form = np.where(behind > 0, form + np.square(au / (3.6 * scale)), 9)
     _bone(out, form, 3.6 * scale, w, lumbar)
 
@@ -70,8 +70,8 @@ def _paint_laminae(
     share = w.below_upper / total
     behind = w.v - (roof - 0.6 * np.minimum(au, 14 * scale))
     slant = behind - 3.4 * scale - 5.0 * (share - 0.66)
-    form = np.square(slant / (3.4 * scale)) + np.power(np.abs((share - 0.66) / 0.26), 3)
-    _bone(out, form + np.power(au / (16 * scale), 4), 3.4 * scale, w, lumbar & (behind > -0.5))
+    form = np.square(slant / (3.4 * scale)) + fourth((share - 0.66) / 0.26)
+    _bone(out, form + fourth(au / (16 * scale)), 3.4 * scale, w, lumbar & (behind > -0.5))
 
 
 def _paint_facets(
@@ -85,7 +85,7 @@ def _paint_facets(
     size = (8.8 + 2.2 * worn) * scale
     middle = 15.8 * scale - 0.18 * off
     ring = np.square((au - centre) / size) + np.square((w.v - middle) / size)
-    form = ring + np.power(np.abs((off - 0.5) / (14.0 * scale)), 3)
+    form = ring + fourth((off - 0.5) / (13.5 * scale))
     keep = (near <= FIRST + 4) & (w.v > np.minimum(front + 1.2, middle))
     _bone(out, form, size, w, keep)
     line = -0.62 * (au - centre) + 0.78 * (w.v - middle)
@@ -106,7 +106,7 @@ def _paint_pedicles(person: Anatomy, w: Where, au: np.ndarray, lumbar: np.ndarra
     across = np.square((au - spine.foramen[w.vertebra] - 1.0) / thick)
     _bone(out, across + high, 4.5 * scale, w, lumbar & (w.v > -5) & (w.v < 14 * scale))
     wing = np.square((w.v - 11 * scale - 0.12 * au) / (4.0 * scale)) + high * 2.2
-    wing = wing + np.power(np.clip(au - 26 * scale, -9 * scale, None) / (13 * scale), 4)
+    wing = wing + fourth(np.maximum(au - 26 * scale, -9 * scale) / (13 * scale))
     _bone(out, wing, 4.0 * scale, w, lumbar & (au > 17 * scale) & (w.vertebra >= FIRST - 1))
 
 
@@ -117,14 +117,15 @@ def _paint_sacrum(person: Anatomy, w: Where, au: np.ndarray, roof: np.ndarray, o
     share = w.below_upper / np.maximum(w.below_upper + w.above_lower, 1)
     depth = np.clip(w.vertebra - FIRST - 4 + share, 0, 4)
     behind = w.v - roof + 0.35 * au
-    out[sacral & (au < 30 * scale) & (behind < 2)] = FAT
-    plate = np.square((behind - 2.5) / (2.8 * scale)) + np.power(au / (30 * scale), 6)
+    out[sacral & (au < 14 * scale) & (behind < 2)] = FAT
+    plate = np.square((behind - 2.5) / (2.8 * scale)) + fourth(au / (30 * scale))
     _bone(out, plate, 2.6 * scale, w, sacral)
     crest = np.square(au / (3.5 * scale)) + np.square((behind - 8) / (8 * scale)) + np.square((share - 0.5) / 0.42)
     _bone(out, crest, 3.4 * scale, w, sacral & (behind > 0) & (depth < 3))
     reach = (46 - 7 * depth) * scale
-    wing = np.power(au / reach, 6) + np.square((w.v - 3 * scale + 0.16 * (au - 20)) / ((15 - 2.5 * depth) * scale))
+    wing = fourth(au / reach) + np.square((w.v - 3 * scale + 0.16 * (au - 20)) / ((15 - 2.5 * depth) * scale))
     hole = np.square((au - (19 - 1.5 * depth) * scale) / (4.5 * scale)) + np.square((share - 0.85) / 0.22)
+    hole = hole + fourth((w.v - 4 * scale) / (14 * scale))
     keep = sacral & (au > 12.5 * scale) & (depth > 0.08 + 0.004 * (46 - au))
     _bone(out, wing, 9 * scale, w, keep)
     out[keep & (hole < 1)] = FAT
@@ -141,21 +142,31 @@ def paint_foramina(person: Anatomy, where: Where, plane: np.ndarray, below: np.n
     near, off, au, out = plane[index], below[index], au_all[index], labels[index]
     centre = spine.foramen[near]
     tall, deep = spine.fat_height[w.right, near], spine.fat_depth[w.right, near]
-    side = np.square((au - centre) / (9.0 * scale))
+    side = np.square((au - centre) / (8.0 * scale))
     z = off - FORAMEN_BELOW * scale
-    v = w.v - 4.6 * scale
-    whole = np.square(z / (9.6 * scale)) + np.square(v / ((5.4 - 0.16 * z) * scale))
-    lens = (whole < 1) & (side < 1) & (w.v > -0.5)
-    bone_front = (out >= MARROW) & (w.v < 1.0)
-    lens &= ~bone_front
-    out[lens] = np.where(v[lens] < 0.5, ANNULUS, LIGAMENT)
+    v = w.v - 4.6 * scale + 0.055 / scale * np.square(np.maximum(au - 13 * scale, 0))
+    v = np.where(v < 0, 0.7 * v, v)  # in front, the foramen reaches the vertebral body
+    whole = np.square(z / (11.0 * scale)) + np.square(v / ((6.2 - 0.16 * z) * scale))
+    bone = (out >= MARROW) | (out == CORTEX) | (out == ANNULUS)
+    lens = (whole + 0.5 * side < 1) & ~(bone & (w.v < 1.0))
     # Fat survives longest in the upper part, around the root; towards the recess and outside it opens up again.
-    grow = 1 + 0.5 * np.clip(side - 0.35, 0, None)
+    grow = 1 + 0.6 * np.clip(side - 0.25, 0, None)
     up = z + (1 - tall) * 5.0 * scale
     kept = np.square(up / (9.0 * scale * tall * grow)) + np.square(v / ((5.0 - 0.16 * z) * scale * deep * grow))
+    _paint_walls(w, off, v, kept, lens, scale, out)
     out[lens & (kept < 1)] = FAT
     _paint_exiting(spine.scale, au, centre, off, w.v, tall, deep, lens, out)
     labels[index] = out
+
+
+def _paint_walls(
+    w: Where, off: np.ndarray, v: np.ndarray, kept: np.ndarray, lens: np.ndarray, scale: float, out: np.ndarray
+) -> None:
+    """What stands where a narrowed foramen has lost its fat: disc and spurs in front, hypertrophic facet behind."""
+    spur = lens & (off < -7.5 * scale)
+    out[lens] = np.where(v[lens] < 0.5, ANNULUS, LIGAMENT)
+    bone = (spur | (lens & (v > 0.5))) & (kept > 2.2)
+    out[bone] = (MARROW + w.vertebra)[bone]
 
 
 def _paint_exiting(

@@ -115,7 +115,7 @@ def _paint_bulge(
     out: np.ndarray,
 ) -> None:
     """What of the disc stands out into canal, recess and foramen, and the ligament over the bodies' back wall."""
-    canal = (w.v > -1.5) & (au < 23 * scale) & (inside > -0.8) & (plane < FIRST + 6)
+    canal = (w.v > -9) & (au < 25 * scale) & (inside > -0.8) & (plane < FIRST + 6)
     out[canal & (w.v < back_edge) & (off < thick + 3.0)] = ANNULUS
     edge = (w.v > -1) & (w.v < np.maximum(back_edge, 0) + 0.9) & (au < 8 * scale) & (inside > -0.5)
     out[edge & (w.v >= back_edge - 0.2) & (off < thick + 9)] = LIGAMENT
@@ -141,6 +141,9 @@ def _paint_canal(
     out[flava] = LIGAMENT
     space = (w.v < back) & (w.v > front) & ~(solid & (w.v < 3))
     out[space] = FAT
+    # A narrowed canal has no room for fat beside the sac: ligament and disc close in from the middle outwards.
+    closed = 8.8 * spine.scale * np.clip((p.crowding[w.row] - 0.9) / 1.0, 0, 1)
+    out[space & (au < closed)] = LIGAMENT
     _paint_traversing(person, w, au, space, out)
     half = p.sac_half_width[w.row]
     middle, deep = (p.sac_front[w.row] + p.sac_back[w.row]) / 2, (p.sac_back[w.row] - p.sac_front[w.row]) / 2

@@ -9,7 +9,7 @@ from lumbar.phantom.anatomy import Anatomy
 from lumbar.phantom.body import paint_body
 from lumbar.phantom.paint_spine import paint_spine
 from lumbar.phantom.scan import Plane, SeriesPlan
-from lumbar.phantom.tissue import NONE, signal_table
+from lumbar.phantom.tissue import FAT, MUSCLE, NONE, signal_table
 
 #: Sub-slices: place within the thickness (share) and in-plane jitter (pixels), which together smooth edges.
 _SUBS = ((-0.34, -0.25, 0.25), (0.0, 0.25, -0.25), (0.34, 0.0, 0.0))
@@ -21,6 +21,7 @@ class Camera:
 
     signal: np.ndarray  # (256,)
     grain: np.ndarray  # (256,)
+    streaks: float  # how much fat shines in the muscles
     blur: float  # px
     noise: float  # relative to the bright end
     coil: np.ndarray  # (5,): centre y, z offsets, reach, floor, tilt
@@ -35,6 +36,7 @@ def draw_camera(rng: np.random.Generator, person: Anatomy, series: SeriesPlan) -
     return Camera(
         signal=signal,
         grain=grain,
+        streaks=float(person.look.muscle_fat * max(signal[FAT] - signal[MUSCLE], 0)),
         blur=float(rng.uniform(0.5, 0.85)),
         noise=float(np.exp(rng.uniform(np.log(0.008), np.log(0.045)))),
         coil=np.array([rng.uniform(10, 50), rng.uniform(-60, 60), rng.uniform(90, 190), rng.uniform(0.15, 0.5), 0.0]),
@@ -45,10 +47,8 @@ def draw_camera(rng: np.random.Generator, person: Anatomy, series: SeriesPlan) -
 
 def _points(plane: Plane, columns: np.ndarray, rows: np.ndarray, depth: float) -> np.ndarray:
     """Patient points (N, 3) float32 of pixel places, `depth` mm along the normal."""
-    start = (plane.position + depth * plane.normal).astype(np.float32)
-    across = (plane.spacing * plane.row).astype(np.float32)
-    down = (plane.spacing * plane.column).astype(np.float32)
-    return start + columns[:, None] * across + rows[:, None] * down
+    base = np.stack([plane.spacing * plane.row, plane.spacing * plane.column, plane.position + depth * plane.normal])
+    return np.stack([columns, rows, np.ones_like(rows)], axis=1) @ base.astype(np.float32)
 
 
 def _coarse_grid(plane: Plane) -> tuple[np.ndarray, np.ndarray, tuple[int, int]]:
@@ -66,14 +66,18 @@ def tissue_maps(person: Anatomy, plane: Plane, thickness: float) -> tuple[list[n
     x = middle[:, 0] - np.interp(middle[:, 2], course[:, 0], course[:, 1])
     y = middle[:, 1] - np.interp(middle[:, 2], course[:, 0], course[:, 2])
     scale = person.spine.scale
-    near = ((np.abs(x) < 48 * scale) & (y > -54 * scale) & (y < 62 * scale)).reshape(shape)
+    front = np.where(np.abs(x) < 34 * scale, -54 * scale, -24 * scale)
+    near = ((np.abs(x) < 47 * scale) & (y > front) & (y < 60 * scale)).reshape(shape)
     full = np.repeat(np.repeat(near, 2, axis=0), 2, axis=1)[: plane.pixels[0], : plane.pixels[1]]
     places = np.flatnonzero(full)
     at_row, at_column = np.divmod(places.astype(np.int32), plane.pixels[1])
     bodies, spines = [], []
-    for share, shift_x, shift_y in _SUBS:
+    for number, (share, shift_x, shift_y) in enumerate(_SUBS):
         depth = share * thickness
-        bodies.append(paint_body(person.body, _points(plane, columns, rows, depth)).reshape(shape))
+        if number != 1:  # two are enough where edges are far from what is graded
+            jitter = np.float32(0.5 if share > 0 else -0.5)
+            around = _points(plane, columns + jitter, rows + jitter, depth)
+            bodies.append(paint_body(person.body, around).reshape(shape))
         points = _points(plane, at_column.astype(np.float32) + shift_x, at_row.astype(np.float32) + shift_y, depth)
         spines.append(paint_spine(person, points))
     return bodies, spines, places
@@ -126,7 +130,11 @@ def picture(
         spine += np.where(labels == NONE, behind, camera.signal[labels])
     flat[places] = spine / np.float32(len(spines))
     flat_grain[places] = np.where(spines[1] == NONE, flat_grain[places], camera.grain[spines[1]])
-    image *= np.maximum(1 + grain * _grain_field(rng, image.shape, plane.spacing), 0.1)
+    field = _grain_field(rng, image.shape, plane.spacing)
+    muscle = np.ascontiguousarray(cv2.resize((bodies[1] == MUSCLE).astype(np.float32), size)[crop])
+    muscle.reshape(-1)[places] *= spines[1] == NONE
+    image *= np.maximum(1 + grain * field, 0.1)
+    image += muscle * np.clip(0.6 * field - 0.5, 0, 0.8) * camera.streaks
     image = cv2.GaussianBlur(image, (0, 0), camera.blur) * _shading(camera, person, plane)
     noise = rng.standard_normal((2, *image.shape), dtype=np.float32) * np.float32(camera.noise)
     magnitude = np.sqrt(np.square(image + noise[0]) + np.square(noise[1]))

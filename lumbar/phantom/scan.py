@@ -85,7 +85,7 @@ def plan_sagittal(
     thickness = float(rng.choice([3.0, 3.5, 4.0, 4.0, 4.5, 5.0]))
     step = round(float(max(thickness * rng.uniform(1.05, 1.25), need / (count - 1))), 3)
     matrix = int(rng.choice(options.matrices))
-    field = float(rng.choice([240, 260, 280, 280, 300, 320]))
+    field = float(rng.choice([220, 240, 260, 260, 280, 300]))
     axis = spine.origin[FIRST + 5] - spine.origin[FIRST - 1]
     lean = 0.6 * np.arctan2(axis[0], -axis[2]) + rng.normal(0, 0.012)
     turn = 0.6 * np.mean([np.arctan2(left[1], left[0]) for left in spine.left[FIRST : FIRST + 5]]) + rng.normal(0, 0.02)
@@ -146,8 +146,7 @@ def _axial_series(
         above, below = rng.uniform(3, 12), rng.uniform(4, 15)
         count = int(np.ceil((heights[0] - heights[1] + above + below) / step)) + 1
         offsets = heights[0] + above - np.arange(count) * step
-        shift = (spine.origin[last] - spine.origin[first]) - normal * ((spine.origin[last] - spine.origin[first]) @ normal)
-        planes = _stack(centre - 0.0 * shift, row, column, offsets, field, matrix, rows)
+        planes = _stack(centre, row, column, offsets, field, matrix, rows)
     if rng.random() < 0.12:  # most scanners count from head to foot
         planes.reverse()
     numbers = _numbers(rng, len(planes), options.numbering)

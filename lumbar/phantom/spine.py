@@ -60,6 +60,7 @@ class Profiles:
     bulge_recess: np.ndarray  # (2, rows)
     ligament_recess: np.ndarray  # (2, rows)
     bulge_foramen: np.ndarray  # (2, rows)
+    crowding: np.ndarray  # canal narrowing near its disc: 0 … 3
 
 
 @dataclass(frozen=True)
@@ -82,10 +83,13 @@ class Spine:
     def locate(self, points: np.ndarray) -> Where:
         """Describe patient points (N, 3) float32 by vertebra, plane distances and (u, v)."""
         offsets = np.einsum("pi,pi->p", self.origin, self.down).astype(np.float32)
-        distance = points @ self.down.T.astype(np.float32) - offsets
-        vertebra = np.clip((distance[:, 1:-1] > 0).sum(axis=1), 0, PLANES - 2)
-        index = np.arange(len(points))
-        below, above = distance[index, vertebra], -distance[index, vertebra + 1]
+        distance = self.down.astype(np.float32) @ points.T - offsets[:, None]
+        vertebra = np.zeros(len(points), np.int32)
+        for plane in distance[1:-1]:
+            vertebra += plane > 0
+        flat = vertebra * len(points) + np.arange(len(points))
+        distance = distance.reshape(-1)
+        below, above = distance[flat], -distance[flat + len(points)]
         total = np.maximum(below + above, 1e-3)
         row = np.clip((vertebra + below / total) * STEPS + 0.5, 0, _ROWS - 1).astype(np.int32)
         frame = self.frames[row]
@@ -131,22 +135,28 @@ ROOF_SLOPE = 0.60
 def bulge(spine: Spine, row: np.ndarray, right: np.ndarray, au: np.ndarray) -> np.ndarray:
     """How far disc or posterior wall reach back (v, mm) at a distance `au` from the middle."""
     p, s = spine.profiles, spine.scale
-    middle = p.bulge_middle[row] * np.exp(-np.square(au / (7.0 * s)))
+    middle = p.bulge_middle[row] * np.exp(-fourth(au / (8.0 * s)))
     recess = p.bulge_recess[right, row] * np.exp(-np.square((au - RECESS_MM * s) / (4.2 * s)))
     outer = p.bulge_foramen[right, row] * np.exp(-np.square((au - p.foramen[row]) / (5.0 * s)))
-    return np.maximum(np.maximum(middle, recess), outer)
+    # Beside the canal the posterior wall falls away to the front.
+    return np.maximum(np.maximum(middle, recess), outer) - 0.055 / s * np.square(np.maximum(au - 13 * s, 0))
 
 
 def canal_back(spine: Spine, row: np.ndarray, right: np.ndarray, au: np.ndarray) -> np.ndarray:
     """Front face (v, mm) of the ligamenta flava, which is the canal's back wall."""
     p, s = spine.profiles, spine.scale
-    middle = p.ligament[row] * np.exp(-np.square(au / (7.5 * s)))
+    middle = p.ligament[row] * np.exp(-fourth(au / (8.5 * s)))
     recess = p.ligament_recess[right, row] * np.exp(-np.square((au - RECESS_MM * s) / (4.0 * s)))
     return p.roof[row] - ROOF_SLOPE * np.minimum(au, 12.5 * s) - np.maximum(np.maximum(middle, recess), 0.4)
 
 
+def fourth(values: np.ndarray) -> np.ndarray:
+    """Fourth power; much faster than `np.power`."""
+    return np.square(np.square(values))
+
+
 def _frame(tilt: float, lean: float, twist: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Axes (left, back, down) of a plane tilted in the sagittal and coronal plane and turned about the spine, radians."""
+    """Axes (left, back, down) of a plane tilted sagittally and coronally and turned about the spine, radians."""
     down = np.array([np.sin(lean), np.cos(lean) * np.sin(tilt), -np.cos(lean) * np.cos(tilt)])
     left = np.array([np.cos(twist), np.sin(twist), 0.0])
     left -= down * (left @ down)
@@ -159,7 +169,7 @@ def draw_frames(rng: np.random.Generator, scale: float) -> tuple[np.ndarray, np.
     lordosis = np.clip(rng.normal(1.0, 0.22), 0.45, 1.5)
     tilt = np.radians(_TILT * lordosis + rng.normal(0, 3) + rng.normal(0, 1.5, PLANES))
     level = np.arange(PLANES) - 6
-    curve = np.radians(rng.normal(0, 3.5)) if rng.random() < 0.8 else np.radians(rng.normal(0, 9))
+    curve = np.radians(rng.normal(0, 3.5)) if rng.random() < 0.85 else np.radians(rng.normal(0, 7))
     lean = curve * np.sin(level / rng.uniform(2.0, 3.2) + rng.uniform(-0.6, 0.6)) + np.radians(rng.normal(0, 1.5))
     twist = np.radians(rng.normal(0, 2.5)) + 0.6 * curve * np.cos(level / 2.5)
     axes = [_frame(*angles) for angles in zip(tilt, lean, twist, strict=True)]

@@ -10,7 +10,7 @@ Weighting = Literal["T1", "T2", "STIR"]
 # Label values of a tissue map (uint8). NONE means: what the body around the spine shows here.
 NONE, AIR, FAT, MUSCLE, CORTEX, ANNULUS, LIGAMENT, CSF, CORD, ROOT, FLUID, CARTILAGE = range(12)
 ARTERY, VEIN, BOWEL_WALL, BOWEL, GAS, LIVER, KIDNEY, INTERSPINOUS, FASCIA, MODIC1, MODIC2, HEMANGIOMA = range(12, 24)
-SUBCUTIS, GANGLION, SKIN, DURA = 24, 25, 26, 27
+SUBCUTIS, GANGLION, SKIN, DURA, MESENTERY = 24, 25, 26, 27, 28
 #: Nucleus of disc plane j is NUCLEUS + j, marrow of vertebra k is MARROW + k.
 NUCLEUS, MARROW = 40, 60
 
@@ -27,7 +27,7 @@ _SIGNAL: Final[dict[int, tuple[float, float, float]]] = {
     ROOT: (0.36, 0.36, 0.40),
     FLUID: (0.18, 0.90, 0.95),
     CARTILAGE: (0.34, 0.34, 0.36),
-    ARTERY: (0.08, 0.05, 0.06),
+    ARTERY: (0.12, 0.07, 0.08),
     VEIN: (0.16, 0.14, 0.16),
     BOWEL_WALL: (0.36, 0.30, 0.36),
     BOWEL: (0.46, 0.50, 0.50),
@@ -43,13 +43,15 @@ _SIGNAL: Final[dict[int, tuple[float, float, float]]] = {
     GANGLION: (0.40, 0.38, 0.48),
     SKIN: (0.40, 0.22, 0.25),
     DURA: (0.24, 0.20, 0.20),
+    MESENTERY: (0.84, 0.64, 0.14),
 }
 #: Marrow in T1, T2, STIR, and how much of it is fat, varies by person; these are the middle.
 _MARROW_SIGNAL = np.array([0.60, 0.46, 0.20], np.float32)
 #: Grain (standard deviation, relative) of tissues that are not uniform.
 _GRAIN: Final[dict[int, float]] = {
-    MUSCLE: 0.22,
-    FAT: 0.09,
+    MUSCLE: 0.13,
+    FAT: 0.07,
+    MESENTERY: 0.13,
     SUBCUTIS: 0.06,
     BOWEL: 0.25,
     LIVER: 0.08,
@@ -86,7 +88,7 @@ def signal_table(look: Look, weighting: Weighting, rng: np.random.Generator) -> 
     signal[CSF] = max(signal[CSF], _SIGNAL[CSF][column] * 0.93)
     muscle_fat = 0.45 * look.muscle_fat
     signal[MUSCLE] += muscle_fat * (signal[FAT] - signal[MUSCLE])
-    grain[MUSCLE] += 0.35 * look.muscle_fat
+    grain[MUSCLE] += 0.22 * look.muscle_fat
     fat = look.marrow_fat - 0.5
     base = _MARROW_SIGNAL[column] * (1 + (0.5, 0.35, -0.5)[column] * fat) * rng.normal(1, 0.05)
     count = len(look.marrow)
