@@ -5,7 +5,6 @@ Only ImagePositionPatient and ImageOrientationPatient decide sides and order; a 
 
 import math
 import re
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -13,7 +12,6 @@ from typing import Final, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from pydicom import config
 
 from lumbar import geometry
 from lumbar.dicom_file import Slice, read_slice
@@ -96,13 +94,11 @@ def read_series(folder: Path, series_id: int, description: str, study_id: int) -
     log = IssueLog(study_id, series_id)
     found: list[Slice] = []
     paths = dicom_files(folder)
-    with warnings.catch_warnings(), config.disable_value_validation():
-        warnings.simplefilter("ignore")
-        for order, path in enumerate(paths):
-            try:
-                found.append(read_slice(path, order, log))
-            except UnusableError as flaw:
-                log.add(flaw.code, f"{path.name}: {flaw}")
+    for order, path in enumerate(paths):
+        try:
+            found.append(read_slice(path, order, log))
+        except UnusableError as flaw:
+            log.add(flaw.code, f"{path.name}: {flaw}")
     slices, stacks, plane = _arrange(found, description, log)
     if slices and all(is_constant(item.pixels) for item in slices):
         log.add("series_ignored", f"all {len(slices)} slices hold one value only")

@@ -1,5 +1,6 @@
 """One DICOM file -> one checked `Slice`: header and pixels in one read, nothing allocated on a header's word alone."""
 
+import warnings
 import zlib
 from dataclasses import dataclass
 from io import BytesIO
@@ -15,6 +16,9 @@ from pydicom.uid import DeflatedExplicitVRLittleEndian
 from lumbar import geometry
 from lumbar.dicom_pixels import DAMAGE, IssueLog, UnusableError, check_size, decode, is_constant
 from lumbar.geometry import Plane
+
+# pydicom remarks on odd files; what matters of it becomes an Issue. A filter set once, since reading may be threaded.
+warnings.filterwarnings("ignore", module=r"pydicom\.")
 
 MAX_FILE_BYTES: Final = 256 * 2**20
 MIN_SPACING_MM, MAX_SPACING_MM = 0.02, 20.0

@@ -1,7 +1,7 @@
 """Pixel data of one DICOM file: sizes checked before anything is allocated, decoders chosen by name."""
 
+import itertools
 import struct
-import warnings
 import zlib
 from pathlib import Path
 from typing import Final
@@ -24,15 +24,15 @@ from pydicom.uid import (
 
 from lumbar.issues import Issue
 
-#: Decoder of each compressed syntax, named so that pydicom picks no other: python-gdcm aborts the process on corrupt
-#: JPEG 2000, and pylibjpeg-rle 2.2 panics (no Exception) on a run past the end of a frame. Others are refused.
-DECODERS: Final[dict[UID, str]] = {
-    RLELossless: "pydicom",
-    JPEG2000: "pylibjpeg",
-    JPEG2000Lossless: "pylibjpeg",
-    HTJ2K: "pylibjpeg",
-    HTJ2KLossless: "pylibjpeg",
-    HTJ2KLosslessRPCL: "pylibjpeg",
+#: Decoders of each compressed syntax, best first, named so that pydicom never picks python-gdcm, which aborts the
+#: process on corrupt JPEG 2000. Other compressed syntaxes are refused.
+DECODERS: Final[dict[UID, tuple[str, ...]]] = {
+    RLELossless: ("pylibjpeg", "pydicom"),
+    JPEG2000: ("pylibjpeg",),
+    JPEG2000Lossless: ("pylibjpeg",),
+    HTJ2K: ("pylibjpeg",),
+    HTJ2KLossless: ("pylibjpeg",),
+    HTJ2KLosslessRPCL: ("pylibjpeg",),
 }
 #: What pydicom and the decoders raise on damaged files (found by mutating files).
 DAMAGE: Final = (
@@ -46,7 +46,6 @@ DAMAGE: Final = (
     RuntimeError,  # includes NotImplementedError and RecursionError
     TypeError,
     ValueError,
-    UserWarning,
     struct.error,
     zlib.error,
 )
@@ -92,28 +91,17 @@ def check_size(dataset: Dataset) -> None:
         )
 
 
-def _check_length(dataset: FileDataset, path: Path, log: IssueLog) -> None:
-    """Refuse uncompressed pixel data that is too long for the image: its rows and columns are then in doubt."""
-    expected = dataset.Rows * dataset.Columns * dataset.BitsAllocated // 8
-    excess = len(dataset.PixelData) - expected
-    if excess > MAX_EXCESS * expected:
-        raise UnusableError("file_unreadable", f"{excess} bytes more than {dataset.Rows} x {dataset.Columns} pixels")
-    if excess > 1:
-        log.add("values_repaired", f"{path.name}: {excess} bytes behind the pixels were ignored")
-
-
 def decode(dataset: FileDataset, path: Path, log: IssueLog) -> NDArray[np.generic]:
     """Pixels (H, W) as stored, read-only, in native byte order."""
     syntax = dataset.file_meta.TransferSyntaxUID
+    plugin = ""
     if syntax.is_encapsulated:
-        plugin = _decoder(dataset, syntax)
-        with warnings.catch_warnings():
-            if syntax == RLELossless:  # pydicom only warns of a frame that holds more than the image
-                warnings.simplefilter("error", UserWarning)
-            pixels, _ = get_decoder(syntax).as_array(dataset, decoding_plugin=plugin)
+        plugin = _decoder(syntax)
+        _check_frame(dataset, syntax)
     else:
-        _check_length(dataset, path, log)
-        pixels, _ = get_decoder(syntax).as_array(dataset, view_only=dataset.BitsStored == dataset.BitsAllocated)
+        _trim(dataset, path, log)
+    view = not plugin and dataset.BitsStored == dataset.BitsAllocated
+    pixels, _ = get_decoder(syntax).as_array(dataset, decoding_plugin=plugin, view_only=view)
     if pixels.shape != (dataset.Rows, dataset.Columns):
         raise UnusableError("file_unreadable", f"decoded to shape {pixels.shape}, header says otherwise")
     if pixels.dtype.kind == "f" and not np.isfinite(pixels).all():
@@ -123,21 +111,62 @@ def decode(dataset: FileDataset, path: Path, log: IssueLog) -> NDArray[np.generi
     return pixels
 
 
-def _decoder(dataset: FileDataset, syntax: UID) -> str:
-    """Name of the decoder for a compressed file; refuses a codestream of another size than the header's."""
+def _trim(dataset: FileDataset, path: Path, log: IssueLog) -> None:
+    """Cut padding behind uncompressed pixels; refuse so much of it that the header's rows and columns are in doubt."""
+    expected = dataset.Rows * dataset.Columns * dataset.BitsAllocated // 8
+    excess = len(dataset.PixelData) - expected
+    if excess > MAX_EXCESS * expected:
+        raise UnusableError("file_unreadable", f"{excess} bytes more than {dataset.Rows} x {dataset.Columns} pixels")
+    if excess > 1:
+        dataset.PixelData = dataset.PixelData[: expected + expected % 2]
+        log.add("values_repaired", f"{path.name}: {excess} bytes behind the pixels were ignored")
+
+
+def _decoder(syntax: UID) -> str:
+    """Name of the decoder for a compressed syntax."""
     if syntax not in DECODERS:
         raise UnusableError("file_unreadable", f"transfer syntax {syntax.name} is not supported")
-    plugin = DECODERS[syntax]
-    if plugin not in get_decoder(syntax).available_plugins:
-        raise UnusableError("file_unreadable", f"{syntax.name} needs {plugin}, which is not installed")
-    frame = get_frame(dataset.PixelData, 0, number_of_frames=1)
-    if len(frame) > 2 * dataset.Rows * dataset.Columns * 8 + 1024:
-        raise UnusableError("file_unreadable", f"{len(frame)} compressed bytes are more than the image can need")
-    if syntax != RLELossless:
-        size = _codestream_size(frame)
-        if size != (dataset.Rows, dataset.Columns, 1):
-            raise UnusableError("file_unreadable", f"its codestream has size {size}, the header says otherwise")
+    installed = get_decoder(syntax).available_plugins
+    plugin = next((name for name in DECODERS[syntax] if name in installed), None)
+    if plugin is None:
+        raise UnusableError("file_unreadable", f"{syntax.name} needs {DECODERS[syntax][0]}, which is not installed")
     return plugin
+
+
+def _check_frame(dataset: FileDataset, syntax: UID) -> None:
+    """Refuse a compressed frame that claims to hold another image than the header's, before it is decoded."""
+    frame = get_frame(dataset.PixelData, 0, number_of_frames=1)
+    if syntax == RLELossless:
+        _check_rle(frame, dataset.Rows * dataset.Columns, dataset.BitsAllocated // 8)
+        return
+    size = _codestream_size(frame)
+    if size != (dataset.Rows, dataset.Columns, 1):
+        raise UnusableError("file_unreadable", f"its codestream has size {size}, the header says otherwise")
+
+
+def _check_rle(frame: bytes, pixels: int, segments: int) -> None:
+    """Refuse an RLE frame (PS3.5 annex G) unless each segment, one a byte of a pixel, unpacks to one byte a pixel.
+
+    pylibjpeg-rle 2.2 panics, which is no Exception, where a run passes the end of the image.
+    """
+    count, *starts = struct.unpack_from("<16L", frame)
+    bounds = [*starts[:segments], len(frame)]
+    if count != segments or bounds[0] != 64 or any(starts[segments:]) or bounds != sorted(set(bounds)):
+        raise UnusableError("file_unreadable", f"RLE header with {count} segments at {starts} cannot be true")
+    for start, end in itertools.pairwise(bounds):
+        unpacked, at = 0, start
+        while at < end - 1:  # the last byte may be padding
+            run = frame[at]
+            if run < 128:
+                unpacked += run + 1
+                at += run + 2
+            elif run > 128:
+                unpacked += 257 - run
+                at += 2
+            else:
+                at += 1
+        if unpacked != pixels or at > end:
+            raise UnusableError("file_unreadable", f"RLE segment of {unpacked} pixels, the header says {pixels}")
 
 
 def _codestream_size(frame: bytes) -> tuple[int, int, int]:

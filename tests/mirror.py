@@ -73,6 +73,7 @@ def _affine(dataset: FileDataset) -> geometry.FloatArray:
 
 def _set_affine(dataset: FileDataset, affine: geometry.FloatArray) -> None:
     """Position and orientation in decimal strings of at most 16 characters, as the standard wants them."""
-    steps = affine[:3, :2] / np.linalg.norm(affine[:3, :2], axis=0)
+    rows, columns = dataset.PixelSpacing
+    steps = affine[:3, :2] / [float(columns), float(rows)]
     dataset.ImagePositionPatient = [f"{value:.9g}" for value in affine[:3, 3]]
     dataset.ImageOrientationPatient = [f"{value:.9f}" for value in steps.T.ravel()]

@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydicom import dcmread
 from pydicom.encaps import get_frame
+from pydicom.pixels import get_decoder
 from pydicom.uid import (
     DeflatedExplicitVRLittleEndian,
     ExplicitVRBigEndian,
@@ -31,6 +32,7 @@ from lumbar.member import Preprocessing
 from tests.conftest import shared_path
 from tests.tiny_dicom import AXIAL, CORONAL, SAGITTAL, image, write_slice, write_stack
 
+pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")  # pydicom's remarks on damaged files
 PYDICOM_FILES = Path(pydicom.data.__file__).parent / "test_files"
 ORIGIN = np.zeros(3)
 
@@ -341,6 +343,31 @@ def test_a_truncated_file_is_left_out(tmp_path: Path, syntax: Any, part: float) 
     series, codes = read(tmp_path)
     assert instances(series) in ([3, 1], [1, 3])
     assert codes in (["file_unreadable"], ["slice_dropped"])
+
+
+@pytest.mark.parametrize("syntax", [RLELossless, JPEG2000Lossless])
+def test_gdcm_is_never_asked_even_if_installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, syntax: Any) -> None:
+    asked = []
+
+    def gdcm(*_: Any) -> bytes:
+        asked.append(1)
+        raise RuntimeError("would have aborted the process")
+
+    decoder = get_decoder(syntax)
+    monkeypatch.setattr(decoder, "_available", {"gdcm": gdcm, **decoder._available})
+    series, issues = read_one(tmp_path, image(1), syntax=syntax)
+    assert issues == []
+    assert series is not None
+    assert not asked
+
+
+def test_without_its_decoder_a_compressed_file_says_what_to_install(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = write_slice(tmp_path / "1.dcm", image(1), ORIGIN, syntax=JPEG2000Lossless)
+    monkeypatch.setattr(get_decoder(JPEG2000Lossless), "_available", {})
+    _, issues = read_series(path.parent, 7, "Sagittal T1", 1)
+    assert "needs pylibjpeg, which is not installed" in issues[0].detail
 
 
 def test_an_unsupported_syntax_is_named(tmp_path: Path) -> None:

@@ -4,7 +4,7 @@ import json
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
@@ -134,6 +134,8 @@ def test_a_mirrored_affine_puts_every_pixel_on_the_other_side(plane: tuple, xy_p
 
 @given(rotations(), st.permutations(range(7)), st.floats(0.5, 8))
 def test_order_follows_positions_whatever_the_files_order(turn: NDArray, order: list[int], step: float) -> None:
+    sizes = np.sort(np.abs(turn[:, 2]))
+    assume(sizes[2] - sizes[1] > 1e-6)  # halfway between two planes there is no dominant axis
     affines = np.stack([geometry.slice_affine(turn[:, 2] * step * n, turn[:, :2].T.ravel(), [1, 1]) for n in order])
     found = np.asarray(order)[geometry.order_along_normal(affines)].tolist()
     rising = turn[int(np.argmax(np.abs(turn[:, 2]))), 2] > 0
