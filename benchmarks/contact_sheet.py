@@ -107,7 +107,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True, help="picture to write (png)")
     shared = Path(__file__).resolve().parent.parent.parent / "shared" / "real" / "cc0_study"
-    parser.add_argument("--real", type=Path, default=shared, help="real studies, competition layout (left out if absent)")
+    parser.add_argument("--real", type=Path, default=shared, help="real studies, competition layout")
     parser.add_argument("--studies", type=int, default=4, help="phantom studies")
     parser.add_argument("--seed", type=int, default=1)
     options = parser.parse_args(arguments)

@@ -1,4 +1,4 @@
-"""Phantom studies: synthetic lumbar-spine MRI with known anatomy and severity, as real DICOM in the competition layout."""
+"""Phantom studies: synthetic lumbar-spine MRI of known severity, as real DICOM in the competition layout."""
 
 from lumbar.phantom.dataset import write_phantoms
 from lumbar.phantom.options import PhantomOptions

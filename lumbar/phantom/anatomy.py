@@ -9,6 +9,7 @@ from lumbar.phantom.narrowing import draw_spine
 from lumbar.phantom.severity import Grades
 from lumbar.phantom.spine import FIRST, PLANES, Spine
 from lumbar.phantom.tissue import HEMANGIOMA, MODIC1, MODIC2, Look
+from lumbar.phantom.wobble import Wobble, draw_wobble
 
 
 @dataclass(frozen=True)
@@ -59,6 +60,8 @@ class Anatomy:
     roots: np.ndarray  # (18, 3) places of the cauda equina's roots in the sac: across, depth, drift
     joint_fluid: np.ndarray  # (2, 13) share of the facet joint that holds fluid
     pedicle: float  # thickness factor
+    wobble: Wobble  # of the spine
+    body_wobble: Wobble
 
 
 def draw_anatomy(rng: np.random.Generator, grades: Grades) -> Anatomy:
@@ -84,6 +87,8 @@ def draw_anatomy(rng: np.random.Generator, grades: Grades) -> Anatomy:
         roots=_draw_roots(rng),
         joint_fluid=np.clip(rng.normal(0.2, 0.4, (2, PLANES)), 0, 1),
         pedicle=float(rng.normal(1.0, 0.06)),
+        wobble=draw_wobble(rng, 0.45, 14, 32),
+        body_wobble=draw_wobble(rng, 2.2, 28, 70),
     )
 
 

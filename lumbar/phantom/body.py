@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from lumbar.phantom.spine import FIRST, PLANES, Spine
+from lumbar.phantom.spine import FIRST, Spine
 from lumbar.phantom.tissue import (
     AIR,
     ARTERY,
@@ -67,9 +67,9 @@ def draw_body(rng: np.random.Generator, spine: Spine) -> Body:
         level_z=spine.origin[:, 2],
         half_width=float((140 + 35 * obese + rng.normal(0, 6)) * s),
         front=float((95 + 60 * obese + rng.normal(0, 8)) * s),
-        back=float((57 + rng.normal(0, 3)) * s),
+        back=float((55 + rng.normal(0, 3)) * s),
         fat_front=8 + 28 * obese * rng.uniform(0.6, 1.2),
-        fat_back=5 + 26 * obese * rng.uniform(0.5, 1.2),
+        fat_back=3 + 24 * obese * rng.uniform(0.5, 1.2),
         muscle=float(np.clip(rng.normal(1.0, 0.12), 0.7, 1.3)),
         vessel=(rng.uniform(2, 12), rng.uniform(-22, -14), rng.uniform(7, 10.5)),
         fork=float(spine.origin[FIRST + 3, 2] + rng.normal(5, 8)),
@@ -102,20 +102,22 @@ def _oval(x: np.ndarray, y: np.ndarray, cx: float, cy: float, rx: float, ry: flo
     return np.square((x - cx) / rx) + np.square((y - cy) / ry)
 
 
-def paint_body(body: Body, points: np.ndarray) -> np.ndarray:
-    """Tissue labels (N,) uint8 of patient points (N, 3) float32."""
+def paint_body(body: Body, points: np.ndarray, shift: np.ndarray) -> np.ndarray:
+    """Tissue labels (N,) uint8 of patient points (N, 3) float32; `shift` (N, 3) moves organs, less the skin."""
     z = points[:, 2]
     x = points[:, 0] - np.interp(z, body.course[:, 0], body.course[:, 1]).astype(np.float32)
     y = points[:, 1] - np.interp(z, body.course[:, 0], body.course[:, 2]).astype(np.float32)
     labels = np.full(len(points), FAT, np.uint8)
     top, bottom = float(body.level_z[FIRST]), float(body.level_z[FIRST + 4])
     down = (top - z) / (top - bottom)  # 0 at L1/L2, 1 at L5/S1
+    x, y = x + shift[:, 0], y + shift[:, 1]
     _paint_belly(body, x, y, z, labels)
     _paint_vessels(body, x, y, z, labels)
     _paint_muscles(body, x, y, down, labels)
     _paint_pelvis(body, x, y, down, labels)
     trunk = y + (np.interp(z, body.course[:, 0], body.course[:, 2] - body.course[:, 3])).astype(np.float32)
-    _paint_skin(body, x, 0.35 * y + 0.65 * trunk, down, labels)
+    follow = np.where(y > 0, 0.6, 0.15).astype(np.float32)  # the back follows the spine's curve, the belly hardly
+    _paint_skin(body, x, follow * y + (1 - follow) * trunk - 0.7 * shift[:, 1], down, labels)
     return labels
 
 
@@ -146,9 +148,10 @@ def _paint_vessels(body: Body, x: np.ndarray, y: np.ndarray, z: np.ndarray, labe
     x = x + 3.5 * np.sin(z / 37 + aorta)
     front = -46.0
     split = np.clip((body.fork - z) / 60, 0, 1.5)
-    above = split <= 0
-    labels[(_oval(x, y, cava, front + 3, radius * 1.35, radius) < 1) & above] = VEIN
-    labels[(_oval(x, y, aorta, front, radius, radius) < 1) & above] = ARTERY
+    dome = np.square(np.clip((body.fork + 12 - z) / 12, 0, 1.5))
+    labels[_oval(x, y, cava, front + 3, radius * 1.35, radius) + dome < 1] = VEIN
+    labels[_oval(x, y, aorta, front, radius, radius) + dome < 1] = ARTERY
+    above = z > body.fork + 6
     for side in (-1, 1):
         middle = (aorta + cava) / 2 * np.clip(1 - split, 0, 1)
         labels[(_oval(x, y, middle + side * (9 + 34 * split), front + 24 * split, 6, 6) < 1) & ~above] = ARTERY
@@ -202,10 +205,9 @@ def _paint_skin(body: Body, x: np.ndarray, y: np.ndarray, down: np.ndarray, labe
     buttock = np.clip(down - 0.7, 0, 0.8) * 22
     fat = np.where(y > middle, body.fat_back + buttock, body.fat_front)
     labels[inner > 1] = SUBCUTIS
-    outer = np.square(x / (body.half_width + 0.6 * body.fat_front + 5)) + np.square((y - middle + back_bow) / (deep + fat))
+    wide = body.half_width + 0.6 * body.fat_front + 5
+    outer = np.square(x / wide) + np.square((y - middle + back_bow) / (deep + fat))
     limit = np.square(x / (body.half_width + 5)) * np.minimum(np.square((y - middle) / (deep + fat)), 1.5)
     outer = outer - 0.35 * limit
     labels[outer > 0.975] = SKIN
     labels[outer > 1] = AIR
-
-

@@ -27,7 +27,7 @@ _GRID = np.array([0.0, 1.0, 2.0, 3.0])
 #: Share of its area that the dural sac keeps at a disc (narrowing 0, 1, 2, 3).
 _SAC_AREA = np.array([1.0, 0.72, 0.42, 0.13])
 #: Depth of the lateral recess, mm.
-_RECESS = np.array([7.0, 4.8, 2.7, 0.5])
+_RECESS = np.array([7.4, 5.0, 2.6, 0.3])
 #: Share of its height and depth that the fat of a foramen keeps.
 _FAT_HEIGHT = np.array([1.0, 0.86, 0.60, 0.36])
 _FAT_DEPTH = np.array([1.0, 0.74, 0.46, 0.20])

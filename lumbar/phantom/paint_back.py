@@ -1,4 +1,4 @@
-"""Paints what lies beside and behind the canal: foramina with their roots, pedicles, facets, laminae, spinous processes."""
+"""Paints what lies beside and behind the canal: foramina with roots, pedicles, facets, laminae, spinous processes."""
 
 import numpy as np
 
@@ -37,7 +37,7 @@ def paint_back(person: Anatomy, where: Where, plane: np.ndarray, below: np.ndarr
     spine = person.spine
     roof = spine.profiles.roof[w.row]
     lumbar = w.vertebra < FIRST + 4
-    out[(au < 25 * scale) & (w.v < 12 * scale) & lumbar] = FAT
+    out[(au < 25 * scale) & (w.v < 13 * scale - 0.3 * np.maximum(au - 12 * scale, 0)) & lumbar] = FAT
     _paint_spinous(w, au, roof, scale, lumbar, out)
     _paint_laminae(w, au, roof, scale, lumbar, out)
     _paint_facets(person, w, near, off, au, out)
@@ -82,12 +82,14 @@ def _paint_facets(
     front = canal_back(spine, w.row, w.right, au)
     centre = spine.foramen[near] + 0.5 * scale
     worn = 1 - spine.recess_opening[w.right, near] / (7.5 * scale)
-    size = (8.8 + 2.2 * worn) * scale
+    size = (8.8 + 3.0 * worn) * scale
     middle = 15.8 * scale - 0.18 * off
     ring = np.square((au - centre) / size) + np.square((w.v - middle) / size)
     form = ring + fourth((off - 0.5) / (13.5 * scale))
-    keep = (near <= FIRST + 4) & (w.v > np.minimum(front + 1.2, middle))
+    edge = w.v - np.minimum(front + 1.2, middle) + 0.8 * np.maximum(au - 12 * scale, 0)
+    keep = (near <= FIRST + 4) & (edge > 0)
     _bone(out, form, size, w, keep)
+    out[keep & (form < 1) & (edge < 1.0)] = CORTEX
     line = -0.62 * (au - centre) + 0.78 * (w.v - middle)
     joint = keep & (form < 0.92) & (np.abs(off) < 10 * scale)
     out[joint & (np.abs(line) < 1.7)] = CORTEX
@@ -133,10 +135,11 @@ def _paint_sacrum(person: Anatomy, w: Where, au: np.ndarray, roof: np.ndarray, o
 
 
 def paint_foramina(person: Anatomy, where: Where, plane: np.ndarray, below: np.ndarray, labels: np.ndarray) -> None:
-    """Foramina: fat around the exiting root; where narrowed, disc from the front and facet from behind replace the fat."""
+    """Foramina: fat around the exiting root; where narrowed, disc in front and facet behind replace the fat."""
     spine, scale = person.spine, person.spine.scale
     au_all = np.abs(where.u)
-    keep = (au_all > 10 * scale) & (au_all < 30 * scale) & (where.v > -4) & (where.v < 13 * scale) & (plane <= FIRST + 4)
+    keep = (au_all > 10 * scale) & (au_all < 30 * scale) & (where.v > -4) & (where.v < 13 * scale)
+    keep &= plane <= FIRST + 4
     index = np.flatnonzero(keep & (below > -19 * scale) & (below < 8 * scale))
     w = Where(*(part[index] for part in where))
     near, off, au, out = plane[index], below[index], au_all[index], labels[index]
@@ -148,7 +151,9 @@ def paint_foramina(person: Anatomy, where: Where, plane: np.ndarray, below: np.n
     v = np.where(v < 0, 0.7 * v, v)  # in front, the foramen reaches the vertebral body
     whole = np.square(z / (11.0 * scale)) + np.square(v / ((6.2 - 0.16 * z) * scale))
     bone = (out >= MARROW) | (out == CORTEX) | (out == ANNULUS)
-    lens = (whole + 0.5 * side < 1) & ~(bone & (w.v < 1.0))
+    medial = (au < 15 * scale) & ((out == ANNULUS) | (out == LIGAMENT))  # what narrows the recess stays
+    lens = (whole + 0.5 * side < 1) & ~(bone & (w.v < 1.0)) & ~medial
+    out[(whole + 0.5 * side < 1.3) & (out >= MARROW) & (w.v > 4 * scale)] = CORTEX
     # Fat survives longest in the upper part, around the root; towards the recess and outside it opens up again.
     grow = 1 + 0.6 * np.clip(side - 0.25, 0, None)
     up = z + (1 - tall) * 5.0 * scale

@@ -4,7 +4,7 @@ import numpy as np
 
 from lumbar.phantom.anatomy import Anatomy
 from lumbar.phantom.paint_back import paint_back, paint_foramina
-from lumbar.phantom.spine import FIRST, PLANES, STEPS, Where, bulge, canal_back
+from lumbar.phantom.spine import FIRST, STEPS, Where, bulge, canal_back
 from lumbar.phantom.tissue import (
     ANNULUS,
     CORD,
@@ -12,9 +12,10 @@ from lumbar.phantom.tissue import (
     CSF,
     DURA,
     FAT,
-    FLUID,
     LIGAMENT,
     MARROW,
+    MESENTERY,
+    MODIC1,
     NONE,
     NUCLEUS,
     ROOT,
@@ -40,9 +41,7 @@ def paint_spine(person: Anatomy, points: np.ndarray) -> np.ndarray:
     return labels
 
 
-def _paint_bodies(
-    person: Anatomy, where: Where, plane: np.ndarray, below: np.ndarray, labels: np.ndarray
-) -> None:
+def _paint_bodies(person: Anatomy, where: Where, plane: np.ndarray, below: np.ndarray, labels: np.ndarray) -> None:
     """Vertebral bodies with cortex and endplates, discs with annulus and nucleus, and the distractors in them."""
     spine, p = person.spine, person.spine.profiles
     index = np.flatnonzero((where.v < 12) & (where.v > -48 * spine.scale) & (np.abs(where.u) < 34 * spine.scale))
@@ -100,7 +99,7 @@ def _paint_marrow(
         away = np.square(height) + np.square(w.u - ball.u) + np.square(w.v - ball.v)
         out[body & (w.vertebra == ball.vertebra) & (away < ball.radius**2)] = ball.tissue
     vein = body & (w.v > -9 * scale) & (np.abs(w.u) < 5) & (np.abs(share - 0.5) * 33 < 0.8 + 0.28 * (w.v + 9))
-    out[vein & (w.vertebra < FIRST + 4)] = FLUID if person.pedicle > 1.0 else FAT
+    out[vein & (w.vertebra < FIRST + 4)] = MODIC1 if person.pedicle > 1.0 else MESENTERY
 
 
 def _paint_bulge(
@@ -121,13 +120,11 @@ def _paint_bulge(
     out[edge & (w.v >= back_edge - 0.2) & (off < thick + 9)] = LIGAMENT
 
 
-def _paint_canal(
-    person: Anatomy, where: Where, plane: np.ndarray, below: np.ndarray, labels: np.ndarray
-) -> None:
+def _paint_canal(person: Anatomy, where: Where, plane: np.ndarray, below: np.ndarray, labels: np.ndarray) -> None:
     """Epidural fat, ligamenta flava, dura, cerebrospinal fluid, cord and roots."""
     spine, p = person.spine, person.spine.profiles
     au_all = np.abs(where.u)
-    wide = 13.5 * spine.scale
+    wide = 16.0 * spine.scale
     index = np.flatnonzero((au_all < wide) & (where.v > -2) & (where.v < 20 * spine.scale))
     w = Where(*(part[index] for part in where))
     au = au_all[index]
@@ -135,11 +132,12 @@ def _paint_canal(
     front = bulge(spine, w.row, w.right, au) + np.where(au < 9 * spine.scale, 0.6, 0.2)
     back = canal_back(spine, w.row, w.right, au)
     roof = p.roof[w.row] - 0.6 * au
-    solid = (out >= MARROW) | (out == CORTEX) | (out == ANNULUS) | (out == LIGAMENT) | (out >= NUCLEUS)
+    solid = (out == CORTEX) | (out == ANNULUS) | (out == LIGAMENT) | (out >= NUCLEUS)
     level = plane[index]
-    flava = (w.v >= back) & (w.v < roof) & (np.abs(below[index] + 1) < 12) & (level <= FIRST + 4)
+    between = (np.abs(below[index] + 1) < 12) & (level <= FIRST + 4)  # the laminae
+    flava = between & (w.v >= back) & (w.v < np.maximum(roof, back + 1.0)) & (out < MARROW)
     out[flava] = LIGAMENT
-    space = (w.v < back) & (w.v > front) & ~(solid & (w.v < 3))
+    space = (w.v < back) & (w.v > front) & ~(solid & (w.v < 3)) & (au < 13.5 * spine.scale)
     out[space] = FAT
     # A narrowed canal has no room for fat beside the sac: ligament and disc close in from the middle outwards.
     closed = 8.8 * spine.scale * np.clip((p.crowding[w.row] - 0.9) / 1.0, 0, 1)
@@ -199,5 +197,3 @@ def _paint_nerves(
         part[(away < 0.95) & (at > person.conus - 1.6) & (at < leaves)] = ROOT
     part[cord] = CORD
     out[inner] = part
-
-

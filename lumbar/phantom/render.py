@@ -10,7 +10,10 @@ from lumbar.phantom.body import paint_body
 from lumbar.phantom.paint_spine import paint_spine
 from lumbar.phantom.scan import Plane, SeriesPlan
 from lumbar.phantom.tissue import FAT, MUSCLE, NONE, signal_table
+from lumbar.phantom.wobble import Wobble, spread
 
+#: Tissue labels of a slice: per sub-slice the body (half size), then the spine; flat numbers of the spine's pixels.
+Maps = tuple[list[np.ndarray], list[np.ndarray], np.ndarray]
 #: Sub-slices: place within the thickness (share) and in-plane jitter (pixels), which together smooth edges.
 _SUBS = ((-0.34, -0.25, 0.25), (0.0, 0.25, -0.25), (0.34, 0.0, 0.0))
 
@@ -27,6 +30,8 @@ class Camera:
     coil: np.ndarray  # (5,): centre y, z offsets, reach, floor, tilt
     saturated_front: tuple[float, float]  # y offset from the spine where a band begins; what it leaves
     peak: float  # stored value of signal 1
+    gamma: float  # of the contrast
+    border: float  # share of the columns on each side that the scanner leaves black
 
 
 def draw_camera(rng: np.random.Generator, person: Anatomy, series: SeriesPlan) -> Camera:
@@ -42,6 +47,8 @@ def draw_camera(rng: np.random.Generator, person: Anatomy, series: SeriesPlan) -
         coil=np.array([rng.uniform(10, 50), rng.uniform(-60, 60), rng.uniform(90, 190), rng.uniform(0.15, 0.5), 0.0]),
         saturated_front=(float(rng.uniform(-75, -50)), float(rng.uniform(0.1, 0.5)) if band else 1.0),
         peak=float(rng.uniform(350, 1400)),
+        gamma=float(rng.uniform(0.85, 1.2)),
+        border=float(rng.uniform(0.04, 0.12)) if rng.random() < 0.15 else 0.0,
     )
 
 
@@ -58,8 +65,17 @@ def _coarse_grid(plane: Plane) -> tuple[np.ndarray, np.ndarray, tuple[int, int]]
     return (2 * columns + 0.5).astype(np.float32), (2 * rows + 0.5).astype(np.float32), shape
 
 
-def tissue_maps(person: Anatomy, plane: Plane, thickness: float) -> tuple[list[np.ndarray], list[np.ndarray], np.ndarray]:
-    """Tissue labels of one slice: per sub-slice the body (half size) and the spine (at `places`, flat pixel numbers)."""
+def _moved(wobble: Wobble, plane: Plane, shape: tuple[int, int]) -> np.ndarray:
+    """Displacement (rows × columns of `shape`, 3) over a slice, worked out on a grid eight times coarser."""
+    small = (plane.pixels[0] // 8 + 1, plane.pixels[1] // 8 + 1)
+    rows, columns = np.divmod(np.arange(small[0] * small[1]), small[1])
+    step = (np.array(plane.pixels) / np.array(small)).astype(np.float32)
+    at = _points(plane, (columns + np.float32(0.5)) * step[1], (rows + np.float32(0.5)) * step[0], 0.0)
+    return spread(wobble.at(at).reshape(*small, 3), shape)
+
+
+def tissue_maps(person: Anatomy, plane: Plane, thickness: float) -> Maps:
+    """Tissue labels of one slice."""
     columns, rows, shape = _coarse_grid(plane)
     course = person.body.course
     middle = _points(plane, columns, rows, 0.0)
@@ -71,15 +87,17 @@ def tissue_maps(person: Anatomy, plane: Plane, thickness: float) -> tuple[list[n
     full = np.repeat(np.repeat(near, 2, axis=0), 2, axis=1)[: plane.pixels[0], : plane.pixels[1]]
     places = np.flatnonzero(full)
     at_row, at_column = np.divmod(places.astype(np.int32), plane.pixels[1])
+    shift_body = _moved(person.body_wobble, plane, shape)
+    shift_spine = _moved(person.wobble, plane, plane.pixels)[places]
     bodies, spines = [], []
     for number, (share, shift_x, shift_y) in enumerate(_SUBS):
         depth = share * thickness
         if number != 1:  # two are enough where edges are far from what is graded
             jitter = np.float32(0.5 if share > 0 else -0.5)
             around = _points(plane, columns + jitter, rows + jitter, depth)
-            bodies.append(paint_body(person.body, around).reshape(shape))
+            bodies.append(paint_body(person.body, around, shift_body).reshape(shape))
         points = _points(plane, at_column.astype(np.float32) + shift_x, at_row.astype(np.float32) + shift_y, depth)
-        spines.append(paint_spine(person, points))
+        spines.append(paint_spine(person, points + shift_spine))
     return bodies, spines, places
 
 
@@ -101,8 +119,8 @@ def _shading(camera: Camera, person: Anatomy, plane: Plane) -> np.ndarray:
     at = _points(plane, (columns * step[1]).astype(np.float32), (rows * step[0]).astype(np.float32), 0.0)
     centre = person.spine.origin[6]
     front, reach = camera.coil[0], camera.coil[2]
-    away = np.square((at[:, 1] - centre[1] - front) / reach) + np.square((at[:, 2] - centre[2] - camera.coil[1]) / (1.6 * reach))
-    away = away + np.square((at[:, 0] - centre[0]) / (1.4 * reach))
+    away = np.square((at[:, 1] - centre[1] - front) / reach) + np.square((at[:, 0] - centre[0]) / (1.4 * reach))
+    away = away + np.square((at[:, 2] - centre[2] - camera.coil[1]) / (1.6 * reach))
     gain = camera.coil[3] + (1.35 - camera.coil[3]) * np.exp(-away)
     edge, left = camera.saturated_front
     gain = gain * (left + (1 - left) / (1 + np.exp(-(at[:, 1] - centre[1] - edge) / 4)))
@@ -114,7 +132,7 @@ def picture(
     camera: Camera,
     person: Anatomy,
     plane: Plane,
-    maps: tuple[list[np.ndarray], list[np.ndarray], np.ndarray],
+    maps: Maps,
 ) -> np.ndarray:
     """Stored pixels (rows, columns) uint16 of one slice."""
     bodies, spines, places = maps
@@ -135,7 +153,11 @@ def picture(
     muscle.reshape(-1)[places] *= spines[1] == NONE
     image *= np.maximum(1 + grain * field, 0.1)
     image += muscle * np.clip(0.6 * field - 0.5, 0, 0.8) * camera.streaks
-    image = cv2.GaussianBlur(image, (0, 0), camera.blur) * _shading(camera, person, plane)
+    image = np.maximum(image, 0)
+    image = cv2.GaussianBlur(np.power(image, camera.gamma), (0, 0), camera.blur) * _shading(camera, person, plane)
     noise = rng.standard_normal((2, *image.shape), dtype=np.float32) * np.float32(camera.noise)
     magnitude = np.sqrt(np.square(image + noise[0]) + np.square(noise[1]))
+    dark = round(camera.border * plane.pixels[1])
+    magnitude[:, :dark] = 0
+    magnitude[:, plane.pixels[1] - dark :] = 0
     return np.clip(np.rint(magnitude * camera.peak), 0, 4095).astype(np.uint16)

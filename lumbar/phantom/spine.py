@@ -136,7 +136,7 @@ def bulge(spine: Spine, row: np.ndarray, right: np.ndarray, au: np.ndarray) -> n
     """How far disc or posterior wall reach back (v, mm) at a distance `au` from the middle."""
     p, s = spine.profiles, spine.scale
     middle = p.bulge_middle[row] * np.exp(-fourth(au / (8.0 * s)))
-    recess = p.bulge_recess[right, row] * np.exp(-np.square((au - RECESS_MM * s) / (4.2 * s)))
+    recess = p.bulge_recess[right, row] * np.exp(-np.square((au - RECESS_MM * s) / (5.0 * s)))
     outer = p.bulge_foramen[right, row] * np.exp(-np.square((au - p.foramen[row]) / (5.0 * s)))
     # Beside the canal the posterior wall falls away to the front.
     return np.maximum(np.maximum(middle, recess), outer) - 0.055 / s * np.square(np.maximum(au - 13 * s, 0))
@@ -146,7 +146,7 @@ def canal_back(spine: Spine, row: np.ndarray, right: np.ndarray, au: np.ndarray)
     """Front face (v, mm) of the ligamenta flava, which is the canal's back wall."""
     p, s = spine.profiles, spine.scale
     middle = p.ligament[row] * np.exp(-fourth(au / (8.5 * s)))
-    recess = p.ligament_recess[right, row] * np.exp(-np.square((au - RECESS_MM * s) / (4.0 * s)))
+    recess = p.ligament_recess[right, row] * np.exp(-np.square((au - RECESS_MM * s) / (5.0 * s)))
     return p.roof[row] - ROOF_SLOPE * np.minimum(au, 12.5 * s) - np.maximum(np.maximum(middle, recess), 0.4)
 
 

@@ -9,7 +9,7 @@ import numpy as np
 from lumbar.labels import CONDITIONS, LABEL_COLUMNS, LEVELS, condition_title, level_title, side_of
 from lumbar.phantom.anatomy import Anatomy, draw_anatomy
 from lumbar.phantom.options import PhantomOptions
-from lumbar.phantom.render import draw_camera, picture, tissue_maps
+from lumbar.phantom.render import Maps, draw_camera, picture, tissue_maps
 from lumbar.phantom.scan import SeriesPlan, plan_study
 from lumbar.phantom.severity import Grades, draw_grades
 from lumbar.phantom.spine import FIRST
@@ -91,7 +91,8 @@ def _keypoint(study: StudyPlan, condition: str, plane: int) -> tuple[int, int, n
         places = [i for i, s in enumerate(study.series) if s.description == "Sagittal T1"]
         return (places[0], study.series[places[0]].nearest(point)[0], point) if places else None
     point = spine.recess_point(plane, right)
-    found = [(*series.nearest(point)[::-1], i) for i, series in enumerate(study.series) if series.description == "Axial T2"]
+    axial = [(i, series) for i, series in enumerate(study.series) if series.description == "Axial T2"]
+    found = [(*series.nearest(point)[::-1], i) for i, series in axial]
     distance, index, place = min(found, default=(np.inf, 0, 0))
     return (place, index, point) if distance <= _AXIAL_REACH_MM else None
 
@@ -122,7 +123,7 @@ def _coding(rng: np.random.Generator, options: PhantomOptions) -> Coding:
 def render(study: StudyPlan, seed: int, index: int) -> list[list[np.ndarray]]:
     """Pixels of all series, slice by slice in instance order, each (rows, columns) uint16."""
     pictures = []
-    known: dict[int, tuple[list[np.ndarray], list[np.ndarray], np.ndarray]] = {}
+    known: dict[int, Maps] = {}
     for number, series in enumerate(study.series):
         rng = _generator(seed, index, 10 + number)
         camera = draw_camera(rng, study.person, series)

@@ -19,7 +19,7 @@ _SIGNAL: Final[dict[int, tuple[float, float, float]]] = {
     AIR: (0.0, 0.0, 0.0),
     FAT: (1.0, 0.80, 0.10),
     MUSCLE: (0.34, 0.17, 0.24),
-    CORTEX: (0.10, 0.08, 0.06),
+    CORTEX: (0.17, 0.13, 0.08),
     ANNULUS: (0.24, 0.13, 0.10),
     LIGAMENT: (0.22, 0.13, 0.10),
     CSF: (0.17, 1.0, 1.0),
@@ -53,6 +53,8 @@ _GRAIN: Final[dict[int, float]] = {
     FAT: 0.07,
     MESENTERY: 0.13,
     SUBCUTIS: 0.06,
+    CORTEX: 0.25,
+    LIGAMENT: 0.15,
     BOWEL: 0.25,
     LIVER: 0.08,
     KIDNEY: 0.12,
@@ -82,11 +84,11 @@ def signal_table(look: Look, weighting: Weighting, rng: np.random.Generator) -> 
     column = _COLUMN[weighting]
     signal, grain = np.zeros(256, np.float32), np.zeros(256, np.float32)
     for label, values in _SIGNAL.items():
-        signal[label] = values[column] * rng.normal(1, 0.05)
+        signal[label] = values[column] * rng.normal(1, 0.09)
     for label, value in _GRAIN.items():
         grain[label] = value
     signal[CSF] = max(signal[CSF], _SIGNAL[CSF][column] * 0.93)
-    muscle_fat = 0.45 * look.muscle_fat
+    muscle_fat = 0.28 * look.muscle_fat
     signal[MUSCLE] += muscle_fat * (signal[FAT] - signal[MUSCLE])
     grain[MUSCLE] += 0.22 * look.muscle_fat
     fat = look.marrow_fat - 0.5
