@@ -188,7 +188,8 @@ def apply(
         points if points is not None else images.new_zeros(len(images), 0, 2), canvas_size=tuple(images.shape[-2:])
     )
     change = v2.Compose([Warp(numbers["matrix"], numbers["shift"], size), Filter(numbers)])
-    image, spots = change(image, spots)
+    with torch.autocast(images.device.type, enabled=False):
+        image, spots = change(image, spots)
     return standardise(image.as_subclass(Tensor)), None if points is None else spots.as_subclass(Tensor)
 
 

@@ -1,6 +1,7 @@
 """From a study to what the networks train on: detector stacks with targets, regions with a margin. No torch."""
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ from lumbar.keypoints.keypoint import Keypoint
 from lumbar.labels import KEYPOINT_SERIES, Condition, Level
 from lumbar.member import DetectorSpec, GraderSpec
 from lumbar.study import Study
+from lumbar.training.cache import Packs, write_arrays
 from lumbar.windows import axial_window
 
 Name = tuple[Condition, Level]
@@ -116,3 +118,22 @@ def study_rows(coordinates: pd.DataFrame) -> dict[int, pd.DataFrame]:
     """The table's rows by study."""
     return {int(study): rows for study, rows in coordinates.groupby("study_id")}
 
+
+
+def make_stacks(packs: Packs, rows: Any, spec: DetectorSpec, folder: Path, wanted: dict[int, str], study_id: int) -> None:
+    """Write the stacks of one study; `rows`: its labelled keypoints, `wanted`: the fingerprint to store, by study."""
+    study = packs.study(study_id)
+    points = label_keypoints(study, rows[study_id]) if study_id in rows else {}
+    write_arrays(folder / f"{study_id}.safetensors", stack_arrays(study, points, spec), source=wanted[study_id])
+
+
+def make_regions(
+    packs: Packs, rows: Any, found: Any, spec: GraderSpec, folder: Path, wanted: dict[int, str], study_id: int
+) -> None:
+    """Write the regions of one study around `found` keypoints by study, or (None) around labelled ones."""
+    study = packs.study(study_id)
+    if found is not None:
+        points: Any = {(point.condition, point.level): point for point in found[study_id]}
+    else:
+        points = label_keypoints(study, rows[study_id]) if study_id in rows else {}
+    write_arrays(folder / f"{study_id}.safetensors", region_arrays(study, points, spec), source=wanted[study_id])

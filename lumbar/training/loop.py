@@ -143,7 +143,7 @@ class Plan:
         done = (epoch + (batch // training.accumulate) / self.steps) / training.epochs
         factor = 1.0
         if done < training.warmup:
-            return training.learning_rate * (done + 1 / (self.steps * training.epochs)) / training.warmup
+            return training.learning_rate * min(1.0, (done + 1 / (self.steps * training.epochs)) / training.warmup)
         if training.schedule == "cosine":
             factor = 0.5 * (1 + math.cos(math.pi * done))
         elif training.schedule == "step":

@@ -36,13 +36,14 @@ from lumbar.member import DetectorSpec, GraderSpec
 from lumbar.metric import label_codes, weighted_prior
 from lumbar.study import DataFolder, open_data
 from lumbar.training import checkpoint, derive
-from lumbar.training.cache import Packs, fingerprint, read_header, write_arrays
+from lumbar.training.cache import Packs, fingerprint, read_header
 from lumbar.training.checks import check_data
 from lumbar.training.data import RegionSamples, StackSamples
 from lumbar.training.folds import make_folds
 from lumbar.training.loop import Job, fit
-from lumbar.training.machine import each, make_accelerator
+from lumbar.training.machine import make_accelerator
 from lumbar.training.objectives import HeatmapObjective, SeverityObjective
+from lumbar.training.processes import each
 from lumbar.training.recipe import Member, Recipe, load_recipe
 
 
@@ -155,7 +156,7 @@ class Run:
 
     def _stacks(self, name: str, spec: Any) -> None:
         """Cache the stacks of a detector."""
-        make = functools.partial(_make_stacks, self.packs, self.rows, spec)
+        make = functools.partial(derive.make_stacks, self.packs, self.rows, spec)
         self._derive(self._stack_folder(name), self.study_ids, make, lambda study: [spec.model_dump(mode="json")], name)
 
     def _regions(self, kind: str, study_ids: Sequence[int]) -> None:
@@ -164,7 +165,7 @@ class Run:
         for spec in {region_key(m.spec): m.spec for m in self.recipe.stage2.members.values()}.values():  # type: ignore[arg-type]
             assert isinstance(spec, GraderSpec)
             wide = derive.margin_spec(spec, self.recipe.loop.region_margin)
-            make = functools.partial(_make_regions, self.packs, self.rows, found if kind == "found" else None, wide)
+            make = functools.partial(derive.make_regions, self.packs, self.rows, found if kind == "found" else None, wide)
             parts = lambda study, wide=wide: [region_key(wide), [asdict(p) for p in found.get(study, [])]]  # noqa: E731
             self._derive(self._region_folder(spec, kind), study_ids, make, parts, f"regions {kind}")
 
@@ -176,6 +177,15 @@ class Run:
             stale = [s for s in study_ids if (read_header(folder / f"{s}.safetensors") or {}).get("source") != wanted[s]]
             self._each(functools.partial(make, folder, wanted), stale, title)
         self.accelerator.wait_for_everyone()
+
+    def samples_to_show(self, name: str, member: Member) -> Any:
+        """The training samples of a member around labelled keypoints, for pictures."""
+        spec, training = member.spec, member.training
+        if isinstance(spec, DetectorSpec):
+            self._stacks(name, spec)
+            return StackSamples(self._stack_folder(name), self.study_ids, spec, training)
+        self._regions("labels", self.study_ids)
+        return RegionSamples(self._region_folder(spec, "labels"), self.study_ids, self.codes, spec, training)
 
     # ---- training ----
 
@@ -316,20 +326,3 @@ def write_predictions(out: Path, tables: dict[str, dict[int, np.ndarray]], prior
         write_csv(frame.dropna(), out / "predictions" / f"{name}.csv")
     blended = [ensemble.blend(np.stack([t[study] for t in tables.values()]), prior, method)[0] for study in studies]
     write_csv(submission.to_rows(studies, np.stack(blended)), out / "predictions" / "blend.csv")
-
-
-def _make_stacks(packs: Packs, rows: Any, spec: DetectorSpec, folder: Path, wanted: dict[int, str], study_id: int) -> None:
-    study = packs.study(study_id)
-    points = derive.label_keypoints(study, rows[study_id]) if study_id in rows else {}
-    write_arrays(folder / f"{study_id}.safetensors", derive.stack_arrays(study, points, spec), source=wanted[study_id])
-
-
-def _make_regions(
-    packs: Packs, rows: Any, found: Any, spec: GraderSpec, folder: Path, wanted: dict[int, str], study_id: int
-) -> None:
-    study = packs.study(study_id)
-    if found is not None:
-        points: Any = {(point.condition, point.level): point for point in found[study_id]}
-    else:
-        points = derive.label_keypoints(study, rows[study_id]) if study_id in rows else {}
-    write_arrays(folder / f"{study_id}.safetensors", derive.region_arrays(study, points, spec), source=wanted[study_id])

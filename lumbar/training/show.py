@@ -1,0 +1,97 @@
+"""Pictures of what the networks really get in training: stage 1 with targets, stage 2 with labels."""
+
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+
+matplotlib.use("Agg")
+import numpy as np
+import torch
+from matplotlib import pyplot as plt
+
+from lumbar.files import replacing
+from lumbar.grading.tasks import TASKS
+from lumbar.keypoints.coding import gaussian_heatmaps
+from lumbar.labels import SEVERITIES
+from lumbar.member import DetectorSpec, GraderSpec
+from lumbar.training.data import RegionSamples, StackSamples
+from lumbar.training.loop import Batch
+from lumbar.training.objectives import HeatmapObjective, SeverityObjective
+from lumbar.training.recipe import Member, load_recipe
+
+SAMPLES = 6  # a picture
+STUDIES = 12  # read for it
+
+
+def show_batches(recipe_path: Path, data_folder: Path, out: Path, overrides: Sequence[str] = ()) -> list[Path]:
+    """Write one picture a member into `out`: a training batch after augmentation, as the network gets it.
+
+    Stage 1: each sample's middle slice with its targets, then as it was. Stage 2: each view's middle slice, labels
+    above, around labelled keypoints. Nothing is trained. Raises InputError as training would.
+    """
+    from lumbar.training.machine import make_accelerator
+    from lumbar.training.run import Run, open_checked
+
+    recipe = load_recipe(Path(recipe_path), overrides)
+    written = []
+    with tempfile.TemporaryDirectory() as scratch:
+        run = Run(Path(scratch), recipe, open_checked(data_folder), make_accelerator(recipe.loop))
+        run.study_ids = run.study_ids[:STUDIES]
+        run.prepare()
+        for name, member in recipe.members().items():
+            path = Path(out) / f"{name}.png"
+            samples = run.samples_to_show(name, member)
+            figure = _stacks(samples, member) if isinstance(member.spec, DetectorSpec) else _regions(samples, member)
+            with replacing(path) as temporary:
+                figure.savefig(temporary, dpi=80, bbox_inches="tight")
+            plt.close(figure)
+            written.append(path)
+    return written
+
+
+def batch_of(samples: StackSamples | RegionSamples, count: int, seed: int = 0, *, augmented: bool = True) -> Batch:
+    """A batch of samples spread over the data set, with draws where `augmented`."""
+    chosen = np.linspace(0, len(samples.studies) - 1, count).astype(int)
+    rows = [samples.sample(int(i), np.random.default_rng([seed, int(i)]) if augmented else None) for i in chosen]
+    return torch.utils.data.default_collate(rows)
+
+
+def _stacks(samples: StackSamples, member: Member) -> Any:
+    assert isinstance(member.spec, DetectorSpec)
+    objective = HeatmapObjective(member.spec, member.training)
+    figure, axes = plt.subplots(2, SAMPLES, figsize=(3 * SAMPLES, 6.4), squeeze=False)
+    for row, augmented in enumerate((True, False)):
+        images, points = objective.inputs(batch_of(samples, SAMPLES, augmented=augmented))
+        for column in range(SAMPLES):
+            axis, targets = axes[row, column], points[column].numpy()
+            axis.imshow(images[column, images.shape[1] // 2], cmap="gray", vmin=-1.5, vmax=3)
+            maps = gaussian_heatmaps(targets, member.spec.image_size, member.spec.sigma_px)
+            axis.contour(maps.max(0), levels=[0.5], colors="gold", linewidths=0.8)
+            for number, (x, y) in enumerate(targets):
+                if np.isfinite(x):
+                    axis.text(x + 4, y, str(number), color="cyan", fontsize=8, clip_on=True)
+            axis.axis("off")
+    figure.suptitle("as trained on (top), as it is (bottom); contours: targets at half height, numbers: their maps")
+    return figure
+
+
+def _regions(samples: RegionSamples, member: Member) -> Any:
+    assert isinstance(member.spec, GraderSpec)
+    objective = SeverityObjective(member.spec, member.training)
+    batch = batch_of(samples, SAMPLES)
+    views = objective.inputs(batch)
+    names = TASKS[member.spec.task].samples[0].views
+    figure, axes = plt.subplots(len(names), SAMPLES, figsize=(2.4 * SAMPLES, 2.7 * len(names)), squeeze=False)
+    for column in range(SAMPLES):
+        words = [SEVERITIES[code] if code >= 0 else "empty" for code in batch["labels"][column].tolist()]
+        axes[0, column].set_title(f"{int(batch['study'][column])}\n" + "\n".join(words), fontsize=7)
+        for row, name in enumerate(names):
+            axis = axes[row, column]
+            axis.imshow(views[column, row, views.shape[2] // 2].numpy(), cmap="gray", vmin=-2, vmax=3)
+            axis.set(xticks=[], yticks=[])
+            if column == 0:
+                axis.set_ylabel(name.replace("_left", " side").replace("_", " ") if len(words) == 1 else name, fontsize=7)
+    return figure
