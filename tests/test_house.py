@@ -20,6 +20,7 @@ FLOORS = {
         "member",
         "geometry",
         "dicom_file",
+        "dicom_pixels",
         "dicom",
         "images",
         "metric",
