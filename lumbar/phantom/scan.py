@@ -1,6 +1,7 @@
 """The scanner's part: which series a study has, where their slices lie and in which order they are numbered."""
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Final
 
 import numpy as np
@@ -48,11 +49,17 @@ class SeriesPlan:
     thickness: float
     gap: float | None  # spacing between slices, mm
 
+    @cached_property
+    def _geometry(self) -> tuple[np.ndarray, np.ndarray]:
+        """Positions and normals of the planes, (n, 3) each."""
+        return np.array([p.position for p in self.planes]), np.array([p.normal for p in self.planes])
+
     def nearest(self, point: np.ndarray) -> tuple[int, float]:
         """Index of the plane nearest to a patient point and its distance, mm."""
-        distances = [abs(plane.to_pixel(point)[2]) for plane in self.planes]
+        positions, normals = self._geometry
+        distances = np.abs(np.einsum("pi,pi->p", point - positions, normals))
         best = int(np.argmin(distances))
-        return best, distances[best]
+        return best, float(distances[best])
 
 
 def _numbers(rng: np.random.Generator, count: int, kind: str | None) -> tuple[int, ...]:
@@ -136,7 +143,8 @@ def _axial_series(
             tilt = spine.back[plane] + rng.normal(0, 0.03, 3)
             row = np.array([1.0, 0.6 * spine.left[plane][1], 0.6 * spine.left[plane][2]])
             offsets = ((count - 1) / 2 - np.arange(count)) * step + rng.normal(0, 0.8)
-            planes += _stack(spine.origin[plane] + lead, row, tilt, offsets, field, matrix, rows)
+            centre = spine.origin[plane] + lead[0] * spine.left[plane] + lead[1] * spine.back[plane]
+            planes += _stack(centre, row, tilt, offsets, field, matrix, rows)
     else:
         column = np.mean(spine.back[first : last + 1], axis=0) * np.array([0, 1, rng.uniform(0, 0.8)])
         row = np.array([1.0, 0.5 * spine.left[first][1], 0.0])
