@@ -19,7 +19,7 @@ from lumbar.phantom.severity import REAL_COUNTS, Grades, draw_grades
 from lumbar.phantom.spine import FIRST
 from lumbar.phantom.study import plan, render, table_rows
 
-SMALL = {"matrices": (160,), "sagittal_slices": (9, 9), "axial_kind": "angled", "stack_slices": (3, 3)}
+SMALL = {"matrices": (128,), "sagittal_slices": (9, 9), "axial_kind": "angled", "stack_slices": (3, 3)}
 TINY = {**SMALL, "matrices": (96,), "sagittal_slices": (5, 5), "stack_slices": (1, 1)}
 PIXEL_MM = 0.6
 
@@ -223,7 +223,7 @@ def test_one_side_narrows_without_the_other() -> None:
 
 
 def test_label_rates_follow_the_real_counts() -> None:
-    count = 4000
+    count = 2500
     drawn = np.stack([draw_grades(np.random.default_rng([7, index])).severity for index in range(count)])
     rates = REAL_COUNTS / REAL_COUNTS.sum(axis=-1, keepdims=True)
     found = np.stack([(drawn == severity).mean(axis=0) for severity in range(3)], axis=-1)
@@ -266,7 +266,7 @@ def test_both_slice_orders_and_odd_numberings_occur() -> None:
 
 def test_axial_series_vary_in_kind_count_and_coverage() -> None:
     counts, missed, tilted = [], 0, 0
-    for index in range(150):
+    for index in range(90):
         study = plan(2, index, 1, PhantomOptions())
         axial = [series for series in study.series if series.description == "Axial T2"]
         counts.append(len(axial))
@@ -276,8 +276,8 @@ def test_axial_series_vary_in_kind_count_and_coverage() -> None:
         for condition in CONDITIONS[3:]:
             assert all(labels[f"{condition}_{level}"] for level in LEVELS[2:]), "a lower level has no axial slice"
     assert 0.08 < np.mean(np.array(counts) == 2) < 0.28
-    assert 2 <= missed <= 25
-    assert 40 < tilted < 110
+    assert 1 <= missed <= 16
+    assert 25 < tilted < 65
 
 
 def test_an_unknown_override_is_refused(tmp_path: Path) -> None:

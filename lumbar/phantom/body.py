@@ -28,6 +28,9 @@ from lumbar.phantom.tissue import (
     VEIN,
 )
 
+#: One number, or one per point.
+Size = float | np.ndarray
+
 
 @dataclass(frozen=True)
 class Body:
@@ -98,15 +101,15 @@ def _draw_kidneys(rng: np.random.Generator, s: float, z: float) -> tuple[tuple[f
     return tuple(tuple(float(value) for value in row) for row in rows)
 
 
-def _oval(x: np.ndarray, y: np.ndarray, cx: float, cy: float, rx: float, ry: float) -> np.ndarray:
+def _oval(x: np.ndarray, y: np.ndarray, cx: Size, cy: Size, rx: Size, ry: Size) -> np.ndarray:
     return np.square((x - cx) / rx) + np.square((y - cy) / ry)
 
 
 def paint_body(body: Body, points: np.ndarray, shift: np.ndarray) -> np.ndarray:
     """Tissue labels (N,) uint8 of patient points (N, 3) float32; `shift` (N, 3) moves organs, less the skin."""
     z = points[:, 2]
-    x = points[:, 0] - np.interp(z, body.course[:, 0], body.course[:, 1]).astype(np.float32)
-    y = points[:, 1] - np.interp(z, body.course[:, 0], body.course[:, 2]).astype(np.float32)
+    x: np.ndarray = points[:, 0] - np.interp(z, body.course[:, 0], body.course[:, 1]).astype(np.float32)
+    y: np.ndarray = points[:, 1] - np.interp(z, body.course[:, 0], body.course[:, 2]).astype(np.float32)
     labels = np.full(len(points), FAT, np.uint8)
     top, bottom = float(body.level_z[FIRST]), float(body.level_z[FIRST + 4])
     down = (top - z) / (top - bottom)  # 0 at L1/L2, 1 at L5/S1

@@ -148,7 +148,7 @@ def picture(
         spine += np.where(labels == NONE, behind, camera.signal[labels])
     flat[places] = spine / np.float32(len(spines))
     flat_grain[places] = np.where(spines[1] == NONE, flat_grain[places], camera.grain[spines[1]])
-    field = _grain_field(rng, image.shape, plane.spacing)
+    field = _grain_field(rng, plane.pixels, plane.spacing)
     muscle = np.ascontiguousarray(cv2.resize((bodies[1] == MUSCLE).astype(np.float32), size)[crop])
     muscle.reshape(-1)[places] *= spines[1] == NONE
     image *= np.maximum(1 + grain * field, 0.1)
