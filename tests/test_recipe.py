@@ -1,0 +1,130 @@
+"""Recipes: what they expand to, and what they refuse."""
+
+import json
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from lumbar.issues import InputError
+from lumbar.training.recipe import check_recipe, load_recipe
+
+RECIPES = Path(__file__).resolve().parents[1] / "recipes"
+NINTH, DEMO = RECIPES / "ninth_place.toml", RECIPES / "demo.toml"
+
+
+def test_the_ninth_place_recipe_holds_the_published_numbers() -> None:
+    recipe = load_recipe(NINTH)
+    t2, t1, axial = (recipe.stage1.members[name] for name in ("sagittal_t2", "sagittal_t1", "axial_t2"))
+    assert [m.training.epochs for m in (t2, t1, axial)] == [30, 20, 10]
+    assert [(m.spec.in_chans, m.spec.num_classes) for m in (t2, t1, axial)] == [(5, 5), (3, 5), (3, 2)]
+    for member in (t2, t1, axial):
+        assert (member.spec.network, member.spec.encoder) == ("deeplabv3plus", "resnet34")
+        assert (member.spec.image_size, member.spec.sigma_px) == (512, 10)
+        assert (member.training.learning_rate, member.training.batch_size) == (1e-3, 16)
+        assert member.training.schedule == "cosine"
+        assert member.training.heatmap_weight == 1
+    assert t1.spec.offset_mm == 16.8
+    assert axial.spec.max_plane_distance_mm == 5
+    assert (recipe.folds.method, recipe.folds.count, recipe.folds.seed) == ("kfold", 5, 42)
+    assert recipe.stage2.keypoints == "out_of_fold"
+
+
+def test_the_ninth_place_recipe_trains_split_and_global_on_three_backbones() -> None:
+    members = load_recipe(NINTH).stage2.members
+    assert len(members) == 12
+    assert {m.spec.task for m in members.values()} == {"spinal", "foraminal", "subarticular", "global"}
+    sizes = {m.spec.backbone: (m.spec.image_size, m.training.learning_rate) for m in members.values()}
+    assert sizes == {
+        "resnet18": (128, 1e-3),
+        "swin_tiny_patch4_window7_224": (224, 3e-5),
+        "convnext_nano": (224, 3e-5),
+    }
+    for member in members.values():
+        spec, augment = member.spec, member.training.augment
+        assert (spec.roi_mm, spec.slices, spec.rnn_hidden, spec.rnn_layers) == (50, 5, 512, 2)
+        assert spec.t1_offsets_mm == (14.9, 15.7, 16.7, 17.8, 18.9)
+        assert (augment.rotate_deg, augment.shear_deg) == (15, 15)
+        assert (augment.sharpen_or_blur_p, augment.channel_shuffle_p) == (0.5, 0.5)
+        assert augment.mirror_p == augment.zoom == augment.noise == 0
+    resnet = members["spinal_resnet18"].training
+    assert (resnet.schedule, resnet.step_epochs, resnet.step_factor) == ("step", 2, 0.1)
+
+
+@pytest.mark.parametrize("path", sorted(RECIPES.glob("*.toml")), ids=lambda path: path.stem)
+def test_every_shipped_recipe_is_valid_and_survives_storing(path: Path) -> None:
+    recipe = load_recipe(path)
+    stored = json.loads(json.dumps(recipe.model_dump(mode="json")))
+    assert check_recipe(stored, "stored") == recipe
+
+
+def test_a_stage_override_reaches_every_member_even_those_with_their_own_value() -> None:
+    recipe = load_recipe(NINTH, ["stage1.epochs=1", "stage2.members.resnet18.batch_size=3"])
+    assert {m.training.epochs for m in recipe.stage1.members.values()} == {1}
+    assert recipe.stage2.members["global_resnet18"].training.batch_size == 3
+    assert recipe.stage2.members["global_swin_tiny"].training.batch_size == 16
+
+
+def test_overrides_are_typed() -> None:
+    recipe = load_recipe(DEMO, ["folds.train=[0, 1]", "stage2.keypoints=out_of_fold", "stage1.augment.zoom=0.5"])
+    assert recipe.folds.train == (0, 1)
+    assert recipe.stage2.keypoints == "out_of_fold"
+    assert recipe.stage1.members["axial_t2"].training.augment.zoom == 0.5
+    assert recipe.stage1.members["axial_t2"].training.augment.noise == 0.15  # its neighbours stay
+
+
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        ("stage2.epocs=1", "'epochs'"),
+        ("stage3.epochs=1", "'stage2'"),
+        ("stage2.members.smal.epochs=1", "'small'"),
+        ("stage1.augment.rotate_degs=3", "'rotate_deg'"),
+        ("stage2.epochs=many", "epochs"),
+        ("stage2.epochs=0", "greater than or equal to 1"),
+        ("stage1.augment=3", "is a table"),
+        ("stage1.members=3", "name a key"),
+        ("stage2", "key=value"),
+        ("folds.train=[7]", "0 to 5"),
+    ],
+)
+def test_a_wrong_override_is_refused_with_the_way_out(override: str, words: str) -> None:
+    with pytest.raises(InputError, match=words):
+        load_recipe(DEMO, [override])
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("", "stage1"),
+        ("[stage1]\n[stage2]\n", "no members"),
+        ("x = [", "not valid TOML"),
+        ("seeed = 1\n", "'seed'"),
+        ("[stage1.members.a]\nseries_type='sagittal_t2'\nencodr='x'\n[stage2.members.b]\ntask='global'", "'encoder'"),
+        ("[stage1.members.a]\nseries_type='axial_t2'\n[stage2.members.b]\ntask='global'", "sagittal_t2"),
+        ("[stage1.members.a]\nseries_type='sagittal_t2'\n[stage2.members.a]\ntask='global'", "both stages"),
+    ],
+)
+def test_a_wrong_recipe_is_refused_with_the_nearest_name(tmp_path: Path, text: str, words: str) -> None:
+    path = tmp_path / "r.toml"
+    body = text if "stage" in text or text in ("", "x = [") else text + _minimal()
+    path.write_text(body, encoding="utf-8")
+    with pytest.raises(InputError, match=words) as caught:
+        load_recipe(path)
+    assert str(path) in str(caught.value)
+
+
+def test_a_missing_recipe_is_one_sentence(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="cannot be read"):
+        load_recipe(tmp_path / "none.toml")
+
+
+def _minimal() -> str:
+    return "[stage1.members.a]\nseries_type='sagittal_t2'\n[stage2.members.b]\ntask='global'\n"
+
+
+def test_the_minimal_recipe_is_enough(tmp_path: Path) -> None:
+    path = tmp_path / "small.toml"
+    path.write_text(_minimal(), encoding="utf-8")
+    assert load_recipe(path).name == "small"
+    assert tomllib.loads(_minimal())

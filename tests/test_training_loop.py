@@ -1,0 +1,156 @@
+"""The loop: it learns, goes on after a kill as if nothing had happened, and two processes agree with one."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from accelerate import Accelerator
+from safetensors.torch import load_file
+from training_job import Points, run
+
+from lumbar.issues import InputError
+from lumbar.training import checkpoint
+from lumbar.training.cache import read_header
+from lumbar.training.loop import Job, Plan
+from lumbar.training.recipe import Loop, Training
+
+SCRIPT = Path(__file__).with_name("training_job.py")
+
+
+@pytest.fixture
+def accelerator() -> Accelerator:
+    return Accelerator(cpu=True, mixed_precision="no")
+
+
+def _program(folder: Path, *options: str, launch: tuple[str, ...] = ()) -> subprocess.Popen[str]:
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    command = [sys.executable, *launch, str(SCRIPT), str(folder), *options]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
+
+
+def _history(process: subprocess.Popen[str]) -> list[dict[str, Any]]:
+    out, error = process.communicate(timeout=300)
+    assert process.returncode == 0, error
+    return [json.loads(line) for line in out.splitlines() if line.startswith("{")]
+
+
+def _figures(history: list[dict[str, Any]]) -> np.ndarray:
+    return np.array([[row["train_loss"], row["valid_severity"], row["valid_any"]] for row in history])
+
+
+def test_the_loop_learns_and_keeps_the_best_epoch(tmp_path: Path, accelerator: Accelerator) -> None:
+    history = run(tmp_path, accelerator)
+    losses = [row["valid_loss"] for row in history]
+    assert losses[-1] < 0.9 * losses[0]
+    header = read_header(tmp_path / "best.safetensors")
+    assert header is not None
+    assert header["epoch"] == int(np.argmin(losses)) + 1
+
+
+def test_a_killed_run_goes_on_as_if_nothing_had_happened(tmp_path: Path, accelerator: Accelerator) -> None:
+    """SIGKILL in the middle of an epoch; weights and figures end up those of an unbroken run, dropout included."""
+    whole = run(tmp_path / "whole", accelerator, ema_decay=0.9, dropout=0.2)
+    process = _program(tmp_path / "cut", "ema=0.9", "dropout=0.2", "pause=0.02")
+    path, deadline = tmp_path / "cut" / "checkpoint.safetensors", time.monotonic() + 120
+    while time.monotonic() < deadline:
+        header = read_header(path) if path.exists() else None
+        if header and header["progress"]["epoch"] >= 1 and header["progress"]["batch"] > 0:
+            break
+        time.sleep(0.005)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    assert process.returncode == -signal.SIGKILL
+    header = read_header(path)
+    assert header is not None
+    assert 1 <= header["progress"]["epoch"] < 4
+    resumed = run(tmp_path / "cut", accelerator, ema_decay=0.9, dropout=0.2)
+    assert np.allclose(_figures(resumed), _figures(whole), atol=1e-6)
+    ends = [load_file(tmp_path / name / "checkpoint.safetensors") for name in ("whole", "cut")]
+    assert ends[0].keys() == ends[1].keys()
+    for name, value in ends[0].items():
+        assert torch.allclose(value.float(), ends[1][name].float(), atol=1e-6), name
+
+
+def test_two_processes_agree_with_one(tmp_path: Path, accelerator: Accelerator) -> None:
+    """Train losses and validation figures agree to 1e-4: only the order of float32 sums differs."""
+    launch = ("-m", "accelerate.commands.launch", "--num_processes", "2", "--cpu", "--num_machines", "1")
+    launch += ("--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0")
+    two = _history(_program(tmp_path / "two", "accumulate=2", launch=launch))
+    one = run(tmp_path / "one", accelerator, accumulate=2)
+    assert np.abs(_figures(one) - _figures(two)).max() < 1e-4
+
+
+def test_a_checkpoint_of_other_settings_is_not_used(tmp_path: Path, accelerator: Accelerator) -> None:
+    run(tmp_path, accelerator)
+    header = read_header(tmp_path / "checkpoint.safetensors")
+    state = checkpoint.State(tmp_path, "other", torch.nn.Linear(1, 1), None, None, None)
+    fresh = {"epoch": 0}
+    state.restore(fresh)
+    assert header is not None
+    assert header["fingerprint"] == "same"
+    assert fresh == {"epoch": 0}
+
+
+def test_accumulated_batches_step_less_often(tmp_path: Path, accelerator: Accelerator) -> None:
+    run(tmp_path, accelerator, accumulate=3, epochs=1)
+    steps = [v for k, v in load_file(tmp_path / "checkpoint.safetensors").items() if k.endswith("/step")]
+    assert {float(step) for step in steps} == {2.0}  # 6 batches
+
+
+def test_the_moving_average_lags_behind_the_network(tmp_path: Path, accelerator: Accelerator) -> None:
+    run(tmp_path, accelerator, ema_decay=0.99, epochs=1)
+    tensors = load_file(tmp_path / "checkpoint.safetensors")
+    best = load_file(tmp_path / "best.safetensors")
+    assert torch.equal(best["0.weight"], tensors["average/0.weight"])
+    assert not torch.equal(tensors["average/0.weight"], tensors["network/0.weight"])
+
+
+def test_a_full_disk_is_one_sentence(tmp_path: Path, accelerator: Accelerator, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(data: bytes, path: Path) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(checkpoint, "write_bytes", full)
+    with pytest.raises(InputError, match="free space"):
+        run(tmp_path, accelerator, epochs=1)
+
+
+def _plan(rank: int, world: int, **training: Any) -> Plan:
+    settings = Training(**{"batch_size": 20, "epochs": 3} | training)
+    data = Points(123, 0)
+    nothing: Any = None
+    job = Job("m", 0, Path(), "", nothing, nothing, data, data, settings, Loop(), 9, bool(training.get("any_severe_weight")))
+    return Plan(job, rank, world)
+
+
+def test_processes_share_each_batch_of_one_order() -> None:
+    whole, halves = _plan(0, 1).epoch(1), [_plan(rank, 2).epoch(1) for rank in (0, 1)]
+    assert len(whole) == 6
+    assert len({index for batch in whole for _, index in batch}) == 120
+    for batch, left, right in zip(whole, *halves, strict=True):
+        assert sorted(batch) == sorted(left + right)
+    assert whole != _plan(0, 1).epoch(2)
+
+
+def test_studies_stay_together_where_the_loss_asks_about_studies() -> None:
+    plan = _plan(0, 2, any_severe_weight=1.0)
+    for batch in plan.epoch(0):
+        studies = [index // 5 for _, index in batch]
+        assert all(studies.count(study) in (5, 3) for study in studies)
+
+
+def test_learning_rates_follow_the_recipe() -> None:
+    cosine = _plan(0, 1, learning_rate=1.0)
+    assert cosine.rate(0, 0) == 1
+    assert cosine.rate(2, 5) == pytest.approx(0.5 * (1 + np.cos(np.pi * 17 / 18)))
+    step = _plan(0, 1, learning_rate=1.0, schedule="step", step_epochs=2, epochs=5)
+    assert [round(step.rate(epoch, 0), 6) for epoch in range(5)] == [1, 1, 0.1, 0.1, 0.01]
+    warm = _plan(0, 1, learning_rate=1.0, warmup=0.5)
+    assert warm.rate(0, 0) < warm.rate(0, 1) < warm.rate(1, 0) <= 1

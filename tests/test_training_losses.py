@@ -1,0 +1,66 @@
+"""Losses: empty labels teach nothing, weights are the competition's, sums divide once."""
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from lumbar import metric
+from lumbar.labels import LABEL_COLUMNS
+from lumbar.training import losses
+
+
+def test_a_heatmap_loss_of_one_is_plain_mse_over_all_maps() -> None:
+    predicted, points = torch.rand(2, 3, 16, 16), torch.rand(2, 3, 2) * 16
+    points[0, 1] = torch.nan
+    total, weight = losses.heatmap_loss(predicted, points, 2.0)
+    expected = ((predicted - losses.heatmaps(points, 16, 2.0)) ** 2).mean()
+    assert float(total / weight) == pytest.approx(float(expected), rel=1e-5)
+
+
+def test_a_missing_keypoint_asks_for_an_empty_map() -> None:
+    points = torch.full((1, 1, 2), torch.nan)
+    assert float(losses.heatmap_loss(torch.zeros(1, 1, 8, 8), points, 2.0, 50.0)[0]) == 0
+    assert float(losses.heatmap_loss(torch.ones(1, 1, 8, 8), points, 2.0, 50.0)[0]) == pytest.approx(1)
+
+
+def test_the_peak_weight_counts_errors_at_the_peak() -> None:
+    points, nothing = torch.tensor([[[4.0, 4.0]]]), torch.zeros(1, 1, 9, 9)
+    plain = float(losses.heatmap_loss(nothing, points, 1.0)[0])
+    assert float(losses.heatmap_loss(nothing, points, 1.0, 10.0)[0]) > 5 * plain
+
+
+def test_empty_labels_give_no_loss_and_no_gradient() -> None:
+    logits = torch.randn(4, 2, 3, requires_grad=True)
+    labels = torch.tensor([[0, -1], [-1, -1], [2, 1], [-1, 0]])
+    total, weight = losses.severity_loss(logits, labels)
+    (total / weight).backward()
+    assert float(weight) == 1 + 4 + 2 + 1
+    assert bool((logits.grad[labels == -1] == 0).all())
+    assert bool((logits.grad[labels != -1] != 0).any(-1).all())
+
+
+def test_only_empty_labels_give_zero_not_nan() -> None:
+    logits = torch.randn(2, 1, 3, requires_grad=True)
+    labels = torch.full((2, 1), -1)
+    for total, weight in (losses.severity_loss(logits, labels), losses.any_severe_loss(logits[:, 0], labels[:, 0], labels[:, 0])):
+        assert float(weight) == 0
+        assert float(total.detach()) == 0 or torch.isfinite(total)
+
+
+def test_training_losses_are_the_official_score() -> None:
+    """The sums of both losses over a table are the score's spinal and any-severe terms."""
+    rng = np.random.default_rng(3)
+    studies = np.arange(40)
+    words = np.array(["Normal/Mild", "Moderate", "Severe", None], dtype=object)
+    table = pd.DataFrame(words[rng.integers(0, 4, (40, 25))], index=studies, columns=list(LABEL_COLUMNS))
+    _, codes = metric.label_codes(table)
+    logits = rng.normal(size=(40, 5, 5, 3))
+    probabilities = torch.softmax(torch.tensor(logits), -1).numpy()
+    expected = metric.score_arrays(codes, probabilities)
+    canal = torch.tensor(logits[:, 0].reshape(-1, 3), dtype=torch.float32)
+    labels, groups = torch.tensor(codes[:, 0].reshape(-1)), torch.tensor(np.repeat(studies, 5))
+    total, weight = losses.severity_loss(canal, labels)
+    assert float(total / weight) == pytest.approx(expected.spinal, rel=1e-5)
+    total, weight = losses.any_severe_loss(canal, labels, groups)
+    assert float(total / weight) == pytest.approx(expected.any_severe_spinal, rel=1e-5)

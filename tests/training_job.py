@@ -1,0 +1,81 @@
+"""A small training job that runs as a program: the loop's tests kill it, resume it, and launch it twice.
+
+    python training_job.py FOLDER [accumulate=N] [ema=D] [pause=SECONDS]
+
+Prints the validation figures of every epoch as JSON lines.
+"""
+
+import json
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from torch import nn
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from lumbar.training import losses
+from lumbar.training.loop import Job, Term, fit
+from lumbar.training.recipe import Loop, Training
+
+
+class Points:
+    """Classes of points in the plane, a few to a study, some without a label."""
+
+    def __init__(self, count: int, seed: int, pause: float = 0.0) -> None:
+        rng = np.random.default_rng(seed)
+        self.x = rng.normal(size=(count, 6)).astype(np.float32)
+        self.y = (self.x[:, 0] > 0).astype(np.int64) + (self.x[:, :2].sum(-1) > 1)
+        self.y[::11] = losses.EMPTY
+        self.studies = np.arange(count) // 5
+        self.pause = pause
+
+    def sample(self, index: int, rng: np.random.Generator | None) -> dict[str, Any]:
+        time.sleep(self.pause)
+        noise = 0 if rng is None else rng.normal(0, 0.3, 6).astype(np.float32)
+        return {"x": self.x[index] + noise, "labels": self.y[index], "study": self.studies[index]}
+
+
+class Severities:
+    """Weighted cross entropy and the any-severe term."""
+
+    def terms(self, network: nn.Module, batch: dict[str, torch.Tensor], *, train: bool) -> dict[str, Term]:
+        logits = network(batch["x"])
+        return {
+            "severity": Term(*losses.severity_loss(logits, batch["labels"])),
+            "any": Term(*losses.any_severe_loss(logits, batch["labels"], batch["study"]), 0.3),
+        }
+
+
+def run(folder: Path, accelerator: Accelerator, *, pause: float = 0.0, **training: Any) -> list[dict[str, Any]]:
+    """Train the job in `folder`; the rows that its loop reports."""
+    torch.manual_seed(1)
+    network = nn.Sequential(nn.Linear(6, 16), nn.Tanh(), nn.Dropout(training.pop("dropout", 0.0)), nn.Linear(16, 3))
+    settings = Training(**{"epochs": 4, "batch_size": 20, "learning_rate": 0.02, "clip_norm": 1.0} | training)
+    loop = Loop(workers=0, checkpoint_steps=2, mixed_precision="no")
+    rows: list[dict[str, Any]] = []
+    job = Job(
+        "points", 0, folder, "same", network, Severities(), Points(120, 0, pause), Points(57, 1), settings, loop, 5, True
+    )
+    progress = fit(job, accelerator, rows.append)
+    return progress.history
+
+
+if __name__ == "__main__":
+    options = dict(word.split("=") for word in sys.argv[2:])
+    accelerator = Accelerator(cpu=True, mixed_precision="no")
+    history = run(
+        Path(sys.argv[1]),
+        accelerator,
+        pause=float(options.get("pause", 0)),
+        accumulate=int(options.get("accumulate", 1)),
+        ema_decay=float(options.get("ema", 0)),
+        dropout=float(options.get("dropout", 0)),
+    )
+    if accelerator.is_main_process:
+        for row in history:
+            print(json.dumps(row))
