@@ -1,5 +1,7 @@
 """DeepLabV3+ (Chen et al., 2018) on any encoder of segmentation-models-pytorch, the ninth place's detector."""
 
+import inspect
+
 import segmentation_models_pytorch as smp
 from torch import nn
 
@@ -20,6 +22,10 @@ def build(spec: DetectorSpec) -> nn.Module:
             f"encoder {spec.encoder!r} takes no encoder_args ({', '.join(spec.encoder_args)}); "
             f"use timm's, 'tu-{spec.encoder}'"
         )
+    known = inspect.signature(smp.DeepLabV3Plus).parameters  # it hands others on to encoders that ignore them
+    for key in spec.network_args:
+        if key not in known:
+            raise InputError(f"deeplabv3plus takes no network_args {key!r}; known: {', '.join(known)}")
     refuse_sources(spec.encoder, {**spec.encoder_args, **spec.network_args})
     try:
         return smp.DeepLabV3Plus(

@@ -1,0 +1,107 @@
+"""What every network of a stage must do; the tests of a network derive from one of these classes and name a spec."""
+
+import pytest
+import torch
+
+from lumbar.bundle import Weights, build_network, load_bundle, save_bundle
+from lumbar.grading.tasks import TASKS
+from lumbar.member import DetectorSpec, GraderSpec
+
+UNIFORM = [[[1 / 3] * 3] * 5] * 5
+
+
+def fixed_weights(network: torch.nn.Module) -> torch.nn.Module:
+    """Weights that depend on names and shapes only, so that stored outputs hold on every machine and version."""
+    state = {}
+    for place, (key, value) in enumerate(network.state_dict().items()):
+        wave = torch.cos(torch.arange(value.numel(), dtype=torch.float64) * 0.7 + place).reshape(value.shape)
+        if not value.is_floating_point():
+            state[key] = value
+        elif key.endswith("running_var"):
+            state[key] = (1 + 0.2 * wave).float()
+        elif value.ndim == 1:
+            state[key] = ((key.endswith("weight") and 1.0) + 0.1 * wave).float()
+        else:
+            state[key] = (wave / value[0].numel() ** 0.5).float()
+    network.load_state_dict(state)
+    return network
+
+
+class NetworkContract:
+    """Forward, backward, shapes, save and load identity."""
+
+    spec: DetectorSpec | GraderSpec
+    #: A few numbers of the output for `fixed_weights` and `images`, rounded to 4 digits.
+    golden: list[float]
+
+    def images(self, batch: int = 2) -> torch.Tensor:
+        raise NotImplementedError
+
+    def shape(self, batch: int) -> tuple[int, ...]:
+        raise NotImplementedError
+
+    def test_output_has_the_promised_shape_for_any_batch(self) -> None:
+        network = build_network(self.spec).eval()
+        for batch in (1, 3):
+            with torch.inference_mode():
+                output = network(self.images(batch))
+            assert tuple(output.shape) == self.shape(batch)
+            assert torch.isfinite(output).all()
+
+    def test_every_parameter_learns(self) -> None:
+        torch.manual_seed(0)
+        network = fixed_weights(build_network(self.spec)).train()  # timm starts some scales at zero
+        network(self.images(4)).square().mean().backward()
+        idle = [name for name, value in network.named_parameters() if value.grad is None or not value.grad.any()]
+        assert not idle
+
+    def test_samples_of_a_batch_do_not_touch_each_other(self) -> None:
+        network = fixed_weights(build_network(self.spec)).eval()
+        images = self.images(3)
+        with torch.inference_mode():
+            together, alone = network(images), network(images[1:2])
+        assert torch.allclose(together[1:2], alone, atol=1e-5)
+
+    def test_a_bundle_gives_the_same_network_back(self, tmp_path) -> None:
+        network = fixed_weights(build_network(self.spec)).eval()
+        weights = Weights("a", self.spec, network.state_dict())
+        save_bundle(tmp_path / "b", [weights], prior=UNIFORM, precision="float32")
+        again = load_bundle(tmp_path / "b").network("a")
+        with torch.inference_mode():
+            assert torch.equal(again(self.images()), network(self.images()))
+
+    def test_known_weights_give_the_stored_output(self) -> None:
+        network = fixed_weights(build_network(self.spec)).eval()
+        with torch.inference_mode():
+            output = network(self.images()).double().flatten()
+        found = [output.mean().item(), output.std().item(), *output[:: max(1, len(output) // 4)][:4].tolist()]
+        assert found == pytest.approx(self.golden, rel=2e-3, abs=2e-4)  # float32 sums differ between machines
+
+
+class DetectorContract(NetworkContract):
+    """A stage-1 network."""
+
+    def images(self, batch: int = 2) -> torch.Tensor:
+        size = (batch, self.spec.in_chans, self.spec.image_size, self.spec.image_size)
+        return torch.randn(size, generator=torch.Generator().manual_seed(1))
+
+    def shape(self, batch: int) -> tuple[int, ...]:
+        return (batch, self.spec.num_classes, self.spec.image_size, self.spec.image_size)
+
+
+class GraderContract(NetworkContract):
+    """A stage-2 network."""
+
+    def images(self, batch: int = 2, slices: int | None = None) -> torch.Tensor:
+        views = len(TASKS[self.spec.task].encoders)
+        size = (batch, views, slices or self.spec.slices, self.spec.image_size, self.spec.image_size)
+        return torch.randn(size, generator=torch.Generator().manual_seed(1))
+
+    def shape(self, batch: int) -> tuple[int, ...]:
+        return (batch, TASKS[self.spec.task].num_conditions, 3)
+
+    def test_any_number_of_slices_will_do(self) -> None:
+        network = build_network(self.spec).eval()
+        with torch.inference_mode():
+            for slices in (1, 4):
+                assert tuple(network(self.images(2, slices)).shape) == self.shape(2)
