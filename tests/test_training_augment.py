@@ -8,7 +8,7 @@ from torchvision.transforms import v2
 
 from lumbar.keypoints.coding import gaussian_heatmaps
 from lumbar.training import augment, losses
-from lumbar.training.recipe import Augment
+from lumbar.training.settings import Augment
 
 
 def _batch(draws: list[augment.Draw]) -> dict[str, torch.Tensor]:

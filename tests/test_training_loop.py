@@ -18,9 +18,9 @@ from training_job import Points, run
 
 from lumbar.issues import InputError
 from lumbar.training import checkpoint
+from lumbar.training.batches import Plan, validation
 from lumbar.training.cache import read_header
-from lumbar.training.loop import Job, Plan
-from lumbar.training.recipe import Loop, Training
+from lumbar.training.settings import Training
 
 SCRIPT = Path(__file__).with_name("training_job.py")
 
@@ -122,12 +122,9 @@ def test_a_full_disk_is_one_sentence(tmp_path: Path, accelerator: Accelerator, m
         run(tmp_path, accelerator, epochs=1)
 
 
-def _plan(rank: int, world: int, **training: Any) -> Plan:
+def _plan(rank: int, world: int, *, together: bool = False, **training: Any) -> Plan:
     settings = Training(**{"batch_size": 20, "epochs": 3} | training)
-    data = Points(123, 0)
-    nothing: Any = None
-    job = Job("m", 0, Path(), "", nothing, nothing, data, data, settings, Loop(), 9, bool(training.get("any_severe_weight")))
-    return Plan(job, rank, world)
+    return Plan(Points(123, 0).studies, settings, 9, rank, world, together=together)
 
 
 def test_processes_share_each_batch_of_one_order() -> None:
@@ -140,7 +137,7 @@ def test_processes_share_each_batch_of_one_order() -> None:
 
 
 def test_studies_stay_together_where_the_loss_asks_about_studies() -> None:
-    plan = _plan(0, 2, any_severe_weight=1.0)
+    plan = _plan(0, 2, together=True)
     for batch in plan.epoch(0):
         studies = [index // 5 for _, index in batch]
         assert all(studies.count(study) in (5, 3) for study in studies)
@@ -154,3 +151,16 @@ def test_learning_rates_follow_the_recipe() -> None:
     assert [round(step.rate(epoch, 0), 6) for epoch in range(5)] == [1, 1, 0.1, 0.1, 0.01]
     warm = _plan(0, 1, learning_rate=1.0, warmup=0.5)
     assert warm.rate(0, 0) < warm.rate(0, 1) < warm.rate(1, 0) <= 1
+
+
+def test_validation_sees_every_sample_once_and_studies_whole() -> None:
+    studies = Points(57, 1).studies
+    parts = [validation(studies, 8, rank, 2) for rank in (0, 1)]
+    assert sorted(index for part in parts for batch in part for _, index in batch) == list(range(57))
+    homes: dict[int, set[tuple[int, int]]] = {}
+    for rank, part in enumerate(parts):
+        for number, batch in enumerate(part):
+            for _, index in batch:
+                homes.setdefault(int(studies[index]), set()).add((rank, number))
+    assert all(len(home) == 1 for home in homes.values())
+    assert validation(studies[:0], 8) == []

@@ -43,7 +43,10 @@ def test_empty_labels_give_no_loss_and_no_gradient() -> None:
 def test_only_empty_labels_give_zero_not_nan() -> None:
     logits = torch.randn(2, 1, 3, requires_grad=True)
     labels = torch.full((2, 1), -1)
-    for total, weight in (losses.severity_loss(logits, labels), losses.any_severe_loss(logits[:, 0], labels[:, 0], labels[:, 0])):
+    for total, weight in (
+        losses.severity_loss(logits, labels),
+        losses.any_severe_loss(logits[:, 0], labels[:, 0], labels[:, 0]),
+    ):
         assert float(weight) == 0
         assert float(total.detach()) == 0 or torch.isfinite(total)
 

@@ -20,7 +20,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from lumbar.training import losses
 from lumbar.training.loop import Job, Term, fit
-from lumbar.training.recipe import Loop, Training
+from lumbar.training.settings import Loop, Training
 
 
 class Points:
@@ -59,7 +59,18 @@ def run(folder: Path, accelerator: Accelerator, *, pause: float = 0.0, **trainin
     loop = Loop(workers=0, checkpoint_steps=2, mixed_precision="no")
     rows: list[dict[str, Any]] = []
     job = Job(
-        "points", 0, folder, "same", network, Severities(), Points(120, 0, pause), Points(57, 1), settings, loop, 5, True
+        "points",
+        0,
+        folder,
+        "same",
+        network,
+        Severities(),
+        Points(120, 0, pause),
+        Points(57, 1),
+        settings,
+        loop,
+        5,
+        True,
     )
     progress = fit(job, accelerator, rows.append)
     return progress.history

@@ -14,7 +14,7 @@ from torch import Tensor
 from torchvision import tv_tensors
 from torchvision.transforms import v2
 
-from lumbar.training.recipe import Augment
+from lumbar.training.settings import Augment
 
 Draw = dict[str, np.ndarray]
 KERNEL = 5  # pixels; sharpening and motion blur
@@ -26,7 +26,7 @@ def draw(rng: np.random.Generator, augment: Augment, slices: int, *, shuffle: bo
     """The random numbers of one image stack.
 
     `matrix` (2, 2) and `shift` (2,) (share of the image) move its content, `kernel` (5, 5) filters it, `order`
-    (slices,) places its slices, `gamma` `noise` `shade` `coarse` change its intensities. `shuffle` False keeps the order.
+    (slices,) places its slices, `gamma` `noise` `shade` `coarse` change its intensities. `shuffle` False keeps order.
     """
     order = np.arange(slices)
     if shuffle and rng.random() < augment.channel_shuffle_p:
@@ -38,10 +38,10 @@ def draw(rng: np.random.Generator, augment: Augment, slices: int, *, shuffle: bo
         "shift": rng.uniform(-augment.shift, augment.shift, 2).astype(np.float32),
         "kernel": _kernel(rng, augment.sharpen_or_blur_p),
         "order": order,
-        "gamma": np.float32(gamma),
-        "noise": np.float32(augment.noise * rng.random()),
+        "gamma": np.array(gamma, np.float32),
+        "noise": np.array(augment.noise * rng.random(), np.float32),
         "shade": (augment.shading * rng.uniform(-1, 1, (SHADE, SHADE))).astype(np.float32),
-        "coarse": np.float32(coarse),
+        "coarse": np.array(coarse, np.float32),
     }
 
 
@@ -175,9 +175,7 @@ class Filter(v2.Transform):
         return images
 
 
-def apply(
-    images: Tensor, points: Tensor | None, numbers: dict[str, Tensor], size: int
-) -> tuple[Tensor, Tensor | None]:
+def apply(images: Tensor, points: Tensor | None, numbers: dict[str, Tensor], size: int) -> tuple[Tensor, Tensor | None]:
     """A batch of stacks (B, C, H, W) and keypoints (B, K, 2) px, changed by their draws and cut to (B, C, size, size).
 
     Stacks come back standardised. Keypoints that are NaN stay NaN.

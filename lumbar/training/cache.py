@@ -7,7 +7,6 @@ fingerprint of its recipe part and of its pack. What does not match is made agai
 
 import hashlib
 import json
-import os
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, fields
 from pathlib import Path
@@ -37,7 +36,9 @@ def write_arrays(path: Path, arrays: Mapping[str, np.ndarray], **header: Any) ->
     try:
         write_bytes(save(plain, metadata={_HEADER: json.dumps(header)}), path)
     except OSError as error:
-        raise InputError(f"{path}: cannot be written ({error.strerror}); free space on that disk and run again") from error
+        raise InputError(
+            f"{path}: cannot be written ({error.strerror}); free space on that disk and run again"
+        ) from error
 
 
 def read_header(path: Path) -> dict[str, Any] | None:
@@ -64,10 +65,10 @@ def study_fingerprint(data: DataFolder, study_id: int) -> str:
     """Of everything a study is read from: files with size and time, rows of the series table."""
     folder = data.image_folder / str(study_id)
     files = []
-    for place, _, names in os.walk(folder):
-        for name in names:
-            found = os.stat(os.path.join(place, name))
-            files.append((os.path.relpath(os.path.join(place, name), folder), found.st_size, found.st_mtime_ns))
+    for path in folder.rglob("*"):
+        if path.is_file():
+            found = path.stat()
+            files.append((path.relative_to(folder).as_posix(), found.st_size, found.st_mtime_ns))
     rows = data.series[data.series["study_id"] == study_id]
     return fingerprint(study_id, sorted(files), rows.astype(str).to_numpy().tolist())
 

@@ -86,7 +86,9 @@ def _write(path: Path, tensors: Tensors, **header: Any) -> None:
     try:
         write_bytes(to_bytes(plain, metadata={"lumbar": json.dumps(header)}), path)
     except OSError as error:
-        raise InputError(f"{path}: cannot be written ({error.strerror}); free space on that disk and run again") from error
+        raise InputError(
+            f"{path}: cannot be written ({error.strerror}); free space on that disk and run again"
+        ) from error
 
 
 def _below(tensors: Tensors, prefix: str) -> Tensors:

@@ -1,7 +1,7 @@
 """Training samples from the cached files of a run: heatmap stacks (stage 1) and regions (stage 2).
 
-A sample is read from disk as little as possible: one stack, or one level's views, out of a study's file. What changes it
-at random is drawn here and applied on the device (see `augment`).
+A sample is read from disk as little as possible: one stack, or one level's views, out of a study's file. What changes
+it at random is drawn here and applied on the device (see `augment`).
 """
 
 from collections.abc import Mapping, Sequence
@@ -17,7 +17,7 @@ from lumbar.labels import mirrored as other_side
 from lumbar.member import DetectorSpec, GraderSpec
 from lumbar.training import augment
 from lumbar.training.losses import EMPTY
-from lumbar.training.recipe import Training
+from lumbar.training.settings import Training
 
 #: The view that takes a view's place in the mirrored study.
 MIRROR_VIEW: Mapping[View, View] = {
@@ -31,7 +31,7 @@ MIRROR_VIEW: Mapping[View, View] = {
 
 
 class StackSamples:
-    """Stage 1: stacks and their keypoints. Files hold `images` (N, C, S, S), `points` (N, K, 2) px, `mm_per_px` (N, 2)."""
+    """Stage 1: stacks and keypoints. Files hold `images` (N, C, S, S), `points` (N, K, 2) px, `mm_per_px` (N, 2)."""
 
     def __init__(self, folder: Path, studies: Sequence[int], spec: DetectorSpec, training: Training) -> None:
         self.folder, self.spec, self.training = folder, spec, training
@@ -65,8 +65,8 @@ class StackSamples:
 def mirror_stack(image: np.ndarray, points: np.ndarray, spec: DetectorSpec) -> tuple[np.ndarray, np.ndarray]:
     """A stack (C, S, S) and its keypoints (K, 2) as the mirrored study would give them.
 
-    Sagittal: slices in opposite order; a side's stack that runs from the middle outwards is that of the mirrored study's
-    other side as it is. Axial: columns flipped, left and right keypoints swapped.
+    Sagittal: slices in opposite order; a side's stack that runs from the middle outwards is that of the mirrored
+    study's other side as it is. Axial: columns flipped, left and right keypoints swapped.
     """
     if spec.series_type == "axial_t2":
         flipped = points[::-1].copy()
@@ -84,9 +84,14 @@ class RegionSamples:
     """
 
     def __init__(
-        self, folder: Path, studies: Sequence[int], codes: Mapping[int, np.ndarray], spec: GraderSpec, training: Training
+        self,
+        folder: Path,
+        studies: Sequence[int],
+        codes: Mapping[int, np.ndarray],
+        spec: GraderSpec,
+        training: Training,
     ) -> None:
-        """`codes`: for each study the labels (5 conditions, 5 levels), places in `SEVERITIES`, `EMPTY` where unknown."""
+        """`codes`: each study's labels (5 conditions, 5 levels), places in `SEVERITIES`, `EMPTY` where unknown."""
         self.folder, self.spec, self.training = folder, spec, training
         self.task, self.codes = TASKS[spec.task], codes
         self.present = {study: self._present(study) for study in studies}
@@ -137,9 +142,7 @@ class RegionSamples:
         draws = [self._draw(name, rng) for name in names]
         return out | {key: np.stack([draw[key] for draw in draws]) for key in draws[0]}
 
-    def _views(
-        self, study: int, level: int, names: Sequence[View], mirrored: bool
-    ) -> tuple[np.ndarray, np.ndarray]:
+    def _views(self, study: int, level: int, names: Sequence[View], mirrored: bool) -> tuple[np.ndarray, np.ndarray]:
         views, seen = [], []
         with safe_open(self._path(study), "np") as file:
             for name in names:
@@ -167,4 +170,3 @@ def mirror_view(region: np.ndarray, view: View, spec: GraderSpec) -> np.ndarray:
     if view == "axial_middle" or (view.startswith("axial") and not spec.mirror_right):
         return region[..., ::-1]
     return region
-

@@ -94,7 +94,7 @@ def _targets(stack: Stack, keypoints: Mapping[Name, Keypoint], spec: DetectorSpe
 
 
 def margin_spec(spec: GraderSpec, margin: float) -> GraderSpec:
-    """The spec that cuts regions `margin` times as wide at the same pixel size, so that the middle is `spec`'s region."""
+    """The spec that cuts regions `margin` times as wide at the same pixel size, so that the middle is `spec`'s."""
     size = spec.image_size + 2 * round(spec.image_size * (margin - 1) / 2)
     return spec.model_copy(update={"image_size": size, "roi_mm": spec.roi_mm * size / spec.image_size})
 
@@ -119,8 +119,9 @@ def study_rows(coordinates: pd.DataFrame) -> dict[int, pd.DataFrame]:
     return {int(study): rows for study, rows in coordinates.groupby("study_id")}
 
 
-
-def make_stacks(packs: Packs, rows: Any, spec: DetectorSpec, folder: Path, wanted: dict[int, str], study_id: int) -> None:
+def make_stacks(
+    packs: Packs, rows: Any, spec: DetectorSpec, folder: Path, wanted: dict[int, str], study_id: int
+) -> None:
     """Write the stacks of one study; `rows`: its labelled keypoints, `wanted`: the fingerprint to store, by study."""
     study = packs.study(study_id)
     points = label_keypoints(study, rows[study_id]) if study_id in rows else {}

@@ -6,14 +6,14 @@ from sklearn.model_selection import KFold, StratifiedGroupKFold
 
 from lumbar.issues import InputError
 from lumbar.metric import label_codes
-from lumbar.training.recipe import Folds
+from lumbar.training.settings import Folds
 
 
 def make_folds(labels: pd.DataFrame, study_ids: list[int], folds: Folds) -> pd.DataFrame:
     """Table `study_id, fold` over the studies in ascending order. Raises InputError for fewer studies than folds.
 
-    kfold: scikit-learn's KFold, shuffled with the seed, as the original. stratified_group: studies with equal worst canal
-    and worst other severity are spread evenly; a study is a group of its own.
+    kfold: scikit-learn's KFold, shuffled with the seed, as the original. stratified_group: studies with equal worst
+    canal and worst other severity are spread evenly; a study is a group of its own.
     """
     study_ids = sorted(study_ids)
     if len(study_ids) < folds.count:

@@ -9,7 +9,7 @@ import copy
 import math
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,13 +19,11 @@ import numpy as np
 import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
 from lumbar.training import checkpoint
-from lumbar.training.recipe import Loop, Training
-
-Batch = dict[str, Tensor]
+from lumbar.training.batches import Batch, Plan, Samples, load, validation
+from lumbar.training.settings import Loop, Training
 
 
 @dataclass(frozen=True)
@@ -42,15 +40,6 @@ class Objective(Protocol):
 
     def terms(self, network: nn.Module, batch: Batch, *, train: bool) -> Mapping[str, Term]:
         """The loss terms of a batch on its device; `train` says whether augmentation is applied."""
-
-
-class Samples(Protocol):
-    """A data set whose samples know their study. `sample` draws its augmentation from `rng`; None: as for validation."""
-
-    studies: np.ndarray  # (N,) study of each sample
-
-    def sample(self, index: int, rng: np.random.Generator | None) -> dict[str, Any]:
-        """Arrays of one sample."""
 
 
 @dataclass(frozen=True)
@@ -83,7 +72,7 @@ class Progress:
     history: list[dict[str, Any]] = field(default_factory=list)
 
 
-def fit(job: Job, accelerator: Accelerator, report: Any) -> Progress:
+def fit(job: Job, accelerator: Accelerator, report: Callable[[dict[str, Any]], None]) -> Progress:
     """Train one member on one fold; `best.safetensors` holds the weights of the epoch with least validation loss.
 
     Goes on from the job's checkpoint where one with the same fingerprint is there. `report(row)` takes a row of metrics
@@ -101,7 +90,8 @@ def fit(job: Job, accelerator: Accelerator, report: Any) -> Progress:
     progress = Progress()
     state = checkpoint.State(job.folder, job.fingerprint, plain, average, optimizer, accelerator.scaler)
     state.restore(progress)
-    plan = Plan(job, accelerator.process_index, accelerator.num_processes)
+    rank, world = accelerator.process_index, accelerator.num_processes
+    plan = Plan(job.train.studies, job.training, job.seed, rank, world, together=job.keep_studies)
     bar = _bar(job, plan, progress, accelerator)
     while progress.epoch < job.training.epochs:
         began, skipped = time.monotonic(), progress.batch
@@ -114,67 +104,6 @@ def fit(job: Job, accelerator: Accelerator, report: Any) -> Progress:
     accelerator.free_memory()
     accelerator.wait_for_everyone()
     return progress
-
-
-class Plan:
-    """Which samples make which batch: the same for any number of processes, each of which takes its share."""
-
-    def __init__(self, job: Job, rank: int, world: int) -> None:
-        studies = job.train.studies
-        order = np.argsort(studies, kind="stable")
-        cuts = np.flatnonzero(np.diff(studies[order])) + 1
-        self.units = np.split(order, cuts) if job.keep_studies else [np.array([i]) for i in range(len(studies))]
-        self.size = job.training.batch_size
-        share = max(world, round(self.size * len(self.units) / max(len(studies), 1)))
-        self.per_batch = min(share, len(self.units))
-        self.batches = len(self.units) // self.per_batch  # the rest waits for another epoch's order
-        self.steps = math.ceil(self.batches / job.training.accumulate)  # optimizer steps an epoch
-        self.job, self.rank, self.world = job, rank, world
-
-    def epoch(self, epoch: int) -> list[list[tuple[int, int]]]:
-        """This process's share of each batch of an epoch, as (epoch, sample)."""
-        order = np.random.default_rng([self.job.seed, epoch]).permutation(len(self.units))
-        chunks = order[: self.batches * self.per_batch].reshape(self.batches, self.per_batch)
-        return [[(epoch, int(i)) for unit in row[self.rank :: self.world] for i in self.units[unit]] for row in chunks]
-
-    def rate(self, epoch: int, batch: int) -> float:
-        """Learning rate of an optimizer step."""
-        training = self.job.training
-        done = (epoch + (batch // training.accumulate) / self.steps) / training.epochs
-        factor = 1.0
-        if done < training.warmup:
-            return training.learning_rate * min(1.0, (done + 1 / (self.steps * training.epochs)) / training.warmup)
-        if training.schedule == "cosine":
-            factor = 0.5 * (1 + math.cos(math.pi * done))
-        elif training.schedule == "step":
-            factor = training.step_factor ** (epoch // training.step_epochs)
-        return training.learning_rate * factor
-
-
-class _Loadable(Dataset):  # type: ignore[type-arg]
-    """Samples by (epoch, index); a negative epoch means validation."""
-
-    def __init__(self, samples: Samples, seed: int) -> None:
-        self.samples, self.seed = samples, seed
-
-    def __getitem__(self, key: tuple[int, int]) -> dict[str, Any]:
-        epoch, index = key
-        rng = None if epoch < 0 else np.random.default_rng([self.seed, epoch, index])
-        return self.samples.sample(index, rng)
-
-
-def load(samples: Samples, seed: int, batches: list[list[tuple[int, int]]], loop: Loop, device: torch.device) -> Iterator[Batch]:
-    """Batches on the device, loaded ahead by worker processes where the recipe wants some."""
-    workers = min(loop.workers, len(batches))
-    loader = DataLoader(
-        _Loadable(samples, seed),
-        batch_sampler=batches,  # type: ignore[arg-type]
-        num_workers=workers,
-        pin_memory=device.type == "cuda",
-        prefetch_factor=4 if workers else None,
-    )
-    for batch in loader:
-        yield {name: value.to(device, non_blocking=True) for name, value in batch.items()}
 
 
 def _epoch(
@@ -260,12 +189,8 @@ def _close_epoch(
 def validate(job: Job, accelerator: Accelerator, network: nn.Module) -> tuple[dict[str, float], dict[str, float]]:
     """Mean of every term over the validation samples of all processes, and each term's factor."""
     network.eval()
-    count, size = len(job.valid.studies), job.training.batch_size
-    order = np.argsort(job.valid.studies, kind="stable") if job.keep_studies else np.arange(count)
-    # whole studies a process, so that terms that ask about a study see all of it
-    place = np.unique(job.valid.studies, return_inverse=True)[1] % accelerator.num_processes
-    own = [(-1, int(index)) for index in order if place[index] == accelerator.process_index]
-    keys = _cut(own, job.valid.studies, size) if job.keep_studies else [own[i : i + size] for i in range(0, len(own), size)]
+    rank, world = accelerator.process_index, accelerator.num_processes
+    keys = validation(job.valid.studies, job.training.batch_size, rank, world)
     sums: dict[str, tuple[float, float]] = {}
     factors: dict[str, float] = {}
     for batch in load(job.valid, job.seed, keys, job.loop, accelerator.device):
@@ -282,16 +207,6 @@ def validate(job: Job, accelerator: Accelerator, network: nn.Module) -> tuple[di
         total, weight = np.sum([part["sums"].get(name, (0.0, 0.0)) for part in gathered], axis=0)
         means[name] = float(total / max(weight, 1e-12))
     return means, factors
-
-
-def _cut(keys: list[tuple[int, int]], studies: np.ndarray, size: int) -> list[list[tuple[int, int]]]:
-    """Batches of about `size` that end between studies."""
-    batches: list[list[tuple[int, int]]] = [[]]
-    for key, following in zip(keys, [*keys[1:], None], strict=True):
-        batches[-1].append(key)
-        if following and len(batches[-1]) >= size and studies[key[1]] != studies[following[1]]:
-            batches.append([])
-    return [batch for batch in batches if batch]
 
 
 def _gather(value: Any, accelerator: Accelerator) -> list[Any]:

@@ -7,7 +7,7 @@ from accelerate import Accelerator
 from accelerate.utils import InitProcessGroupKwargs
 
 from lumbar.issues import InputError
-from lumbar.training.recipe import Loop
+from lumbar.training.settings import Loop
 
 
 def make_accelerator(loop: Loop) -> Accelerator:
@@ -25,5 +25,7 @@ def make_accelerator(loop: Loop) -> Accelerator:
             precision = "bf16" if torch.ops.mkldnn._is_mkldnn_bf16_supported() else "no"
     if precision == "fp16" and not torch.cuda.is_available():
         raise InputError("mixed_precision = fp16 needs a GPU; set loop.mixed_precision to auto, bf16 or no")
-    waits = InitProcessGroupKwargs(timeout=timedelta(hours=24))  # the first process may read 36 GB before the others go on
+    waits = InitProcessGroupKwargs(
+        timeout=timedelta(hours=24)
+    )  # the first process may read 36 GB before the others go on
     return Accelerator(mixed_precision=precision, kwargs_handlers=[waits])

@@ -9,7 +9,7 @@ from lumbar.grading.tasks import TASKS
 from lumbar.member import DetectorSpec, GraderSpec
 from lumbar.training import augment, losses
 from lumbar.training.loop import Batch, Term
-from lumbar.training.recipe import Training
+from lumbar.training.settings import Training
 
 
 class HeatmapObjective:

@@ -18,65 +18,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import ValidationError, model_validator
 
 from lumbar.issues import InputError
 from lumbar.member import DetectorSpec, GraderSpec, MemberSpec, Strict
+from lumbar.training.settings import Blend, Folds, Loop, Training
 
 Table = dict[str, Any]
 _SPECS: dict[str, type[Strict]] = {"stage1": DetectorSpec, "stage2": GraderSpec}
-
-
-class Augment(Strict):
-    """Random changes to a training sample. Zero switches a change off.
-
-    The first five are the original ninth place's; the others help where training and target scanners differ.
-    """
-
-    rotate_deg: float = Field(15.0, ge=0, le=180)
-    shear_deg: float = Field(15.0, ge=0, lt=90)
-    #: One of sharpening and motion blur, with this probability.
-    sharpen_or_blur_p: float = Field(0.5, ge=0, le=1)
-    #: Slices change places, with this probability (stage 2: axial views only).
-    channel_shuffle_p: float = Field(0.5, ge=0, le=1)
-    #: The study as seen in a mirror, sides swapped, with this probability.
-    mirror_p: float = Field(0.0, ge=0, le=1)
-    #: Zoom by a factor between 1 - zoom and 1 + zoom.
-    zoom: float = Field(0.0, ge=0, lt=1)
-    #: Shift by up to this share of the image (stage 2: of the region), each axis.
-    shift: float = Field(0.0, ge=0, le=0.5)
-    #: Intensities raised to a power between 1 / (1 + gamma) and 1 + gamma.
-    gamma: float = Field(0.0, ge=0)
-    #: Standard deviation of added noise, up to this share of the image's own.
-    noise: float = Field(0.0, ge=0)
-    #: A smooth bias field of up to this strength (log scale), as of a surface coil.
-    shading: float = Field(0.0, ge=0)
-    #: Half of the images lose resolution, down to this share of it.
-    coarsen: float = Field(0.0, ge=0, lt=1)
-
-
-class Training(Strict):
-    """How one member is trained."""
-
-    epochs: int = Field(5, ge=1)
-    batch_size: int = Field(16, ge=1)  # over all processes together
-    accumulate: int = Field(1, ge=1)  # batches an optimizer step
-    learning_rate: float = Field(1e-3, gt=0)
-    weight_decay: float = Field(0.01, ge=0)
-    schedule: Literal["cosine", "step", "constant"] = "cosine"
-    warmup: float = Field(0.0, ge=0, lt=1)  # share of all steps with a rising rate
-    step_epochs: int = Field(2, ge=1)  # schedule "step": every so many epochs the rate is ...
-    step_factor: float = Field(0.1, gt=0, le=1)  # ... multiplied by this
-    clip_norm: float = Field(0.0, ge=0)  # 0: gradients are not clipped
-    ema_decay: float = Field(0.0, ge=0, lt=1)  # 0: no moving average of the weights
-    channels_last: bool = False  # faster on CPUs and on tensor cores, same result up to rounding
-    heatmap_weight: float = Field(1.0, gt=0)  # stage 1: error weight at a peak; 1 = plain MSE
-    any_severe_weight: float = Field(0.0, ge=0)  # stage 2: the official score's any-severe term
-    auxiliary_weight: float = Field(0.0, ge=0)  # stage 2: loss of every slice, where the network gives one
-    keypoint_jitter_mm: float = Field(0.0, ge=0)  # stage 2: region centres shifted in training (standard deviation)
-
-    pretrained: bool | str = False  # True: an installed package of ImageNet weights; or the path of a safetensors file
-    augment: Augment = Augment()
 
 
 class Member(Strict):
@@ -93,40 +42,6 @@ class Stage(Strict):
     #: Stage 2 cuts its training regions around: keypoints that stage 1 found on studies it had not seen, or the
     #: label table's (faster; to be used with jitter).
     keypoints: Literal["out_of_fold", "labels"] = "out_of_fold"
-
-
-class Folds(Strict):
-    """How studies are split. Every study is one group: its 25 labels never straddle a split."""
-
-    method: Literal["kfold", "stratified_group"] = "kfold"
-    count: int = Field(5, ge=2)
-    seed: int = 42
-    #: The folds to train, by number; fewer than `count` leave studies without out-of-fold results.
-    train: tuple[int, ...] = (0, 1, 2, 3, 4)
-
-    @model_validator(mode="after")
-    def _check(self) -> "Folds":
-        if not self.train or len(set(self.train)) < len(self.train) or not set(self.train) <= set(range(self.count)):
-            raise ValueError(f"folds.train must name different folds from 0 to {self.count - 1}, not {self.train}")
-        return self
-
-
-class Loop(Strict):
-    """How the loop runs on this machine; changes no result beyond rounding."""
-
-    mixed_precision: Literal["auto", "no", "fp16", "bf16"] = "auto"
-    workers: int = Field(4, ge=0)  # loader processes per training process; 0: none
-    threads: int = Field(0, ge=0)  # CPU threads of the network; 0: as torch chooses
-    checkpoint_steps: int = Field(200, ge=1)  # a checkpoint every so many optimizer steps, and at every epoch's end
-    tensorboard: bool = False
-    read_processes: int = Field(2, ge=1)  # processes that read the DICOM files
-    region_margin: float = Field(1.5, ge=1)  # cached regions reach this much farther than the network sees
-
-
-class Blend(Strict):
-    """How members become one table."""
-
-    method: Literal["mean", "mean_logits"] = "mean"
 
 
 class Recipe(Strict):
@@ -164,7 +79,9 @@ def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
     try:
         raw = tomllib.loads(Path(path).read_text(encoding="utf-8"))
     except OSError as error:
-        raise InputError(f"{path}: the recipe cannot be read ({error.strerror}); give the path of a TOML file") from error
+        raise InputError(
+            f"{path}: the recipe cannot be read ({error.strerror}); give the path of a TOML file"
+        ) from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise InputError(f"{path}: not valid TOML ({error})") from error
     for text in overrides:

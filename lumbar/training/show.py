@@ -17,6 +17,7 @@ from lumbar.grading.tasks import TASKS
 from lumbar.keypoints.coding import gaussian_heatmaps
 from lumbar.labels import SEVERITIES
 from lumbar.member import DetectorSpec, GraderSpec
+from lumbar.training.checks import open_checked
 from lumbar.training.data import RegionSamples, StackSamples
 from lumbar.training.loop import Batch
 from lumbar.training.objectives import HeatmapObjective, SeverityObjective
@@ -33,23 +34,35 @@ def show_batches(recipe_path: Path, data_folder: Path, out: Path, overrides: Seq
     above, around labelled keypoints. Nothing is trained. Raises InputError as training would.
     """
     from lumbar.training.machine import make_accelerator
-    from lumbar.training.run import Run, open_checked
+    from lumbar.training.run import Run
 
     recipe = load_recipe(Path(recipe_path), overrides)
     written = []
     with tempfile.TemporaryDirectory() as scratch:
-        run = Run(Path(scratch), recipe, open_checked(data_folder), make_accelerator(recipe.loop))
+        run = Run(Path(scratch), recipe, open_checked(Path(data_folder)), make_accelerator(recipe.loop))
         run.study_ids = run.study_ids[:STUDIES]
         run.prepare()
         for name, member in recipe.members().items():
             path = Path(out) / f"{name}.png"
-            samples = run.samples_to_show(name, member)
-            figure = _stacks(samples, member) if isinstance(member.spec, DetectorSpec) else _regions(samples, member)
+            samples = _samples(run, name, member)
+            draw = _stacks if isinstance(samples, StackSamples) else _regions
+            figure = draw(samples, member)  # type: ignore[arg-type]
             with replacing(path) as temporary:
                 figure.savefig(temporary, dpi=80, bbox_inches="tight")
             plt.close(figure)
             written.append(path)
     return written
+
+
+def _samples(run: Any, name: str, member: Member) -> StackSamples | RegionSamples:
+    """The training samples of a member, around labelled keypoints."""
+    if isinstance(member.spec, DetectorSpec):
+        run.stacks(name, member.spec)
+        return StackSamples(run.stack_folder(name), run.study_ids, member.spec, member.training)
+    run.regions("labels", run.study_ids)
+    return RegionSamples(
+        run.region_folder(member.spec, "labels"), run.study_ids, run.codes, member.spec, member.training
+    )
 
 
 def batch_of(samples: StackSamples | RegionSamples, count: int, seed: int = 0, *, augmented: bool = True) -> Batch:
@@ -93,5 +106,5 @@ def _regions(samples: RegionSamples, member: Member) -> Any:
             axis.imshow(views[column, row, views.shape[2] // 2].numpy(), cmap="gray", vmin=-2, vmax=3)
             axis.set(xticks=[], yticks=[])
             if column == 0:
-                axis.set_ylabel(name.replace("_left", " side").replace("_", " ") if len(words) == 1 else name, fontsize=7)
+                axis.set_ylabel(name if len(words) > 1 else name.replace("_left", " side"), fontsize=7)
     return figure

@@ -1,0 +1,119 @@
+"""A run folder: where everything lies, and how what is done is read back. Nothing here trains.
+
+recipe.json               the resolved recipe
+labels.csv, folds.csv     the labels that were used, and which study is in which fold
+cache/                    studies, stacks and regions (may be deleted: it is made again)
+members/<name>/fold<k>/   checkpoint while it trains; best.safetensors and result.json when done
+keypoints/fold<k>.json    what the fold's detectors found on its held-out studies, and what the labels say
+predictions/<name>.csv    out-of-fold probabilities of each grader, blend.csv of all
+metrics.jsonl             a line an epoch
+evaluation.json, .png     made by `evaluate`
+"""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from lumbar import ensemble, submission
+from lumbar.ensemble import BlendMethod
+from lumbar.files import write_csv
+from lumbar.issues import InputError
+from lumbar.keypoints.keypoint import Keypoint
+from lumbar.labels import SEVERITIES, row_ids
+from lumbar.metric import read_labels
+from lumbar.training.recipe import Recipe, check_recipe
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """The paths and finished results of a run. Reading raises InputError where something is not there yet."""
+
+    root: Path
+
+    @property
+    def cache(self) -> Path:
+        """What may be deleted."""
+        return self.root / "cache"
+
+    def member(self, name: str, fold: int) -> Path:
+        """Folder of one member on one fold."""
+        return self.root / "members" / name / f"fold{fold}"
+
+    def keypoint_file(self, fold: int) -> Path:
+        """Out-of-fold keypoints of a fold."""
+        return self.root / "keypoints" / f"fold{fold}.json"
+
+    def prediction_file(self, name: str) -> Path:
+        """Out-of-fold probabilities of a grader, or of the `blend`."""
+        return self.root / "predictions" / f"{name}.csv"
+
+    def recipe(self) -> Recipe:
+        """The resolved recipe."""
+        return check_recipe(self._json(self.root / "recipe.json"), str(self.root / "recipe.json"))
+
+    def folds(self) -> pd.DataFrame:
+        """Table `study_id, fold`."""
+        return pd.read_csv(self._there(self.root / "folds.csv"))
+
+    def labels(self) -> pd.DataFrame:
+        """Labels by study, in the words of `train.csv`."""
+        return read_labels(self._there(self.root / "labels.csv"))
+
+    def result(self, name: str, fold: int) -> dict[str, Any] | None:
+        """`fingerprint`, `saw`, `best` and `history` of a trained member; None where it is not done."""
+        folder = self.member(name, fold)
+        if not (folder / "best.safetensors").is_file() or not (folder / "result.json").is_file():
+            return None
+        return self._json(folder / "result.json")
+
+    def untrained(self) -> list[str]:
+        """Members and folds of the recipe that are not done yet."""
+        recipe = self.recipe()
+        pairs = [(name, fold) for fold in recipe.folds.train for name in recipe.members()]
+        return [f"{name} fold {fold}" for name, fold in pairs if self.result(name, fold) is None]
+
+    def keypoints(self, folds: tuple[int, ...]) -> dict[int, list[Keypoint]]:
+        """Out-of-fold keypoints by study."""
+        return {int(study): points for fold in folds for study, points in self._points(fold, "studies")}
+
+    def labelled_keypoints(self, folds: tuple[int, ...]) -> dict[int, list[Keypoint]]:
+        """Keypoints of the label table by study, for the same studies."""
+        return {int(study): points for fold in folds for study, points in self._points(fold, "labels")}
+
+    def _points(self, fold: int, what: str) -> list[tuple[str, list[Keypoint]]]:
+        stored = self._json(self.keypoint_file(fold)).get(what, {})
+        return [(study, [_keypoint(point) for point in points]) for study, points in stored.items()]
+
+    def _json(self, path: Path) -> dict[str, Any]:
+        return json.loads(self._there(path).read_text(encoding="utf-8"))
+
+    def _there(self, path: Path) -> Path:
+        if not path.is_file():
+            raise InputError(f"{path} is missing; give a run folder, and let train_utils.py train finish it")
+        return path
+
+
+def _keypoint(stored: dict[str, Any]) -> Keypoint:
+    return Keypoint(**{**stored, "xy_px": tuple(stored["xy_px"]), "mm": tuple(stored["mm"])})
+
+
+def write_predictions(
+    folder: RunFolder, tables: dict[str, dict[int, np.ndarray]], prior: np.ndarray, method: BlendMethod
+) -> None:
+    """Write each grader's out-of-fold probabilities (rows where it spoke) and their blend, as submissions are written.
+
+    `tables`: for each grader the probabilities (5, 5, 3) by study, NaN where it was silent.
+    """
+    studies = sorted({study for table in tables.values() for study in table})
+    names = [row for study in studies for row in row_ids(study)]
+    for name, table in tables.items():
+        rows = np.concatenate([table[study].reshape(-1, len(SEVERITIES)) for study in studies])
+        frame = pd.DataFrame(rows, columns=list(SEVERITIES))
+        frame.insert(0, "row_id", names)
+        write_csv(frame.dropna(), folder.prediction_file(name))
+    blended = [ensemble.blend(np.stack([t[study] for t in tables.values()]), prior, method)[0] for study in studies]
+    write_csv(submission.to_rows(studies, np.stack(blended)), folder.prediction_file("blend"))
