@@ -8,33 +8,31 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from accelerate import Accelerator
 
 from lumbar.files import write_csv, write_json
-from lumbar.grading.grade import grade
 from lumbar.grading.network import build_grader
-from lumbar.grading.regions import Regions, cut_regions, region_key
+from lumbar.grading.regions import region_key
 from lumbar.issues import InputError
-from lumbar.keypoints.detect import detect
-from lumbar.keypoints.keypoint import Keypoint
 from lumbar.keypoints.network import build_detector
 from lumbar.labels import LABEL_COLUMNS
 from lumbar.member import DetectorSpec, GraderSpec
-from lumbar.metric import label_codes, weighted_prior
+from lumbar.metric import label_codes
 from lumbar.study import DataFolder
-from lumbar.training import checkpoint, derive
+from lumbar.training import derive
 from lumbar.training.cache import Packs, fingerprint, read_header
 from lumbar.training.checks import open_checked
 from lumbar.training.data import RegionSamples, StackSamples
-from lumbar.training.folder import RunFolder, write_predictions
+from lumbar.training.folder import RunFolder
 from lumbar.training.folds import make_folds
 from lumbar.training.loop import Job, fit
 from lumbar.training.machine import make_accelerator
 from lumbar.training.objectives import HeatmapObjective, SeverityObjective
+from lumbar.training.outoffold import find_keypoints, grade_held_out
 from lumbar.training.processes import each
-from lumbar.training.recipe import Member, Recipe, Stage, load_recipe
+from lumbar.training.recipe import Member, Recipe, load_recipe
+from lumbar.training.space import check_space, needed_bytes
 from lumbar.training.tensorboard import Board
 
 
@@ -79,6 +77,7 @@ class Run:
             table = self.labels.loc[self.study_ids, list(LABEL_COLUMNS)].rename_axis("study_id").reset_index()
             write_csv(table, self.folder.root / "labels.csv")
             write_csv(self.folds, self.folder.root / "folds.csv")
+            check_space(self.folder.root, needed_bytes(self.data, self.study_ids, self.recipe, self.folder.cache))
             self.packs.ensure(self.study_ids, self._each)
         self.accelerator.wait_for_everyone()
         if not self.main:
@@ -92,7 +91,7 @@ class Run:
             for name, member in self.recipe.stage1.members.items():
                 self._train(name, member, fold)
             if self.main:
-                self._keypoints(fold)
+                find_keypoints(self, fold)
         self.accelerator.wait_for_everyone()
 
     def stage2(self) -> None:
@@ -104,7 +103,7 @@ class Run:
             for name, member in self.recipe.stage2.members.items():
                 self._train(name, member, fold)
         if self.main:
-            self._predict()
+            grade_held_out(self)
 
     # ---- which studies ----
 
@@ -159,7 +158,7 @@ class Run:
         self, folder: Path, study_ids: Sequence[int], make: Any, parts: Callable[[int], list[Any]], title: str
     ) -> None:
         if self.main:
-            wanted = {study: fingerprint(self._source(study), *parts(study)) for study in study_ids}
+            wanted = {study: fingerprint(self.source(study), *parts(study)) for study in study_ids}
             self._each(
                 functools.partial(make, folder, wanted),
                 [study for study in study_ids if _source_of(folder, study) != wanted[study]],
@@ -167,7 +166,7 @@ class Run:
             )
         self.accelerator.wait_for_everyone()
 
-    def _source(self, study: int) -> str:
+    def source(self, study: int) -> str:
         """Fingerprint of a study's images, keypoints and labels."""
         rows = self.rows.get(study)
         table = [] if rows is None else rows.astype(str).to_numpy().tolist()
@@ -228,67 +227,6 @@ class Run:
             file.write(json.dumps(row) + "\n")
         if self.board is not None:
             self.board.add(row)
-
-    # ---- out-of-fold results ----
-
-    def networks(self, stage: Stage, fold: int) -> dict[str, tuple[Any, torch.nn.Module]]:
-        """Trained networks of one stage and fold on this process's device: name to (spec, network)."""
-        out = {}
-        for name, member in stage.members.items():
-            spec = member.spec
-            network = build_detector(spec) if isinstance(spec, DetectorSpec) else build_grader(spec)
-            checkpoint.read_weights(network, self.folder.member(name, fold) / "best.safetensors")
-            out[name] = (spec, network.to(self.accelerator.device))
-        return out
-
-    def _keypoints(self, fold: int) -> None:
-        """Find the keypoints of a fold's held-out studies with its own detectors."""
-        path, studies = self.folder.keypoint_file(fold), self.held_out(fold)
-        results = [self.folder.result(name, fold) for name in self.recipe.stage1.members]
-        words = fingerprint([r and r["fingerprint"] for r in results], [self._source(study) for study in studies])
-        if path.is_file() and json.loads(path.read_text(encoding="utf-8")).get("fingerprint") == words:
-            return
-        detectors: dict[Any, list[Any]] = {}
-        for spec, network in self.networks(self.recipe.stage1, fold).values():
-            detectors.setdefault(spec.series_type, []).append((spec, network))
-        found: dict[str, list[Any]] = {}
-        labelled: dict[str, list[Any]] = {}
-
-        def one(study_id: int) -> None:
-            study = self.packs.study(study_id)
-            points, _ = detect(study, detectors, self.accelerator.device)
-            found[str(study_id)] = [asdict(point) for point in points]
-            told = derive.label_keypoints(study, self.rows[study_id]) if study_id in self.rows else {}
-            labelled[str(study_id)] = [asdict(point) for point in told.values()]
-
-        each(one, studies, f"keypoints of fold {fold}", 1)
-        write_json({"fingerprint": words, "studies": found, "labels": labelled}, path)
-
-    def _predict(self) -> None:
-        """Grade every held-out study with its fold's graders, as prediction would, and write the tables."""
-        keypoints = self.folder.keypoints(self.recipe.folds.train)
-        tables: dict[str, dict[int, np.ndarray]] = {name: {} for name in self.recipe.stage2.members}
-        for fold in self.recipe.folds.train:
-            graders = self.networks(self.recipe.stage2, fold)
-            one = functools.partial(self._grade, graders, keypoints, tables)
-            each(one, self.held_out(fold), f"grades of fold {fold}", 1)
-        write_predictions(self.folder, tables, weighted_prior(self.labels, 0.5), self.recipe.blend.method)
-
-    def _grade(
-        self,
-        graders: Any,
-        keypoints: dict[int, list[Keypoint]],
-        tables: dict[str, dict[int, np.ndarray]],
-        study_id: int,
-    ) -> None:
-        study = self.packs.study(study_id)
-        points = {(point.condition, point.level): point for point in keypoints[study_id]}
-        cut: dict[str, Regions] = {}
-        for name, (spec, network) in graders.items():
-            key = region_key(spec)
-            if key not in cut:
-                cut[key] = cut_regions(study, points, spec)
-            tables[name][study_id] = grade(cut[key], spec, network, self.accelerator.device)
 
 
 def _source_of(folder: Path, study: int) -> str | None:

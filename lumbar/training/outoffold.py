@@ -1,0 +1,96 @@
+"""Out-of-fold results: what a fold's networks find and grade on the studies that they had not seen."""
+
+import functools
+import json
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from lumbar.files import write_json
+from lumbar.grading.grade import grade
+from lumbar.grading.network import build_grader
+from lumbar.grading.regions import Regions, cut_regions, region_key
+from lumbar.keypoints.detect import detect
+from lumbar.keypoints.keypoint import Keypoint
+from lumbar.keypoints.network import build_detector
+from lumbar.member import DetectorSpec
+from lumbar.metric import weighted_prior
+from lumbar.training import checkpoint, derive
+from lumbar.training.cache import fingerprint
+from lumbar.training.folder import write_predictions
+from lumbar.training.processes import each
+from lumbar.training.recipe import Stage
+
+if TYPE_CHECKING:
+    from lumbar.training.run import Run
+
+
+def trained_networks(run: "Run", stage: Stage, fold: int) -> dict[str, tuple[Any, torch.nn.Module]]:
+    """Networks of one stage and fold with their best weights, on the run's device: name to (spec, network)."""
+    out = {}
+    for name, member in stage.members.items():
+        spec = member.spec
+        network = build_detector(spec) if isinstance(spec, DetectorSpec) else build_grader(spec)
+        checkpoint.read_weights(network, run.folder.member(name, fold) / "best.safetensors")
+        out[name] = (spec, network.to(run.accelerator.device))
+    return out
+
+
+def find_keypoints(run: "Run", fold: int) -> None:
+    """Find the keypoints of a fold's held-out studies with its own detectors, and write them beside the labelled ones.
+
+    Skipped where the file is there and was made by the same detectors from the same studies.
+    """
+    path, studies = run.folder.keypoint_file(fold), run.held_out(fold)
+    results = [run.folder.result(name, fold) for name in run.recipe.stage1.members]
+    words = fingerprint([found and found["fingerprint"] for found in results], [run.source(study) for study in studies])
+    if path.is_file():
+        stored = json.loads(path.read_text(encoding="utf-8"))
+        if stored.get("fingerprint") == words and "labels" in stored:
+            return
+    detectors: dict[Any, list[Any]] = {}
+    for spec, network in trained_networks(run, run.recipe.stage1, fold).values():
+        detectors.setdefault(spec.series_type, []).append((spec, network))
+    found: dict[str, list[Any]] = {}
+    labelled: dict[str, list[Any]] = {}
+
+    def one(study_id: int) -> None:
+        study = run.packs.study(study_id)
+        points, _ = detect(study, detectors, run.accelerator.device)
+        found[str(study_id)] = [asdict(point) for point in points]
+        told = derive.label_keypoints(study, run.rows[study_id]) if study_id in run.rows else {}
+        labelled[str(study_id)] = [asdict(point) for point in told.values()]
+
+    each(one, studies, f"keypoints of fold {fold}", 1)
+    write_json({"fingerprint": words, "studies": found, "labels": labelled}, path)
+
+
+def grade_held_out(run: "Run") -> None:
+    """Grade every held-out study with its fold's graders, as prediction would, and write the tables."""
+    keypoints = run.folder.keypoints(run.recipe.folds.train)
+    tables: dict[str, dict[int, np.ndarray]] = {name: {} for name in run.recipe.stage2.members}
+    for fold in run.recipe.folds.train:
+        graders = trained_networks(run, run.recipe.stage2, fold)
+        one = functools.partial(_grade, run, graders, keypoints, tables)
+        each(one, run.held_out(fold), f"grades of fold {fold}", 1)
+    write_predictions(run.folder, tables, weighted_prior(run.labels, 0.5), run.recipe.blend.method)
+
+
+def _grade(
+    run: "Run",
+    graders: Mapping[str, tuple[Any, torch.nn.Module]],
+    keypoints: Mapping[int, list[Keypoint]],
+    tables: Mapping[str, dict[int, np.ndarray]],
+    study_id: int,
+) -> None:
+    study = run.packs.study(study_id)
+    points = {(point.condition, point.level): point for point in keypoints[study_id]}
+    cut: dict[str, Regions] = {}
+    for name, (spec, network) in graders.items():
+        key = region_key(spec)
+        if key not in cut:
+            cut[key] = cut_regions(study, points, spec)
+        tables[name][study_id] = grade(cut[key], spec, network, run.accelerator.device)
