@@ -1,0 +1,83 @@
+"""Judge a bundle on labelled studies that it has not seen: official score by member and blend, keypoint error in mm.
+
+    python train_utils.py phantom --studies 40 --seed 2026 --out heldout
+    python benchmarks/heldout.py --data heldout --weights weights
+
+The floor is the weighted prior of the very studies judged, the best constant there is for them.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+import numpy as np
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from lumbar import ensemble, kaggle, pipeline
+from lumbar.bundle import Bundle, load_bundle
+from lumbar.files import write_json
+from lumbar.member import GraderSpec
+from lumbar.metric import label_codes, weighted_prior
+from lumbar.study import DataFolder, open_data, read_study
+from lumbar.training import evaluate
+from lumbar.training.derive import label_keypoints, study_rows
+
+
+def judge(data: DataFolder, bundle: Bundle, studies: int | None = None) -> dict[str, object]:
+    """Figures as `lumbar.training.evaluate` names them, over the first `studies` of the folder (None: all)."""
+    if data.labels is None or data.coordinates is None:
+        raise SystemExit(f"{data.root} has no train.csv or no train_label_coordinates.csv; give a labelled folder")
+    ids = [study for study in data.study_ids if study in data.labels.index][:studies]
+    device, amp = kaggle.choose_device(say=lambda sentence: print(sentence, file=sys.stderr))
+    results = list(pipeline.predict(data, bundle, device=device, amp=amp, study_ids=ids, progress=True))
+    order, codes = label_codes(data.labels.loc[ids])
+    by_study = {result.study_id: result for result in results}
+    members = np.stack([by_study[int(study)].members for study in order])  # (N, M, 5, 5, 3)
+    prior = weighted_prior(data.labels.loc[ids])
+    tables = {name: _blend(members[:, places], bundle, prior) for name, places in _groups(bundle).items()}
+    tables["blend"] = np.stack([by_study[int(study)].probabilities for study in order])
+    tables["weighted_prior"] = np.broadcast_to(prior, tables["blend"].shape)
+    rows = study_rows(data.coordinates)
+    told = {study: list(label_keypoints(read_study(data, study), rows[study]).values()) for study in ids}
+    return {
+        "recipe": bundle.manifest.description,
+        "studies": len(ids),
+        "folds": "held out",
+        "keypoints": evaluate.keypoint_errors({study: by_study[study].keypoints for study in ids}, told),
+        "scores": {name: evaluate.member_score(codes, table) for name, table in tables.items()},
+        "seconds_per_study": float(np.median([result.seconds for result in results])),
+    }
+
+
+def _groups(bundle: Bundle) -> dict[str, list[int]]:
+    """Places of the graders: all that grade one condition group as `split`, all that grade everything as `global`."""
+    tasks = [member.spec.task for member in bundle.manifest.members if isinstance(member.spec, GraderSpec)]
+    groups = {
+        "split": [place for place, task in enumerate(tasks) if task != "global"],
+        "global": [place for place, task in enumerate(tasks) if task == "global"],
+    }
+    return {name: places for name, places in groups.items() if places}
+
+
+def _blend(members: np.ndarray, bundle: Bundle, prior: np.ndarray) -> np.ndarray:
+    """(N, m, 5, 5, 3) → (N, 5, 5, 3); the prior where none of the members speaks."""
+    return np.stack([ensemble.blend(study, prior, bundle.manifest.blend.method)[0] for study in members])
+
+
+def main() -> None:
+    """Print the table, and write it as JSON where asked."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, required=True, metavar="DIR", help="labelled data folder")
+    parser.add_argument("--weights", type=Path, required=True, metavar="DIR", help="bundle folder")
+    parser.add_argument("--studies", type=int, metavar="N", help="the first N studies only")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures here as well")
+    args = parser.parse_args()
+    result = judge(open_data(args.data, "train"), load_bundle(args.weights), args.studies)
+    print(evaluate.table(result))
+    if args.json:
+        write_json(result, args.json)
+
+
+if __name__ == "__main__":
+    main()
