@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from lumbar.bundle import Bundle, Weights, build_network, save_bundle
+from lumbar.bundle import Bundle, Precision, Weights, build_network, save_bundle
 from lumbar.issues import InputError
 from lumbar.labels import CONDITIONS, LEVELS
 from lumbar.member import DetectorSpec
@@ -17,8 +17,8 @@ from lumbar.training.folder import RunFolder
 from lumbar.training.recipe import Recipe, load_recipe
 
 
-def make_bundle(run: Path, out: Path) -> Bundle:
-    """Write the bundle of a finished run: every member of every trained fold, half precision.
+def make_bundle(run: Path, out: Path, precision: Precision = "float16") -> Bundle:
+    """Write the bundle of a finished run: every member of every trained fold.
 
     Raises InputError naming the members that are not trained yet.
     """
@@ -33,6 +33,7 @@ def make_bundle(run: Path, out: Path) -> Bundle:
         prior=prior,
         blend=recipe.blend.method,
         description=recipe.description or recipe.name,
+        precision=precision,
     )
 
 

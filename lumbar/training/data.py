@@ -12,7 +12,7 @@ import numpy as np
 from safetensors import safe_open
 
 from lumbar.grading.tasks import OWN_VIEW, TASKS, View
-from lumbar.labels import CONDITIONS, LEVELS, Condition
+from lumbar.labels import CONDITIONS, LABEL_COLUMNS, LEVELS, SIDES, Condition
 from lumbar.labels import mirrored as other_side
 from lumbar.member import DetectorSpec, GraderSpec
 from lumbar.training import augment
@@ -31,7 +31,9 @@ MIRROR_VIEW: Mapping[View, View] = {
 
 
 class StackSamples:
-    """Stage 1: stacks and keypoints. Files hold `images` (N, C, S, S), `points` (N, K, 2) px, `mm_per_px` (N, 2)."""
+    """Stage 1: stacks and keypoints. Files hold: `images` (N, C, S, S), `points` (N, K, 2) px, `mm_per_px` (N, 2) and
+    `flip` (N,), see `derive.stack_arrays`.
+    """
 
     def __init__(self, folder: Path, studies: Sequence[int], spec: DetectorSpec, training: Training) -> None:
         self.folder, self.spec, self.training = folder, spec, training
@@ -54,27 +56,42 @@ class StackSamples:
         study, number = self.rows[index]
         with safe_open(self._path(study), "np") as file:
             image, points, scale = (file.get_slice(name)[number] for name in ("images", "points", "mm_per_px"))
+            flip = float(file.get_tensor("flip")[number])
         out: dict[str, Any] = {"image": image.astype(np.float32), "points": points, "mm_per_px": scale}
         if rng is None:
             return out
         if rng.random() < self.training.augment.mirror_p:
-            out["image"], out["points"] = mirror_stack(out["image"], points, self.spec)
+            out["image"], out["points"] = mirror_stack(out["image"], points, flip, self.spec)
         return out | augment.draw(rng, self.training.augment, len(image))
 
 
-def mirror_stack(image: np.ndarray, points: np.ndarray, spec: DetectorSpec) -> tuple[np.ndarray, np.ndarray]:
+def mirror_stack(
+    image: np.ndarray, points: np.ndarray, flip: float, spec: DetectorSpec
+) -> tuple[np.ndarray, np.ndarray]:
     """A stack (C, S, S) and its keypoints (K, 2) as the mirrored study would give them.
 
     Sagittal: slices in opposite order; a side's stack that runs from the middle outwards is that of the mirrored
-    study's other side as it is. Axial: columns flipped, left and right keypoints swapped.
+    study's other side as it is. Axial: columns flipped (column x becomes `flip` - x). Maps change sides by name.
     """
+    moved = points[mirrored_maps(spec)].copy()
     if spec.series_type == "axial_t2":
-        flipped = points[::-1].copy()
-        flipped[:, 0] = image.shape[-1] - 1 - flipped[:, 0]
-        return image[..., ::-1].copy(), flipped
+        moved[:, 0] = flip - moved[:, 0]
+        return image[..., ::-1].copy(), moved
     if spec.series_type == "sagittal_t1" and spec.preprocessing.side_order == "medial":
-        return image, points
-    return image[::-1].copy(), points
+        return image, moved
+    return image[::-1].copy(), moved
+
+
+def mirrored_maps(spec: DetectorSpec) -> list[int]:
+    """For each map of a detector, the map that shows the same place of the mirrored study.
+
+    Two maps are left and right; 25 are all conditions with all levels; five are the levels of either side.
+    """
+    if spec.num_classes == len(SIDES):
+        return [1, 0]
+    if spec.num_classes == len(LABEL_COLUMNS):
+        return [CONDITIONS.index(other_side(name)) * len(LEVELS) + k for name in CONDITIONS for k in range(len(LEVELS))]
+    return list(range(spec.num_classes))
 
 
 class RegionSamples:

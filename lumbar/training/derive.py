@@ -43,14 +43,15 @@ def _slice(study: Study, series_id: int, instance: int) -> Slice | None:
 
 
 def stack_arrays(study: Study, keypoints: Mapping[Name, Keypoint], spec: DetectorSpec) -> dict[str, np.ndarray]:
-    """`images` (N, C, S, S) float16, `points` (N, K, 2) px of the image, NaN where missing, `mm_per_px` (N, 2).
+    """`images` (N, C, S, S) float16, `points` (N, K, 2) px of the image, NaN where missing, `mm_per_px` (N, 2), and
+    `flip` (N,): the sum of a column and the column that it becomes in the mirrored image.
 
     Sagittal: the stacks that detection sees. Axial: a stack around every slice that carries a label, with the points of
     both sides that lie within reach of its plane. Stacks without any labelled point are left out.
     """
     own = {name: point for name, point in keypoints.items() if KEYPOINT_SERIES[name[0]] == spec.series_type}
     stacks = _labelled_planes(study, own, spec) if spec.series_type == "axial_t2" else sagittal_stacks(study, spec)[0]
-    images, points, scales = [], [], []
+    images, points, scales, flips = [], [], [], []
     for stack in stacks:
         target = _targets(stack, own, spec)
         if np.isfinite(target).all(-1).any():
@@ -59,11 +60,13 @@ def stack_arrays(study: Study, keypoints: Mapping[Name, Keypoint], spec: Detecto
             between_rows, between_columns = geometry.spacing_mm(stack.frame)
             shape = np.array(stack.shape[::-1], np.float64)
             scales.append(np.array([between_columns, between_rows]) * shape / spec.image_size)
+            flips.append(spec.image_size * (1 - 1 / shape[0]))
     size = spec.image_size
     return {
         "images": np.array(images, np.float16).reshape(-1, spec.in_chans, size, size),
         "points": np.array(points, np.float32).reshape(-1, spec.num_classes, 2),
         "mm_per_px": np.array(scales, np.float32).reshape(-1, 2),
+        "flip": np.array(flips, np.float32),
     }
 
 

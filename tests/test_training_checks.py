@@ -1,0 +1,132 @@
+"""Bad training data: every fault in one sentence each, all at once, before anything is trained."""
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from worlds import small_phantoms
+
+import train_utils
+from lumbar.issues import InputError
+from lumbar.training import space
+from lumbar.training.checks import find_faults, open_checked
+from lumbar.training.recipe import load_recipe
+
+RECIPE = Path(__file__).resolve().parents[1] / "recipes" / "demo.toml"
+SERIES, LABELS, POINTS = "train_series_descriptions.csv", "train.csv", "train_label_coordinates.csv"
+
+
+@pytest.fixture(scope="module")
+def sound(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A data folder without faults."""
+    return small_phantoms(tmp_path_factory.mktemp("sound"), 2, 4)
+
+
+@pytest.fixture
+def data(sound: Path, tmp_path: Path) -> Path:
+    """A copy to damage."""
+    return Path(shutil.copytree(sound, tmp_path / "data"))
+
+
+def _edit(path: Path, change: Callable[[pd.DataFrame], pd.DataFrame | None]) -> None:
+    table = pd.read_csv(path, dtype=str, keep_default_na=False)
+    changed = change(table)
+    (table if changed is None else changed).to_csv(path, index=False)
+
+
+def test_sound_data_has_no_fault(sound: Path) -> None:
+    assert find_faults(sound) == []
+    assert len(open_checked(sound).study_ids) == 2
+
+
+def _set(row: int, column: str, value: str) -> Callable[[pd.DataFrame], None]:
+    def change(table: pd.DataFrame) -> None:
+        table.loc[row, column] = value
+
+    return change
+
+
+def _twice(table: pd.DataFrame) -> pd.DataFrame:
+    return pd.concat([table, table.iloc[[0]]])
+
+
+FAULTS = {
+    "a label word": (LABELS, _set(1, "left_subarticular_stenosis_l4_l5", "Mild"), "'Mild'"),
+    "a study twice": (LABELS, _twice, "train.csv: a study is listed twice"),
+    "a column": (
+        LABELS,
+        lambda t: t.rename(columns={"spinal_canal_stenosis_l1_l2": "spinal_canal_stenosis_l1l2"}),
+        "rename it",
+    ),
+    "no labels": (LABELS, lambda t: t.assign(**dict.fromkeys(t.columns[1:], "")), "no label at all"),
+    "a study id": (LABELS, _set(0, "study_id", "abc"), "no whole number"),
+    "a description": (SERIES, _set(0, "series_description", "Sagital T1"), "is none of"),
+    "a series twice": (SERIES, _twice, "a series is listed twice"),
+    "a series not on disk": (SERIES, _set(1, "series_id", "77"), "no .dcm file"),
+    "a condition": (POINTS, _set(0, "condition", "Spinal Stenosis"), "condition is unknown"),
+    "a level": (POINTS, _set(0, "level", "L6/S1"), "level is unknown"),
+    "a keypoint twice": (POINTS, _twice, "a keypoint is listed twice"),
+    "a keypoint outside": (POINTS, _set(3, "x", "4000"), "outside its image"),
+    "a keypoint left of zero": (POINTS, _set(3, "y", "-7"), "outside its image"),
+    "a keypoint's number": (POINTS, _set(3, "y", "many"), "is no number"),
+    "a keypoint's series": (POINTS, _set(2, "series_id", "123"), "is not in train_series_descriptions.csv"),
+}
+
+
+@pytest.mark.parametrize("name", FAULTS)
+def test_each_fault_is_named_with_file_and_line(data: Path, name: str) -> None:
+    table, change, words = FAULTS[name]
+    _edit(data / table, change)
+    faults = find_faults(data)
+    assert any(words in fault for fault in faults), faults
+    assert all(table in fault for fault in faults if words in fault)
+
+
+@pytest.mark.parametrize("table", [SERIES, LABELS, POINTS])
+def test_a_missing_table_is_named(data: Path, table: str) -> None:
+    (data / table).unlink()
+    assert any(table in fault and "missing" in fault for fault in find_faults(data))
+
+
+def test_missing_images_are_named(data: Path) -> None:
+    shutil.rmtree(data / "train_images")
+    assert any(fault.startswith("train_images is missing") for fault in find_faults(data))
+
+
+def test_all_faults_are_told_at_once_and_nothing_is_trained(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("a label word", "a series twice", "a keypoint outside", "a level"):
+        table, change, _ = FAULTS[name]
+        _edit(data / table, change)
+    words = ["train", "--recipe", RECIPE, "--data", data, "--out", tmp_path / "run"]
+    assert train_utils.main([*map(str, words)]) == 1
+    said = capsys.readouterr().err
+    assert "4 fault(s)" in said
+    assert all(FAULTS[name][2] in said for name in ("a label word", "a series twice", "a keypoint outside", "a level"))
+    assert not (tmp_path / "run" / "cache").exists()
+
+
+def test_empty_labels_and_missing_keypoints_are_no_faults(data: Path) -> None:
+    _edit(data / LABELS, _set(0, "spinal_canal_stenosis_l1_l2", ""))
+    _edit(data / POINTS, lambda table: table.iloc[5:])
+    assert find_faults(data) == []
+
+
+def test_a_full_disk_is_told_before_anything_is_read(
+    sound: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data, recipe = open_checked(sound), load_recipe(RECIPE)
+    needed = space.needed_bytes(data, data.study_ids, recipe, tmp_path / "none")
+    assert needed > 2 * recipe.stage1.members["sagittal_t2"].spec.image_size ** 2
+    space.check_space(tmp_path / "run", needed)
+    monkeypatch.setattr(space.shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(10, 9, 1))
+    with pytest.raises(InputError, match="free some or give --out on another disk"):
+        space.check_space(tmp_path / "run", needed)
+
+
+def test_a_folder_that_is_none_is_one_sentence(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="is not a folder"):
+        open_checked(tmp_path / "none")

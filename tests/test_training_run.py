@@ -1,0 +1,256 @@
+"""The whole run by its command line: trains, skips what is done, notices what changed, evaluates, bundles, predicts."""
+
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from worlds import small_phantoms
+
+import train_utils
+from lumbar.bundle import load_bundle
+from lumbar.issues import InputError
+from lumbar.keypoints.keypoint import Keypoint
+from lumbar.labels import CONDITIONS, LEVELS
+from lumbar.metric import UNLABELLED, label_codes
+from lumbar.training import run as training_run
+from lumbar.training.evaluate import confusion, error_figures, errors_mm, evaluate, member_score, reliability
+from lumbar.training.folds import make_folds
+from lumbar.training.settings import Folds
+
+RECIPE = """
+name = "tiny"
+[folds]
+count = 2
+train = [0, 1]
+[loop]
+mixed_precision = "no"
+workers = 0
+read_processes = 1
+[stage1]
+encoder = "tu-resnet18"
+encoder_args = { channels = [8, 8, 8, 8] }
+network_args = { decoder_channels = 8 }
+image_size = 64
+sigma_px = 3.0
+batch_size = 4
+epochs = 1
+[stage1.members.t2]
+series_type = "sagittal_t2"
+[stage1.members.t1]
+series_type = "sagittal_t1"
+in_chans = 3
+[stage1.members.axial]
+series_type = "axial_t2"
+in_chans = 3
+num_classes = 2
+[stage2]
+backbone_args = { channels = [8, 8, 8, 8] }
+image_size = 32
+slices = 3
+rnn_hidden = 8
+rnn_layers = 1
+epochs = 1
+any_severe_weight = 0.5
+[stage2.members.split]
+tasks = ["spinal", "foraminal", "subarticular"]
+[stage2.members.whole]
+task = "global"
+view_dropout = 0.1
+"""
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A data folder, a recipe and the finished run of it."""
+    root = tmp_path_factory.mktemp("run")
+    small_phantoms(root / "data", 5, 3, {4: {"without_t1": True}})
+    (root / "tiny.toml").write_text(RECIPE, encoding="utf-8")
+    torch.set_num_threads(1)
+    assert _train(root) == 0
+    return root
+
+
+def _train(root: Path, *more: str) -> int:
+    words = ["--recipe", root / "tiny.toml", "--data", root / "data", "--out", root / "run", *more]
+    return train_utils.main(["train", *map(str, words)])
+
+
+def _trained(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Names of the jobs that are really trained from now on."""
+    names: list[str] = []
+    fit = training_run.fit
+
+    def counted(job: training_run.Job, *rest: object) -> object:
+        names.append(f"{job.member} {job.fold}")
+        return fit(job, *rest)
+
+    monkeypatch.setattr(training_run, "fit", counted)
+    return names
+
+
+def test_a_run_holds_every_result(world: Path) -> None:
+    run = world / "run"
+    folds = pd.read_csv(run / "folds.csv")
+    assert sorted(folds["fold"].unique()) == [0, 1]
+    assert len(folds) == 5
+    assert json.loads((run / "recipe.json").read_text())["name"] == "tiny"
+    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    assert {(row["member"], row["fold"]) for row in rows} == {
+        (member, fold)
+        for member in ("t2", "t1", "axial", "spinal_split", "foraminal_split", "subarticular_split", "whole")
+        for fold in (0, 1)
+    }
+    assert all(np.isfinite(row["valid_loss"]) for row in rows)
+    blend = pd.read_csv(run / "predictions" / "blend.csv")
+    assert len(blend) == 5 * 25
+    assert not list(run.rglob("checkpoint.safetensors"))
+    assert not [path for path in run.rglob("*") if path.suffix in (".pt", ".pth", ".pkl", ".tmp")]
+
+
+def test_a_finished_run_trains_nothing_again(world: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    trained = _trained(monkeypatch)
+    assert _train(world) == 0
+    assert trained == []
+
+
+def test_only_members_whose_settings_changed_are_trained_again(world: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    trained = _trained(monkeypatch)
+    assert _train(world, "--set", "stage2.members.whole.learning_rate=0.002") == 0
+    assert trained == ["whole 0", "whole 1"]
+
+
+def test_changed_images_are_read_and_trained_again(world: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    trained = _trained(monkeypatch)
+    path = next((world / "data" / "train_images").rglob("*.dcm"))
+    found = path.stat()
+    os.utime(path, ns=(found.st_atime_ns, found.st_mtime_ns + 10**9))
+    assert _train(world) == 0
+    assert {"t2 0", "t2 1"} <= set(trained)
+
+
+def test_the_run_becomes_a_bundle_that_predicts(world: Path) -> None:
+    assert train_utils.main(["bundle", "--run", str(world / "run"), "--out", str(world / "bundle")]) == 0
+    bundle = load_bundle(world / "bundle")
+    assert len(bundle.manifest.members) == 14
+    assert {member.fold for member in bundle.manifest.members} == {0, 1}
+    assert all("studies of data" in member.saw for member in bundle.manifest.members)
+    out = world / "predicted"
+    words = ["--data", world / "data", "--weights", world / "bundle", "--out", out, "--device", "cpu"]
+    assert train_utils.main(["predict", *map(str, words)]) == 0
+    assert len(pd.read_csv(out / "submission.csv")) == 125
+
+
+def test_out_of_fold_probabilities_are_those_that_prediction_gives(world: Path) -> None:
+    """A held-out study through a bundle of its fold's members alone gives the run's own out-of-fold rows."""
+    from lumbar.pipeline import Predictor
+    from lumbar.study import open_data, read_study
+    from lumbar.training.bundling import make_bundle
+
+    make_bundle(world / "run", world / "bundle32", precision="float32")
+    bundle = load_bundle(world / "bundle32")
+    manifest = bundle.manifest.model_copy(update={"members": tuple(m for m in bundle.manifest.members if m.fold == 0)})
+    predictor = Predictor(type(bundle)(bundle.folder, manifest, bundle.identity))
+    folds = pd.read_csv(world / "run" / "folds.csv")
+    study = int(folds.loc[folds["fold"] == 0, "study_id"].iloc[0])
+    result = predictor(read_study(open_data(world / "data", "train"), study))
+    table = pd.read_csv(world / "run" / "predictions" / "blend.csv").set_index("row_id")
+    for c, condition in enumerate(CONDITIONS):
+        for k, level in enumerate(LEVELS):
+            row = table.loc[f"{study}_{condition}_{level}"].to_numpy()
+            assert np.abs(row - result.probabilities[c, k]).max() < 1e-4
+
+
+def test_evaluation_stores_numbers_and_a_page_of_plots(world: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert train_utils.main(["evaluate", "--run", str(world / "run")]) == 0
+    assert "weighted_prior" in capsys.readouterr().out
+    result = json.loads((world / "run" / "evaluation.json").read_text())
+    assert result["studies"] == 5
+    assert result["keypoints"]["sagittal_t2"]["all"]["count"] == 25
+    assert set(result["scores"]) == {
+        "spinal_split", "foraminal_split", "subarticular_split", "whole", "blend", "weighted_prior",
+    }  # fmt: skip
+    assert result["scores"]["spinal_split"]["foraminal"] is None
+    assert (world / "run" / "evaluation.png").stat().st_size > 10_000
+
+
+def test_an_unfinished_run_is_neither_evaluated_nor_bundled(world: Path, tmp_path: Path) -> None:
+    (tmp_path / "recipe.json").write_bytes((world / "run" / "recipe.json").read_bytes())
+    with pytest.raises(InputError, match="t2 fold 0"):
+        evaluate(tmp_path)
+    assert train_utils.main(["bundle", "--run", str(tmp_path), "--out", str(tmp_path / "b")]) == 1
+    assert train_utils.main(["evaluate", "--run", str(tmp_path / "none")]) == 1
+
+
+def test_pictures_show_every_member(world: Path) -> None:
+    words = ["--recipe", world / "tiny.toml", "--data", world / "data", "--out", world / "shown"]
+    assert train_utils.main(["show-batches", *map(str, words)]) == 0
+    assert {path.stem for path in (world / "shown").glob("*.png")} == {
+        "t2", "t1", "axial", "spinal_split", "foraminal_split", "subarticular_split", "whole",
+    }  # fmt: skip
+
+
+def test_a_study_never_straddles_folds_and_severe_ones_are_spread() -> None:
+    rng = np.random.default_rng(0)
+    words = np.array(["Normal/Mild", "Moderate", "Severe"], dtype=object)
+    columns = [f"{condition}_{level}" for condition in CONDITIONS for level in LEVELS]
+    labels = pd.DataFrame(words[np.zeros((100, 25), int)], index=range(100), columns=columns)
+    severe = rng.permutation(100)[:20]
+    labels.iloc[severe, 3] = "Severe"
+    table = make_folds(labels, list(range(100)), Folds(method="stratified_group", count=5))
+    assert table["study_id"].is_unique
+    counts = table.set_index("study_id").loc[severe].groupby("fold").size()
+    assert counts.tolist() == [4] * 5
+    same = make_folds(labels, list(range(100))[::-1], Folds(method="kfold", count=5))
+    assert same.equals(make_folds(labels, list(range(100)), Folds(method="kfold", count=5)))
+    with pytest.raises(InputError, match="5 folds"):
+        make_folds(labels, [1, 2, 3], Folds(count=5))
+
+
+def _point(level: str, y: float, condition: str = "spinal_canal_stenosis") -> Keypoint:
+    return Keypoint(condition, level, 1, 1, (0, 0), (5.0, y, 0.0), 1, 1, 1)
+
+
+def test_keypoint_errors_count_misses_and_wrong_levels() -> None:
+    told = {1: [_point("l1_l2", 0), _point("l2_l3", 30), _point("l3_l4", 60)]}
+    found = {1: [_point("l1_l2", 3), _point("l2_l3", 58)]}
+    rows = errors_mm(found, told)["sagittal_t2"]
+    assert rows["l1_l2"].tolist() == [[3.0, 0.0]]
+    assert rows["l2_l3"].tolist() == [[28.0, 1.0]]
+    figures = error_figures(np.concatenate(list(rows.values())))
+    assert figures["count"] == 3
+    assert figures["missed"] == pytest.approx(1 / 3)
+    assert figures["median_mm"] == 15.5
+    assert figures["beyond_5_mm"] == figures["beyond_10_mm"] == figures["wrong_level"] == 0.5
+    assert error_figures(np.empty((0, 2)))["median_mm"] is None
+
+
+def test_member_scores_leave_out_what_a_member_does_not_grade() -> None:
+    codes = np.zeros((4, 5, 5), np.int64)
+    probabilities = np.full((4, 5, 5, 3), 1 / 3)
+    probabilities[:, 1:] = np.nan
+    score = member_score(codes, probabilities)
+    assert score["spinal"] == pytest.approx(np.log(3))
+    assert score["foraminal"] is score["total"] is None
+
+
+def test_confusion_and_reliability_leave_out_empty_labels() -> None:
+    codes = np.full((2, 5, 5), UNLABELLED)
+    codes[0, 0, :3] = [0, 1, 2]
+    probabilities = np.broadcast_to([0.55, 0.25, 0.2], (2, 5, 5, 3))
+    assert confusion(codes, probabilities)["spinal_canal_stenosis"] == [[1, 0, 0], [1, 0, 0], [1, 0, 0]]
+    bins = reliability(codes, probabilities)
+    assert sum(bins["severe"]["count"]) == 3
+    assert bins["severe"]["observed"][2] == pytest.approx(4 / 7)
+    assert bins["severe"]["predicted"][2] == pytest.approx(0.2)
+
+
+def test_labels_in_a_run_are_those_of_the_data(world: Path) -> None:
+    from lumbar.training.folder import RunFolder
+
+    stored, given = RunFolder(world / "run").labels(), pd.read_csv(world / "data" / "train.csv")
+    (studies, ours), (others, theirs) = label_codes(stored), label_codes(given)
+    assert np.array_equal(ours, theirs[[list(others).index(study) for study in studies]])
