@@ -12,7 +12,6 @@ import sys
 import tempfile
 import tomllib
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
@@ -20,6 +19,7 @@ import numpy as np
 import torch
 from pydantic import ValidationError
 from safetensors.torch import load_file
+from tqdm.auto import tqdm
 
 from lumbar.bundle import Bundle, Weights, save_bundle
 from lumbar.convert.original import EXACT, ORIGINALS, own_keys, plain_keys, recognise
@@ -48,14 +48,6 @@ class FileEntry(Strict):
     entry: str | None = None
 
 
-@dataclass(frozen=True)
-class _Checkpoint:
-    path: Path
-    name: str  # in ORIGINALS
-    fold: int | None
-    entry: str | None
-
-
 def convert_checkpoints(
     checkpoints: Path | str, out: Path | str, *, folds: Path | str | None = None, labels: Path | str | None = None
 ) -> Bundle:
@@ -70,8 +62,6 @@ def convert_checkpoints(
     folder = Path(checkpoints)
     files = _files(folder)
     entries = _entries(Path(folds), folder, files) if folds is not None else {}
-    members = [_recognised(folder, file, entries.get(file, FileEntry())) for file in files]
-    _refuse_twins(folder, members)
     if labels is not None:
         prior, stands = weighted_prior(read_labels(labels), smoothing=0.5), f"weighted by {Path(labels).name}"
     else:
@@ -79,7 +69,7 @@ def convert_checkpoints(
         _log.warning("no --labels given: where no network speaks, the prior is uniform")
     return save_bundle(
         out,
-        _weights(members),
+        _weights(folder, files, entries),
         prior=prior,
         blend="mean_logits",
         description=f"ninth place, converted from the original's checkpoints; {stands} prior",
@@ -170,15 +160,32 @@ def _entries(mapping: Path, folder: Path, files: list[Path]) -> dict[Path, FileE
     return found
 
 
-def _recognised(folder: Path, file: Path, entry: FileEntry) -> _Checkpoint:
-    """Which network a file is. Its weights are read again when they are written, so that one is held at a time."""
-    state = read_checkpoint(file, entry.entry)
-    shapes = {key: tuple(value.shape) for key, value in state.items()}
-    source = file.relative_to(folder).as_posix()
-    name = recognise(shapes, entry.member or f"{source} {_config_hint(file)}", source)
-    if entry.member is not None and entry.member != name:
-        raise InputError(f"{file}: the mapping says {entry.member}, its keys say {name}; correct the mapping")
-    return _Checkpoint(file, name, entry.fold if entry.fold is not None else _fold(file), entry.entry)
+def _weights(folder: Path, files: list[Path], entries: Mapping[Path, FileEntry]) -> Iterator[Weights]:
+    """One member a file, each read when it is its turn. Raises InputError where two files are the same member."""
+    seen: dict[str, str] = {}
+    for file in tqdm(files, desc="checkpoints", unit="file", disable=None):
+        entry, source = entries.get(file, FileEntry()), file.relative_to(folder).as_posix()
+        state = read_checkpoint(file, entry.entry)
+        shapes = {key: tuple(value.shape) for key, value in state.items()}
+        name = recognise(shapes, entry.member or f"{source} {_config_hint(file)}", source)
+        if entry.member is not None and entry.member != name:
+            raise InputError(f"{file}: the mapping says {entry.member}, its keys say {name}; correct the mapping")
+        fold = entry.fold if entry.fold is not None else _fold(file)
+        member = name if fold is None else f"{name}_fold{fold}"
+        if member in seen:
+            raise InputError(
+                f"{folder}: {seen[member]} and {source} are both {member}; give each its fold in a TOML file"
+            )
+        seen[member] = source
+        keys = own_keys(name)
+        held = "" if fold is None else f", fold {fold} left out"
+        yield Weights(
+            name=member,
+            spec=ORIGINALS[name],
+            state={keys[key][0]: value for key, value in state.items()},
+            fold=fold,
+            saw=f"RSNA 2024 training studies{held}, by the original's code",
+        )
 
 
 def _config_hint(file: Path) -> str:
@@ -196,27 +203,3 @@ def _fold(file: Path) -> int | None:
         if numbers:
             return int(numbers[-1]) - first
     return None
-
-
-def _refuse_twins(folder: Path, members: list[_Checkpoint]) -> None:
-    seen: dict[tuple[str, int | None], Path] = {}
-    for member in members:
-        other = seen.setdefault((member.name, member.fold), member.path)
-        if other is not member.path:
-            what = f"fold {member.fold}" if member.fold is not None else "no fold in its name"
-            names = f"{other.relative_to(folder)} and {member.path.relative_to(folder)}"
-            raise InputError(f"{folder}: {names} are both {member.name}, {what}; give each its fold in a TOML file")
-
-
-def _weights(members: list[_Checkpoint]) -> Iterator[Weights]:
-    for member in members:
-        state = read_checkpoint(member.path, member.entry)
-        keys = own_keys(member.name)
-        held = f", fold {member.fold} left out" if member.fold is not None else ""
-        yield Weights(
-            name=member.name if member.fold is None else f"{member.name}_fold{member.fold}",
-            spec=ORIGINALS[member.name],
-            state={keys[key][0]: value for key, value in state.items()},
-            fold=member.fold,
-            saw=f"RSNA 2024 training studies{held}, by the original's training",
-        )

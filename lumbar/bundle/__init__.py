@@ -6,92 +6,45 @@ Loading checks everything, runs nothing from the files, and reaches for no hub.
 
 import hashlib
 import json
-import re
 from collections.abc import Iterable, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, Final, Literal
+from typing import Any, Final, Literal
 
 import numpy as np
 import torch
-from pydantic import Field, ValidationError, field_validator, model_validator
+from pydantic import ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
 
+from lumbar.bundle.manifest import MANIFEST, MEMBER_NAME, Blend, Manifest, Member, first_fault
 from lumbar.ensemble import BlendMethod
 from lumbar.files import replacing, write_json
 from lumbar.grading.network import build_grader
 from lumbar.issues import InputError
 from lumbar.keypoints.network import build_detector
-from lumbar.labels import CONDITIONS, LEVELS, SEVERITIES
-from lumbar.member import DetectorSpec, GraderSpec, MemberSpec, Strict
+from lumbar.member import DetectorSpec, GraderSpec
 
-MANIFEST: Final = "manifest.json"
+__all__ = [
+    "MANIFEST",
+    "Blend",
+    "Bundle",
+    "Manifest",
+    "Member",
+    "Weights",
+    "build_network",
+    "check_state",
+    "load_bundle",
+    "save_bundle",
+    "sha256",
+]
+
 Precision = Literal["float16", "float32"]
-_MEMBER_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 #: First bytes of a zip archive (today's `torch.save`) and of a bare pickle.
 _PICKLE_STARTS: Final = (b"PK\x03\x04", b"\x80")
 _CHUNK: Final = 1 << 22
-
-
-class Member(Strict):
-    """One trained network: what it is and which file holds its weights."""
-
-    name: str
-    spec: MemberSpec
-    #: The fold whose studies it has not seen; None: trained on all.
-    fold: int | None = None
-    file: str
-    sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
-    #: What data it was trained on, in a few words.
-    saw: str = ""
-    scores: dict[str, float] = {}
-
-    @field_validator("name")
-    @classmethod
-    def _plain_name(cls, name: str) -> str:
-        if not _MEMBER_NAME.fullmatch(name):
-            raise ValueError(f"member name {name!r} may hold letters, digits, '.', '_' and '-' only")
-        return name
-
-
-class Blend(Strict):
-    """How the members' probabilities become one table, see `lumbar.ensemble`."""
-
-    method: BlendMethod = "mean"
-
-
-class Manifest(Strict):
-    """Everything about a bundle but the weights themselves."""
-
-    version: Literal[1] = 1
-    description: str = ""
-    members: tuple[Member, ...] = Field(min_length=1)
-    blend: Blend = Blend()
-    #: Stands in where no member speaks: (5 conditions, 5 levels, 3 severities), each row sums to 1.
-    prior: tuple[tuple[tuple[float, ...], ...], ...]
-
-    @field_validator("prior")
-    @classmethod
-    def _distributions(cls, prior: Any) -> Any:
-        try:
-            array = np.asarray(prior, dtype=np.float64)
-        except ValueError as error:
-            raise ValueError("the prior is not a table of 5 x 5 x 3 numbers") from error
-        if array.shape != (len(CONDITIONS), len(LEVELS), len(SEVERITIES)):
-            raise ValueError(f"the prior has shape {array.shape}, not (5 conditions, 5 levels, 3 severities)")
-        if not (array > 0).all() or not np.allclose(array.sum(axis=-1), 1.0, atol=1e-6):
-            raise ValueError("every row of the prior must be positive and sum to 1")
-        return prior
-
-    @model_validator(mode="after")
-    def _distinct(self) -> "Manifest":
-        for what, values in (("name", [m.name for m in self.members]), ("file", [m.file for m in self.members])):
-            twice = next((value for value in values if values.count(value) > 1), None)
-            if twice is not None:
-                raise ValueError(f"two members have the {what} {twice!r}")
-        return self
 
 
 @dataclass(frozen=True)
@@ -183,37 +136,45 @@ def save_bundle(
     folder = Path(folder)
     _clear(folder)
     entries = []
-    for weights in members:
-        name = f"{weights.name}.safetensors"
-        if not _MEMBER_NAME.fullmatch(weights.name):
-            raise InputError(f"{folder}: member name {weights.name!r} is not usable as a file name; rename it")
-        check_state(
-            {key: value.shape for key, value in weights.state.items()}, build_network(weights.spec).state_dict(), name
-        )
-        with replacing(folder / name) as temporary:
-            save_file({key: _stored(value, precision) for key, value in weights.state.items()}, temporary)
-        entries.append(
-            Member(
-                name=weights.name,
-                spec=weights.spec,
-                fold=weights.fold,
-                file=name,
-                sha256=sha256(folder / name),
-                saw=weights.saw,
-                scores=dict(weights.scores),
-            )
-        )
+    with ExitStack() as undo:  # what a failed attempt wrote goes again
+        for weights in members:
+            name = f"{weights.name}.safetensors"
+            if not MEMBER_NAME.fullmatch(weights.name):
+                raise InputError(f"{folder}: member name {weights.name!r} is not usable as a file name; rename it")
+            own = build_network(weights.spec).state_dict()
+            check_state({key: value.shape for key, value in weights.state.items()}, own, name)
+            undo.callback((folder / name).unlink, missing_ok=True)
+            with replacing(folder / name) as temporary:
+                save_file({key: _stored(value, precision) for key, value in weights.state.items()}, temporary)
+            entries.append(_entry(weights, folder / name))
+        manifest = _manifest(folder, entries, prior, blend, description)
+        write_json(manifest.model_dump(mode="json"), folder / MANIFEST)
+        undo.pop_all()
+    return load_bundle(folder)
+
+
+def _entry(weights: Weights, file: Path) -> Member:
+    return Member(
+        name=weights.name,
+        spec=weights.spec,
+        fold=weights.fold,
+        file=file.name,
+        sha256=sha256(file),
+        saw=weights.saw,
+        scores=dict(weights.scores),
+    )
+
+
+def _manifest(folder: Path, members: list[Member], prior: np.ndarray, blend: BlendMethod, description: str) -> Manifest:
     try:
-        manifest = Manifest(
+        return Manifest(
             description=description,
-            members=tuple(entries),
+            members=tuple(members),
             blend=Blend(method=blend),
             prior=np.asarray(prior, dtype=np.float64).tolist(),
         )
     except ValidationError as error:
-        raise InputError(f"{folder}: no bundle can be made; {_first(error)}") from error
-    write_json(manifest.model_dump(mode="json"), folder / MANIFEST)
-    return load_bundle(folder)
+        raise InputError(f"{folder}: no bundle can be made; {first_fault(error)}") from error
 
 
 def load_bundle(folder: Path | str) -> Bundle:
@@ -227,7 +188,7 @@ def load_bundle(folder: Path | str) -> Bundle:
     try:
         manifest = Manifest.model_validate(json.loads(raw))
     except ValueError as error:  # ValidationError and JSONDecodeError alike
-        reason = _first(error) if isinstance(error, ValidationError) else f"not JSON ({error})"
+        reason = first_fault(error) if isinstance(error, ValidationError) else f"not JSON ({error})"
         raise InputError(f"{path}: {reason}; get the bundle again or one made for this version") from error
     for member in manifest.members:
         file = _inside(folder, member)
@@ -310,11 +271,3 @@ def _clear(folder: Path) -> None:
     (folder / MANIFEST).unlink()
     for file in folder.glob("*.safetensors"):
         file.unlink()
-
-
-def _first(error: ValidationError) -> str:
-    """The first fault of a manifest: where and what."""
-    fault = error.errors()[0]
-    place = ".".join(str(part) for part in fault["loc"] if part not in {"keypoints", "grading"})
-    what = fault["msg"].removeprefix("Value error, ")
-    return f"{place}: {what}" if place else what

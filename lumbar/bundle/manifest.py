@@ -1,0 +1,83 @@
+"""What a bundle's `manifest.json` holds, as checked data. No torch."""
+
+import re
+from typing import Annotated, Any, Final, Literal
+
+import numpy as np
+from pydantic import Field, ValidationError, field_validator, model_validator
+
+from lumbar.ensemble import BlendMethod
+from lumbar.labels import CONDITIONS, LEVELS, SEVERITIES
+from lumbar.member import MemberSpec, Strict
+
+#: Name of the file in the bundle's folder.
+MANIFEST: Final = "manifest.json"
+#: A member's name is its file's name, too.
+MEMBER_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+
+
+class Member(Strict):
+    """One trained network: what it is and which file holds its weights."""
+
+    name: str
+    spec: MemberSpec
+    #: The fold whose studies it has not seen; None: trained on all.
+    fold: int | None = None
+    file: str
+    sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+    #: What data it was trained on, in a few words.
+    saw: str = ""
+    scores: dict[str, float] = {}
+
+    @field_validator("name")
+    @classmethod
+    def _plain_name(cls, name: str) -> str:
+        if not MEMBER_NAME.fullmatch(name):
+            raise ValueError(f"member name {name!r} may hold letters, digits, '.', '_' and '-' only")
+        return name
+
+
+class Blend(Strict):
+    """How the members' probabilities become one table, see `lumbar.ensemble`."""
+
+    method: BlendMethod = "mean"
+
+
+class Manifest(Strict):
+    """Everything about a bundle but the weights themselves."""
+
+    version: Literal[1] = 1
+    description: str = ""
+    members: tuple[Member, ...] = Field(min_length=1)
+    blend: Blend = Blend()
+    #: Stands in where no member speaks: (5 conditions, 5 levels, 3 severities), each row sums to 1.
+    prior: tuple[tuple[tuple[float, ...], ...], ...]
+
+    @field_validator("prior")
+    @classmethod
+    def _distributions(cls, prior: Any) -> Any:
+        try:
+            array = np.asarray(prior, dtype=np.float64)
+        except ValueError as error:
+            raise ValueError("the prior is not a table of 5 x 5 x 3 numbers") from error
+        if array.shape != (len(CONDITIONS), len(LEVELS), len(SEVERITIES)):
+            raise ValueError(f"the prior has shape {array.shape}, not (5 conditions, 5 levels, 3 severities)")
+        if not (array > 0).all() or not np.allclose(array.sum(axis=-1), 1.0, atol=1e-6):
+            raise ValueError("every row of the prior must be positive and sum to 1")
+        return prior
+
+    @model_validator(mode="after")
+    def _distinct(self) -> "Manifest":
+        for what, values in (("name", [m.name for m in self.members]), ("file", [m.file for m in self.members])):
+            twice = next((value for value in values if values.count(value) > 1), None)
+            if twice is not None:
+                raise ValueError(f"two members have the {what} {twice!r}")
+        return self
+
+
+def first_fault(error: ValidationError) -> str:
+    """The first fault of a manifest: where and what."""
+    fault = error.errors()[0]
+    place = ".".join(str(part) for part in fault["loc"] if part not in {"keypoints", "grading"})
+    what = fault["msg"].removeprefix("Value error, ")
+    return f"{place}: {what}" if place else what
