@@ -226,7 +226,7 @@ def test_nothing_is_trained_on_what_cannot_be_seen(data: DataFolder, tmp_path: P
 
 
 def test_the_margins_middle_is_the_region(data: DataFolder, tmp_path: Path) -> None:
-    """Validation sees the region that prediction cuts, to the rounding of its box (pixels of 1.5 mm) and of eight bits."""
+    """Validation sees the region that prediction cuts, but for rounding of its box and to eight bits."""
     import torch
 
     from lumbar.training.augment import crop_middle

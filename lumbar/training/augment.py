@@ -180,8 +180,10 @@ def apply(images: Tensor, points: Tensor | None, numbers: dict[str, Tensor], siz
 
     Stacks come back standardised. Keypoints that are NaN stay NaN.
     """
-    order = numbers["order"].view(*images.shape[:2], 1, 1).expand_as(images)
-    image = tv_tensors.Image(images.gather(1, order))
+    order = numbers["order"]  # (B, C)
+    if bool((order.diff(dim=1) < 0).any()):
+        images = images.gather(1, order.view(*images.shape[:2], 1, 1).expand_as(images))
+    image = tv_tensors.Image(images)
     spots = tv_tensors.KeyPoints(
         points if points is not None else images.new_zeros(len(images), 0, 2), canvas_size=tuple(images.shape[-2:])
     )
@@ -199,6 +201,6 @@ def crop_middle(images: Tensor, size: int) -> Tensor:
 
 def standardise(images: Tensor) -> Tensor:
     """(x - mean) / std over the last three axes, population std; constant stacks become zero."""
-    mean = images.mean((-3, -2, -1), keepdim=True)
-    std = images.std((-3, -2, -1), keepdim=True, correction=0)
-    return (images - mean) / torch.where(std > 0, std, torch.ones_like(std))
+    variance, mean = torch.var_mean(images.flatten(-3), -1, correction=0)
+    scale = torch.where(variance > 0, variance, torch.ones_like(variance)).rsqrt()
+    return (images - mean[..., None, None, None]).mul_(scale[..., None, None, None])

@@ -127,7 +127,7 @@ def _epoch(
         with nullcontext() if last else accelerator.no_sync(network):
             with accelerator.autocast():
                 terms = job.objective.terms(network, batch, train=True)
-            accelerator.backward(_combine(terms, accelerator, progress.sums) / job.training.accumulate)
+            accelerator.backward(combine(terms, accelerator, progress.sums) / job.training.accumulate)
         bar.update()
         if not last:
             continue
@@ -144,7 +144,7 @@ def _epoch(
             state.save(progress, accelerator.is_main_process)
 
 
-def _combine(terms: Mapping[str, Term], accelerator: Accelerator, sums: dict[str, list[float]]) -> Tensor:
+def combine(terms: Mapping[str, Term], accelerator: Accelerator, sums: dict[str, list[float]]) -> Tensor:
     """The loss whose gradient, averaged over processes, is that of the whole batch; adds to the epoch's sums."""
     names = list(terms)
     own = torch.stack([torch.stack([terms[n].total.detach().float(), terms[n].weight.float()]) for n in names])

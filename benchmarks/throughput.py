@@ -1,0 +1,156 @@
+"""Samples a second of training: loading with augmentation alone, the network alone, and both together.
+
+    python benchmarks/throughput.py --recipe recipes/demo.toml --data DIR --out SCRATCH [--members NAME …]
+
+The first figure is what the data path can deliver, the second what the network can take; together they should come
+within 15 % of the slower one. On a CPU with `loop.workers=0` both share the cores, and loading must simply be cheap.
+`--data` may be left out: small phantoms are written then, which is enough for a look but not for a figure to publish.
+"""
+
+import argparse
+import itertools
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from lumbar.bundle import build_network
+from lumbar.member import DetectorSpec
+from lumbar.training import loop
+from lumbar.training.batches import Batch, Plan, load
+from lumbar.training.checks import open_checked
+from lumbar.training.data import RegionSamples, StackSamples
+from lumbar.training.loop import Job
+from lumbar.training.machine import make_accelerator
+from lumbar.training.objectives import HeatmapObjective, SeverityObjective
+from lumbar.training.recipe import load_recipe
+from lumbar.training.run import Run
+
+
+def main() -> None:
+    args = _arguments()
+    data = args.data or _phantoms(args.out / "phantoms", args.studies)
+    recipe = load_recipe(args.recipe, args.set)
+    run = Run(args.out, recipe, open_checked(data), make_accelerator(recipe.loop))
+    run.study_ids = run.study_ids[: args.studies]
+    run.prepare()
+    accelerator = run.accelerator
+    print(f"{accelerator.device}, {torch.get_num_threads()} threads, {accelerator.mixed_precision}, ", end="")
+    print(f"{recipe.loop.workers} loader processes, {len(run.study_ids)} studies")
+    print(f"{'member':<24}{'batch':>6}{'loading':>12}{'network':>12}{'together':>12}{'of slower':>12}")
+    for name, member in recipe.members().items():
+        if args.members and name not in args.members:
+            continue
+        job = _job(run, name, member)
+        rates = [measure(job, accelerator, args.seconds) for measure in (loading, network, together)]
+        words = "".join(f"{rate:>12.1f}" for rate in rates)
+        print(f"{name:<24}{job.training.batch_size:>6}{words}{rates[2] / min(rates[:2]):>11.0%}", flush=True)
+        accelerator.free_memory()
+
+
+def loading(job: Job, accelerator: Any, seconds: float) -> float:
+    """Samples a second from disk to what the network gets."""
+    return _timed((job.objective.inputs(batch) for batch in _batches(job, accelerator)), job, accelerator, seconds)
+
+
+def network(job: Job, accelerator: Any, seconds: float) -> float:
+    """Samples a second through forward, backward and optimizer on one batch that is already there."""
+    step, batch = _step(job, accelerator), next(_batches(job, accelerator))
+    with torch.no_grad():
+        inputs = job.objective.inputs(batch)
+    ready = {name: value for name, value in batch.items() if name != "matrix"}
+    if isinstance(inputs, tuple):
+        ready |= {"image": inputs[0], "points": inputs[1]}
+    else:
+        ready |= {"views": inputs}
+    return _timed((step(ready) for _ in itertools.count()), job, accelerator, seconds)
+
+
+def together(job: Job, accelerator: Any, seconds: float) -> float:
+    """Samples a second of training as it runs."""
+    step = _step(job, accelerator)
+    return _timed((step(batch) for batch in _batches(job, accelerator)), job, accelerator, seconds)
+
+
+def _job(run: Run, name: str, member: Any) -> Job:
+    spec, training = member.spec, member.training
+    samples: StackSamples | RegionSamples
+    if isinstance(spec, DetectorSpec):
+        run.stacks(name, spec)
+        samples = StackSamples(run.stack_folder(name), run.study_ids, spec, training)
+        objective: Any = HeatmapObjective(spec, training)
+    else:
+        run.regions("labels", run.study_ids)
+        samples = RegionSamples(run.region_folder(spec, "labels"), run.study_ids, run.codes, spec, training)
+        objective = SeverityObjective(spec, training)
+    place, settings = run.folder.member(name, 0), run.recipe.loop
+    return Job(name, 0, place, "", build_network(spec), objective, samples, samples, training, settings, 1)
+
+
+def _batches(job: Job, accelerator: Any) -> Iterator[Batch]:
+    plan = Plan(job.train.studies, job.training, 1)
+    keys = list(itertools.chain.from_iterable(plan.epoch(epoch) for epoch in range(200)))
+    return load(job.train, 1, keys, job.loop, accelerator.device)
+
+
+def _step(job: Job, accelerator: Any) -> Any:
+    model = job.network.to(memory_format=torch.channels_last) if job.training.channels_last else job.network
+    optimizer = torch.optim.AdamW(model.parameters(), lr=job.training.learning_rate)
+    model, optimizer = accelerator.prepare(model.train(), optimizer)
+
+    def step(batch: Batch) -> None:
+        with accelerator.autocast():
+            terms = job.objective.terms(model, batch, train=True)
+        accelerator.backward(loop.combine(terms, accelerator, {}))
+        optimizer.step()
+        optimizer.zero_grad()
+
+    return step
+
+
+def _timed(work: Iterator[Any], job: Job, accelerator: Any, seconds: float) -> float:
+    for _ in range(3):  # loader processes start, kernels are chosen
+        next(work)
+    _wait(accelerator)
+    began, count = time.perf_counter(), 0
+    while time.perf_counter() - began < seconds or count < 3:
+        next(work)
+        count += 1
+        if count % 8 == 0:
+            _wait(accelerator)
+    _wait(accelerator)
+    return count * job.training.batch_size / (time.perf_counter() - began)
+
+
+def _wait(accelerator: Any) -> None:
+    if accelerator.device.type == "cuda":
+        torch.cuda.synchronize()
+
+
+def _phantoms(folder: Path, studies: int) -> Path:
+    from lumbar.phantom import write_phantoms
+
+    if not (folder / "train.csv").is_file():
+        write_phantoms(folder, studies, 1, workers=2)
+    return folder
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--recipe", type=Path, required=True)
+    parser.add_argument("--data", type=Path, help="labelled data folder; without: phantoms")
+    parser.add_argument("--out", type=Path, required=True, help="folder for the cache")
+    parser.add_argument("--studies", type=int, default=40, help="use so many studies")
+    parser.add_argument("--seconds", type=float, default=10.0, help="a measurement")
+    parser.add_argument("--members", nargs="*", default=[], help="only these")
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE")
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    main()
