@@ -5,7 +5,7 @@ labels.csv, folds.csv     the labels that were used, and which study is in which
 cache/                    studies, stacks and regions (may be deleted: it is made again)
 members/<name>/fold<k>/   checkpoint while it trains; best.safetensors and result.json when done
 keypoints/fold<k>.json    what the fold's detectors found on its held-out studies, and what the labels say
-predictions/<name>.csv    out-of-fold probabilities of each grader, blend.csv of all
+predictions/<name>.csv    out-of-fold probabilities of each grader, blend.csv of all; made_from.json
 metrics.jsonl             a line an epoch
 evaluation.json, .png     made by `evaluate`
 """
@@ -20,12 +20,13 @@ import pandas as pd
 
 from lumbar import ensemble, submission
 from lumbar.ensemble import BlendMethod
-from lumbar.files import write_csv
+from lumbar.files import write_csv, write_json
 from lumbar.issues import InputError
 from lumbar.keypoints.keypoint import Keypoint
 from lumbar.labels import SEVERITIES, row_ids
 from lumbar.metric import read_labels
 from lumbar.training.recipe import Recipe, check_recipe
+from lumbar.training.settings import Folds
 
 
 @dataclass(frozen=True)
@@ -59,6 +60,15 @@ class RunFolder:
         """Table `study_id, fold`."""
         return pd.read_csv(self._there(self.root / "folds.csv"))
 
+    def kept_folds(self, study_ids: list[int], folds: Folds) -> pd.DataFrame | None:
+        """The stored folds, where they split the same studies by the same settings; else None."""
+        if not (self.root / "recipe.json").is_file() or not (self.root / "folds.csv").is_file():
+            return None
+        stored, table = self._json(self.root / "recipe.json")["folds"], self.folds()
+        wanted = folds.model_dump(mode="json")
+        same = all(stored.get(name) == wanted[name] for name in ("method", "count", "seed"))
+        return table if same and table["study_id"].tolist() == study_ids else None
+
     def labels(self) -> pd.DataFrame:
         """Labels by study, in the words of `train.csv`."""
         return read_labels(self._there(self.root / "labels.csv"))
@@ -84,6 +94,17 @@ class RunFolder:
         """Keypoints of the label table by study, for the same studies."""
         return {int(study): points for fold in folds for study, points in self._points(fold, "labels")}
 
+    def keypoint_fingerprint(self, fold: int) -> str | None:
+        """What a fold's keypoints were made from; None where they are not there."""
+        path = self.keypoint_file(fold)
+        stored = self._json(path) if path.is_file() else {}
+        return stored.get("fingerprint") if {"studies", "labels"} <= stored.keys() else None
+
+    def prediction_fingerprint(self) -> str | None:
+        """What the prediction tables were made from; None where they are not there."""
+        path = self.root / "predictions" / "made_from.json"
+        return self._json(path).get("fingerprint") if path.is_file() else None
+
     def _points(self, fold: int, what: str) -> list[tuple[str, list[Keypoint]]]:
         stored = self._json(self.keypoint_file(fold)).get(what, {})
         return [(study, [_keypoint(point) for point in points]) for study, points in stored.items()]
@@ -102,7 +123,11 @@ def _keypoint(stored: dict[str, Any]) -> Keypoint:
 
 
 def write_predictions(
-    folder: RunFolder, tables: dict[str, dict[int, np.ndarray]], prior: np.ndarray, method: BlendMethod
+    folder: RunFolder,
+    tables: dict[str, dict[int, np.ndarray]],
+    prior: np.ndarray,
+    method: BlendMethod,
+    fingerprint: str,
 ) -> None:
     """Write each grader's out-of-fold probabilities (rows where it spoke) and their blend, as submissions are written.
 
@@ -117,3 +142,4 @@ def write_predictions(
         write_csv(frame.dropna(), folder.prediction_file(name))
     blended = [ensemble.blend(np.stack([t[study] for t in tables.values()]), prior, method)[0] for study in studies]
     write_csv(submission.to_rows(studies, np.stack(blended)), folder.prediction_file("blend"))
+    write_json({"fingerprint": fingerprint}, folder.root / "predictions" / "made_from.json")

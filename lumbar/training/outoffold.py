@@ -1,7 +1,6 @@
 """Out-of-fold results: what a fold's networks find and grade on the studies that they had not seen."""
 
 import functools
-import json
 from collections.abc import Mapping
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
@@ -47,10 +46,8 @@ def find_keypoints(run: "Run", fold: int) -> None:
     path, studies = run.folder.keypoint_file(fold), run.held_out(fold)
     results = [run.folder.result(name, fold) for name in run.recipe.stage1.members]
     words = fingerprint([found and found["fingerprint"] for found in results], [run.source(study) for study in studies])
-    if path.is_file():
-        stored = json.loads(path.read_text(encoding="utf-8"))
-        if stored.get("fingerprint") == words and "labels" in stored:
-            return
+    if run.folder.keypoint_fingerprint(fold) == words:
+        return
     detectors: dict[Any, list[Any]] = {}
     for spec, network in trained_networks(run, run.recipe.stage1, fold).values():
         detectors.setdefault(spec.series_type, []).append((spec, network))
@@ -69,14 +66,23 @@ def find_keypoints(run: "Run", fold: int) -> None:
 
 
 def grade_held_out(run: "Run") -> None:
-    """Grade every held-out study with its fold's graders, as prediction would, and write the tables."""
+    """Grade every held-out study with its fold's graders, as prediction would, and write the tables.
+
+    Skipped where the tables were made from the same networks and keypoints.
+    """
+    folds = run.recipe.folds.train
+    results = [run.folder.result(name, fold) for fold in folds for name in run.recipe.stage2.members]
+    made_from = [run.folder.keypoint_fingerprint(fold) for fold in folds]
+    words = fingerprint([found and found["fingerprint"] for found in results], made_from, run.recipe.blend.method)
+    if run.folder.prediction_fingerprint() == words:
+        return
     keypoints = run.folder.keypoints(run.recipe.folds.train)
     tables: dict[str, dict[int, np.ndarray]] = {name: {} for name in run.recipe.stage2.members}
     for fold in run.recipe.folds.train:
         graders = trained_networks(run, run.recipe.stage2, fold)
         one = functools.partial(_grade, run, graders, keypoints, tables)
         each(one, run.held_out(fold), f"grades of fold {fold}", 1)
-    write_predictions(run.folder, tables, weighted_prior(run.labels, 0.5), run.recipe.blend.method)
+    write_predictions(run.folder, tables, weighted_prior(run.labels, 0.5), run.recipe.blend.method, words)
 
 
 def _grade(

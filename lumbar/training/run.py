@@ -65,7 +65,9 @@ class Run:
         self.rows = derive.study_rows(data.coordinates)
         found, codes = label_codes(self.labels)
         self.codes = {int(study): code for study, code in zip(found, codes, strict=True)}
-        self.folds = make_folds(self.labels, self.study_ids, recipe.folds)
+        kept = self.folder.kept_folds(self.study_ids, recipe.folds)
+        self.folds = make_folds(self.labels, self.study_ids, recipe.folds) if kept is None else kept
+        accelerator.wait_for_everyone()  # nobody writes before everybody has read
         self.board = Board(out / "tensorboard") if recipe.loop.tensorboard and self.main else None
 
     # ---- steps ----
