@@ -8,6 +8,7 @@ within 15 % of the slower one. On a CPU with `loop.workers=0` both share the cor
 """
 
 import argparse
+import functools
 import itertools
 import sys
 import time
@@ -89,7 +90,9 @@ def _job(run: Run, name: str, member: Any) -> Job:
         samples = RegionSamples(run.region_folder(spec, "labels"), run.study_ids, run.codes, spec, training)
         objective = SeverityObjective(spec, training)
     place, settings = run.folder.member(name, 0), run.recipe.loop
-    return Job(name, 0, place, "", build_network(spec), objective, samples, samples, training, settings, 1)
+    return Job(
+        name, 0, place, "", functools.partial(build_network, spec), objective, samples, samples, training, settings, 1
+    )
 
 
 def _batches(job: Job, accelerator: Any) -> Iterator[Batch]:
@@ -99,7 +102,8 @@ def _batches(job: Job, accelerator: Any) -> Iterator[Batch]:
 
 
 def _step(job: Job, accelerator: Any) -> Any:
-    model = job.network.to(memory_format=torch.channels_last) if job.training.channels_last else job.network
+    model = job.network()
+    model = model.to(memory_format=torch.channels_last) if job.training.channels_last else model
     optimizer = torch.optim.AdamW(model.parameters(), lr=job.training.learning_rate)
     model, optimizer = accelerator.prepare(model.train(), optimizer)
 

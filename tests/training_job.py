@@ -53,8 +53,11 @@ class Severities:
 
 def run(folder: Path, accelerator: Accelerator, *, pause: float = 0.0, **training: Any) -> list[dict[str, Any]]:
     """Train the job in `folder`; the rows that its loop reports."""
-    torch.manual_seed(1)
-    network = nn.Sequential(nn.Linear(6, 16), nn.Tanh(), nn.Dropout(training.pop("dropout", 0.0)), nn.Linear(16, 3))
+    share = training.pop("dropout", 0.0)
+
+    def network() -> nn.Module:
+        return nn.Sequential(nn.Linear(6, 16), nn.Tanh(), nn.Dropout(share), nn.Linear(16, 3))
+
     settings = Training(**{"epochs": 4, "batch_size": 20, "learning_rate": 0.02, "clip_norm": 1.0} | training)
     loop = Loop(workers=0, checkpoint_steps=2, mixed_precision="no")
     rows: list[dict[str, Any]] = []

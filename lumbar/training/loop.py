@@ -50,7 +50,7 @@ class Job:
     fold: int
     folder: Path  # checkpoint.safetensors while it runs, best.safetensors for good
     fingerprint: str
-    network: nn.Module
+    network: Callable[[], nn.Module]  # builds it, with the weights it begins with; called only where it is trained
     objective: Objective
     train: Samples
     valid: Samples
@@ -78,7 +78,8 @@ def fit(job: Job, accelerator: Accelerator, report: Callable[[dict[str, Any]], N
     Goes on from the job's checkpoint where one with the same fingerprint is there. `report(row)` takes a row of metrics
     an epoch. Raises InputError where the disk refuses.
     """
-    network = job.network
+    _seed(job.seed)
+    network = job.network()
     if job.training.channels_last:
         network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     optimizer = torch.optim.AdamW(

@@ -8,8 +8,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import torch
 from accelerate import Accelerator
+from torch import nn
 
 from lumbar.files import write_csv, write_json
 from lumbar.grading.network import build_grader
@@ -197,19 +197,18 @@ class Run:
         """What the loop needs to train one member on one fold."""
         spec, training = member.spec, member.training
         seed = int(fingerprint(self.recipe.seed, name, fold)[:8], 16)
-        torch.manual_seed(seed)
         studies, held_out = self.trained_on(fold, spec), self.held_out(fold)
         keep_studies = False
         train_set: StackSamples | RegionSamples
         valid_set: StackSamples | RegionSamples
         objective: HeatmapObjective | SeverityObjective
         if isinstance(spec, DetectorSpec):
-            network = build_detector(spec, training.pretrained)
+            network: Callable[[], nn.Module] = functools.partial(build_detector, spec, training.pretrained)
             train_set = StackSamples(self.stack_folder(name), studies, spec, training)
             valid_set = StackSamples(self.stack_folder(name), held_out, spec, training)
             objective = HeatmapObjective(spec, training)
         else:
-            network = build_grader(spec, training.pretrained)
+            network = functools.partial(build_grader, spec, training.pretrained)
             kind = "labels" if self.recipe.stage2.keypoints == "labels" else "found"
             train_set = RegionSamples(self.region_folder(spec, kind), studies, self.codes, spec, training)
             valid_set = RegionSamples(self.region_folder(spec, "found"), held_out, self.codes, spec, training)
