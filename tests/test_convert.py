@@ -265,7 +265,7 @@ def test_converted_checkpoints_predict_the_original_tables(tmp_path, monkeypatch
     import test_parity as parity
 
     graders = ["spinal_resnet18", "foraminal_resnet18", "subarticular_resnet18", "global_resnet18"]
-    for name in (*parity.DETECTORS, *graders):
+    for name in ("sagittal_t2", *graders):
         keys = {own: key for key, (own, _) in own_keys(name).items()}
         state = {keys[own]: value for own, value in parity.network(name).state_dict().items()}
         save(tmp_path / "in" / f"{name}_fold0.pt", state)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from contract import GraderContract
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from small_study import CANAL, axial, patterned, sagittal, small_study, turned, upside_down
 from torch import nn
@@ -268,6 +268,7 @@ def test_only_what_members_see_decides_whether_they_share_regions():
         assert region_key(one) != region_key(other)
 
 
+@settings(max_examples=25)
 @given(st.floats(-30, 30), st.floats(-30, 30))
 def test_sound_and_exact_boxes_lie_within_a_pixel_of_each_other(dy, dz):
     study = STUDY
