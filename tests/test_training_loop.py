@@ -20,7 +20,8 @@ from lumbar.issues import InputError
 from lumbar.training import checkpoint
 from lumbar.training.batches import Plan, validation
 from lumbar.training.cache import read_header
-from lumbar.training.settings import Training
+from lumbar.training.machine import make_accelerator
+from lumbar.training.settings import Loop, Training
 
 SCRIPT = Path(__file__).with_name("training_job.py")
 
@@ -81,9 +82,10 @@ def test_a_killed_run_goes_on_as_if_nothing_had_happened(tmp_path: Path, acceler
 
 def test_two_processes_agree_with_one(tmp_path: Path, accelerator: Accelerator) -> None:
     """Train losses and validation figures agree to 1e-4: only the order of float32 sums differs."""
-    launch = ("-m", "accelerate.commands.launch", "--num_processes", "2", "--cpu", "--num_machines", "1")
-    launch += ("--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0")
-    two = _history(_program(tmp_path / "two", "accumulate=2", launch=launch))
+    launch = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2")
+    process = _program(tmp_path / "two", "accumulate=2", launch=launch)
+    two = _history(process)
+    assert {row.pop("processes") for row in two} == {2}
     one = run(tmp_path / "one", accelerator, accumulate=2)
     assert np.abs(_figures(one) - _figures(two)).max() < 1e-4
 
@@ -164,3 +166,23 @@ def test_validation_sees_every_sample_once_and_studies_whole() -> None:
                 homes.setdefault(int(studies[index]), set()).add((rank, number))
     assert all(len(home) == 1 for home in homes.values())
     assert validation(studies[:0], 8) == []
+
+
+def test_a_batch_too_small_to_share_is_refused() -> None:
+    with pytest.raises(InputError, match="raise batch_size"):
+        Plan(np.arange(3), Training(), 1, rank=0, world=2)
+    assert Plan(np.arange(3), Training(), 1).batches == 1
+
+
+def test_a_launch_that_starts_one_process_only_is_noticed(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """`accelerate launch --cpu --num_processes 2` starts one process and says nothing."""
+    monkeypatch.setenv("ACCELERATE_USE_CPU", "True")
+    monkeypatch.setenv("MASTER_PORT", "29500")
+    monkeypatch.delenv("RANK", raising=False)
+    make_accelerator(Loop(mixed_precision="no"))
+    assert "torch.distributed.run" in capsys.readouterr().err
+    monkeypatch.delenv("MASTER_PORT")
+    make_accelerator(Loop(mixed_precision="no"))
+    assert capsys.readouterr().err == ""

@@ -92,4 +92,4 @@ if __name__ == "__main__":
     )
     if accelerator.is_main_process:
         for row in history:
-            print(json.dumps(row))
+            print(json.dumps({**row, "processes": accelerator.num_processes}))

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from lumbar.issues import InputError
 from lumbar.training.settings import Loop, Training
 
 Batch = dict[str, Tensor]
@@ -49,6 +50,12 @@ class Plan:
         self.size = training.batch_size
         share = max(world, round(self.size * len(self.units) / max(len(studies), 1)))
         self.per_batch = min(share, len(self.units))
+        samples = self.per_batch * len(studies) / max(len(self.units), 1)
+        if world > 1 and samples < 2 * world:
+            raise InputError(
+                f"a batch of {samples:.0f} leaves less than two samples to each of {world} processes; raise "
+                "batch_size, add studies or start fewer processes"
+            )
         self.batches = len(self.units) // self.per_batch  # the rest waits for another epoch's order
         self.steps = math.ceil(self.batches / training.accumulate)  # optimizer steps an epoch
         self.training, self.seed, self.rank, self.world = training, seed, rank, world

@@ -18,6 +18,7 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 from accelerate import Accelerator
+from timm.layers import convert_sync_batchnorm
 from torch import Tensor, nn
 from tqdm import tqdm
 
@@ -80,6 +81,8 @@ def fit(job: Job, accelerator: Accelerator, report: Callable[[dict[str, Any]], N
     """
     _seed(job.seed)
     network = job.network()
+    if accelerator.num_processes > 1 and accelerator.device.type == "cuda":
+        network = convert_sync_batchnorm(network)  # statistics of the whole batch, as in one process
     if job.training.channels_last:
         network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     optimizer = torch.optim.AdamW(

@@ -1,5 +1,7 @@
 """The machine a run trains on: accelerate's processes, precision and threads."""
 
+import os
+import sys
 from datetime import timedelta
 
 import torch
@@ -15,6 +17,7 @@ def make_accelerator(loop: Loop) -> Accelerator:
 
     "auto": bf16 where the hardware computes in it, else fp16 on a GPU, else float32.
     """
+    _note_single_process()
     if loop.threads:
         torch.set_num_threads(loop.threads)
     precision: str = loop.mixed_precision
@@ -29,3 +32,13 @@ def make_accelerator(loop: Loop) -> Accelerator:
         timeout=timedelta(hours=24)
     )  # the first process may read 36 GB before the others go on
     return Accelerator(mixed_precision=precision, kwargs_handlers=[waits])
+
+
+def _note_single_process() -> None:
+    """Say so where `accelerate launch --cpu --num_processes N` was meant to start several processes: it starts one."""
+    meant = os.environ.get("ACCELERATE_USE_CPU", "").lower() in ("true", "1") and "MASTER_PORT" in os.environ
+    if meant and not {"RANK", "OMPI_COMM_WORLD_RANK", "PMI_RANK"} & os.environ.keys():
+        sys.stderr.write(
+            "accelerate launch --cpu starts a single process without mpirun; for N of them on this machine use\n"
+            "  ACCELERATE_USE_CPU=true python -m torch.distributed.run --nproc_per_node N train_utils.py train …\n"
+        )
