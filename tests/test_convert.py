@@ -1,6 +1,7 @@
 """The original's checkpoints become a bundle: recognised by their keys, or refused in one sentence."""
 
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -259,12 +260,22 @@ def test_a_file_without_a_state_dict_is_refused(tmp_path):
 # ---- round trip ----------------------------------------------------------------------------------------------------
 
 
+RESNETS = [f"{task}_resnet18" for task in ("spinal", "foraminal", "subarticular", "global")]
+BACKBONES = ("resnet18", "swin_tiny", "convnext_nano")
+TABLES = {"split_resnet18": RESNETS[:3], "global_resnet18": RESNETS[3:]}
+EVERY = [name.replace("resnet18", backbone) for backbone in BACKBONES for name in RESNETS]
+slow = pytest.mark.skipif("LUMBAR_SLOW" not in os.environ, reason="converts 1.8 GB; set LUMBAR_SLOW=1 to run it")
+
+
 @pytest.mark.skipif(not (SHARED / "parity").is_dir(), reason="needs the recorded results in ../shared/parity")
 @pytest.mark.skipif(not (SHARED / "real" / "cc0_study").is_dir(), reason="needs the real study in ../shared/real")
-def test_converted_checkpoints_predict_the_original_tables(tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    "tables", [TABLES, pytest.param(TABLES | {"ensemble_6": EVERY}, marks=slow)], ids=["resnet18", "all"]
+)
+def test_converted_checkpoints_predict_the_original_tables(tmp_path, monkeypatch, tables):
     import test_parity as parity
 
-    graders = ["spinal_resnet18", "foraminal_resnet18", "subarticular_resnet18", "global_resnet18"]
+    graders = sorted({name for names in tables.values() for name in names})
     for name in ("sagittal_t2", *graders):
         keys = {own: key for key, (own, _) in own_keys(name).items()}
         state = {keys[own]: value for own, value in parity.network(name).state_dict().items()}
@@ -275,7 +286,7 @@ def test_converted_checkpoints_predict_the_original_tables(tmp_path, monkeypatch
     result = pipeline.Predictor(bundle)(parity.study())
     order = [member.name.removesuffix("_fold0") for member in bundle.manifest.members if member.spec.stage == "grading"]
     assert sorted(order) == sorted(graders)
-    for table, tasks in (("split_resnet18", graders[:3]), ("global_resnet18", graders[3:])):
+    for table, tasks in tables.items():
         members = result.members[[order.index(name) for name in tasks]]
         probabilities, spoken = blend(members, bundle.manifest.prior, "mean_logits")
         assert spoken.all()
