@@ -77,22 +77,21 @@ def write_csv(frame: pd.DataFrame, path: Path | str) -> None:
 def read_table(path: Path | str, columns: Sequence[str], *, text: Sequence[str] = ()) -> pd.DataFrame:
     """Read a CSV file that must have `columns` (more are kept); the columns in `text` are read as text.
 
-    InputError where the file is missing, is no table, or lacks a column.
+    A byte order mark, spaces around column names and spaces before values play no part. InputError where the file is
+    missing, is no table, or lacks a column.
     """
     path = Path(path)
     try:
-        frame = pd.read_csv(
-            path,
-            dtype=dict.fromkeys(text, "str"),
-            encoding="utf-8-sig",
-            low_memory=False,
-        )
+        names = pd.read_csv(path, nrows=0, encoding="utf-8-sig", skipinitialspace=True).columns
+        kinds = {name: "str" for name in names if str(name).strip() in text}
+        frame = pd.read_csv(path, dtype=kinds, encoding="utf-8-sig", skipinitialspace=True, low_memory=False)
     except FileNotFoundError as error:
         raise InputError(f"{path} does not exist; check the path") from error
     except (OSError, UnicodeDecodeError, pd.errors.ParserError, pd.errors.EmptyDataError) as error:
         raise InputError(
             f"{path} cannot be read as a CSV table ({' '.join(str(error).split())}); check the file"
         ) from error
+    frame.columns = pd.Index([str(name).strip() for name in frame.columns])
     if missing := [column for column in columns if column not in frame.columns]:
         shown = ", ".join(missing[:5]) + (f" and {len(missing) - 5} more" if len(missing) > 5 else "")
         raise InputError(f"{path} lacks the column(s) {shown}; is it the right table?")

@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 
 from lumbar.dicom import Series, read_series
+from lumbar.files import read_table
 from lumbar.issues import InputError, Issue
 from lumbar.labels import (
     CONDITIONS,
@@ -221,16 +222,8 @@ def _labels(path: Path) -> pd.DataFrame:
 
 
 def _read_table(path: Path, columns: tuple[str, ...] | list[str]) -> pd.DataFrame:
-    """A CSV as text, byte order mark, spaces around column names and empty rows removed; InputError if unreadable."""
-    try:
-        table = pd.read_csv(path, dtype=str, encoding="utf-8-sig", skipinitialspace=True)
-    except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeError, OSError) as error:
-        raise InputError(f"{path} cannot be read as a CSV table in UTF-8: {' '.join(str(error).split())}") from error
-    table.columns = [str(name).strip() for name in table.columns]
-    missing = [name for name in columns if name not in table.columns]
-    if missing:
-        raise InputError(f"{path} lacks the columns {', '.join(missing)}; it has {', '.join(table.columns)}")
-    return table.dropna(how="all").reset_index(drop=True)
+    """A table with the wanted columns as text, rows without any value removed; InputError if unreadable."""
+    return read_table(path, columns, text=columns).dropna(how="all").reset_index(drop=True)
 
 
 def _whole(values: pd.Series, path: Path) -> pd.Series:

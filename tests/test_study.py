@@ -84,7 +84,7 @@ def test_byte_order_mark_crlf_extra_columns_and_odd_spelling_are_read(tmp_path: 
         (b"", "cannot be read"),
         (b"\xff\xfe\x00s\x00t", "cannot be read"),
         (b'study_id,series_id\n"1,2\n', "cannot be read"),
-        (b"study_id,series\n1,2\n", "lacks the columns series_id, series_description"),
+        (b"study_id,series\n1,2\n", "lacks the column(s) series_id, series_description"),
         (HEADER.encode(), "lists no series"),
         (HEADER.encode() + b"11,1,Axial T2\nabc,2,Axial T2\n", "study_id 'abc' in data row 2 is not a whole number"),
         (HEADER.encode() + b"11,-5,Axial T2\n", "series_id '-5' in data row 1"),
