@@ -13,12 +13,20 @@ sentence, 2 bad usage. Research use only, not for clinical decisions.
 
 import argparse
 import importlib
+import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lumbar.issues import InputError
+try:
+    from lumbar.arguments import ARGUMENTS
+    from lumbar.issues import InputError
+except ModuleNotFoundError:  # pushed to Kaggle as a utility script: the package lies in an attached dataset
+    for depth in range(1, 5):
+        sys.path += [str(found.parents[1]) for found in Path("/kaggle/input").glob("*/" * depth + "lumbar/labels.py")]
+    from lumbar.arguments import ARGUMENTS
+    from lumbar.issues import InputError
 
 if TYPE_CHECKING:  # what a notebook imports from here; loaded on first use, so that --help does not wait for torch
     from lumbar.bundle import load_bundle
@@ -26,7 +34,7 @@ if TYPE_CHECKING:  # what a notebook imports from here; loaded on first use, so 
     from lumbar.metric import read_labels, score
     from lumbar.pictures import show_study
     from lumbar.pipeline import predict, write_outputs
-    from lumbar.report import show_issues
+    from lumbar.report import describe_rows, show_issues
     from lumbar.study import open_data
 
 _HOME = {
@@ -38,12 +46,14 @@ _HOME = {
     "predict": "lumbar.pipeline",
     "write_outputs": "lumbar.pipeline",
     "show_study": "lumbar.pictures",
+    "describe_rows": "lumbar.report",
     "show_issues": "lumbar.report",
     "read_labels": "lumbar.metric",
     "score": "lumbar.metric",
 }
 __all__ = [
     "choose_device",
+    "describe_rows",
     "find_inputs",
     "is_competition_rerun",
     "load_bundle",
@@ -70,6 +80,14 @@ def phantom(args: argparse.Namespace) -> int:
     write_phantoms(
         args.out, args.studies, args.seed, split=args.split, label_noise=args.label_noise, workers=args.workers
     )
+    return 0
+
+
+def spider(args: argparse.Namespace) -> int:
+    """Add SPIDER's real T2 slices with canal keypoints to a data folder, for training or held out."""
+    from lumbar.spider import write_spider
+
+    _to_stderr(f"{args.out}: {len(write_spider(args.source, args.out, args.part))} studies of SPIDER (CC BY 4.0)")
     return 0
 
 
@@ -121,10 +139,11 @@ def convert(args: argparse.Namespace) -> int:
 
 def predict_folder(args: argparse.Namespace) -> int:
     """Grade a data folder: submission.csv, keypoints.csv and run_report.json."""
-    from lumbar import kaggle, pipeline, report, study
+    from lumbar import files, kaggle, pipeline, report, study
     from lumbar.bundle import load_bundle
 
     data, weights = study.open_data(args.data, args.split), load_bundle(args.weights)
+    files.check_writable(args.out)
     device, amp = kaggle.choose_device(None if args.device == "auto" else args.device, say=_to_stderr)
     results = list(pipeline.predict(data, weights, device=device, amp=amp, on_error=args.on_error))
     options = {"device": device, "autocast": amp, "on_error": args.on_error}
@@ -147,6 +166,26 @@ def score_table(args: argparse.Namespace) -> int:
     return 0
 
 
+def blend_tables(args: argparse.Namespace) -> int:
+    """Nested score of a way to blend tables, or of all, with its gain over the plain mean."""
+    from lumbar.ensemble.command import report, report_json, run_blend
+
+    result = run_blend(args.labels, args.tables, args.folds, args.method, seed=args.seed, out=args.out)
+    for note in result["notes"]:
+        _to_stderr(note)
+    print(report_json(result) if args.json else report(result))
+    return 0
+
+
+def pack_for_kaggle(args: argparse.Namespace) -> int:
+    """Write what a Kaggle user uploads: the dataset, notebook and utility script folders, wheels included."""
+    from lumbar.kaggle_pack import pack, upload_commands
+
+    pack(args.weights, args.out, owner=args.owner, wheels=args.wheels, say=_to_stderr)
+    print("\n".join(upload_commands(args.out)))
+    return 0
+
+
 def show_batches(args: argparse.Namespace) -> int:
     """Draw what the networks really get in training: stage 1 with targets, stage 2 with labels."""
     from lumbar.training.show import show_batches as draw
@@ -159,68 +198,19 @@ def _to_stderr(sentence: str) -> None:
     print(sentence, file=sys.stderr)
 
 
-def _path(flag: str, text: str, *, required: bool = True) -> tuple[str, dict[str, Any]]:
-    return flag, {"type": Path, "required": required, "metavar": flag.strip("-").upper(), "help": text}
-
-
-_SET = ("--set", {"action": "append", "default": [], "metavar": "KEY=VALUE", "help": "override a value of the recipe"})
-_JSON = ("--json", {"action": "store_true", "help": "print JSON"})
-_DATA = _path("--data", "data folder in the competition layout, with labels")
-_RECIPE = _path("--recipe", "TOML file: what to train")
-_COMMANDS: dict[str, tuple[Callable[[argparse.Namespace], int], list[tuple[str, dict[str, Any]]]]] = {
-    "phantom": (
-        phantom,
-        [
-            ("--studies", {"type": int, "required": True, "metavar": "N", "help": "how many"}),
-            ("--seed", {"type": int, "required": True, "metavar": "S", "help": "same seed, same studies"}),
-            _path("--out", "data folder to write"),
-            ("--split", {"choices": ("train", "test"), "default": "train", "help": "test: without labels"}),
-            ("--label-noise", {"action": "store_true", "help": "disturb labels as human readers do"}),
-            ("--workers", {"type": int, "default": 1, "metavar": "N", "help": "processes"}),
-        ],
-    ),
-    "train": (train, [_RECIPE, _DATA, _path("--out", "run folder; an interrupted run in it goes on"), _SET]),
-    "evaluate": (evaluate, [_path("--run", "run folder")]),
-    "bundle": (
-        bundle,
-        [
-            _path("--run", "run folder", required=False),
-            ("--random", {"action": "store_true", "help": "random weights, with --recipe"}),
-            _path("--recipe", "with --random: TOML file", required=False),
-            ("--seed", {"type": int, "default": 0, "metavar": "S", "help": "with --random"}),
-            _path("--out", "bundle folder to write"),
-        ],
-    ),
-    "verify": (verify, [_path("--weights", "bundle folder")]),
-    "convert": (
-        convert,
-        [
-            _path("--checkpoints", "folder of .pt files"),
-            _path("--out", "bundle folder to write"),
-            _path("--folds", "TOML file that maps file names to folds, where the names do not say", required=False),
-            _path("--labels", "train.csv for the weighted prior (without: uniform)", required=False),
-        ],
-    ),
-    "predict": (
-        predict_folder,
-        [
-            _path("--data", "data folder in the competition layout"),
-            _path("--weights", "bundle folder"),
-            _path("--out", "folder for the results"),
-            ("--split", {"choices": ("train", "test"), "help": "which tables, where the folder holds both"}),
-            ("--device", {"default": "auto", "help": "auto, cpu, cuda or cuda:N"}),
-            (
-                "--on-error",
-                {
-                    "choices": ("fail", "prior"),
-                    "default": "fail",
-                    "help": "a study that cannot be read: stop, or give it the weighted prior and go on",
-                },
-            ),
-        ],
-    ),
-    "score": (score_table, [_path("--labels", "train.csv"), _path("--predictions", "submission.csv"), _JSON]),
-    "show-batches": (show_batches, [_RECIPE, _DATA, _path("--out", "folder for the pictures"), _SET]),
+_COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
+    "phantom": phantom,
+    "spider": spider,
+    "train": train,
+    "evaluate": evaluate,
+    "bundle": bundle,
+    "verify": verify,
+    "convert": convert,
+    "predict": predict_folder,
+    "blend": blend_tables,
+    "score": score_table,
+    "kaggle": pack_for_kaggle,
+    "show-batches": show_batches,
 }
 
 
@@ -229,11 +219,11 @@ def _parser() -> argparse.ArgumentParser:
         prog="train_utils.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for name, (run, arguments) in _COMMANDS.items():
+    for name, run in _COMMANDS.items():
         summary = (run.__doc__ or "").strip()
         command = commands.add_parser(name, help=summary, description=summary)
         command.set_defaults(run_command=run)
-        for flag, options in arguments:
+        for flag, options in ARGUMENTS[name]:
             command.add_argument(flag, **options)
     return parser
 
@@ -241,6 +231,9 @@ def _parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code."""
     parser = _parser()
+    if not (sys.argv[1:] if argv is None else argv) and "KAGGLE_KERNEL_RUN_TYPE" in os.environ:
+        parser.print_help()  # a utility script is run once when it is pushed, and that has to end well
+        return 0
     args = parser.parse_args(argv)
     if args.command == "bundle" and (args.recipe if args.random else args.run) is None:
         parser.error("bundle needs --run, or --random with --recipe")

@@ -61,8 +61,10 @@ def _groups(bundle: Bundle) -> dict[str, list[int]]:
 
 
 def _blend(members: np.ndarray, bundle: Bundle, prior: np.ndarray) -> np.ndarray:
-    """(N, m, 5, 5, 3) → (N, 5, 5, 3); the prior where none of the members speaks."""
-    return np.stack([ensemble.blend(study, prior, bundle.manifest.blend.method)[0] for study in members])
+    """(N, m, 5, 5, 3) → (N, 5, 5, 3); the prior where none of the members speaks. What was fitted, was for all."""
+    method = bundle.manifest.blend.method
+    average = method if method in ensemble.BLEND_METHODS else "mean"
+    return np.stack([ensemble.blend(study, prior, average)[0] for study in members])
 
 
 def main() -> None:

@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
@@ -48,9 +49,13 @@ def main() -> None:
         if args.members and name not in args.members:
             continue
         job = _job(run, name, member)
-        rates = [measure(job, accelerator, args.seconds) for measure in (loading, network, together)]
+        rounds = [
+            [measure(job, accelerator, args.seconds) for measure in (loading, network, together)]
+            for _ in range(args.rounds)
+        ]
+        rates = np.median(rounds, axis=0)
         words = "".join(f"{rate:>12.1f}" for rate in rates)
-        print(f"{name:<24}{job.training.batch_size:>6}{words}{rates[2] / min(rates[:2]):>11.0%}", flush=True)
+        print(f"{name:<24}{job.training.batch_size:>6}{words}{rates[2] / rates[:2].min():>11.0%}", flush=True)
         accelerator.free_memory()
 
 
@@ -150,7 +155,8 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--data", type=Path, help="labelled data folder; without: phantoms")
     parser.add_argument("--out", type=Path, required=True, help="folder for the cache")
     parser.add_argument("--studies", type=int, default=40, help="use so many studies")
-    parser.add_argument("--seconds", type=float, default=10.0, help="a measurement")
+    parser.add_argument("--seconds", type=float, default=4.0, help="a measurement")
+    parser.add_argument("--rounds", type=int, default=3, help="of all three in turn; their medians are printed")
     parser.add_argument("--members", nargs="*", default=[], help="only these")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE")
     return parser.parse_args()

@@ -14,8 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lumbar import geometry
-from lumbar.dicom_file import Slice, read_slice
-from lumbar.dicom_pixels import IssueLog, UnusableError, is_constant
+from lumbar.dicom_file import Slice, read_slices
+from lumbar.dicom_pixels import IssueLog, RoomError, is_constant
 from lumbar.geometry import Plane
 from lumbar.issues import Issue
 
@@ -31,6 +31,8 @@ MISSING_GAP: Final = 1.5
 SAME_POSITION_MM: Final = 0.05
 #: A slice belongs to a series' plane while its normal is within 60 degrees of the plane's axis.
 MIN_PLANE_COSINE: Final = 0.5
+#: Decoded pixels that a study may hold; 2,000 slices of 1,024 x 1,024 pixels just fit.
+MAX_STUDY_BYTES: Final = 4 * 2**30
 
 
 @dataclass(frozen=True, eq=False)
@@ -86,36 +88,66 @@ class Series:
         return min(self.slices, key=lambda item: item.file_order).spacing_between
 
 
-def read_series(folder: Path, series_id: int, description: str, study_id: int) -> tuple[Series | None, list[Issue]]:
+def read_series(
+    folder: Path, series_id: int, description: str, study_id: int, room: int = MAX_STUDY_BYTES
+) -> tuple[Series | None, list[Issue]]:
     """Read all `.dcm` files of a folder, each opened once; None where no slice is usable.
 
-    Whatever is wrong with a file's content becomes an Issue and leaves that slice out; nothing is raised for it.
+    Whatever is wrong with a file's content becomes an Issue and leaves that slice out; nothing is raised for it. A
+    series that needs more than `room` bytes for its pixels is left out whole, since a part would have another middle.
     """
     log = IssueLog(study_id, series_id)
+
+    def refused(reason: str) -> tuple[None, list[Issue]]:
+        log.add("series_ignored", f"series {series_id} ({description}): {reason}")
+        return None, log.issues
+
+    try:
+        paths = dicom_files(folder)
+    except OSError as error:
+        return refused(f"folder {folder.name} cannot be read ({error.strerror})")
     found: list[Slice] = []
-    paths = dicom_files(folder)
-    for order, path in enumerate(paths):
+    order = 0
+    for path in paths:
         try:
-            found.append(read_slice(path, order, log))
-        except UnusableError as flaw:
-            log.add(flaw.code, f"{path.name}: {flaw}")
-    slices, stacks, plane = _arrange(found, description, log)
+            slices = read_slices(path, order, log, room)
+        except RoomError:
+            return refused(f"its pixels and those before it in the study need more than {MAX_STUDY_BYTES >> 30} GB")
+        order += max(len(slices), 1)
+        room -= sum(item.pixels.nbytes for item in slices)
+        found += slices
+    slices, stacks, plane = _arrange(_numbered(found, log), description, log)
     if slices and all(is_constant(item.pixels) for item in slices):
         log.add("series_ignored", f"all {len(slices)} slices hold one value only")
         slices = []
     if not slices:
-        reason = "no slice is usable" if paths else f"no .dcm file in {folder.name}"
-        log.add("series_ignored", f"series {series_id} ({description}): {reason}")
-        return None, log.issues
+        return refused("no slice is usable" if paths else f"no .dcm file in {folder.name}")
     return Series(series_id, description, plane, tuple(slices), tuple(stacks)), log.issues
 
 
 def dicom_files(folder: Path) -> list[Path]:
-    """The `.dcm` files of a folder in natural order of their names (2 before 10); empty where there is no folder."""
+    """What is named `.dcm` in a folder, in natural order (2 before 10); empty where there is no folder.
+
+    Raises OSError where the folder may not be read.
+    """
     if not folder.is_dir():
         return []
     paths = [path for path in folder.iterdir() if path.suffix.lower() == ".dcm" and not path.name.startswith(".")]
-    return sorted((path for path in paths if path.is_file()), key=lambda path: (_natural(path.stem), path.name))
+    return sorted(paths, key=lambda path: (_natural(path.stem), path.name))
+
+
+def _numbered(found: list[Slice], log: IssueLog) -> list[Slice]:
+    """The slices with numbers of their own: where one is taken already, the next free one above all of them."""
+    taken: set[int] = set()
+    following = max((item.instance for item in found), default=0) + 1
+    numbered = []
+    for item in found:
+        if item.instance in taken:
+            log.add("slice_renumbered", f"{item.name}: number {item.instance} is taken, it is called {following}")
+            item, following = replace(item, instance=following), following + 1
+        taken.add(item.instance)
+        numbered.append(item)
+    return numbered
 
 
 def _natural(text: str) -> list[str | int]:
@@ -134,7 +166,7 @@ def _arrange(found: Sequence[Slice], description: str, log: IssueLog) -> tuple[l
     for item in found:
         if abs(geometry.normal(item.affine)[axis]) < MIN_PLANE_COSINE:
             own = geometry.plane_of(item.affine)
-            log.add("slice_dropped", f"{item.path.name}: a {own} slice in a {plane} series")
+            log.add("slice_dropped", f"{item.name}: a {own} slice in a {plane} series")
         else:
             kept.append(replace(item, plane=plane))
     groups: list[list[Slice]] = []
@@ -182,7 +214,7 @@ def _by_position(group: list[Slice], plane: Plane, log: IssueLog) -> list[list[S
             first = ordered[-1][1]
             twin, item = (item, first) if item.file_order > first.file_order else (first, item)
             ordered[-1] = (ordered[-1][0], item)
-            log.add("slice_dropped", f"{twin.path.name}: same position as {item.path.name}")
+            log.add("slice_dropped", f"{twin.name}: same position as {item.name}")
         else:
             ordered.append((position, item))
     if len(ordered) < 3:
@@ -194,6 +226,6 @@ def _by_position(group: list[Slice], plane: Plane, log: IssueLog) -> list[list[S
         if plane != "sagittal" and step > STACK_GAP * usual:
             stacks.append([])
         elif step > MISSING_GAP * usual:
-            log.add("slices_missing", f"{step:.1f} mm before {item.path.name}, where {usual:.1f} mm is usual")
+            log.add("slices_missing", f"{step:.1f} mm before {item.name}, where {usual:.1f} mm is usual")
         stacks[-1].append(item)
     return stacks

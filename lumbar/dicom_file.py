@@ -1,4 +1,7 @@
-"""One DICOM file -> one checked `Slice`: header and pixels in one read, nothing allocated on a header's word alone."""
+"""One DICOM file -> its checked `Slice`s: header and pixels in one read, nothing allocated on a header's word alone.
+
+An ordinary file holds one slice; an enhanced (multi-frame) MR file holds one a frame.
+"""
 
 import warnings
 import zlib
@@ -14,7 +17,7 @@ from pydicom.dataset import Dataset, FileDataset
 from pydicom.uid import DeflatedExplicitVRLittleEndian
 
 from lumbar import geometry
-from lumbar.dicom_pixels import DAMAGE, IssueLog, UnusableError, check_size, decode, is_constant
+from lumbar.dicom_pixels import DAMAGE, IssueLog, UnusableError, check_size, decode, is_constant, prepare
 from lumbar.geometry import Plane
 
 # pydicom remarks on odd files; what matters of it becomes an Issue. A filter set once, since reading may be threaded.
@@ -25,6 +28,20 @@ MIN_SPACING_MM, MAX_SPACING_MM = 0.02, 20.0
 MAX_POSITION_MM: Final = 10_000.0
 #: Orientation vectors: rounding of the decimal strings is kept, up to the second limit it is repaired.
 EXACT_ORIENTATION, REPAIRABLE_ORIENTATION = 1e-3, 2e-2
+#: Where an enhanced file keeps what an ordinary one has at the top, once for all frames or frame by frame.
+_FUNCTIONAL_GROUPS: Final = {
+    "PlanePositionSequence": ("ImagePositionPatient",),
+    "PlaneOrientationSequence": ("ImageOrientationPatient",),
+    "PixelMeasuresSequence": ("PixelSpacing", "SpacingBetweenSlices"),
+    "PixelValueTransformationSequence": ("RescaleIntercept", "RescaleSlope"),
+}
+#: Values of Modality and BodyPartExamined that rule out a lumbar MR image; both tags are often absent or vague, so
+#: only what leaves no doubt counts.
+_OTHER_MODALITIES: Final = frozenset({"CR", "CT", "DX", "MG", "NM", "PT", "RF", "US", "XA"})
+_OTHER_PARTS: Final = frozenset(
+    {"ANKLE", "BRAIN", "BREAST", "ELBOW", "FINGER", "FOOT", "FOREARM", "HAND", "HEAD", "HEART", "KNEE", "SHOULDER"}
+    | {"SKULL", "TOE", "WRIST"}
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,7 +49,8 @@ class Slice:
     """One decoded image. `pixels` (H, W) as stored, read-only; `affine` (4, 4) as in `lumbar.geometry`."""
 
     path: Path
-    #: The number in the file name if it is one, else InstanceNumber.
+    #: The number in the file name if it is one, else InstanceNumber; of an enhanced file the frame's number. No two
+    #: slices of a series share one.
     instance: int
     pixels: NDArray[np.generic]
     affine: geometry.FloatArray
@@ -42,12 +60,19 @@ class Slice:
     inverted: bool = False
     #: SpacingBetweenSlices in mm as the tag says.
     spacing_between: float | None = None
-    #: Rank in the natural order of the file names of the series folder.
+    #: Rank in the natural order of the file names of the series folder, frames of one file in their order.
     file_order: int = 0
+    #: Frame of an enhanced file, counted from 1; None in an ordinary file.
+    frame: int | None = None
     #: Smallest and largest value that the stored bits can hold.
     stored_range: tuple[float, float] = (0.0, 0.0)
     #: Plane of the series that the slice belongs to.
     plane: Plane = "sagittal"
+
+    @property
+    def name(self) -> str:
+        """File name, and the frame where the file holds several."""
+        return _name(self.path, self.frame)
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -60,22 +85,50 @@ class Slice:
         return geometry.spacing_mm(self.affine)
 
 
-def read_slice(path: Path, order: int, log: IssueLog) -> Slice:
-    """One file as a Slice, its plane not yet decided; raises UnusableError."""
-    dataset = _open(path)
+def read_slices(path: Path, order: int, log: IssueLog, room: int) -> list[Slice]:
+    """The slices of one file, their plane not yet decided; what is unusable is logged and left out.
+
+    `order` is the rank of its first slice. Raises RoomError where its pixels need more than `room` bytes.
+    """
     try:
-        affine = _affine(dataset, path, log)
-        check_size(dataset)
-        pixels = decode(dataset, path, log)
-        instance = int(path.stem) if path.stem.isdecimal() else _number(dataset, "InstanceNumber")
+        dataset = _open(path)
+        _check_subject(dataset)
+        headers = _headers(dataset)
+        check_size(dataset, len(headers), room)
+        prepare(dataset, len(headers), path.name, log)
+    except UnusableError as flaw:
+        log.add(flaw.code, f"{path.name}: {flaw}")
+        return []
+    except DAMAGE as error:
+        log.add("file_unreadable", f"{path.name}: {_sentence(error)}")
+        return []
+    enhanced = headers[0] is not dataset
+    found = []
+    for index, header in enumerate(headers):
+        frame = index + 1 if enhanced else None
+        try:
+            found.append(_slice(dataset, header, path, index, frame, order + index, log))
+        except UnusableError as flaw:
+            log.add(flaw.code, f"{_name(path, frame)}: {flaw}")
+    return found
+
+
+def _slice(
+    dataset: FileDataset, header: Dataset, path: Path, index: int, frame: int | None, order: int, log: IssueLog
+) -> Slice:
+    """One frame (counted from 0) as a Slice; raises UnusableError."""
+    name = _name(path, frame)
+    try:
+        affine = _affine(header, name, log)
+        pixels = decode(dataset, index, len(dataset.get("PerFrameFunctionalGroupsSequence") or [0]))
+        instance = frame or (int(path.stem) if path.stem.isdecimal() else _number(dataset, "InstanceNumber"))
         stored_range = _stored_range(int(dataset.BitsStored), bool(dataset.PixelRepresentation))
         inverted = dataset.get("PhotometricInterpretation") == "MONOCHROME1"
     except DAMAGE as error:
         raise UnusableError("file_unreadable", _sentence(error)) from error
     if is_constant(pixels):
-        log.add("pixels_constant", f"{path.name}: every pixel is {pixels.flat[0]}")
-    slope, intercept = _rescale(dataset, path, log)
-    spacing = _number(dataset, "SpacingBetweenSlices")
+        log.add("pixels_constant", f"{name}: every pixel is {pixels.flat[0]}")
+    slope, intercept = _rescale(header, name, log)
     return Slice(
         path=path,
         instance=order + 1 if instance is None else int(instance),
@@ -84,22 +137,57 @@ def read_slice(path: Path, order: int, log: IssueLog) -> Slice:
         slope=slope,
         intercept=intercept,
         inverted=inverted,
-        spacing_between=spacing,
+        spacing_between=_number(header, "SpacingBetweenSlices"),
         file_order=order,
+        frame=frame,
         stored_range=stored_range,
     )
 
 
+def _name(path: Path, frame: int | None) -> str:
+    return path.name if frame is None else f"{path.name} frame {frame}"
+
+
 def _open(path: Path) -> FileDataset:
     try:
+        if not path.is_file():
+            raise UnusableError("file_unreadable", "is a folder or a link to nothing, not a file")
         if path.stat().st_size > MAX_FILE_BYTES:
             raise UnusableError("file_unreadable", f"larger than {MAX_FILE_BYTES >> 20} MB")
         content = path.read_bytes()
-        if DeflatedExplicitVRLittleEndian.encode() in content[:1024]:
-            _check_inflated(content)
-        return dcmread(BytesIO(content))
-    except DAMAGE as error:
-        raise UnusableError("file_unreadable", _sentence(error)) from error
+    except OSError as error:
+        raise UnusableError("file_unreadable", f"cannot be read ({error.strerror})") from error
+    if content[128:132] != b"DICM":
+        raise UnusableError("file_unreadable", "is no DICOM file" if content else "is empty")
+    if DeflatedExplicitVRLittleEndian.encode() in content[:1024]:
+        _check_inflated(content)
+    return dcmread(BytesIO(content))
+
+
+def _check_subject(dataset: Dataset) -> None:
+    """Refuse what says of itself that it is no lumbar MR image."""
+    for keyword, others in (("Modality", _OTHER_MODALITIES), ("BodyPartExamined", _OTHER_PARTS)):
+        value = str(dataset.get(keyword) or "").strip().upper()
+        if value in others:
+            raise UnusableError("slice_dropped", f"{keyword} is {value}; only MR images of the lumbar spine are graded")
+
+
+def _headers(dataset: FileDataset) -> list[Dataset]:
+    """Geometry and rescale tags of each frame; the dataset itself where the file is an ordinary one."""
+    if "PerFrameFunctionalGroupsSequence" not in dataset:
+        return [dataset]
+    shared = list(dataset.get("SharedFunctionalGroupsSequence") or [])[:1]
+    headers = []
+    for groups in dataset.PerFrameFunctionalGroupsSequence:
+        header = Dataset()
+        for source in (*shared, groups):  # what a frame says for itself counts
+            for sequence, keywords in _FUNCTIONAL_GROUPS.items():
+                for item in list(source.get(sequence) or [])[:1]:
+                    for keyword in keywords:
+                        if keyword in item:
+                            header.add(item[keyword])
+        headers.append(header)
+    return headers
 
 
 def _check_inflated(content: bytes) -> None:
@@ -144,7 +232,7 @@ def _required(dataset: Dataset, keyword: str, count: int) -> NDArray[np.float64]
     return numbers
 
 
-def _affine(dataset: Dataset, path: Path, log: IssueLog) -> geometry.FloatArray:
+def _affine(dataset: Dataset, name: str, log: IssueLog) -> geometry.FloatArray:
     """Affine of a file, or UnusableError where a tag is missing or cannot be true."""
     position = _required(dataset, "ImagePositionPatient", 3)
     direction = _required(dataset, "ImageOrientationPatient", 6)
@@ -161,16 +249,16 @@ def _affine(dataset: Dataset, path: Path, log: IssueLog) -> geometry.FloatArray:
         row = row / np.linalg.norm(row)
         column = column - (column @ row) * row
         direction = np.concatenate([row, column / np.linalg.norm(column)])
-        log.add("geometry_repaired", f"{path.name}: ImageOrientationPatient was orthonormal only to {flaw:.3f}")
+        log.add("geometry_repaired", f"{name}: ImageOrientationPatient was orthonormal only to {flaw:.3f}")
     return geometry.slice_affine(position, direction, spacing)
 
 
-def _rescale(dataset: Dataset, path: Path, log: IssueLog) -> tuple[float, float]:
+def _rescale(dataset: Dataset, name: str, log: IssueLog) -> tuple[float, float]:
     """Rescale slope and intercept; (1, 0) where they are absent or unusable."""
     if "RescaleSlope" not in dataset and "RescaleIntercept" not in dataset:
         return 1.0, 0.0
     slope, intercept = _number(dataset, "RescaleSlope"), _number(dataset, "RescaleIntercept")
     if not slope or intercept is None or abs(slope) > 1e6 or abs(intercept) > 1e9:
-        log.add("values_repaired", f"{path.name}: rescale slope {slope} and intercept {intercept} were ignored")
+        log.add("values_repaired", f"{name}: rescale slope {slope} and intercept {intercept} were ignored")
         return 1.0, 0.0
     return slope, intercept

@@ -3,7 +3,6 @@
 import itertools
 import struct
 import zlib
-from pathlib import Path
 from typing import Final
 
 import numpy as np
@@ -63,6 +62,10 @@ class UnusableError(Exception):
         self.code = code
 
 
+class RoomError(Exception):
+    """The pixels of a file do not fit into the memory that its study may take."""
+
+
 class IssueLog:
     """Collects the issues of one series."""
 
@@ -74,8 +77,11 @@ class IssueLog:
         self.issues.append(Issue(code, self.study_id, self.series_id, detail))
 
 
-def check_size(dataset: Dataset) -> None:
-    """Refuse what is no single grey image of a sane size before anything is allocated for it."""
+def check_size(dataset: Dataset, described: int, room: int) -> None:
+    """Refuse what is no grey image of a sane size before anything is allocated for it.
+
+    `described` frames have geometry. Raises RoomError where all frames together need more than `room` bytes.
+    """
     rows, columns = int(dataset.get("Rows") or 0), int(dataset.get("Columns") or 0)
     if not (MIN_SIDE_PX <= rows <= MAX_SIDE_PX and MIN_SIDE_PX <= columns <= MAX_SIDE_PX):
         raise UnusableError("file_unreadable", f"an image of {rows} rows and {columns} columns is not accepted")
@@ -85,57 +91,72 @@ def check_size(dataset: Dataset) -> None:
         raise UnusableError("file_unreadable", f"{bits} bits a pixel are not accepted")
     samples = int(dataset.get("SamplesPerPixel") or 1)
     photometric = str(dataset.get("PhotometricInterpretation", "MONOCHROME2"))
-    if frames != 1 or samples != 1 or photometric not in ("MONOCHROME1", "MONOCHROME2"):
-        raise UnusableError(
-            "file_unreadable", f"{frames} frames of {samples} samples ({photometric}), not one grey image"
-        )
+    if frames != described or samples != 1 or photometric not in ("MONOCHROME1", "MONOCHROME2"):
+        what = f"{frames} frames of {samples} samples ({photometric}), {described} with geometry"
+        raise UnusableError("file_unreadable", f"{what}; only grey images are accepted, each with its own place")
+    if rows * columns * bits // 8 * frames > room:
+        raise RoomError
 
 
-def decode(dataset: FileDataset, path: Path, log: IssueLog) -> NDArray[np.generic]:
-    """Pixels (H, W) as stored, read-only, in native byte order."""
+def prepare(dataset: FileDataset, frames: int, name: str, log: IssueLog) -> None:
+    """Make the pixel data of a checked header fit to be decoded: no padding, no second table of offsets."""
+    if "PixelData" not in dataset:
+        raise UnusableError("file_unreadable", "holds no PixelData (pixels as floating-point numbers are not accepted)")
+    for keyword in ("ExtendedOffsetTable", "ExtendedOffsetTableLengths"):
+        if keyword in dataset:  # what is checked and what is decoded must be the same frame
+            delattr(dataset, keyword)
+    if dataset.file_meta.TransferSyntaxUID.is_encapsulated:
+        _decoder(dataset.file_meta.TransferSyntaxUID)
+    else:
+        _trim(dataset, frames, name, log)
+
+
+def decode(dataset: FileDataset, index: int, frames: int) -> NDArray[np.generic]:
+    """Pixels (H, W) of frame `index` of `frames` as stored, read-only, in native byte order."""
     syntax = dataset.file_meta.TransferSyntaxUID
     plugin = ""
     if syntax.is_encapsulated:
         plugin = _decoder(syntax)
-        _check_frame(dataset, syntax)
-    else:
-        _trim(dataset, path, log)
+        _check_frame(dataset, syntax, index, frames)
     view = not plugin and dataset.BitsStored == dataset.BitsAllocated
-    pixels, _ = get_decoder(syntax).as_array(dataset, decoding_plugin=plugin, view_only=view)
+    pixels, _ = get_decoder(syntax).as_array(dataset, index=index, decoding_plugin=plugin, view_only=view)
     if pixels.shape != (dataset.Rows, dataset.Columns):
         raise UnusableError("file_unreadable", f"decoded to shape {pixels.shape}, header says otherwise")
-    if pixels.dtype.kind == "f" and not np.isfinite(pixels).all():
-        raise UnusableError("file_unreadable", "holds values that are not finite")
     pixels = pixels.astype(pixels.dtype.newbyteorder("="), copy=False)
     pixels.setflags(write=False)
     return pixels
 
 
-def _trim(dataset: FileDataset, path: Path, log: IssueLog) -> None:
+def _trim(dataset: FileDataset, frames: int, name: str, log: IssueLog) -> None:
     """Cut padding behind uncompressed pixels; refuse so much of it that the header's rows and columns are in doubt."""
-    expected = dataset.Rows * dataset.Columns * dataset.BitsAllocated // 8
+    expected = dataset.Rows * dataset.Columns * dataset.BitsAllocated // 8 * frames
     excess = len(dataset.PixelData) - expected
     if excess > MAX_EXCESS * expected:
-        raise UnusableError("file_unreadable", f"{excess} bytes more than {dataset.Rows} x {dataset.Columns} pixels")
+        what = f"{dataset.Rows} x {dataset.Columns} pixels"
+        raise UnusableError(
+            "file_unreadable", f"{excess} bytes more than {what if frames == 1 else f'{frames} x {what}'}"
+        )
     if excess > 1:
         dataset.PixelData = dataset.PixelData[: expected + expected % 2]
-        log.add("values_repaired", f"{path.name}: {excess} bytes behind the pixels were ignored")
+        log.add("values_repaired", f"{name}: {excess} bytes behind the pixels were ignored")
 
 
 def _decoder(syntax: UID) -> str:
     """Name of the decoder for a compressed syntax."""
     if syntax not in DECODERS:
-        raise UnusableError("file_unreadable", f"transfer syntax {syntax.name} is not supported")
+        raise UnusableError("file_unreadable", f"cannot decode {syntax.name}; convert it to RLE or JPEG 2000 Lossless")
     installed = get_decoder(syntax).available_plugins
     plugin = next((name for name in DECODERS[syntax] if name in installed), None)
     if plugin is None:
-        raise UnusableError("file_unreadable", f"{syntax.name} needs {DECODERS[syntax][0]}, which is not installed")
+        raise UnusableError(
+            "file_unreadable", f"cannot decode {syntax.name}: it needs {DECODERS[syntax][0]}, which is not installed"
+        )
     return plugin
 
 
-def _check_frame(dataset: FileDataset, syntax: UID) -> None:
+def _check_frame(dataset: FileDataset, syntax: UID, index: int, frames: int) -> None:
     """Refuse a compressed frame that claims to hold another image than the header's, before it is decoded."""
-    frame = get_frame(dataset.PixelData, 0, number_of_frames=1)
+    frame = get_frame(dataset.PixelData, index, number_of_frames=frames)
     if syntax == RLELossless:
         _check_rle(frame, dataset.Rows * dataset.Columns, dataset.BitsAllocated // 8)
         return

@@ -1,5 +1,6 @@
 """Tables in and files out: CSV tables read with one clear sentence on failure, files written whole or not at all."""
 
+import hashlib
 import json
 import os
 import secrets
@@ -35,6 +36,26 @@ def replacing(path: Path | str) -> Iterator[Path]:
         _sync(path.parent)
 
 
+@contextmanager
+def writing_into(folder: Path | str) -> Iterator[None]:
+    """What the disk refuses in this block becomes an InputError: a full disk, a folder that may not be written to."""
+    try:
+        yield
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise InputError(
+            f"{folder}: cannot be written to ({reason}); make room there or give another folder"
+        ) from error
+
+
+def check_writable(folder: Path | str) -> None:
+    """Try to write into a folder before hours are spent on results for it; InputError where that fails."""
+    probe = Path(folder) / "probe.tmp"
+    with writing_into(folder):
+        write_bytes(b"", probe)
+        probe.unlink()
+
+
 def _sync(path: Path) -> None:
     """Make sure that a file's content (or, on POSIX, a folder's names) is on the disk."""
     descriptor = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)
@@ -42,6 +63,15 @@ def _sync(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def sha256(path: Path) -> str:
+    """Hash of a file, read in pieces."""
+    digest = hashlib.sha256()
+    with path.open("rb") as stream:
+        while piece := stream.read(1 << 22):
+            digest.update(piece)
+    return digest.hexdigest()
 
 
 def write_bytes(data: bytes, path: Path | str) -> None:
@@ -94,5 +124,5 @@ def read_table(path: Path | str, columns: Sequence[str], *, text: Sequence[str] 
     frame.columns = pd.Index([str(name).strip() for name in frame.columns])
     if missing := [column for column in columns if column not in frame.columns]:
         shown = ", ".join(missing[:5]) + (f" and {len(missing) - 5} more" if len(missing) > 5 else "")
-        raise InputError(f"{path} lacks the column(s) {shown}; is it the right table?")
+        raise InputError(f"{path} lacks the column(s) {shown}; give the right table")
     return frame

@@ -7,6 +7,7 @@ from typing import Final
 CODES: Final[dict[str, str]] = {
     "file_unreadable": "a file could not be decoded and was left out",
     "slice_dropped": "a slice was left out (duplicate position, broken geometry, other orientation)",
+    "slice_renumbered": "two slices of a series bore one number; the later one got a new one",
     "pixels_constant": "a slice holds one value only",
     "geometry_repaired": "geometry was derived from other tags or slices",
     "values_repaired": "an unusable intensity tag or padding behind the pixels was ignored",
@@ -21,7 +22,10 @@ CODES: Final[dict[str, str]] = {
     "keypoint_low_confidence": "a keypoint's heatmap is faint or spread out",
     "keypoint_repaired": "an implausible keypoint was replaced from its neighbours",
     "keypoint_missing": "no keypoint could be found",
+    "condition_unseen": "a region could not be seen; members that see the level on other series spoke for it",
     "condition_ungraded": "no member could see the region; the prior stands in",
+    "device_failed": "the accelerator failed; the CPU went on",
+    "study_unlisted": "a folder of images has no row in the series table and was left out",
     "study_failed": "the study could not be read; the prior stands in",
 }
 

@@ -11,6 +11,8 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from lumbar.labels import SeriesType
 
+#: Bounds of what a manifest may ask for, far above what any network here uses: inputs of more would fill the memory.
+MAX_SIDE, MAX_SLICES = 2048, 256
 TaskName = Literal["spinal", "foraminal", "subarticular", "global"]
 
 
@@ -76,11 +78,11 @@ class DetectorSpec(Strict):
     encoder: str = "resnet34"
     encoder_args: dict[str, Any] = {}
     network_args: dict[str, Any] = {}
-    image_size: int = Field(512, ge=32)
+    image_size: int = Field(512, ge=32, le=MAX_SIDE)
     #: Slices in the stack, which are the network's input channels.
-    in_chans: int = Field(5, ge=1)
+    in_chans: int = Field(5, ge=1, le=MAX_SLICES)
     #: Heatmaps out: 5 levels on sagittal series, left and right on axial ones.
-    num_classes: int = Field(5, ge=1)
+    num_classes: int = Field(5, ge=1, le=256)
     #: Sagittal T1: how far left (+) and right (−) of the middle the two stacks lie, mm.
     offset_mm: float = 16.8
     #: Axial: farther than this from the T2 keypoint, a plane counts as none, mm.
@@ -99,12 +101,12 @@ class GraderSpec(Strict):
     backbone: str = "resnet18"
     backbone_args: dict[str, Any] = {}
     network_args: dict[str, Any] = {}
-    image_size: int = Field(128, ge=16)
-    roi_mm: float = Field(50.0, gt=0)
+    image_size: int = Field(128, ge=16, le=MAX_SIDE)
+    roi_mm: float = Field(50.0, gt=0, le=1000)
     #: Slices a region, each a one-channel image to the backbone.
-    slices: int = Field(5, ge=1)
-    rnn_hidden: int = 512
-    rnn_layers: int = 2
+    slices: int = Field(5, ge=1, le=MAX_SLICES)
+    rnn_hidden: int = Field(512, ge=1)
+    rnn_layers: int = Field(2, ge=1, le=16)
     #: Sagittal T1: distance of each level's foramen from the middle of the series, mm, L1/L2 to L5/S1.
     t1_offsets_mm: tuple[float, float, float, float, float] = (14.9, 15.7, 16.7, 17.8, 18.9)
     #: Axial regions of the right side are mirrored to look like the left.

@@ -164,6 +164,11 @@ def weighted_prior(labels: pd.DataFrame, smoothing: float = 0.0) -> np.ndarray:
     uniform ones. InputError as `label_codes`.
     """
     _, codes = label_codes(labels)
+    return prior_of_codes(codes, smoothing)
+
+
+def prior_of_codes(codes: np.ndarray, smoothing: float = 0.0) -> np.ndarray:
+    """`weighted_prior` of labels given as codes (N, 5, 5)."""
     counts = np.stack([(codes == code).sum(axis=0) for code in range(len(SEVERITIES))], axis=-1).astype(np.float64)
     for group in CONDITION_GROUPS:
         part = counts[_group_slice(group)]  # a view (conditions, levels, 3)

@@ -8,7 +8,7 @@ import logging
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -18,11 +18,13 @@ import torch
 from torch import nn
 from tqdm import tqdm
 
-from lumbar import ensemble, submission
-from lumbar.bundle import Bundle
-from lumbar.files import write_csv, write_json
+from lumbar import submission
+from lumbar.bundle import Bundle, BundleBlend
+from lumbar.faults import is_device_fault
+from lumbar.files import write_csv, write_json, writing_into
 from lumbar.grading.grade import grade
 from lumbar.grading.regions import Regions, cut_regions, region_key
+from lumbar.grading.tasks import OWN_VIEW
 from lumbar.issues import InputError, Issue
 from lumbar.keypoints.detect import detect
 from lumbar.keypoints.keypoint import Keypoint
@@ -43,6 +45,7 @@ class StudyResult:
     probabilities: np.ndarray  # (5 conditions, 5 levels, 3), blended, each row sums to 1
     members: np.ndarray  # (M, 5, 5, 3), NaN where a member stays silent
     graded: np.ndarray  # (5, 5) bool; False: no member spoke, the weighted prior stands in
+    seen: np.ndarray  # (5, 5) bool; False: no region on the condition's own view, who spoke saw the level on others
     keypoints: tuple[Keypoint, ...] = ()
     issues: tuple[Issue, ...] = ()
     used: Mapping[str, list[int]] = field(default_factory=dict)  # series ids by series type
@@ -57,24 +60,57 @@ class Predictor:
     """
 
     def __init__(self, bundle: Bundle, device: torch.device | str = "cpu", amp: torch.dtype | None = None) -> None:
-        self.bundle, self.device, self.amp = bundle, torch.device(device), amp
+        self.bundle = bundle
         self.prior = np.asarray(bundle.manifest.prior, dtype=np.float64)  # (5, 5, 3)
+        try:
+            self._load(torch.device(device), amp)
+        except RuntimeError as error:
+            if not is_device_fault(error, torch.device(device)):
+                raise
+            self._go_on_without(torch.device(device), error)
+        if not self.detectors or not self.graders:
+            raise InputError(
+                f"{bundle.folder}: the bundle lacks {'graders' if self.detectors else 'detectors'}; "
+                "prediction needs both stages, make the bundle from a run that finished them"
+            )
+        self.blend = BundleBlend(bundle, [name for name, _, _ in self.graders])
+
+    def _load(self, device: torch.device, amp: torch.dtype | None) -> None:
+        """Every member's network on the device."""
+        self.device, self.amp = device, amp
         self.detectors: dict[SeriesType, list[tuple[DetectorSpec, nn.Module]]] = {}
         self.graders: list[tuple[str, GraderSpec, nn.Module]] = []
+        bundle = self.bundle
         for member in bundle.manifest.members:
             network = bundle.network(member.name, self.device)
             if isinstance(member.spec, DetectorSpec):
                 self.detectors.setdefault(member.spec.series_type, []).append((member.spec, network))
             else:
                 self.graders.append((member.name, member.spec, network))
-        if not self.detectors or not self.graders:
-            raise InputError(
-                f"{bundle.folder}: the bundle lacks {'graders' if self.detectors else 'detectors'}; "
-                "prediction needs both stages, make the bundle from a run that finished them"
-            )
 
     def __call__(self, study: Study) -> StudyResult:
-        """Keypoints, regions and probabilities of one study. Raises InputError where no series can be used."""
+        """Keypoints, regions and probabilities of one study. Raises InputError where no series can be used.
+
+        Where the accelerator fails, this study and all later ones are computed on the CPU, with a sentence.
+        """
+        try:
+            return self._result(study)
+        except RuntimeError as error:
+            if not is_device_fault(error, self.device):
+                raise
+            sentence = self._go_on_without(self.device, error)
+        result = self._result(study)
+        return replace(result, issues=(*result.issues, Issue("device_failed", study.study_id, None, sentence)))
+
+    def _go_on_without(self, device: torch.device, error: RuntimeError) -> str:
+        """Load everything on the CPU, from the files, since a broken device gives nothing back; says so."""
+        reason = (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
+        sentence = f"{device} failed ({reason}); the CPU goes on, which is slower."
+        _log.warning("%s", sentence)
+        self._load(torch.device("cpu"), None)
+        return sentence
+
+    def _result(self, study: Study) -> StudyResult:
         started = time.perf_counter()
         if not any(study.series.values()):
             reasons = "; ".join(dict.fromkeys(issue.detail for issue in study.issues)) or "it holds no series"
@@ -90,19 +126,29 @@ class Predictor:
                 cut[key] = cut_regions(study, by_name, spec)
                 issues.extend(issue for issue in cut[key].issues if issue not in issues)
             probabilities.append(grade(cut[key], spec, network, self.device, self.amp))
-        return self._blended(study, np.stack(probabilities), keypoints, issues, started)
+        seen = [
+            [any(part.present[OWN_VIEW[c]][level] for part in cut.values()) for level in range(5)] for c in CONDITIONS
+        ]
+        return self._blended(study, np.stack(probabilities), np.array(seen), keypoints, issues, started)
 
     def _blended(
-        self, study: Study, members: np.ndarray, keypoints: Iterable[Keypoint], issues: list[Issue], started: float
+        self,
+        study: Study,
+        members: np.ndarray,
+        seen: np.ndarray,
+        keypoints: Iterable[Keypoint],
+        issues: list[Issue],
+        started: float,
     ) -> StudyResult:
-        blended, graded = ensemble.blend(members, method=self.bundle.manifest.blend.method, prior=self.prior)
+        blended, graded = self.blend(members)
         return StudyResult(
             study_id=study.study_id,
             probabilities=blended,
             members=members,
             graded=graded,
+            seen=seen,
             keypoints=tuple(keypoints),
-            issues=(*issues, *_ungraded(study.study_id, graded)),
+            issues=(*issues, *_unseen(study.study_id, graded & ~seen), *_ungraded(study.study_id, graded)),
             used={kind: [series.series_id for series in listed] for kind, listed in study.series.items()},
             seconds=time.perf_counter() - started,
         )
@@ -114,6 +160,7 @@ class Predictor:
             probabilities=self.prior.copy(),
             members=np.full((len(self.graders), *self.prior.shape), np.nan),
             graded=np.zeros(self.prior.shape[:2], dtype=bool),
+            seen=np.zeros(self.prior.shape[:2], dtype=bool),
             issues=(*issues, Issue("study_failed", study_id, None, reason)),
             failed=True,
         )
@@ -140,13 +187,16 @@ def predict(
     with ThreadPoolExecutor(max_workers=1, thread_name_prefix="read") as reader:
         ahead = _read_ahead(reader, lambda study_id: read_study(data, study_id), wanted)
         for study_id, future in tqdm(ahead, total=len(wanted), desc="studies", unit="study", disable=disable):
+            issues: tuple[Issue, ...] = ()
             try:
-                yield predictor(future.result())
+                study = future.result()
+                issues = study.issues
+                yield predictor(study)
             except Exception as error:  # the per-study boundary: one bad study must not take the others with it
                 sentence = str(error) if isinstance(error, InputError) else _unexpected(study_id, error)
                 if on_error == "fail":
                     raise InputError(sentence) from error
-                yield predictor.stand_in(study_id, sentence)
+                yield predictor.stand_in(study_id, sentence, issues)
 
 
 def _unexpected(study_id: int, error: Exception) -> str:
@@ -166,6 +216,15 @@ def _read_ahead(
         current = coming
         coming = pool.submit(read, study_ids[place + 1]) if place + 1 < len(study_ids) else None
         yield study_id, current
+
+
+def _unseen(study_id: int, spoken: np.ndarray) -> Iterator[Issue]:
+    """One Issue a condition for the levels (5, 5) at which only members without its own view spoke."""
+    for condition, row in zip(CONDITIONS, spoken, strict=True):
+        if row.any():
+            levels = ", ".join(level_title(level) for level, there in zip(LEVELS, row, strict=True) if there)
+            detail = f"{condition_title(condition)} {levels}: graded by members that see the level on other series"
+            yield Issue("condition_unseen", study_id, None, detail)
 
 
 def _ungraded(study_id: int, graded: np.ndarray) -> Iterator[Issue]:
@@ -209,14 +268,16 @@ def write_outputs(
     """Write `submission.csv`, `keypoints.csv` and `run_report.json` into `out`, each atomically; returns the first.
 
     `options` (device, error policy, …) go into the report. The submission is validated before anything is written;
-    InputError says what is wrong with it.
+    InputError says what is wrong with it, or why the folder cannot be written to.
     """
     results = list(results)
     study_ids = [result.study_id for result in results]
     table = submission.to_rows(study_ids, np.stack([result.probabilities for result in results]))
     path = Path(out) / "submission.csv"
     ungraded = [result.study_id for result in results if not result.graded.any()]
-    submission.write_submission(table, data.study_ids, path, prior_studies=ungraded)
-    write_csv(keypoint_table(results), path.with_name("keypoints.csv"))
-    write_json(run_report(results, data, bundle, options=options), path.with_name("run_report.json"))
+    report = run_report(results, data, bundle, options=options)
+    with writing_into(out):
+        submission.write_submission(table, data.study_ids, path, prior_studies=ungraded)
+        write_csv(keypoint_table(results), path.with_name("keypoints.csv"))
+        write_json(report, path.with_name("run_report.json"))
     return path

@@ -59,6 +59,7 @@ def run_report(
     them, which is also the default. `seconds`: the whole run; the sum over studies where it is None.
     """
     issues = [issue for result in results for issue in result.issues]
+    issues += [issue for issue in data.issues if issue.study in data.unlisted]
     spent = [float(result.seconds) for result in results]
     return {
         "format": FORMAT,
@@ -66,7 +67,7 @@ def run_report(
         "versions": dict(versions_here() if versions is None else versions),
         "options": {key: _plain(value) for key, value in (options or {}).items()},
         "bundle": _bundle_identity(bundle),
-        "data": {"split": data.split, "studies": len(data.study_ids)},
+        "data": {"split": data.split, "studies": len(data.study_ids), "unlisted": [int(one) for one in data.unlisted]},
         "seconds": {
             "total": round(sum(spent) if seconds is None else seconds, 3),
             "median_per_study": round(float(np.median(spent)), 3) if spent else None,
@@ -122,22 +123,33 @@ def _example(issue: Issue) -> str:
     return f"study {issue.study}{series}: {issue.detail}"
 
 
+def describe_rows(results: Sequence["StudyResult"]) -> str:
+    """One sentence: how many rows there are, and how many come from what."""
+    rows = _row_origins(results)
+    return (
+        f"{rows['total']} rows: {rows['from_members']} from members ({rows['from_other_views']} of them without the "
+        f"condition's own view), {rows['from_prior']} from the weighted prior."
+    )
+
+
 def _row_origins(results: Sequence["StudyResult"]) -> dict[str, Any]:
     """How many of the 25 rows a study come from members, and where the prior stands in, by condition."""
-    graded = np.array([result.graded for result in results], dtype=bool).reshape(-1, len(CONDITIONS), len(LEVELS))
-    return {
-        "total": int(graded.size),
-        "from_members": int(graded.sum()),
-        "from_prior": int((~graded).sum()),
-        "by_condition": {
-            condition: {"from_members": int(graded[:, row].sum()), "from_prior": int((~graded[:, row]).sum())}
-            for row, condition in enumerate(CONDITIONS)
-        },
-    }
+    size = (-1, len(CONDITIONS), len(LEVELS))
+    graded = np.array([result.graded for result in results], dtype=bool).reshape(size)
+    other = graded & ~np.array([result.seen for result in results], dtype=bool).reshape(size)
+
+    def counts(part: Any) -> dict[str, int]:
+        return {
+            "from_members": int(graded[part].sum()),
+            "from_other_views": int(other[part].sum()),
+            "from_prior": int((~graded[part]).sum()),
+        }
+
+    by_condition = {condition: counts(np.s_[:, row]) for row, condition in enumerate(CONDITIONS)}
+    return {"total": int(graded.size), **counts(np.s_[:]), "by_condition": by_condition}
 
 
 def _study_entry(result: "StudyResult") -> dict[str, Any]:
-    spoken = np.asarray(result.graded, dtype=bool).ravel()  # in the order of LABEL_COLUMNS
     confidences = [float(point.confidence) for point in result.keypoints]
     return {
         "study_id": int(result.study_id),
@@ -149,8 +161,19 @@ def _study_entry(result: "StudyResult") -> dict[str, Any]:
             "repaired": sum(bool(point.repaired) for point in result.keypoints),
             "lowest_confidence": round(min(confidences), 4) if confidences else None,
         },
-        "rows_from_prior": [column for column, member in zip(LABEL_COLUMNS, spoken, strict=True) if not member],
+        "rows": _row_sources(result),
         "issues": len(result.issues),
+    }
+
+
+def _row_sources(result: "StudyResult") -> dict[str, dict[str, Any]]:
+    """Where each of the 25 rows came from (own view, other views or prior), and how many members spoke."""
+    graded, seen = np.asarray(result.graded, dtype=bool).ravel(), np.asarray(result.seen, dtype=bool).ravel()
+    spoke = (~np.isnan(result.members).all(axis=-1)).sum(axis=0).ravel()  # all in the order of LABEL_COLUMNS
+    sources = np.where(graded, np.where(seen, "own view", "other views"), "prior")
+    return {
+        column: {"from": str(source), "members": int(count)}
+        for column, source, count in zip(LABEL_COLUMNS, sources, spoke, strict=True)
     }
 
 

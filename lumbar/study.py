@@ -13,7 +13,7 @@ from typing import Final, Literal
 import numpy as np
 import pandas as pd
 
-from lumbar.dicom import Series, read_series
+from lumbar.dicom import MAX_STUDY_BYTES, Series, read_series
 from lumbar.files import read_table
 from lumbar.issues import InputError, Issue
 from lumbar.labels import (
@@ -82,10 +82,18 @@ def open_data(root: Path, split: str | None = None) -> DataFolder:
         raise InputError(f"{root} is not a folder; give the folder that holds *_series_descriptions.csv")
     chosen = _split(root, split)
     if not (root / f"{chosen}_images").is_dir():
-        raise InputError(f"{root} has {chosen}_series_descriptions.csv but no folder {chosen}_images beside it")
+        raise InputError(
+            f"{root} has {chosen}_series_descriptions.csv but no folder {chosen}_images; put it beside the table"
+        )
     table, issues = _series_table(root / f"{chosen}_series_descriptions.csv")
     study_ids = tuple(int(study) for study in dict.fromkeys(table["study_id"]))
-    unlisted = tuple(sorted(set(_numbered_folders(root / f"{chosen}_images")) - set(study_ids)))
+    try:
+        unlisted = tuple(sorted(set(_numbered_folders(root / f"{chosen}_images")) - set(study_ids)))
+    except OSError as error:
+        raise InputError(f"{error.filename} cannot be read ({error.strerror}); check its permissions") from error
+    issues += [
+        Issue("study_unlisted", study, None, f"folder {study} has no row in the series table") for study in unlisted
+    ]
     labels = coordinates = None
     if chosen == "train":
         if (root / "train.csv").is_file():
@@ -101,17 +109,21 @@ def read_study(data: DataFolder, study_id: int) -> Study:
     found: dict[SeriesType, list[Series]] = {name: [] for name in SERIES_TYPES}
     folder = data.image_folder / str(study_id)
     rows = data.series[data.series["study_id"] == study_id]
-    if not folder.is_dir():
-        issues.append(Issue("series_missing", study_id, None, f"there is no folder {folder.name} in {folder.parent}"))
-        rows = rows.iloc[:0]
+    try:
+        there = set(_numbered_folders(folder))
+    except OSError as error:
+        why = f"folder {folder.name} in {folder.parent} cannot be read ({error.strerror})"
+        issues.append(Issue("series_missing", study_id, None, why))
+        rows, there = rows.iloc[:0], set()
+    room = MAX_STUDY_BYTES
     for series_id, description in zip(rows["series_id"], rows["series_description"], strict=True):
-        series_type, series = _read_row(folder, study_id, int(series_id), str(description), issues)
+        series_type, series = _read_row(folder, study_id, int(series_id), str(description), issues, room)
         if series is not None and series_type is not None:
             found[series_type].append(series)
-    if folder.is_dir():
-        for series_id in sorted(set(_numbered_folders(folder)) - {int(number) for number in rows["series_id"]}):
-            detail = f"folder {series_id} has no row in the series table"
-            issues.append(Issue("series_ignored", study_id, series_id, detail))
+            room -= sum(item.pixels.nbytes for item in series.slices)
+    for series_id in sorted(there - {int(number) for number in rows["series_id"]}):
+        detail = f"folder {series_id} has no row in the series table"
+        issues.append(Issue("series_ignored", study_id, series_id, detail))
     for name in SERIES_TYPES:
         if not found[name]:
             issues.append(Issue("series_missing", study_id, None, f"no usable {_description(name)} series"))
@@ -139,7 +151,7 @@ def read_coordinates(path: Path) -> pd.DataFrame:
     for column in ("x", "y"):
         table[column] = pd.to_numeric(table[column], errors="coerce").astype(np.float64)
         if not np.isfinite(table[column]).all():
-            raise InputError(f"{path}: column {column} holds something that is not a number")
+            raise InputError(f"{path}: column {column} holds something that is not a number; correct it")
     return table.drop_duplicates(ignore_index=True)
 
 
@@ -162,7 +174,7 @@ def _series_table(path: Path) -> tuple[pd.DataFrame, list[Issue]]:
     for column in columns[:2]:
         table[column] = _whole(table[column], path)
     if table.empty:
-        raise InputError(f"{path} lists no series")
+        raise InputError(f"{path} lists no series; give the table of the studies to grade")
     table["series_description"] = [_canonical_description(text) for text in table["series_description"]]
     issues = []
     repeated = table.duplicated(columns[:2])
@@ -179,7 +191,7 @@ def _canonical_description(text: object) -> str:
 
 
 def _read_row(
-    folder: Path, study_id: int, series_id: int, description: str, issues: list[Issue]
+    folder: Path, study_id: int, series_id: int, description: str, issues: list[Issue], room: int
 ) -> tuple[SeriesType | None, Series | None]:
     """Type and content of one row of the series table; the orientation overrules the description."""
 
@@ -189,10 +201,10 @@ def _read_row(
     if description not in SERIES_DESCRIPTIONS:
         note("series_ignored", f"unknown description {description!r}; known: {', '.join(SERIES_DESCRIPTIONS)}")
         return None, None
-    if not (folder / str(series_id)).is_dir():
+    if not _is_folder(folder / str(series_id)):
         note("series_ignored", f"{description}: there is no folder {series_id} in {folder}")
         return None, None
-    series, found = read_series(folder / str(series_id), series_id, description, study_id)
+    series, found = read_series(folder / str(series_id), series_id, description, study_id, room)
     issues += found
     if series is None:
         return None, None
@@ -212,7 +224,7 @@ def _labels(path: Path) -> pd.DataFrame:
     table = table[["study_id", *LABEL_COLUMNS]].drop_duplicates()
     if table["study_id"].duplicated().any():
         twice = table.loc[table["study_id"].duplicated(), "study_id"].iloc[0]
-        raise InputError(f"{path}: study {twice} is listed twice with different labels")
+        raise InputError(f"{path}: study {twice} is listed twice with different labels; keep one of them")
     labels = table.set_index("study_id").astype(object)
     words = {word.casefold(): word for word in SEVERITY_LABELS}
     for column in LABEL_COLUMNS:
@@ -231,7 +243,8 @@ def _whole(values: pd.Series, path: Path) -> pd.Series:
     text = values.astype(object).where(values.notna(), "").astype(str).str.strip()
     bad = text[~text.str.fullmatch(r"[0-9]{1,18}(\.0*)?")]
     if len(bad):
-        raise InputError(f"{path}: {values.name} {bad.iloc[0]!r} in data row {bad.index[0] + 1} is not a whole number")
+        where = f"{values.name} {bad.iloc[0]!r} in data row {bad.index[0] + 1}"
+        raise InputError(f"{path}: {where} is not a whole number; correct the row or take it out")
     return text.str.split(".").str[0].astype(np.int64)
 
 
@@ -240,7 +253,7 @@ def _words(values: pd.Series, known: Mapping[str, str], path: Path) -> pd.Series
     plain = values.astype(object).where(values.notna(), "").astype(str).str.strip()
     words = plain.str.casefold().map(dict(known))
     if words.isna().any():
-        raise InputError(f"{path}: unknown {values.name} {plain[words.isna()].iloc[0]!r}")
+        raise InputError(f"{path}: unknown {values.name} {plain[words.isna()].iloc[0]!r}; known: {', '.join(known)}")
     return words
 
 
@@ -248,5 +261,14 @@ def _description(series_type: SeriesType) -> str:
     return next(text for text, name in SERIES_DESCRIPTIONS.items() if name == series_type)
 
 
+def _is_folder(path: Path) -> bool:
+    """Whether it is a folder that may be looked at."""
+    try:
+        return path.is_dir()
+    except OSError:
+        return False
+
+
 def _numbered_folders(folder: Path) -> list[int]:
+    """Numbers that folders in a folder bear; OSError where it is missing or may not be read."""
     return [int(path.name) for path in folder.iterdir() if path.is_dir() and path.name.isdecimal()]

@@ -55,7 +55,7 @@ def validate(frame: pd.DataFrame, study_ids: Sequence[int], *, prior_studies: Co
     graded = values.reshape(len(study_ids), ROWS, len(SEVERITIES))[[study not in prior_studies for study in study_ids]]
     if len(graded) > 1 and (graded == graded[0]).all():
         raise InputError(
-            f"all {len(graded)} studies have the same 25 predictions; the images seem not to have been read"
+            f"all {len(graded)} studies have the same 25 predictions, as if no image had been read; check the weights"
         )
 
 
@@ -70,14 +70,18 @@ def write_submission(
 def _check_names(names: list[str], wanted: list[str]) -> None:
     """InputError where the row ids are not exactly the wanted ones, once each."""
     if len(set(wanted)) != len(wanted):
-        raise InputError("a study is listed twice; each study is submitted once")
+        raise InputError("a study is listed twice; take one of the two out of the table")
     if missing := sorted(set(wanted) - set(names)):
-        raise InputError(f"the submission lacks {len(missing)} row(s), the first is {missing[0]}")
+        raise InputError(
+            f"the submission lacks {len(missing)} row(s), the first is {missing[0]}; grade every study of the table"
+        )
     if unknown := sorted(set(names) - set(wanted)):
-        raise InputError(f"the submission has {len(unknown)} row(s) of no wanted study, the first is {unknown[0]}")
+        raise InputError(
+            f"the submission has {len(unknown)} row(s) of no wanted study, the first is {unknown[0]}; take them out"
+        )
     if len(names) != len(wanted):
         twice = next(name for place, name in enumerate(names) if name in names[:place])
-        raise InputError(f"the submission has row {twice} more than once")
+        raise InputError(f"the submission has row {twice} more than once; keep one")
 
 
 def _check_values(values: np.ndarray, names: list[str]) -> None:
@@ -89,4 +93,4 @@ def _check_values(values: np.ndarray, names: list[str]) -> None:
     }
     for fault, rows in faults.items():
         if rows.any():
-            raise InputError(f"the submission's row {names[int(np.argmax(rows))]} {fault}")
+            raise InputError(f"the submission's row {names[int(np.argmax(rows))]} {fault}; check the weights")

@@ -51,7 +51,9 @@ class NetworkContract:
     def test_every_parameter_learns(self) -> None:
         torch.manual_seed(0)
         network = fixed_weights(build_network(self.spec)).train()  # timm starts some scales at zero
-        network(self.images(4)).square().mean().backward()
+        output = network(self.images(4))
+        parts = output if isinstance(output, tuple) else (output,)  # graders may add an answer of every slice
+        torch.stack([part.square().mean() for part in parts]).sum().backward()
         idle = [name for name, value in network.named_parameters() if value.grad is None or not value.grad.any()]
         assert not idle
 
@@ -60,7 +62,8 @@ class NetworkContract:
         images = self.images(3)
         with torch.inference_mode():
             together, alone = network(images), network(images[1:2])
-        assert torch.allclose(together[1:2], alone, atol=1e-5)
+        scale = max(1.0, float(alone.abs().max()))  # these weights let some networks' outputs grow
+        assert torch.allclose(together[1:2], alone, atol=1e-5 * scale)
 
     def test_a_bundle_gives_the_same_network_back(self, tmp_path) -> None:
         network = fixed_weights(build_network(self.spec)).eval()

@@ -176,7 +176,7 @@ def test_a_manifest_that_is_no_json_is_refused(folder):
         (lambda m: m.update(prior=[[[1.0]]]), "prior: the prior has shape (1, 1, 1)"),
         (lambda m: m["members"][1].update(name="spinal_fold0"), "two members have the name 'spinal_fold0'"),
         (lambda m: m["members"][0].update(sha256="0"), "members.0.sha256"),
-        (lambda m: m["blend"].update(method="vote"), "blend.method: Input should be 'mean' or 'mean_logits'"),
+        (lambda m: m["blend"].update(method="vote"), "blend.method: Input should be 'mean', 'mean_logits', 'median'"),
     ],
 )
 def test_manifests_that_say_something_else_are_refused(folder, change, words):

@@ -14,6 +14,7 @@ from torch import nn
 from lumbar import geometry
 from lumbar.convert.original import EXACT
 from lumbar.grading.grade import grade
+from lumbar.grading.mil import GatedAttention
 from lumbar.grading.network import build_grader
 from lumbar.grading.regions import Regions, cut_region, cut_regions, region_key
 from lumbar.grading.tasks import OWN_VIEW, TASKS, VIEWS
@@ -49,6 +50,34 @@ class TestSpinalGru(GraderContract):
 class TestGlobalGru(GraderContract):
     spec = GraderSpec(task="global", **SMALL)
     golden = [-0.0145, 0.13089, 0.22434, 0.07006, -0.20361, 0.00535]
+
+
+class TestSpinalMil(GraderContract):
+    spec = GraderSpec(task="spinal", network="mil", **SMALL)
+    golden = [0.08117, 0.00167, 0.08181, 0.08204, 0.07882, 0.08356]
+
+
+class TestGlobalMil(GraderContract):
+    spec = GraderSpec(task="global", network="mil", **SMALL)
+    golden = [0.00729, 0.07712, 0.00252, -0.02298, 0.16614, 0.02946]
+
+
+def test_a_bag_is_asked_slice_by_slice_in_training_only():
+    network = build_grader(GraderSpec(task="global", network="mil", **SMALL))
+    views = torch.randn(2, 5, 3, 32, 32)
+    logits, slices = network.train()(views)
+    assert (tuple(logits.shape), tuple(slices.shape)) == ((2, 5, 3), (2, 3, 5, 3))
+    assert isinstance(network.eval()(views), torch.Tensor)
+
+
+def test_attention_weighs_the_slices_of_a_bag():
+    attention = GatedAttention(2, 1)
+    with torch.no_grad():
+        attention.value.weight[:], attention.value.bias[:] = torch.tensor([[100.0, 0.0]]), 0.0
+        attention.gate.weight[:], attention.gate.bias[:] = 0.0, 100.0
+        attention.weight.weight[:] = 50.0
+    bag = torch.tensor([[[-1.0, 3.0], [1.0, 7.0], [-1.0, 5.0]]])  # the second slice is the one that is sick
+    assert torch.allclose(attention(bag), torch.tensor([[1.0, 7.0]]))
 
 
 def test_slices_folded_into_the_batch_give_the_numbers_of_a_loop_over_slices():

@@ -16,6 +16,7 @@ PACKAGE = ROOT / "lumbar"
 FLOORS = {
     "words": {"labels", "issues", "style"},
     "arrays": {
+        "arguments",
         "files",
         "member",
         "geometry",
@@ -27,10 +28,10 @@ FLOORS = {
         "submission",
         "ensemble",
     },
-    "study": {"study", "windows", "severity_table", "phantom"},
-    "stages": {"pretrained", "keypoints", "grading"},
+    "study": {"study", "windows", "severity_table", "phantom", "spider"},
+    "stages": {"faults", "pretrained", "keypoints", "grading"},
     "prediction": {"bundle", "convert", "pipeline", "report", "pictures"},
-    "training": {"training", "kaggle"},
+    "training": {"training", "kaggle", "kaggle_pack"},
 }
 FLOOR_OF = {room: height for height, rooms in enumerate(FLOORS.values()) for room in rooms}
 #: Floors on which no file imports torch, not even inside of a function.

@@ -100,6 +100,28 @@ class TestDeepLabOnTransformerStyleEncoder(DetectorContract):
     golden = [0.04711, 0.18772, 0.01519, 0.12317, 0.05878, 0.09242]
 
 
+class TestUnetWithAMapForEveryConditionAndLevel(DetectorContract):
+    spec = DetectorSpec(
+        series_type="sagittal_t1",
+        network="unet",
+        encoder="tu-resnet18",
+        encoder_args={"channels": [8, 8, 16, 16]},
+        network_args={"decoder_channels": [16, 16, 8, 8, 8]},
+        image_size=SIZE,
+        in_chans=1,
+        num_classes=25,
+    )
+    golden = [-0.43047, 123.67301, -0.03054, 2.86605, -0.03054, 2.47852]
+
+
+def test_of_25_maps_a_stack_fills_its_own():
+    spec = DetectorSpec(series_type="sagittal_t1", num_classes=25)
+    left, right = channel_names(spec, "left"), channel_names(spec, "right")
+    assert [place for place, name in enumerate(left) if name] == [5, 6, 7, 8, 9]
+    assert [place for place, name in enumerate(right) if name] == [10, 11, 12, 13, 14]
+    assert left[5] == ("left_neural_foraminal_narrowing", "l1_l2")
+
+
 @pytest.mark.parametrize(
     ("fields", "words"),
     [

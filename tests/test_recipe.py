@@ -128,3 +128,24 @@ def test_the_minimal_recipe_is_enough(tmp_path: Path) -> None:
     path.write_text(_minimal(), encoding="utf-8")
     assert load_recipe(path).name == "small"
     assert tomllib.loads(_minimal())
+
+
+@pytest.mark.parametrize(
+    ("name", "stage", "network"), [("first_place", "stage2", "mil"), ("fifth_place", "stage1", "unet")]
+)
+def test_other_systems_are_recipes_over_the_same_rooms(name: str, stage: str, network: str) -> None:
+    recipe, demo = load_recipe(RECIPES / f"{name}.toml"), load_recipe(DEMO)
+    assert {member.spec.network for member in getattr(recipe, stage).members.values()} == {network}
+    other = "stage1" if stage == "stage2" else "stage2"
+    shared = getattr(recipe, other).members
+    assert {key: getattr(demo, other).members[key] for key in shared} == shared
+
+
+def test_the_fifth_place_has_a_map_for_every_condition_and_level() -> None:
+    members = load_recipe(RECIPES / "fifth_place.toml").stage1.members.values()
+    assert {(member.spec.num_classes, member.spec.in_chans) for member in members} == {(25, 1)}
+
+
+def test_the_first_place_asks_every_slice() -> None:
+    members = load_recipe(RECIPES / "first_place.toml").stage2.members.values()
+    assert all(member.training.auxiliary_weight > 0 for member in members)

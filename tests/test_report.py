@@ -12,10 +12,12 @@ import pytest
 
 from lumbar.issues import CODES, Issue
 from lumbar.labels import CONDITIONS, LABEL_COLUMNS
-from lumbar.report import exceeded_share, failed_studies, run_report, show_issues, versions_here
+from lumbar.report import describe_rows, exceeded_share, failed_studies, run_report, show_issues, versions_here
 
 ROOT = Path("/home/someone/private folder")
-DATA: Any = SimpleNamespace(root=ROOT, split="test", study_ids=(11, 12))
+DATA: Any = SimpleNamespace(
+    root=ROOT, split="test", study_ids=(11, 12), unlisted=(13,), issues=(Issue("study_unlisted", 13, None, "no row"),)
+)
 BUNDLE: Any = SimpleNamespace(
     folder=ROOT / "bundle",
     identity="ab" * 32,
@@ -36,6 +38,8 @@ class Result:
 
     study_id: int
     graded: np.ndarray = field(default_factory=lambda: np.ones((5, 5), bool))
+    seen: np.ndarray = field(default_factory=lambda: np.ones((5, 5), bool))
+    members: np.ndarray = field(default_factory=lambda: np.full((2, 5, 5, 3), 1 / 3))
     keypoints: tuple = ()
     issues: tuple = ()
     used: dict = field(default_factory=dict)
@@ -46,6 +50,10 @@ class Result:
 def two_results() -> list[Any]:
     graded = np.ones((5, 5), bool)
     graded[3, 0] = graded[4, 0] = False
+    seen = graded.copy()
+    seen[1] = False
+    members = np.where(graded[None, ..., None], np.full((2, 1, 1, 3), 1 / 3), np.nan)
+    members[0, 1] = np.nan  # of two members one saw the left foramina's levels on other series
     points = (
         SimpleNamespace(confidence=np.float32(0.9), repaired=False),
         SimpleNamespace(confidence=0.25, repaired=True),
@@ -57,8 +65,16 @@ def two_results() -> list[Any]:
     )
     used = {"sagittal_t1": [np.int64(7)], "axial_t2": []}
     return [
-        Result(11, graded, points, issues, used, np.float64(2.5)),
-        Result(12, np.zeros((5, 5), bool), issues=(Issue("study_failed", 12, None, "gone"),), seconds=0.5, failed=True),
+        Result(11, graded, seen, members, points, issues, used, np.float64(2.5)),
+        Result(
+            12,
+            np.zeros((5, 5), bool),
+            np.zeros((5, 5), bool),
+            np.full((2, 5, 5, 3), np.nan),
+            issues=(Issue("study_failed", 12, None, "gone"),),
+            seconds=0.5,
+            failed=True,
+        ),
     ]
 
 
@@ -66,29 +82,42 @@ def test_the_report_counts_where_every_row_came_from() -> None:
     rows = run_report(two_results(), DATA, BUNDLE)["rows"]
     assert (rows["total"], rows["from_members"], rows["from_prior"]) == (50, 23, 27)
     assert list(rows["by_condition"]) == list(CONDITIONS)
-    assert rows["by_condition"]["left_subarticular_stenosis"] == {"from_members": 4, "from_prior": 6}
+    assert rows["from_other_views"] == 5
+    none = {"from_members": 4, "from_other_views": 0, "from_prior": 6}
+    assert rows["by_condition"]["left_subarticular_stenosis"] == none
+    assert rows["by_condition"]["left_neural_foraminal_narrowing"]["from_other_views"] == 5
+    assert describe_rows(two_results()) == (
+        "50 rows: 23 from members (5 of them without the condition's own view), 27 from the weighted prior."
+    )
     assert sum(part["from_members"] for part in rows["by_condition"].values()) == 23
 
 
 def test_the_report_names_each_studys_series_rows_and_keypoints() -> None:
     first, second = run_report(two_results(), DATA, BUNDLE)["studies"]
     assert first["series_used"] == {"sagittal_t1": [7], "axial_t2": []}
-    assert first["rows_from_prior"] == ["left_subarticular_stenosis_l1_l2", "right_subarticular_stenosis_l1_l2"]
+    assert list(first["rows"]) == list(LABEL_COLUMNS)
+    assert first["rows"]["spinal_canal_stenosis_l1_l2"] == {"from": "own view", "members": 2}
+    assert first["rows"]["left_neural_foraminal_narrowing_l5_s1"] == {"from": "other views", "members": 1}
+    assert [name for name, row in first["rows"].items() if row == {"from": "prior", "members": 0}] == [
+        "left_subarticular_stenosis_l1_l2",
+        "right_subarticular_stenosis_l1_l2",
+    ]
     assert first["keypoints"] == {"found": 2, "repaired": 1, "lowest_confidence": 0.25}
     assert second["failed"]
-    assert second["rows_from_prior"] == list(LABEL_COLUMNS)
+    assert {row["from"] for row in second["rows"].values()} == {"prior"}
     assert second["keypoints"] == {"found": 0, "repaired": 0, "lowest_confidence": None}
 
 
 def test_the_report_counts_lists_and_explains_every_issue() -> None:
     issues = run_report(two_results(), DATA, BUNDLE)["issues"]
-    assert issues["counts"] == {"condition_ungraded": 1, "region_padded": 2, "study_failed": 1}
+    assert issues["counts"] == {"condition_ungraded": 1, "region_padded": 2, "study_failed": 1, "study_unlisted": 1}
     assert issues["meanings"] == {code: CODES[code] for code in issues["counts"]}
     assert [(entry["code"], entry["study"], entry["series"]) for entry in issues["list"]] == [
         ("region_padded", 11, 7),
         ("region_padded", 11, 8),
         ("condition_ungraded", 11, None),
         ("study_failed", 12, None),
+        ("study_unlisted", 13, None),
     ]
 
 

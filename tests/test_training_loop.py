@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -80,9 +81,20 @@ def test_a_killed_run_goes_on_as_if_nothing_had_happened(tmp_path: Path, acceler
         assert torch.allclose(value.float(), ends[1][name].float(), atol=1e-6), name
 
 
-def test_two_processes_agree_with_one(tmp_path: Path, accelerator: Accelerator) -> None:
+@pytest.mark.parametrize("launcher", ["torchrun", "accelerate"])
+def test_two_processes_agree_with_one(
+    tmp_path: Path, accelerator: Accelerator, monkeypatch: pytest.MonkeyPatch, launcher: str
+) -> None:
     """Train losses and validation figures agree to 1e-4: only the order of float32 sums differs."""
     launch = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2")
+    if launcher == "accelerate":
+        if shutil.which("mpirun") is None:
+            pytest.skip("accelerate launch starts several CPU processes through mpirun only, which is not here")
+        (tmp_path / "hosts").write_text("localhost slots=2\n", encoding="utf-8")
+        for word in ("", "_CONFIRM"):
+            monkeypatch.setenv(f"OMPI_ALLOW_RUN_AS_ROOT{word}", "1")
+        words = "-m accelerate.commands.launch --cpu --num_processes 2 --mpirun_hostfile"
+        launch = (*words.split(), str(tmp_path / "hosts"))
     process = _program(tmp_path / "two", "accumulate=2", launch=launch)
     two = _history(process)
     assert {row.pop("processes") for row in two} == {2}

@@ -6,8 +6,12 @@ import pytest
 import torch
 
 from lumbar import metric
+from lumbar.grading.network import build_grader
 from lumbar.labels import LABEL_COLUMNS
+from lumbar.member import GraderSpec
 from lumbar.training import losses
+from lumbar.training.objectives import SeverityObjective
+from lumbar.training.settings import Training
 
 
 def test_a_heatmap_loss_of_one_is_plain_mse_over_all_maps() -> None:
@@ -67,3 +71,17 @@ def test_training_losses_are_the_official_score() -> None:
     assert float(total / weight) == pytest.approx(expected.spinal, rel=1e-5)
     total, weight = losses.any_severe_loss(canal, labels, groups)
     assert float(total / weight) == pytest.approx(expected.any_severe_spinal, rel=1e-5)
+
+
+def test_each_slice_is_asked_for_its_regions_labels_in_training_only() -> None:
+    spec = GraderSpec(task="foraminal", network="mil", backbone_args={"channels": [8, 8, 8, 8]}, image_size=32)
+    objective = SeverityObjective(spec, Training(auxiliary_weight=0.3))
+    torch.manual_seed(0)
+    network = build_grader(spec)
+    labels = torch.tensor([[0], [2], [losses.EMPTY]])
+    batch = {"views": torch.randn(3, 1, 4, 32, 32), "seen": torch.ones(3, 1), "labels": labels}
+    terms = objective.terms(network, batch, train=True)
+    assert terms["slices"].factor == 0.3
+    assert float(terms["slices"].weight) == 4 * (1 + 4)  # four slices of a mild and of a severe region; none unlabelled
+    assert float(terms["slices"].total) > 0
+    assert set(objective.terms(network.eval(), batch, train=False)) == {"severity"}

@@ -74,6 +74,16 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
+#: What other solutions bring, in the same tiny run: 25 maps a detector, a grader that answers slice by slice.
+OTHERS = (
+    'stage1.network="unet"',
+    "stage1.network_args={decoder_channels=[8, 8, 8, 8, 8]}",
+    "stage1.num_classes=25",
+    'stage2.network="mil"',
+    "stage2.auxiliary_weight=0.5",
+)
+
+
 def _train(root: Path, *more: str) -> int:
     words = ["--recipe", root / "tiny.toml", "--data", root / "data", "--out", root / "run", *more]
     return train_utils.main(["train", *map(str, words)])
@@ -262,3 +272,15 @@ def test_labels_in_a_run_are_those_of_the_data(world: Path) -> None:
     stored, given = RunFolder(world / "run").labels(), pd.read_csv(world / "data" / "train.csv")
     (studies, ours), (others, theirs) = label_codes(stored), label_codes(given)
     assert np.array_equal(ours, theirs[[list(others).index(study) for study in studies]])
+
+
+def test_other_networks_go_from_recipe_to_submission_by_the_same_way(world: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    words = [word for text in OTHERS for word in ("--set", text)]
+    assert _train(world, "--out", str(run), *words) == 0
+    assert train_utils.main(["bundle", "--run", str(run), "--out", str(tmp_path / "bundle")]) == 0
+    results = ["--weights", str(tmp_path / "bundle"), "--data", str(world / "data"), "--out", str(tmp_path / "results")]
+    assert train_utils.main(["predict", *results, "--device", "cpu"]) == 0
+    submission = pd.read_csv(tmp_path / "results" / "submission.csv")
+    assert len(submission) == 25 * 5
+    assert np.allclose(submission.iloc[:, 1:].sum(axis=1), 1)

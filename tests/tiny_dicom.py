@@ -6,10 +6,12 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from pydicom import dcmread
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.encaps import encapsulate
 from pydicom.uid import (
     UID,
+    EnhancedMRImageStorage,
     ExplicitVRBigEndian,
     ExplicitVRLittleEndian,
     JPEG2000Lossless,
@@ -98,3 +100,51 @@ def write_stack(
         ipp = np.asarray(origin) + normal * position
         write_slice(folder / f"{number}.dcm", image(number, shape), ipp, iop, InstanceNumber=number, **options)
     return folder
+
+
+def merge_into_enhanced(folder: Path, syntax: UID = ExplicitVRLittleEndian, *, shared: bool = True) -> Path:
+    """Replace the ordinary files of a series folder, in natural order, by one enhanced file `1.dcm` with a frame each.
+
+    Orientation, pixel measures and rescale stand once for all frames (`shared`) or with every frame. The slices must be
+    uncompressed, of one shape and storage.
+    """
+    paths = sorted(folder.glob("*.dcm"), key=lambda path: int(path.stem))
+    slices = [dcmread(path) for path in paths]
+    merged = dcmread(paths[0])
+    merged.file_meta.MediaStorageSOPClassUID = merged.SOPClassUID = EnhancedMRImageStorage
+    common = [_functional_groups(item) for item in slices]
+    if shared:
+        merged.SharedFunctionalGroupsSequence = [common[0]]
+    frames = []
+    for item, groups in zip(slices, common, strict=True):
+        frame = Dataset() if shared else groups
+        frame.PlanePositionSequence = [Dataset()]
+        frame.PlanePositionSequence[0].ImagePositionPatient = item.ImagePositionPatient
+        frames.append(frame)
+    merged.PerFrameFunctionalGroupsSequence = frames
+    for keyword in ("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "SpacingBetweenSlices"):
+        if keyword in merged:
+            delattr(merged, keyword)
+    merged.NumberOfFrames = len(slices)
+    merged.PixelData = b"".join(item.PixelData for item in slices)
+    merged["PixelData"].VR = "OW"
+    if syntax.is_compressed:
+        merged.compress(syntax, generate_instance_uid=False)
+    for path in paths:
+        path.unlink()
+    merged.save_as(folder / "1.dcm", enforce_file_format=True)
+    return folder / "1.dcm"
+
+
+def _functional_groups(item: Dataset) -> Dataset:
+    groups, orientation, measures = Dataset(), Dataset(), Dataset()
+    orientation.ImageOrientationPatient = item.ImageOrientationPatient
+    measures.PixelSpacing = item.PixelSpacing
+    if "SpacingBetweenSlices" in item:
+        measures.SpacingBetweenSlices = item.SpacingBetweenSlices
+    groups.PlaneOrientationSequence, groups.PixelMeasuresSequence = [orientation], [measures]
+    if "RescaleSlope" in item:
+        values = Dataset()
+        values.RescaleSlope, values.RescaleIntercept = item.RescaleSlope, item.RescaleIntercept
+        groups.PixelValueTransformationSequence = [values]
+    return groups

@@ -6,7 +6,7 @@ Loading checks everything, runs nothing from the files, and reaches for no hub.
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,13 +15,15 @@ from typing import Any, Final, Literal
 import numpy as np
 import torch
 from pydantic import ValidationError
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import nn
 
+from lumbar.bundle.blending import BundleBlend, FittedBlend, store_blend
 from lumbar.bundle.manifest import MANIFEST, MEMBER_NAME, Blend, Manifest, Member, first_fault
 from lumbar.ensemble import BlendMethod
-from lumbar.files import replacing, write_json
+from lumbar.ensemble.store import SUFFIXES
+from lumbar.files import replacing, sha256, write_json
 from lumbar.grading.network import build_grader
 from lumbar.issues import InputError
 from lumbar.keypoints.network import build_detector
@@ -31,6 +33,8 @@ __all__ = [
     "MANIFEST",
     "Blend",
     "Bundle",
+    "BundleBlend",
+    "FittedBlend",
     "Manifest",
     "Member",
     "Weights",
@@ -44,7 +48,6 @@ __all__ = [
 Precision = Literal["float16", "float32"]
 #: First bytes of a zip archive (today's `torch.save`) and of a bare pickle.
 _PICKLE_STARTS: Final = (b"PK\x03\x04", b"\x80")
-_CHUNK: Final = 1 << 22
 
 
 @dataclass(frozen=True)
@@ -79,15 +82,20 @@ class Bundle:
     def network(self, name: str, device: torch.device | str = "cpu") -> nn.Module:
         """A member's network in evaluation mode on a device, float32.
 
-        Raises InputError where the network cannot be built or the weights do not fit it key by key, shape by shape.
+        Raises InputError where the network cannot be built or the weights do not fit it key by key, shape by shape;
+        that is seen on shapes alone, before a network of whatever size the manifest claims takes any memory.
         """
         member = self.member(name)
+        path = _inside(self.folder, f"member {member.name}", member.file)
+        with torch.device("meta"):
+            claimed = build_network(member.spec).state_dict()
+        check_state(_stored_shapes(path), claimed, str(path))
         return self.fill(build_network(member.spec), name).to(device).eval()
 
     def fill(self, network: nn.Module, name: str) -> nn.Module:
         """Put a member's weights into a network of its architecture, in place: folds can share one network."""
         member = self.member(name)
-        path = _inside(self.folder, member)
+        path = _inside(self.folder, f"member {member.name}", member.file)
         try:
             stored = load_file(path)
         except (SafetensorError, OSError) as error:
@@ -114,6 +122,15 @@ class Bundle:
         return "\n".join(lines)
 
 
+def _stored_shapes(path: Path) -> dict[str, tuple[int, ...]]:
+    """Shapes in a safetensors file by key, from its header; InputError where it cannot be read."""
+    try:
+        with safe_open(path, framework="pt") as stored:
+            return {key: tuple(stored.get_slice(key).get_shape()) for key in stored.keys()}  # noqa: SIM118 - no mapping
+    except (SafetensorError, OSError) as error:
+        raise InputError(f"{path}: cannot be read as safetensors ({error}); copy the bundle again") from error
+
+
 def build_network(spec: DetectorSpec | GraderSpec) -> nn.Module:
     """The network of either stage's spec, with random weights."""
     return build_detector(spec) if isinstance(spec, DetectorSpec) else build_grader(spec)
@@ -124,7 +141,7 @@ def save_bundle(
     members: Iterable[Weights],
     *,
     prior: np.ndarray,
-    blend: BlendMethod = "mean",
+    blend: BlendMethod | FittedBlend = "mean",
     description: str = "",
     precision: Precision = "float16",
 ) -> Bundle:
@@ -147,7 +164,7 @@ def save_bundle(
             with replacing(folder / name) as temporary:
                 save_file({key: _stored(value, precision) for key, value in weights.state.items()}, temporary)
             entries.append(_entry(weights, folder / name))
-        manifest = _manifest(folder, entries, prior, blend, description)
+        manifest = _manifest(folder, entries, prior, store_blend(blend, folder, undo), description)
         write_json(manifest.model_dump(mode="json"), folder / MANIFEST)
         undo.pop_all()
     return load_bundle(folder)
@@ -165,12 +182,12 @@ def _entry(weights: Weights, file: Path) -> Member:
     )
 
 
-def _manifest(folder: Path, members: list[Member], prior: np.ndarray, blend: BlendMethod, description: str) -> Manifest:
+def _manifest(folder: Path, members: list[Member], prior: np.ndarray, blend: Blend, description: str) -> Manifest:
     try:
         return Manifest(
             description=description,
             members=tuple(members),
-            blend=Blend(method=blend),
+            blend=blend,
             prior=np.asarray(prior, dtype=np.float64).tolist(),
         )
     except ValidationError as error:
@@ -191,14 +208,9 @@ def load_bundle(folder: Path | str) -> Bundle:
         reason = first_fault(error) if isinstance(error, ValidationError) else f"not JSON ({error})"
         raise InputError(f"{path}: {reason}; get the bundle again or one made for this version") from error
     for member in manifest.members:
-        file = _inside(folder, member)
-        _refuse_pickle(file)
-        found = sha256(file)
-        if found != member.sha256:
-            raise InputError(
-                f"{file}: SHA-256 is {found[:12]}…, the manifest says {member.sha256[:12]}…; the file was changed or "
-                "damaged, copy the bundle again"
-            )
+        _check_file(_inside(folder, f"member {member.name}", member.file, (".safetensors",)), member.sha256)
+    for model in manifest.blend.files.values():
+        _check_file(_inside(folder, "the blend", model.file, SUFFIXES), model.sha256)
     return Bundle(folder, manifest, hashlib.sha256(raw).hexdigest())
 
 
@@ -219,27 +231,27 @@ def check_state(found: Mapping[str, Any], own: Mapping[str, torch.Tensor], sourc
         )
 
 
-def sha256(path: Path) -> str:
-    """Hash of a file, read in pieces."""
-    digest = hashlib.sha256()
-    with path.open("rb") as stream:
-        while piece := stream.read(_CHUNK):
-            digest.update(piece)
-    return digest.hexdigest()
+def _check_file(file: Path, expected: str) -> None:
+    """InputError where a file is a pickle or not the one that the manifest means."""
+    _refuse_pickle(file)
+    found = sha256(file)
+    if found != expected:
+        raise InputError(
+            f"{file}: SHA-256 is {found[:12]}…, the manifest says {expected[:12]}…; the file was changed or "
+            "damaged, copy the bundle again"
+        )
 
 
-def _inside(folder: Path, member: Member) -> Path:
-    """The member's file; InputError where it is missing, no safetensors file by name, or outside the folder."""
-    given = Path(member.file)
+def _inside(folder: Path, owner: str, name: str, suffixes: Sequence[str] = (".safetensors",)) -> Path:
+    """A file of the bundle; InputError where it is missing, of another kind by name, or outside the folder."""
+    given = Path(name)
     path = folder / given
     if given.is_absolute() or not path.resolve().is_relative_to(folder.resolve()):
-        raise InputError(
-            f"{folder}: member {member.name} points outside the bundle ({member.file}); do not use this bundle"
-        )
-    if path.suffix != ".safetensors":
+        raise InputError(f"{folder}: {owner} points outside the bundle ({name}); do not use this bundle")
+    if path.suffix not in suffixes:
         raise InputError(f"{path}: only safetensors files are loaded, since others can run code; convert the weights")
     if not path.is_file():
-        raise InputError(f"{path}: the file of member {member.name} is missing; copy the whole bundle again")
+        raise InputError(f"{path}: the file of {owner} is missing; copy the whole bundle again")
     return path
 
 
@@ -269,5 +281,5 @@ def _clear(folder: Path) -> None:
     if not (folder / MANIFEST).is_file():
         raise InputError(f"{folder}: holds other files and no {MANIFEST}; give a new or empty folder for the bundle")
     (folder / MANIFEST).unlink()
-    for file in folder.glob("*.safetensors"):
-        file.unlink()
+    for file in [*folder.glob("*.safetensors"), *folder.glob("blend.*")]:
+        file.unlink(missing_ok=True)

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Final, Literal
 import numpy as np
 from pydantic import Field, ValidationError, field_validator, model_validator
 
-from lumbar.ensemble import BlendMethod
+from lumbar.ensemble import BLEND_METHODS, MethodName
 from lumbar.labels import CONDITIONS, LEVELS, SEVERITIES
 from lumbar.member import MemberSpec, Strict
 
@@ -37,10 +37,32 @@ class Member(Strict):
         return name
 
 
-class Blend(Strict):
-    """How the members' probabilities become one table, see `lumbar.ensemble`."""
+class BlendFile(Strict):
+    """A model that belongs to a fitted blend: its file in the bundle's folder."""
 
-    method: BlendMethod = "mean"
+    file: Annotated[str, Field(pattern=r"^blend\.[A-Za-z0-9._-]+\.(safetensors|txt|json)$")]
+    sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+
+
+class Blend(Strict):
+    """How the members' probabilities become one table, see `lumbar.ensemble`.
+
+    An average needs nothing but its name. What was fitted was fitted on tables: `tables` names them in their order, and
+    for each the graders whose mean it is (one a fold); `params` and `files` are what the method learned.
+    """
+
+    method: MethodName = "mean"
+    tables: dict[str, tuple[str, ...]] = {}
+    params: dict[str, Any] = {}
+    files: dict[str, BlendFile] = {}
+
+    @model_validator(mode="after")
+    def _complete(self) -> "Blend":
+        if self.method not in BLEND_METHODS and not self.tables:
+            raise ValueError(f"the blend {self.method} is a fitted one and names no tables")
+        if not all(self.tables.values()):
+            raise ValueError("a table of the blend names no member")
+        return self
 
 
 class Manifest(Strict):
@@ -72,6 +94,10 @@ class Manifest(Strict):
             twice = next((value for value in values if values.count(value) > 1), None)
             if twice is not None:
                 raise ValueError(f"two members have the {what} {twice!r}")
+        graders = {member.name for member in self.members if member.spec.stage == "grading"}
+        for table, names in self.blend.tables.items():
+            if strangers := [name for name in names if name not in graders]:
+                raise ValueError(f"the blend's table {table!r} is made of {strangers[0]!r}, which is no grader here")
         return self
 
 

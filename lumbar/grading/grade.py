@@ -4,6 +4,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from lumbar.faults import in_halves
 from lumbar.grading.regions import Regions
 from lumbar.grading.tasks import OWN_VIEW, TASKS, Sample
 from lumbar.labels import CONDITIONS, LEVELS, SEVERITIES, Condition
@@ -33,7 +34,7 @@ def grade(
         return probabilities
     views = np.stack([np.stack([regions.tensors[view][level] for view in sample.views]) for level, sample in rows])
     with torch.inference_mode(), torch.autocast(device.type, dtype=amp, enabled=amp is not None):
-        logits = network(torch.from_numpy(views).to(device))  # (B, C, 3)
+        logits = in_halves(network, torch.from_numpy(views), device)  # (B, C, 3)
     answers = torch.softmax(logits.double(), dim=-1).cpu().numpy()
     for (level, sample), answer in zip(rows, answers, strict=True):
         for condition, severities in zip(sample.conditions, answer, strict=True):

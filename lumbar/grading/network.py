@@ -11,13 +11,14 @@ from typing import Final
 
 from torch import nn
 
-from lumbar.grading import gru
+from lumbar.grading import gru, mil
 from lumbar.issues import InputError
 from lumbar.member import GraderSpec
 from lumbar.pretrained import load_pretrained
 
 NETWORKS: Final[Mapping[str, Callable[[GraderSpec], nn.Module]]] = {
     "gru": gru.build,
+    "mil": mil.build,
 }
 
 

@@ -6,6 +6,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from lumbar.faults import in_halves
 from lumbar.issues import InputError, Issue
 from lumbar.keypoints.coding import confidence, decode
 from lumbar.keypoints.inputs import Stack, axial_stacks, channel_names, sagittal_stacks
@@ -79,11 +80,11 @@ def heatmaps(
     amp: torch.dtype | None = None,
 ) -> np.ndarray:
     """(N, K, S, S) float32: the stacks of a study in one batch through every member, averaged over members."""
-    batch = torch.from_numpy(np.stack([stack.pixels for stack in stacks])).to(device)
+    batch = torch.from_numpy(np.stack([stack.pixels for stack in stacks]))
     total = torch.zeros((), device=device)
     with torch.inference_mode(), torch.autocast(device.type, dtype=amp, enabled=amp is not None):
         for _, network in members:
-            total = total + network(batch).float()
+            total = total + in_halves(network, batch, device).float()
     return (total / len(members)).cpu().numpy()
 
 

@@ -12,12 +12,13 @@ from typing import Final
 from torch import nn
 
 from lumbar.issues import InputError
-from lumbar.keypoints import deeplab
+from lumbar.keypoints import deeplab, unet
 from lumbar.member import DetectorSpec
 from lumbar.pretrained import load_pretrained
 
 NETWORKS: Final[Mapping[str, Callable[[DetectorSpec], nn.Module]]] = {
     "deeplabv3plus": deeplab.build,
+    "unet": unet.build,
 }
 
 

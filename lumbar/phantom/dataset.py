@@ -4,6 +4,7 @@ import csv
 import multiprocessing
 from collections.abc import Callable, Mapping
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from typing import Any
 import cv2
 import numpy as np
 
+from lumbar.issues import InputError
 from lumbar.labels import LABEL_COLUMNS
 from lumbar.phantom.options import PhantomOptions
 from lumbar.phantom.study import Rows, Split, write_study
@@ -71,7 +73,13 @@ def _run(jobs: list[tuple[Any, ...]], workers: int) -> Any:
         yield from map(_work, jobs)
         return
     with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn")) as pool:
-        yield from pool.map(_work, jobs)
+        try:
+            yield from pool.map(_work, jobs)
+        except BrokenProcessPool as error:
+            raise InputError(
+                f"{jobs[0][0]}: a worker process was killed before all phantoms were written, often for lack of "
+                "memory; run again with fewer workers"
+            ) from error
 
 
 def _work(job: tuple[Any, ...]) -> Rows:

@@ -5,6 +5,7 @@ the number of processes); `Warp` and `Filter` are torchvision v2 transforms that
 together. Pixel coordinates are (column, row) with pixel centres at whole numbers.
 """
 
+import functools
 from typing import Any
 
 import numpy as np
@@ -85,6 +86,13 @@ def _kernel(rng: np.random.Generator, probability: float) -> np.ndarray:
     return kernel / kernel.sum()
 
 
+@functools.lru_cache(maxsize=8)
+def _spread(side: int, device: torch.device) -> Tensor:
+    """(side, SHADE): bicubic interpolation of a bias field's control points along one axis, as a matrix."""
+    unit = torch.eye(SHADE, device=device)[None, None]
+    return nnf.interpolate(unit, (side, SHADE), mode="bicubic", align_corners=True)[0, 0]
+
+
 class Warp(v2.Transform):
     """Moves each image of a batch, and the keypoints on it, by its own matrix and shift; crops the middle to `size`.
 
@@ -135,15 +143,9 @@ class Filter(v2.Transform):
         """One image batch (B, C, H, W), standardised before and after."""
         if not isinstance(inpt, tv_tensors.Image):
             return inpt
-        images = self._kernels(inpt.as_subclass(Tensor))
-        images = self._coarse(self._gamma(images))
-        shade = self.numbers["shade"]
-        if bool(shade.any()):
-            field = nnf.interpolate(shade[:, None], images.shape[-2:], mode="bicubic", align_corners=True)
-            floor = images.amin((1, 2, 3), keepdim=True)
-            images = (images - floor) * field.exp() + floor
+        images = self._coarse(self._tones(self._kernels(inpt.as_subclass(Tensor))))
         if bool(self.numbers["noise"].any()):
-            images = images + torch.randn_like(images) * self.numbers["noise"].view(-1, 1, 1, 1)
+            images = images.addcmul(self._grain(images), self.numbers["noise"].view(-1, 1, 1, 1))
         return tv_tensors.Image(images)
 
     def _kernels(self, images: Tensor) -> Tensor:
@@ -158,13 +160,31 @@ class Filter(v2.Transform):
         out[chosen] = nnf.conv2d(padded, weight, groups=len(weight)).view_as(some)
         return out
 
-    def _gamma(self, images: Tensor) -> Tensor:
-        gamma = self.numbers["gamma"].view(-1, 1, 1, 1)
-        if bool((gamma == 1).all()):
+    def _tones(self, images: Tensor) -> Tensor:
+        """Gamma and bias field, above each stack's darkest value; in one buffer, which is what costs on a CPU."""
+        gamma, shade = self.numbers["gamma"].view(-1, 1, 1, 1), self.numbers["shade"]
+        bends, shades = bool((gamma != 1).any()), bool(shade.any())
+        if not (bends or shades):
             return images
-        low, high = images.amin((1, 2, 3), keepdim=True), images.amax((1, 2, 3), keepdim=True)
-        span = (high - low).clamp_min(1e-6)
-        return ((images - low) / span).clamp_min(1e-6) ** gamma * span + low
+        low, high = (value.view(-1, 1, 1, 1) for value in torch.aminmax(images.flatten(1), dim=1))
+        raised = images - low
+        if bends:
+            span = (high - low).clamp_min(1e-6)
+            raised.div_(span).clamp_min_(1e-6).pow_(gamma).mul_(span)
+        if shades:
+            rows, columns = (_spread(side, shade.device) for side in images.shape[-2:])
+            raised.mul_((rows @ shade @ columns.T).exp_()[:, None])
+        return raised.add_(low)
+
+    @staticmethod
+    def _grain(images: Tensor) -> Tensor:
+        """Noise for a batch (B, C, H, W): one field, moved by another random way for each stack.
+
+        Drawing a field for every stack takes a CPU longer than all the rest of the augmentation.
+        """
+        field = torch.randn_like(images[:1]).flatten()
+        starts = torch.randint(len(field), (len(images),)).tolist()
+        return torch.stack([field.roll(start) for start in starts]).view_as(images)
 
     def _coarse(self, images: Tensor) -> Tensor:
         coarse = self.numbers["coarse"]
@@ -201,6 +221,7 @@ def crop_middle(images: Tensor, size: int) -> Tensor:
 
 def standardise(images: Tensor) -> Tensor:
     """(x - mean) / std over the last three axes, population std; constant stacks become zero."""
-    variance, mean = torch.var_mean(images.flatten(-3), -1, correction=0)
-    scale = torch.where(variance > 0, variance, torch.ones_like(variance)).rsqrt()
-    return (images - mean[..., None, None, None]).mul_(scale[..., None, None, None])
+    flat = images.flatten(-3)
+    centred = flat - flat.mean(-1, keepdim=True)
+    deviation = torch.linalg.vector_norm(centred, dim=-1, keepdim=True) / flat.shape[-1] ** 0.5
+    return centred.div_(torch.where(deviation > 0, deviation, 1.0)).view(images.shape)

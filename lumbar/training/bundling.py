@@ -7,12 +7,13 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from lumbar.bundle import Bundle, Precision, Weights, build_network, save_bundle
+from lumbar.bundle import Bundle, FittedBlend, Precision, Weights, build_network, save_bundle
 from lumbar.issues import InputError
 from lumbar.labels import CONDITIONS, LEVELS
 from lumbar.member import DetectorSpec
 from lumbar.metric import weighted_prior
 from lumbar.training import checkpoint
+from lumbar.training.blending import bundled
 from lumbar.training.folder import RunFolder
 from lumbar.training.recipe import Recipe, load_recipe
 
@@ -26,19 +27,20 @@ def make_bundle(run: Path, out: Path, precision: Precision = "float16") -> Bundl
     recipe = folder.recipe()
     if missing := folder.untrained():
         raise InputError(f"{run}: not trained yet: {', '.join(missing)}; run train_utils.py train again, it goes on")
-    prior = weighted_prior(folder.labels(), 0.5)
+    names = {name: [_member_name(recipe, name, fold) for fold in recipe.folds.train] for name in recipe.stage2.members}
+    blend = bundled(folder, names)
+    prior = blend.blender.prior if isinstance(blend, FittedBlend) else weighted_prior(folder.labels(), 0.5)
     return save_bundle(
         Path(out),
         _weights(folder, recipe),
         prior=prior,
-        blend=recipe.blend.method,
+        blend=blend,
         description=recipe.description or recipe.name,
         precision=precision,
     )
 
 
 def _weights(folder: RunFolder, recipe: Recipe) -> Iterator[Weights]:
-    single = len(recipe.folds.train) == 1
     scores = _scores(folder)
     for fold in recipe.folds.train:
         for name, member in recipe.members().items():
@@ -48,13 +50,18 @@ def _weights(folder: RunFolder, recipe: Recipe) -> Iterator[Weights]:
             checkpoint.read_weights(network, folder.member(name, fold) / "best.safetensors")
             valid = {key: round(value, 5) for key, value in result["best"].items() if key.startswith("valid_")}
             yield Weights(
-                name if single else f"{name}_fold{fold}",
+                _member_name(recipe, name, fold),
                 member.spec,
                 network.state_dict(),
                 fold=fold,
                 saw=result["saw"],
                 scores=valid | scores.get(name, {}),
             )
+
+
+def _member_name(recipe: Recipe, name: str, fold: int) -> str:
+    """A member's name in the bundle: with its fold, where there are several."""
+    return name if len(recipe.folds.train) == 1 else f"{name}_fold{fold}"
 
 
 def _scores(folder: RunFolder) -> dict[str, dict[str, float]]:
@@ -78,5 +85,5 @@ def make_random_bundle(recipe_path: Path, out: Path, seed: int = 0) -> Bundle:
 
     prior = np.full((len(CONDITIONS), len(LEVELS), 3), 1 / 3)
     return save_bundle(
-        Path(out), weights(), prior=prior, blend=recipe.blend.method, description=f"random {recipe.name}"
+        Path(out), weights(), prior=prior, blend=recipe.blend.average, description=f"random {recipe.name}"
     )

@@ -52,12 +52,12 @@ class StackSamples:
         return self.folder / f"{study}.safetensors"
 
     def sample(self, index: int, rng: np.random.Generator | None) -> dict[str, Any]:
-        """`image` (C, S, S) standardised, `points` (K, 2) px, `mm_per_px` (2,), and the draw where `rng` is given."""
+        """`image` (C, S, S) float16, `points` (K, 2) px, `mm_per_px` (2,), and the draw where `rng` is given."""
         study, number = self.rows[index]
         with safe_open(self._path(study), "np") as file:
             image, points, scale = (file.get_slice(name)[number] for name in ("images", "points", "mm_per_px"))
             flip = float(file.get_tensor("flip")[number])
-        out: dict[str, Any] = {"image": image.astype(np.float32), "points": points, "mm_per_px": scale}
+        out: dict[str, Any] = {"image": image, "points": points, "mm_per_px": scale}
         if rng is None:
             return out
         if rng.random() < self.training.augment.mirror_p:

@@ -14,6 +14,7 @@ from lumbar.issues import InputError
 from lumbar.keypoints.keypoint import Keypoint
 from lumbar.labels import CONDITION_GROUPS, CONDITIONS, KEYPOINT_SERIES, LEVELS, SERIES_TYPES, SEVERITIES
 from lumbar.metric import UNLABELLED, label_codes, prediction_array, read_predictions, score_arrays, weighted_prior
+from lumbar.training.blending import choice, suspects
 from lumbar.training.folder import RunFolder
 
 FAR_MM = (5.0, 10.0)
@@ -43,6 +44,8 @@ def evaluate(run: Path) -> str:
         "scores": {name: member_score(codes, table) for name, table in {**tables, "weighted_prior": prior}.items()},
         "reliability": reliability(codes, tables["blend"]),
         "confusion": confusion(codes, tables["blend"]),
+        "blend": choice(folder),
+        "suspect_labels": suspects(folder, studies, codes, {name: tables[name] for name in names}),
     }
     write_json(result, folder.root / "evaluation.json")
     from lumbar.training.plots import draw
@@ -166,6 +169,10 @@ def table(result: Mapping[str, Any]) -> str:
     ours, prior = (result["scores"][name]["total"] for name in ("blend", "weighted_prior"))
     if ours is not None and prior:
         lines += ["", f"blend / weighted prior of the same studies: {ours / prior:.3f}"]
+    if why := result.get("blend", {}).get("why"):
+        lines += ["", f"blend: {why}"]
+    if count := result.get("suspect_labels"):
+        lines.append(f"suspect_labels.csv lists {count} label(s) that the blend finds hard to believe")
     return "\n".join(lines)
 
 

@@ -6,8 +6,9 @@ cache/                    studies, stacks and regions (may be deleted: it is mad
 members/<name>/fold<k>/   checkpoint while it trains; best.safetensors and result.json when done
 keypoints/fold<k>.json    what the fold's detectors found on its held-out studies, and what the labels say
 predictions/<name>.csv    out-of-fold probabilities of each grader, blend.csv of all; made_from.json
+blend/                    which blend was chosen and why; what it learned
 metrics.jsonl             a line an epoch
-evaluation.json, .png     made by `evaluate`
+evaluation.json, .png     made by `evaluate`, and suspect_labels.csv, what the blend finds hard to believe
 """
 
 import json
@@ -18,8 +19,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from lumbar import ensemble, submission
-from lumbar.ensemble import BlendMethod
 from lumbar.files import write_csv, write_json
 from lumbar.issues import InputError
 from lumbar.keypoints.keypoint import Keypoint
@@ -39,6 +38,11 @@ class RunFolder:
     def cache(self) -> Path:
         """What may be deleted."""
         return self.root / "cache"
+
+    @property
+    def blend(self) -> Path:
+        """The run's blend: see `blending`."""
+        return self.root / "blend"
 
     def member(self, name: str, fold: int) -> Path:
         """Folder of one member on one fold."""
@@ -122,14 +126,8 @@ def _keypoint(stored: dict[str, Any]) -> Keypoint:
     return Keypoint(**{**stored, "xy_px": tuple(stored["xy_px"]), "mm": tuple(stored["mm"])})
 
 
-def write_predictions(
-    folder: RunFolder,
-    tables: dict[str, dict[int, np.ndarray]],
-    prior: np.ndarray,
-    method: BlendMethod,
-    fingerprint: str,
-) -> None:
-    """Write each grader's out-of-fold probabilities (rows where it spoke) and their blend, as submissions are written.
+def write_predictions(folder: RunFolder, tables: dict[str, dict[int, np.ndarray]]) -> None:
+    """Write each grader's out-of-fold probabilities (rows where it spoke), as submissions are written.
 
     `tables`: for each grader the probabilities (5, 5, 3) by study, NaN where it was silent.
     """
@@ -140,6 +138,8 @@ def write_predictions(
         frame = pd.DataFrame(rows, columns=list(SEVERITIES))
         frame.insert(0, "row_id", names)
         write_csv(frame.dropna(), folder.prediction_file(name))
-    blended = [ensemble.blend(np.stack([t[study] for t in tables.values()]), prior, method)[0] for study in studies]
-    write_csv(submission.to_rows(studies, np.stack(blended)), folder.prediction_file("blend"))
+
+
+def seal_predictions(folder: RunFolder, fingerprint: str) -> None:
+    """Say what the prediction tables were made from, when all of them are written."""
     write_json({"fingerprint": fingerprint}, folder.root / "predictions" / "made_from.json")

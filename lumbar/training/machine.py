@@ -39,6 +39,6 @@ def _note_single_process() -> None:
     meant = os.environ.get("ACCELERATE_USE_CPU", "").lower() in ("true", "1") and "MASTER_PORT" in os.environ
     if meant and not {"RANK", "OMPI_COMM_WORLD_RANK", "PMI_RANK"} & os.environ.keys():
         sys.stderr.write(
-            "accelerate launch --cpu starts a single process without mpirun; for N of them on this machine use\n"
+            "accelerate launch --cpu starts a single process without --mpirun_hostfile; for N without MPI use\n"
             "  ACCELERATE_USE_CPU=true python -m torch.distributed.run --nproc_per_node N train_utils.py train …\n"
         )

@@ -20,9 +20,10 @@ class HeatmapObjective:
 
     def inputs(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """Stacks (B, C, S, S) and keypoints (B, K, 2) px as the network gets them; changed where draws are there."""
+        images = batch["image"].float()  # float16 until here: half to load, half to send
         if "matrix" not in batch:
-            return batch["image"], batch["points"]
-        images, points = augment.apply(batch["image"], batch["points"], batch, self.spec.image_size)
+            return images, batch["points"]
+        images, points = augment.apply(images, batch["points"], batch, self.spec.image_size)
         assert points is not None
         return images, points
 

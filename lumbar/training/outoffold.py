@@ -16,10 +16,10 @@ from lumbar.keypoints.detect import detect
 from lumbar.keypoints.keypoint import Keypoint
 from lumbar.keypoints.network import build_detector
 from lumbar.member import DetectorSpec
-from lumbar.metric import weighted_prior
 from lumbar.training import checkpoint, derive
+from lumbar.training.blending import blend_run
 from lumbar.training.cache import fingerprint
-from lumbar.training.folder import write_predictions
+from lumbar.training.folder import seal_predictions, write_predictions
 from lumbar.training.processes import each
 from lumbar.training.recipe import Stage
 
@@ -82,7 +82,9 @@ def grade_held_out(run: "Run") -> None:
         graders = trained_networks(run, run.recipe.stage2, fold)
         one = functools.partial(_grade, run, graders, keypoints, tables)
         each(one, run.held_out(fold), f"grades of fold {fold}", 1)
-    write_predictions(run.folder, tables, weighted_prior(run.labels, 0.5), run.recipe.blend.method, words)
+    write_predictions(run.folder, tables)
+    blend_run(run.folder, tables, run.labels, run.recipe.blend, run.recipe.seed)
+    seal_predictions(run.folder, words)
 
 
 def _grade(

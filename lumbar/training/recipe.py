@@ -50,6 +50,9 @@ class Recipe(Strict):
     name: str
     description: str = ""
     seed: int = 42
+    #: A table with a column `row_id`, such as an earlier run's suspect_labels.csv: labels that graders do not train on.
+    #: They count in every score all the same.
+    leave_out: str = ""
     folds: Folds = Folds()
     loop: Loop = Loop()
     blend: Blend = Blend()

@@ -3,14 +3,16 @@ the same (see `folder` for what a run holds, `cache` for fingerprints)."""
 
 import functools
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from accelerate import Accelerator
 from torch import nn
 
+from lumbar.ensemble.suspects import read_left_out, without
 from lumbar.files import write_csv, write_json
 from lumbar.grading.network import build_grader
 from lumbar.grading.regions import region_key
@@ -65,6 +67,8 @@ class Run:
         self.rows = derive.study_rows(data.coordinates)
         found, codes = label_codes(self.labels)
         self.codes = {int(study): code for study, code in zip(found, codes, strict=True)}
+        left_out = read_left_out(recipe.leave_out) if recipe.leave_out else set()
+        self.training_codes = without(self.codes, left_out)
         kept = self.folder.kept_folds(self.study_ids, recipe.folds)
         self.folds = make_folds(self.labels, self.study_ids, recipe.folds) if kept is None else kept
         accelerator.wait_for_everyone()  # nobody writes before everybody has read
@@ -210,11 +214,13 @@ class Run:
         else:
             network = functools.partial(build_grader, spec, training.pretrained)
             kind = "labels" if self.recipe.stage2.keypoints == "labels" else "found"
-            train_set = RegionSamples(self.region_folder(spec, kind), studies, self.codes, spec, training)
+            train_set = RegionSamples(self.region_folder(spec, kind), studies, self.training_codes, spec, training)
             valid_set = RegionSamples(self.region_folder(spec, "found"), held_out, self.codes, spec, training)
             objective = SeverityObjective(spec, training)
             keep_studies = objective.asks_any_severe
         inputs = [_inputs(data) for data in (train_set, valid_set)]
+        if isinstance(spec, GraderSpec) and (gone := _left_out(self.codes, self.training_codes, studies)):
+            inputs.append(gone)
         words = fingerprint(seed, spec.model_dump(mode="json"), training.model_dump(mode="json"), inputs)
         place, loop = self.folder.member(name, fold), self.recipe.loop
         return Job(
@@ -228,6 +234,15 @@ class Run:
             file.write(json.dumps(row) + "\n")
         if self.board is not None:
             self.board.add(row)
+
+
+def _left_out(codes: Mapping[int, np.ndarray], kept: Mapping[int, np.ndarray], studies: list[int]) -> list[Any]:
+    """Places of the labels of these studies that are not trained on."""
+    return [
+        (study, np.flatnonzero(codes[study] != kept[study]).tolist())
+        for study in studies
+        if kept[study] is not codes[study]
+    ]
 
 
 def _source_of(folder: Path, study: int) -> str | None:

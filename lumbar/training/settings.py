@@ -4,6 +4,7 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
+from lumbar.ensemble import BLEND_METHODS, BlendMethod, MethodName
 from lumbar.member import Strict
 
 
@@ -88,6 +89,15 @@ class Loop(Strict):
 
 
 class Blend(Strict):
-    """How members become one table."""
+    """How members become one table.
 
-    method: Literal["mean", "mean_logits"] = "mean"
+    auto: the method with the best nested score on the run's own out-of-fold tables, where it is surely better than the
+    plain mean; else, and below 200 labelled studies, the plain mean. Any other name is a method of `lumbar.ensemble`.
+    """
+
+    method: Literal["auto"] | MethodName = "auto"
+
+    @property
+    def average(self) -> BlendMethod:
+        """The average to fall back on where nothing was fitted."""
+        return next((name for name in BLEND_METHODS if name == self.method), "mean")

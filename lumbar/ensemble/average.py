@@ -1,11 +1,11 @@
-"""From the members' probabilities to one table: the blend. Nothing here imports torch."""
+"""The averages: each cell over the members that speak there; where none does, the prior."""
 
 from collections.abc import Sequence
 from typing import Final, Literal, get_args
 
 import numpy as np
 
-BlendMethod = Literal["mean", "mean_logits"]
+BlendMethod = Literal["mean", "mean_logits", "median"]
 BLEND_METHODS: Final[tuple[BlendMethod, ...]] = get_args(BlendMethod)
 
 #: Smallest probability whose logarithm is taken: a half-precision softmax underflows to an exact zero.
@@ -21,7 +21,9 @@ def blend(
     """Blend the members of one study, cell by cell, over those that speak; where none does, the prior stands.
 
     `probabilities`: (members, 5 conditions, 5 levels, 3 severities), NaN where a member is silent. `prior`: (5, 5, 3).
-    `mean` averages probabilities; `mean_logits` averages their logarithms and takes the softmax (the geometric mean).
+    `mean` averages probabilities; `mean_logits` averages their logarithms and takes the softmax (the geometric mean);
+    `median` takes each severity's weighted median (the middle of the two where the weights halve between them).
+    Other axes between members and severities do as well, as long as `prior` has them too.
     `weights`: one a member, not negative; they are shared out anew among those that speak. A member of weight zero is
     silent. Returns the blend (5, 5, 3), float64, rows sum to 1, and `spoken` (5, 5), True where a member spoke.
     ValueError where shapes, weights or the method are wrong, or a cell is NaN in part or holds no distribution.
@@ -43,10 +45,25 @@ def blend(
     elif method == "mean_logits":
         logits = (share[..., None] * np.log(np.maximum(members, SMALLEST))).sum(axis=0)
         blended = np.exp(logits - logits.max(axis=-1, keepdims=True))
+    elif method == "median":
+        blended = _median(members, share)
     else:
         raise ValueError(f"unknown blend method {method!r}; known: {', '.join(BLEND_METHODS)}")
     blended = np.where(spoken[..., None], blended, prior)
     return blended / blended.sum(axis=-1, keepdims=True), spoken
+
+
+def _median(members: np.ndarray, share: np.ndarray) -> np.ndarray:
+    """Weighted median along the first axis, severity by severity; shares (M, …) sum to 1, or to 0 where none speaks."""
+    if not len(members):
+        return np.ones(members.shape[1:])
+    shares = np.broadcast_to(share[..., None], members.shape)
+    order = np.argsort(np.where(shares > 0, members, np.inf), axis=0, kind="stable")  # the silent come last
+    values, reached = (np.take_along_axis(array, order, axis=0) for array in (members, shares))
+    reached = reached.cumsum(axis=0)
+    lower, upper = (np.argmax(reached > limit, axis=0)[None] for limit in (0.5 - 1e-9, 0.5 + 1e-9))
+    middle = (np.take_along_axis(values, lower, axis=0) + np.take_along_axis(values, upper, axis=0))[0] / 2
+    return np.maximum(middle, SMALLEST)
 
 
 def _distributions(members: np.ndarray, speaks: np.ndarray) -> np.ndarray:

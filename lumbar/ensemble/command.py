@@ -1,0 +1,154 @@
+"""`blend` on files: labels and tables of out-of-fold probabilities in, nested scores and a fitted blend out."""
+
+import json
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from lumbar.ensemble import methods, nested
+from lumbar.ensemble.cells import GROUPS, Cells
+from lumbar.ensemble.names import ALL, CHOSEN, METHOD_NAMES
+from lumbar.ensemble.reliability import draw_reliability
+from lumbar.ensemble.store import Blender, studies_of, write_fit
+from lumbar.ensemble.suspects import suspect_labels, write_suspects
+from lumbar.files import write_csv
+from lumbar.issues import InputError
+from lumbar.labels import CONDITION_GROUPS
+from lumbar.metric import UNLABELLED, label_codes, prediction_array, prior_of_codes, read_labels, read_predictions
+from lumbar.submission import to_rows
+
+
+@dataclass(frozen=True)
+class Tables:
+    """What the files hold: labelled studies, their codes, folds and members; and the studies without labels."""
+
+    names: tuple[str, ...]
+    studies: np.ndarray  # (N,)
+    codes: np.ndarray  # (N, 5, 5)
+    members: np.ndarray  # (N, T, 5, 5, 3), NaN where a table has no row
+    folds: np.ndarray  # (N,)
+    others: np.ndarray  # (K,) studies in the tables only
+    other_members: np.ndarray  # (K, T, 5, 5, 3)
+    notes: tuple[str, ...]
+
+
+def run_blend(
+    labels: Path, tables: Sequence[Path], folds: int, method: str, *, seed: int = 0, out: Path | None = None
+) -> dict[str, Any]:
+    """Score a method, or `all`, by nested cross-validation; with `out`, fit it on everything and write it there.
+
+    Returns `notes` (sentences), `scored_rows`, `rows_without_prediction`, `methods` (a dictionary each, see
+    `Comparison.to_dict`), `seconds`. InputError names what is wrong with a file or an option.
+    """
+    started = time.perf_counter()
+    data = read_tables(Path(labels), [Path(path) for path in tables], folds, seed)
+    # what is chosen among needs every method's table, to be fitted again on everything
+    names = [*METHOD_NAMES, CHOSEN] if method in (ALL, CHOSEN) else list(dict.fromkeys(("mean", method)))
+    codes = nested.scored_codes(data.members, data.codes)
+    for group, places in zip(CONDITION_GROUPS, GROUPS, strict=True):
+        if (codes[:, list(places)] == UNLABELLED).all():
+            raise InputError(f"no table predicts a labelled row of the {group} conditions; give a table that does")
+    predictions: dict[str, np.ndarray] = {}
+    notes = list(data.notes)
+    for name in names:
+        if name == CHOSEN:
+            predictions[name], picked = nested.chosen(METHOD_NAMES, data.members, data.codes, data.folds, seed)
+            notes.append(f"chosen on the other folds: {', '.join(picked)}")
+        else:
+            predictions[name] = nested.nested(name, data.members, data.codes, data.folds, seed)
+    rows = nested.compare(predictions, codes, seed)
+    if out is not None:
+        final, why = nested.choose(rows, len(codes)) if method in (ALL, CHOSEN) else (method, "as asked")
+        notes.append(f"written to {out}: {final} ({why})")
+        write_results(data, codes, predictions, final, Path(out), seed)
+    return {
+        "folds": len(np.unique(data.folds)),
+        "studies": len(data.studies),
+        "tables": list(data.names),
+        "scored_rows": int((codes != UNLABELLED).sum()),
+        "rows_without_prediction": int((data.codes != UNLABELLED).sum() - (codes != UNLABELLED).sum()),
+        "notes": notes,
+        "methods": [row.to_dict() for row in rows if method in (ALL, row.method)],
+        "seconds": round(time.perf_counter() - started, 1),
+    }
+
+
+def read_tables(labels: Path, tables: Sequence[Path], folds: int, seed: int) -> Tables:
+    """Read and join everything on `row_id`. InputError where a file or the number of folds is wrong."""
+    frames = [read_predictions(path) for path in tables]
+    names = tuple(path.name.removesuffix(".csv") for path in tables)
+    if len(set(names)) < len(names):
+        names = tuple(str(path) for path in tables)
+    every = studies_of(frames)
+    wanted = read_labels(labels)
+    wanted = wanted[wanted.index.isin(every)]
+    if len(wanted) < max(folds, 2) or folds < 2:
+        raise InputError(
+            f"{labels}: {len(wanted)} labelled studies are in the tables, too few for --folds {folds}; "
+            "give tables of the same studies and at least 2 folds"
+        )
+    studies, codes = label_codes(wanted)
+    others = every[~np.isin(every, studies)]
+    assigned, note = _folds(labels, studies, folds, seed)
+    members = _members(frames, studies)
+    unspoken = int(((codes != UNLABELLED) & ~Cells(members, np.empty(0)).spoken).sum())
+    notes = [note]
+    if unspoken:
+        notes.append(f"{unspoken} labelled rows that no table predicts are not scored")
+    return Tables(names, studies, codes, members, assigned, others, _members(frames, others), tuple(notes))
+
+
+def _members(frames: Sequence[pd.DataFrame], studies: np.ndarray) -> np.ndarray:
+    arrays = [prediction_array(frame, studies) for frame in frames]
+    return np.stack([array / array.sum(axis=-1, keepdims=True) for array in arrays], axis=1)
+
+
+def _folds(labels: Path, studies: np.ndarray, count: int, seed: int) -> tuple[np.ndarray, str]:
+    """Each study's fold, and where it comes from: the labels' own `fold_id`, or drawn."""
+    frame = pd.read_csv(labels, encoding="utf-8-sig", skipinitialspace=True)
+    frame.columns = pd.Index([str(name).strip() for name in frame.columns])
+    if "fold_id" in frame.columns:
+        given = frame.set_index("study_id")["fold_id"].loc[studies]
+        if given.notna().all() and given.nunique() == count:
+            return pd.factorize(given, sort=True)[0], f"folds: the {count} of the column fold_id in {labels.name}"
+    return nested.random_folds(len(studies), count, seed), f"folds: {count} at random by study, seed {seed}"
+
+
+def write_results(
+    data: Tables, codes: np.ndarray, predictions: dict[str, np.ndarray], method: str, out: Path, seed: int
+) -> None:
+    """Fit `method` on all labelled studies and write: fit.json with its models; blend.csv; suspects; the picture.
+
+    blend.csv holds labelled studies out of fold, and the tables' other studies by the fit.
+    """
+    prior = prior_of_codes(data.codes, 0.5)
+    fitted = methods.fit(method, Cells(data.members, prior), data.codes, seed)
+    write_fit(Blender(fitted, data.names, prior), out)
+    held_out = predictions[method]
+    new = methods.predict(fitted, Cells(data.other_members, prior)) if len(data.others) else held_out[:0]
+    rows = to_rows([*data.studies.tolist(), *data.others.tolist()], np.concatenate([held_out, new]))
+    write_csv(rows, out / "blend.csv")
+    write_suspects(suspect_labels(data.studies, codes, held_out, data.members), out / "suspect_labels.csv")
+    draw_reliability(predictions["mean"], held_out, codes, ("plain mean", method), out / "reliability.png")
+
+
+def report(result: dict[str, Any]) -> str:
+    """The result as text: a line a method."""
+    parts = ("total", *CONDITION_GROUPS, "any_severe_spinal", "standard_error", "difference_to_mean")
+    width = max(len(part) for part in parts) + 2
+    lines = [f"{'nested score':<14}" + "".join(f"{part:>{width}}" for part in parts) + "   95 % interval of it"]
+    for row in result["methods"]:
+        low, high = row["interval_95"]
+        numbers = "".join(f"{row[part]:>{width}.4f}" for part in parts)
+        lines.append(f"{row['method']:<14}{numbers}   {low:+.4f} to {high:+.4f}")
+    return "\n".join(lines)
+
+
+def report_json(result: dict[str, Any]) -> str:
+    """The result as one JSON object."""
+    return json.dumps(result, allow_nan=False)

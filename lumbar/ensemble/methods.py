@@ -1,0 +1,83 @@
+"""Every way to blend, by name: how it is fitted, how a fit predicts. A fit is data (see `fit`), whatever the method."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Final, Literal
+
+import numpy as np
+
+from lumbar.ensemble import boosting, linear, mlp, weights
+from lumbar.ensemble.average import BLEND_METHODS
+from lumbar.ensemble.cells import FAINT, Cells
+from lumbar.ensemble.fit import Fit, with_prior
+from lumbar.ensemble.names import MethodName
+from lumbar.ensemble.objective import softmax
+from lumbar.metric import UNLABELLED
+
+#: What `stack` averages, in logits: correctors that err differently, both fitted on the whole official score.
+STACKED: Final[tuple[MethodName, ...]] = ("neighbours", "mlp")
+
+
+@dataclass(frozen=True)
+class Method:
+    """`fit(cells, codes, seed)` learns from labels (N, 5, 5); `predict(fit, cells)` gives (N, 5, 5, 3)."""
+
+    fit: Callable[[Cells, np.ndarray, int], Fit]
+    predict: Callable[[Fit, Cells], np.ndarray]
+
+
+def fit(name: str, cells: Cells, codes: np.ndarray, seed: int = 0) -> Fit:
+    """Fit a method. `codes` (N, 5, 5) as of `label_codes`; rows on which no member speaks teach nothing.
+
+    ValueError for an unknown name; InputError where the method's library is not installed.
+    """
+    if name not in METHODS:
+        raise ValueError(f"unknown blend method {name!r}; known: {', '.join(METHODS)}")
+    return METHODS[name].fit(cells, np.where(cells.spoken, codes, UNLABELLED), seed)
+
+
+def predict(fitted: Fit, cells: Cells) -> np.ndarray:
+    """The blend of a fit: (N, 5, 5, 3), rows sum to 1; the prior where no member speaks."""
+    return METHODS[fitted.method].predict(fitted, cells)
+
+
+def _average(name: str) -> Method:
+    def fit_nothing(cells: Cells, codes: np.ndarray, seed: int) -> Fit:
+        return Fit(name)
+
+    return Method(fit_nothing, lambda fitted, cells: cells.average(name, fitted.params.get("weights")))
+
+
+def _weights(name: str, average: Literal["mean", "mean_logits"], optimizer: str) -> Method:
+    return Method(lambda cells, codes, seed: weights.fit(cells, codes, name, average, optimizer), weights.predict)
+
+
+def _fit_stack(cells: Cells, codes: np.ndarray, seed: int) -> Fit:
+    parts = {name: fit(name, cells, codes, seed) for name in STACKED}
+    files = {f"{name}.{file}": data for name, part in parts.items() for file, data in part.files.items()}
+    return Fit("stack", {"parts": {name: dict(part.params) for name, part in parts.items()}}, files)
+
+
+def _predict_stack(fitted: Fit, cells: Cells) -> np.ndarray:
+    parts = fitted.params["parts"]
+    total = np.zeros((len(cells.members), *cells.prior.shape))
+    for name, params in parts.items():
+        own = {file.removeprefix(f"{name}."): d for file, d in fitted.files.items() if file.startswith(f"{name}.")}
+        total += np.log(np.maximum(predict(Fit(name, params, own), cells), FAINT)) / len(parts)
+    return with_prior(cells, softmax(total))
+
+
+METHODS: Final[dict[str, Method]] = {
+    **{name: _average(name) for name in BLEND_METHODS},
+    "nelder_mead": _weights("nelder_mead", "mean", "Nelder-Mead"),
+    "slsqp": _weights("slsqp", "mean", "SLSQP"),
+    "slsqp_logits": _weights("slsqp_logits", "mean_logits", "SLSQP"),
+    "temperature": Method(linear.fit_temperature, linear.predict),
+    "scaling": Method(linear.fit_scaling, linear.predict),
+    "neighbours": Method(linear.fit_neighbours, linear.predict),
+    "mlp": Method(mlp.fit, mlp.predict),
+    "lightgbm": Method(partial(boosting.fit, name="lightgbm"), boosting.predict),
+    "xgboost": Method(partial(boosting.fit, name="xgboost"), boosting.predict),
+    "stack": Method(_fit_stack, _predict_stack),
+}

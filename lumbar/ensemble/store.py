@@ -1,0 +1,109 @@
+"""A fitted blend on disk (`fit.json` and its models beside it), and at work on the members of a bundle."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+import pandas as pd
+from safetensors import SafetensorError
+
+from lumbar.ensemble.average import blend
+from lumbar.ensemble.cells import Cells
+from lumbar.ensemble.fit import Fit
+from lumbar.ensemble.methods import METHODS, predict
+from lumbar.files import write_bytes, write_json
+from lumbar.issues import InputError
+
+FIT_FILE: Final = "fit.json"
+#: Kinds of files that a fit may have: tensors, LightGBM's text, XGBoost's JSON. Nothing that can run.
+SUFFIXES: Final = (".safetensors", ".txt", ".json")
+
+
+@dataclass(frozen=True)
+class Blender:
+    """A fit, the names of the tables that it was fitted on in their order, and the prior that it was fitted with."""
+
+    fitted: Fit
+    tables: tuple[str, ...]
+    prior: np.ndarray
+
+    def __call__(self, tables: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Blend one study: tables (T, 5, 5, 3), NaN where silent, to the blend (5, 5, 3) and `spoken` (5, 5)."""
+        cells = Cells(np.asarray(tables, dtype=np.float64)[None], self.prior)
+        return predict(self.fitted, cells)[0], cells.spoken[0]
+
+    def try_out(self) -> None:
+        """Blend two made-up studies, one of them silent; InputError where the numbers do not fit together."""
+        members = np.full((len(self.tables), 5, 5, 3), 1 / 3)
+        try:
+            answers = [self(study)[0] for study in (members, np.full_like(members, np.nan))]
+            if not np.isfinite(answers).all():
+                raise ValueError("it gives no distribution")
+        except (ValueError, KeyError, TypeError, IndexError, AttributeError, SafetensorError) as error:
+            reason = " ".join(str(error).split())[:200]
+            raise InputError(
+                f"the fitted blend ({self.fitted.method}) does not work: {reason}; fit it again or copy it again"
+            ) from error
+
+
+def gather(members: np.ndarray, places: Sequence[Sequence[int]]) -> np.ndarray:
+    """Tables (T, 5, 5, 3) from members (M, 5, 5, 3): each the mean of those of its members that speak, else NaN.
+
+    One table may have several members: the same grader, trained once a fold.
+    """
+    tables = []
+    for chosen in places:
+        mean, spoken = blend(members[list(chosen)], np.full(members.shape[1:], 1 / 3))
+        tables.append(np.where(spoken[..., None], mean, np.nan))
+    return np.stack(tables)
+
+
+def write_fit(blender: Blender, folder: Path) -> None:
+    """Write a fit into a folder, its models first."""
+    for name, data in blender.fitted.files.items():
+        write_bytes(data, folder / name)
+    fitted = blender.fitted
+    content = {
+        "method": fitted.method,
+        "tables": list(blender.tables),
+        "params": fitted.params,
+        "files": sorted(fitted.files),
+        "prior": blender.prior,
+    }
+    write_json(content, folder / FIT_FILE)
+
+
+def read_fit(folder: Path) -> Blender:
+    """Read what `write_fit` wrote; InputError where it is missing or is something else."""
+    path = folder / FIT_FILE
+    try:
+        stored = json.loads(path.read_text(encoding="utf-8"))
+        files = {name: (folder / plain_name(name)).read_bytes() for name in stored["files"]}
+        if stored["method"] not in METHODS:
+            raise ValueError(f"unknown method {stored['method']!r}")
+        fitted = Fit(stored["method"], stored["params"], files)
+        blender = Blender(fitted, tuple(stored["tables"]), np.asarray(stored["prior"], dtype=np.float64))
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{path}: cannot be read ({error}); fit the blend again") from error
+    return blender
+
+
+def plain_name(name: str) -> str:
+    """The name itself; ValueError where it is no plain file name of a known kind."""
+    if Path(name).name != name or Path(name).suffix not in SUFFIXES:
+        raise ValueError(f"a blend's file is named {name!r}; wanted a plain name ending in {', '.join(SUFFIXES)}")
+    return name
+
+
+def member_array(tables: Mapping[str, np.ndarray]) -> np.ndarray:
+    """Tables by name, each (N, 5, 5, 3), as one array (N, T, 5, 5, 3), in the mapping's order."""
+    return np.stack(list(tables.values()), axis=1)
+
+
+def studies_of(predictions: Sequence[pd.DataFrame]) -> np.ndarray:
+    """Every study that some table has rows of, ascending."""
+    named = [frame["row_id"].str.partition("_")[0].astype(np.int64).to_numpy() for frame in predictions]
+    return np.unique(np.concatenate(named)) if named else np.empty(0, dtype=np.int64)

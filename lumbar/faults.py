@@ -1,0 +1,39 @@
+"""What a device can do wrong in the middle of a run: too little memory (smaller batches go on) or a fault for good."""
+
+import logging
+
+import torch
+from torch import nn
+
+_log = logging.getLogger(__name__)
+
+
+def in_halves(network: nn.Module, batch: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """`network(batch)` on `device`; where its memory does not suffice, half of the samples after the other.
+
+    The network treats samples (first axis) one by one, so that the parts together are the whole, to rounding. Raises
+    what the device raises where not even one sample fits.
+    """
+    try:
+        return network(batch.to(device))
+    except RuntimeError as error:
+        if len(batch) < 2 or not is_out_of_memory(error):
+            raise
+    # Outside of the handler, since the exception holds on to what filled the memory.
+    _log.warning("%s ran out of memory with %d samples at once; trying %d.", device, len(batch), (len(batch) + 1) // 2)
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+    return torch.cat([in_halves(network, half, device) for half in batch.split((len(batch) + 1) // 2)])
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether a device had too little memory; the CPU says so in words only."""
+    return isinstance(error, torch.OutOfMemoryError) or "DefaultCPUAllocator" in str(error)
+
+
+def is_device_fault(error: BaseException, device: torch.device) -> bool:
+    """Whether an accelerator failed in a way that is no study's fault, so that the CPU should go on."""
+    if device.type == "cpu":
+        return False
+    words = ("CUDA error", "cuDNN error", "CUBLAS_STATUS", "CUDNN_STATUS", "NVIDIA driver")
+    return isinstance(error, torch.AcceleratorError | torch.OutOfMemoryError) or any(w in str(error) for w in words)

@@ -1,0 +1,16 @@
+"""U-Net (Ronneberger et al., 2015) with an EfficientNet encoder and 25 heatmaps, the fifth place's detector.
+
+Each condition at each level has a map of its own, whatever the series; maps that have no meaning on a stack are taught
+to stay empty.
+"""
+
+import segmentation_models_pytorch as smp
+from torch import nn
+
+from lumbar.keypoints import smp_network
+from lumbar.member import DetectorSpec
+
+
+def build(spec: DetectorSpec) -> nn.Module:
+    """U-Net on the encoder of `spec`, see `smp_network.build`."""
+    return smp_network.build(spec, smp.Unet)

@@ -1,0 +1,165 @@
+"""Every damaged study of `tests.damage`: its exact Issues, its rows, and nothing lost that could be graded."""
+
+import os
+import tempfile
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from lumbar import pipeline
+from lumbar.issues import InputError, Issue
+from lumbar.labels import CONDITIONS
+from lumbar.study import open_data, read_study
+from tests.damage import CASES, GROUP_OF, watchful_bundle, write_matrix
+from tests.tiny_dicom import SAGITTAL, write_stack
+
+#: Issues that depend on what the random networks of the test believe to see, not on the files.
+OF_NETWORKS = {"keypoint_low_confidence", "keypoint_repaired", "keypoint_missing", "region_padded", "window_repeated"}
+
+
+@pytest.fixture(scope="module")
+def matrix(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, list[Issue]], dict[str, pipeline.StudyResult]]:
+    """What reading tells of each case, and the result of each."""
+    root = tmp_path_factory.mktemp("damage")
+    studies = write_matrix(root)
+    data, bundle = open_data(root), watchful_bundle(tmp_path_factory.mktemp("bundle"))
+    told = {name: list(read_study(data, study).issues) for name, study in studies.items()}
+    by_id = {result.study_id: result for result in pipeline.predict(data, bundle, on_error="prior")}
+    return told, {name: by_id[study] for name, study in studies.items()}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_a_damaged_study_tells_exactly_what_is_wrong(name: str, matrix: tuple) -> None:
+    issues = matrix[0][name]
+    assert Counter((issue.code, issue.series) for issue in issues) == Counter(CASES[name].told), issues
+    assert CASES[name].says in " ".join(issue.detail for issue in issues)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_a_damaged_study_is_graded_as_far_as_it_can_be_seen(name: str, matrix: tuple) -> None:
+    case, result, sound = CASES[name], matrix[1][name], matrix[1]["sound"]
+    np.testing.assert_allclose(result.probabilities.sum(axis=-1), 1.0, atol=1e-9)
+    blind = {GROUP_OF[series] for series in case.blind}
+    hidden = np.array([any(group in condition for group in blind) for condition in CONDITIONS])
+    assert (result.seen == ~hidden[:, None]).all()
+    assert (result.graded == case.graded).all()  # the global member speaks for what it sees elsewhere
+    assert result.failed == (name in {"no series", "no folder"})
+    codes = {issue.code for issue in result.issues} - OF_NETWORKS
+    expected = {code for code, _ in case.told}
+    if blind:
+        expected |= {"study_failed" if result.failed else "condition_unseen" if case.graded else "condition_ungraded"}
+    assert codes == expected
+    if case.same:
+        np.testing.assert_allclose(result.probabilities, sound.probabilities, atol=1e-5)
+
+
+# -- what may not be read --------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def guarded() -> Iterator[Path]:
+    """A data folder of one sagittal series outside of the user's own folders, so that another user could reach it."""
+    with tempfile.TemporaryDirectory(dir="/tmp") as name:
+        root = Path(name)
+        root.chmod(0o755)
+        write_stack(root / "test_images" / "11" / "1", [0, 4, 8], SAGITTAL)
+        table = "study_id,series_id,series_description\n11,1,Sagittal T1\n"
+        (root / "test_series_descriptions.csv").write_text(table)
+        yield root
+
+
+@contextmanager
+def as_nobody() -> Iterator[None]:
+    """Root may read everything: act as a user who may not."""
+    if not hasattr(os, "geteuid"):
+        pytest.skip("needs POSIX permissions")
+    root = os.geteuid() == 0
+    if root:
+        os.seteuid(65534)
+    try:
+        yield
+    finally:
+        if root:
+            os.seteuid(0)
+
+
+@pytest.mark.parametrize(
+    ("closed", "told"),
+    [
+        ("test_images/11/1/2.dcm", [("file_unreadable", 1)]),
+        ("test_images/11/1", [("series_ignored", 1)]),
+        ("test_images/11", [("series_missing", None)]),
+    ],
+)
+def test_what_may_not_be_read_is_told(guarded: Path, closed: str, told: list) -> None:
+    read_study(open_data(guarded), 11)  # everything is imported before the user changes
+    (guarded / closed).chmod(0)
+    try:
+        with as_nobody():
+            issues = read_study(open_data(guarded), 11).issues
+    finally:
+        (guarded / closed).chmod(0o755)
+    assert [(issue.code, issue.series) for issue in issues][: len(told)] == told
+    assert "cannot be read (Permission denied)" in issues[0].detail
+
+
+@pytest.mark.parametrize("closed", ["test_images", "test_series_descriptions.csv"])
+def test_a_data_folder_that_may_not_be_read_is_one_sentence(guarded: Path, closed: str) -> None:
+    open_data(guarded)
+    (guarded / closed).chmod(0)
+    try:
+        with as_nobody(), pytest.raises(InputError, match=rf"{closed}.* cannot be read .*Permission denied"):
+            open_data(guarded)
+    finally:
+        (guarded / closed).chmod(0o755)
+
+
+# -- tables ----------------------------------------------------------------------------------------------------------
+
+HEADER = "study_id,series_id,series_description"
+
+
+@pytest.mark.parametrize(
+    ("table", "studies", "used", "told"),
+    [
+        (f"\ufeff{HEADER}\r\n11,1,Sagittal T1\r\n", (11,), [1], []),
+        ("extra,series_description,series_id,study_id\nx,sagittal t1,1,11\n", (11,), [1], []),
+        (f"{HEADER}\n11,1,Sagittal T1\n11,1,Sagittal T1\n", (11,), [1], []),
+        (f"{HEADER}\n11,1,Sagittal T1\n11,1,Axial T2\n", (11,), [1], [("series_ignored", 1)]),
+        (f"{HEADER}\n11.0,1.0,Sagittal T1\n", (11,), [1], []),
+        (f"{HEADER}\n11,1,Scout\n", (11,), [], [("series_ignored", 1), ("series_missing", None)]),
+        (f"{HEADER}\n11,1,\n", (11,), [], [("series_ignored", 1), ("series_missing", None)]),
+        (f"{HEADER}\n11,1,Sagittal T1\n12,1,Sagittal T1\n", (11, 12), [1], []),
+    ],
+)
+def test_an_odd_series_table_is_understood(
+    guarded: Path, table: str, studies: tuple, used: list[int], told: list
+) -> None:
+    (guarded / "test_series_descriptions.csv").write_bytes(table.encode())
+    data = open_data(guarded)
+    study = read_study(data, 11)
+    assert data.study_ids == studies
+    assert [series.series_id for series in study.series["sagittal_t1"]] == used
+    missing = [("series_missing", None)] * 2  # the two types that the folder never had
+    assert [(issue.code, issue.series) for issue in study.issues] == told + missing
+    if len(studies) > 1:
+        assert "cannot be read" in read_study(data, 12).issues[0].detail
+
+
+@pytest.mark.parametrize("row", ["eleven,1,Sagittal T1", "11,one,Sagittal T1", "11.5,1,Sagittal T1", "11,1e3,Axial T2"])
+def test_ids_that_are_no_whole_numbers_stop_the_job_by_name(guarded: Path, row: str) -> None:
+    path = guarded / "test_series_descriptions.csv"
+    path.write_text(f"{HEADER}\n{row}\n")
+    with pytest.raises(InputError, match=r"test_series_descriptions\.csv: .* in data row 1 is not a whole number"):
+        open_data(guarded)
+
+
+def test_a_folder_that_the_table_does_not_name_is_told(guarded: Path) -> None:
+    write_stack(guarded / "test_images" / "77" / "5", [0, 4])
+    data = open_data(guarded)
+    assert data.unlisted == (77,)
+    assert [(issue.code, issue.study) for issue in data.issues] == [("study_unlisted", 77)]

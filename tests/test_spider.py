@@ -1,0 +1,95 @@
+"""SPIDER's slices become studies that the rest of the house reads like any other."""
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pandas as pd
+import pytest
+from worlds import small_phantoms
+
+import train_utils
+from lumbar.labels import LABEL_COLUMNS, LEVELS
+from lumbar.spider import FIRST_ID, PIXEL_MM, is_held_out
+from lumbar.study import open_data, read_study
+
+REAL = Path(__file__).resolve().parents[2] / "shared" / "real" / "spider" / "t2_space"
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Path:
+    """Two patients with three slices each, the middle one labelled; patient 7 is held out, patient 8 is not."""
+    folder = tmp_path / "spider"
+    (folder / "images").mkdir(parents=True)
+    rows = []
+    for patient in (7, 8):
+        for number in (58, 60, 62):
+            image = np.full((640, 512), number, np.uint8)
+            image[300:310, 200:210] = 250
+            cv2.imwrite(str(folder / "images" / f"{patient}_t2_SPACE_slice{number}.png"), image)
+        for place, level in enumerate(LEVELS):
+            name = f"{patient}_t2_SPACE_slice60.png"
+            title = level.upper().replace("_", "/")
+            rows.append(
+                {"patient": patient, "image": name, "slice": 60, "level": title, "x": 250, "y": 100 + 90 * place}
+            )
+    pd.DataFrame(rows).to_csv(folder / "canal_keypoints.csv", index=False)
+    return folder
+
+
+def _convert(source: Path, out: Path, *more: str) -> int:
+    return train_utils.main(["spider", "--source", str(source), "--out", str(out), *more])
+
+
+def test_a_labelled_slice_becomes_a_study_with_its_neighbours(source: Path, tmp_path: Path) -> None:
+    assert _convert(source, tmp_path / "data") == 0
+    data = open_data(tmp_path / "data")
+    study_id = FIRST_ID + 8 * 1000 + 60
+    assert list(data.study_ids) == [study_id]
+    study = read_study(data, study_id)
+    (series,) = study.series["sagittal_t2"]
+    assert {issue.code for issue in study.issues} == {"series_missing"}  # T1 and axial
+    middles = [int(np.median(item.pixels)) for item in series.slices]
+    assert sorted(middles) == [58, 60, 62]
+    keypoints = pd.read_csv(tmp_path / "data" / "train_label_coordinates.csv")
+    assert list(keypoints["level"]) == ["L1/L2", "L2/L3", "L3/L4", "L4/L5", "L5/S1"]
+    (instance,) = set(keypoints["instance_number"])
+    labelled = next(item for item in series.slices if item.instance == instance)
+    assert int(np.median(labelled.pixels)) == 60
+    assert labelled.affine[1, 0] == pytest.approx(PIXEL_MM)  # columns to the back
+    assert labelled.affine[2, 1] == pytest.approx(-PIXEL_MM)  # rows to the feet
+    labels = pd.read_csv(tmp_path / "data" / "train.csv")
+    assert labels[list(LABEL_COLUMNS)].isna().all(axis=None)
+
+
+def test_held_out_patients_are_never_among_those_to_train_on(source: Path, tmp_path: Path) -> None:
+    _convert(source, tmp_path / "a")
+    _convert(source, tmp_path / "b", "--part", "held_out")
+    train, held_out = (set(open_data(tmp_path / name).study_ids) for name in "ab")
+    assert not train & held_out
+    assert {is_held_out((study - FIRST_ID) // 1000) for study in train} == {False}
+    assert {is_held_out((study - FIRST_ID) // 1000) for study in held_out} == {True}
+
+
+def test_studies_join_those_of_a_folder_and_replace_themselves(source: Path, tmp_path: Path) -> None:
+    small_phantoms(tmp_path / "data", 1, 5)
+    for _ in range(2):
+        assert _convert(source, tmp_path / "data") == 0
+    assert len(open_data(tmp_path / "data").study_ids) == 2
+    series = pd.read_csv(tmp_path / "data" / "train_series_descriptions.csv")
+    assert not series.duplicated(["study_id", "series_id"]).any()
+
+
+def test_a_missing_image_is_one_sentence(source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (source / "images" / "8_t2_SPACE_slice60.png").unlink()
+    assert _convert(source, tmp_path / "data") == 1
+    assert "8_t2_SPACE_slice60.png: not a readable image" in capsys.readouterr().err
+
+
+@pytest.mark.skipif(not REAL.is_dir(), reason="needs SPIDER's T2 SPACE slices beside the project")
+def test_the_real_slices_keep_their_patients_apart(tmp_path: Path) -> None:
+    _convert(REAL, tmp_path / "a", "--part", "held_out")
+    studies = [int(study) for study in open_data(tmp_path / "a").study_ids]
+    patients = {(study - FIRST_ID) // 1000 for study in studies}
+    assert 4 <= len(patients) <= 10
+    assert all(is_held_out(patient) for patient in patients)
