@@ -50,7 +50,7 @@ def grader_spec(task: TaskName, preprocessing: Preprocessing | None = None) -> G
     )
 
 
-def tiny_bundle(folder: Path, seed: int = 0) -> Bundle:
+def tiny_weights(seed: int = 0) -> list[Weights]:
     """One detector a series type, the three split graders and the global one, with random weights."""
     specs: dict[str, DetectorSpec | GraderSpec] = {
         "canal": detector_spec("sagittal_t2", 5, 5),
@@ -59,6 +59,10 @@ def tiny_bundle(folder: Path, seed: int = 0) -> Bundle:
         **{task: grader_spec(task) for task in ("spinal", "foraminal", "subarticular", "global")},
     }
     torch.manual_seed(seed)
-    weights = [Weights(name, spec, build_network(spec).state_dict()) for name, spec in specs.items()]
+    return [Weights(name, spec, build_network(spec).state_dict()) for name, spec in specs.items()]
+
+
+def tiny_bundle(folder: Path, seed: int = 0) -> Bundle:
+    """A bundle of `tiny_weights` with a random prior."""
     prior = np.random.default_rng(seed).dirichlet((8.0, 2.0, 1.0), size=(5, 5))
-    return save_bundle(folder, weights, prior=prior, description="random weights, for tests")
+    return save_bundle(folder, tiny_weights(seed), prior=prior, description="random weights, for tests")

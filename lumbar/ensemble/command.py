@@ -22,6 +22,8 @@ from lumbar.labels import CONDITION_GROUPS
 from lumbar.metric import UNLABELLED, label_codes, prediction_array, prior_of_codes, read_labels, read_predictions
 from lumbar.submission import to_rows
 
+LEAST_FOLDS_TO_CHOOSE = 3
+
 
 @dataclass(frozen=True)
 class Tables:
@@ -49,6 +51,11 @@ def run_blend(
     data = read_tables(Path(labels), [Path(path) for path in tables], folds, seed)
     # what is chosen among needs every method's table, to be fitted again on everything
     names = [*METHOD_NAMES, CHOSEN] if method in (ALL, CHOSEN) else list(dict.fromkeys(("mean", method)))
+    if CHOSEN in names and len(np.unique(data.folds)) < LEAST_FOLDS_TO_CHOOSE:
+        raise InputError(
+            f"{labels}: --method {method} chooses on the folds other than the scored one, which takes at least "
+            f"{LEAST_FOLDS_TO_CHOOSE} folds; give --folds {LEAST_FOLDS_TO_CHOOSE} or more, or name one method"
+        )
     codes = nested.scored_codes(data.members, data.codes)
     for group, places in zip(CONDITION_GROUPS, GROUPS, strict=True):
         if (codes[:, list(places)] == UNLABELLED).all():
