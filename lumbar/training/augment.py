@@ -20,20 +20,23 @@ from lumbar.training.settings import Augment
 Draw = dict[str, np.ndarray]
 KERNEL = 5  # pixels; sharpening and motion blur
 SHADE = 4  # control points a side of the bias field
-KEYS = ("matrix", "shift", "kernel", "order", "gamma", "noise", "shade", "coarse")  # what a draw holds
+KEYS = ("matrix", "shift", "kernel", "order", "gamma", "noise", "shade", "coarse", "bands")  # what a draw holds
 
 
 def draw(rng: np.random.Generator, augment: Augment, slices: int, *, shuffle: bool = True) -> Draw:
     """The random numbers of one image stack.
 
     `matrix` (2, 2) and `shift` (2,) (share of the image) move its content, `kernel` (5, 5) filters it, `order`
-    (slices,) places its slices, `gamma` `noise` `shade` `coarse` change its intensities. `shuffle` False keeps order.
+    (slices,) places its slices, `gamma` `noise` `shade` `coarse` change its intensities, `bands` (4,) darkens its top,
+    bottom, left and right (share of the image). `shuffle` False keeps order.
     """
     order = np.arange(slices)
     if shuffle and rng.random() < augment.channel_shuffle_p:
         order = rng.permutation(slices)
     gamma = (1 + augment.gamma) ** rng.uniform(-1, 1)
     coarse = 1 - (augment.coarsen * rng.random() if rng.random() < 0.5 else 0)
+    if augment.repeat_p and rng.random() < augment.repeat_p:
+        order = np.full(slices, slices // 2)
     return {
         "matrix": _matrix(rng, augment),
         "shift": rng.uniform(-augment.shift, augment.shift, 2).astype(np.float32),
@@ -43,6 +46,7 @@ def draw(rng: np.random.Generator, augment: Augment, slices: int, *, shuffle: bo
         "noise": np.array(augment.noise * rng.random(), np.float32),
         "shade": (augment.shading * rng.uniform(-1, 1, (SHADE, SHADE))).astype(np.float32),
         "coarse": np.array(coarse, np.float32),
+        "bands": _bands(rng, augment.bands),
     }
 
 
@@ -63,7 +67,21 @@ def _matrix(rng: np.random.Generator, augment: Augment) -> np.ndarray:
         shear_y = 0.0
     rotation = np.array([[np.cos(turn), -np.sin(turn)], [np.sin(turn), np.cos(turn)]])
     zoom = 1 + rng.uniform(-augment.zoom, augment.zoom)
-    return (zoom * rotation @ np.array([[1, shear_x], [shear_y, 1]])).astype(np.float32)
+    stretched = np.diag(_stretch(rng, augment.stretch))
+    return (zoom * rotation @ np.array([[1, shear_x], [shear_y, 1]]) @ stretched).astype(np.float32)
+
+
+def _stretch(rng: np.random.Generator, most: float) -> tuple[float, float]:
+    """Factors of width and height, one the inverse of the other: an image keeps its area."""
+    factor = (1 + most) ** rng.uniform(-0.5, 0.5) if most else 1.0
+    return factor, 1 / factor
+
+
+def _bands(rng: np.random.Generator, widest: float) -> np.ndarray:
+    """(4,) widths; each border has a band in half of the images that have any."""
+    if not widest or rng.random() < 0.5:
+        return np.zeros(4, np.float32)
+    return (widest * rng.random(4) * (rng.random(4) < 0.5)).astype(np.float32)
 
 
 def _kernel(rng: np.random.Generator, probability: float) -> np.ndarray:
@@ -133,7 +151,7 @@ class Warp(v2.Transform):
 
 
 class Filter(v2.Transform):
-    """Sharpens, blurs, shades, coarsens and adds noise to each image of a batch by its own numbers; keypoints stay."""
+    """Sharpens, blurs, shades, coarsens, pads each image of a batch and adds noise, by its own numbers; keypoints stay."""
 
     def __init__(self, numbers: dict[str, Tensor]) -> None:
         super().__init__()
@@ -144,6 +162,7 @@ class Filter(v2.Transform):
         if not isinstance(inpt, tv_tensors.Image):
             return inpt
         images = self._coarse(self._tones(self._kernels(inpt.as_subclass(Tensor))))
+        images = self._darkened(images)
         if bool(self.numbers["noise"].any()):
             images = images.addcmul(self._grain(images), self.numbers["noise"].view(-1, 1, 1, 1))
         return tv_tensors.Image(images)
@@ -186,6 +205,20 @@ class Filter(v2.Transform):
         starts = torch.randint(len(field), (len(images),)).tolist()
         return torch.stack([field.roll(start) for start in starts]).view_as(images)
 
+    def _darkened(self, images: Tensor) -> Tensor:
+        """Bands as dark as the stack's darkest value."""
+        bands = self.numbers["bands"]  # (B, 4)
+        for index in torch.nonzero(bands.any(dim=1)).flatten().tolist():
+            height, width = images.shape[-2:]
+            top, bottom, left, right = (
+                round(float(share) * side)
+                for share, side in zip(bands[index], (height, height, width, width), strict=True)
+            )
+            inner = images[index, :, top : height - bottom, left : width - right].clone()
+            images[index] = images[index].min()
+            images[index, :, top : height - bottom, left : width - right] = inner
+        return images
+
     def _coarse(self, images: Tensor) -> Tensor:
         coarse = self.numbers["coarse"]
         for index in torch.nonzero(coarse < 1).flatten().tolist():
@@ -201,7 +234,7 @@ def apply(images: Tensor, points: Tensor | None, numbers: dict[str, Tensor], siz
     Stacks come back standardised. Keypoints that are NaN stay NaN.
     """
     order = numbers["order"]  # (B, C)
-    if bool((order.diff(dim=1) < 0).any()):
+    if bool((order.diff(dim=1) != 1).any()):
         images = images.gather(1, order.view(*images.shape[:2], 1, 1).expand_as(images))
     image = tv_tensors.Image(images)
     spots = tv_tensors.KeyPoints(

@@ -34,6 +34,12 @@ class Augment(Strict):
     shading: float = Field(0.0, ge=0)
     #: Half of the images lose resolution, down to this share of it.
     coarsen: float = Field(0.0, ge=0, lt=1)
+    #: Height and width stretched against each other by up to this factor (pixels that are not square, other matrices).
+    stretch: float = Field(0.0, ge=0, lt=1)
+    #: Half of the images get dark bands along their borders, up to this share of a side wide (padded images).
+    bands: float = Field(0.0, ge=0, lt=0.5)
+    #: Every slice is the middle one, with this probability (series of a single slice).
+    repeat_p: float = Field(0.0, ge=0, le=1)
 
 
 class Training(Strict):
