@@ -87,7 +87,9 @@ def spider(args: argparse.Namespace) -> int:
     """Add SPIDER's real T2 slices with canal keypoints to a data folder, for training or held out."""
     from lumbar.spider import write_spider
 
-    _to_stderr(f"{args.out}: {len(write_spider(args.source, args.out, args.part))} studies of SPIDER (CC BY 4.0)")
+    _to_stderr(
+        f"{args.out}: {len(write_spider(args.source, args.out, args.part, args.points))} studies of SPIDER (CC BY 4.0)"
+    )
     return 0
 
 

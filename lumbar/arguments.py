@@ -27,9 +27,10 @@ ARGUMENTS: Final[dict[str, list[Argument]]] = {
         ("--workers", {"type": int, "default": 1, "metavar": "N", "help": "processes"}),
     ],
     "spider": [
-        _path("--source", "folder with SPIDER's T2 SPACE images and canal_keypoints.csv"),
+        _path("--source", "SPIDER's folder: t2_space/, midsagittal/, overview.csv"),
         _path("--out", "data folder, new or with other studies in it"),
         ("--part", {"choices": ("train", "held_out"), "default": "train", "help": "which patients"}),
+        _path("--points", "CSV of canal points on the mid-sagittal T2 images (without: T2 SPACE only)", required=False),
     ],
     "train": [_RECIPE, _DATA, _path("--out", "run folder; an interrupted run in it goes on"), _SET],
     "evaluate": [_path("--run", "run folder")],

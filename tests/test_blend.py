@@ -20,6 +20,7 @@ from lumbar.labels import CONDITIONS, LABEL_COLUMNS, LEVELS, SEVERITIES
 from lumbar.metric import UNLABELLED, Score, score_arrays
 from lumbar.study import open_data
 from lumbar.submission import to_rows
+from tests.test_notebook import execute
 from tests.worlds import small_phantoms, tiny_bundle, tiny_weights
 
 #: As `train.csv` writes them, in the order of `SEVERITIES`.
@@ -225,34 +226,57 @@ def plain(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     return tiny_bundle(tmp_path_factory.mktemp("weights"))
 
 
-@pytest.mark.parametrize("method", ["median", "slsqp_logits", "scaling", "lightgbm", "xgboost", "stack"])
-def test_a_bundle_with_a_fitted_blend_gives_what_blend_gives_on_its_members_tables(
-    method: str, phantoms: Path, plain: Bundle, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def blended_bundle(method: str, phantoms: Path, plain: Bundle, folder: Path) -> tuple[Path, pd.DataFrame, np.ndarray]:
+    """Fit a blend with the command on made-up labels; the tables also hold the tiny graders' rows of phantoms.
+
+    Gives a bundle folder with that blend, the phantoms' rows of the command's blend.csv by row id, and the plain mean
+    (5, 5, 3) of the first phantom.
+    """
     graders = ("spinal", "foraminal", "subarticular", "global")
-    data = open_data(phantoms)
-    unlabelled = {result.study_id: result.members for result in pipeline.predict(data, plain)}
+    unlabelled = {result.study_id: result.members for result in pipeline.predict(open_data(phantoms), plain)}
     members, codes = world(40, seed=6)
-    rows = np.concatenate([members, members[:, :1]], axis=1)  # four graders, each silent on what it does not grade
-    labels, _ = write_world(tmp_path, members, codes)
+    rows = np.concatenate([members, members[:, :1]], axis=1)
+    labels, _ = write_world(folder, members, codes)
     own = {1000 + number: row for number, row in enumerate(rows)}
-    tables = write_tables(tmp_path, own | unlabelled, graders)
-    out = tmp_path / "blend"
+    tables = write_tables(folder, own | unlabelled, graders)
+    out = folder / "blend"
     arguments = ["blend", "--labels", labels, "--tables", *tables, "--folds", 2, "--method", method, "--out", out]
     assert train_utils.main([str(word) for word in arguments]) == 0
 
     fitted = FittedBlend(read_fit(out), {name: [name] for name in graders})
-    folder = tmp_path / "weights"
-    save_bundle(folder, tiny_weights(), prior=fitted.blender.prior, blend=fitted, description="with a blend")
+    weights = folder / "weights"
+    save_bundle(weights, tiny_weights(), prior=fitted.blender.prior, blend=fitted, description="with a blend")
+    table = pd.read_csv(out / "blend.csv").set_index("row_id")
+    wanted = table[[int(row.split("_")[0]) in unlabelled for row in table.index]]
+    return weights, wanted.sort_index(), blend(next(iter(unlabelled.values())), fitted.blender.prior)[0]
+
+
+def check_rows(submission: Path, table: pd.DataFrame, plain_mean: np.ndarray) -> None:
+    rows = pd.read_csv(submission).set_index("row_id").sort_index()
+    assert list(rows.index) == list(table.index)
+    np.testing.assert_allclose(rows.to_numpy(), table.to_numpy(), rtol=0, atol=1e-6)
+    first = str(table.index[0]).split("_")[0]
+    same = [f"{first}_{column}" for column in LABEL_COLUMNS]
+    assert not np.allclose(rows.loc[same].to_numpy().reshape(5, 5, 3), plain_mean, atol=1e-3)
+
+
+@pytest.mark.parametrize("method", ["median", "slsqp_logits", "scaling", "lightgbm", "xgboost", "stack"])
+def test_a_bundle_with_a_fitted_blend_gives_what_blend_gives_on_its_members_tables(
+    method: str, phantoms: Path, plain: Bundle, tmp_path: Path
+) -> None:
+    folder, table, plain_mean = blended_bundle(method, phantoms, plain, tmp_path)
     arguments = ["predict", "--data", phantoms, "--weights", folder, "--out", tmp_path / "results"]
     assert train_utils.main([str(word) for word in arguments]) == 0
-    submission = pd.read_csv(tmp_path / "results" / "submission.csv").set_index("row_id").sort_index()
-    table = pd.read_csv(out / "blend.csv").set_index("row_id")
-    np.testing.assert_allclose(submission.to_numpy(), table.loc[submission.index].to_numpy(), rtol=0, atol=1e-6)
+    check_rows(tmp_path / "results" / "submission.csv", table, plain_mean)
     assert {path.suffix for path in folder.iterdir()} <= {".json", ".safetensors", ".txt", ".md"}
     assert load_bundle(folder).manifest.blend.method == method
-    averaged, _ = blend(next(iter(unlabelled.values())), fitted.blender.prior)
-    assert not np.allclose(averaged, submission.to_numpy()[:25].reshape(5, 5, 3), atol=1e-3)
+
+
+def test_the_notebook_gives_it_too(phantoms: Path, plain: Bundle, tmp_path: Path) -> None:
+    folder, table, plain_mean = blended_bundle("stack", phantoms, plain, tmp_path)
+    done = execute(tmp_path, phantoms, folder)
+    assert done.returncode == 0, done.stderr[-2000:]
+    check_rows(tmp_path / "submission.csv", table, plain_mean)
 
 
 def test_a_planted_wrong_label_is_listed_with_its_loss_and_reason(tmp_path: Path) -> None:

@@ -9,17 +9,17 @@ import pytest
 from worlds import small_phantoms
 
 import train_utils
-from lumbar.labels import LABEL_COLUMNS, LEVELS
-from lumbar.spider import FIRST_ID, PIXEL_MM, is_held_out
+from lumbar.labels import LABEL_COLUMNS, LEVELS, level_title
+from lumbar.spider import FIRST_ID, MIDSAGITTAL, PIXEL_MM, is_held_out
 from lumbar.study import open_data, read_study
 
-REAL = Path(__file__).resolve().parents[2] / "shared" / "real" / "spider" / "t2_space"
+REAL = Path(__file__).resolve().parents[2] / "shared" / "real" / "spider"
 
 
 @pytest.fixture
 def source(tmp_path: Path) -> Path:
     """Two patients with three slices each, the middle one labelled; patient 7 is held out, patient 8 is not."""
-    folder = tmp_path / "spider"
+    folder = tmp_path / "spider" / "t2_space"
     (folder / "images").mkdir(parents=True)
     rows = []
     for patient in (7, 8):
@@ -34,7 +34,7 @@ def source(tmp_path: Path) -> Path:
                 {"patient": patient, "image": name, "slice": 60, "level": title, "x": 250, "y": 100 + 90 * place}
             )
     pd.DataFrame(rows).to_csv(folder / "canal_keypoints.csv", index=False)
-    return folder
+    return folder.parent
 
 
 def _convert(source: Path, out: Path, *more: str) -> int:
@@ -80,8 +80,42 @@ def test_studies_join_those_of_a_folder_and_replace_themselves(source: Path, tmp
     assert not series.duplicated(["study_id", "series_id"]).any()
 
 
+@pytest.fixture
+def points(source: Path) -> Path:
+    """Mid-sagittal images of two patients, twice as high as wide: a spot at L4/L5; patient 13's is stored head down."""
+    (source / "midsagittal").mkdir()
+    rows = []
+    for patient in (11, 13):
+        image = np.full((400, 200), 20, np.uint8)
+        image[276:284, 118:122] = 250
+        cv2.imwrite(str(source / "midsagittal" / f"{patient}_t2.png"), image[::-1] if patient == 13 else image)
+        for place, level in enumerate(LEVELS):
+            y = 79.5 + 50 * place if place != 3 else 279.5
+            rows.append((patient, level_title(level), 119.5, 399 - y if patient == 13 else y))
+    pd.DataFrame(rows, columns=["patient", "level", "x", "y"]).to_csv(source / "points.csv", index=False)
+    names = [f"{patient}_t2" for patient in (11, 13)]
+    pd.DataFrame({"new_file_name": names, "PixelSpacing": "[1.5, 1.5]"}).to_csv(source / "overview.csv", index=False)
+    return source / "points.csv"
+
+
+def test_a_midsagittal_image_becomes_a_square_study_head_up(source: Path, points: Path, tmp_path: Path) -> None:
+    assert _convert(source, tmp_path / "data", "--points", str(points)) == 0
+    data = open_data(tmp_path / "data")
+    table = pd.read_csv(tmp_path / "data" / "train_label_coordinates.csv")
+    for patient in (11, 13):
+        study_id = FIRST_ID + 1000 * patient + MIDSAGITTAL
+        (series,) = read_study(data, study_id).series["sagittal_t2"]
+        (item,) = series.slices
+        assert item.pixels.shape == (200, 200)
+        assert item.affine[1, 0] == pytest.approx(1.5)
+        row, column = np.argwhere(item.pixels > 200).mean(axis=0)
+        marked = table[(table["study_id"] == study_id) & (table["level"] == "L4/L5")].iloc[0]
+        assert (marked["x"], marked["y"]) == pytest.approx((column, row), abs=1)
+        assert row == pytest.approx(139.5, abs=1)
+
+
 def test_a_missing_image_is_one_sentence(source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    (source / "images" / "8_t2_SPACE_slice60.png").unlink()
+    (source / "t2_space" / "images" / "8_t2_SPACE_slice60.png").unlink()
     assert _convert(source, tmp_path / "data") == 1
     assert "8_t2_SPACE_slice60.png: not a readable image" in capsys.readouterr().err
 

@@ -17,6 +17,7 @@ from lumbar.keypoints.keypoint import Keypoint
 from lumbar.labels import CONDITIONS, LEVELS
 from lumbar.metric import UNLABELLED, label_codes
 from lumbar.training import run as training_run
+from lumbar.training.data import RegionSamples
 from lumbar.training.evaluate import confusion, error_figures, errors_mm, evaluate, member_score, reliability
 from lumbar.training.folds import make_folds
 from lumbar.training.settings import Folds
@@ -135,6 +136,34 @@ def test_a_finished_run_does_nothing_again(world: Path) -> None:
 def test_only_members_whose_settings_changed_are_trained_again(world: Path) -> None:
     with pytest.raises(_TrainsError, match="whole 0"):
         _train(world, "--set", "stage2.members.whole.learning_rate=0.002")
+
+
+def test_graders_train_again_without_the_labels_left_out_and_are_judged_on_all(
+    world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folds = pd.read_csv(world / "run" / "folds.csv")
+    labels = pd.read_csv(world / "run" / "labels.csv").set_index("study_id")
+    column = "spinal_canal_stenosis_l4_l5"
+    study = next(
+        int(row.study_id) for row in folds.itertuples() if row.fold != 0 and labels[column].notna()[row.study_id]
+    )
+    pd.DataFrame({"row_id": [f"{study}_{column}"], "loss": [3.2]}).to_csv(tmp_path / "suspect_labels.csv", index=False)
+    jobs: list[training_run.Job] = []
+
+    def look(job: training_run.Job, *rest: object) -> None:
+        jobs.append(job)
+        raise _TrainsError(job.member)
+
+    monkeypatch.setattr(training_run, "fit", look)
+    with pytest.raises(_TrainsError):
+        _train(world, "--set", f"leave_out={tmp_path / 'suspect_labels.csv'}")
+    (job,) = jobs
+    assert isinstance(job.train, RegionSamples)  # the detectors stay as they are
+    assert isinstance(job.valid, RegionSamples)
+    place = CONDITIONS.index("spinal_canal_stenosis"), LEVELS.index("l4_l5")
+    assert job.train.codes[study][place] == UNLABELLED
+    assert job.valid.codes[study][place] != UNLABELLED
+    assert sum((job.train.codes[each] != job.valid.codes[each]).sum() for each in job.train.codes) == 1
 
 
 @pytest.mark.usefixtures("no_training")

@@ -151,7 +151,7 @@ class Warp(v2.Transform):
 
 
 class Filter(v2.Transform):
-    """Sharpens, blurs, shades, coarsens, pads each image of a batch and adds noise, by its own numbers; keypoints stay."""
+    """Sharpens, blurs, shades, coarsens, pads, adds noise to each image of a batch by its own numbers; points stay."""
 
     def __init__(self, numbers: dict[str, Tensor]) -> None:
         super().__init__()
