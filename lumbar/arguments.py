@@ -29,7 +29,14 @@ ARGUMENTS: Final[dict[str, list[Argument]]] = {
     "spider": [
         _path("--source", "SPIDER's folder: t2_space/, midsagittal/, overview.csv"),
         _path("--out", "data folder, new or with other studies in it"),
-        ("--part", {"choices": ("train", "held_out"), "default": "train", "help": "which patients"}),
+        (
+            "--part",
+            {
+                "choices": ("train", "held_out", "images"),
+                "default": "train",
+                "help": "patients to train on or not; or all mid-sagittal images, without points",
+            },
+        ),
         _path("--points", "CSV of canal points on the mid-sagittal T2 images (without: T2 SPACE only)", required=False),
     ],
     "train": [_RECIPE, _DATA, _path("--out", "run folder; an interrupted run in it goes on"), _SET],

@@ -4,7 +4,8 @@ SPIDER (van der Graaf et al., "Lumbar spine segmentation in MR images: a dataset
 Data 2024, CC BY 4.0) gives images and masks. `t2_space/canal_keypoints.csv` holds canal points made from the masks of
 T2 SPACE volumes: each labelled slice becomes a study of its own, with up to two neighbours on either side, so that
 training sees it as any other series. `midsagittal/` holds one T2 turbo spin echo slice a patient: those that have
-points in a table of our own become studies of one slice. The images carry no position along the patient's left-right
+points in a table of our own become studies of one slice. The part `images` is every mid-sagittal pair (T2, and T1
+where both have one field of view) without any point. The images carry no position along the patient's left-right
 axis and no severity grades: the slices lie around x = 0 in the order of their numbers, and all labels are empty. Only
 the canal, which has no side, may be learnt from them.
 """
@@ -25,7 +26,7 @@ from lumbar.labels import LABEL_COLUMNS, LEVELS, level_title
 from lumbar.phantom.scan import Plane, SeriesPlan
 from lumbar.phantom.writer import Coding, slice_dataset, write_slice
 
-Part = Literal["train", "held_out"]
+Part = Literal["train", "held_out", "images"]
 #: T2 SPACE: pixel spacing and distance of neighbouring slice numbers, mm, of all 31 patients in SPIDER's overview.csv.
 PIXEL_MM: Final = 0.46875
 SLICE_MM: Final = 0.9
@@ -33,11 +34,15 @@ SLICE_MM: Final = 0.9
 NEIGHBOURS: Final = 2
 #: Patients whose number leaves this remainder by `HELD_OUT_OF` are held out: no study of theirs is trained on.
 HELD_OUT_OF, HELD_OUT_REMAINDER = 5, 2
+#: T1 and T2 belong together where their fields of view differ by less than this share.
+SAME_WIDTH: Final = 0.02
 FIRST_ID: Final = 9_000_000_000
 #: Stands for the slice number in the study id of a mid-sagittal image, whose number is not known.
 MIDSAGITTAL: Final = 999
 SERIES_ID: Final = 1
+TITLES: Final = ("Sagittal T2/STIR", "Sagittal T1")
 TABLES: Final = ("train.csv", "train_series_descriptions.csv", "train_label_coordinates.csv")
+COORDINATES: Final = ("study_id", "series_id", "instance_number", "condition", "level", "x", "y")
 
 
 def is_held_out(patient: int) -> bool:
@@ -47,7 +52,10 @@ def is_held_out(patient: int) -> bool:
 
 @dataclass(frozen=True)
 class _Labelled:
-    """One study to write: its slices from one side to the other by number, the labelled one's, and its points."""
+    """One study to write: its slices from one side to the other by number, the labelled one's, and its points.
+
+    `t1` is the T1 slice in the labelled one's place, (rows, columns) uint8 and pixel spacing, where there is one.
+    """
 
     study: int
     pixels: dict[int, np.ndarray]  # (rows, columns) uint8
@@ -55,6 +63,7 @@ class _Labelled:
     points: pd.DataFrame  # columns level, x, y (pixels of the labelled slice)
     spacing_mm: float
     sequence: str
+    t1: tuple[np.ndarray, float] | None = None
 
 
 def write_spider(source: Path, out: Path, part: Part = "train", points: Path | None = None) -> list[int]:
@@ -66,17 +75,22 @@ def write_spider(source: Path, out: Path, part: Part = "train", points: Path | N
     anew. Raises InputError for a table or an image that cannot be read.
     """
     ids, labels, series, coordinates = [], [], [], []
-    found = [_t2_space(Path(source) / "t2_space", part)]
-    if points is not None:
+    if part == "images":
+        found = [_pairs(Path(source))]
+    else:
+        found = [_t2_space(Path(source) / "t2_space", part)]
+    if part != "images" and points is not None:
         found.append(_midsagittal(Path(source), Path(points), part))
     for labelled in itertools.chain(*found):
         instances = _write_study(Path(out), labelled)
         ids.append(labelled.study)
         labels.append({"study_id": labelled.study, **dict.fromkeys(LABEL_COLUMNS)})
-        series.append({"study_id": labelled.study, "series_id": SERIES_ID, "series_description": "Sagittal T2/STIR"})
+        for number, title in enumerate(TITLES[: 1 if labelled.t1 is None else 2], SERIES_ID):
+            series.append({"study_id": labelled.study, "series_id": number, "series_description": title})
         coordinates += list(_coordinates(labelled, instances[labelled.number]))
-    for name, rows in zip(TABLES, (labels, series, coordinates), strict=True):
-        _add_rows(Path(out) / name, pd.DataFrame(rows), ids)
+    tables = (pd.DataFrame(labels), pd.DataFrame(series), pd.DataFrame(coordinates, columns=list(COORDINATES)))
+    for name, rows in zip(TABLES, tables, strict=True):
+        _add_rows(Path(out) / name, rows, ids)
     return ids
 
 
@@ -106,21 +120,53 @@ def _neighbours(folder: Path, image: str, number: int) -> dict[int, np.ndarray]:
 
 
 def _midsagittal(source: Path, points: Path, part: Part) -> Iterator[_Labelled]:
-    """Mid-sagittal T2 slices, as wide as high again: their rows were resampled, their columns were not."""
+    """Mid-sagittal T2 slices with the points of a table; those stored head down are turned."""
     table = _of_part(points, ("patient", "level", "x", "y"), part)
-    overview = read_table(source / "overview.csv", ("new_file_name", "PixelSpacing")).set_index("new_file_name")
+    overview = _overview(source)
     for patient, rows in table.groupby("patient"):
-        stored = _image(source / "midsagittal" / f"{patient}_t2.png")
-        height, width = stored.shape
-        way = cv2.INTER_AREA if height > width else cv2.INTER_LINEAR
-        squared = cv2.resize(stored, (width, width), interpolation=way)
-        placed = rows.assign(y=rows["y"].astype(float) * width / height)
+        squared, spacing, height = _squared(source, f"{patient}_t2", overview)
+        size = len(squared)
+        placed = rows.assign(y=rows["y"].astype(float) * size / height)
         heights = placed.set_index("level")["y"].sort_index()
-        if heights.iloc[0] > heights.iloc[-1]:  # L1/L2 below L5/S1: stored head down
-            squared, placed = squared[::-1], placed.assign(y=width - 1 - placed["y"])
-        spacing = float(str(overview["PixelSpacing"][f"{patient}_t2"]).strip("[]").split(",")[1])
+        if heights.iloc[0] > heights.iloc[-1]:  # L1/L2 below L5/S1
+            squared, placed = squared[::-1], placed.assign(y=size - 1 - placed["y"])
         study = FIRST_ID + int(patient) * 1000 + MIDSAGITTAL
         yield _Labelled(study, {MIDSAGITTAL: squared}, MIDSAGITTAL, placed, spacing, "SPIDER T2 TSE")
+
+
+def _pairs(source: Path) -> Iterator[_Labelled]:
+    """Every mid-sagittal T2 slice, with the T1 slice of the patient where both show the same width."""
+    overview = _overview(source)
+    nothing = pd.DataFrame(columns=["level", "x", "y"])
+    for path in sorted((source / "midsagittal").glob("*_t2.png")):
+        patient = int(path.name.removesuffix("_t2.png"))
+        pixels, spacing, _ = _squared(source, f"{patient}_t2", overview)
+        t1 = None
+        if path.with_name(f"{patient}_t1.png").is_file():
+            other, its_spacing, _ = _squared(source, f"{patient}_t1", overview)
+            if abs(len(other) * its_spacing / (len(pixels) * spacing) - 1) < SAME_WIDTH:
+                t1 = other, its_spacing
+        study = FIRST_ID + patient * 1000 + MIDSAGITTAL
+        yield _Labelled(study, {MIDSAGITTAL: pixels}, MIDSAGITTAL, nothing, spacing, "SPIDER mid-sagittal", t1)
+
+
+def _overview(source: Path) -> pd.DataFrame:
+    return read_table(source / "overview.csv", ("new_file_name", "PixelSpacing")).set_index("new_file_name")
+
+
+def _squared(source: Path, name: str, overview: pd.DataFrame) -> tuple[np.ndarray, float, int]:
+    """A mid-sagittal image as wide as high, its spacing (mm), and its stored height.
+
+    Their rows were resampled (images of one patient differ in height only, vertebrae are squeezed or drawn out), their
+    columns were not: a square with the columns' spacing shows vertebrae as they are.
+    """
+    stored = _image(source / "midsagittal" / f"{name}.png")
+    height, width = stored.shape
+    way = cv2.INTER_AREA if height > width else cv2.INTER_LINEAR
+    if name not in overview.index:
+        raise InputError(f"{source / 'overview.csv'}: no row {name}, though the image is there; copy the table again")
+    spacing = float(str(overview["PixelSpacing"][name]).strip("[]").split(",")[1])
+    return cv2.resize(stored, (width, width), interpolation=way), spacing, height
 
 
 def _image(path: Path) -> np.ndarray:
@@ -131,18 +177,33 @@ def _image(path: Path) -> np.ndarray:
 
 
 def _write_study(out: Path, labelled: _Labelled) -> dict[int, int]:
-    """Write the slices of a study; slice number → instance number."""
-    found, study = labelled.pixels, labelled.study
+    """Write the series of a study; slice number → instance number of the first."""
+    found = labelled.pixels
     planes = tuple(_plane(near - labelled.number, pixels, labelled.spacing_mm) for near, pixels in found.items())
-    instances = tuple(range(1, len(found) + 1))
-    plan = SeriesPlan("Sagittal T2/STIR", "T2", planes, instances, SLICE_MM, 2 * SLICE_MM)
-    folder = out / "train_images" / str(study) / str(SERIES_ID)
-    for index, (instance, pixels) in enumerate(zip(instances, found.values(), strict=True)):
+    _write_series(out, labelled, SERIES_ID, "T2", planes, list(found.values()))
+    if labelled.t1 is not None:
+        pixels, spacing = labelled.t1
+        _write_series(out, labelled, SERIES_ID + 1, "T1", (_plane(0, pixels, spacing),), [pixels])
+    return dict(zip(found, range(1, len(found) + 1), strict=True))
+
+
+def _write_series(
+    out: Path,
+    labelled: _Labelled,
+    series_id: int,
+    weighting: Literal["T1", "T2"],
+    planes: tuple[Plane, ...],
+    images: list[np.ndarray],
+) -> None:
+    title = TITLES[series_id - SERIES_ID]
+    instances = tuple(range(1, len(images) + 1))
+    plan = SeriesPlan(title, weighting, planes, instances, SLICE_MM, 2 * SLICE_MM)
+    folder = out / "train_images" / str(labelled.study) / str(series_id)
+    for index, (instance, pixels) in enumerate(zip(instances, images, strict=True)):
         stored = pixels.astype(np.uint16)
-        dataset = slice_dataset(study, SERIES_ID, instance, plan, index, stored, Coding(), labelled.sequence)
+        dataset = slice_dataset(labelled.study, series_id, instance, plan, index, stored, Coding(), labelled.sequence)
         dataset.Manufacturer = "SPIDER"
         write_slice(dataset, folder, instance)
-    return dict(zip(found, instances, strict=True))
 
 
 def _plane(steps: int, pixels: np.ndarray, spacing: float) -> Plane:

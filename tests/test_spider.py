@@ -114,6 +114,26 @@ def test_a_midsagittal_image_becomes_a_square_study_head_up(source: Path, points
         assert row == pytest.approx(139.5, abs=1)
 
 
+def test_pairs_are_studies_without_points_and_t1_joins_where_the_widths_agree(
+    source: Path, points: Path, tmp_path: Path
+) -> None:
+    for patient, width in ((11, 100), (13, 150)):
+        cv2.imwrite(str(source / "midsagittal" / f"{patient}_t1.png"), np.full((100, width), 90, np.uint8))
+    rows = {"11_t2": 1.5, "13_t2": 1.5, "11_t1": 3.0, "13_t1": 3.0}
+    table = pd.DataFrame({"new_file_name": rows.keys(), "PixelSpacing": [f"[{mm}, {mm}]" for mm in rows.values()]})
+    table.to_csv(source / "overview.csv", index=False)
+    assert _convert(source, tmp_path / "data", "--part", "images") == 0
+    data = open_data(tmp_path / "data")
+    studies = {(study - FIRST_ID) // 1000: read_study(data, study) for study in data.study_ids}
+    assert set(studies) == {11, 13}
+    (t1,) = studies[11].series["sagittal_t1"]
+    assert t1.slices[0].pixels.shape == (100, 100)
+    assert t1.slices[0].affine[1, 0] == pytest.approx(3.0)
+    assert not studies[13].series.get("sagittal_t1")
+    assert data.coordinates is not None
+    assert data.coordinates.empty
+
+
 def test_a_missing_image_is_one_sentence(source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (source / "t2_space" / "images" / "8_t2_SPACE_slice60.png").unlink()
     assert _convert(source, tmp_path / "data") == 1

@@ -1,0 +1,315 @@
+"""Does what is trained here learn to grade real MRI? SPIDER's discs: Pfirrmann grade (1 to 5) and disc narrowing.
+
+    python benchmarks/pfirrmann.py --spider SPIDER --weights weights --out RUN [--seeds 3] [--json FILE]
+
+The stage-2 network (a CNN and a GRU a view) and the training loop are those of the graders; only the head is another:
+four cumulative logits for the grade, one for narrowing. Every disc of a mid-sagittal image pair (T2, and T1 where both
+have one field of view) is seen in a region at the bundle's own canal keypoints, turned along the spine. Patients never
+straddle a fold. Each seed is run from random weights and from the backbones that the bundle's graders learnt on
+phantoms. Interrupted runs go on.
+
+SPIDER: van der Graaf et al., Scientific Data 2024, CC BY 4.0.
+"""
+
+import argparse
+import functools
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import torch
+from sklearn.metrics import cohen_kappa_score, roc_auc_score
+from sklearn.model_selection import GroupKFold
+from torch import Tensor, nn
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from lumbar.bundle import Bundle, load_bundle
+from lumbar.files import read_table, write_json
+from lumbar.grading.network import build_grader
+from lumbar.images import standardise
+from lumbar.keypoints.detect import detect
+from lumbar.labels import LEVELS, SeriesType
+from lumbar.member import DetectorSpec, GraderSpec
+from lumbar.spider import FIRST_ID, write_spider
+from lumbar.study import Study, open_data, read_study
+from lumbar.training import augment, checkpoint
+from lumbar.training.batches import Batch
+from lumbar.training.loop import Job, Term, fit
+from lumbar.training.machine import make_accelerator
+from lumbar.training.settings import Augment, Loop, Training
+
+GRADES, FOLDS = 5, 5
+SIDE_PX, MARGIN = 80, 1.3  # of a region; the margin keeps borders out of sight when regions are turned
+REGION_MM = 50.0
+FORWARD_MM = 14.0  # from the canal's point to the region's middle: the disc and the canal behind it are in sight
+TRAINING = Training(
+    epochs=40,
+    batch_size=32,
+    learning_rate=2e-3,
+    weight_decay=0.05,
+    warmup=0.05,
+    clip_norm=5.0,
+    ema_decay=0.99,
+    channels_last=True,
+    augment=Augment(
+        rotate_deg=12, shear_deg=6, sharpen_or_blur_p=0.2, channel_shuffle_p=0, zoom=0.12, shift=0.06, gamma=0.3,
+        noise=0.15, shading=0.2, coarsen=0.4, stretch=0.1,
+    ),
+)  # fmt: skip
+
+VIEWS: tuple[SeriesType, ...] = ("sagittal_t2", "sagittal_t1")
+
+
+@dataclass(frozen=True)
+class Discs:
+    """All discs: `views` (N, 2, 1, S, S) T2 and T1, `seen` (N, 2), `grade` (N,) 1 to 5, `narrow` (N,) 0 or 1."""
+
+    views: np.ndarray
+    seen: np.ndarray
+    grade: np.ndarray
+    narrow: np.ndarray
+    patient: np.ndarray
+
+
+class Samples:
+    """Some of the discs, as the loop wants them."""
+
+    def __init__(self, discs: Discs, rows: np.ndarray) -> None:
+        self.discs, self.rows = discs, rows
+
+    @property
+    def studies(self) -> np.ndarray:
+        """(N,) patient of each disc."""
+        return self.discs.patient[self.rows]
+
+    def sample(self, index: int, rng: np.random.Generator | None) -> dict[str, Any]:
+        """`views` (2, 1, S, S), `seen` (2,), `grade`, `narrow`, and the draws where `rng` is given."""
+        row, discs = self.rows[index], self.discs
+        out = {
+            "views": discs.views[row],
+            "seen": discs.seen[row],
+            "grade": np.int64(discs.grade[row]),
+            "narrow": np.float32(discs.narrow[row]),
+        }
+        if rng is None:
+            return out
+        draws = [augment.draw(rng, TRAINING.augment, 1) for _ in out["views"]]
+        return out | {key: np.stack([draw[key] for draw in draws]) for key in augment.KEYS}
+
+
+class DiscNetwork(nn.Module):
+    """A grader of two views whose head answers five numbers: grade above 1, 2, 3, 4, and narrowed."""
+
+    def __init__(self, spec: GraderSpec, backbones: Mapping[int, Mapping[str, Tensor]]) -> None:
+        super().__init__()
+        self.grader = build_grader(spec)
+        for place, state in backbones.items():
+            self.grader.get_submodule(f"encoders.{place}.backbone").load_state_dict(state)
+        self.head = nn.Sequential(nn.Dropout(0.3), nn.Linear(2 * spec.rnn_hidden, GRADES))
+
+    def forward(self, views: Tensor) -> Tensor:
+        """(B, 2, 1, S, S) → (B, 5) logits."""
+        return self.head(self.grader.features(views).flatten(1))  # type: ignore[operator]
+
+
+class DiscObjective:
+    """Binary cross entropy of the cumulative grades and of narrowing."""
+
+    def inputs(self, batch: Batch) -> Tensor:
+        """Views as the network gets them."""
+        views = batch["views"].float()
+        if "matrix" in batch:
+            numbers = {name: batch[name].flatten(0, 1) for name in augment.KEYS}
+            views = augment.apply(views.flatten(0, 1), None, numbers, SIDE_PX)[0].view(
+                *views.shape[:3], SIDE_PX, SIDE_PX
+            )
+        else:
+            views = augment.crop_middle(views, SIDE_PX)
+        return views * batch["seen"][:, :, None, None, None]
+
+    def terms(self, network: nn.Module, batch: Batch, *, train: bool) -> Mapping[str, Term]:
+        """Terms `grade` and `narrow`."""
+        logits = network(self.inputs(batch)).float()
+        above = batch["grade"][:, None] > torch.arange(1, GRADES, device=logits.device)
+        loss = nn.functional.binary_cross_entropy_with_logits
+        grade = loss(logits[:, :-1], above.float(), reduction="sum") / (GRADES - 1)
+        narrow = loss(logits[:, -1], batch["narrow"], reduction="sum")
+        count = torch.tensor(float(len(logits)), device=logits.device)
+        return {"grade": Term(grade, count), "narrow": Term(narrow, count, 0.5)}
+
+
+def cut_discs(spider: Path, images: Path, bundle: Bundle) -> Discs:
+    """The regions of every graded disc whose mid-sagittal T2 image is there; `images`: where to write the studies."""
+    if not images.is_dir():
+        write_spider(spider, images, "images")
+    data = open_data(images, "train")
+    detectors = [
+        (member.spec, bundle.network(member.name, torch.device("cpu")))
+        for member in bundle.manifest.members
+        if isinstance(member.spec, DetectorSpec) and member.spec.series_type == "sagittal_t2"
+    ]
+    columns = ("Patient", "IVD label", "Pfirrman grade", "Disc narrowing")
+    table = read_table(spider / "radiological_gradings.csv", columns)[list(columns)].astype(int).to_numpy()
+    graded = {(patient, disc): (grade, narrow) for patient, disc, grade, narrow in table.tolist()}
+    found = []
+    for study_id in data.study_ids:
+        patient, study = (study_id - FIRST_ID) // 1000, read_study(data, study_id)
+        points = {
+            point.level: point.xy_px for point in detect(study, {"sagittal_t2": detectors}, torch.device("cpu"))[0]
+        }
+        chain_mm = np.array([points[level] for level in LEVELS]) * _spacing(study, "sagittal_t2")
+        for place in range(len(LEVELS)):
+            disc = patient, len(LEVELS) - place  # SPIDER counts from L5/S1 upwards
+            if disc in graded:
+                views, seen = zip(*(_view(study, kind, chain_mm, place) for kind in VIEWS), strict=True)
+                found.append((np.stack(views)[:, None], seen, *graded[disc], patient))
+    return Discs(*(np.array(column) for column in zip(*found, strict=True)))
+
+
+def _spacing(study: Study, kind: SeriesType) -> float:
+    return float(study.series[kind][0].slices[0].affine[1, 0])
+
+
+def _view(study: Study, kind: SeriesType, chain_mm: np.ndarray, place: int) -> tuple[np.ndarray, bool]:
+    """A disc's region on one series, (S, S), and whether the series is there; both series begin at the same corner."""
+    if not study.series.get(kind):
+        side = _side()
+        return np.zeros((side, side), np.float32), False
+    spacing = _spacing(study, kind)
+    image = study.series[kind][0].slices[0].pixels.astype(np.float32)
+    return _cut(image, chain_mm / spacing, place, spacing), True
+
+
+def _side() -> int:
+    return round(SIDE_PX * MARGIN / 2) * 2
+
+
+def _cut(image: np.ndarray, chain: np.ndarray, place: int, spacing: float) -> np.ndarray:
+    """(S, S) standardised: a square before the canal's point, its vertical along the chain (N, 2) px of points."""
+    down = chain[min(place + 1, len(chain) - 1)] - chain[max(place - 1, 0)]
+    down = down / np.linalg.norm(down)
+    forward = np.array([-down[1], down[0]])  # a quarter turn: towards the belly, where columns run to the back
+    side = _side()
+    step = REGION_MM / SIDE_PX / spacing  # source pixels a region pixel
+    middle = chain[place] + forward * FORWARD_MM / spacing
+    matrix = np.stack([-forward * step, down * step], axis=1)
+    offset = middle - matrix @ np.full(2, (side - 1) / 2)
+    flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
+    cut = cv2.warpAffine(image, np.c_[matrix, offset], (side, side), flags=flags, borderMode=cv2.BORDER_REPLICATE)
+    return standardise(cut.astype(np.float32)[None])[0]
+
+
+def learnt_backbones(bundle: Bundle) -> tuple[GraderSpec, dict[int, dict[str, Tensor]]]:
+    """The spinal grader's spec; its sagittal T2 backbone and the foraminal grader's T1 backbone."""
+    states: dict[int, dict[str, Tensor]] = {}
+    specs = []
+    for place, task in enumerate(("spinal", "foraminal")):
+        member = next(m for m in bundle.manifest.members if isinstance(m.spec, GraderSpec) and m.spec.task == task)
+        network = bundle.network(member.name, torch.device("cpu"))
+        state = network.get_submodule("encoders.0.backbone").state_dict()
+        states[place] = {name: value.float() if value.is_floating_point() else value for name, value in state.items()}
+        specs.append(member.spec)
+    assert isinstance(specs[0], GraderSpec)
+    return specs[0], states
+
+
+def cross_validate(
+    discs: Discs,
+    spec: GraderSpec,
+    backbones: Mapping[int, Mapping[str, Tensor]],
+    out: Path,
+    seed: int,
+    training: Training = TRAINING,
+) -> np.ndarray:
+    """(N, 5) probabilities of every disc, by the fold that has not seen its patient.
+
+    A tenth of the training patients chooses the epoch: no disc that is judged has a say.
+    """
+    accelerator = make_accelerator(Loop(mixed_precision="no", workers=0))
+    said = np.zeros((len(discs.grade), GRADES), np.float32)
+    outer = GroupKFold(FOLDS, shuffle=True, random_state=seed)
+    for fold, (others, held_out) in enumerate(outer.split(discs.grade, groups=discs.patient)):
+        inner = GroupKFold(10, shuffle=True, random_state=seed).split(others, groups=discs.patient[others])
+        train, choose = next(inner)
+        kind = "phantoms" if backbones else "random"
+        words = f"{training.model_dump_json()} {spec.model_dump_json()} {seed} {fold} {kind}"
+        job = Job(
+            member=f"discs from {kind} weights, seed {seed}",
+            fold=fold,
+            folder=out / f"{kind}_seed{seed}_fold{fold}",
+            fingerprint=words,
+            network=functools.partial(DiscNetwork, spec, backbones),
+            objective=DiscObjective(),
+            train=Samples(discs, others[train]),
+            valid=Samples(discs, others[choose]),
+            training=training,
+            loop=Loop(mixed_precision="no", workers=0),
+            seed=1000 * seed + fold,
+        )
+        if not (job.folder / "done.json").is_file():
+            progress = fit(job, accelerator, lambda row: None)
+            write_json({"best_epoch": progress.best_epoch, "history": progress.history}, job.folder / "done.json")
+        network = checkpoint.read_weights(job.network(), job.folder / "best.safetensors")
+        said[held_out] = judge(network, Samples(discs, held_out))
+    return said
+
+
+@torch.inference_mode()
+def judge(network: nn.Module, samples: Samples) -> np.ndarray:
+    """(n, 5): probability of a grade above 1, 2, 3, 4, and of narrowing."""
+    network.eval()
+    rows = samples.rows
+    batch = {"views": torch.from_numpy(samples.discs.views[rows]), "seen": torch.from_numpy(samples.discs.seen[rows])}
+    return torch.sigmoid(network(DiscObjective().inputs(batch))).numpy()
+
+
+def figures(discs: Discs, said: np.ndarray) -> dict[str, float]:
+    """Quadratic kappa of the grade, its exact share, and the AUC of narrowing."""
+    grade = 1 + np.rint(said[:, :-1].sum(axis=1)).astype(int)
+    return {
+        "quadratic_kappa": float(cohen_kappa_score(discs.grade, grade, weights="quadratic")),
+        "exact_share": float((grade == discs.grade).mean()),
+        "narrowing_auc": float(roc_auc_score(discs.narrow, said[:, -1])),
+    }
+
+
+def main() -> None:
+    """Print a line a seed and start, their means and spreads, and what the phantoms' start gains."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--spider", type=Path, required=True, metavar="DIR", help="SPIDER's folder")
+    parser.add_argument("--weights", type=Path, required=True, metavar="DIR", help="bundle folder")
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="run folder; goes on where it stopped")
+    parser.add_argument("--seeds", type=int, default=3, metavar="N", help="how many (3)")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures here as well")
+    args = parser.parse_args()
+    bundle = load_bundle(args.weights)
+    discs = cut_discs(args.spider, args.out / "images", bundle)
+    spec, learnt = learnt_backbones(bundle)
+    print(
+        f"{len(discs.grade)} discs of {len(np.unique(discs.patient))} patients, {discs.seen[:, 1].mean():.0%} with T1"
+    )
+    rows: dict[str, list[dict[str, float]]] = {}
+    for kind, backbones in (("random", {}), ("phantoms", learnt)):
+        for seed in range(args.seeds):
+            said = cross_validate(discs, spec, backbones, args.out, seed)
+            rows.setdefault(kind, []).append(figures(discs, said))
+            print(
+                f"{kind:<10} seed {seed}  " + "  ".join(f"{k} {v:.3f}" for k, v in rows[kind][-1].items()), flush=True
+            )
+    summary: dict[str, Any] = {"discs": len(discs.grade), "seeds": args.seeds, "runs": rows}
+    for kind, found in rows.items():
+        for name in found[0]:
+            values = np.array([row[name] for row in found])
+            summary[f"{kind}_{name}"] = [float(values.mean()), float(values.std(ddof=1)) if len(values) > 1 else 0.0]
+            print(f"{kind:<10} {name}: mean {values.mean():.3f}, standard deviation {summary[f'{kind}_{name}'][1]:.3f}")
+    if args.json:
+        write_json(summary, args.json)
+
+
+if __name__ == "__main__":
+    main()
