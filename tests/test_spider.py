@@ -117,8 +117,9 @@ def test_a_midsagittal_image_becomes_a_square_study_head_up(source: Path, points
 def test_pairs_are_studies_without_points_and_t1_joins_where_the_widths_agree(
     source: Path, points: Path, tmp_path: Path
 ) -> None:
+    ramp = np.arange(150, dtype=np.uint8)
     for patient, width in ((11, 100), (13, 150)):
-        cv2.imwrite(str(source / "midsagittal" / f"{patient}_t1.png"), np.tile(np.arange(width, dtype=np.uint8), (100, 1)))
+        cv2.imwrite(str(source / "midsagittal" / f"{patient}_t1.png"), np.tile(ramp[:width], (100, 1)))
     rows = {"11_t2": 1.5, "13_t2": 1.5, "11_t1": 3.0, "13_t1": 3.0}
     table = pd.DataFrame({"new_file_name": rows.keys(), "PixelSpacing": [f"[{mm}, {mm}]" for mm in rows.values()]})
     table.to_csv(source / "overview.csv", index=False)
