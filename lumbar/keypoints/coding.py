@@ -32,13 +32,34 @@ def decode(heatmaps: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     it larger. Where the peak is not positive the spread is the image's width.
     """
     maps = np.asarray(heatmaps)
-    flat = maps.reshape(*maps.shape[:2], -1)
-    best = flat.argmax(axis=-1)  # (N, K)
-    peak = np.take_along_axis(flat, best[..., None], axis=-1)[..., 0].astype(np.float64)
+    best = maps.reshape(*maps.shape[:2], -1).argmax(axis=-1)  # (N, K)
     row, column = np.divmod(best, maps.shape[-1])
+    xy_px = np.stack([column, row], axis=-1)
+    return xy_px.astype(np.float64), *read_at(maps, xy_px)
+
+
+def read_at(heatmaps: np.ndarray, xy_px: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Peak (N, K) and spread (N, K) px, see `decode`, of maps (N, K, S, S) at chosen whole pixels (N, K, 2)."""
+    maps = np.asarray(heatmaps)
+    flat = maps.reshape(*maps.shape[:2], -1)
+    place = np.asarray(xy_px)[..., 1] * maps.shape[-1] + np.asarray(xy_px)[..., 0]
+    peak = np.take_along_axis(flat, place[..., None], axis=-1)[..., 0].astype(np.float64)
     area = (flat >= 0.5 * peak[..., None]).sum(axis=-1)
     spread = np.where(peak > 0, np.sqrt(area / _HALF_MAXIMUM_AREA), float(maps.shape[-1]))
-    return np.stack([column, row], axis=-1).astype(np.float64), peak, spread
+    return peak, spread
+
+
+def local_maxima(heatmap: np.ndarray, least: float, most: int) -> np.ndarray:
+    """Pixels (M, 2), column and row, that no neighbour exceeds and that reach `least`; the `most` highest, best first.
+
+    `heatmap` (S, S). A plateau counts once, by its first pixel.
+    """
+    padded = np.pad(np.asarray(heatmap, dtype=np.float64), 1, constant_values=-np.inf)
+    around = np.lib.stride_tricks.sliding_window_view(padded, (3, 3)).reshape(*heatmap.shape, 9)
+    before, after = around[..., :4].max(axis=-1), around[..., 5:].max(axis=-1)
+    row, column = np.nonzero((heatmap > before) & (heatmap >= after) & (heatmap >= least))
+    order = np.argsort(-heatmap[row, column], kind="stable")[:most]
+    return np.stack([column[order], row[order]], axis=-1)
 
 
 def confidence(peak: np.ndarray, spread_px: np.ndarray, sigma: float) -> np.ndarray:

@@ -1,6 +1,7 @@
 """Stage 1 at work: a study's stacks through the detectors, heatmaps to keypoints, implausible ones repaired."""
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 
 import numpy as np
 import torch
@@ -8,10 +9,11 @@ from torch import nn
 
 from lumbar.faults import in_halves
 from lumbar.issues import InputError, Issue
-from lumbar.keypoints.coding import confidence, decode
+from lumbar.keypoints.chain import choose_chain
+from lumbar.keypoints.coding import confidence, decode, read_at
 from lumbar.keypoints.inputs import Stack, axial_stacks, channel_names, sagittal_stacks
 from lumbar.keypoints.keypoint import Keypoint
-from lumbar.keypoints.plausible import FAINT, LOW_CONFIDENCE, repair_axial, repair_sagittal
+from lumbar.keypoints.plausible import FAINT, LOW_CONFIDENCE, is_spine, repair_axial, repair_sagittal
 from lumbar.labels import LABEL_COLUMNS, LEVELS, Level, SeriesType, condition_title, level_title
 from lumbar.member import DetectorSpec
 from lumbar.study import Study
@@ -97,7 +99,10 @@ def _read(
 ) -> list[Keypoint]:
     if not stacks:
         return []
-    xy_px, peak, spread = decode(heatmaps(stacks, members, device, amp))
+    maps = heatmaps(stacks, members, device, amp)
+    xy_px, peak, spread = decode(maps)
+    if spec.preprocessing.keypoints == "repair" and spec.series_type != "axial_t2":
+        xy_px, peak, spread = _as_chains(stacks, maps, spec, xy_px)
     sure = confidence(peak, spread, spec.sigma_px)
     points = []
     for row, stack in enumerate(stacks):
@@ -119,6 +124,26 @@ def _read(
                 )
             )
     return points
+
+
+def _as_chains(
+    stacks: Sequence[Stack], maps: np.ndarray, spec: DetectorSpec, xy_px: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Like `decode`: points (N, K, 2), where they are no spine moved to other maxima of the maps that are one."""
+    chosen = xy_px.astype(np.int64)
+    for row, stack in enumerate(stacks):
+        names = channel_names(spec, stack.side, stack.level)
+        own = [channel for channel, name in enumerate(names) if name is not None]
+        if is_spine(stack.to_slice(xy_px[row, own])[1]):
+            continue
+        found = choose_chain(maps[row, own], partial(_patient_mm, stack))
+        if found is not None:
+            chosen[row, own] = found
+    return chosen.astype(np.float64), *read_at(maps, chosen)
+
+
+def _patient_mm(stack: Stack, xy_px: np.ndarray) -> np.ndarray:
+    return stack.to_slice(xy_px)[1]
 
 
 def _common_spec(members: Sequence[tuple[DetectorSpec, nn.Module]]) -> DetectorSpec:

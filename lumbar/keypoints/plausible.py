@@ -142,9 +142,12 @@ def _weight(part: Sequence[Level], chain: Mapping[Level, Keypoint]) -> float:
 
 def _consistent(part: Sequence[Level], chain: Mapping[Level, Keypoint]) -> bool:
     """Whether the points of these levels descend in steps that a lumbar spine can have."""
-    order = [LEVELS.index(level) for level in part]
-    places = np.array([chain[level].mm for level in part])
-    gaps = np.diff(order)
+    return is_spine(np.array([chain[level].mm for level in part]), [LEVELS.index(level) for level in part])
+
+
+def is_spine(places: np.ndarray, order: Sequence[int] | None = None) -> bool:
+    """Whether points (K, 3) mm of levels, head to foot (`order`: their numbers, with gaps), can be a lumbar spine."""
+    gaps = np.diff(np.arange(len(places)) if order is None else order)
     moves = np.diff(places, axis=0) / gaps[:, None]
     steps = np.linalg.norm(moves, axis=1)
     usual = np.median(steps)
