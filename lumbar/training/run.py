@@ -95,7 +95,7 @@ class Run:
             self.stacks(name, member.spec)
         for fold in self.recipe.folds.train:
             for name, member in self.recipe.stage1.members.items():
-                self._train(name, member, fold)
+                self.train_member(name, member, fold)
             if self.main:
                 find_keypoints(self, fold)
         self.accelerator.wait_for_everyone()
@@ -107,7 +107,7 @@ class Run:
         self.regions("found", self._trained_folds())
         for fold in self.recipe.folds.train:
             for name, member in self.recipe.stage2.members.items():
-                self._train(name, member, fold)
+                self.train_member(name, member, fold)
         if self.main:
             grade_held_out(self)
 
@@ -180,7 +180,7 @@ class Run:
 
     # ---- training ----
 
-    def _train(self, name: str, member: Member, fold: int) -> None:
+    def train_member(self, name: str, member: Member, fold: int) -> None:
         """Train one member on one fold, unless its result is there."""
         job = self.job(name, member, fold)
         result = self.folder.result(name, fold)
