@@ -56,6 +56,8 @@ class Case:
     same: bool = False
     #: Words that an Issue must hold.
     says: str = ""
+    #: Codes that grading must add, over and above what reading told.
+    later: tuple[str, ...] = ()
     descriptions: Mapping[int, str] = field(default_factory=dict)
 
 
@@ -280,7 +282,7 @@ CASES: dict[str, Case] = {
     "empty series folder": Case(
         both(remove(T1), lambda folder: (folder / "1").mkdir()), gone(T1), (T1,), says="no .dcm file"
     ),
-    "one slice": Case(without(0, 1, 2, 3, 5, 6, 7, 8)),
+    "one slice": Case(without(0, 1, 2, 3, 5, 6, 7, 8), later=("window_repeated",)),
     "duplicate slice": Case(on_file(_copy_beside), (("slice_dropped", T2),), same=True),
     "missing slice in the middle": Case(without(4), (("slices_missing", T2),)),
     "two stacks in one series": Case(without(4, 5, 6, series=AX), (("several_stacks", AX),)),

@@ -1,5 +1,6 @@
 """Every damaged study of `tests.damage`: its exact Issues, its rows, and nothing lost that could be graded."""
 
+import json
 import os
 import tempfile
 from collections import Counter
@@ -8,12 +9,14 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from lumbar import pipeline
+from lumbar.bundle import Bundle
 from lumbar.issues import InputError, Issue
-from lumbar.labels import CONDITIONS
-from lumbar.study import open_data, read_study
+from lumbar.labels import CONDITIONS, LABEL_COLUMNS
+from lumbar.study import DataFolder, open_data, read_study
 from tests.damage import CASES, GROUP_OF, watchful_bundle, write_matrix
 from tests.tiny_dicom import SAGITTAL, write_stack
 
@@ -22,11 +25,19 @@ OF_NETWORKS = {"keypoint_low_confidence", "keypoint_repaired", "keypoint_missing
 
 
 @pytest.fixture(scope="module")
-def matrix(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, list[Issue]], dict[str, pipeline.StudyResult]]:
-    """What reading tells of each case, and the result of each."""
+def world(tmp_path_factory: pytest.TempPathFactory) -> tuple[DataFolder, Bundle, dict[str, int]]:
+    """The damaged studies, a bundle, and each case's study id."""
     root = tmp_path_factory.mktemp("damage")
     studies = write_matrix(root)
-    data, bundle = open_data(root), watchful_bundle(tmp_path_factory.mktemp("bundle"))
+    return open_data(root), watchful_bundle(tmp_path_factory.mktemp("bundle")), studies
+
+
+@pytest.fixture(scope="module")
+def matrix(
+    world: tuple[DataFolder, Bundle, dict[str, int]],
+) -> tuple[dict[str, list[Issue]], dict[str, pipeline.StudyResult]]:
+    """What reading tells of each case, and the result of each."""
+    data, bundle, studies = world
     told = {name: list(read_study(data, study).issues) for name, study in studies.items()}
     by_id = {result.study_id: result for result in pipeline.predict(data, bundle, on_error="prior")}
     return told, {name: by_id[study] for name, study in studies.items()}
@@ -40,9 +51,12 @@ def test_a_damaged_study_tells_exactly_what_is_wrong(name: str, matrix: tuple) -
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_a_damaged_study_is_graded_as_far_as_it_can_be_seen(name: str, matrix: tuple) -> None:
+def test_a_damaged_study_is_graded_as_far_as_it_can_be_seen(name: str, matrix: tuple, world: tuple) -> None:
     case, result, sound = CASES[name], matrix[1][name], matrix[1]["sound"]
     np.testing.assert_allclose(result.probabilities.sum(axis=-1), 1.0, atol=1e-9)
+    prior = np.asarray(world[1].manifest.prior)
+    is_prior = np.isclose(result.probabilities, prior, rtol=0, atol=1e-12).all(axis=-1)
+    assert (is_prior == (not case.graded)).all()
     blind = {GROUP_OF[series] for series in case.blind}
     hidden = np.array([any(group in condition for group in blind) for condition in CONDITIONS])
     assert (result.seen == ~hidden[:, None]).all()
@@ -53,8 +67,36 @@ def test_a_damaged_study_is_graded_as_far_as_it_can_be_seen(name: str, matrix: t
     if blind:
         expected |= {"study_failed" if result.failed else "condition_unseen" if case.graded else "condition_ungraded"}
     assert codes == expected
+    assert set(case.later) <= {issue.code for issue in result.issues}
     if case.same:
         np.testing.assert_allclose(result.probabilities, sound.probabilities, atol=1e-5)
+
+
+def test_the_report_says_of_every_row_of_every_damaged_study_what_it_came_from(
+    matrix: tuple, world: tuple, tmp_path: Path
+) -> None:
+    data, bundle, studies = world
+    results = sorted(matrix[1].values(), key=lambda result: data.study_ids.index(result.study_id))
+    submission = pd.read_csv(pipeline.write_outputs(results, data, bundle, tmp_path), index_col="row_id")
+    assert list(submission.index) == [f"{study}_{column}" for study in data.study_ids for column in LABEL_COLUMNS]
+    report = json.loads((tmp_path / "run_report.json").read_text())
+    entries = {entry["study_id"]: entry["rows"] for entry in report["studies"]}
+    told: Counter[str] = Counter()
+    for name, study in studies.items():
+        case, result = CASES[name], matrix[1][name]
+        hidden = {GROUP_OF[series] for series in case.blind}
+        for column, row in zip(LABEL_COLUMNS, result.probabilities.reshape(-1, 3), strict=True):
+            unseen = any(group in column for group in hidden)
+            source = "prior" if not case.graded else "other views" if unseen else "own view"
+            assert entries[study][column]["from"] == source, (name, column)
+            assert (entries[study][column]["members"] == 0) == (source == "prior"), (name, column)
+            told[source] += 1
+            np.testing.assert_allclose(submission.loc[f"{study}_{column}"], row, atol=1e-5)
+    assert min(told.values()) > 0
+    assert report["rows"]["total"] == told.total() == 25 * len(CASES)
+    assert report["rows"]["from_prior"] == told["prior"]
+    assert report["rows"]["from_other_views"] == told["other views"]
+    assert report["failed_studies"] == [studies["no series"], studies["no folder"]]
 
 
 # -- what may not be read --------------------------------------------------------------------------------------------
@@ -137,10 +179,16 @@ HEADER = "study_id,series_id,series_description"
     ],
 )
 def test_an_odd_series_table_is_understood(
-    guarded: Path, table: str, studies: tuple, used: list[int], told: list
+    guarded: Path, table: str, studies: tuple, used: list[int], told: list, world: tuple
 ) -> None:
+    plain = next(pipeline.predict(open_data(guarded), world[1]))
     (guarded / "test_series_descriptions.csv").write_bytes(table.encode())
     data = open_data(guarded)
+    found = list(pipeline.predict(data, world[1], on_error="prior"))
+    assert [result.study_id for result in found] == list(studies)
+    assert [result.failed for result in found] == [not used, *(True for _ in studies[1:])]
+    expected = plain.probabilities if used else np.asarray(world[1].manifest.prior)
+    np.testing.assert_array_equal(found[0].probabilities, expected)
     study = read_study(data, 11)
     assert data.study_ids == studies
     assert [series.series_id for series in study.series["sagittal_t1"]] == used

@@ -1,10 +1,11 @@
 """A small part of `tests/fuzz.py`, whose full run is one command: 300 mutations in processes of their own."""
 
+import random
 from pathlib import Path
 
 import pytest
 
-from tests import fuzz
+from tests import fuzz, fuzz_targets
 
 
 def test_three_hundred_mutations_end_in_a_result_or_a_sentence() -> None:
@@ -19,8 +20,8 @@ def test_three_hundred_mutations_end_in_a_result_or_a_sentence() -> None:
 
 def test_thirty_mutated_bundles_end_in_a_bundle_or_a_sentence(tmp_path: Path) -> None:
     """Here and not in a process of its own, since torch is loaded already."""
-    attack = fuzz.bundle_attack(tmp_path)
-    outcomes = [attack(fuzz.random.Random(f"2/{index}")) for index in range(30)]
+    attack = fuzz_targets.bundle_attack(tmp_path)
+    outcomes = [attack(random.Random(f"2/{index}")) for index in range(30)]
     assert set(outcomes) <= {"one sentence", "bundle"}
     assert "one sentence" in outcomes
 
