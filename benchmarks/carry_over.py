@@ -86,6 +86,8 @@ def judge(spec: object, network: object, held: Path) -> dict[str, dict[str, floa
     out = {}
     for kind in ("T2 SPACE", "T2 turbo spin echo"):
         ids = [study for study in data.study_ids if (study % 1000 == MIDSAGITTAL) == (kind != "T2 SPACE")]
+        if not ids:
+            continue
         errors = []
         for study_id in ids:
             study = read_study(data, study_id)

@@ -4,10 +4,11 @@ SPIDER (van der Graaf et al., "Lumbar spine segmentation in MR images: a dataset
 Data 2024, CC BY 4.0) gives images and masks. `t2_space/canal_keypoints.csv` holds canal points made from the masks of
 T2 SPACE volumes: each labelled slice becomes a study of its own, with up to two neighbours on either side, so that
 training sees it as any other series. `midsagittal/` holds one T2 turbo spin echo slice a patient: those that have
-points in a table of our own become studies of one slice. The part `images` is every mid-sagittal pair (T2, and T1
-where both have one field of view) without any point. The images carry no position along the patient's left-right
-axis and no severity grades: the slices lie around x = 0 in the order of their numbers, and all labels are empty. Only
-the canal, which has no side, may be learnt from them.
+points in a table of our own become studies of one slice, with the T1 slice beside it where that shows the same place.
+The part `images` is every mid-sagittal pair (T2, and T1 where both have one field of view) without any point. The
+images carry no position along the patient's left-right axis and no severity grades: the slices lie around x = 0 in
+the order of their numbers, and all labels are empty. Nothing that has a side may be learnt from them: the T1 slices
+get the same point for the left and the right foramen of a level, where both would be if looked at from the side.
 """
 
 import itertools
@@ -37,6 +38,9 @@ HELD_OUT_OF, HELD_OUT_REMAINDER = 5, 2
 #: T1 and T2 belong together where their fields of view differ by less than this share.
 SAME_WIDTH: Final = 0.02
 FIRST_ID: Final = 9_000_000_000
+#: From the canal point of a level to the middle of its foramina, seen from the side: forward and up, mm,
+#: L1/L2 to L5/S1. Means over phantoms (`sample_data`: 60 foramina, standard deviation at most 1.6 mm).
+FORAMEN_FROM_CANAL_MM: Final = ((2.3, 5.6), (2.6, 5.4), (3.0, 5.1), (3.7, 4.3), (6.7, 1.4))
 #: Stands for the slice number in the study id of a mid-sagittal image, whose number is not known.
 MIDSAGITTAL: Final = 999
 SERIES_ID: Final = 1
@@ -71,7 +75,8 @@ def write_spider(source: Path, out: Path, part: Part = "train", points: Path | N
 
     `source` holds `t2_space/` (`images/`, `canal_keypoints.csv`: patient, image, slice, level, x, y in pixels), and for
     the mid-sagittal images `midsagittal/` and `overview.csv`. `points`: table of canal points on those (patient, level,
-    x, y in pixels of `<patient>_t2.png`); without it they are left out. Studies that are there already are written
+    x, y in pixels of `<patient>_t2.png`; t1: 1 where `<patient>_t1.png` shows the same place, 0 where it does not or is
+    missing); without it they are left out. Studies that are there already are written
     anew. Raises InputError for a table or an image that cannot be read.
     """
     ids, labels, series, coordinates = [], [], [], []
@@ -120,18 +125,20 @@ def _neighbours(folder: Path, image: str, number: int) -> dict[int, np.ndarray]:
 
 
 def _midsagittal(source: Path, points: Path, part: Part) -> Iterator[_Labelled]:
-    """Mid-sagittal T2 slices with the points of a table; those stored head down are turned."""
-    table = _of_part(points, ("patient", "level", "x", "y"), part)
+    """Mid-sagittal T2 slices, and T1 of the same place, with a table's points; pairs stored head down are turned."""
+    table = _of_part(points, ("patient", "level", "x", "y", "t1"), part)
     overview = _overview(source)
     for patient, rows in table.groupby("patient"):
         squared, spacing, height = _squared(source, f"{patient}_t2", overview)
         size = len(squared)
         placed = rows.assign(y=rows["y"].astype(float) * size / height)
         heights = placed.set_index("level")["y"].sort_index()
+        t1 = _t1_beside(source, int(patient), size * spacing, overview) if rows["t1"].astype(int).all() else None
         if heights.iloc[0] > heights.iloc[-1]:  # L1/L2 below L5/S1
             squared, placed = squared[::-1], placed.assign(y=size - 1 - placed["y"])
+            t1 = None if t1 is None else (t1[0][::-1], t1[1])
         study = FIRST_ID + int(patient) * 1000 + MIDSAGITTAL
-        yield _Labelled(study, {MIDSAGITTAL: squared}, MIDSAGITTAL, placed, spacing, "SPIDER T2 TSE")
+        yield _Labelled(study, {MIDSAGITTAL: squared}, MIDSAGITTAL, placed, spacing, "SPIDER mid-sagittal", t1)
 
 
 def _pairs(source: Path) -> Iterator[_Labelled]:
@@ -141,13 +148,17 @@ def _pairs(source: Path) -> Iterator[_Labelled]:
     for path in sorted((source / "midsagittal").glob("*_t2.png")):
         patient = int(path.name.removesuffix("_t2.png"))
         pixels, spacing, _ = _squared(source, f"{patient}_t2", overview)
-        t1 = None
-        if path.with_name(f"{patient}_t1.png").is_file():
-            other, its_spacing, _ = _squared(source, f"{patient}_t1", overview)
-            if abs(len(other) * its_spacing / (len(pixels) * spacing) - 1) < SAME_WIDTH:
-                t1 = other, its_spacing
+        t1 = _t1_beside(source, patient, len(pixels) * spacing, overview)
         study = FIRST_ID + patient * 1000 + MIDSAGITTAL
         yield _Labelled(study, {MIDSAGITTAL: pixels}, MIDSAGITTAL, nothing, spacing, "SPIDER mid-sagittal", t1)
+
+
+def _t1_beside(source: Path, patient: int, width_mm: float, overview: pd.DataFrame) -> tuple[np.ndarray, float] | None:
+    """The patient's T1 slice and its spacing, mm, where there is one as wide as the T2 slice."""
+    if not (source / "midsagittal" / f"{patient}_t1.png").is_file():
+        return None
+    pixels, spacing, _ = _squared(source, f"{patient}_t1", overview)
+    return (pixels, spacing) if abs(len(pixels) * spacing / width_mm - 1) < SAME_WIDTH else None
 
 
 def _overview(source: Path) -> pd.DataFrame:
@@ -214,20 +225,28 @@ def _plane(steps: int, pixels: np.ndarray, spacing: float) -> Plane:
 
 
 def _coordinates(labelled: _Labelled, instance: int) -> Iterator[dict[str, object]]:
+    """Rows of the coordinate table: the canal on T2, and on T1 both foramina of each level."""
     titles = [level_title(level) for level in LEVELS]
     points = labelled.points
     for level, x, y in zip(points["level"], points["x"], points["y"], strict=True):
         if str(level) not in titles:
             raise InputError(f"SPIDER's points: unknown level {level!r}; write one of {', '.join(titles)}")
-        yield {
-            "study_id": labelled.study,
-            "series_id": SERIES_ID,
-            "instance_number": instance,
-            "condition": "Spinal Canal Stenosis",
-            "level": str(level),
-            "x": float(x),
-            "y": float(y),
+        common = {"study_id": labelled.study, "level": str(level)}
+        canal = {"series_id": SERIES_ID, "instance_number": instance, "condition": "Spinal Canal Stenosis"}
+        yield common | canal | {"x": float(x), "y": float(y)}
+        if labelled.t1 is None:
+            continue
+        pixels, spacing = labelled.t1
+        forward, up = FORAMEN_FROM_CANAL_MM[titles.index(str(level))]
+        scale = labelled.spacing_mm / spacing  # both images lie around one middle
+        middle, t1_middle = len(labelled.pixels[labelled.number]) / 2, len(pixels) / 2
+        place = {
+            "x": (float(x) - middle) * scale + t1_middle - forward / spacing,
+            "y": (float(y) - middle) * scale + t1_middle - up / spacing,
         }
+        for side in ("Left", "Right"):
+            condition = f"{side} Neural Foraminal Narrowing"
+            yield common | {"series_id": SERIES_ID + 1, "instance_number": 1, "condition": condition} | place
 
 
 def _add_rows(path: Path, rows: pd.DataFrame, ids: list[int]) -> None:

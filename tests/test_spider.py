@@ -9,9 +9,10 @@ import pytest
 from worlds import small_phantoms
 
 import train_utils
-from lumbar.labels import LABEL_COLUMNS, LEVELS, level_title
-from lumbar.spider import FIRST_ID, MIDSAGITTAL, PIXEL_MM, is_held_out
+from lumbar.labels import LABEL_COLUMNS, LEVELS, SIDES, level_title
+from lumbar.spider import FIRST_ID, FORAMEN_FROM_CANAL_MM, MIDSAGITTAL, PIXEL_MM, is_held_out
 from lumbar.study import open_data, read_study
+from lumbar.training.derive import label_keypoints, study_rows
 
 REAL = Path(__file__).resolve().parents[2] / "shared" / "real" / "spider"
 
@@ -91,8 +92,8 @@ def points(source: Path) -> Path:
         cv2.imwrite(str(source / "midsagittal" / f"{patient}_t2.png"), image[::-1] if patient == 13 else image)
         for place, level in enumerate(LEVELS):
             y = 79.5 + 50 * place if place != 3 else 279.5
-            rows.append((patient, level_title(level), 119.5, 399 - y if patient == 13 else y))
-    pd.DataFrame(rows, columns=["patient", "level", "x", "y"]).to_csv(source / "points.csv", index=False)
+            rows.append((patient, level_title(level), 119.5, 399 - y if patient == 13 else y, int(patient == 13)))
+    pd.DataFrame(rows, columns=["patient", "level", "x", "y", "t1"]).to_csv(source / "points.csv", index=False)
     names = [f"{patient}_t2" for patient in (11, 13)]
     pd.DataFrame({"new_file_name": names, "PixelSpacing": "[1.5, 1.5]"}).to_csv(source / "overview.csv", index=False)
     return source / "points.csv"
@@ -112,6 +113,28 @@ def test_a_midsagittal_image_becomes_a_square_study_head_up(source: Path, points
         marked = table[(table["study_id"] == study_id) & (table["level"] == "L4/L5")].iloc[0]
         assert (marked["x"], marked["y"]) == pytest.approx((column, row), abs=1)
         assert row == pytest.approx(139.5, abs=1)
+
+
+def test_t1_of_the_same_place_gets_both_foramina_before_and_above_the_canal(
+    source: Path, points: Path, tmp_path: Path
+) -> None:
+    for patient in (11, 13):  # half the pixels, twice the spacing: the same place; only patient 13's row says so
+        ramp = np.tile(np.arange(100, dtype=np.uint8), (100, 1))
+        cv2.imwrite(str(source / "midsagittal" / f"{patient}_t1.png"), ramp)
+    names = {"11_t2": 1.5, "13_t2": 1.5, "11_t1": 3.0, "13_t1": 3.0}
+    table = pd.DataFrame({"new_file_name": names.keys(), "PixelSpacing": [f"[{mm}, {mm}]" for mm in names.values()]})
+    table.to_csv(source / "overview.csv", index=False)
+    assert _convert(source, tmp_path / "data", "--points", str(points)) == 0
+    data = open_data(tmp_path / "data")
+    assert not read_study(data, FIRST_ID + 11 * 1000 + MIDSAGITTAL).series.get("sagittal_t1")
+    study_id = FIRST_ID + 13 * 1000 + MIDSAGITTAL
+    study = read_study(data, study_id)
+    found = label_keypoints(study, study_rows(data.coordinates)[study_id])
+    for level, (forward, up) in zip(LEVELS, FORAMEN_FROM_CANAL_MM, strict=True):
+        canal = np.array(found["spinal_canal_stenosis", level].mm)
+        for side in SIDES:
+            foramen = np.array(found[f"{side}_neural_foraminal_narrowing", level].mm)
+            assert foramen - canal == pytest.approx([0, -forward, up], abs=0.01)
 
 
 def test_pairs_are_studies_without_points_and_t1_joins_where_the_widths_agree(
