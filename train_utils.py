@@ -131,6 +131,14 @@ def verify(args: argparse.Namespace) -> int:
     return 0
 
 
+def card(args: argparse.Namespace) -> int:
+    """Write a bundle's model card, README.md beside its manifest, from the manifest."""
+    from lumbar.bundle.card import write_card
+
+    print(write_card(args.weights, args.measured))
+    return 0
+
+
 def convert(args: argparse.Namespace) -> int:
     """Turn the original ninth-place checkpoints (.pt) into a bundle."""
     from lumbar.convert import convert_checkpoints
@@ -207,6 +215,7 @@ _COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
     "evaluate": evaluate,
     "bundle": bundle,
     "verify": verify,
+    "card": card,
     "convert": convert,
     "predict": predict_folder,
     "blend": blend_tables,

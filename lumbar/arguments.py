@@ -49,6 +49,19 @@ ARGUMENTS: Final[dict[str, list[Argument]]] = {
         _path("--out", "bundle folder to write"),
     ],
     "verify": [_path("--weights", "bundle folder")],
+    "card": [
+        _path("--weights", "bundle folder"),
+        (
+            "--measured",
+            {
+                "type": Path,
+                "nargs": "+",
+                "default": [],
+                "metavar": "JSON",
+                "help": "figures that benchmarks wrote: add them",
+            },
+        ),
+    ],
     "convert": [
         _path("--checkpoints", "folder of .pt files"),
         _path("--out", "bundle folder to write"),

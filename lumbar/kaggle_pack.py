@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import Any, Final
 
 from lumbar.bundle import MANIFEST, Bundle, load_bundle
+from lumbar.bundle.card import CARD, card_text
 from lumbar.files import write_json, write_text, writing_into
 from lumbar.issues import InputError
 from lumbar.kaggle import COMPETITION, WHEELS, WHEELS_FOLDER
-from lumbar.report import NOTICE
 
 ROOT: Final = Path(__file__).resolve().parents[1]
 #: Python versions of Kaggle's image today and of the next one.
@@ -119,22 +119,6 @@ def _kernel(owner: str, slug: str, title: str, file: str, kind: str) -> dict[str
     }
 
 
-def model_card(bundle: Bundle) -> str:
-    """What the bundle is, what it was trained on and how well it did, as Markdown."""
-    manifest = bundle.manifest
-    lines = ["# Lumbar weights", "", f"**{NOTICE}**", ""]
-    lines += [manifest.description, ""] if manifest.description else []
-    lines += [f"Bundle `{bundle.identity[:12]}`, blend: {manifest.blend.method}.", ""]
-    lines += ["| member | stage | fold | trained on | scores |", "|---|---|---|---|---|"]
-    for member in manifest.members:
-        scores = ", ".join(f"{name} {value:.4g}" for name, value in member.scores.items())
-        fold = "all" if member.fold is None else str(member.fold)
-        lines.append(f"| {member.name} | {member.spec.stage} | {fold} | {member.saw or 'not said'} | {scores} |")
-    own = bundle.folder / "README.md"
-    lines += ["", own.read_text(encoding="utf-8").strip()] if own.is_file() else []
-    return "\n".join(lines) + "\n"
-
-
 def _write_kernel(folder: Path, metadata: dict[str, Any]) -> None:
     folder.mkdir()
     shutil.copyfile(ROOT / metadata["code_file"], folder / metadata["code_file"])
@@ -150,7 +134,7 @@ def _write_dataset(folder: Path, bundle: Bundle, owner: str, wheels: Path | None
     for name in (MANIFEST, *(member.file for member in bundle.manifest.members), *models):
         (folder / "weights" / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(bundle.folder / name, folder / "weights" / name)
-    write_text(model_card(bundle), folder / "README.md")
+    write_text(card_text(bundle), folder / CARD)
     target = folder / WHEELS_FOLDER
     target.mkdir()
     if wheels is None:

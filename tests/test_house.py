@@ -17,6 +17,7 @@ FLOORS = {
     "words": {"labels", "issues", "style"},
     "arrays": {
         "arguments",
+        "card",
         "files",
         "member",
         "geometry",

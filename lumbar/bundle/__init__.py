@@ -21,6 +21,7 @@ from torch import nn
 
 from lumbar.bundle.blending import BundleBlend, FittedBlend, store_blend
 from lumbar.bundle.manifest import MANIFEST, MEMBER_NAME, Blend, Manifest, Member, first_fault
+from lumbar.card import Card
 from lumbar.ensemble import BlendMethod
 from lumbar.ensemble.store import SUFFIXES
 from lumbar.files import replacing, sha256, write_json
@@ -143,6 +144,7 @@ def save_bundle(
     prior: np.ndarray,
     blend: BlendMethod | FittedBlend = "mean",
     description: str = "",
+    card: Card | None = None,
     precision: Precision = "float16",
 ) -> Bundle:
     """Write a bundle and load it again; members may come from a generator, one is held at a time.
@@ -164,7 +166,7 @@ def save_bundle(
             with replacing(folder / name) as temporary:
                 save_file({key: _stored(value, precision) for key, value in weights.state.items()}, temporary)
             entries.append(_entry(weights, folder / name))
-        manifest = _manifest(folder, entries, prior, store_blend(blend, folder, undo), description)
+        manifest = _manifest(folder, entries, prior, store_blend(blend, folder, undo), description, card or Card())
         write_json(manifest.model_dump(mode="json"), folder / MANIFEST)
         undo.pop_all()
     return load_bundle(folder)
@@ -182,13 +184,16 @@ def _entry(weights: Weights, file: Path) -> Member:
     )
 
 
-def _manifest(folder: Path, members: list[Member], prior: np.ndarray, blend: Blend, description: str) -> Manifest:
+def _manifest(
+    folder: Path, members: list[Member], prior: np.ndarray, blend: Blend, description: str, card: Card
+) -> Manifest:
     try:
         return Manifest(
             description=description,
             members=tuple(members),
             blend=blend,
             prior=np.asarray(prior, dtype=np.float64).tolist(),
+            card=card,
         )
     except ValidationError as error:
         raise InputError(f"{folder}: no bundle can be made; {first_fault(error)}") from error

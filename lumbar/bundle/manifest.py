@@ -6,6 +6,7 @@ from typing import Annotated, Any, Final, Literal
 import numpy as np
 from pydantic import Field, ValidationError, field_validator, model_validator
 
+from lumbar.card import Card
 from lumbar.ensemble import BLEND_METHODS, MethodName
 from lumbar.labels import CONDITIONS, LEVELS, SEVERITIES
 from lumbar.member import MemberSpec, Strict
@@ -74,6 +75,8 @@ class Manifest(Strict):
     blend: Blend = Blend()
     #: Stands in where no member speaks: (5 conditions, 5 levels, 3 severities), each row sums to 1.
     prior: tuple[tuple[tuple[float, ...], ...], ...]
+    #: What a reader must know beside: data, licences, commands, figures, limits.
+    card: Card = Card()
 
     @field_validator("prior")
     @classmethod

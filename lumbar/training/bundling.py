@@ -36,6 +36,7 @@ def make_bundle(run: Path, out: Path, precision: Precision = "float16") -> Bundl
         prior=prior,
         blend=blend,
         description=recipe.description or recipe.name,
+        card=recipe.card,
         precision=precision,
     )
 

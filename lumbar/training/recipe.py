@@ -20,6 +20,7 @@ from typing import Any, Literal
 
 from pydantic import ValidationError, model_validator
 
+from lumbar.card import Card
 from lumbar.issues import InputError
 from lumbar.member import DetectorSpec, GraderSpec, MemberSpec, Strict
 from lumbar.training.settings import Blend, Folds, Loop, Training
@@ -56,6 +57,8 @@ class Recipe(Strict):
     folds: Folds = Folds()
     loop: Loop = Loop()
     blend: Blend = Blend()
+    #: What the bundle's card says of data, licences, commands and limits.
+    card: Card = Card()
     stage1: Stage
     stage2: Stage
 
