@@ -14,20 +14,18 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
+from real_images import judge, table
+from torch import nn
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from lumbar.bundle import build_network
 from lumbar.files import write_csv, write_json
-from lumbar.keypoints.detect import detect
-from lumbar.spider import FIRST_ID, MIDSAGITTAL
-from lumbar.study import open_data, read_study
+from lumbar.member import DetectorSpec
+from lumbar.spider import FIRST_ID
 from lumbar.training import checkpoint
 from lumbar.training.checks import open_checked
-from lumbar.training.derive import label_keypoints, study_rows
-from lumbar.training.evaluate import error_figures, errors_mm
 from lumbar.training.machine import make_accelerator
 from lumbar.training.recipe import load_recipe
 from lumbar.training.run import Run
@@ -61,43 +59,24 @@ def subset(data: Path, out: Path, kind: str) -> Path:
     return out
 
 
-def train(recipe: Path, data: Path, out: Path, off: Sequence[str], steps: int) -> tuple[object, object]:
+def train(
+    recipe: Path, data: Path, out: Path, off: Sequence[str], steps: int, more: Sequence[str] = ()
+) -> tuple[DetectorSpec, nn.Module]:
     """The detector's spec and its network after about `steps` optimizer steps; skipped where it is there."""
     studies = len(pd.read_csv(data / "train.csv"))
-    member = load_recipe(recipe).stage1.members[MEMBER]
-    folds = load_recipe(recipe).folds.count
+    member = load_recipe(recipe, more).stage1.members[MEMBER]
+    folds = load_recipe(recipe, more).folds.count
     epochs = max(1, round(steps * member.training.batch_size / (studies * (folds - 1) / folds)))
-    settings = [f"stage1.members.{MEMBER}.epochs={epochs}", *(f"{PLACE}{key}=0.0" for key in off)]
+    settings = [*more, f"stage1.members.{MEMBER}.epochs={epochs}", *(f"{PLACE}{key}=0.0" for key in off)]
     chosen = load_recipe(recipe, settings)
     run = Run(out, chosen, open_checked(data), make_accelerator(chosen.loop))
     run.prepare()
     run.stacks(MEMBER, chosen.stage1.members[MEMBER].spec)
     run.train_member(MEMBER, chosen.stage1.members[MEMBER], chosen.folds.train[0])
     spec = chosen.stage1.members[MEMBER].spec
+    assert isinstance(spec, DetectorSpec)
     weights = run.folder.member(MEMBER, chosen.folds.train[0]) / "best.safetensors"
     return spec, checkpoint.read_weights(build_network(spec), weights).eval()
-
-
-def judge(spec: object, network: object, held: Path) -> dict[str, dict[str, float | None]]:
-    """Figures of `evaluate.error_figures` for both kinds of images, and the share of images with a wrong level."""
-    data = open_data(held, "train")
-    assert data.coordinates is not None
-    rows = study_rows(data.coordinates)
-    out = {}
-    for kind in ("T2 SPACE", "T2 turbo spin echo"):
-        ids = [study for study in data.study_ids if (study % 1000 == MIDSAGITTAL) == (kind != "T2 SPACE")]
-        if not ids:
-            continue
-        errors = []
-        for study_id in ids:
-            study = read_study(data, study_id)
-            told = list(label_keypoints(study, rows[study_id]).values())
-            found = detect(study, {"sagittal_t2": [(spec, network)]})[0]  # type: ignore[list-item]
-            errors.append(np.concatenate([*errors_mm({study_id: found}, {study_id: told})["sagittal_t2"].values()]))
-        out[kind] = error_figures(np.concatenate(errors))
-        out[kind]["images_with_wrong_level"] = float(np.mean([np.nanmax(each[:, 1]) > 0 for each in errors]))
-        out[kind]["within_6_mm"] = float((np.concatenate(errors)[:, 0] <= 6).mean())
-    return out
 
 
 def main() -> None:
@@ -112,6 +91,9 @@ def main() -> None:
         "--out", type=Path, required=True, metavar="DIR", help="a run folder a row, and carry_over.json"
     )
     parser.add_argument("--steps", type=int, default=1000, metavar="N", help="optimizer steps a row (1000)")
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="KEY=VALUE", help="override a value of the recipe"
+    )
     parser.add_argument("--only", metavar="WORD", help="rows whose name holds this")
     args = parser.parse_args()
     figures = {}
@@ -120,13 +102,10 @@ def main() -> None:
             continue
         place = args.out / name.split(" (")[0].replace(" ", "_").replace(",", "")
         data = subset(args.data, place / "data", kind)
-        figures[name] = judge(*train(args.recipe, data, place / "run", off, args.steps), args.held)
-        for image, row in figures[name].items():
-            print(
-                f"{name:<55}{image:<20} median {row['median_mm']:.1f} mm, 95 % {row['p95_mm']:.1f} mm, within 6 mm "
-                f"{row['within_6_mm']:.1%}, images with a wrong level {row['images_with_wrong_level']:.1%}",
-                flush=True,
-            )
+        trained = train(args.recipe, data, place / "run", off, args.steps, args.set)
+        figures[name] = judge({"sagittal_t2": {"sagittal_t2": [trained]}}, args.held)
+        for row in table(figures[name], "").rows:
+            print(f"{name:<55}", *row, sep="  ", flush=True)
         write_json(figures, args.out / "carry_over.json")
 
 
