@@ -148,7 +148,7 @@ def convert(args: argparse.Namespace) -> int:
 
 
 def predict_folder(args: argparse.Namespace) -> int:
-    """Grade a data folder: submission.csv, keypoints.csv and run_report.json."""
+    """Grade a data folder: submission.csv, keypoints.csv and run_report.json, with --html a report to look at."""
     from lumbar import files, kaggle, pipeline, report, study
     from lumbar.bundle import load_bundle
 
@@ -158,6 +158,10 @@ def predict_folder(args: argparse.Namespace) -> int:
     results = list(pipeline.predict(data, weights, device=device, amp=amp, on_error=args.on_error))
     options = {"device": device, "autocast": amp, "on_error": args.on_error}
     print(pipeline.write_outputs(results, data, weights, args.out, options))
+    if args.html:
+        from lumbar.viewer import write_report
+
+        print(write_report(results, data, weights, args.out, device=device))
     if report.exceeded_share(results):
         share = f"{len(report.failed_studies(results))} of {len(results)}"
         raise InputError(

@@ -82,6 +82,7 @@ ARGUMENTS: Final[dict[str, list[Argument]]] = {
                 "help": "a study that cannot be read: stop, or give it the weighted prior and go on",
             },
         ),
+        ("--html", {"action": "store_true", "help": "also write report.html: studies to look at in a browser"}),
     ],
     "blend": [
         _path("--labels", "train.csv; a column fold_id with N folds is used"),

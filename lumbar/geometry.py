@@ -212,6 +212,14 @@ def canonical(
     return pixels, _with_normal(turned)
 
 
+def edge_letters(affine: FloatArray) -> tuple[str, str]:
+    """What lies at the left and at the right edge of an image: R and L, A and P, or F and H, by its row direction."""
+    along = affine[:3, 0]
+    axis = int(np.argmax(np.abs(along)))
+    low, high = ("RL", "AP", "FH")[axis]
+    return (low, high) if along[axis] > 0 else (high, low)
+
+
 def mirror_affine(affine: FloatArray, columns: int | None = None) -> FloatArray:
     """Affine of the slice in the patient mirrored left to right (x to -x).
 

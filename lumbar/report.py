@@ -66,7 +66,7 @@ def run_report(
         "notice": NOTICE,
         "versions": dict(versions_here() if versions is None else versions),
         "options": {key: _plain(value) for key, value in (options or {}).items()},
-        "bundle": _bundle_identity(bundle),
+        "bundle": bundle_identity(bundle),
         "data": {"split": data.split, "studies": len(data.study_ids), "unlisted": [int(one) for one in data.unlisted]},
         "seconds": {
             "total": round(sum(spent) if seconds is None else seconds, 3),
@@ -78,7 +78,7 @@ def run_report(
         "issues": {
             "counts": dict(sorted(Counter(issue.code for issue in issues).items())),
             "meanings": {code: CODES[code] for code in sorted({issue.code for issue in issues})},
-            "list": [_issue_entry(issue, data.root) for issue in issues],
+            "list": [issue_entry(issue, data.root) for issue in issues],
         },
         "studies": [_study_entry(result) for result in results],
     }
@@ -177,12 +177,14 @@ def _row_sources(result: "StudyResult") -> dict[str, dict[str, Any]]:
     }
 
 
-def _issue_entry(issue: Issue, root: Path) -> dict[str, Any]:
+def issue_entry(issue: Issue, root: Path) -> dict[str, Any]:
+    """An issue as data; its detail names no folder of this machine."""
     detail = issue.detail.replace(f"{root}/", "").replace(str(root), "the data folder")
     return {"code": issue.code, "study": int(issue.study), "series": _plain(issue.series), "detail": detail}
 
 
-def _bundle_identity(bundle: "Bundle") -> dict[str, Any]:
+def bundle_identity(bundle: "Bundle") -> dict[str, Any]:
+    """What names a bundle and each of its members, as data."""
     manifest = bundle.manifest
     return {
         "name": bundle.folder.name,

@@ -13,6 +13,8 @@ SEVERITY_MAP: Final = LinearSegmentedColormap.from_list(
     "severity", [(0.0, "#cfe9fa"), (0.22, "#f3e3ac"), (0.5, "#f4b13d"), (1.0, "#b3241c")]
 )
 UNGRADED_COLOUR: Final = "#9a9a9a"
+#: What raises and what lowers a severity in a saliency map (Okabe and Ito's orange and sky blue).
+RAISES, LOWERS = "#e69f00", "#56b4e9"
 INK: Final = "#1d2733"
 FAINT: Final = "#66717d"
 PAPER: Final = "#ffffff"

@@ -118,6 +118,20 @@ def test_a_sagittal_slice_shows_the_belly_left_and_the_head_up(direction: list[f
     assert geometry.canonical(np.array([[0, 1], [2, 3]]), affine)[0].tolist() == expected
 
 
+@pytest.mark.parametrize(
+    ("direction", "letters"),
+    [
+        ([1, 0, 0, 0, 1, 0], ("R", "L")),
+        ([-1, 0, 0, 0, 1, 0], ("L", "R")),
+        ([0, 1, 0, 0, 0, -1], ("A", "P")),
+        ([0, -0.98, 0.2, 0, 0.2, 0.98], ("P", "A")),
+        ([0, 0, 1, 0, 1, 0], ("F", "H")),
+    ],
+)
+def test_the_edges_of_an_image_are_named_after_its_orientation(direction: list[float], letters: tuple) -> None:
+    assert geometry.edge_letters(geometry.slice_affine([0, 0, 0], direction, [1, 1])) == letters
+
+
 def test_an_axial_slice_shows_the_patients_left_on_the_right() -> None:
     affine = geometry.slice_affine([0, 0, 0], [-1, 0, 0, 0, 1, 0], [1, 1])
     assert geometry.canonical(np.array([[0, 1], [2, 3]]), affine)[0].tolist() == [[1, 0], [3, 2]]

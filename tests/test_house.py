@@ -31,7 +31,7 @@ FLOORS = {
     },
     "study": {"study", "windows", "severity_table", "phantom", "spider"},
     "stages": {"faults", "pretrained", "keypoints", "grading"},
-    "prediction": {"bundle", "convert", "pipeline", "report", "pictures"},
+    "prediction": {"bundle", "convert", "pipeline", "report", "pictures", "viewer"},
     "training": {"training", "kaggle", "kaggle_pack"},
 }
 FLOOR_OF = {room: height for height, rooms in enumerate(FLOORS.values()) for room in rooms}

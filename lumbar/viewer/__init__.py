@@ -1,0 +1,180 @@
+"""`report.html`: a study list that one opens in a browser, in one file that reaches for nothing outside of itself.
+
+A table of studies by worst finding, and a page a study: its 25 distributions, the panel, slices to scroll with
+keypoints and regions, the regions as the networks saw them, what in them moved the networks, the issues, the bundle.
+The page is plain HTML, CSS and JavaScript in `page/`; what it shows is JSON, and text enters it as text only.
+"""
+
+import json
+import string
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+import torch
+from matplotlib.colors import to_hex
+from torch import nn
+from tqdm import tqdm
+
+from lumbar import style
+from lumbar.bundle import Bundle
+from lumbar.files import replacing, writing_into
+from lumbar.grading.regions import Regions, cut_regions, region_key
+from lumbar.issues import CODES
+from lumbar.labels import LEVELS, level_title
+from lumbar.member import GraderSpec
+from lumbar.report import NOTICE, bundle_identity, issue_entry, versions_here
+from lumbar.severity_table import true_severities
+from lumbar.study import DataFolder, Study, read_study
+from lumbar.viewer import cells
+from lumbar.viewer.panel import panel
+from lumbar.viewer.regions import Seen, region_views
+from lumbar.viewer.saliency import METHOD, saliency
+from lumbar.viewer.slices import Shown
+
+if TYPE_CHECKING:
+    from lumbar.pipeline import StudyResult
+
+PAGE: Final = Path(__file__).parent / "page"
+#: In the order in which they are joined.
+SCRIPTS: Final = ("dom.js", "list.js", "slices.js", "study.js", "main.js")
+REPORT: Final = "report.html"
+Grader = tuple[str, GraderSpec, nn.Module]
+
+
+def write_report(
+    results: Iterable["StudyResult"],
+    data: DataFolder,
+    bundle: Bundle,
+    out: Path,
+    *,
+    device: torch.device | str = "cpu",
+    progress: bool | None = None,
+) -> Path:
+    """Write `report.html` into `out`, whole or not at all; returns its path.
+
+    Each study is read again and its regions pass the graders once more, for their gradients, on `device` in float32;
+    one study is in memory at a time. `progress=None` shows a bar on standard error where that is a terminal. Raises
+    InputError where the folder cannot be written to.
+    """
+    results = list(results)
+    graders = _graders(bundle, device)
+    path = Path(out) / REPORT
+    before, after = _frame(results, bundle)
+    disable = None if progress is None else not progress
+    with writing_into(out), replacing(path) as temporary, temporary.open("w", encoding="utf-8") as stream:
+        stream.write(before)
+        for result in tqdm(results, desc="report", unit="study", disable=disable):
+            view = study_view(result, data, graders, device)
+            stream.write(f'<script type="application/json" id="study-{result.study_id}">{as_json(view)}</script>\n')
+        stream.write(after)
+    return path
+
+
+def study_view(
+    result: "StudyResult", data: DataFolder, graders: Sequence[Grader], device: torch.device | str
+) -> dict[str, Any]:
+    """All that the page of a study shows, as data for JSON; a study that failed has no images."""
+    names = [name for name, _, _ in graders]
+    view: dict[str, Any] = {
+        "id": str(result.study_id),
+        "failed": bool(result.failed),
+        "seconds": f"{result.seconds:.1f}",
+        "worst": cells.worst(result),
+        "cells": cells.table(result, names, true_severities(data, result.study_id)),
+        "issues": [_as_text(issue_entry(issue, data.root)) for issue in result.issues],
+    }
+    if result.failed:
+        return view | {"series": [], "points": [], "panel": [], "regions": []}
+    study = read_study(data, result.study_id)
+    shown = Shown(study)
+    points = shown.points(result)
+    return view | {
+        "series": shown.series,
+        "points": points,
+        "panel": panel(shown, points),
+        "regions": region_views(_seen(study, result, graders, device), shown),
+    }
+
+
+def as_json(value: Any) -> str:
+    """JSON that may stand in a script element: no `<`, so that no text can end the element."""
+    text = json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+    return text.replace("<", "\\u003c").replace("\u2028", "\\u2028").replace("\u2029", "\\u2029")
+
+
+def _as_text(entry: dict[str, Any]) -> dict[str, Any]:
+    """The entry with its series as text: a browser's numbers hold 15 digits, a series id may have 18."""
+    return entry | {"series": None if entry["series"] is None else str(entry["series"])}
+
+
+def _graders(bundle: Bundle, device: torch.device | str) -> list[Grader]:
+    found = []
+    for member in bundle.manifest.members:
+        if isinstance(member.spec, GraderSpec):
+            network = bundle.network(member.name, device).requires_grad_(False)
+            found.append((member.name, member.spec, network))
+    return found
+
+
+def _seen(study: Study, result: "StudyResult", graders: Sequence[Grader], device: torch.device | str) -> list[Seen]:
+    """The regions of every kind of input, cut as they were for grading, with their saliency maps."""
+    points = {(point.condition, point.level): point for point in result.keypoints}
+    kinds: dict[str, list[tuple[GraderSpec, nn.Module]]] = {}
+    for _, spec, network in graders:
+        kinds.setdefault(region_key(spec), []).append((spec, network))
+    seen = []
+    for members in kinds.values():
+        spec = members[0][0]
+        regions: Regions = cut_regions(study, points, spec)
+        seen.append(Seen(spec, regions, saliency(regions, members, device)))
+    return seen
+
+
+def _frame(results: Sequence["StudyResult"], bundle: Bundle) -> tuple[str, str]:
+    """The page up to the studies' data, and the rest."""
+    colours = {"ink": style.INK, "paper": style.PAPER}
+    here = "<!-- studies -->"
+    page = string.Template((PAGE / "report.html").read_text(encoding="utf-8")).substitute(
+        notice=NOTICE,
+        style=string.Template((PAGE / "report.css").read_text(encoding="utf-8")).substitute(colours),
+        script="\n".join((PAGE / name).read_text(encoding="utf-8") for name in SCRIPTS),
+        index=as_json(_index(results, bundle)),
+        studies=here,
+    )
+    before, _, after = page.partition(here)
+    return before, after
+
+
+def _index(results: Sequence["StudyResult"], bundle: Bundle) -> dict[str, Any]:
+    """What every page needs: the words, the colours, the studies in short, the bundle."""
+    return {
+        "notice": NOTICE,
+        "levels": [level_title(level) for level in LEVELS],
+        "columns": cells.COLUMN_TITLES,
+        "severities": cells.SEVERITY_WORDS,
+        "scale": [to_hex(style.SEVERITY_MAP(place / 2)) for place in range(3)],
+        "mark_mm": style.MARK_MM,
+        "saliency": {"raises": style.RAISES, "lowers": style.LOWERS, "method": METHOD},
+        "meanings": CODES,
+        "studies": [_summary(result) for result in results],
+        "bundle": bundle_identity(bundle) | {"blend": bundle.manifest.blend.method},
+        "versions": ", ".join(f"{name} {version}" for name, version in versions_here().items()),
+    }
+
+
+def _summary(result: "StudyResult") -> dict[str, Any]:
+    likeliest = np.where(result.graded, np.argmax(result.probabilities, axis=-1), -1)
+    confidences = [float(point.confidence) for point in result.keypoints]
+    return {
+        "id": str(result.study_id),
+        "failed": bool(result.failed),
+        "worst": cells.worst(result),
+        "fills": [[cells.fill(result, one, level) for one in cells.ORDER] for level in range(len(LEVELS))],
+        "severe": int((likeliest == 2).sum()),
+        "moderate": int((likeliest == 1).sum()),
+        "confidence": round(min(confidences), 3) if confidences else None,
+        "prior": int((~np.asarray(result.graded, dtype=bool)).sum()),
+        "issues": len(result.issues),
+    }

@@ -1,0 +1,203 @@
+// One study: its 25 distributions, the panel, slices to scroll, what the networks saw, the issues.
+
+class StudyPage {
+  constructor(study) {
+    this.study = study;
+    this.slices = study.series.length ? new Slices(study) : null;
+    this.seen = make("section", { class: "seen", "aria-labelledby": "seen-title" });
+    this.overlay = { on: true, strength: 85 };
+    this.element = this.build();
+    this.choose(...study.worst.cell);
+  }
+
+  build() {
+    const { study } = this;
+    const facts = [study.failed ? "could not be graded: the prior stands in" : `worst finding: ${grade(study.worst)}, ${study.worst.where}`,
+      `${study.seconds} s`, plural(study.issues.length, "issue")];
+    return make("article", { "aria-labelledby": "title" },
+      neighbours(study.id),
+      make("h1", { id: "title", tabindex: -1 }, `Study ${study.id}`),
+      make("p", { class: "facts" }, facts.join(" · ")),
+      make("div", { class: "pair" },
+        make("div", { class: "findings" }, this.table(), key()),
+        this.seen,
+        this.slices ? this.slices.element : make("p", { class: "nothing" }, "No images: the study could not be read or graded.")),
+      this.panel(),
+      issues(study));
+  }
+
+  table() {
+    const head = make("tr", {}, make("th", { scope: "col" }, make("span", { class: "hidden" }, "Level")),
+      report.columns.map((title) => make("th", { scope: "col" }, title.replace("sub", "sub\u00ad"))));
+    this.buttons = report.levels.map((_, row) => report.columns.map((_, column) => this.cell(row, column)));
+    const rows = report.levels.map((level, row) => make("tr", {}, make("th", { scope: "row" }, level),
+      this.buttons[row].map((button) => make("td", {}, button))));
+    return make("section", { "aria-labelledby": "table-title" },
+      make("h2", { id: "table-title" }, "Probabilities"),
+      make("table", { class: "heat" },
+        make("caption", {}, "Per cent normal or mild, moderate, severe; the patient's right on the left. ",
+          isLabelled(this.study) ? "A box marks the label. " : "", "Choose a cell to see its slice, its regions and what they turned on."),
+        make("thead", {}, head), make("tbody", {}, rows)));
+  }
+
+  cell(row, column) {
+    const cell = this.study.cells[row][column];
+    const largest = cell.p.indexOf(Math.max(...cell.p));
+    const numbers = cell.p.map((share, place) => make("span",
+      { class: [place === largest ? "largest" : "", place === cell.label ? "label" : ""].join(" ").trim() || null },
+      percent(share)));
+    const bar = draw("svg", { viewBox: "0 0 100 6", preserveAspectRatio: "none", class: "bar3", "aria-hidden": "true" });
+    let start = 0;
+    cell.p.forEach((share, place) => {
+      bar.append(draw("rect", { x: start, y: 0, width: 100 * share, height: 6, fill: report.scale[place] }));
+      start += 100 * share;
+    });
+    const label = cell.label === null ? "" : `; label ${report.severities[cell.label]}`;
+    const origin = cell.from === "own view" ? "" : `; from ${cell.from === "prior" ? "the prior" : "other views"}`;
+    return make("button", { type: "button", class: cell.from === "prior" ? "cell prior" : "cell", "aria-pressed": "false",
+      style: cell.from === "prior" ? null : `background-color:${cell.fill};color:${cell.ink}`,
+      onclick: () => this.choose(row, column),
+      "data-cell": `${row} ${column}` },
+      make("span", { class: "hidden" }, `${cellName(row, column)}: ${inWords(cell.p)}${label}${origin}`),
+      make("span", { class: "numbers", "aria-hidden": "true" }, numbers), bar);
+  }
+
+  // Choose a cell: its slice with its region comes up, and what the networks saw of it.
+  choose(row, column) {
+    this.buttons.flat().forEach((button) => button.setAttribute("aria-pressed", "false"));
+    this.buttons[row][column].setAttribute("aria-pressed", "true");
+    const regions = this.study.regions.filter((region) => region.row === row && region.column === column);
+    const point = this.study.points.find((one) => one.row === row && one.column === column);
+    if (point) this.show(point.series, point.instance, regions[0] ?? null);
+    else if (regions.length) this.show(regions[0].series, middle(regions[0]).instance, regions[0]);
+    this.drawSeen(row, column, regions);
+  }
+
+  show(seriesId, instance, region) {
+    const series = this.study.series.findIndex((one) => one.id === seriesId);
+    const slice = series < 0 ? -1 : this.study.series[series].slices.findIndex((one) => one.instance === instance);
+    if (slice >= 0) this.slices.choose(series, slice, region);
+  }
+
+  drawSeen(row, column, regions) {
+    const cell = this.study.cells[row][column];
+    const strength = make("input", { type: "range", min: 0, max: 100, value: this.overlay.strength, "aria-label": "Strength of the saliency maps",
+      oninput: (event) => { this.overlay.strength = event.target.value; refresh(); } });
+    const on = make("input", { type: "checkbox", name: "saliency", checked: this.overlay.on,
+      onchange: (event) => { this.overlay.on = event.target.checked; refresh(); } });
+    const strips = regions.map((region) => this.strip(region));
+    const refresh = () => this.seen.querySelectorAll(".map").forEach((map) => {
+      map.style.opacity = this.overlay.on ? this.overlay.strength / 100 : 0;
+    });
+    this.seen.replaceChildren(
+      make("h2", { id: "seen-title" }, `What the networks saw: ${cellName(row, column)}`),
+      make("p", { role: "status" }, `${inWords(cell.p)}.`, cell.from === "prior" ? " The prior stands in; no network spoke." : ""),
+      ...(strips.length ? [make("div", { class: "switches" }, make("label", {}, on, " Saliency "), strength), ...strips, saliencyKey()]
+        : [make("p", { class: "nothing" }, "No region could be cut for this cell; the issues say why.")]),
+      members(cell));
+    refresh();
+  }
+
+  strip(region) {
+    const count = region.slices.length;
+    const { size } = region;
+    const picture = draw("svg", { viewBox: `0 0 ${count * size} ${size}`, role: "img",
+      "aria-label": `${region.title}: ${count} slices of ${size} by ${size} pixels, with saliency map` },
+      draw("image", { href: webp(region.image), width: count * size, height: size, class: "pixels" }),
+      region.map ? draw("image", { href: webp(region.map), width: count * size, height: size, class: "map" }) : null);
+    const buttons = region.slices.map((item) => item
+      ? make("button", { type: "button", onclick: () => this.show(region.series, item.instance, region) }, item.name)
+      : make("span", {}, "zeros"));
+    const notes = [region.mirrored ? "mirrored, so that right looks like left" : null,
+      region.padded ? "past the image its border is repeated" : null, region.repeated ? "the border slice stands there again" : null,
+      region.map ? null : "no saliency: no network graded it"];
+    return make("figure", { class: "strip" },
+      make("figcaption", {}, [region.title, `${region.mm} mm`, `${plural(count, "slice")} of ${size} × ${size} px`, ...notes.filter((note) => note)].join(" · ")),
+      film(region.edges, picture, `max-width:${count * 15}rem`),
+      make("div", { class: "names", style: `max-width:${count * 15}rem` }, buttons));
+  }
+
+  panel() {
+    const tiles = this.study.panel.map((tile, place) => {
+      const kind = place < 3 ? "tile sagittal" : "tile";
+      const series = this.study.series.find((one) => one.id === tile.series);
+      if (!series) return make("div", { class: `${kind} empty` }, make("span", {}, tile.title), make("span", {}, tile.reason));
+      const slice = series.slices.find((one) => one.instance === tile.instance);
+      const [x, y, wide, tall] = tile.box;
+      const right = x + wide - 2;
+      const marks = tile.points.map((point) => [mark(point.x, point.y, point.colour, point),
+        point.text ? draw("text", { x: right, y: point.y + 1.8, class: "name", "font-size": 5.6, "text-anchor": "end" }, point.text) : null]);
+      const picture = draw("svg", { viewBox: tile.box.join(" "), "aria-hidden": "true" },
+        draw("image", { href: webp(slice.image), width: slice.wide, height: slice.tall, preserveAspectRatio: "none" }), marks);
+      return make("button", { type: "button", class: kind,
+        onclick: () => { this.show(tile.series, tile.instance, this.slices.chosen); this.slices.stage.scrollIntoView({ block: "nearest" }); } },
+        make("span", {}, tile.title, make("span", { class: "hidden" }, ": show this slice")), film(series.edges, picture));
+    });
+    return make("section", { "aria-labelledby": "panel-title" }, make("h2", { id: "panel-title" }, "At a glance"),
+      make("div", { class: "panel" }, tiles));
+  }
+}
+
+// A picture with what lies at its left and right edge.
+function film(edges, picture, style = null) {
+  const letter = (side, text) => make("span", { class: `edge ${side}`, "aria-hidden": "true" }, text);
+  return make("div", { class: "film", style }, letter("left", edges[0]), letter("right", edges[1]), picture);
+}
+
+function middle(region) {
+  const there = region.slices.filter((item) => item);
+  return there[Math.floor(there.length / 2)];
+}
+
+function isLabelled(study) {
+  return study.cells.flat().some((cell) => cell.label !== null);
+}
+
+// The networks one by one: how far they agree is part of the answer.
+function members(cell) {
+  if (!cell.members.length) return null;
+  const row = (name, p, tag = "td") => make("tr", {}, make("th", { scope: "row" }, name),
+    p.map((share) => make(tag, { class: "number" }, `${percent(share)} %`)));
+  return make("details", { open: true }, make("summary", {}, "Network by network"),
+    make("div", { class: "scroll" }, make("table", { class: "plain" },
+      make("thead", {}, make("tr", {}, make("th", { scope: "col" }, "Network"),
+        report.severities.map((word) => make("th", { scope: "col", class: "number" }, word)))),
+      make("tbody", {}, cell.members.map(([name, p]) => row(name, p)), row("blended", cell.p)))));
+}
+
+function issues(study) {
+  const rows = study.issues.map((issue) => make("tr", {}, make("th", { scope: "row" }, issue.code.replaceAll("_", " ")),
+    make("td", {}, issue.detail), make("td", {}, issue.series ?? "–"), make("td", {}, report.meanings[issue.code])));
+  return make("section", { "aria-labelledby": "issues-title" }, make("h2", { id: "issues-title" }, "Issues"),
+    rows.length ? make("div", { class: "scroll" }, make("table", { class: "plain" },
+      make("thead", {}, make("tr", {}, ["Issue", "Detail", "Series", "Meaning"].map((title) => make("th", { scope: "col" }, title)))),
+      make("tbody", {}, rows)))
+      : make("p", {}, "Nothing was missing, repaired or replaced."));
+}
+
+function neighbours(id) {
+  const ids = sortedStudies().map((study) => study.id);
+  const place = ids.indexOf(id);
+  const link = (to, text) => to === undefined ? make("span", { class: "off" }, text) : make("a", { href: `#study/${to}` }, text);
+  return make("nav", { class: "neighbours", "aria-label": "Studies" }, make("a", { href: "#" }, "All studies"),
+    link(place > 0 ? ids[place - 1] : undefined, "‹ Previous"), link(place < 0 ? undefined : ids[place + 1], "Next ›"));
+}
+
+// What colours and marks mean.
+function key() {
+  const ring = (point, text) => make("span", {},
+    draw("svg", { viewBox: "-6 -6 12 12", width: 22, height: 22, "aria-hidden": "true", class: "dark" },
+      mark(0, 0, report.scale[1], point, 3.4)), ` ${text}`);
+  const swatch = (colour, text, kind = "") => make("span", {},
+    make("span", { class: `swatch ${kind}`, style: `background-color:${colour}`, "aria-hidden": "true" }), ` ${text}`);
+  return make("div", { class: "key" }, report.severities.map((word, place) => swatch(report.scale[place], word)),
+    swatch("#ededed", "prior", "prior"), ring({}, "keypoint"), ring({ doubtful: true }, "doubtful"),
+    ring({ repaired: true }, "repaired from its neighbours"));
+}
+
+function saliencyKey() {
+  const swatch = (colour, text) => make("span", {},
+    make("span", { class: "swatch", style: `background-color:${colour}`, "aria-hidden": "true" }), ` ${text}`);
+  return make("div", { class: "key" }, swatch(report.saliency.raises, "raises the severity"),
+    swatch(report.saliency.lowers, "lowers it"), make("span", { class: "hint" }, report.saliency.method));
+}

@@ -1,0 +1,68 @@
+"""The panel of a study: a slice for each part of the spine, cut to what matters, chosen as `show_study` does."""
+
+from collections import Counter
+from collections.abc import Iterable
+from typing import Any, Final
+
+from lumbar.labels import KEYPOINT_SERIES, LEVELS, SeriesType, Side, level_title
+from lumbar.pictures import AXIAL_MM, SAGITTAL_MARGIN_MM
+from lumbar.viewer.cells import ORDER
+from lumbar.viewer.slices import SERIES_TITLES, Shown, middle
+
+#: Sagittal tiles from the patient's right to the left: title, series type, side.
+_SAGITTAL: Final[tuple[tuple[str, SeriesType, Side | None], ...]] = (
+    ("right foramina", "sagittal_t1", "right"),
+    ("canal", "sagittal_t2", None),
+    ("left foramina", "sagittal_t1", "left"),
+)
+
+
+def panel(shown: Shown, points: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Tiles for JSON: three sagittal slices, then an axial one a level; `points` as `Shown.points` gives them."""
+    listed = list(points)
+    tiles = []
+    for name, kind, side in _SAGITTAL:
+        own = [point for point in listed if _belongs(point, kind, side)]
+        tiles.append(_tile(shown, f"{SERIES_TITLES[kind]} · {name}", kind, own))
+    for row, level in enumerate(LEVELS):
+        own = [point for point in listed if point["row"] == row and _belongs(point, "axial_t2", None)]
+        tiles.append(_tile(shown, f"{SERIES_TITLES['axial_t2']} · {level_title(level)}", "axial_t2", own))
+    return tiles
+
+
+def _belongs(point: dict[str, Any], kind: SeriesType, side: Side | None) -> bool:
+    condition = ORDER[point["column"]]
+    return KEYPOINT_SERIES[condition] == kind and (side is None or condition.startswith(side))
+
+
+def _tile(shown: Shown, title: str, kind: SeriesType, points: list[dict[str, Any]]) -> dict[str, Any]:
+    """The slice that most of the points lie on; without points the middle one of a sagittal series."""
+    axial = kind == "axial_t2"
+    if points:
+        (series, instance), _ = Counter((point["series"], point["instance"]) for point in points).most_common(1)[0]
+        there = [point for point in points if (point["series"], point["instance"]) == (series, instance)]
+        x, y = middle(point["x"] for point in there), middle(point["y"] for point in there)
+        ys = [point["y"] for point in there]
+        side = AXIAL_MM if axial else max(ys) - min(ys) + 2 * SAGITTAL_MARGIN_MM
+    else:
+        found = (
+            None if axial else next((one for one in shown.series if one["title"].startswith(SERIES_TITLES[kind])), None)
+        )
+        if found is None:
+            reason = "no axial slice at this level" if axial else "no such series"
+            return {"title": title, "series": None, "reason": reason}
+        item = found["slices"][len(found["slices"]) // 2]
+        series, instance, there = found["id"], item["instance"], []
+        x, y, side = item["wide"] / 2, item["tall"] / 2, max(item["wide"], item["tall"])
+    return {
+        "title": title,
+        "series": series,
+        "instance": instance,
+        "box": [round(value, 2) for value in (x - side / 2, y - side / 2, side, side)],
+        "points": [{**point, "text": _text(point, axial)} for point in there],
+    }
+
+
+def _text(point: dict[str, Any], axial: bool) -> str:
+    """What stands beside a mark: level and confidence; nothing on an axial slice, which is one level's."""
+    return "" if axial else f"{level_title(LEVELS[point['row']])} {100 * point['confidence']:.0f} %"

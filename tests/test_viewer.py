@@ -1,0 +1,365 @@
+"""`report.html`: what it holds, and, in headless Chromium, that it can be clicked, scrolled and read on a phone."""
+
+import base64
+import json
+import re
+import shutil
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from small_study import CANAL, small_study
+from torch import nn
+
+import train_utils
+from lumbar import pipeline, viewer
+from lumbar.bundle import Bundle, load_bundle
+from lumbar.grading.regions import cut_regions
+from lumbar.grading.tasks import VIEWS
+from lumbar.labels import CONDITIONS, KEYPOINT_SERIES, LEVELS
+from lumbar.member import GraderSpec
+from lumbar.pipeline import StudyResult
+from lumbar.study import DataFolder, open_data, read_study
+from lumbar.viewer.saliency import graded_views, saliency
+from tests.conftest import ROOT
+
+GRADED, BROKEN = "100002", "100009"
+HOSTILE = "</script><script>window.broken = 1</script><img src=x onerror='window.broken = 1'>"
+
+
+@dataclass(frozen=True)
+class World:
+    data: DataFolder
+    bundle: Bundle
+    results: list[StudyResult]
+    page: Path
+
+    @property
+    def text(self) -> str:
+        return self.page.read_text(encoding="utf-8")
+
+    def block(self, name: str) -> dict[str, Any]:
+        """The data of the page that lies in the script element of that id."""
+        found = re.search(rf'<script type="application/json" id="{name}">(.*?)</script>', self.text, re.DOTALL)
+        assert found is not None
+        return json.loads(found[1])
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> World:
+    """One study that can be graded, with a hostile description in its series table, and one without any images."""
+    root, out = tmp_path_factory.mktemp("data"), tmp_path_factory.mktemp("out")
+    shutil.copytree(ROOT / "sample_data" / "train_images" / GRADED, root / "train_images" / GRADED)
+    for name in ("train.csv", "train_series_descriptions.csv"):
+        head, *rows = (ROOT / "sample_data" / name).read_text(encoding="utf-8").splitlines()
+        kept = [row for row in rows if row.startswith(f"{GRADED},")]
+        if "series" in name:
+            kept += [f'{GRADED},123456789012345678,"{HOSTILE}"', f"{BROKEN},1,Sagittal T1"]
+        (root / name).write_text("\n".join([head, *kept]) + "\n", encoding="utf-8")
+    results: list[StudyResult] = []
+
+    def recorded(found: list[StudyResult], *args: Any, **options: Any) -> Path:
+        results.extend(found)
+        return write_report(found, *args, **options)
+
+    write_report = viewer.write_report
+    command = ["predict", "--data", str(root), "--weights", str(ROOT / "weights"), "--out", str(out)]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(viewer, "write_report", recorded)
+        code = train_utils.main([*command, "--on-error", "prior", "--html"])
+    assert code == 1, "half of the studies failed; everything is written all the same"
+    return World(open_data(root), load_bundle(ROOT / "weights"), results, out / viewer.REPORT)
+
+
+def picture(text: str) -> np.ndarray:
+    return cv2.imdecode(np.frombuffer(base64.b64decode(text), np.uint8), cv2.IMREAD_UNCHANGED)
+
+
+# ---- what it holds -------------------------------------------------------------------------------------------------
+
+
+def test_the_command_writes_the_report_only_when_asked(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pipeline, "predict", lambda *_, **__: iter(world.results))
+    train_utils.main(
+        ["predict", "--data", str(world.data.root), "--weights", str(ROOT / "weights"), "--out", str(tmp_path)]
+    )
+    plain, html = ({path.name for path in folder.iterdir()} for folder in (tmp_path, world.page.parent))
+    assert html - plain == {"report.html"}
+
+
+def test_it_names_no_resource_but_itself_no_folder_of_this_machine_and_only_the_given_ids(world: World) -> None:
+    assert set(re.findall(r"https?://[^\"'` )]+", world.text)) == {"http://www.w3.org/2000/svg"}
+    assert "default-src 'none'" in world.text
+    assert str(world.data.root) not in world.text
+    assert {study["id"] for study in world.block("report")["studies"]} == {GRADED, BROKEN}
+    assert len(world.text) < 3e6
+
+
+def test_text_of_the_data_cannot_become_markup(world: World) -> None:
+    assert "<script>window.broken" not in world.text
+    assert any(HOSTILE in issue["detail"] for issue in world.block(f"study-{GRADED}")["issues"])
+
+
+def test_it_tells_the_bundle_and_that_it_is_for_research(world: World) -> None:
+    index = world.block("report")
+    assert index["bundle"]["identity"] == world.bundle.identity
+    assert [one["sha256"] for one in index["bundle"]["members"]] == [m.sha256 for m in world.bundle.manifest.members]
+    assert "Research use only, not for clinical decisions." in world.text
+
+
+def test_every_cell_tells_its_distribution_its_label_and_each_networks_word(world: World) -> None:
+    result, study = world.results[0], world.block(f"study-{GRADED}")
+    titles = world.block("report")["columns"]
+    assert titles == ["right foramen", "right subarticular", "spinal canal", "left subarticular", "left foramen"]
+    cell = study["cells"][3][2]  # L4/L5 spinal canal
+    np.testing.assert_allclose(cell["p"], result.probabilities[0, 3], atol=1e-4)
+    assert cell["label"] == 2
+    spoke = [m.name for m in world.bundle.manifest.members if getattr(m.spec, "task", "") in ("spinal", "global")]
+    assert [name for name, _ in cell["members"]] == spoke
+    assert all(row["from"] == "prior" for line in world.block(f"study-{BROKEN}")["cells"] for row in line)
+
+
+def test_regions_are_exactly_what_the_networks_saw(world: World) -> None:
+    result, study = world.results[0], world.block(f"study-{GRADED}")
+    points = {(point.condition, point.level): point for point in result.keypoints}
+    spec = next(m.spec for m in world.bundle.manifest.members if isinstance(m.spec, GraderSpec))
+    cuts = cut_regions(read_study(world.data, result.study_id), points, spec).cuts
+    assert len(study["regions"]) == len(cuts) > 20
+    shown = next(one for one in study["regions"] if one["title"] == "Axial T2, right")
+    pixels = cuts["axial_right", LEVELS[shown["row"]]].pixels
+    low, high = pixels.min(), pixels.max()
+    expected = np.concatenate(np.round((pixels - low) / (high - low) * 255), axis=1)
+    np.testing.assert_array_equal(picture(shown["image"]).reshape(*expected.shape, -1)[..., 0], expected)
+    assert shown["mirrored"]
+    assert shown["edges"] == ["L", "R"], "a mirrored region has the patient's left on its left"
+    assert picture(shown["map"]).shape[2] == 4
+
+
+def test_points_and_boxes_lie_where_the_geometry_says(world: World) -> None:
+    study = world.block(f"study-{GRADED}")
+    assert {one["title"]: one["edges"] for one in study["series"]} == {
+        "Sagittal T2": ["A", "P"], "Sagittal T1": ["A", "P"], "Axial T2": ["R", "L"],
+    }  # fmt: skip
+    assert len(study["points"]) == len(world.results[0].keypoints)
+    for point in (one for one in study["points"] if one["name"].endswith((" L", " R"))):
+        region = next(r for r in study["regions"] if (r["row"], r["column"]) == (point["row"], point["column"]))
+        for item in region["slices"]:
+            if item is not None and item["instance"] == point["instance"]:
+                x, y, wide, tall = item["box"]
+                assert abs(x + wide / 2 - point["x"]) < 1.5, "half a pixel and rounding of the box"
+                assert abs(y + tall / 2 - point["y"]) < 1.5
+    x_of = {point["name"]: point["x"] for point in study["points"] if _axial(point)}
+    assert x_of["L4/L5 R"] < x_of["L4/L5 L"] - 8, "the patient's right is on the viewer's left"
+
+
+def _axial(point: dict[str, Any]) -> bool:
+    return KEYPOINT_SERIES[viewer.cells.ORDER[point["column"]]] == "axial_t2"
+
+
+def test_the_panel_has_three_sagittal_tiles_and_an_axial_one_a_level(world: World) -> None:
+    tiles = world.block(f"study-{GRADED}")["panel"]
+    assert [tile["title"].split(" · ")[1] for tile in tiles[:3]] == ["right foramina", "canal", "left foramina"]
+    assert [tile["title"] for tile in tiles[3:]] == [f"Axial T2 · {one.upper().replace('_', '/')}" for one in LEVELS]
+
+
+def test_a_report_that_breaks_off_leaves_the_old_one(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = world.text
+    monkeypatch.setattr(viewer, "study_view", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+    with pytest.raises(KeyboardInterrupt):
+        viewer.write_report(world.results, world.data, world.bundle, world.page.parent)
+    assert world.text == before
+    assert not list(world.page.parent.glob(".*")), "nor a part of the new one"
+
+
+# ---- saliency ------------------------------------------------------------------------------------------------------
+
+
+class Corner(nn.Module):
+    """Severe where the left recess' second slice is bright in its top left corner, dark in its bottom right one."""
+
+    def forward(self, views: torch.Tensor) -> torch.Tensor:  # (B, V, T, H, W)
+        z = views[:, 0, 1, :8, :8].mean(dim=(1, 2)) - views[:, 0, 1, -8:, -8:].mean(dim=(1, 2))
+        return torch.stack([-z, torch.zeros_like(z), z], dim=-1)[:, None]
+
+
+def test_a_map_shows_what_moved_the_network_which_way_and_on_which_slice() -> None:
+    spec = GraderSpec(task="subarticular", image_size=32, slices=3)
+    study = small_study()
+    points = {("left_subarticular_stenosis", level): _on_axial(study, CANAL[level]) for level in ("l1_l2", "l3_l4")}
+    regions = cut_regions(study, points, spec)
+    regions.tensors["axial_left"][...] = 1.0
+    maps = saliency(regions, [(spec, Corner())])
+    assert set(maps) == {("left_subarticular_stenosis", "axial_left", level) for level in (0, 2)}
+    found = maps["left_subarticular_stenosis", "axial_left", 2]
+    assert found.shape == (3, 32, 32)
+    assert not found[[0, 2]].any()
+    assert found[1, 3, 3] > 0 > found[1, -4, -4]
+    assert abs(found[1, 3, 28]) < 0.01 * found[1, 3, 3]
+
+
+def _on_axial(study: Any, mm: np.ndarray) -> Any:
+    from types import SimpleNamespace
+
+    from lumbar.geometry import plane_distances, to_pixel
+
+    series = study.series["axial_t2"][0]
+    item = series.slices[int(np.argmin(plane_distances(series.affines, mm)))]
+    x, y, _ = to_pixel(item.affine, mm)
+    return SimpleNamespace(series_id=3, instance=item.instance, xy_px=(x, y), mm=tuple(mm))
+
+
+def test_the_canal_is_graded_on_two_views_and_every_other_condition_on_its_own() -> None:
+    assert graded_views("spinal_canal_stenosis") == ("sagittal_t2", "axial_middle")
+    own = [graded_views(condition) for condition in CONDITIONS[1:]]
+    assert [len(views) for views in own] == [1] * 4
+    assert {view for views in own for view in views} < set(VIEWS)
+
+
+# ---- in a browser --------------------------------------------------------------------------------------------------
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+FLAGS = (
+    "--headless",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--disable-dev-shm-usage",
+)
+
+
+@pytest.fixture(scope="module")
+def chromium(world: World, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    webdriver = pytest.importorskip("selenium.webdriver", reason="selenium drives the browser and is not installed")
+    driver = shutil.which("chromedriver")
+    if CHROMIUM is None or driver is None:
+        pytest.skip("needs Chromium and chromedriver (Debian: apt-get install chromium chromium-driver)")
+    options = webdriver.ChromeOptions()
+    options.binary_location = CHROMIUM
+    for flag in (*FLAGS, f"--user-data-dir={tmp_path_factory.mktemp('chromium')}"):
+        options.add_argument(flag)
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
+    browser = webdriver.Chrome(options=options, service=webdriver.ChromeService(executable_path=driver))
+    yield browser
+    browser.quit()
+
+
+@pytest.fixture
+def browser(chromium: Any, world: World) -> Iterator[Any]:
+    """The report's list, 1280 pixels wide; after the test its console must be empty and nothing have been fetched."""
+    chromium.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+    chromium.set_window_size(1280, 900)
+    chromium.get("about:blank")
+    chromium.get(world.page.as_uri())
+    yield chromium
+    assert chromium.get_log("browser") == []
+    names = chromium.execute_script("return performance.getEntriesByType('resource').map((one) => one.name)")
+    assert [name for name in names if not name.startswith("data:")] == []
+    assert chromium.execute_script("return window.broken === undefined")
+
+
+def css(browser: Any, selector: str) -> Any:
+    return browser.find_element("css selector", selector)
+
+
+def every(browser: Any, selector: str) -> list[Any]:
+    return browser.find_elements("css selector", selector)
+
+
+def shown_slice(browser: Any) -> int:
+    return int(css(browser, ".stage").get_attribute("aria-valuenow"))
+
+
+def soon(browser: Any, holds: Callable[[], bool]) -> None:
+    """Wait until it holds: a browser answers an address or the wheel in its own time."""
+    from selenium.webdriver.support.ui import WebDriverWait
+
+    WebDriverWait(browser, 20).until(lambda _: holds())
+
+
+def open_study(browser: Any, study: str = GRADED) -> None:
+    css(browser, f'a[href="#study/{study}"]').click()
+    soon(browser, lambda: css(browser, "h1").text == f"Study {study}")
+
+
+def test_the_list_sorts_by_any_column_and_filters(browser: Any) -> None:
+    rows = lambda: [row.text for row in every(browser, ".studies tbody th")]  # noqa: E731
+    assert css(browser, 'th[aria-sort="descending"]').text.startswith("Worst finding")
+    assert set(rows()) == {GRADED, BROKEN}
+    css(browser, '[data-key="id"]').click()
+    assert rows() == [GRADED, BROKEN]
+    css(browser, '[data-key="id"]').click()
+    assert rows() == [BROKEN, GRADED]
+    assert browser.switch_to.active_element.get_attribute("data-key") == "id", "the keyboard stays where it was"
+    css(browser, "#filter").send_keys(BROKEN)
+    assert rows() == [BROKEN]
+
+
+def test_slices_scroll_by_keyboard_wheel_and_slider(browser: Any) -> None:
+    from selenium.webdriver import ActionChains, Keys
+    from selenium.webdriver.common.actions.wheel_input import ScrollOrigin
+
+    open_study(browser)
+    stage = css(browser, ".stage")
+    count = int(stage.get_attribute("aria-valuemax"))
+    assert count > 3
+    stage.send_keys(Keys.HOME)
+    assert shown_slice(browser) == 1
+    stage.send_keys(Keys.ARROW_DOWN, Keys.ARROW_RIGHT, Keys.ARROW_UP)
+    assert shown_slice(browser) == 2
+    stage.send_keys(Keys.END, Keys.PAGE_DOWN)
+    assert shown_slice(browser) == count
+    ActionChains(browser).scroll_from_origin(ScrollOrigin.from_element(stage), 0, -120).perform()
+    soon(browser, lambda: shown_slice(browser) == count - 1)
+    css(browser, ".scrub input").send_keys(Keys.ARROW_LEFT)
+    assert shown_slice(browser) == count - 2
+    css(browser, '.step[aria-label="Next slice"]').click()
+    assert f"Slice {count - 1} of {count}" in css(browser, ".viewer .caption").text
+
+
+def test_a_cell_brings_up_its_slice_its_region_and_its_saliency(browser: Any, world: World) -> None:
+    open_study(browser)
+    css(browser, '[data-cell="1 3"]').click()  # L2/L3 left subarticular
+    assert css(browser, "#seen-title").text == "What the networks saw: L2/L3 left subarticular"
+    assert css(browser, '.tabs [aria-pressed="true"]').text == "Axial T2"
+    assert len(every(browser, ".stage .box.chosen")) == 1
+    assert "L2/L3 L" in css(browser, ".stage").get_attribute("aria-valuetext")
+    assert len(every(browser, ".seen .strip")) == 1
+    assert float(css(browser, ".seen .map").value_of_css_property("opacity")) > 0
+    css(browser, '[name="saliency"]').click()
+    assert css(browser, ".seen .map").get_attribute("style") == "opacity: 0;"
+    for name, selector in (("points", ".stage .mark"), ("regions", ".stage .box")):
+        assert every(browser, selector)
+        css(browser, f'.viewer [name="{name}"]').click()
+        assert not every(browser, selector)
+    css(browser, ".panel .tile:nth-child(2)").click()
+    assert css(browser, '.tabs [aria-pressed="true"]').text == "Sagittal T2"
+
+
+def test_a_study_that_failed_has_a_page_too_and_back_leads_to_the_list(browser: Any) -> None:
+    open_study(browser, BROKEN)
+    assert "could not be graded" in css(browser, ".facts").text
+    assert browser.switch_to.active_element.get_attribute("id") == "title", "a reader hears the new page's title"
+    browser.back()
+    soon(browser, lambda: css(browser, "h1").text == "Studies")
+
+
+def test_a_phone_needs_no_sideways_scrolling(browser: Any) -> None:
+    phone = {"width": 390, "height": 844, "deviceScaleFactor": 2, "mobile": True}
+    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", phone)
+    wide = "return document.documentElement.scrollWidth"
+    assert browser.execute_script(wide) <= 390
+    open_study(browser)
+    assert browser.execute_script(wide) <= 390
+    smallest = "return Math.min(...[...document.querySelectorAll('button')].map((one) => one.offsetHeight))"
+    assert browser.execute_script(smallest) >= 24, "targets that a finger hits (WCAG 2.5.8)"
