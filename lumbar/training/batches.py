@@ -105,7 +105,10 @@ def validation(studies: np.ndarray, size: int, rank: int = 0, world: int = 1) ->
 
 
 def load(samples: Samples, seed: int, batches: list[list[Key]], loop: Loop, device: torch.device) -> Iterator[Batch]:
-    """Batches on the device, loaded ahead by worker processes where the recipe wants some."""
+    """Batches on the device, loaded ahead by worker processes where the recipe wants some.
+
+    Raises InputError where a worker dies (out of memory) instead of waiting for ever.
+    """
     workers = min(loop.workers, len(batches))
     loader = DataLoader(
         _Loadable(samples, seed),
@@ -114,5 +117,17 @@ def load(samples: Samples, seed: int, batches: list[list[Key]], loop: Loop, devi
         pin_memory=device.type == "cuda",
         prefetch_factor=4 if workers else None,
     )
-    for batch in loader:
+    coming = iter(loader)
+    while True:
+        try:
+            batch = next(coming, None)
+        except RuntimeError as error:  # torch has no class of its own for it
+            if "DataLoader worker (pid" not in str(error):
+                raise
+            raise InputError(
+                "a process that loads samples died, most likely out of memory; set loop.workers lower and run again, "
+                "training goes on from its last checkpoint"
+            ) from error
+        if batch is None:
+            return
         yield {name: value.to(device, non_blocking=True) for name, value in batch.items()}

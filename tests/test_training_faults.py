@@ -1,0 +1,79 @@
+"""Helpers of training that are killed: one sentence, nothing half-written, and a rerun that finishes the job."""
+
+import functools
+import os
+import signal
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from lumbar.issues import InputError
+from lumbar.training.batches import load
+from lumbar.training.cache import write_arrays
+from lumbar.training.processes import each
+from lumbar.training.settings import Loop
+
+CPU = torch.device("cpu")
+
+
+class Deadly:
+    """Samples 0 to 7; sample 4 kills the process that loads it, once: the file `spent` remembers."""
+
+    studies = np.arange(8)
+
+    def __init__(self, spent: Path) -> None:
+        self.spent, self.parent = spent, os.getpid()
+
+    def sample(self, index: int, rng: np.random.Generator | None) -> dict[str, Any]:
+        if index == 4 and os.getpid() != self.parent and not self.spent.exists():
+            self.spent.touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+        return {"value": np.float32(0 if rng is None else index + rng.random())}
+
+
+class Faulty(Deadly):
+    """Samples whose code is wrong."""
+
+    def sample(self, index: int, rng: np.random.Generator | None) -> dict[str, Any]:
+        raise RuntimeError("shapes do not fit")
+
+
+def values(samples: Any, workers: int) -> list[list[float]]:
+    keys = [[(0, first), (0, first + 1)] for first in range(0, 8, 2)]
+    return [batch["value"].tolist() for batch in load(samples, 5, keys, Loop(workers=workers), CPU)]
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_killed_loader_is_one_sentence_and_a_rerun_gives_the_same_samples(tmp_path: Path, workers: int) -> None:
+    with pytest.raises(InputError, match=r"a process that loads samples died.* set loop\.workers lower and run again"):
+        values(Deadly(tmp_path / "spent"), workers)
+    assert values(Deadly(tmp_path / "spent"), workers) == values(Deadly(tmp_path / "other"), 0)
+
+
+def test_a_fault_of_the_code_in_a_loader_is_no_lack_of_memory(tmp_path: Path) -> None:
+    with pytest.raises(RuntimeError, match="shapes do not fit"):
+        values(Faulty(tmp_path), 1)
+
+
+def read(folder: Path, item: int) -> None:
+    """As studies are read into a run's cache; item 5 kills its process, once."""
+    if item == 5 and not (folder / "spent").exists():
+        (folder / "spent").touch()
+        os.kill(os.getpid(), signal.SIGKILL)
+    write_arrays(folder / f"{item}.safetensors", {"value": np.full(1000, item, np.int64)})
+
+
+def test_a_killed_reader_is_one_sentence_and_a_rerun_gives_the_same_bytes(tmp_path: Path) -> None:
+    for name in ("cut", "whole"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "whole" / "spent").touch()
+    with pytest.raises(InputError, match=r"^studies: a reading process died.* set loop\.read_processes lower"):
+        each(functools.partial(read, tmp_path / "cut"), range(8), "studies", 2)
+    assert not [path for path in (tmp_path / "cut").iterdir() if path.suffix not in ("", ".safetensors")]
+    each(functools.partial(read, tmp_path / "cut"), range(8), "studies", 2)
+    each(functools.partial(read, tmp_path / "whole"), range(8), "studies", 1)
+    for path in (tmp_path / "whole").iterdir():
+        assert (tmp_path / "cut" / path.name).read_bytes() == path.read_bytes()
