@@ -149,8 +149,11 @@ def convert(args: argparse.Namespace) -> int:
 
 def predict_folder(args: argparse.Namespace) -> int:
     """Grade a data folder: submission.csv, keypoints.csv and run_report.json, with --html a report to look at."""
-    from lumbar import files, kaggle, pipeline, report, study
+    from lumbar import dicom_sr, files, kaggle, pipeline, report, study
     from lumbar.bundle import load_bundle
+
+    if args.dicom_sr:
+        dicom_sr.check_available()
 
     data, weights = study.open_data(args.data, args.split), load_bundle(args.weights)
     files.check_writable(args.out)
@@ -162,6 +165,9 @@ def predict_folder(args: argparse.Namespace) -> int:
         from lumbar.viewer import write_report
 
         print(write_report(results, data, weights, args.out, device=device))
+    if args.dicom_sr:
+        for sentence in dicom_sr.write_reports(results, data, weights, args.out)[1]:
+            _to_stderr(sentence)
     if report.exceeded_share(results):
         share = f"{len(report.failed_studies(results))} of {len(results)}"
         raise InputError(
@@ -175,7 +181,12 @@ def score_table(args: argparse.Namespace) -> int:
     """The official score of a submission and its four parts."""
     from lumbar import metric
 
-    result = metric.score(metric.read_labels(args.labels), metric.read_predictions(args.predictions))
+    labels, predictions = metric.read_labels(args.labels), metric.read_predictions(args.predictions)
+    result = metric.score(labels, predictions)
+    if args.plots:
+        from lumbar.charts import draw_score_charts
+
+        draw_score_charts(labels, predictions, args.plots)
     print(result.to_json() if args.json else result)
     return 0
 

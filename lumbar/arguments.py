@@ -83,6 +83,7 @@ ARGUMENTS: Final[dict[str, list[Argument]]] = {
             },
         ),
         ("--html", {"action": "store_true", "help": "also write report.html: studies to look at in a browser"}),
+        ("--dicom-sr", {"action": "store_true", "help": "a DICOM Structured Report a study as well"}),
     ],
     "blend": [
         _path("--labels", "train.csv; a column fold_id with N folds is used"),
@@ -100,7 +101,12 @@ ARGUMENTS: Final[dict[str, list[Argument]]] = {
         ),
         _JSON,
     ],
-    "score": [_path("--labels", "train.csv"), _path("--predictions", "submission.csv"), _JSON],
+    "score": [
+        _path("--labels", "train.csv"),
+        _path("--predictions", "submission.csv"),
+        _path("--plots", "folder for charts: reliability, ROC and confusion", required=False),
+        _JSON,
+    ],
     "kaggle": [
         _path("--weights", "bundle folder"),
         _path("--out", "folder for the three folders to upload"),

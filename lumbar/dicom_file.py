@@ -5,10 +5,11 @@ An ordinary file holds one slice; an enhanced (multi-frame) MR file holds one a 
 
 import warnings
 import zlib
+from contextlib import suppress
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +20,7 @@ from pydicom.uid import DeflatedExplicitVRLittleEndian
 from lumbar import geometry
 from lumbar.dicom_pixels import DAMAGE, IssueLog, UnusableError, check_size, decode, is_constant, prepare
 from lumbar.geometry import Plane
+from lumbar.issues import InputError
 
 # pydicom remarks on odd files; what matters of it becomes an Issue. A filter set once, since reading may be threaded.
 warnings.filterwarnings("ignore", module=r"pydicom\.")
@@ -113,6 +115,29 @@ def read_slices(path: Path, order: int, log: IssueLog, room: int) -> list[Slice]
     return found
 
 
+class Header(NamedTuple):
+    """One file without its pixels: the dataset, and for each usable frame its number (as in `Slice`) and affine."""
+
+    dataset: FileDataset
+    affines: list[tuple[int | None, geometry.FloatArray]]
+
+
+def read_header(path: Path) -> Header:
+    """A file's header; InputError where it cannot be read."""
+    log = IssueLog(0, 0)  # what the geometry lacks was told when the study was read
+    try:
+        dataset = _open(path, stop_before_pixels=True)
+        headers = _headers(dataset)
+    except (UnusableError, *DAMAGE) as error:
+        raise InputError(f"{path}: {_sentence(error)}; check the file") from error
+    affines = []
+    for index, header in enumerate(headers):
+        with suppress(UnusableError):
+            frame = None if header is dataset else index + 1
+            affines.append((frame, _affine(header, path.name, log)))
+    return Header(dataset, affines)
+
+
 def _slice(
     dataset: FileDataset, header: Dataset, path: Path, index: int, frame: int | None, order: int, log: IssueLog
 ) -> Slice:
@@ -148,7 +173,7 @@ def _name(path: Path, frame: int | None) -> str:
     return path.name if frame is None else f"{path.name} frame {frame}"
 
 
-def _open(path: Path) -> FileDataset:
+def _open(path: Path, *, stop_before_pixels: bool = False) -> FileDataset:
     try:
         if not path.is_file():
             raise UnusableError("file_unreadable", "is a folder or a link to nothing, not a file")
@@ -161,7 +186,7 @@ def _open(path: Path) -> FileDataset:
         raise UnusableError("file_unreadable", "is no DICOM file" if content else "is empty")
     if DeflatedExplicitVRLittleEndian.encode() in content[:1024]:
         _check_inflated(content)
-    return dcmread(BytesIO(content))
+    return dcmread(BytesIO(content), stop_before_pixels=stop_before_pixels)
 
 
 def _check_subject(dataset: Dataset) -> None:

@@ -1,8 +1,9 @@
 """How pictures look: colours that colour-blind readers can tell apart, marks, type sizes."""
 
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.patches import Circle, Patch, RegularPolygon
 from matplotlib.patheffects import AbstractPathEffect, withStroke
@@ -15,6 +16,14 @@ SEVERITY_MAP: Final = LinearSegmentedColormap.from_list(
 UNGRADED_COLOUR: Final = "#9a9a9a"
 #: What raises and what lowers a severity in a saliency map (Okabe and Ito's orange and sky blue).
 RAISES, LOWERS = "#e69f00", "#56b4e9"
+#: Colours for lines and bars: Okabe and Ito's, made for every colour sense. Each comes with a marker and a dash.
+COLOURS: Final = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000")
+_MARKERS: Final = ("s", "o", "^", "D", "v", "P", "x")
+_DASHES: Final = ("-", "--", "-.", ":", "-", "--", "-.")
+#: Shares from 0 to 1.
+SHARE_MAP: Final = "Blues"
+#: A line to compare with: the diagonal, zero.
+GUIDE: Final = "#b8bec5"
 INK: Final = "#1d2733"
 FAINT: Final = "#66717d"
 PAPER: Final = "#ffffff"
@@ -22,6 +31,25 @@ DARK: Final = "#000000"
 TITLE_SIZE, LABEL_SIZE, NOTE_SIZE = 10.0, 9.0, 8.0
 #: A mark's radius in mm of the patient: small beside a canal of 15 mm.
 MARK_MM: Final = 3.6
+
+
+def line(place: int, *, marker: str | None = None) -> dict[str, Any]:
+    """How the line number `place` of a chart is drawn, as matplotlib's keywords; `marker` "" leaves markers out."""
+    place %= len(COLOURS)
+    return {
+        "color": COLOURS[place],
+        "linestyle": _DASHES[place],
+        "marker": _MARKERS[place] if marker is None else marker,
+        "markersize": 4,
+        "linewidth": 1.4,
+    }
+
+
+def dress(ax: Axes, title: str) -> None:
+    """A chart's axes: title on the left, quiet ticks, no frame above and at the right."""
+    ax.set_title(title, size=TITLE_SIZE, color=INK, loc="left")
+    ax.spines[["top", "right"]].set_visible(False)
+    ax.tick_params(labelsize=NOTE_SIZE, colors=FAINT)
 
 
 def expected_severity(probabilities: np.ndarray) -> np.ndarray:

@@ -26,12 +26,13 @@ FLOORS = {
         "dicom",
         "images",
         "metric",
+        "charts",
         "submission",
         "ensemble",
     },
     "study": {"study", "windows", "severity_table", "phantom", "spider"},
     "stages": {"faults", "pretrained", "keypoints", "grading"},
-    "prediction": {"bundle", "convert", "pipeline", "report", "pictures", "viewer"},
+    "prediction": {"bundle", "convert", "pipeline", "report", "pictures", "viewer", "dicom_sr"},
     "training": {"training", "kaggle", "kaggle_pack"},
 }
 FLOOR_OF = {room: height for height, rooms in enumerate(FLOORS.values()) for room in rooms}

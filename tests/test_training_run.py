@@ -18,7 +18,7 @@ from lumbar.labels import CONDITIONS, LEVELS
 from lumbar.metric import UNLABELLED, label_codes
 from lumbar.training import run as training_run
 from lumbar.training.data import RegionSamples
-from lumbar.training.evaluate import confusion, error_figures, errors_mm, evaluate, member_score, reliability
+from lumbar.training.evaluate import calibration, confusion, error_figures, errors_mm, evaluate, member_score
 from lumbar.training.folds import make_folds
 from lumbar.training.settings import Folds
 
@@ -221,7 +221,9 @@ def test_evaluation_stores_numbers_and_a_page_of_plots(world: Path, capsys: pyte
         "spinal_split", "foraminal_split", "subarticular_split", "whole", "blend", "weighted_prior",
     }  # fmt: skip
     assert result["scores"]["spinal_split"]["foraminal"] is None
-    assert (world / "run" / "evaluation.png").stat().st_size > 10_000
+    plots = {path.name: path.stat().st_size for path in (world / "run" / "plots").iterdir()}
+    assert set(plots) == {"keypoint_error.png", "scores.png", "reliability.png", "roc.png", "confusion.png"}
+    assert min(plots.values()) > 10_000
 
 
 def test_an_unfinished_run_is_neither_evaluated_nor_bundled(world: Path, tmp_path: Path) -> None:
@@ -289,10 +291,11 @@ def test_confusion_and_reliability_leave_out_empty_labels() -> None:
     codes[0, 0, :3] = [0, 1, 2]
     probabilities = np.broadcast_to([0.55, 0.25, 0.2], (2, 5, 5, 3))
     assert confusion(codes, probabilities)["spinal_canal_stenosis"] == [[1, 0, 0], [1, 0, 0], [1, 0, 0]]
-    bins = reliability(codes, probabilities)
-    assert sum(bins["severe"]["count"]) == 3
-    assert bins["severe"]["observed"][2] == pytest.approx(4 / 7)
-    assert bins["severe"]["predicted"][2] == pytest.approx(0.2)
+    bins = calibration(codes, probabilities)["spinal"]["severe"]
+    assert sum(bins["count"]) == 3
+    (place,) = np.flatnonzero(bins["count"])
+    assert bins["observed"][place] == pytest.approx(4 / 7)
+    assert bins["predicted"][place] == pytest.approx(0.2)
 
 
 def test_labels_in_a_run_are_those_of_the_data(world: Path) -> None:

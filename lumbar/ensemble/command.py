@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from lumbar.charts import draw_reliability
 from lumbar.ensemble import methods, nested
 from lumbar.ensemble.cells import GROUPS, Cells
 from lumbar.ensemble.names import ALL, CHOSEN, METHOD_NAMES
-from lumbar.ensemble.reliability import draw_reliability
 from lumbar.ensemble.store import Blender, studies_of, write_fit
 from lumbar.ensemble.suspects import suspect_labels, write_suspects
 from lumbar.files import write_csv
@@ -141,7 +141,7 @@ def write_results(
     rows = to_rows([*data.studies.tolist(), *data.others.tolist()], np.concatenate([held_out, new]))
     write_csv(rows, out / "blend.csv")
     write_suspects(suspect_labels(data.studies, codes, held_out, data.members), out / "suspect_labels.csv")
-    draw_reliability(predictions["mean"], held_out, codes, ("plain mean", method), out / "reliability.png")
+    draw_reliability({"plain mean": predictions["mean"], method: held_out}, codes, out / "reliability.png")
 
 
 def report(result: dict[str, Any]) -> str:

@@ -9,7 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from lumbar.files import replacing, write_json
+from lumbar import charts
+from lumbar.files import write_json
 from lumbar.issues import InputError
 from lumbar.keypoints.keypoint import Keypoint
 from lumbar.labels import CONDITION_GROUPS, CONDITIONS, KEYPOINT_SERIES, LEVELS, SERIES_TYPES, SEVERITIES
@@ -18,12 +19,11 @@ from lumbar.training.blending import choice, suspects
 from lumbar.training.folder import RunFolder
 
 FAR_MM = (5.0, 10.0)
-BINS = 10
 Points = Mapping[int, Sequence[Keypoint]]
 
 
 def evaluate(run: Path) -> str:
-    """Evaluate a finished run; writes `evaluation.json` and `evaluation.png` into it and returns the table to print.
+    """Evaluate a finished run; writes `evaluation.json` and the charts in `plots/`, returns the table to print.
 
     Raises InputError naming the members that are not trained yet.
     """
@@ -36,22 +36,24 @@ def evaluate(run: Path) -> str:
     studies, codes = label_codes(folder.labels().loc[sorted(found)])
     tables = {name: prediction_array(read_predictions(folder.prediction_file(name)), studies) for name in names}
     prior = np.broadcast_to(weighted_prior(folder.labels().loc[sorted(found)]), (len(studies), 5, 5, 3))
-    result = {
+    result: dict[str, Any] = {
         "recipe": recipe.name,
         "studies": len(studies),
         "folds": list(recipe.folds.train),
         "keypoints": keypoint_errors(found, told),
         "scores": {name: member_score(codes, table) for name, table in {**tables, "weighted_prior": prior}.items()},
-        "reliability": reliability(codes, tables["blend"]),
+        "reliability": calibration(codes, tables["blend"]),
         "confusion": confusion(codes, tables["blend"]),
         "blend": choice(folder),
         "suspect_labels": suspects(folder, studies, codes, {name: tables[name] for name in names}),
     }
     write_json(result, folder.root / "evaluation.json")
-    from lumbar.training.plots import draw
-
-    with replacing(folder.root / "evaluation.png") as temporary:
-        draw(result, errors_mm(found, told), temporary)
+    plots = folder.root / "plots"
+    charts.draw_keypoint_errors(errors_mm(found, told), plots / "keypoint_error.png")
+    charts.draw_scores(result["scores"], ("blend", "weighted_prior"), plots / "scores.png")
+    charts.draw_reliability({"blend": tables["blend"]}, codes, plots / "reliability.png")
+    charts.draw_roc(tables["blend"], codes, plots / "roc.png")
+    charts.draw_confusion(tables["blend"], codes, plots / "confusion.png")
     return table(result)
 
 
@@ -120,40 +122,25 @@ def member_score(codes: np.ndarray, probabilities: np.ndarray) -> dict[str, floa
     return {part: None if np.isnan(getattr(score, part)) else float(getattr(score, part)) for part in parts}
 
 
-def reliability(codes: np.ndarray, probabilities: np.ndarray) -> dict[str, dict[str, list[float | None]]]:
-    """For each severity: mean `predicted` and `observed` share and `count` in ten bins of predicted probability.
-
-    Rows weigh 1/2/4 by their label, as in the score that the networks are trained for.
-    """
-    labelled = codes != UNLABELLED
-    truth, rows = codes[labelled], probabilities[labelled]
-    weights = np.array([1.0, 2.0, 4.0])[truth]
-    out: dict[str, dict[str, list[float | None]]] = {}
-    for code, severity in enumerate(SEVERITIES):
-        place = np.clip((rows[:, code] * BINS).astype(int), 0, BINS - 1)
-        total = np.bincount(place, weights, BINS)
-        predicted = np.bincount(place, weights * rows[:, code], BINS)
-        observed = np.bincount(place, weights * (truth == code), BINS)
-        out[severity] = {
-            "predicted": _shares(predicted, total),
-            "observed": _shares(observed, total),
-            "count": np.bincount(place, minlength=BINS).tolist(),
-        }
-    return out
-
-
-def _shares(parts: np.ndarray, total: np.ndarray) -> list[float | None]:
-    return [float(part / whole) if whole else None for part, whole in zip(parts, total, strict=True)]
+def calibration(codes: np.ndarray, probabilities: np.ndarray) -> dict[str, dict[str, dict[str, Any]]]:
+    """`charts.reliability` for each group and severity: `predicted`, `observed`, `count` by bin, and the mean `gap`."""
+    found: dict[str, dict[str, dict[str, Any]]] = {}
+    for group in CONDITION_GROUPS:
+        found[group] = {}
+        for code, severity in enumerate(SEVERITIES):
+            rows, gap = charts.reliability(probabilities, codes, group, code)
+            found[group][severity] = {
+                "predicted": [mean if count else None for mean, _, count in rows.tolist()],
+                "observed": [share if count else None for _, share, count in rows.tolist()],
+                "count": rows[:, 2].astype(int).tolist(),
+                "gap": gap,
+            }
+    return found
 
 
 def confusion(codes: np.ndarray, probabilities: np.ndarray) -> dict[str, list[list[int]]]:
     """For each condition a 3 x 3 table of counts: true severity (row) against the most probable one (column)."""
-    tables: dict[str, list[list[int]]] = {}
-    for place, condition in enumerate(CONDITIONS):
-        truth, said = codes[:, place].ravel(), probabilities[:, place].argmax(-1).ravel()
-        known = truth != UNLABELLED
-        tables[condition] = np.bincount(truth[known] * 3 + said[known], minlength=9).reshape(3, 3).tolist()
-    return tables
+    return {condition: charts.confusion(probabilities, codes, condition).tolist() for condition in CONDITIONS}
 
 
 def table(result: Mapping[str, Any]) -> str:

@@ -8,7 +8,7 @@ keypoints/fold<k>.json    what the fold's detectors found on its held-out studie
 predictions/<name>.csv    out-of-fold probabilities of each grader, blend.csv of all; made_from.json
 blend/                    which blend was chosen and why; what it learned
 metrics.jsonl             a line an epoch
-evaluation.json, .png     made by `evaluate`, and suspect_labels.csv, what the blend finds hard to believe
+evaluation.json, plots/   made by `evaluate`, and suspect_labels.csv, what the blend finds hard to believe
 """
 
 import json

@@ -1,0 +1,298 @@
+"""A structured report says what was found where, in standard codes, points at the right pixel, and tells no more."""
+
+import dataclasses
+import importlib.util
+import shutil
+import subprocess
+import warnings
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+from pydicom import Dataset, dcmread
+from pydicom.sr.codedict import codes as standard
+
+import train_utils
+from lumbar import dicom_sr
+from lumbar.dicom_sr import codes
+from lumbar.geometry import to_patient
+from lumbar.keypoints.keypoint import Keypoint
+from lumbar.labels import CONDITIONS, KEYPOINT_SERIES, LEVELS, SEVERITIES, condition_title, level_title, side_of
+from lumbar.phantom import write_phantoms
+from lumbar.pipeline import StudyResult
+from lumbar.study import DataFolder, open_data, read_study
+
+hd = pytest.importorskip("highdicom", reason="structured reports need highdicom")
+BUNDLE: Any = SimpleNamespace(identity="0123456789abcdef" * 4)
+STUDY = 501
+
+
+@pytest.fixture(scope="module")
+def phantom(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("phantom")
+    size = {"matrices": (128,), "sagittal_slices": (5, 5), "axial_kind": "angled", "stack_slices": (3, 3)}
+    write_phantoms(folder, 1, 5, first_id=STUDY, **size)
+    return folder
+
+
+def made_up(data: DataFolder, **changes: Any) -> StudyResult:
+    """A result with a keypoint for each condition and level, each on some slice of the right kind of series."""
+    (study_id,) = data.study_ids
+    study = read_study(data, study_id)
+    points = []
+    for row, condition in enumerate(CONDITIONS):
+        series = study.series[KEYPOINT_SERIES[condition]][0]
+        for column, level in enumerate(LEVELS):
+            item = series.slices[(3 * row + column) % len(series.slices)]
+            xy = (20.25 + 3 * row, 30.75 + 4 * column)
+            mm = tuple(float(value) for value in to_patient(item.affine, xy))
+            points.append(Keypoint(condition, level, series.series_id, item.instance, xy, mm, 0.9, 9.0, 0.9))
+    raw = np.arange(1.0, 76.0).reshape(5, 5, 3)
+    result = StudyResult(
+        study_id,
+        raw / raw.sum(-1, keepdims=True),
+        np.full((1, 5, 5, 3), np.nan),
+        np.ones((5, 5), bool),
+        np.ones((5, 5), bool),
+        tuple(points),
+        used={kind: [one.series_id for one in listed] for kind, listed in study.series.items()},
+    )
+    return dataclasses.replace(result, **changes)
+
+
+def write(result: StudyResult, data: DataFolder, out: Path) -> Path:
+    (path,), left_out = dicom_sr.write_reports([result], data, BUNDLE, out)
+    assert left_out == []
+    return path
+
+
+def check(path: Path) -> list[str]:
+    """What dciodvfy calls an error; a private coding scheme is a warning, and so are flaws that the images have."""
+    if shutil.which("dciodvfy") is None:
+        pytest.skip("needs dciodvfy (Debian's dicom3tools)")
+    ended = subprocess.run(["dciodvfy", str(path)], capture_output=True, text=True, check=False)
+    lines = (ended.stdout + ended.stderr).splitlines()
+    assert "ComprehensiveSR" in lines
+    return [line for line in lines if line.startswith("Error")]
+
+
+def groups_of(path: Path) -> dict[str, Any]:
+    """Measurement groups by their tracking identifier, as highdicom reads them back."""
+    content = hd.sr.srread(path).content
+    groups = [
+        *content.get_planar_roi_measurement_groups(),
+        *content.get_image_measurement_groups(),
+    ]
+    return {group.tracking_identifier: group for group in groups}
+
+
+def named(code: Any) -> tuple[str, str]:
+    return code.value, code.scheme_designator
+
+
+def test_the_report_says_level_side_condition_and_probabilities(phantom: Path, tmp_path: Path) -> None:
+    data = open_data(phantom)
+    result = made_up(data)
+    path = write(result, data, tmp_path)
+    assert path == tmp_path / "dicom_sr" / f"{STUDY}.dcm"
+    groups = groups_of(path)
+    assert len(groups) == 25
+    for row, condition in enumerate(CONDITIONS):
+        for column, level in enumerate(LEVELS):
+            group = groups[f"{condition_title(condition)} {level_title(level)}"]
+            assert named(group.finding_type) == codes.CONDITION_CODES[condition][:2]
+            (site,) = group.finding_sites
+            assert named(site.value) == codes.LEVEL_CODES[level][:2]
+            side = side_of(condition)
+            assert (site.laterality is None) is (side is None)
+            if side:
+                assert site.laterality.meaning.lower() == side
+            said = {named(one.name): float(one.value) for one in group.get_measurements()}
+            for severity, value in zip(SEVERITIES, result.probabilities[row, column], strict=True):
+                assert said[codes.PROBABILITY_CODES[severity][:2]] == pytest.approx(value, abs=1e-6)
+            graded = {named(one.name): named(one.value) for one in group.get_qualitative_evaluations()}
+            assert graded[codes.SEVERITY[:2]] == codes.SEVERITY_CODES["severe"][:2]  # the last of rising numbers
+            assert graded[codes.BASIS[:2]] == codes.OWN_VIEW[:2]
+
+
+def test_a_point_lies_on_its_slice_where_another_library_finds_the_same_millimetres(
+    phantom: Path, tmp_path: Path
+) -> None:
+    data = open_data(phantom)
+    result = made_up(data)
+    images = {str(image.SOPInstanceUID): image for image in map(dcmread, data.image_folder.rglob("*.dcm"))}
+    groups = groups_of(write(result, data, tmp_path))
+    for point in result.keypoints:
+        region = groups[f"{condition_title(point.condition)} {level_title(point.level)}"].roi
+        (source,) = [item for item in region.ContentSequence if item.ValueType == "IMAGE"]
+        image = images[source.ReferencedSOPSequence[0].ReferencedSOPInstanceUID]
+        to_mm = hd.spatial.ImageToReferenceTransformer.for_image(image)
+        assert to_mm(np.asarray(region.value, float))[0] == pytest.approx(point.mm, abs=0.01)
+
+
+def test_dciodvfy_finds_no_error(phantom: Path, tmp_path: Path) -> None:
+    data = open_data(phantom)
+    assert check(write(made_up(data), data, tmp_path)) == []
+
+
+def test_dciodvfy_finds_no_error_on_the_real_study(cc0_study: Path, tmp_path: Path) -> None:
+    data = open_data(cc0_study)
+    path = write(made_up(data), data, tmp_path)
+    report = dcmread(path)
+    image = dcmread(next(data.image_folder.rglob("*.dcm")), stop_before_pixels=True)
+    assert report.StudyInstanceUID == image.StudyInstanceUID
+    assert (report.PatientID, report.PatientName) == (image.PatientID, image.PatientName)
+    assert report.PatientIdentityRemoved == "YES"
+    assert len(groups_of(path)) == 25
+    assert check(path) == []
+
+
+def test_the_same_results_give_the_same_file_and_others_another_instance(phantom: Path, tmp_path: Path) -> None:
+    data = open_data(phantom)
+    result = made_up(data)
+    first, again = write(result, data, tmp_path / "a"), write(result, data, tmp_path / "b")
+    assert first.read_bytes() == again.read_bytes()
+    other = dcmread(write(made_up(data, probabilities=np.full((5, 5, 3), 1 / 3)), data, tmp_path / "c"))
+    assert other.SeriesInstanceUID == dcmread(first).SeriesInstanceUID
+    assert other.SOPInstanceUID != dcmread(first).SOPInstanceUID
+    later = SimpleNamespace(identity="f" * 64)
+    (path,), _ = dicom_sr.write_reports([result], data, later, tmp_path / "d")
+    assert dcmread(path).SeriesInstanceUID != dcmread(first).SeriesInstanceUID
+
+
+def rewritten(phantom: Path, copy: Path, change: Any) -> DataFolder:
+    """The folder again, with every file's header changed."""
+    shutil.copytree(phantom, copy)
+    for path in copy.rglob("*.dcm"):
+        image = dcmread(path)
+        change(image)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            image.save_as(path)
+    return open_data(copy)
+
+
+def test_nothing_of_the_patient_but_what_a_report_needs_is_kept_and_nothing_is_logged(
+    phantom: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    def name(image: Dataset) -> None:
+        image.PatientName, image.PatientID, image.StudyDate = "SECRETNAME", "SECRETID", "20240230"
+        image.PatientAge, image.PatientAddress, image.InstitutionName = "042Y", "SECRETSTREET", "SECRETPLACE"
+        image.PatientSex = "SECRET SEX"
+
+    data = rewritten(phantom, tmp_path / "data", name)
+    result = made_up(data)
+    with warnings.catch_warnings(record=True) as remarks:
+        warnings.simplefilter("always")
+        path = write(result, data, tmp_path)
+    report = dcmread(path)
+    assert (report.PatientName, report.PatientID) == ("SECRETNAME", "SECRETID")
+    assert report.StudyDate == report.PatientSex == ""  # no such day, no such sex
+    assert report.ContentDate == dicom_sr.NO_DATE[0]
+    assert "PatientAge" not in report
+    assert b"SECRETSTREET" not in path.read_bytes()
+    assert b"SECRETPLACE" not in path.read_bytes()
+    said = "".join(capfd.readouterr()) + caplog.text + "".join(str(remark.message) for remark in remarks)
+    assert "SECRET" not in said
+
+
+def test_the_image_is_found_by_position_where_file_names_mislead(phantom: Path, tmp_path: Path) -> None:
+    data = open_data(phantom)
+    result = made_up(data)
+    shutil.copytree(phantom, tmp_path / "data")
+    for series in (tmp_path / "data" / "train_images" / str(STUDY)).iterdir():
+        paths = sorted(series.glob("*.dcm"))
+        for path in paths:
+            path.rename(path.with_suffix(".old"))
+        for path, following in zip(paths, [*paths[1:], paths[0]], strict=True):
+            path.with_suffix(".old").rename(following)
+    path = write(result, open_data(tmp_path / "data"), tmp_path / "moved")
+    assert path.read_bytes() == write(result, data, tmp_path / "plain").read_bytes()
+
+
+def test_prior_other_views_and_points_off_the_image_are_told_apart(phantom: Path, tmp_path: Path) -> None:
+    data = open_data(phantom)
+    whole = made_up(data)
+    graded, seen = np.ones((5, 5), bool), np.ones((5, 5), bool)
+    graded[0, 0] = seen[0, 0] = seen[0, 1] = False
+    series = read_study(data, STUDY).series["sagittal_t2"][0]
+    affine = next(item.affine for item in series.slices if item.instance == whole.keypoints[2].instance)
+    mm = tuple(float(value) for value in to_patient(affine, (-7.0, 3.0)))
+    outside = dataclasses.replace(whole.keypoints[2], xy_px=(-7.0, 3.0), mm=mm)
+    points = (whole.keypoints[1], outside, *whole.keypoints[3:])
+    path = write(made_up(data, graded=graded, seen=seen, keypoints=points), data, tmp_path)
+    groups = groups_of(path)
+    assert len(groups) == 25
+    basis = {
+        level: next(
+            named(one.value)
+            for one in groups[f"Spinal Canal Stenosis {level_title(level)}"].get_qualitative_evaluations()
+            if named(one.name) == codes.BASIS[:2]
+        )
+        for level in LEVELS
+    }
+    assert [basis[level] for level in LEVELS[:3]] == [
+        codes.PRIOR[:2],
+        codes.OTHER_VIEWS[:2],
+        codes.OWN_VIEW[:2],
+    ]
+    assert hasattr(groups["Spinal Canal Stenosis L2/L3"], "roi")
+    assert not hasattr(groups["Spinal Canal Stenosis L3/L4"], "roi")  # an image without a point
+    assert len(groups["Spinal Canal Stenosis L3/L4"].source_images) == 1
+    assert check(path) == []
+
+
+def test_a_study_without_identity_or_without_images_has_no_report_and_a_sentence(phantom: Path, tmp_path: Path) -> None:
+    def forget(image: Dataset) -> None:
+        del image.StudyInstanceUID
+
+    data = rewritten(phantom, tmp_path / "data", forget)
+    written, (sentence,) = dicom_sr.write_reports([made_up(data)], data, BUNDLE, tmp_path)
+    assert written == []
+    assert "study 501 has no structured report" in sentence
+    assert "StudyInstanceUID" in sentence
+    written, (sentence,) = dicom_sr.write_reports([made_up(data, keypoints=(), used={})], data, BUNDLE, tmp_path)
+    assert written == []
+    assert "none of its images" in sentence
+    assert not (tmp_path / "dicom_sr").exists()
+
+
+def test_standard_codes_are_those_of_the_standard() -> None:
+    discs = [f"LevelOf{level.replace('_', '').upper()}IntervertebralDisc" for level in LEVELS]
+    expected = [getattr(standard.SCT, name) for name in [*discs, "Left", "Right", "Moderate", "Severe", "Severity"]]
+    expected += [standard.LN.MRIUnspecifiedBodyRegion, standard.UCUM.NoUnits]
+    ours = [*codes.LEVEL_CODES.values(), codes.SIDE_CODES["left"], codes.SIDE_CODES["right"]]
+    ours += [codes.SEVERITY_CODES["moderate"], codes.SEVERITY_CODES["severe"], codes.SEVERITY]
+    ours += [codes.PROCEDURE, codes.NO_UNITS]
+    assert [code[:2] for code in ours] == [named(code) for code in expected]
+
+
+def test_without_highdicom_the_command_says_what_to_install_before_anything_is_read(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    find_spec = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "highdicom" else find_spec(name))
+    folders = ["--data", str(tmp_path), "--weights", str(tmp_path), "--out", str(tmp_path / "out")]
+    assert train_utils.main(["predict", *folders, "--dicom-sr"]) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "pip install highdicom" in line
+
+
+def test_the_command_leaves_a_report_beside_the_submission(
+    phantom: Path, root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    result = made_up(open_data(phantom))
+    monkeypatch.setattr("lumbar.pipeline.predict", lambda *args, **options: iter([result]))
+    command = ["predict", "--data", str(phantom), "--weights", str(root / "weights"), "--out", str(tmp_path)]
+    assert train_utils.main(command) == 0
+    assert not (tmp_path / "dicom_sr").exists()
+    assert train_utils.main([*command, "--dicom-sr"]) == 0
+    assert capsys.readouterr().err == ""
+    (path,) = (tmp_path / "dicom_sr").iterdir()
+    report = dcmread(path)
+    assert (path.name, report.SeriesDescription) == ("501.dcm", "Lumbar grades, research use only")
+    result = dataclasses.replace(result, keypoints=(), used={})
+    assert train_utils.main([*command, "--dicom-sr"]) == 0
+    assert "study 501 has no structured report" in capsys.readouterr().err
