@@ -76,10 +76,11 @@ def __getattr__(name: str) -> Any:
 def phantom(args: argparse.Namespace) -> int:
     """Write synthetic studies in the competition layout, with labels and coordinates."""
     from lumbar.phantom import write_phantoms
+    from lumbar.progress import bar
 
-    write_phantoms(
-        args.out, args.studies, args.seed, split=args.split, label_noise=args.label_noise, workers=args.workers
-    )
+    options = {"split": args.split, "label_noise": args.label_noise, "workers": args.workers}
+    with bar("painting phantoms", args.studies) as shown:
+        write_phantoms(args.out, args.studies, args.seed, progress=lambda done, total: shown.update(), **options)
     return 0
 
 

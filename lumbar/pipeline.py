@@ -16,7 +16,6 @@ import numpy as np
 import pandas as pd
 import torch
 from torch import nn
-from tqdm import tqdm
 
 from lumbar import submission
 from lumbar.bundle import Bundle, BundleBlend
@@ -30,6 +29,7 @@ from lumbar.keypoints.detect import detect
 from lumbar.keypoints.keypoint import Keypoint
 from lumbar.labels import CONDITIONS, LEVELS, SeriesType, condition_title, level_title
 from lumbar.member import DetectorSpec, GraderSpec
+from lumbar.progress import follow
 from lumbar.report import run_report
 from lumbar.study import DataFolder, Study, read_study
 
@@ -183,10 +183,11 @@ def predict(
     """
     wanted = list(data.study_ids if study_ids is None else study_ids)
     predictor = Predictor(bundle, device, amp)
-    disable = None if progress is None else not progress
     with ThreadPoolExecutor(max_workers=1, thread_name_prefix="read") as reader:
         ahead = _read_ahead(reader, lambda study_id: read_study(data, study_id), wanted)
-        for study_id, future in tqdm(ahead, total=len(wanted), desc="studies", unit="study", disable=disable):
+        for study_id, future in follow(
+            ahead, "grading", len(wanted), show=progress, name=lambda one: f"study {one[0]}"
+        ):
             issues: tuple[Issue, ...] = ()
             try:
                 study = future.result()
@@ -197,6 +198,10 @@ def predict(
                 if on_error == "fail":
                     raise InputError(sentence) from error
                 yield predictor.stand_in(study_id, sentence, issues)
+
+
+def _study_name(one: tuple[int, Future[Study]]) -> str:
+    return f"study {one[0]}"
 
 
 def _unexpected(study_id: int, error: Exception) -> str:

@@ -26,6 +26,7 @@ from lumbar.issues import InputError
 from lumbar.labels import LABEL_COLUMNS, LEVELS, level_title
 from lumbar.phantom.scan import Plane, SeriesPlan
 from lumbar.phantom.writer import Coding, slice_dataset, write_slice
+from lumbar.progress import follow
 
 Part = Literal["train", "held_out", "images"]
 #: T2 SPACE: pixel spacing and distance of neighbouring slice numbers, mm, of all 31 patients in SPIDER's overview.csv.
@@ -86,7 +87,7 @@ def write_spider(source: Path, out: Path, part: Part = "train", points: Path | N
         found = [_t2_space(Path(source) / "t2_space", part)]
     if part != "images" and points is not None:
         found.append(_midsagittal(Path(source), Path(points), part))
-    for labelled in itertools.chain(*found):
+    for labelled in follow(itertools.chain(*found), "writing slices", None):
         instances = _write_study(Path(out), labelled)
         ids.append(labelled.study)
         labels.append({"study_id": labelled.study, **dict.fromkeys(LABEL_COLUMNS)})

@@ -19,7 +19,6 @@ import numpy as np
 import torch
 from pydantic import ValidationError
 from safetensors.torch import load_file
-from tqdm.auto import tqdm
 
 from lumbar.bundle import Bundle, Weights, save_bundle
 from lumbar.convert.original import EXACT, ORIGINALS, own_keys, plain_keys, recognise
@@ -27,6 +26,7 @@ from lumbar.issues import InputError
 from lumbar.labels import CONDITIONS, LEVELS, SEVERITIES
 from lumbar.member import Strict
 from lumbar.metric import read_labels, weighted_prior
+from lumbar.progress import follow
 
 __all__ = ["EXACT", "ORIGINALS", "convert_checkpoints", "read_checkpoint"]
 
@@ -163,7 +163,7 @@ def _entries(mapping: Path, folder: Path, files: list[Path]) -> dict[Path, FileE
 def _weights(folder: Path, files: list[Path], entries: Mapping[Path, FileEntry]) -> Iterator[Weights]:
     """One member a file, each read when it is its turn. Raises InputError where two files are the same member."""
     seen: dict[str, str] = {}
-    for file in tqdm(files, desc="checkpoints", unit="file", disable=None):
+    for file in follow(files, "converting", len(files), "file", name=lambda file: file.name):
         entry, source = entries.get(file, FileEntry()), file.relative_to(folder).as_posix()
         state = read_checkpoint(file, entry.entry)
         shapes = {key: tuple(value.shape) for key, value in state.items()}

@@ -20,6 +20,7 @@ from lumbar.files import write_csv
 from lumbar.issues import InputError
 from lumbar.labels import CONDITION_GROUPS
 from lumbar.metric import UNLABELLED, label_codes, prediction_array, prior_of_codes, read_labels, read_predictions
+from lumbar.progress import follow
 from lumbar.submission import to_rows
 
 LEAST_FOLDS_TO_CHOOSE = 3
@@ -62,7 +63,7 @@ def run_blend(
             raise InputError(f"no table predicts a labelled row of the {group} conditions; give a table that does")
     predictions: dict[str, np.ndarray] = {}
     notes = list(data.notes)
-    for name in names:
+    for name in follow(names, "blending", len(names), "method", name=str):
         if name == CHOSEN:
             predictions[name], picked = nested.chosen(METHOD_NAMES, data.members, data.codes, data.folds, seed)
             notes.append(f"chosen on the other folds: {', '.join(picked)}")

@@ -7,7 +7,6 @@ process as in eight. Losses are sums and weights (see `losses`), divided once ov
 
 import copy
 import math
-import sys
 import time
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
@@ -20,8 +19,8 @@ import torch
 from accelerate import Accelerator
 from timm.layers import convert_sync_batchnorm
 from torch import Tensor, nn
-from tqdm import tqdm
 
+from lumbar.progress import bar as progress_bar
 from lumbar.training import checkpoint
 from lumbar.training.batches import Batch, Plan, Samples, load, validation
 from lumbar.training.settings import Loop, Training
@@ -99,6 +98,7 @@ def fit(job: Job, accelerator: Accelerator, report: Callable[[dict[str, Any]], N
     bar = _bar(job, plan, progress, accelerator)
     while progress.epoch < job.training.epochs:
         began, skipped = time.monotonic(), progress.batch
+        bar.set_description_str(f"{_stage(job)}, epoch {progress.epoch + 1} of {job.training.epochs}", refresh=False)
         _epoch(job, accelerator, wrapped, average, optimizer, plan, progress, state, bar)
         row = _close_epoch(job, accelerator, average or plain, plan, progress, state)
         row["samples_per_s"] = round((plan.batches - skipped) * plan.size / max(time.monotonic() - began, 1e-6), 1)
@@ -235,13 +235,15 @@ def _follow(average: nn.Module, network: nn.Module, decay: float) -> None:
             own.copy_(new)
 
 
+def _stage(job: Job) -> str:
+    return f"training {job.member} fold {job.fold}"
+
+
 def _bar(job: Job, plan: Plan, progress: Progress, accelerator: Accelerator) -> Any:
-    return tqdm(
-        total=job.training.epochs * plan.batches,
+    return progress_bar(
+        _stage(job),
+        job.training.epochs * plan.batches,
+        "batch",
+        show=None if accelerator.is_main_process else False,
         initial=progress.epoch * plan.batches + progress.batch,
-        desc=f"{job.member} fold {job.fold}",
-        unit="batch",
-        file=sys.stderr,
-        disable=not accelerator.is_main_process,
-        mininterval=1.0 if sys.stderr.isatty() else 20.0,
     )
