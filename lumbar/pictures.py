@@ -152,15 +152,10 @@ def _draw_sagittal(ax: Axes, view: _View | None, result: "StudyResult", kind: Se
     _draw_marks(ax, view, result)
     right = ax.get_xlim()[1]
     for point, (x, y) in view.points:
-        if kind == "sagittal_t2":
-            text = f"{level_title(point.level)}  {100 * point.confidence:.0f} %"
-            ax.plot([x + style.MARK_MM + 1.5, right], [y, y], color="white", linewidth=0.7, alpha=0.75)
-        else:
-            text = level_title(point.level)
-        ax.text(
-            right - 1.5, y - 1.2, text, color="white", size=style.LABEL_SIZE, ha="right", va="bottom",
-            path_effects=style.halo(),
-        )  # fmt: skip
+        halo = style.halo()
+        ax.plot([x + style.MARK_MM + 1.5, right], [y, y], color="white", linewidth=0.7, path_effects=halo)
+        text, place = f"{level_title(point.level)}  {_sureness(point)}", (right - 1.5, y - 1.2)
+        ax.text(*place, text, color="white", size=style.LABEL_SIZE, ha="right", va="bottom", path_effects=halo)
 
 
 def _draw_axial(ax: Axes, view: _View | None, result: "StudyResult", level: Level) -> None:
@@ -171,6 +166,15 @@ def _draw_axial(ax: Axes, view: _View | None, result: "StudyResult", level: Leve
     x, y = np.mean([xy for _, xy in view.points], axis=0)
     _draw_image(ax, view, (float(x), float(y), AXIAL_MM), title, ("R", "L"))
     _draw_marks(ax, view, result)
+    sides = sorted(
+        (xy[0], f"{(side_of(point.condition) or '')[:1].upper()} {_sureness(point)}") for point, xy in view.points
+    )
+    ax.set_title(" · ".join(text for _, text in sides), loc="right", size=style.NOTE_SIZE, color=style.FAINT, pad=4)
+
+
+def _sureness(point: "Keypoint") -> str:
+    """The confidence in per cent; a repaired point has none of its own."""
+    return "repaired" if point.repaired else f"{100 * point.confidence:.0f} %"
 
 
 def _draw_nothing(ax: Axes, title: str, reason: str) -> None:
@@ -263,7 +267,7 @@ def _draw_key(figure: Figure) -> None:
     _bare(ax, "")
     ax.set(xlim=(0, wide), ylim=(0, tall), facecolor="none")
     marks: tuple[tuple[str, dict[str, bool]], ...] = (
-        ("keypoint; its confidence in per cent on T2", {}),
+        ("keypoint, with its confidence", {}),
         ("doubtful", {"doubtful": True}),
         ("repaired from its neighbours", {"repaired": True}),
     )

@@ -25,7 +25,8 @@ COLUMNS: Final[tuple[tuple[Condition, str], ...]] = (
 def draw_table(ax: Axes, probabilities: np.ndarray, graded: np.ndarray, truth: np.ndarray | None = None) -> None:
     """Probabilities (5 conditions, 5 levels, 3) as a table, levels down, conditions across.
 
-    A cell holds the three probabilities in per cent, the largest in bold; its colour is the expected severity. Where
+    A cell holds the three probabilities in per cent, the largest in bold, and a bar of their shares: one colour is
+    certain, several are not. The cell's own colour is the expected severity. Where
     `graded` (5, 5) is False the prior stands in and the cell is hatched. `truth` (5, 5) holds the true severity, 0 to
     2, which gets a box, or -1.
     """
@@ -54,17 +55,29 @@ def _draw_cell(ax: Axes, x: int, y: int, probabilities: np.ndarray, graded: bool
     )  # fmt: skip
     largest = int(np.argmax(probabilities))
     for place in range(len(SEVERITIES)):
-        bold = place == largest
+        bold, text = place == largest, f"{100 * probabilities[place]:.0f}"
+        size = (12 if len(text) < 3 else 10) if bold else 9.5  # so that "100" fits into its box
         ax.text(
-            x + 0.2 + 0.3 * place, y + 0.5, f"{100 * probabilities[place]:.0f}", ha="center", va="center", color=ink,
-            size=12 if bold else 9.5, weight="bold" if bold else "normal",
+            x + 0.2 + 0.3 * place, y + 0.44, text, ha="center", va="center", color=ink,
+            size=size, weight="bold" if bold else "normal",
         )  # fmt: skip
         if place == label:
             ax.add_patch(
-                Rectangle((x + 0.07 + 0.3 * place, y + 0.28), 0.26, 0.44, fill=False, edgecolor=ink, linewidth=1.4)
+                Rectangle((x + 0.07 + 0.3 * place, y + 0.22), 0.26, 0.44, fill=False, edgecolor=ink, linewidth=1.4)
             )
-    if not graded:
+    if graded:
+        _draw_shares(ax, x, y, probabilities)
+    else:
         ax.text(x + 0.5, y + 0.83, "prior", ha="center", va="center", size=style.NOTE_SIZE, style="italic", color=ink)
+
+
+def _draw_shares(ax: Axes, x: int, y: int, probabilities: np.ndarray) -> None:
+    """The three probabilities as parts of one bar at the foot of a cell."""
+    left, wide, top, tall = x + 0.07, 0.86, y + 0.79, 0.11
+    ax.add_patch(Rectangle((left - 0.008, top - 0.012), wide + 0.016, tall + 0.024, facecolor=style.PAPER))
+    for place, share in enumerate(probabilities):
+        ax.add_patch(Rectangle((left, top), wide * share, tall, facecolor=style.SEVERITY_MAP(place / 2)))
+        left += wide * share
 
 
 def true_severities(data: "DataFolder", study_id: int) -> np.ndarray | None:

@@ -32,12 +32,21 @@ set -e
 import fcntl, socket, struct
 with socket.socket() as link:
     fcntl.ioctl(link, 0x8914, struct.pack("16sh", b"lo", 0x41))
+try:
+    socket.create_connection(("192.0.2.1", 80), 1).close()
+except OSError as error:
+    assert error.errno == 101, error  # unreachable: there is no way out, not just no answer
+else:
+    raise SystemExit("there is a network here")
 '
 mount -t tmpfs none "$3"
 mkdir "$3"/input "$3"/working "$3"/usr
 for part in input working usr; do mount --bind "$2/$part" "$3/$part"; done
 mount -o remount,ro,bind "$3/input"; mount -o remount,ro,bind "$3/usr"
-! touch "$3/input/written" 2>/dev/null
+for part in input usr; do
+  if touch "$3/$part/written" 2>/dev/null; then echo "$part can be written to" >&2; exit 1; fi
+done
+touch "$3/working/written" && rm "$3/working/written"
 cd "$3/working"
 shift 3
 exec "$@"
@@ -114,7 +123,10 @@ def python(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def mount(tree: Path, packed: Path, layout: str) -> Path:
-    """What lies below `/kaggle`: the competition with one unlabelled study, the dataset, the utility script."""
+    """What lies below `/kaggle`: the competition with one unlabelled study, the dataset, the utility script.
+
+    The script is there in the new layout only: who uploads in the browser does without.
+    """
     below = {"old": ("", ""), "new": ("competitions/", "datasets/someone/")}[layout]
     data = tree / "input" / f"{below[0]}{COMPETITION}"
     (data / "test_images").mkdir(parents=True)
@@ -124,7 +136,9 @@ def mount(tree: Path, packed: Path, layout: str) -> Path:
     shutil.copytree(sample / "train_images" / str(STUDY), data / "test_images" / str(STUDY))
     shutil.copy(sample / "train.csv", data)
     shutil.copytree(packed / "dataset", tree / "input" / f"{below[1]}lumbar-weights")
-    shutil.copytree(packed / "script", tree / "usr" / "lib" / "train_utils")
+    (tree / "usr" / "lib").mkdir(parents=True)
+    if layout == "new":
+        shutil.copytree(packed / "script", tree / "usr" / "lib" / "train_utils")
     (tree / "working").mkdir()
     return tree
 
