@@ -1,14 +1,16 @@
 """What a device can do wrong in the middle of a run: too little memory (smaller batches go on) or a fault for good."""
 
 import logging
+from collections.abc import Callable
 
 import torch
-from torch import nn
 
 _log = logging.getLogger(__name__)
 
 
-def in_halves(network: nn.Module, batch: torch.Tensor, device: torch.device) -> torch.Tensor:
+def in_halves(
+    network: Callable[[torch.Tensor], torch.Tensor], batch: torch.Tensor, device: torch.device
+) -> torch.Tensor:
     """`network(batch)` on `device`; where its memory does not suffice, half of the samples after the other.
 
     The network treats samples (first axis) one by one, so that the parts together are the whole, to rounding. Raises

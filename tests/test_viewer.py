@@ -7,25 +7,29 @@ import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import cv2
 import numpy as np
 import pytest
 import torch
-from small_study import CANAL, small_study
+from small_study import CANAL, small_study, turned, upside_down
 from torch import nn
 
 import train_utils
 from lumbar import pipeline, viewer
 from lumbar.bundle import Bundle, load_bundle
+from lumbar.geometry import plane_distances, to_pixel
 from lumbar.grading.regions import cut_regions
 from lumbar.grading.tasks import VIEWS
 from lumbar.labels import CONDITIONS, KEYPOINT_SERIES, LEVELS
 from lumbar.member import GraderSpec
 from lumbar.pipeline import StudyResult
 from lumbar.study import DataFolder, open_data, read_study
+from lumbar.viewer.regions import Seen, region_views
 from lumbar.viewer.saliency import graded_views, saliency
+from lumbar.viewer.slices import Shown
 from tests.conftest import ROOT
 
 GRADED, BROKEN = "100002", "100009"
@@ -178,6 +182,21 @@ def test_a_report_that_breaks_off_leaves_the_old_one(world: World, monkeypatch: 
     assert not list(world.page.parent.glob(".*")), "nor a part of the new one"
 
 
+def test_boxes_lie_in_the_same_place_whichever_way_a_network_sees_the_images() -> None:
+    plain = small_study()
+    crossed = small_study(**{kind: [turned(one, upside_down) for one in plain.series[kind]] for kind in plain.series})
+    boxes = []
+    for study, orientation in ((plain, "canonical"), (crossed, "canonical"), (crossed, "stored")):
+        points = {("left_subarticular_stenosis", "l3_l4"): _on_axial(study, CANAL["l3_l4"])}
+        spec = GraderSpec(task="subarticular", slices=3, preprocessing={"orientation": orientation})
+        views = region_views([Seen(spec, cut_regions(study, points, spec), {})], Shown(study))
+        region = next(one for one in views if one["title"] == "Axial T2, left")
+        boxes.append([entry["box"] for entry in region["slices"]])
+        assert region["map"] is None
+    np.testing.assert_allclose(boxes[1], boxes[0], atol=0.02)
+    np.testing.assert_allclose(boxes[2], boxes[0], atol=1.6)  # rounded from the other end, 1.5 mm pixels
+
+
 # ---- saliency ------------------------------------------------------------------------------------------------------
 
 
@@ -205,10 +224,6 @@ def test_a_map_shows_what_moved_the_network_which_way_and_on_which_slice() -> No
 
 
 def _on_axial(study: Any, mm: np.ndarray) -> Any:
-    from types import SimpleNamespace
-
-    from lumbar.geometry import plane_distances, to_pixel
-
     series = study.series["axial_t2"][0]
     item = series.slices[int(np.argmin(plane_distances(series.affines, mm)))]
     x, y, _ = to_pixel(item.affine, mm)

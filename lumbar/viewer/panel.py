@@ -45,9 +45,7 @@ def _tile(shown: Shown, title: str, kind: SeriesType, points: list[dict[str, Any
         ys = [point["y"] for point in there]
         side = AXIAL_MM if axial else max(ys) - min(ys) + 2 * SAGITTAL_MARGIN_MM
     else:
-        found = (
-            None if axial else next((one for one in shown.series if one["title"].startswith(SERIES_TITLES[kind])), None)
-        )
+        found = None if axial else next((one for one in shown.series if one["kind"] == kind), None)
         if found is None:
             reason = "no axial slice at this level" if axial else "no such series"
             return {"title": title, "series": None, "reason": reason}

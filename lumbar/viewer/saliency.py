@@ -7,6 +7,7 @@ maps with 3 points are as near to those of occlusion as with 8.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
 from typing import Final
 
 import cv2
@@ -14,6 +15,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from lumbar.faults import in_halves
 from lumbar.grading.grade import speaks
 from lumbar.grading.regions import Regions
 from lumbar.grading.tasks import OWN_VIEW, TASKS, Sample, View
@@ -80,18 +82,19 @@ def _of_sample(
     for start in range(0, len(rows), at_once):
         part = rows[start : start + at_once]
         views = np.stack([np.stack([regions.tensors[view][level] for view in sample.views]) for level in part])
-        products = _attributions(network, torch.from_numpy(views).to(device))  # (C, B, V, T, S, S)
+        found = in_halves(partial(_attributions, network), torch.from_numpy(views), device)
+        shares = found.float().cpu().numpy()  # (B, C, V, T, S, S)
         for place, condition in enumerate(sample.conditions):
             for view in graded_views(condition):
                 if view not in sample.views:
                     continue
                 for row, level in enumerate(part):
                     if regions.present[view][level] and speaks(regions, spec, sample, condition, level):
-                        yield (condition, view, level), products[place, row, sample.views.index(view)]
+                        yield (condition, view, level), shares[row, place, sample.views.index(view)]
 
 
-def _attributions(network: nn.Module, views: torch.Tensor) -> np.ndarray:
-    """Integrated gradients (C, B, V, T, S, S) of every condition's log odds; `views` is (B, V, T, S, S)."""
+def _attributions(network: nn.Module, views: torch.Tensor) -> torch.Tensor:
+    """Integrated gradients (B, C, V, T, S, S) of every condition's log odds; `views` is (B, V, T, S, S)."""
     total = torch.zeros((), device=views.device)
     for step in range(STEPS):
         grey = (views * ((step + 0.5) / STEPS)).requires_grad_(True)
@@ -104,8 +107,8 @@ def _attributions(network: nn.Module, views: torch.Tensor) -> np.ndarray:
                 torch.autograd.grad(odds[:, place].sum(), grey, retain_graph=place + 1 < count)[0]
                 for place in range(count)
             ]
-        total = total + torch.stack(gradients)
-    return (total / STEPS * views).float().cpu().numpy()
+        total = total + torch.stack(gradients, dim=1)
+    return total / STEPS * views[:, None]
 
 
 def _smooth(values: np.ndarray) -> np.ndarray:

@@ -41,7 +41,7 @@ class Shown:
             listed = study.series.get(kind, ())
             for series in listed:
                 title = SERIES_TITLES[kind] + (f" ({series.series_id})" if len(listed) > 1 else "")
-                self.series.append(self._series(series, title))
+                self.series.append({"kind": kind, **self._series(series, title)})
 
     def place(self, series_id: int, instance: int, mm: ArrayLike) -> list[float] | None:
         """(x, y) in mm from the slice's top left corner; None where the slice is not shown."""
