@@ -15,7 +15,6 @@ import numpy as np
 import torch
 from matplotlib.colors import to_hex
 from torch import nn
-from tqdm import tqdm
 
 from lumbar import style
 from lumbar.bundle import Bundle
@@ -24,6 +23,7 @@ from lumbar.grading.regions import Regions, cut_regions, region_key
 from lumbar.issues import CODES
 from lumbar.labels import LEVELS, level_title
 from lumbar.member import GraderSpec
+from lumbar.progress import follow
 from lumbar.report import NOTICE, bundle_identity, issue_entry, versions_here
 from lumbar.severity_table import true_severities
 from lumbar.study import DataFolder, Study, read_study
@@ -64,10 +64,9 @@ def write_report(
     graders = _graders(bundle, device)
     path = Path(out) / REPORT
     before, after = _frame(results, bundle)
-    disable = None if progress is None else not progress
     with writing_into(out), replacing(path) as temporary, temporary.open("w", encoding="utf-8") as stream:
         stream.write(before)
-        for result in tqdm(results, desc="report", unit="study", disable=disable):
+        for result in follow(results, "report", len(results), show=progress, name=lambda one: f"study {one.study_id}"):
             view = study_view(result, data, graders, device)
             stream.write(f'<script type="application/json" id="study-{result.study_id}">{as_json(view)}</script>\n')
         stream.write(after)
