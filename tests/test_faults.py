@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from lumbar.keypoints.detect import detect
 from lumbar.phantom import write_phantoms
 from lumbar.study import DataFolder, open_data
 from tests.conftest import ROOT
+from tests.test_damage import as_nobody
 from tests.worlds import small_phantoms, tiny_bundle
 
 OUTPUTS = {"submission.csv", "keypoints.csv", "run_report.json"}
@@ -137,6 +139,16 @@ def test_a_read_only_folder_is_one_sentence(tmp_path: Path, monkeypatch: pytest.
     with pytest.raises(InputError, match=r"cannot be written to \(Read-only file system\)"):
         files.check_writable(tmp_path)
     assert not list(tmp_path.iterdir())
+
+
+def test_a_folder_of_somebody_else_is_one_sentence() -> None:
+    """The real thing, as a user who may read the folder but not write into it."""
+    with tempfile.TemporaryDirectory(dir="/tmp") as name:
+        root = Path(name)
+        root.chmod(0o555)
+        with as_nobody(), pytest.raises(InputError, match=r"cannot be written to \(Permission denied\)"):
+            files.check_writable(root / "out")
+        assert not list(root.iterdir())
 
 
 def test_a_killed_worker_is_one_sentence_and_a_rerun_gives_the_same_bytes(tmp_path: Path) -> None:
