@@ -30,6 +30,7 @@ except ModuleNotFoundError:  # pushed to Kaggle as a utility script: the package
 
 if TYPE_CHECKING:  # what a notebook imports from here; loaded on first use, so that --help does not wait for torch
     from lumbar.bundle import load_bundle
+    from lumbar.job import predict_all
     from lumbar.kaggle import choose_device, find_inputs, is_competition_rerun
     from lumbar.metric import read_labels, score
     from lumbar.pictures import show_study
@@ -44,6 +45,7 @@ _HOME = {
     "open_data": "lumbar.study",
     "load_bundle": "lumbar.bundle",
     "predict": "lumbar.pipeline",
+    "predict_all": "lumbar.job",
     "write_outputs": "lumbar.pipeline",
     "show_study": "lumbar.pictures",
     "describe_rows": "lumbar.report",
@@ -59,6 +61,7 @@ __all__ = [
     "load_bundle",
     "open_data",
     "predict",
+    "predict_all",
     "read_labels",
     "score",
     "show_issues",
@@ -150,7 +153,7 @@ def convert(args: argparse.Namespace) -> int:
 
 def predict_folder(args: argparse.Namespace) -> int:
     """Grade a data folder: submission.csv, keypoints.csv and run_report.json, with --html a report to look at."""
-    from lumbar import dicom_sr, files, kaggle, pipeline, report, study
+    from lumbar import dicom_sr, files, job, report, results, study
     from lumbar.bundle import load_bundle
 
     if args.dicom_sr:
@@ -158,19 +161,27 @@ def predict_folder(args: argparse.Namespace) -> int:
 
     data, weights = study.open_data(args.data, args.split), load_bundle(args.weights)
     files.check_writable(args.out)
-    device, amp = kaggle.choose_device(None if args.device == "auto" else args.device, say=_to_stderr)
-    results = list(pipeline.predict(data, weights, device=device, amp=amp, on_error=args.on_error))
-    options = {"device": device, "autocast": amp, "on_error": args.on_error}
-    print(pipeline.write_outputs(results, data, weights, args.out, options))
+    options = job.Options(args.device, args.engine, args.on_error, args.hours, args.shard)
+    processes = job.Processes()
+    job.work(data, weights, args.out, options, processes, say=_to_stderr)
+    if options.shard != (1, 1):
+        _to_stderr(f"Part {args.shard[0]} of {args.shard[1]} is done; after all parts, run the same without --shard.")
+        return 0
+    processes.wait()
+    if not processes.first:
+        return 0
+    found = job.gather(data, weights, args.out, options)
+    print(results.write_outputs(found, data, weights, args.out, options.report()))
     if args.html:
         from lumbar.viewer import write_report
 
-        print(write_report(results, data, weights, args.out, device=device))
+        device = processes.device(args.device, say=_to_stderr).device
+        print(write_report(found, data, weights, args.out, device=device))
     if args.dicom_sr:
-        for sentence in dicom_sr.write_reports(results, data, weights, args.out)[1]:
+        for sentence in dicom_sr.write_reports(found, data, weights, args.out)[1]:
             _to_stderr(sentence)
-    if report.exceeded_share(results):
-        share = f"{len(report.failed_studies(results))} of {len(results)}"
+    if report.exceeded_share(found):
+        share = f"{len(report.failed_studies(found))} of {len(found)}"
         raise InputError(
             f"{args.data}: {share} studies could not be graded and took the prior; everything is written all the same, "
             f"see study_failed in {args.out / 'run_report.json'}"

@@ -24,13 +24,13 @@ from lumbar.training import evaluate
 from lumbar.training.derive import label_keypoints, study_rows
 
 
-def judge(data: DataFolder, bundle: Bundle, studies: int | None = None) -> dict[str, object]:
+def judge(data: DataFolder, bundle: Bundle, studies: int | None = None, engine: str = "auto") -> dict[str, object]:
     """Figures as `lumbar.training.evaluate` names them, over the first `studies` of the folder (None: all)."""
     if data.labels is None or data.coordinates is None:
         raise SystemExit(f"{data.root} has no train.csv or no train_label_coordinates.csv; give a labelled folder")
     ids = [study for study in data.study_ids if study in data.labels.index][:studies]
     device, amp = kaggle.choose_device(say=lambda sentence: print(sentence, file=sys.stderr))
-    results = list(pipeline.predict(data, bundle, device=device, amp=amp, study_ids=ids, progress=True))
+    results = list(pipeline.predict(data, bundle, device=device, amp=amp, engine=engine, study_ids=ids, progress=True))
     order, codes = label_codes(data.labels.loc[ids])
     by_study = {result.study_id: result for result in results}
     members = np.stack([by_study[int(study)].members for study in order])  # (N, M, 5, 5, 3)
@@ -73,9 +73,10 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True, metavar="DIR", help="labelled data folder")
     parser.add_argument("--weights", type=Path, required=True, metavar="DIR", help="bundle folder")
     parser.add_argument("--studies", type=int, metavar="N", help="the first N studies only")
+    parser.add_argument("--engine", default="auto", metavar="WORD", help="how networks run, as of predict")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures here as well")
     args = parser.parse_args()
-    result = judge(open_data(args.data, "train"), load_bundle(args.weights), args.studies)
+    result = judge(open_data(args.data, "train"), load_bundle(args.weights), args.studies, args.engine)
     print(evaluate.table(result))
     if args.json:
         write_json(result, args.json)

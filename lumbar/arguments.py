@@ -5,6 +5,8 @@ from typing import Any, Final
 
 from lumbar.ensemble.names import CHOICES
 
+#: The words of `lumbar.engine`, which loads torch.
+ENGINES: Final = ("auto", "eager", "fused", "half")
 Argument = tuple[str, dict[str, Any]]
 
 
@@ -12,6 +14,16 @@ def _path(flag: str, text: str, *, required: bool = True) -> Argument:
     return flag, {"type": Path, "required": required, "metavar": flag.strip("-").upper(), "help": text}
 
 
+def _shard(text: str) -> tuple[int, int]:
+    """`2/8` as (2, 8)."""
+    part, _, parts = text.partition("/")
+    shard = int(part), int(parts)
+    if not 1 <= shard[0] <= shard[1]:
+        raise ValueError
+    return shard
+
+
+_shard.__name__ = "part I/N, for instance 2/8,"  # argparse puts it behind "invalid"
 _SET = ("--set", {"action": "append", "default": [], "metavar": "KEY=VALUE", "help": "override a value of the recipe"})
 _JSON = ("--json", {"action": "store_true", "help": "print JSON"})
 _DATA = _path("--data", "data folder in the competition layout, with labels")
@@ -74,6 +86,24 @@ ARGUMENTS: Final[dict[str, list[Argument]]] = {
         _path("--out", "folder for the results"),
         ("--split", {"choices": ("train", "test"), "help": "which tables, where the folder holds both"}),
         ("--device", {"default": "auto", "help": "auto, cpu, cuda or cuda:N"}),
+        (
+            "--engine",
+            {
+                "choices": ENGINES,
+                "default": "auto",
+                "help": "how networks run: float32 (eager, fused), half precision; auto: half on a GPU, else fused",
+            },
+        ),
+        ("--hours", {"type": float, "metavar": "H", "help": "time budget: members are dropped before it runs out"}),
+        (
+            "--shard",
+            {
+                "type": _shard,
+                "default": (1, 1),
+                "metavar": "I/N",
+                "help": "grade part I of N only; without it at the end: join what the parts left in OUT",
+            },
+        ),
         (
             "--on-error",
             {

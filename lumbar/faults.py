@@ -5,19 +5,19 @@ from collections.abc import Callable
 
 import torch
 
+#: A network at work: a batch in, one answer a sample out.
+Network = Callable[[torch.Tensor], torch.Tensor]
 _log = logging.getLogger(__name__)
 
 
-def in_halves(
-    network: Callable[[torch.Tensor], torch.Tensor], batch: torch.Tensor, device: torch.device
-) -> torch.Tensor:
+def in_halves(network: Network, batch: torch.Tensor, device: torch.device) -> torch.Tensor:
     """`network(batch)` on `device`; where its memory does not suffice, half of the samples after the other.
 
     The network treats samples (first axis) one by one, so that the parts together are the whole, to rounding. Raises
     what the device raises where not even one sample fits.
     """
     try:
-        return network(batch.to(device))
+        return network(_moved(batch, device))
     except RuntimeError as error:
         if len(batch) < 2 or not is_out_of_memory(error):
             raise
@@ -26,6 +26,13 @@ def in_halves(
     if device.type == "cuda":
         torch.cuda.empty_cache()
     return torch.cat([in_halves(network, half, device) for half in batch.split((len(batch) + 1) // 2)])
+
+
+def _moved(batch: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """The batch on the device; from pinned memory, which an accelerator fetches without waiting for the CPU."""
+    if device.type == "cuda" and batch.device.type == "cpu" and torch.cuda.is_available():
+        return batch.pin_memory().to(device, non_blocking=True)
+    return batch.to(device)
 
 
 def is_out_of_memory(error: BaseException) -> bool:

@@ -50,7 +50,7 @@ def writing_into(folder: Path | str) -> Iterator[None]:
 
 def check_writable(folder: Path | str) -> None:
     """Try to write into a folder before hours are spent on results for it; InputError where that fails."""
-    probe = Path(folder) / "probe.tmp"
+    probe = Path(folder) / f"probe.{secrets.token_hex(6)}.tmp"  # other processes may try at the same time
     with writing_into(folder):
         write_bytes(b"", probe)
         probe.unlink()

@@ -26,6 +26,7 @@ CODES: Final[dict[str, str]] = {
     "condition_ungraded": "no member could see the region; the prior stands in",
     "device_failed": "the accelerator failed; the CPU went on",
     "study_unlisted": "a folder of images has no row in the series table and was left out",
+    "out_of_time": "the time budget was spent before the study's turn; the prior stands in",
     "study_failed": "the study could not be read; the prior stands in",
 }
 

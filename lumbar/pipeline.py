@@ -1,159 +1,202 @@
 """Study → keypoints → regions → probabilities: the only place where the two stages meet.
 
-One study is read ahead by a thread while the device computes. The per-study boundary in `predict` is the only wide
-`except` of the project: a study that fails there is reported, and either stops the run or takes the weighted prior.
+Studies are read ahead while the device computes. Where members share networks, several studies go through stage 2
+together, so that weights are swapped once for all; each study's samples stay a batch of their own, since its numbers
+must not depend on its company. `_attempt` is the per-study boundary and the only wide `except` of the project.
 """
 
 import logging
+import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
-from pathlib import Path
-from typing import Any, Literal
+from collections.abc import Iterable, Iterator
+from concurrent.futures import Future
+from functools import partial
+from typing import Final, Literal
 
 import numpy as np
-import pandas as pd
 import torch
-from torch import nn
 
-from lumbar import submission
+from lumbar.budget import Budget, enough, ranked_graders
 from lumbar.bundle import Bundle, BundleBlend
-from lumbar.faults import is_device_fault
-from lumbar.files import write_csv, write_json, writing_into
+from lumbar.case import Case, Step
+from lumbar.engine import choose_engine
+from lumbar.faults import Network, is_device_fault
 from lumbar.grading.grade import grade
-from lumbar.grading.regions import Regions, cut_regions, region_key
+from lumbar.grading.regions import cut_regions, region_key
 from lumbar.grading.tasks import OWN_VIEW
 from lumbar.issues import InputError, Issue
 from lumbar.keypoints.detect import detect
-from lumbar.keypoints.keypoint import Keypoint
-from lumbar.labels import CONDITIONS, LEVELS, SeriesType, condition_title, level_title
+from lumbar.labels import CONDITIONS, SeriesType
+from lumbar.lanes import Lanes
 from lumbar.member import DetectorSpec, GraderSpec
-from lumbar.progress import follow
-from lumbar.report import run_report
+from lumbar.networks import Networks
+from lumbar.progress import bar
+from lumbar.reading import ReadAhead
+from lumbar.results import StudyResult, keypoint_table, left_out, write_outputs
 from lumbar.study import DataFolder, Study, read_study
 
+__all__ = ["OnError", "Predictor", "StudyResult", "keypoint_table", "predict", "write_outputs"]
+
 OnError = Literal["fail", "prior"]
+#: Studies that go through stage 2 together where weights are swapped; swapping then costs some percent of a study.
+TOGETHER: Final = 4
+#: Threads that read for an accelerator; a CPU has something better to do.
+READERS: Final = 3
+_LATE: Final = "the time budget was spent before its turn; run again with more hours or fewer members"
 _log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class StudyResult:
-    """What one study came to. Axes are named by `labels.CONDITIONS`, `labels.LEVELS` and `labels.SEVERITIES`."""
-
-    study_id: int
-    probabilities: np.ndarray  # (5 conditions, 5 levels, 3), blended, each row sums to 1
-    members: np.ndarray  # (M, 5, 5, 3), NaN where a member stays silent
-    graded: np.ndarray  # (5, 5) bool; False: no member spoke, the weighted prior stands in
-    seen: np.ndarray  # (5, 5) bool; False: no region on the condition's own view, who spoke saw the level on others
-    keypoints: tuple[Keypoint, ...] = ()
-    issues: tuple[Issue, ...] = ()
-    used: Mapping[str, list[int]] = field(default_factory=dict)  # series ids by series type
-    seconds: float = 0.0
-    failed: bool = False
 
 
 class Predictor:
     """A bundle's networks on a device, ready for one study after another.
 
-    `amp` is the autocast type (None: float32 throughout). Raises InputError where the bundle lacks a stage.
+    `engine` says how networks run, see `lumbar.engine`; `amp` is the autocast type that suits the device (None: float32
+    unless the engine says otherwise). Raises InputError where the bundle lacks a stage.
     """
 
-    def __init__(self, bundle: Bundle, device: torch.device | str = "cpu", amp: torch.dtype | None = None) -> None:
-        self.bundle = bundle
+    def __init__(
+        self,
+        bundle: Bundle,
+        device: torch.device | str = "cpu",
+        amp: torch.dtype | None = None,
+        engine: str = "auto",
+    ) -> None:
+        self.bundle, self.word = bundle, engine
         self.prior = np.asarray(bundle.manifest.prior, dtype=np.float64)  # (5, 5, 3)
+        members = bundle.manifest.members
+        self.graders = {member.name: member.spec for member in members if isinstance(member.spec, GraderSpec)}
+        if not self.graders or len(self.graders) == len(members):
+            raise InputError(
+                f"{bundle.folder}: the bundle lacks {'detectors' if self.graders else 'graders'}; "
+                "prediction needs both stages, make the bundle from a run that finished them"
+            )
+        self._lock = threading.Lock()
+        self.blend = BundleBlend(bundle, list(self.graders))
+        #: Graders that are asked, the most valuable first, and the seconds that each has taken so far.
+        self.at_work, self.spent = ranked_graders(bundle.manifest), dict.fromkeys(self.graders, 0.0)
         try:
             self._load(torch.device(device), amp)
         except RuntimeError as error:
             if not is_device_fault(error, torch.device(device)):
                 raise
             self._go_on_without(torch.device(device), error)
-        if not self.detectors or not self.graders:
-            raise InputError(
-                f"{bundle.folder}: the bundle lacks {'graders' if self.detectors else 'detectors'}; "
-                "prediction needs both stages, make the bundle from a run that finished them"
-            )
-        self.blend = BundleBlend(bundle, [name for name, _, _ in self.graders])
 
     def _load(self, device: torch.device, amp: torch.dtype | None) -> None:
         """Every member's network on the device."""
-        self.device, self.amp = device, amp
-        self.detectors: dict[SeriesType, list[tuple[DetectorSpec, nn.Module]]] = {}
-        self.graders: list[tuple[str, GraderSpec, nn.Module]] = []
-        bundle = self.bundle
-        for member in bundle.manifest.members:
-            network = bundle.network(member.name, self.device)
-            if isinstance(member.spec, DetectorSpec):
-                self.detectors.setdefault(member.spec.series_type, []).append((member.spec, network))
-            else:
-                self.graders.append((member.name, member.spec, network))
+        self.device = device
+        self.engine = choose_engine(self.word, device, amp)
+        members = self.bundle.manifest.members
+        detectors = [member for member in members if isinstance(member.spec, DetectorSpec)]
+        names = [*(member.name for member in detectors), *self.graders]  # what stays in memory: detectors first
+        self.networks = Networks(self.bundle, names, self.engine, device)
+        self.together = TOGETHER if self.networks.swaps else 1
+        #: Studies that may be computed side by side: where one has the whole device, a single one.
+        shared = device.type != "cpu" or not self.networks.stay(member.name for member in detectors)
+        self.lanes = 1 if shared else torch.get_num_threads()
+        self.detectors: dict[SeriesType, list[tuple[DetectorSpec, Network]]] = {}
+        for member in detectors:
+            assert isinstance(member.spec, DetectorSpec)
+            call = partial(self.networks.call, member.name)
+            self.detectors.setdefault(member.spec.series_type, []).append((member.spec, call))
 
     def __call__(self, study: Study) -> StudyResult:
-        """Keypoints, regions and probabilities of one study. Raises InputError where no series can be used.
+        """Keypoints, regions and probabilities of one study. Raises InputError where no series can be used."""
+        case = Case(study.study_id, study, list(study.issues))
+        for step in self.steps():
+            self.take(step, case)
+        return self.result(case)
 
-        Where the accelerator fails, this study and all later ones are computed on the CPU, with a sentence.
-        """
+    def steps(self) -> list[Step]:
+        """What is to be done with a study, in this order: both stages, the second one member by member."""
+        asked = [partial(self._ask, name, spec) for name, spec in self.graders.items() if name in self.at_work]
+        return [self._look, *asked]
+
+    def take(self, step: Step, case: Case) -> None:
+        """One step with one study; where the accelerator fails, this and all that follows is done by the CPU."""
+        started = time.perf_counter()
         try:
-            return self._result(study)
+            step(case)
+            sentence = ""
         except RuntimeError as error:
             if not is_device_fault(error, self.device):
                 raise
             sentence = self._go_on_without(self.device, error)
-        result = self._result(study)
-        return replace(result, issues=(*result.issues, Issue("device_failed", study.study_id, None, sentence)))
+        if sentence:
+            case.device_failed.append(Issue("device_failed", case.study_id, None, sentence))
+            step(case)
+        case.seconds += time.perf_counter() - started
 
     def _go_on_without(self, device: torch.device, error: RuntimeError) -> str:
         """Load everything on the CPU, from the files, since a broken device gives nothing back; says so."""
         reason = (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
         sentence = f"{device} failed ({reason}); the CPU goes on, which is slower."
         _log.warning("%s", sentence)
+        self.word = "auto" if self.word == "half" else self.word
         self._load(torch.device("cpu"), None)
         return sentence
 
-    def _result(self, study: Study) -> StudyResult:
-        started = time.perf_counter()
+    def _look(self, case: Case) -> None:
+        """Stage 1 and the regions of every kind; the study's pixels are let go."""
+        study = case.study
+        assert study is not None
         if not any(study.series.values()):
             reasons = "; ".join(dict.fromkeys(issue.detail for issue in study.issues)) or "it holds no series"
             raise InputError(f"study {study.study_id}: no usable series ({reasons}); check its folder and tables")
-        keypoints, found = detect(study, self.detectors, self.device, self.amp)
-        issues = [*study.issues, *found]
-        by_name = {(keypoint.condition, keypoint.level): keypoint for keypoint in keypoints}
-        cut: dict[str, Regions] = {}
-        probabilities = []
-        for _, spec, network in self.graders:
+        case.keypoints, issues = detect(study, self.detectors, self.device, self.engine.amp)
+        by_name = {(keypoint.condition, keypoint.level): keypoint for keypoint in case.keypoints}
+        case.regions, issues = {}, [*study.issues, *issues]
+        for spec in self.graders.values():
             key = region_key(spec)
-            if key not in cut:
-                cut[key] = cut_regions(study, by_name, spec)
-                issues.extend(issue for issue in cut[key].issues if issue not in issues)
-            probabilities.append(grade(cut[key], spec, network, self.device, self.amp))
-        seen = [
-            [any(part.present[OWN_VIEW[c]][level] for part in cut.values()) for level in range(5)] for c in CONDITIONS
-        ]
-        return self._blended(study, np.stack(probabilities), np.array(seen), keypoints, issues, started)
+            if key not in case.regions:
+                case.regions[key] = cut_regions(study, by_name, spec)
+                issues += [issue for issue in case.regions[key].issues if issue not in issues]
+        case.issues = issues
+        case.used = {kind: [series.series_id for series in listed] for kind, listed in study.series.items()}
+        case.study = None
 
-    def _blended(
-        self,
-        study: Study,
-        members: np.ndarray,
-        seen: np.ndarray,
-        keypoints: Iterable[Keypoint],
-        issues: list[Issue],
-        started: float,
-    ) -> StudyResult:
+    def _ask(self, name: str, spec: GraderSpec, case: Case) -> None:
+        """One member's answer."""
+        started = time.perf_counter()
+        regions = case.regions[region_key(spec)]
+        case.answers[name] = grade(regions, spec, self.networks[name], self.device, self.engine.amp)
+        with self._lock:
+            self.spent[name] += (time.perf_counter() - started) / self.lanes
+
+    def result(self, case: Case) -> StudyResult:
+        """What a study came to: its blend, or the prior where a step failed."""
+        if case.error is not None:
+            return self.stand_in(case.study_id, case.reason, case.issues)
+        silent = np.full(self.prior.shape, np.nan)
+        members = np.stack([case.answers.get(name, silent) for name in self.graders])
+        parts = case.regions.values()
+        seen = np.array(
+            [[any(part.present[OWN_VIEW[c]][level] for part in parts) for level in range(5)] for c in CONDITIONS]
+        )
         blended, graded = self.blend(members)
         return StudyResult(
-            study_id=study.study_id,
+            study_id=case.study_id,
             probabilities=blended,
             members=members,
             graded=graded,
             seen=seen,
-            keypoints=tuple(keypoints),
-            issues=(*issues, *_unseen(study.study_id, graded & ~seen), *_ungraded(study.study_id, graded)),
-            used={kind: [series.series_id for series in listed] for kind, listed in study.series.items()},
-            seconds=time.perf_counter() - started,
+            keypoints=tuple(case.keypoints),
+            issues=(*case.issues, *left_out(case.study_id, graded, seen), *case.device_failed),
+            used=case.used,
+            seconds=case.seconds,
+            ran_on=f"{self.device}, {self.engine}",
+            dropped=tuple(name for name in self.graders if name not in case.answers),
         )
 
-    def stand_in(self, study_id: int, reason: str, issues: Iterable[Issue] = ()) -> StudyResult:
+    def keep_time(self, budget: Budget, done: int, left: int) -> None:
+        """After `done` more studies: drop members that `left` more leave no time for."""
+        budget.finished(done, self.spent)
+        dropped = budget.surplus(left, self.at_work, partial(enough, self.bundle.manifest))
+        if dropped:
+            _log.warning("Dropped to end in time: %s.", ", ".join(dropped))
+            self.at_work = [name for name in self.at_work if name not in dropped]
+
+    def stand_in(
+        self, study_id: int, reason: str, issues: Iterable[Issue] = (), code: str = "study_failed"
+    ) -> StudyResult:
         """The weighted prior for a study that could not be graded, with the reason as an Issue."""
         return StudyResult(
             study_id=study_id,
@@ -161,7 +204,7 @@ class Predictor:
             members=np.full((len(self.graders), *self.prior.shape), np.nan),
             graded=np.zeros(self.prior.shape[:2], dtype=bool),
             seen=np.zeros(self.prior.shape[:2], dtype=bool),
-            issues=(*issues, Issue("study_failed", study_id, None, reason)),
+            issues=(*issues, Issue(code, study_id, None, reason)),
             failed=True,
         )
 
@@ -172,117 +215,83 @@ def predict(
     *,
     device: torch.device | str = "cpu",
     amp: torch.dtype | None = None,
+    engine: str = "auto",
     on_error: OnError = "fail",
     progress: bool | None = None,
     study_ids: Iterable[int] | None = None,
+    budget: Budget | None = None,
 ) -> Iterator[StudyResult]:
-    """Grade every study of a data folder, in the folder's order, one study read ahead.
+    """Grade every study of a data folder, in the folder's order, the next ones read ahead.
 
     `on_error="fail"` raises InputError at the first study that cannot be graded; `"prior"` gives it the weighted prior
-    and a `study_failed` Issue. `progress=None` shows a bar on standard error where that is a terminal.
+    and a `study_failed` Issue. With a `budget`, members are dropped that would make the run late; a study whose turn
+    comes too late all the same takes the prior. `progress=None` shows a bar on standard error where that is a terminal.
     """
     wanted = list(data.study_ids if study_ids is None else study_ids)
-    predictor = Predictor(bundle, device, amp)
-    with ThreadPoolExecutor(max_workers=1, thread_name_prefix="read") as reader:
-        ahead = _read_ahead(reader, lambda study_id: read_study(data, study_id), wanted)
-        for study_id, future in follow(
-            ahead, "grading", len(wanted), show=progress, name=lambda one: f"study {one[0]}"
-        ):
-            issues: tuple[Issue, ...] = ()
-            try:
-                study = future.result()
-                issues = study.issues
-                yield predictor(study)
-            except Exception as error:  # the per-study boundary: one bad study must not take the others with it
-                sentence = str(error) if isinstance(error, InputError) else _unexpected(study_id, error)
-                if on_error == "fail":
-                    raise InputError(sentence) from error
-                yield predictor.stand_in(study_id, sentence, issues)
+    yield from grade_all(Predictor(bundle, device, amp, engine), data, wanted, on_error, progress, budget)
 
 
-def _study_name(one: tuple[int, Future[Study]]) -> str:
-    return f"study {one[0]}"
+def grade_all(
+    predictor: Predictor,
+    data: DataFolder,
+    wanted: list[int],
+    on_error: OnError = "fail",
+    progress: bool | None = None,
+    budget: Budget | None = None,
+) -> Iterator[StudyResult]:
+    """`predict` with networks that are loaded already."""
+    # A study's numbers depend, in the last bits, on how many cores compute it: what decides is the whole folder.
+    predictor.lanes = min(predictor.lanes, len(data.study_ids))
+    size, left = max(predictor.together, predictor.lanes), len(wanted)
+    ahead, workers = (size, 1) if predictor.device.type == "cpu" else (size + READERS, READERS)
+    reading = ReadAhead(lambda study_id: read_study(data, study_id), wanted, ahead, workers)
+    with bar("grading", len(wanted), show=progress) as shown, reading, Lanes(predictor.lanes) as lanes:
+        for group in reading.groups(size):
+            if budget is not None and budget.is_over(len(group)):
+                for study_id, _ in group:
+                    yield predictor.stand_in(study_id, _LATE, code="out_of_time")
+                    shown.update()
+                continue
+            shown.set_postfix_str(f"study {group[0][0]}")
+            cases = _received(group, on_error)
+            for step in predictor.steps():
+                lanes.each(partial(_attempt, partial(predictor.take, step), on_error), cases)
+            for case in cases:
+                yield predictor.result(case)
+                shown.update()
+            if budget is not None:
+                left -= len(cases)
+                predictor.keep_time(budget, len(cases), left)
+
+
+def _received(group: list[tuple[int, Future[Study]]], on_error: OnError) -> list[Case]:
+    """The studies of a group as they were read; the group lets go of them."""
+    cases = [Case(study_id) for study_id, _ in group]
+    for case, (_, future) in zip(cases, group, strict=True):
+        _attempt(partial(_receive, future=future), on_error, case)
+    group.clear()
+    return cases
+
+
+def _attempt(step: Step, on_error: OnError, case: Case) -> None:
+    """A step of a study, unless an earlier one failed; the per-study boundary: no study takes others with it."""
+    if case.error is not None:
+        return
+    try:
+        step(case)
+    except Exception as error:  # whatever is wrong with one study
+        case.error = error
+        case.reason = str(error) if isinstance(error, InputError) else _unexpected(case.study_id, error)
+        if on_error == "fail":
+            raise InputError(case.reason) from error
+
+
+def _receive(case: Case, future: Future[Study]) -> None:
+    case.study = future.result()
+    case.issues = list(case.study.issues)
 
 
 def _unexpected(study_id: int, error: Exception) -> str:
     _log.debug("study %s failed", study_id, exc_info=error)
     remedy = "look at its files, or run with --on-error prior to go on without it"
     return f"study {study_id}: {type(error).__name__}: {error}; {remedy}"
-
-
-def _read_ahead(
-    pool: ThreadPoolExecutor, read: Callable[[int], Study], study_ids: list[int]
-) -> Iterator[tuple[int, Future[Study]]]:
-    """Each study's future in order, the next one already being read: at most two studies are in memory."""
-    coming = pool.submit(read, study_ids[0]) if study_ids else None
-    for place, study_id in enumerate(study_ids):
-        assert coming is not None
-        coming.exception()  # wait, so that only one study is ahead of the device
-        current = coming
-        coming = pool.submit(read, study_ids[place + 1]) if place + 1 < len(study_ids) else None
-        yield study_id, current
-
-
-def _unseen(study_id: int, spoken: np.ndarray) -> Iterator[Issue]:
-    """One Issue a condition for the levels (5, 5) at which only members without its own view spoke."""
-    for condition, row in zip(CONDITIONS, spoken, strict=True):
-        if row.any():
-            levels = ", ".join(level_title(level) for level, there in zip(LEVELS, row, strict=True) if there)
-            detail = f"{condition_title(condition)} {levels}: graded by members that see the level on other series"
-            yield Issue("condition_unseen", study_id, None, detail)
-
-
-def _ungraded(study_id: int, graded: np.ndarray) -> Iterator[Issue]:
-    for (row, column), spoken in np.ndenumerate(graded):
-        if not spoken:
-            what = f"{condition_title(CONDITIONS[row])} {level_title(LEVELS[column])}"
-            yield Issue(
-                "condition_ungraded", study_id, None, f"{what}: no member could see its region; the prior stands in"
-            )
-
-
-KEYPOINT_COLUMNS = ("study_id", "series_id", "instance_number", "condition", "level", "x", "y", "confidence")
-
-
-def keypoint_table(results: Iterable[StudyResult]) -> pd.DataFrame:
-    """Keypoints in the columns of `train_label_coordinates.csv` plus `confidence`; x, y in pixels of the slice."""
-    rows = [
-        (
-            result.study_id,
-            point.series_id,
-            point.instance,
-            condition_title(point.condition),
-            level_title(point.level),
-            round(float(point.xy_px[0]), 3),
-            round(float(point.xy_px[1]), 3),
-            round(float(point.confidence), 4),
-        )
-        for result in results
-        for point in result.keypoints
-    ]
-    return pd.DataFrame(rows, columns=list(KEYPOINT_COLUMNS))
-
-
-def write_outputs(
-    results: Iterable[StudyResult],
-    data: DataFolder,
-    bundle: Bundle,
-    out: Path,
-    options: Mapping[str, Any] | None = None,
-) -> Path:
-    """Write `submission.csv`, `keypoints.csv` and `run_report.json` into `out`, each atomically; returns the first.
-
-    `options` (device, error policy, …) go into the report. The submission is validated before anything is written;
-    InputError says what is wrong with it, or why the folder cannot be written to.
-    """
-    results = list(results)
-    study_ids = [result.study_id for result in results]
-    table = submission.to_rows(study_ids, np.stack([result.probabilities for result in results]))
-    path = Path(out) / "submission.csv"
-    ungraded = [result.study_id for result in results if not result.graded.any()]
-    report = run_report(results, data, bundle, options=options)
-    with writing_into(out):
-        submission.write_submission(table, data.study_ids, path, prior_studies=ungraded)
-        write_csv(keypoint_table(results), path.with_name("keypoints.csv"))
-        write_json(report, path.with_name("run_report.json"))
-    return path

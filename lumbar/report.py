@@ -55,8 +55,9 @@ def run_report(
 ) -> dict[str, Any]:
     """The report of a run as JSON-serialisable data.
 
-    `options`: what the caller chose (device, autocast type, error policy ...). `versions`: as `versions_here()` gives
-    them, which is also the default. `seconds`: the whole run; the sum over studies where it is None.
+    `options`: what the caller chose (device, engine, error policy ...). `versions`: as `versions_here()` gives
+    them, which is also the default. `seconds`: the whole run; the sum over studies where it is None. In the report,
+    `ran_on` counts studies by device and number type, `dropped` those graded without a member for lack of time.
     """
     issues = [issue for result in results for issue in result.issues]
     issues += [issue for issue in data.issues if issue.study in data.unlisted]
@@ -66,6 +67,8 @@ def run_report(
         "notice": NOTICE,
         "versions": dict(versions_here() if versions is None else versions),
         "options": {key: _plain(value) for key, value in (options or {}).items()},
+        "ran_on": dict(Counter(result.ran_on for result in results if result.ran_on)),
+        "dropped": dict(Counter(name for result in results for name in result.dropped)),
         "bundle": bundle_identity(bundle),
         "data": {"split": data.split, "studies": len(data.study_ids), "unlisted": [int(one) for one in data.unlisted]},
         "seconds": {

@@ -37,7 +37,7 @@ def predict(data: str, weights: str, out: Path) -> int:
 
 
 def limited(data: str, weights: str, out: Path) -> int:
-    """No file may grow beyond 2,000 bytes: keypoints.csv cannot be written."""
+    """No file may grow beyond 2,000 bytes: not even one finished study can be kept."""
     resource.setrlimit(resource.RLIMIT_FSIZE, (2000, 2000))
     with (out.parent / "said").open("w") as said:
         os.dup2(said.fileno(), 2)
@@ -55,7 +55,7 @@ def main(data: str, weights: str, work: Path, kills: int) -> None:
         time.sleep(dealer.uniform(0.3, 1.05) * seconds)
         os.kill(pid, signal.SIGKILL)
         os.waitpid(pid, 0)
-        there = sorted((work / "out").iterdir()) if (work / "out").is_dir() else []
+        there = [path for path in sorted((work / "out").glob("*")) if path.is_file()]  # finished studies stay, too
         left.append({path.name: path.read_text() for path in there})
         for path in there:
             if not path.name.startswith("."):

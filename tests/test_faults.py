@@ -16,7 +16,7 @@ import pytest
 import torch
 
 import train_utils
-from lumbar import files, pipeline
+from lumbar import files, job, pipeline
 from lumbar.bundle import Bundle
 from lumbar.faults import in_halves, is_device_fault
 from lumbar.issues import InputError
@@ -84,7 +84,7 @@ def test_a_killed_run_leaves_nothing_half_written_and_a_rerun_gives_the_same_byt
     assert told["full"]["code"] == 1
     assert "limited: cannot be written to (File too large); make room there" in told["full"]["said"]
     assert "Traceback" not in told["full"]["said"]
-    assert not list((tmp_path / "limited").iterdir())
+    assert not [path for path in (tmp_path / "limited").rglob("*") if path.is_file()]
 
 
 @pytest.mark.parametrize("refused", ["submission.csv", "keypoints.csv", "run_report.json"])
@@ -123,7 +123,7 @@ def test_a_folder_that_cannot_be_written_to_is_told_before_anything_is_graded(
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(pipeline, "predict", lambda *_, **__: pytest.fail("graded for nothing"))
+    monkeypatch.setattr(job, "work", lambda *_, **__: pytest.fail("graded for nothing"))
     (tmp_path / "file").write_text("in the way")
     assert predict(data, bundle, tmp_path / "file" / "out") == 1
     said = capsys.readouterr().err

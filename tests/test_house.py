@@ -30,10 +30,23 @@ FLOORS = {
         "submission",
         "ensemble",
     },
-    "study": {"study", "windows", "severity_table", "phantom", "spider"},
-    "stages": {"faults", "pretrained", "keypoints", "grading"},
-    "prediction": {"bundle", "convert", "pipeline", "report", "pictures", "viewer", "dicom_sr"},
-    "training": {"training", "kaggle", "kaggle_pack"},
+    "study": {"study", "reading", "windows", "severity_table", "phantom", "spider"},
+    "stages": {"faults", "engine", "lanes", "pretrained", "keypoints", "grading"},
+    "prediction": {
+        "budget",
+        "bundle",
+        "case",
+        "convert",
+        "networks",
+        "pipeline",
+        "report",
+        "results",
+        "store",
+        "pictures",
+        "viewer",
+        "dicom_sr",
+    },
+    "training": {"job", "training", "kaggle", "kaggle_pack"},
 }
 FLOOR_OF = {room: height for height, rooms in enumerate(FLOORS.values()) for room in rooms}
 #: Floors on which no file imports torch, not even inside of a function.

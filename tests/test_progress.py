@@ -78,8 +78,12 @@ def test_nothing_is_said_where_nobody_watches(
 
 def graded(monkeypatch: pytest.MonkeyPatch, **options: Any) -> Any:
     """Ids of two studies as `predict` grades them, with a predictor that does nothing."""
-    monkeypatch.setattr(pipeline, "Predictor", lambda *args: lambda study: study.study_id)
-    monkeypatch.setattr(pipeline, "read_study", lambda data, study_id: SimpleNamespace(study_id=study_id, issues=()))
+    idle = SimpleNamespace(
+        lanes=1, together=1, device=SimpleNamespace(type="cpu"), steps=list, result=lambda case: case.study_id
+    )
+    empty = {"issues": (), "series": {}}
+    monkeypatch.setattr(pipeline, "Predictor", lambda *args: idle)
+    monkeypatch.setattr(pipeline, "read_study", lambda data, study_id: SimpleNamespace(study_id=study_id, **empty))
     return pipeline.predict(SimpleNamespace(study_ids=(1, 2)), None, **options)  # type: ignore[arg-type]
 
 

@@ -45,6 +45,8 @@ class Result:
     used: dict = field(default_factory=dict)
     seconds: float = 0.0
     failed: bool = False
+    ran_on: str = "cpu, fused float32"
+    dropped: tuple = ("spinal",)
 
 
 def two_results() -> list[Any]:

@@ -94,17 +94,23 @@ class Bundle:
         return self.fill(build_network(member.spec), name).to(device).eval()
 
     def fill(self, network: nn.Module, name: str) -> nn.Module:
-        """Put a member's weights into a network of its architecture, in place: folds can share one network."""
+        """Put a member's weights into a network of its architecture, in place."""
+        network.load_state_dict(self.state(name, network.state_dict()))
+        return network
+
+    def state(self, name: str, own: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """A member's weights as stored, still in the file until they are used; checked against a network's `own`.
+
+        Raises InputError where the file cannot be read or does not fit key by key, shape by shape.
+        """
         member = self.member(name)
         path = _inside(self.folder, f"member {member.name}", member.file)
         try:
             stored = load_file(path)
         except (SafetensorError, OSError) as error:
             raise InputError(f"{path}: cannot be read as safetensors ({error}); copy the bundle again") from error
-        own = network.state_dict()
         check_state({key: value.shape for key, value in stored.items()}, own, str(path))
-        network.load_state_dict({key: value.to(own[key].dtype) for key, value in stored.items()})
-        return network
+        return stored
 
     def describe(self) -> str:
         """What the bundle is, a line for the whole and one a member."""

@@ -26,6 +26,9 @@ class Member(Strict):
     fold: int | None = None
     file: str
     sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+    #: Place among the graders by value, 1 the most valuable; None: by the order of members. A run short of time drops
+    #: the least valuable first.
+    rank: Annotated[int, Field(ge=1)] | None = None
     #: What data it was trained on, in a few words.
     saw: str = ""
     scores: dict[str, float] = {}

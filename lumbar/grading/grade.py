@@ -2,9 +2,8 @@
 
 import numpy as np
 import torch
-from torch import nn
 
-from lumbar.faults import in_halves
+from lumbar.faults import Network, in_halves
 from lumbar.grading.regions import Regions
 from lumbar.grading.tasks import OWN_VIEW, TASKS, Sample
 from lumbar.labels import CONDITIONS, LEVELS, SEVERITIES, Condition
@@ -14,7 +13,7 @@ from lumbar.member import GraderSpec
 def grade(
     regions: Regions,
     spec: GraderSpec,
-    network: nn.Module,
+    network: Network,
     device: torch.device | str = "cpu",
     amp: torch.dtype | None = None,
 ) -> np.ndarray:

@@ -5,9 +5,8 @@ from functools import partial
 
 import numpy as np
 import torch
-from torch import nn
 
-from lumbar.faults import in_halves
+from lumbar.faults import Network, in_halves
 from lumbar.issues import InputError, Issue
 from lumbar.keypoints.chain import choose_chain
 from lumbar.keypoints.coding import confidence, decode, read_at
@@ -18,7 +17,7 @@ from lumbar.labels import LABEL_COLUMNS, LEVELS, Level, SeriesType, condition_ti
 from lumbar.member import DetectorSpec
 from lumbar.study import Study
 
-Detectors = Mapping[SeriesType, Sequence[tuple[DetectorSpec, nn.Module]]]
+Detectors = Mapping[SeriesType, Sequence[tuple[DetectorSpec, Network]]]
 #: What makes detectors of one series type different without changing what they see.
 _NETWORK_KEYS = {"network", "encoder", "encoder_args", "network_args"}
 
@@ -77,22 +76,24 @@ def canal_points(points: Sequence[Keypoint], least: float = 0.0) -> dict[Level, 
 
 def heatmaps(
     stacks: Sequence[Stack],
-    members: Sequence[tuple[DetectorSpec, nn.Module]],
+    members: Sequence[tuple[DetectorSpec, Network]],
     device: torch.device,
     amp: torch.dtype | None = None,
 ) -> np.ndarray:
     """(N, K, S, S) float32: the stacks of a study in one batch through every member, averaged over members."""
-    batch = torch.from_numpy(np.stack([stack.pixels for stack in stacks]))
+    kinds: dict[tuple[int, ...], int] = {}  # slices seen → place in the batch: equal stacks go through once
+    places = [kinds.setdefault(tuple(map(id, stack.window.slices)), len(kinds)) for stack in stacks]
+    batch = torch.from_numpy(np.stack([stacks[places.index(place)].pixels for place in range(len(kinds))]))
     total = torch.zeros((), device=device)
     with torch.inference_mode(), torch.autocast(device.type, dtype=amp, enabled=amp is not None):
         for _, network in members:
             total = total + in_halves(network, batch, device).float()
-    return (total / len(members)).cpu().numpy()
+    return (total / len(members)).cpu().numpy()[places]
 
 
 def _read(
     stacks: Sequence[Stack],
-    members: Sequence[tuple[DetectorSpec, nn.Module]],
+    members: Sequence[tuple[DetectorSpec, Network]],
     spec: DetectorSpec,
     device: torch.device,
     amp: torch.dtype | None,
@@ -146,7 +147,7 @@ def _patient_mm(stack: Stack, xy_px: np.ndarray) -> np.ndarray:
     return stack.to_slice(xy_px)[1]
 
 
-def _common_spec(members: Sequence[tuple[DetectorSpec, nn.Module]]) -> DetectorSpec:
+def _common_spec(members: Sequence[tuple[DetectorSpec, Network]]) -> DetectorSpec:
     """The first member's spec; InputError where another sees something else, since heatmaps are averaged."""
     first = members[0][0]
     for spec, _ in members[1:]:

@@ -1,0 +1,191 @@
+"""How near prediction comes to what its networks and its files cost at least.
+
+    python benchmarks/inference.py --data DIR --weights DIR [--studies N] [--engine WORD] [--json]
+
+In one run: seconds a study from file to probabilities; floor A, decoding each file once; floor B, the forward passes of
+the same batches on tensors in memory, at the batch size that suits each network best (on a CPU also: on one core each).
+Efficiency is max(A, B) / seconds on an accelerator, where reading overlaps computing. On a CPU both share the cores:
+with C cores nothing can be faster than A / C + B, and that by seconds is given, beside the two others. Loading the
+networks comes before. The rest is given by place.
+"""
+
+import argparse
+import json
+import resource
+import sys
+import time
+from collections import defaultdict
+from collections.abc import Callable
+from functools import wraps
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pydicom
+import torch
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from lumbar import kaggle, pipeline
+from lumbar.bundle import load_bundle
+from lumbar.lanes import Lanes
+from lumbar.study import DataFolder, open_data
+
+#: Seconds a sample are taken at these shares of a study's samples, the last being two studies together.
+SHARES = (0.5, 1.0, 2.0)
+
+
+def timed(spent: dict[str, float], name: str, call: Callable[..., Any]) -> Callable[..., Any]:
+    """The function itself, its seconds noted under a name."""
+
+    @wraps(call)
+    def measured(*arguments: Any, **options: Any) -> Any:
+        started = time.perf_counter()
+        try:
+            return call(*arguments, **options)
+        finally:
+            spent[name] += time.perf_counter() - started
+
+    return measured
+
+
+def end_to_end(predictor: pipeline.Predictor, data: DataFolder, study_ids: list[int]) -> tuple[float, dict[str, float]]:
+    """Seconds a study, and of them by place."""
+    spent: dict[str, float] = defaultdict(float)
+    places = {"read_study": "reading", "detect": "stage 1", "cut_regions": "regions", "grade": "stage 2"}
+    own = {name: getattr(pipeline, name) for name in places}
+    for name, place in places.items():
+        setattr(pipeline, name, timed(spent, place, own[name]))
+    started = time.perf_counter()
+    for _ in pipeline.grade_all(predictor, data, study_ids):
+        pass
+    seconds = time.perf_counter() - started
+    for place in ("stage 1", "regions", "stage 2"):  # side by side
+        spent[place] /= predictor.lanes
+    for name, call in own.items():
+        setattr(pipeline, name, call)
+    return seconds / len(study_ids), {place: value / len(study_ids) for place, value in spent.items()}
+
+
+def floor_a(data: DataFolder, study_ids: list[int]) -> float:
+    """Seconds a study to decode each file once and nothing else."""
+    files = [file for study in study_ids for file in (data.image_folder / str(study)).rglob("*.dcm")]
+    started = time.perf_counter()
+    for file in files:
+        _ = pydicom.dcmread(file).pixel_array
+    return (time.perf_counter() - started) / len(study_ids)
+
+
+class Recorder:
+    """Counts the batches that go through networks, and keeps one of each kind."""
+
+    def __init__(self, predictor: pipeline.Predictor) -> None:
+        self.predictor = predictor
+        self.counts: dict[tuple[str, tuple[int, ...]], int] = defaultdict(int)
+        self.kept: dict[tuple[str, tuple[int, ...]], tuple[torch.nn.Module, torch.Tensor]] = {}
+
+    def __enter__(self) -> "Recorder":
+        runners = self.predictor.networks.runners()
+        self.hooks = [runner.network.register_forward_pre_hook(self._note) for runner in runners]
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for hook in self.hooks:
+            hook.remove()
+
+    def _note(self, network: torch.nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
+        kind = self.predictor.networks.kind_of(network), tuple(inputs[0].shape)
+        self.counts[kind] += 1
+        if kind not in self.kept:
+            self.kept[kind] = network, inputs[0].clone()
+
+    def floor(self, studies: int) -> dict[str, float]:
+        """Seconds a study of the forward passes alone, by stage; folds of one network are taken to cost the same."""
+        seconds = {"stage 1": 0.0, "stage 2": 0.0}
+        for kind, (network, batch) in self.kept.items():
+            stage = "stage 2" if batch.ndim == 5 else "stage 1"
+            seconds[stage] += self.counts[kind] * best(network, batch, self.predictor) / studies
+        return seconds
+
+
+def best(network: torch.nn.Module, batch: torch.Tensor, predictor: pipeline.Predictor) -> float:
+    """Seconds for the batch, at the batch size at which a sample takes least."""
+    a_sample = []
+    amp, device = predictor.engine.amp, predictor.device
+    rounds = 1 if predictor.networks.swaps else 4  # networks that large hardly vary
+    batch = batch.to(device)
+    with torch.inference_mode(), torch.autocast(device.type, dtype=amp, enabled=amp is not None):
+        for size in sorted({max(1, round(share * len(batch))) for share in SHARES}):
+            part = torch.cat([batch, batch])[:size]
+            for _ in range(rounds):
+                started = time.perf_counter()
+                network(part)
+                if device.type == "cuda":
+                    torch.cuda.synchronize()
+                a_sample.append((time.perf_counter() - started) / size)
+
+    def alone(_: int) -> None:
+        with torch.inference_mode(), torch.autocast(device.type, dtype=amp, enabled=amp is not None):
+            network(batch)
+
+    with Lanes(predictor.lanes) as lanes:
+        for _ in range(rounds if lanes.count > 1 else 0):
+            started = time.perf_counter()
+            lanes.each(alone, range(lanes.count))
+            a_sample.append((time.perf_counter() - started) / len(batch) / lanes.count)
+    return min(a_sample) * len(batch)
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, required=True, metavar="DIR")
+    parser.add_argument("--weights", type=Path, required=True, metavar="DIR")
+    parser.add_argument("--studies", type=int, default=4, metavar="N", help="the first N (4)")
+    parser.add_argument("--engine", default="auto", metavar="WORD")
+    parser.add_argument("--json", action="store_true")
+    args = parser.parse_args()
+    started = time.perf_counter()
+    data, bundle = open_data(args.data), load_bundle(args.weights)
+    device, amp = kaggle.choose_device(say=lambda text: print(text, file=sys.stderr))
+    predictor = pipeline.Predictor(bundle, device, amp, args.engine)
+    loaded = time.perf_counter() - started
+    study_ids = list(data.study_ids[: args.studies])
+    if not predictor.networks.swaps:  # else it would take minutes, beside which warming up is nothing
+        end_to_end(predictor, data, study_ids[:2])
+    with Recorder(predictor) as recorder:
+        seconds, spent = end_to_end(predictor, data, study_ids)
+    forward = recorder.floor(len(study_ids))
+    a, b = floor_a(data, study_ids), sum(forward.values())
+    overlap, cores = device.type != "cpu", torch.get_num_threads()
+    figures = {
+        "studies": len(study_ids),
+        "files_per_study": _files(data, study_ids),
+        "device": str(device),
+        "engine": str(predictor.engine),
+        "threads": torch.get_num_threads(),
+        "seconds_to_load": loaded,
+        "seconds_per_study": seconds,
+        "floor_a_decoding": a,
+        "floor_b_forward": b,
+        "efficiency": (max(a, b) if overlap else a / cores + b) / seconds,
+        "efficiency_is": "max(A, B) / seconds" if overlap else f"(A / {cores} cores + B) / seconds",
+        "max(A, B) / seconds": max(a, b) / seconds,
+        "(A + B) / seconds": (a + b) / seconds,
+        "beyond_the_floors": {
+            "reading (a thread of its own)": spent["reading"] - a,
+            "stage 1": spent["stage 1"] - forward["stage 1"],
+            "regions": spent["regions"],
+            "stage 2": spent["stage 2"] - forward["stage 2"],
+        },
+        "peak_memory_gb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6,
+    }
+    print(json.dumps(figures, indent=2) if args.json else "\n".join(f"{k}: {v}" for k, v in figures.items()))
+
+
+def _files(data: DataFolder, study_ids: list[int]) -> float:
+    return float(np.mean([len(list((data.image_folder / str(one)).rglob("*.dcm"))) for one in study_ids]))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,140 @@
+"""How networks are run for inference, behind one word: memory format, folded layers, number type. Not how they train.
+
+What was tried on a CPU, with gains and losses, is a table in `benchmarks/README.md`.
+"""
+
+import copy
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Final, Literal, get_args
+
+import torch
+from torch import nn
+
+from lumbar.issues import InputError
+
+EngineWord = Literal["auto", "eager", "fused", "half"]
+ENGINE_WORDS: Final[tuple[EngineWord, ...]] = get_args(EngineWord)
+
+
+@dataclass(frozen=True)
+class Engine:
+    """One way to run networks.
+
+    `fused`: channels-last memory and batch norms folded into the convolutions before them, the same numbers to
+    rounding. `amp`: the autocast type, None for float32 throughout.
+    """
+
+    word: EngineWord
+    fused: bool = False
+    amp: torch.dtype | None = None
+
+    def __str__(self) -> str:
+        return f"{self.word} {str(self.amp or torch.float32).removeprefix('torch.')}"
+
+
+def choose_engine(word: str, device: torch.device, amp: torch.dtype | None = None) -> Engine:
+    """The engine of a word on a device; `amp` is the type that suits an accelerator (see `kaggle.choose_device`).
+
+    `auto`: what is safe: float32 with folded layers on a CPU, the accelerator's half type where `amp` names one.
+    `half`: also on a CPU, which must compute in bfloat16; it moves probabilities, so that it is a choice. Raises
+    InputError for an unknown word or a device that cannot do it.
+    """
+    if word not in ENGINE_WORDS:
+        raise InputError(f"unknown engine {word!r}; known: {', '.join(ENGINE_WORDS)}")
+    if word == "eager":
+        return Engine("eager")
+    if word == "fused" or (word == "auto" and amp is None):
+        return Engine("fused", fused=True)
+    if amp is None:
+        amp = _half_type(device)
+    return Engine("half", fused=True, amp=amp)
+
+
+def _half_type(device: torch.device) -> torch.dtype:
+    if device.type == "cuda":
+        return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
+    if device.type == "cpu" and not torch.ops.mkldnn._is_mkldnn_bf16_supported():
+        raise InputError("engine 'half': this CPU does not compute in bfloat16; choose 'fused'")
+    return torch.bfloat16
+
+
+class Runner:
+    """A network made ready for an engine, in evaluation mode; other weights of its kind can be swapped into it."""
+
+    def __init__(self, network: nn.Module, engine: Engine, example: torch.Tensor) -> None:
+        """`network` is changed in place. `example`: a small input on its device, to see which layer follows which."""
+        self.network, self.engine = network.eval().requires_grad_(False), engine
+        state = dict(network.state_dict())
+        self.pairs = _norms_behind_convolutions(network, example) if engine.fused else {}
+        for convolution, (norm, _) in self.pairs.items():
+            parent, _, last = norm.rpartition(".")
+            setattr(network.get_submodule(parent), last, nn.Identity())
+            layer = network.get_submodule(convolution)
+            assert isinstance(layer, nn.Conv2d)
+            if layer.bias is None:
+                layer.bias = nn.Parameter(layer.weight.new_zeros(layer.out_channels), requires_grad=False)
+        if engine.fused:
+            network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stubs lack it
+            self.fill(state)
+
+    def fill(self, state: Mapping[str, torch.Tensor]) -> None:
+        """Put a state dict, of the network as it was built, into it."""
+        folded = dict(state)
+        for convolution, (norm, eps) in self.pairs.items():
+            _fold(folded, f"{convolution}.", f"{norm}.", eps)
+        self.network.load_state_dict(folded)
+
+    def copy(self) -> "Runner":
+        """A twin with memory of its own."""
+        return copy.deepcopy(self)
+
+    @property
+    def nbytes(self) -> int:
+        """Memory that its weights take."""
+        return sum(value.numel() * value.element_size() for value in self.network.state_dict().values())
+
+
+def _norms_behind_convolutions(network: nn.Module, example: torch.Tensor) -> dict[str, tuple[str, float]]:
+    """For each convolution whose output goes into a batch norm: the norm's name and eps, seen by running an example."""
+    made: dict[int, tuple[str, torch.Tensor]] = {}  # the tensors stay alive, so that no two share an id
+    pairs: dict[str, tuple[str, float]] = {}
+    seen: list[str] = []
+
+    def after(name: str) -> Callable[..., None]:
+        def note(_: nn.Module, __: object, output: torch.Tensor) -> None:
+            made[id(output)] = (name, output)
+
+        return note
+
+    def before(name: str, norm: nn.BatchNorm2d) -> Callable[..., None]:
+        def note(_: nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
+            seen.append(name)
+            if id(inputs[0]) in made and norm.track_running_stats and norm.affine:
+                pairs[made[id(inputs[0])][0]] = (name, norm.eps)
+
+        return note
+
+    hooks = []
+    for name, module in network.named_modules():
+        if type(module) is nn.Conv2d:
+            hooks.append(module.register_forward_hook(after(name)))
+        elif type(module) is nn.BatchNorm2d:  # a subclass may do more, an activation for instance
+            hooks.append(module.register_forward_pre_hook(before(name, module)))
+    with torch.inference_mode():
+        network(example)
+    for hook in hooks:
+        hook.remove()
+    return {conv: (norm, eps) for conv, (norm, eps) in pairs.items() if seen.count(norm) == 1}
+
+
+def _fold(state: dict[str, torch.Tensor], convolution: str, norm: str, eps: float) -> None:
+    """Replace a convolution and its norm in a state dict by one convolution that does both, in float32."""
+    weight, bias, mean, variance = (
+        state.pop(norm + part).float() for part in ("weight", "bias", "running_mean", "running_var")
+    )
+    state.pop(norm + "num_batches_tracked", None)
+    scale = weight * torch.rsqrt(variance + eps)
+    own = state.get(convolution + "bias")
+    state[convolution + "bias"] = bias + ((own.float() if own is not None else 0.0) - mean) * scale
+    state[convolution + "weight"] = state[convolution + "weight"].float() * scale[:, None, None, None]

@@ -1,0 +1,166 @@
+"""Prediction of a whole folder: shared out over shards and processes, kept study by study, brought together at the end.
+
+Each process takes its share of the studies and keeps every finished one in the folder of results; where all is there,
+it is brought together from the files, so that it makes no difference who computed what.
+"""
+
+import os
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from lumbar import kaggle
+from lumbar.budget import Budget
+from lumbar.bundle import Bundle
+from lumbar.issues import InputError
+from lumbar.pipeline import OnError, predict
+from lumbar.results import StudyResult
+from lumbar.store import Store
+from lumbar.study import DataFolder
+
+Say = Callable[[str], object]
+
+
+@dataclass(frozen=True)
+class Options:
+    """What a caller chooses: see the flags of `train_utils.py predict`."""
+
+    device: str = "auto"
+    engine: str = "auto"
+    on_error: OnError = "fail"
+    hours: float | None = None
+    shard: tuple[int, int] = (1, 1)  # part, of how many
+    progress: bool | None = None
+
+    def report(self) -> dict[str, Any]:
+        """What of it belongs into the run report."""
+        return {key: getattr(self, key) for key in ("device", "engine", "on_error", "hours")}
+
+
+def share(study_ids: Sequence[int], part: int, parts: int) -> list[int]:
+    """The studies of part `part` (counted from 1) of `parts`: every `parts`-th, which mixes long and short ones."""
+    return list(study_ids[part - 1 :: parts])
+
+
+def predict_all(data: DataFolder, bundle: Bundle, out: Path, say: Say = print, **chosen: Any) -> list[StudyResult]:
+    """Grade every study on all that this machine has; for a notebook. `chosen`: fields of `Options`.
+
+    Where there are several GPUs, accelerate's launcher starts a process for each; nothing here may have used a GPU
+    before. Finished studies are kept in `out` until the results are written, so that an interrupted cell goes on.
+    """
+    options = Options(**chosen)
+    gpus = torch.cuda.device_count()  # asks the driver, and leaves the GPUs alone
+    if gpus > 1 and options.device == "auto":
+        from accelerate import notebook_launcher
+
+        say(f"{gpus} GPUs, each grades every {gpus}th study")
+        notebook_launcher(_launched, (data, bundle, out, options), num_processes=gpus)
+    else:
+        work(data, bundle, out, options, say=say)
+    return gather(data, bundle, out, options)
+
+
+def work(
+    data: DataFolder,
+    bundle: Bundle,
+    out: Path,
+    options: Options,
+    processes: "Processes | None" = None,
+    say: Say = print,
+) -> None:
+    """Grade this process's share of the shard; what is already kept in `out` is not computed again.
+
+    InputError where a study cannot be graded and `on_error` is "fail", or a device or disk does not work.
+    """
+    started = time.monotonic()
+    processes = processes or Processes()
+    store = _store(data, bundle, out, options)
+    mine = share(share(data.study_ids, *options.shard), processes.rank + 1, processes.count)
+    todo = [study_id for study_id in mine if store.load(study_id) is None]
+    if len(todo) < len(mine):
+        say(f"{len(mine) - len(todo)} of {len(mine)} studies were finished before")
+    if not todo:
+        return
+    device, amp = processes.device(options.device, say)
+    say(f"{len(todo)} studies on {device}" + (f", {str(amp).removeprefix('torch.')}" if amp else ""))
+    budget = None if options.hours is None else Budget(3600 * options.hours, started)
+    results = predict(
+        data,
+        bundle,
+        device=device,
+        amp=amp,
+        engine=options.engine,
+        on_error=options.on_error,
+        progress=options.progress,
+        study_ids=todo,
+        budget=budget,
+    )
+    for result in results:
+        store.save(result)
+
+
+def gather(data: DataFolder, bundle: Bundle, out: Path, options: Options) -> list[StudyResult]:
+    """The results of all studies, whoever computed them. InputError where one is missing."""
+    store = _store(data, bundle, out, options)
+    found = {study_id: store.load(study_id, failed=True) for study_id in data.study_ids}
+    results = [result for result in found.values() if result is not None]
+    if len(results) < len(found):
+        missing = [study_id for study_id, result in found.items() if result is None]
+        raise InputError(
+            f"{out}: {len(missing)} studies are not finished, {missing[0]} for instance; run the shards that lack, or "
+            "the same command without --shard, which computes them"
+        )
+    return results
+
+
+def _store(data: DataFolder, bundle: Bundle, out: Path, options: Options) -> Store:
+    identity = {"bundle": bundle.identity, "engine": options.engine, "split": data.split}
+    return Store(out, data, identity)
+
+
+class Processes:
+    """The processes that share a job, as accelerate started them; one, where nothing did."""
+
+    def __init__(self) -> None:
+        self.rank = self.local = 0
+        self.count = int(os.environ.get("WORLD_SIZE", "1"))
+        self._state: Any = None
+        if self.count > 1:
+            from accelerate import PartialState
+
+            # The first process may wait hours for the slowest one.
+            self._state = PartialState(cpu=not torch.cuda.is_available(), timeout=timedelta(hours=24))
+            self.count = self._state.num_processes
+            self.rank, self.local = self._state.process_index, self._state.local_process_index
+
+    @property
+    def first(self) -> bool:
+        """Whether this process brings the results together."""
+        return self.rank == 0
+
+    def wait(self) -> None:
+        """Until all processes have come here."""
+        if self._state is not None:
+            self._state.wait_for_everyone()
+
+    def device(self, wanted: str, say: Say) -> kaggle.Device:
+        """This process's device: of several processes each has a GPU of its own, where there are GPUs."""
+        if wanted == "auto" and self.count > 1 and torch.cuda.is_available():
+            try:
+                return kaggle.choose_device(f"cuda:{self.local}", say=say)
+            except InputError as error:
+                say(f"{error}; this process goes on with the CPU, which is slower")
+                return kaggle.Device(torch.device("cpu"), None)
+        return kaggle.choose_device(None if wanted == "auto" else wanted, say=say)
+
+
+def _launched(data: DataFolder, bundle: Bundle, out: Path, options: Options) -> None:
+    """What each process of the launcher does."""
+    processes = Processes()
+    work(data, bundle, out, options, processes)
+    processes.wait()

@@ -1,0 +1,34 @@
+"""Several studies at once on a CPU, each on a core of its own: small layers leave a second core idle otherwise."""
+
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import torch
+
+
+class Lanes:
+    """`count` threads that compute on one core each; a single lane is the calling thread with all its cores."""
+
+    def __init__(self, count: int) -> None:
+        self.count = count
+        self._pool = ThreadPoolExecutor(count, "lane", initializer=_on_one_core) if count > 1 else None
+
+    def __enter__(self) -> "Lanes":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._pool is not None:
+            self._pool.shutdown(cancel_futures=True)
+
+    def each(self, call: Callable[[Any], None], items: Iterable[Any]) -> None:
+        """Call it with every item; back when all are done. Raises what the first of them raised."""
+        if self._pool is None:
+            for item in items:
+                call(item)
+        else:
+            list(self._pool.map(call, items))
+
+
+def _on_one_core() -> None:
+    torch.set_num_threads(1)  # of this thread

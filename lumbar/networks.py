@@ -1,0 +1,103 @@
+"""A bundle's networks on a device: each member one of its own while memory lasts, else fold after fold through one."""
+
+import threading
+from collections.abc import Iterable
+from typing import Final
+
+import torch
+
+from lumbar.bundle import Bundle, Member
+from lumbar.engine import Engine, Runner
+from lumbar.grading.tasks import TASKS
+from lumbar.member import DetectorSpec
+
+#: Memory for networks on a CPU, bytes: the full ninth-place ensemble needs 10 GB in float32, Kaggle has 13 GB without
+#: a GPU, and a run may be several processes.
+CPU_ROOM: Final = 4 * 2**30
+#: Share of an accelerator's free memory for networks; the rest is for what flows through them.
+DEVICE_SHARE: Final = 0.6
+
+
+class Networks:
+    """The networks of chosen members, by name, ready to be called.
+
+    A member whose weights share a network with those of other folds is filled into it when it is asked for, so that
+    asking member by member, with many studies each, costs least.
+    """
+
+    def __init__(
+        self, bundle: Bundle, names: Iterable[str], engine: Engine, device: torch.device, room: int | None = None
+    ) -> None:
+        """`room`: bytes for networks, exceeded only where one of each kind needs more. Raises as `Bundle` does."""
+        self.bundle, self.engine, self.device = bundle, engine, device
+        self._runners: dict[str, Runner] = {}
+        self._first: dict[str, str] = {}  # kind → the member whose runner the kind shares
+        self._holds: dict[str, str] = {}  # kind → the member whose weights that runner holds now
+        self._own: dict[str, dict[str, torch.Tensor]] = {}  # kind → shapes of its state as built
+        self._lock = threading.Lock()
+        self._kinds = {name: bundle.member(name).spec.model_dump_json() for name in names}
+        for name, kind in self._kinds.items():
+            if kind not in self._first:
+                self._build(bundle.member(name), kind)
+        self.nbytes = sum(runner.nbytes for runner in self._runners.values())
+        left = (_room(device) if room is None else room) - self.nbytes
+        for name, kind in self._kinds.items():
+            runner = self._runners[self._first[kind]]
+            if name in self._runners:
+                continue
+            state = bundle.state(name, self._own[kind])
+            if runner.nbytes <= left:
+                left -= runner.nbytes
+                self.nbytes += runner.nbytes
+                self._runners[name] = runner.copy()
+                self._runners[name].fill(state)
+        self.swaps = len(self._runners) < len(self._kinds)
+
+    def __getitem__(self, name: str) -> torch.nn.Module:
+        """A member's network, its weights in place."""
+        kind = self._kinds[name]
+        first = self._first[kind]
+        if name in self._runners and name != first:
+            return self._runners[name].network
+        with self._lock:
+            if self._holds[kind] != name:
+                self._runners[first].fill(self.bundle.state(name, self._own[kind]))
+                self._holds[kind] = name
+        return self._runners[first].network
+
+    def stay(self, names: Iterable[str]) -> bool:
+        """Whether these have networks of their own, which no other member's weights replace."""
+        kinds = {self._kinds[name] for name in names}
+        return all(name in self._runners for name, kind in self._kinds.items() if kind in kinds)
+
+    def call(self, name: str, batch: torch.Tensor) -> torch.Tensor:
+        """A batch through a member's network."""
+        return self[name](batch)
+
+    def runners(self) -> list[Runner]:
+        """Every network in memory."""
+        return list(self._runners.values())
+
+    def kind_of(self, network: torch.nn.Module) -> str:
+        """What distinguishes a network's architecture from others, as text."""
+        return next(self._kinds[name] for name, runner in self._runners.items() if runner.network is network)
+
+    def _build(self, member: Member, kind: str) -> None:
+        network = self.bundle.network(member.name, self.device)
+        self._own[kind] = {key: value.to("meta") for key, value in network.state_dict().items()}
+        self._runners[member.name] = Runner(network, self.engine, _example(member, next(network.parameters()).device))
+        self._first[kind] = self._holds[kind] = member.name
+
+
+def _room(device: torch.device) -> int:
+    if device.type == "cuda" and torch.cuda.is_available():
+        return int(torch.cuda.mem_get_info(device)[0] * DEVICE_SHARE)
+    return CPU_ROOM
+
+
+def _example(member: Member, device: torch.device) -> torch.Tensor:
+    """The smallest input that a member's network takes: one sample, of regions one slice."""
+    spec = member.spec
+    if isinstance(spec, DetectorSpec):
+        return torch.zeros(1, spec.in_chans, spec.image_size, spec.image_size, device=device)
+    return torch.zeros(1, len(TASKS[spec.task].encoders), 1, spec.image_size, spec.image_size, device=device)

@@ -1,0 +1,107 @@
+"""Finished studies, kept one file each: a run that was killed goes on, and the parts of a shared run come together."""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+from pydantic import TypeAdapter, ValidationError
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save
+
+from lumbar.files import write_bytes, writing_into
+from lumbar.issues import Issue
+from lumbar.keypoints.keypoint import Keypoint
+from lumbar.results import FINISHED, StudyResult
+from lumbar.study import DataFolder
+
+_ARRAYS: Final = ("probabilities", "members", "graded", "seen")
+
+
+@dataclass(frozen=True)
+class _Words:
+    """What of a result is no array, and what it was made from."""
+
+    run: str
+    files: str
+    study_id: int
+    keypoints: tuple[Keypoint, ...]
+    issues: tuple[Issue, ...]
+    used: dict[str, list[int]]
+    seconds: float
+    failed: bool
+    ran_on: str
+    dropped: tuple[str, ...]
+
+
+_WORDS: Final = TypeAdapter(_Words)
+
+
+class Store:
+    """The folder `finished` in a folder of results. A result counts only for the run and the files it was made from."""
+
+    def __init__(self, out: Path, data: DataFolder, identity: Mapping[str, Any]) -> None:
+        """`identity`: what decides the results beside a study's files (bundle, engine, …), as JSON can hold it."""
+        self.folder, self.data = Path(out) / FINISHED, data
+        self.run = hashlib.sha256(json.dumps(dict(identity), sort_keys=True).encode()).hexdigest()
+
+    def save(self, result: StudyResult) -> None:
+        """Keep a result; InputError where the disk refuses."""
+        words = _Words(
+            run=self.run,
+            files=_fingerprint(self.data, result.study_id),
+            study_id=result.study_id,
+            keypoints=result.keypoints,
+            issues=result.issues,
+            used={kind: list(listed) for kind, listed in result.used.items()},
+            seconds=result.seconds,
+            failed=result.failed,
+            ran_on=result.ran_on,
+            dropped=result.dropped,
+        )
+        arrays = {name: np.ascontiguousarray(getattr(result, name)) for name in _ARRAYS}
+        with writing_into(self.folder.parent):
+            write_bytes(save(arrays, {"words": _WORDS.dump_json(words).decode()}), self._path(result.study_id))
+
+    def load(self, study_id: int, *, failed: bool = False) -> StudyResult | None:
+        """What is kept of a study; None where nothing is, or it is damaged, of another run, or its files have changed.
+
+        `failed`: whether a prior that stood in for the study counts; where it does not, the study is tried again.
+        """
+        path = self._path(study_id)
+        if not path.is_file():
+            return None
+        try:
+            with safe_open(path, framework="np") as stored:
+                words = _WORDS.validate_json((stored.metadata() or {})["words"])
+                arrays = {name: stored.get_tensor(name) for name in _ARRAYS}
+        except (SafetensorError, OSError, KeyError, ValidationError):
+            return None
+        if words.run != self.run or (words.failed and not failed) or words.files != _fingerprint(self.data, study_id):
+            return None
+        return StudyResult(
+            study_id=words.study_id,
+            keypoints=words.keypoints,
+            issues=words.issues,
+            used=words.used,
+            seconds=words.seconds,
+            failed=words.failed,
+            ran_on=words.ran_on,
+            dropped=words.dropped,
+            **arrays,
+        )
+
+    def _path(self, study_id: int) -> Path:
+        return self.folder / f"{study_id}.safetensors"
+
+
+def _fingerprint(data: DataFolder, study_id: int) -> str:
+    """What a study's result depends on: its rows of the series table; names, sizes and times of its files."""
+    rows = data.series[data.series["study_id"] == study_id]
+    folder = data.image_folder / str(study_id)
+    files = sorted((path.relative_to(folder).as_posix(), path.stat()) for path in folder.rglob("*") if path.is_file())
+    listed = [(name, info.st_size, info.st_mtime_ns) for name, info in files]
+    return hashlib.sha256(repr((rows.to_numpy().tolist(), listed)).encode()).hexdigest()

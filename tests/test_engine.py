@@ -1,0 +1,148 @@
+"""Engines change how networks run, not what they answer; folds share one network and leave no trace in each other."""
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from lumbar import pipeline
+from lumbar.bundle import Bundle, Weights, build_network, save_bundle
+from lumbar.engine import Engine, Runner, choose_engine
+from lumbar.issues import InputError
+from lumbar.member import DetectorSpec, GraderSpec
+from lumbar.networks import Networks
+from lumbar.study import DataFolder, open_data
+from tests.worlds import detector_spec, grader_spec, small_phantoms, tiny_weights
+
+CPU = torch.device("cpu")
+
+
+def lived_in(network: nn.Module, seed: int) -> nn.Module:
+    """A network whose norms have seen something, so that leaving one out would show."""
+    generator = torch.Generator().manual_seed(seed)
+    for module in network.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            for value in (module.running_mean, module.running_var, module.weight.data, module.bias.data):
+                assert value is not None
+                value.copy_(torch.rand(value.shape, generator=generator) * 0.5 + 0.5)
+    return network.eval()
+
+
+SPECS: dict[str, DetectorSpec | GraderSpec] = {
+    "deeplab": detector_spec("sagittal_t2", 5, 5),
+    "resnet": grader_spec("spinal"),
+    "mil": grader_spec("global").model_copy(update={"network": "mil"}),
+    "convnext": GraderSpec(task="foraminal", backbone="convnext_atto", image_size=64, slices=3),
+    "efficientnet": GraderSpec(task="foraminal", backbone="tf_efficientnet_lite0", image_size=64, slices=3),
+}
+
+
+def inputs(spec: DetectorSpec | GraderSpec, samples: int = 2) -> torch.Tensor:
+    torch.manual_seed(1)
+    if isinstance(spec, DetectorSpec):
+        return torch.randn(samples, spec.in_chans, spec.image_size, spec.image_size)
+    views = {"spinal": 2, "foraminal": 1, "global": 5}[spec.task]
+    return torch.randn(samples, views, spec.slices, spec.image_size, spec.image_size)
+
+
+@pytest.mark.parametrize("name", SPECS)
+def test_folded_layers_give_the_same_answer(name: str) -> None:
+    spec = SPECS[name]
+    network = lived_in(build_network(spec), 2)
+    batch = inputs(spec)
+    with torch.inference_mode():
+        expected = network(batch)
+    runner = Runner(network, Engine("fused", fused=True), batch[:1])
+    with torch.inference_mode():
+        torch.testing.assert_close(runner.network(batch), expected, atol=2e-5, rtol=1e-4)
+    if name in ("deeplab", "resnet", "mil"):
+        assert runner.pairs
+        assert not any(isinstance(module, nn.BatchNorm2d) for module in runner.network.modules())
+
+
+def test_another_folds_weights_take_the_place_of_the_first_whole() -> None:
+    spec = SPECS["resnet"]
+    first, second = lived_in(build_network(spec), 2), lived_in(build_network(spec), 3)
+    batch, state = inputs(spec), second.state_dict()
+    with torch.inference_mode():
+        expected = second(batch)
+    runner = Runner(first, Engine("fused", fused=True), batch[:1])
+    runner.fill(state)
+    with torch.inference_mode():
+        torch.testing.assert_close(runner.network(batch), expected, atol=2e-5, rtol=1e-4)
+
+
+def test_half_precision_stays_near_and_names_a_cpu_that_cannot(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: False)
+    with pytest.raises(InputError, match="this CPU does not compute in bfloat16; choose 'fused'"):
+        choose_engine("half", CPU)
+    monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: True)
+    assert choose_engine("half", CPU).amp is torch.bfloat16
+    assert choose_engine("auto", CPU) == Engine("fused", fused=True)
+    assert choose_engine("auto", torch.device("cuda"), torch.float16).amp is torch.float16
+    with pytest.raises(InputError, match="unknown engine 'warp'; known: auto, eager, fused, half"):
+        choose_engine("warp", CPU)
+
+
+@pytest.fixture(scope="module")
+def folds(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    """Two folds of everything."""
+    members = [
+        Weights(f"{member.name}_fold{fold}", member.spec, member.state, fold=fold)
+        for fold in range(2)
+        for member in tiny_weights(seed=fold)
+    ]
+    return save_bundle(tmp_path_factory.mktemp("folds"), members, prior=np.full((5, 5, 3), 1 / 3))
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> DataFolder:
+    return open_data(small_phantoms(tmp_path_factory.mktemp("phantoms") / "data", studies=3))
+
+
+def test_folds_swapped_through_one_network_answer_as_with_one_each(
+    folds: Bundle, data: DataFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    roomy = list(pipeline.predict(data, folds))
+    monkeypatch.setattr("lumbar.networks.CPU_ROOM", 0)
+    monkeypatch.setattr(pipeline, "TOGETHER", 2)
+    predictor = pipeline.Predictor(folds)
+    assert predictor.networks.swaps
+    assert predictor.together == pipeline.TOGETHER == 2
+    for one, other in zip(roomy, pipeline.predict(data, folds), strict=True):
+        np.testing.assert_array_equal(one.members, other.members)
+        assert one.keypoints == other.keypoints
+        assert np.nanmax(np.abs(one.members[:4] - one.members[4:])) > 1e-4  # the folds do differ
+
+
+def test_room_for_some_networks_only_bounds_their_memory(folds: Bundle) -> None:
+    names = [member.name for member in folds.manifest.members]
+    single = Networks(folds, names[:7], Engine("eager"), CPU)
+    every = Networks(folds, names, Engine("eager"), CPU)
+    assert every.nbytes == 2 * single.nbytes
+    some = Networks(folds, names, Engine("eager"), CPU, room=single.nbytes * 3 // 2)
+    assert some.swaps
+    assert single.nbytes <= some.nbytes <= single.nbytes * 3 // 2
+
+
+def test_regions_are_cut_once_and_a_stage_1_stack_is_never_repeated(
+    folds: Bundle, data: DataFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Twelve graders share one cut of the regions; every detector sees each stack once."""
+    cuts, stacks = [], []
+    cut, call = pipeline.cut_regions, Networks.call
+
+    def count(*arguments: object) -> object:
+        cuts.append(arguments)
+        return cut(*arguments)  # type: ignore[arg-type]
+
+    def see(self: Networks, name: str, batch: torch.Tensor) -> torch.Tensor:
+        stacks.extend((name, sample.numpy().tobytes()) for sample in batch)
+        return call(self, name, batch)
+
+    monkeypatch.setattr(pipeline, "cut_regions", count)
+    monkeypatch.setattr(Networks, "call", see)
+    list(pipeline.predict(data, folds, study_ids=data.study_ids[:1]))
+    assert len(cuts) == 1
+    assert stacks
+    assert len(set(stacks)) == len(stacks)

@@ -1,0 +1,279 @@
+"""Prediction as a job: shards, processes, going on after a kill, and a time budget that is kept."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+import train_utils
+from lumbar import pipeline, reading
+from lumbar.budget import Budget, choose_dropped, enough, ranked_graders
+from lumbar.bundle import Bundle, Weights, save_bundle
+from lumbar.reading import ReadAhead
+from lumbar.results import FINISHED, StudyResult
+from lumbar.store import Store
+from lumbar.study import DataFolder, Study, open_data, read_study
+from tests.conftest import ROOT
+from tests.worlds import small_phantoms, tiny_bundle, tiny_weights
+
+TABLES = ("submission.csv", "keypoints.csv")
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    return tiny_bundle(tmp_path_factory.mktemp("weights"))
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return small_phantoms(tmp_path_factory.mktemp("phantoms") / "data", studies=5)
+
+
+@pytest.fixture(scope="module")
+def data(folder: Path) -> DataFolder:
+    return open_data(folder)
+
+
+@pytest.fixture(scope="module")
+def whole(folder: Path, bundle: Bundle, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What one run over all studies leaves."""
+    out = tmp_path_factory.mktemp("whole")
+    assert predict(folder, bundle, out) == 0
+    return out
+
+
+def predict(folder: Path, bundle: Bundle, out: Path, *more: str) -> int:
+    places = ("--data", str(folder), "--weights", str(bundle.folder), "--out", str(out), "--device", "cpu")
+    return train_utils.main(["predict", *places, *more])
+
+
+def same(one: Path, other: Path) -> None:
+    for name in TABLES:
+        assert (one / name).read_bytes() == (other / name).read_bytes(), name
+
+
+def test_shards_joined_are_the_whole_byte_by_byte(
+    folder: Path, bundle: Bundle, whole: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """On machines of their own: each part in its own folder, the folders of finished studies copied together."""
+    for part in (1, 2, 3):
+        out = tmp_path / f"part{part}"
+        assert predict(folder, bundle, out, "--shard", f"{part}/3") == 0
+        assert f"Part {part} of 3 is done" in capsys.readouterr().err
+        assert not (out / "submission.csv").exists()
+        shutil.copytree(out / FINISHED, tmp_path / "joined" / FINISHED, dirs_exist_ok=True)
+    assert len(list((tmp_path / "joined" / FINISHED).iterdir())) == 5
+    assert predict(folder, bundle, tmp_path / "joined") == 0
+    assert "5 of 5 studies were finished before" in capsys.readouterr().err
+    same(tmp_path / "joined", whole)
+    assert not (tmp_path / "joined" / FINISHED).exists()
+
+
+@pytest.mark.parametrize("shard", ["0/2", "3/2", "2", "a/b", "1/0"])
+def test_a_part_of_nothing_is_bad_usage(shard: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stop:
+        train_utils.main(["predict", "--data", "d", "--weights", "w", "--out", str(tmp_path), "--shard", shard])
+    assert stop.value.code == 2
+    assert "part I/N" in capsys.readouterr().err
+
+
+def test_finished_studies_are_not_computed_again_after_a_kill(
+    folder: Path, data: DataFolder, bundle: Bundle, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    detect, looked = pipeline.detect, []
+
+    def killed(study: Any, *arguments: Any) -> Any:
+        if len(looked) >= 3:
+            raise KeyboardInterrupt
+        looked.append(study.study_id)
+        return detect(study, *arguments)
+
+    monkeypatch.setattr(pipeline, "detect", killed)
+    monkeypatch.setattr("torch.get_num_threads", lambda: 2)  # two studies at a time
+    with pytest.raises(KeyboardInterrupt):
+        predict(folder, bundle, tmp_path)
+    assert not (tmp_path / "submission.csv").exists()
+    kept = {int(file.stem) for file in (tmp_path / FINISHED).iterdir()}
+    assert len(kept) == 2
+    looked.clear()
+    assert predict(folder, bundle, tmp_path) == 0
+    assert set(looked) == set(data.study_ids) - kept
+    assert len(looked) == len(data.study_ids) - len(kept)
+    same(tmp_path, whole)
+
+
+def test_what_was_kept_counts_only_for_the_same_run_and_the_same_files(
+    data: DataFolder, bundle: Bundle, folder: Path, tmp_path: Path
+) -> None:
+    result = next(pipeline.predict(data, bundle))
+    store = Store(tmp_path, data, {"bundle": bundle.identity})
+    store.save(result)
+    _equal(store.load(result.study_id), result)
+    assert Store(tmp_path, data, {"bundle": "another"}).load(result.study_id) is None
+    copy = tmp_path / "copy"
+    shutil.copytree(folder, copy)  # times and all
+    moved = Store(tmp_path, open_data(copy), {"bundle": bundle.identity})
+    _equal(moved.load(result.study_id), result)
+    file = next((copy / "train_images" / str(result.study_id)).rglob("*.dcm"))
+    os.utime(file, (0, 0))
+    assert moved.load(result.study_id) is None
+    kept = next((tmp_path / FINISHED).iterdir())
+    kept.write_bytes(kept.read_bytes()[:-9])
+    assert store.load(result.study_id) is None
+
+
+def _equal(found: StudyResult | None, expected: StudyResult) -> None:
+    assert found is not None
+    for name in ("probabilities", "members", "graded", "seen"):
+        np.testing.assert_array_equal(getattr(found, name), getattr(expected, name))
+    for name in ("study_id", "keypoints", "issues", "used", "failed", "ran_on", "dropped"):
+        assert getattr(found, name) == getattr(expected, name), name
+
+
+@pytest.mark.parametrize("how", ["command", "notebook"])
+def test_two_processes_share_the_studies_and_leave_the_same_rows(
+    how: str, folder: Path, bundle: Bundle, tmp_path: Path
+) -> None:
+    """Real processes on the CPU; one thread each, as in the run that they are compared with."""
+    places = ["--data", str(folder), "--weights", str(bundle.folder), "--device", "cpu"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true", "PYTHONPATH": str(ROOT)}
+    alone = [sys.executable, "train_utils.py", "predict", *places, "--out", str(tmp_path / "alone")]
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    both = [*launcher, "train_utils.py", "predict", *places, "--out", str(tmp_path / "both")]
+    if how == "notebook":
+        script = f"""
+import torch
+from train_utils import load_bundle, open_data, predict_all, write_outputs
+torch.cuda.device_count = lambda: 2
+data, bundle = open_data({str(folder)!r}), load_bundle({str(bundle.folder)!r})
+write_outputs(predict_all(data, bundle, {str(tmp_path / "both")!r}), data, bundle, {str(tmp_path / "both")!r})
+"""
+        both = [sys.executable, "-c", script]
+    for command in (alone, both):
+        ended = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+        assert ended.returncode == 0, ended.stderr[-3000:]
+    same(tmp_path / "alone", tmp_path / "both")
+    assert json.loads((tmp_path / "both" / "run_report.json").read_text())["data"]["studies"] == 5
+
+
+def test_big_studies_come_one_by_one_and_few_are_read_ahead(data: DataFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reading, "MAX_WAITING_BYTES", 1)
+    study, started = read_study(data, data.study_ids[0]), []
+
+    def read(study_id: int) -> Study:
+        started.append(study_id)
+        return study
+
+    with ReadAhead(read, range(12), ahead=3) as ahead:
+        seen = []
+        for group in ahead.groups(4):
+            assert len(group) == 1
+            seen += [study_id for study_id, _ in group]
+            assert len(started) <= len(seen) + 4
+    assert seen == list(range(12))
+
+
+# -- time -------------------------------------------------------------------------------------------------------------
+
+
+def test_the_least_valuable_members_go_until_the_rest_fits() -> None:
+    cost = {"a": 3.0, "b": 1.0, "c": 2.0, "d": 1.0}
+    assert choose_dropped(["a", "b", "c", "d"], cost, 0.0, bool) == []
+    assert choose_dropped(["a", "b", "c", "d"], cost, 1.5, bool) == ["d", "c"]
+    assert choose_dropped(["a", "b", "c", "d"], cost, 99.0, bool) == ["d", "c", "b"]  # one has to stay
+    assert choose_dropped(["a", "b", "c", "d"], cost, 1.5, lambda rest: "d" in rest) == ["c"]
+
+
+@pytest.fixture(scope="module")
+def folds(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    members = [
+        Weights(f"{member.name}_fold{fold}", member.spec, member.state, fold=fold)
+        for member in tiny_weights()
+        for fold in range(2)
+    ]
+    return save_bundle(tmp_path_factory.mktemp("folds"), members, prior=np.full((5, 5, 3), 1 / 3))
+
+
+def test_later_folds_are_worth_less_than_whole_networks_unless_the_manifest_ranks_otherwise(folds: Bundle) -> None:
+    order = [f"{task}_fold{fold}" for fold in (0, 1) for task in ("spinal", "foraminal", "subarticular", "global")]
+    assert ranked_graders(folds.manifest) == order
+    members = tuple(
+        member.model_copy(update={"rank": 1}) if member.name == "global_fold1" else member
+        for member in folds.manifest.members
+    )
+    ranked = folds.manifest.model_copy(update={"members": members})
+    assert ranked_graders(ranked)[0] == "global_fold1"
+    assert enough(folds.manifest, ["global_fold1"])
+    assert not enough(folds.manifest, ["spinal_fold0", "foraminal_fold0", "foraminal_fold1"])
+
+
+class Clock:
+    """A clock that goes on by what graders claim to take."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def slow_members(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    """Every grader takes a second a study on a clock of its own."""
+    clock, grade = Clock(), pipeline.grade
+
+    def slowly(*arguments: Any) -> Any:
+        clock.now += 1.0
+        return grade(*arguments)
+
+    monkeypatch.setattr(pipeline, "grade", slowly)
+    monkeypatch.setattr("torch.get_num_threads", lambda: 1)  # one study after the other, as the clock sees them
+    monkeypatch.setattr(time, "perf_counter", clock)
+    return clock
+
+
+def budgeted(data: DataFolder, bundle: Bundle, seconds: float, clock: Clock) -> list[StudyResult]:
+    return list(pipeline.predict(data, bundle, budget=Budget(seconds, clock.now, clock)))
+
+
+def test_a_budget_that_suffices_drops_nothing(data: DataFolder, folds: Bundle, slow_members: Clock) -> None:
+    results = budgeted(data, folds, 42.0, slow_members)  # 5 studies of 8 graders: 40 s
+    assert [result.dropped for result in results] == [()] * 5
+
+
+def test_a_short_budget_is_kept_by_dropping_members(data: DataFolder, folds: Bundle, slow_members: Clock) -> None:
+    results = budgeted(data, folds, 30.0, slow_members)
+    assert slow_members.now <= 30.0
+    assert results[0].dropped == results[1].dropped == ()
+    assert set(results[-1].dropped) >= {"global_fold1", "subarticular_fold1"}
+    assert all(result.graded.any() and not result.failed for result in results)
+    silent = np.isnan(results[-1].members).all(axis=(1, 2, 3))
+    assert silent.sum() == len(results[-1].dropped)
+
+
+def test_where_no_dropping_helps_the_last_studies_take_the_prior_and_the_run_ends_in_time(
+    data: DataFolder, bundle: Bundle, slow_members: Clock
+) -> None:
+    results = budgeted(data, bundle, 9.0, slow_members)  # 4 graders: nothing is measured before 8 s have gone
+    assert slow_members.now <= 9.0
+    assert [result.failed for result in results] == [False, False, True, True, True]
+    assert {issue.code for issue in results[-1].issues} == {"out_of_time"}
+
+
+def test_the_report_says_what_was_dropped(
+    data: DataFolder, folder: Path, folds: Bundle, slow_members: Clock, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(time, "monotonic", slow_members)
+    assert predict(folder, folds, tmp_path, "--hours", str(30 / 3600)) == 0
+    report = json.loads((tmp_path / "run_report.json").read_text())
+    assert report["options"]["hours"] == pytest.approx(30 / 3600)
+    assert report["dropped"]["global_fold1"] == 3
+    assert len(pd.read_csv(tmp_path / "submission.csv")) == 125
