@@ -20,6 +20,7 @@ from lumbar.dicom_sr.sources import Source, find_sources, first_of, nameless, re
 from lumbar.files import replacing, writing_into
 from lumbar.issues import InputError
 from lumbar.labels import CONDITIONS, LEVELS, SEVERITIES, Condition, Level, condition_title, level_title, side_of
+from lumbar.progress import follow
 
 if TYPE_CHECKING:
     from lumbar.bundle import Bundle
@@ -48,7 +49,8 @@ def write_reports(
     """
     check_available()
     written, left_out = [], []
-    for result in results:
+    results = list(results)
+    for result in follow(results, "writing structured reports", len(results)):
         try:
             report = make_report(result, data, bundle)
         except InputError as error:

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from matplotlib import pyplot as plt
 
+from lumbar import style
 from lumbar.files import replacing
 from lumbar.grading.tasks import TASKS
 from lumbar.keypoints.coding import gaussian_heatmaps
@@ -82,10 +83,10 @@ def _stacks(samples: StackSamples, member: Member) -> Any:
             axis, targets = axes[row, column], points[column].numpy()
             axis.imshow(images[column, images.shape[1] // 2], cmap="gray", vmin=-1.5, vmax=3)
             maps = gaussian_heatmaps(targets, member.spec.image_size, member.spec.sigma_px)
-            axis.contour(maps.max(0), levels=[0.5], colors="gold", linewidths=0.8)
+            axis.contour(maps.max(0), levels=[0.5], colors=style.COLOURS[4], linewidths=0.8)
             for number, (x, y) in enumerate(targets):
                 if np.isfinite(x):
-                    axis.text(x + 4, y, str(number), color="cyan", fontsize=8, clip_on=True)
+                    axis.text(x + 4, y, str(number), color=style.COLOURS[5], size=style.NOTE_SIZE, clip_on=True)
             axis.axis("off")
     figure.suptitle("as trained on (top), as it is (bottom); contours: targets at half height, numbers: their maps")
     return figure
@@ -100,11 +101,11 @@ def _regions(samples: RegionSamples, member: Member) -> Any:
     figure, axes = plt.subplots(len(names), SAMPLES, figsize=(2.4 * SAMPLES, 2.7 * len(names)), squeeze=False)
     for column in range(SAMPLES):
         words = [SEVERITIES[code] if code >= 0 else "empty" for code in batch["labels"][column].tolist()]
-        axes[0, column].set_title(f"{int(batch['study'][column])}\n" + "\n".join(words), fontsize=7)
+        axes[0, column].set_title(f"{int(batch['study'][column])}\n" + "\n".join(words), size=style.NOTE_SIZE)
         for row, name in enumerate(names):
             axis = axes[row, column]
             axis.imshow(views[column, row, views.shape[2] // 2].numpy(), cmap="gray", vmin=-2, vmax=3)
             axis.set(xticks=[], yticks=[])
             if column == 0:
-                axis.set_ylabel(name if len(words) > 1 else name.replace("_left", " side"), fontsize=7)
+                axis.set_ylabel(name if len(words) > 1 else name.replace("_left", " side"), size=style.NOTE_SIZE)
     return figure
