@@ -14,11 +14,11 @@ from typing import Any
 
 import torch
 
-from lumbar import kaggle
+from lumbar import kaggle, pipeline
 from lumbar.budget import Budget
 from lumbar.bundle import Bundle
 from lumbar.issues import InputError
-from lumbar.pipeline import OnError, predict
+from lumbar.pipeline import OnError
 from lumbar.results import StudyResult
 from lumbar.store import Store
 from lumbar.study import DataFolder
@@ -87,9 +87,10 @@ def work(
     if not todo:
         return
     device, amp = processes.device(options.device, say)
-    say(f"{len(todo)} studies on {device}" + (f", {str(amp).removeprefix('torch.')}" if amp else ""))
+    if options.progress:
+        say(f"{len(todo)} studies on {device}" + (f", {str(amp).removeprefix('torch.')}" if amp else ""))
     budget = None if options.hours is None else Budget(3600 * options.hours, started)
-    results = predict(
+    results = pipeline.predict(
         data,
         bundle,
         device=device,

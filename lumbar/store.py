@@ -2,7 +2,9 @@
 
 import hashlib
 import json
+import os
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -101,7 +103,10 @@ class Store:
 def _fingerprint(data: DataFolder, study_id: int) -> str:
     """What a study's result depends on: its rows of the series table; names, sizes and times of its files."""
     rows = data.series[data.series["study_id"] == study_id]
-    folder = data.image_folder / str(study_id)
-    files = sorted((path.relative_to(folder).as_posix(), path.stat()) for path in folder.rglob("*") if path.is_file())
-    listed = [(name, info.st_size, info.st_mtime_ns) for name, info in files]
-    return hashlib.sha256(repr((rows.to_numpy().tolist(), listed)).encode()).hexdigest()
+    listed = []
+    for folder, _, names in os.walk(data.image_folder / str(study_id)):  # what may not be read counts as not there
+        for name in names:
+            with suppress(OSError):
+                info = Path(folder, name).stat()
+                listed.append((Path(folder).name, name, info.st_size, info.st_mtime_ns))
+    return hashlib.sha256(repr((rows.to_numpy().tolist(), sorted(listed))).encode()).hexdigest()
