@@ -24,8 +24,8 @@ from lumbar.bundle import build_network
 from lumbar.files import write_csv, write_json
 from lumbar.member import DetectorSpec
 from lumbar.spider import FIRST_ID
+from lumbar.study import open_data
 from lumbar.training import checkpoint
-from lumbar.training.checks import open_checked
 from lumbar.training.machine import make_accelerator
 from lumbar.training.recipe import load_recipe
 from lumbar.training.run import Run
@@ -59,6 +59,14 @@ def subset(data: Path, out: Path, kind: str) -> Path:
     return out
 
 
+def share_cache(run: Path, cache: Path) -> None:
+    """Rows that train on the same studies see the same images: they are read once."""
+    cache.mkdir(parents=True, exist_ok=True)
+    run.mkdir(parents=True, exist_ok=True)
+    if not (run / "cache").exists():
+        (run / "cache").symlink_to(cache.resolve())
+
+
 def train(
     recipe: Path, data: Path, out: Path, off: Sequence[str], steps: int, more: Sequence[str] = ()
 ) -> tuple[DetectorSpec, nn.Module]:
@@ -69,7 +77,7 @@ def train(
     epochs = max(1, round(steps * member.training.batch_size / (studies * (folds - 1) / folds)))
     settings = [*more, f"stage1.members.{MEMBER}.epochs={epochs}", *(f"{PLACE}{key}=0.0" for key in off)]
     chosen = load_recipe(recipe, settings)
-    run = Run(out, chosen, open_checked(data), make_accelerator(chosen.loop))
+    run = Run(out, chosen, open_data(data, "train"), make_accelerator(chosen.loop))
     run.prepare()
     run.stacks(MEMBER, chosen.stage1.members[MEMBER].spec)
     run.train_member(MEMBER, chosen.stage1.members[MEMBER], chosen.folds.train[0])
@@ -101,8 +109,9 @@ def main() -> None:
         if args.only and args.only not in name:
             continue
         place = args.out / name.split(" (")[0].replace(" ", "_").replace(",", "")
-        data = subset(args.data, place / "data", kind)
-        trained = train(args.recipe, data, place / "run", off, args.steps, args.set)
+        data = subset(args.data, args.out / f"data_{kind}", kind)
+        share_cache(place, args.out / f"cache_{kind}")
+        trained = train(args.recipe, data, place, off, args.steps, args.set)
         figures[name] = judge({"sagittal_t2": {"sagittal_t2": [trained]}}, args.held)
         for row in table(figures[name], "").rows:
             print(f"{name:<55}", *row, sep="  ", flush=True)
