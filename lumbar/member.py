@@ -65,7 +65,7 @@ class Preprocessing(Strict):
     #: silent: a member says nothing where its region is missing; zeros: it grades an all-zero region, and the two
     #: sagittal types stand in for each other.
     missing: Literal["silent", "zeros"] = "silent"
-    #: repair: implausible keypoints are replaced from their neighbours; keep: argmax as it is.
+    #: repair: read between pixels, implausible keypoints replaced from their neighbours; keep: argmax as it is.
     keypoints: Literal["repair", "keep"] = "repair"
 
 

@@ -16,7 +16,7 @@ from torch import nn
 from lumbar import geometry
 from lumbar.convert.original import EXACT
 from lumbar.issues import InputError
-from lumbar.keypoints.coding import confidence, decode, gaussian_heatmaps
+from lumbar.keypoints.coding import confidence, decode, gaussian_heatmaps, refine
 from lumbar.keypoints.detect import canal_points, detect
 from lumbar.keypoints.inputs import Stack, axial_stacks, channel_names, sagittal_stacks
 from lumbar.keypoints.keypoint import Keypoint
@@ -40,6 +40,22 @@ def test_decoding_an_encoded_point_gives_its_nearest_pixel(points, sigma):
     assert xy_px[0].tolist() == [[round(x), round(y)] for x, y in points]
     assert (peak <= 1).all()
     assert (peak > 0.6).all()
+
+
+@given(st.tuples(st.floats(16, SIZE - 17), st.floats(16, SIZE - 17)), st.floats(2.0, 6.0))
+def test_a_point_between_pixels_is_found_to_a_twentieth_of_a_pixel(point, sigma):
+    maps = gaussian_heatmaps(np.array([point]), SIZE, sigma)[None]
+    assert refine(maps, decode(maps)[0], 2 * sigma)[0, 0] == pytest.approx(point, abs=0.05)
+
+
+def test_a_second_blob_a_border_and_an_empty_map_do_not_pull_a_point_away():
+    maps = np.stack([gaussian_heatmaps(np.array([[0.0, 20.0]]), SIZE, 4.0)[0], np.zeros((SIZE, SIZE), np.float32)])[
+        None
+    ]
+    maps[0, 0] = np.maximum(maps[0, 0], 0.9 * gaussian_heatmaps(np.array([[40.0, 20.0]]), SIZE, 4.0)[0])
+    (on_border, nowhere) = refine(maps, decode(maps)[0], 8.0)[0]
+    assert on_border == pytest.approx([0, 20], abs=3)  # half a blob: its centroid lies within it
+    assert nowhere.tolist() == [0, 0]
 
 
 @pytest.mark.parametrize("point", [(np.nan, 5.0), (5.0, np.nan), (-3.0, 5.0), (5.0, SIZE + 1.0)])

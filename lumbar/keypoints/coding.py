@@ -7,6 +7,8 @@ import numpy as np
 
 #: Half-maximum area of a two-dimensional Gaussian in units of σ²: π r² with r² = 2 ln 2.
 _HALF_MAXIMUM_AREA = 2.0 * np.pi * np.log(2.0)
+#: Share of a peak below which a map does not count for the point's place, see `refine`.
+FLOOR = 0.3
 
 
 def gaussian_heatmaps(xy_px: np.ndarray, size: int, sigma: float) -> np.ndarray:
@@ -47,6 +49,26 @@ def read_at(heatmaps: np.ndarray, xy_px: np.ndarray) -> tuple[np.ndarray, np.nda
     area = (flat >= 0.5 * peak[..., None]).sum(axis=-1)
     spread = np.where(peak > 0, np.sqrt(area / _HALF_MAXIMUM_AREA), float(maps.shape[-1]))
     return peak, spread
+
+
+def refine(heatmaps: np.ndarray, xy_px: np.ndarray, radius: float) -> np.ndarray:
+    """Points (N, K, 2) between pixels, from whole pixels (N, K, 2) of maps (N, K, S, S): centroids within `radius` px.
+
+    Only what a map holds above `FLOOR` of its value at the point counts: neither a slope nor a second blob pulls the
+    point away. A point at which the map is not positive stays where it is.
+    """
+    maps, points = np.asarray(heatmaps), np.asarray(xy_px, dtype=np.float64)
+    reach = int(np.ceil(radius))
+    way = np.arange(-reach, reach + 1)
+    padded = np.pad(maps, ((0, 0), (0, 0), (reach, reach), (reach, reach)))
+    column, row = (points[..., axis].astype(np.int64)[..., None, None] + reach for axis in (0, 1))
+    sample, channel = (index[..., None, None] for index in np.indices(points.shape[:2]))
+    around = padded[sample, channel, row + way[:, None], column + way]  # (N, K, 2r + 1, 2r + 1)
+    peak = around[..., reach, reach]
+    weight = np.clip(around - FLOOR * np.maximum(peak, 0.0)[..., None, None], 0.0, None).astype(np.float64)
+    total = np.where(peak > 0, weight.sum(axis=(-2, -1)), 1.0)
+    moved = np.stack([(weight.sum(axis=axis) * way).sum(axis=-1) for axis in (-2, -1)], axis=-1) / total[..., None]
+    return points + np.where((peak > 0)[..., None], moved, 0.0)
 
 
 def local_maxima(heatmap: np.ndarray, least: float, most: int) -> np.ndarray:

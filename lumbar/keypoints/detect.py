@@ -9,7 +9,7 @@ import torch
 from lumbar.faults import Network, in_halves
 from lumbar.issues import InputError, Issue
 from lumbar.keypoints.chain import choose_chain
-from lumbar.keypoints.coding import confidence, decode, read_at
+from lumbar.keypoints.coding import confidence, decode, read_at, refine
 from lumbar.keypoints.inputs import Stack, axial_stacks, channel_names, sagittal_stacks
 from lumbar.keypoints.keypoint import Keypoint
 from lumbar.keypoints.plausible import FAINT, LOW_CONFIDENCE, is_spine, repair_axial, repair_sagittal
@@ -104,6 +104,8 @@ def _read(
     xy_px, peak, spread = decode(maps)
     if spec.preprocessing.keypoints == "repair" and spec.series_type != "axial_t2":
         xy_px, peak, spread = _as_chains(stacks, maps, spec, xy_px)
+    if spec.preprocessing.keypoints == "repair":
+        xy_px = refine(maps, xy_px, 2 * spec.sigma_px)
     sure = confidence(peak, spread, spec.sigma_px)
     points = []
     for row, stack in enumerate(stacks):
