@@ -9,6 +9,7 @@ The floor is the weighted prior of the very studies judged, the best constant th
 import argparse
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -16,7 +17,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from lumbar import ensemble, kaggle, pipeline
 from lumbar.bundle import Bundle, load_bundle
+from lumbar.card import Measured, write_measured
 from lumbar.files import write_json
+from lumbar.labels import CONDITION_GROUPS
 from lumbar.member import GraderSpec
 from lumbar.metric import label_codes, weighted_prior
 from lumbar.study import DataFolder, open_data, read_study
@@ -67,6 +70,38 @@ def _blend(members: np.ndarray, bundle: Bundle, prior: np.ndarray) -> np.ndarray
     return np.stack([ensemble.blend(study, prior, average)[0] for study in members])
 
 
+COMMAND = "python benchmarks/heldout.py --data HELDOUT --weights weights"
+
+
+def tables(result: dict[str, Any]) -> list[Measured]:
+    """The figures of `judge` as tables for the card."""
+    parts = ("total", *CONDITION_GROUPS, "any_severe_spinal")
+    scores = [
+        (name, *("–" if row[part] is None else f"{row[part]:.3f}" for part in parts))
+        for name, row in result["scores"].items()
+    ]
+    named = {
+        "split": "split members",
+        "global": "global member",
+        "weighted_prior": "weighted prior of the same studies",
+    }
+    scores = [(named.get(name, name), *row) for name, *row in scores]
+    keys = ("count", "median_mm", "p95_mm", "beyond_5_mm", "wrong_level")
+    points = []
+    for series, levels in result["keypoints"].items():
+        count, median, p95, beyond, wrong = (levels["all"][key] for key in keys)
+        points.append((series, f"{count}", f"{median:.1f}", f"{p95:.1f}", f"{beyond:.1%}", f"{wrong:.1%}"))
+    about = f"{result['studies']} phantom studies of another seed, without label noise; lower is better."
+    columns = ("official score", *(part.replace("_", " ") for part in parts))
+    error = ("keypoints", "points", "median, mm", "95 %, mm", "beyond 5 mm", "wrong level")
+    return [
+        Measured(
+            title="Severity on phantoms never seen", command=COMMAND, columns=columns, rows=tuple(scores), note=about
+        ),
+        Measured(title="Keypoints on phantoms never seen", command=COMMAND, columns=error, rows=tuple(points)),
+    ]
+
+
 def main() -> None:
     """Print the table, and write it as JSON where asked."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -74,10 +109,13 @@ def main() -> None:
     parser.add_argument("--weights", type=Path, required=True, metavar="DIR", help="bundle folder")
     parser.add_argument("--studies", type=int, metavar="N", help="the first N studies only")
     parser.add_argument("--engine", default="auto", metavar="WORD", help="how networks run, as of predict")
+    parser.add_argument("--card", type=Path, metavar="FILE", help="write the tables here, for train_utils.py card")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures here as well")
     args = parser.parse_args()
     result = judge(open_data(args.data, "train"), load_bundle(args.weights), args.studies, args.engine)
     print(evaluate.table(result))
+    if args.card:
+        write_measured(tables(result), args.card)
     if args.json:
         write_json(result, args.json)
 
