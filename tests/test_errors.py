@@ -26,6 +26,7 @@ PASSED_ON = (
     "{error}",
     "{what}",
     "{reason}",
+    "{case.reason}",
 )
 #: The fault named exactly is the remedy: what is missing is to be there, what is double is to be single.
 PLAIN = (

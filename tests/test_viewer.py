@@ -302,9 +302,11 @@ def shown_slice(browser: Any) -> int:
 
 def soon(browser: Any, holds: Callable[[], bool]) -> None:
     """Wait until it holds: a browser answers an address or the wheel in its own time."""
+    from selenium.common.exceptions import StaleElementReferenceException
     from selenium.webdriver.support.ui import WebDriverWait
 
-    WebDriverWait(browser, 20).until(lambda _: holds())
+    redrawn = (StaleElementReferenceException,)  # what was found may be replaced before it is read
+    WebDriverWait(browser, 20, ignored_exceptions=redrawn).until(lambda _: holds())
 
 
 def open_study(browser: Any, study: str = GRADED) -> None:

@@ -9,6 +9,8 @@ import numpy as np
 _HALF_MAXIMUM_AREA = 2.0 * np.pi * np.log(2.0)
 #: Share of a peak below which a map does not count for the point's place, see `refine`.
 FLOOR = 0.3
+#: Decimals of a pixel that are kept: below lies what sums in another order change.
+DECIMALS = 3
 
 
 def gaussian_heatmaps(xy_px: np.ndarray, size: int, sigma: float) -> np.ndarray:
@@ -68,7 +70,7 @@ def refine(heatmaps: np.ndarray, xy_px: np.ndarray, radius: float) -> np.ndarray
     weight = np.clip(around - FLOOR * np.maximum(peak, 0.0)[..., None, None], 0.0, None).astype(np.float64)
     total = np.where(peak > 0, weight.sum(axis=(-2, -1)), 1.0)
     moved = np.stack([(weight.sum(axis=axis) * way).sum(axis=-1) for axis in (-2, -1)], axis=-1) / total[..., None]
-    return points + np.where((peak > 0)[..., None], moved, 0.0)
+    return np.round(points + np.where((peak > 0)[..., None], moved, 0.0), DECIMALS)
 
 
 def local_maxima(heatmap: np.ndarray, least: float, most: int) -> np.ndarray:
