@@ -6,6 +6,7 @@ import pty
 import re
 import subprocess
 import sys
+import termios
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -22,11 +23,18 @@ ROOT = Path(__file__).resolve().parents[1]
 ETA = re.compile(r"\d+/\d+ \[\d\d:\d\d<")
 
 
+def open_terminal() -> tuple[int, int]:
+    """Both ends of a terminal that has a size, as every real one; in one without, bars vanish."""
+    own, other = pty.openpty()
+    termios.tcsetwinsize(other, (24, 120))
+    return own, other
+
+
 class Terminal:
     """Standard error of the test, seen as a terminal."""
 
     def __init__(self) -> None:
-        self.own, other = pty.openpty()
+        self.own, other = open_terminal()
         self.stream = os.fdopen(other, "w")
 
     def __enter__(self) -> None:
@@ -131,7 +139,7 @@ def test_what_is_followed_is_unchanged_and_named(terminal: Terminal) -> None:
 
 
 def test_a_whole_process_in_a_terminal_keeps_results_apart_from_progress(tmp_path: Path) -> None:
-    own, other = pty.openpty()
+    own, other = open_terminal()
     program = "from lumbar.progress import follow\nfor one in follow(range(3), 'counting', 3): print(one)"
     ended = subprocess.run(
         [sys.executable, "-c", program], cwd=ROOT, stdout=subprocess.PIPE, stderr=other, text=True, check=True
