@@ -1,12 +1,13 @@
 """Which part of training carries over to real images? The sagittal T2 detector without one part at a time, in mm.
 
-    python train_utils.py phantom --studies 250 --seed 1 --out DATA
+    python train_utils.py phantom --studies 600 --seed 1 --workers 2 --out DATA
     python train_utils.py spider --source SPIDER --points recipes/spider_midsagittal.csv --out DATA
     python train_utils.py spider --source SPIDER --points recipes/spider_midsagittal.csv --part held_out --out HELD
     python benchmarks/carry_over.py --recipe recipes/shipped.toml --data DATA --held HELD --out RUN [--only WORD]
 
 Each row trains anew for the same number of steps, with one fold, and is judged on patients that no row has seen: T2
-SPACE (points from masks) and mid-sagittal T2 turbo spin echo (points set by hand). An interrupted call goes on.
+SPACE (points from masks) and mid-sagittal T2 turbo spin echo (points checked or set by eye). An interrupted call goes
+on.
 """
 
 import argparse

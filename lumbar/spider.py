@@ -40,7 +40,7 @@ HELD_OUT_OF, HELD_OUT_REMAINDER = 5, 2
 SAME_WIDTH: Final = 0.02
 FIRST_ID: Final = 9_000_000_000
 #: From the canal point of a level to the middle of its foramina, seen from the side: forward and up, mm,
-#: L1/L2 to L5/S1. Means over phantoms (`sample_data`: 60 foramina, standard deviation at most 1.6 mm).
+#: L1/L2 to L5/S1. Means over phantoms (`sample_data`: 50 foramina, standard deviation at most 1.6 mm).
 FORAMEN_FROM_CANAL_MM: Final = ((2.3, 5.6), (2.6, 5.4), (3.0, 5.1), (3.7, 4.3), (6.7, 1.4))
 #: Stands for the slice number in the study id of a mid-sagittal image, whose number is not known.
 MIDSAGITTAL: Final = 999
@@ -77,8 +77,8 @@ def write_spider(source: Path, out: Path, part: Part = "train", points: Path | N
     `source` holds `t2_space/` (`images/`, `canal_keypoints.csv`: patient, image, slice, level, x, y in pixels), and for
     the mid-sagittal images `midsagittal/` and `overview.csv`. `points`: table of canal points on those (patient, level,
     x, y in pixels of `<patient>_t2.png`; t1: 1 where `<patient>_t1.png` shows the same place, 0 where it does not or is
-    missing); without it they are left out. Studies that are there already are written
-    anew. Raises InputError for a table or an image that cannot be read.
+    missing; how it was made, `how`, is not read); without it they are left out. Studies that are there already are
+    written anew. Raises InputError for a table or an image that cannot be read.
     """
     ids, labels, series, coordinates = [], [], [], []
     if part == "images":
