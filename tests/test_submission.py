@@ -14,7 +14,7 @@ from lumbar import files
 from lumbar.files import read_table, replacing, write_bytes, write_csv, write_json, write_text
 from lumbar.issues import InputError
 from lumbar.labels import CONDITIONS, LEVELS, SEVERITIES, SUBMISSION_COLUMNS, row_id
-from lumbar.submission import FLOOR, to_rows, validate, write_submission
+from lumbar.submission import DECIMALS, FLOOR, to_rows, validate, write_submission
 
 STUDIES = [44036939, 7, 1001]
 
@@ -40,7 +40,7 @@ def test_every_probability_stands_in_the_row_of_its_name(studies, seed):
     for place, study in enumerate(studies):
         for condition, level in [(0, 0), (1, 4), (4, 2)]:
             found = cell(frame, study, condition, level)
-            np.testing.assert_allclose(found, probabilities[place, condition, level], atol=1e-12)
+            np.testing.assert_allclose(found, probabilities[place, condition, level], atol=1.01 * 10**-DECIMALS)
     validate(frame, studies)
 
 
@@ -56,6 +56,17 @@ def test_file_holds_every_digit_that_matters(tmp_path, seed, share):
     np.testing.assert_allclose(read[list(SEVERITIES)], frame[list(SEVERITIES)], atol=1e-9, rtol=1e-9)
     np.testing.assert_allclose(read[list(SEVERITIES)].sum(axis=1), 1, atol=1e-12)
     validate(read, STUDIES)
+
+
+@given(st.integers(0, 2**32 - 1), st.sampled_from([np.float32, np.float64]))
+def test_sums_in_another_order_change_no_digit(seed, kind):
+    """Numbers that no rounding border separates: multiples of the last digit, and what other batches make of them."""
+    rng = np.random.default_rng(seed)
+    unit = 10.0**-DECIMALS
+    counts = rng.multinomial(10**DECIMALS, rng.dirichlet([0.5, 0.3, 0.2]), size=(3, 5, 5))
+    noise = rng.uniform(-1e-6, 1e-6, counts.shape)
+    other = np.abs(counts * unit + noise).astype(kind)
+    pd.testing.assert_frame_equal(to_rows(STUDIES, other), to_rows(STUDIES, counts * unit), check_exact=True)
 
 
 def test_an_underflowed_probability_is_raised_to_the_floor():
