@@ -46,7 +46,7 @@ FORAMEN_FROM_CANAL_MM: Final = ((2.3, 5.6), (2.6, 5.4), (3.0, 5.1), (3.7, 4.3), 
 MIDSAGITTAL: Final = 999
 SERIES_ID: Final = 1
 TITLES: Final = ("Sagittal T2/STIR", "Sagittal T1")
-TABLES: Final = ("train.csv", "train_series_descriptions.csv", "train_label_coordinates.csv")
+TABLES: Final = ("train.csv", "train_series_descriptions.csv", "train_label_coordinates.csv", "train_sources.csv")
 COORDINATES: Final = ("study_id", "series_id", "instance_number", "condition", "level", "x", "y")
 
 
@@ -80,7 +80,7 @@ def write_spider(source: Path, out: Path, part: Part = "train", points: Path | N
     missing; how it was made, `how`, is not read); without it they are left out. Studies that are there already are
     written anew. Raises InputError for a table or an image that cannot be read.
     """
-    ids, labels, series, coordinates = [], [], [], []
+    ids, labels, series, coordinates, sources = [], [], [], [], []
     if part == "images":
         found = [_pairs(Path(source))]
     else:
@@ -91,11 +91,12 @@ def write_spider(source: Path, out: Path, part: Part = "train", points: Path | N
         instances = _write_study(Path(out), labelled)
         ids.append(labelled.study)
         labels.append({"study_id": labelled.study, **dict.fromkeys(LABEL_COLUMNS)})
+        sources.append({"study_id": labelled.study, "source": labelled.sequence})
         for number, title in enumerate(TITLES[: 1 if labelled.t1 is None else 2], SERIES_ID):
             series.append({"study_id": labelled.study, "series_id": number, "series_description": title})
         coordinates += list(_coordinates(labelled, instances[labelled.number]))
-    tables = (pd.DataFrame(labels), pd.DataFrame(series), pd.DataFrame(coordinates, columns=list(COORDINATES)))
-    for name, rows in zip(TABLES, tables, strict=True):
+    points_table = pd.DataFrame(coordinates, columns=list(COORDINATES))
+    for name, rows in zip(TABLES, map(pd.DataFrame, (labels, series, points_table, sources)), strict=True):
         _add_rows(Path(out) / name, rows, ids)
     return ids
 

@@ -1,7 +1,7 @@
 """The tables of a data folder, and which series of a study plays which part.
 
 Layout (the competition's): `{train,test}_series_descriptions.csv`, `{train,test}_images/<study>/<series>/<n>.dcm`, and
-for training `train.csv` and `train_label_coordinates.csv`.
+for training `train.csv` and `train_label_coordinates.csv`. Ours besides: `train_sources.csv`, where studies come from.
 """
 
 import math
@@ -40,8 +40,8 @@ class DataFolder:
 
     `series`: DataFrame study_id, series_id, series_description. `labels`: index study_id, LABEL_COLUMNS, severity
     words or NaN; None without `train.csv`. `coordinates`: COORDINATE_COLUMNS, condition and level in the words of
-    `labels.CONDITIONS` and `LEVELS`. `issues`: what the tables and folders of each study lack. `unlisted`: study
-    folders that the series table does not name.
+    `labels.CONDITIONS` and `LEVELS`. `sources`: where a study comes from, where a table tells. `issues`: what the
+    tables and folders of each study lack. `unlisted`: study folders that the series table does not name.
     """
 
     root: Path
@@ -50,6 +50,7 @@ class DataFolder:
     series: pd.DataFrame
     labels: pd.DataFrame | None = None
     coordinates: pd.DataFrame | None = None
+    sources: Mapping[int, str] = field(default_factory=dict)
     issues: tuple[Issue, ...] = ()
     unlisted: tuple[int, ...] = ()
 
@@ -95,12 +96,15 @@ def open_data(root: Path, split: str | None = None) -> DataFolder:
         Issue("study_unlisted", study, None, f"folder {study} has no row in the series table") for study in unlisted
     ]
     labels = coordinates = None
+    sources: dict[int, str] = {}
     if chosen == "train":
         if (root / "train.csv").is_file():
             labels = _labels(root / "train.csv")
         if (root / "train_label_coordinates.csv").is_file():
             coordinates = read_coordinates(root / "train_label_coordinates.csv")
-    return DataFolder(root, chosen, study_ids, table, labels, coordinates, tuple(issues), unlisted)
+        if (root / "train_sources.csv").is_file():
+            sources = _sources(root / "train_sources.csv")
+    return DataFolder(root, chosen, study_ids, table, labels, coordinates, sources, tuple(issues), unlisted)
 
 
 def read_study(data: DataFolder, study_id: int) -> Study:
@@ -231,6 +235,12 @@ def _labels(path: Path) -> pd.DataFrame:
         known = labels[column].notna()
         labels.loc[known, column] = _words(labels.loc[known, column], words, path)
     return labels.where(labels.notna(), np.nan)
+
+
+def _sources(path: Path) -> dict[int, str]:
+    """Study to the name of where it comes from."""
+    table = _read_table(path, ("study_id", "source"))
+    return {int(study): str(name) for study, name in zip(_whole(table["study_id"], path), table["source"], strict=True)}
 
 
 def _read_table(path: Path, columns: tuple[str, ...] | list[str]) -> pd.DataFrame:

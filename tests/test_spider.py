@@ -52,6 +52,7 @@ def test_a_labelled_slice_becomes_a_study_with_its_neighbours(source: Path, tmp_
     assert {issue.code for issue in study.issues} == {"series_missing"}  # T1 and axial
     middles = [int(np.median(item.pixels)) for item in series.slices]
     assert sorted(middles) == [58, 60, 62]
+    assert data.sources == {study_id: "SPIDER T2 SPACE"}
     keypoints = pd.read_csv(tmp_path / "data" / "train_label_coordinates.csv")
     assert list(keypoints["level"]) == ["L1/L2", "L2/L3", "L3/L4", "L4/L5", "L5/S1"]
     (instance,) = set(keypoints["instance_number"])

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -16,10 +17,13 @@ from lumbar.issues import InputError
 from lumbar.keypoints.keypoint import Keypoint
 from lumbar.labels import CONDITIONS, LEVELS
 from lumbar.metric import UNLABELLED, label_codes
+from lumbar.study import open_data
 from lumbar.training import run as training_run
 from lumbar.training.data import RegionSamples
 from lumbar.training.evaluate import calibration, confusion, error_figures, errors_mm, evaluate, member_score
 from lumbar.training.folds import make_folds
+from lumbar.training.machine import make_accelerator
+from lumbar.training.recipe import load_recipe
 from lumbar.training.settings import Folds
 
 RECIPE = """
@@ -316,3 +320,26 @@ def test_other_networks_go_from_recipe_to_submission_by_the_same_way(world: Path
     submission = pd.read_csv(tmp_path / "results" / "submission.csv")
     assert len(submission) == 25 * 5
     assert np.allclose(submission.iloc[:, 1:].sum(axis=1), 1)
+
+
+def test_a_recipe_draws_more_often_from_one_source(world: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    """Rows of the training set; what a fold holds out is judged once. A source that is not there stops the run."""
+    data = tmp_path / "data"
+    shutil.copytree(world / "data", data)
+    words = ["--recipe", world / "tiny.toml", "--data", data, "--out", tmp_path / "run"]
+    more = ["--set", "stage1.members.t2.draws={scanner=3}"]
+    assert train_utils.main(["train", *map(str, words), *more]) == 1
+    assert "t2: the recipe draws from 'scanner'" in capsys.readouterr().err
+    ids = sorted(int(study) for study in pd.read_csv(data / "train.csv")["study_id"])
+    sources = pd.DataFrame({"study_id": ids[:2], "source": "scanner"})
+    sources.to_csv(data / "train_sources.csv", index=False)
+    recipe = load_recipe(world / "tiny.toml", [more[1]])
+    run = training_run.Run(tmp_path / "run", recipe, open_data(data), make_accelerator(recipe.loop))
+    run.prepare()
+    member = recipe.stage1.members["t2"]
+    run.stacks("t2", member.spec)
+    for fold in (0, 1):
+        job = run.job("t2", member, fold)
+        often = [study for study in run.trained_on(fold, member.spec) for _ in range(3 if study in ids[:2] else 1)]
+        assert job.train.studies.tolist() == often
+        assert sorted(job.valid.studies) == run.held_out(fold)

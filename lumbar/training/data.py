@@ -30,6 +30,11 @@ MIRROR_VIEW: Mapping[View, View] = {
 }
 
 
+def drawn(rows: np.ndarray, draws: Mapping[int, int]) -> np.ndarray:
+    """Rows of samples (N, …), study first, each as often as `draws` says of its study (once where it says nothing)."""
+    return np.repeat(rows, [draws.get(int(study), 1) for study in rows[:, 0]], axis=0)
+
+
 class StackSamples:
     """Stage 1: stacks and keypoints. Files hold: `images` (N, C, S, S), `points` (N, K, 2) px, `mm_per_px` (N, 2) and
     `flip` (N,), see `derive.stack_arrays`.

@@ -25,7 +25,7 @@ from lumbar.study import DataFolder
 from lumbar.training import derive
 from lumbar.training.cache import Packs, fingerprint, read_header
 from lumbar.training.checks import open_checked
-from lumbar.training.data import RegionSamples, StackSamples
+from lumbar.training.data import RegionSamples, StackSamples, drawn
 from lumbar.training.folder import RunFolder
 from lumbar.training.folds import make_folds
 from lumbar.training.loop import Job, fit
@@ -34,6 +34,7 @@ from lumbar.training.objectives import HeatmapObjective, SeverityObjective
 from lumbar.training.outoffold import find_keypoints, grade_held_out
 from lumbar.training.processes import each
 from lumbar.training.recipe import Member, Recipe, load_recipe
+from lumbar.training.settings import Training
 from lumbar.training.space import check_space, needed_bytes
 from lumbar.training.tensorboard import Board
 
@@ -219,6 +220,9 @@ class Run:
             objective = SeverityObjective(spec, training)
             keep_studies = objective.asks_any_severe
         inputs = [_inputs(data) for data in (train_set, valid_set)]
+        if draws := self._draws(name, training):
+            train_set.rows = drawn(train_set.rows, draws)
+            inputs.append(sorted(draws.items()))
         if isinstance(spec, GraderSpec) and (gone := _left_out(self.codes, self.training_codes, studies)):
             inputs.append(gone)
         words = fingerprint(seed, spec.model_dump(mode="json"), training.model_dump(mode="json"), inputs)
@@ -226,6 +230,17 @@ class Run:
         return Job(
             name, fold, place, words, network, objective, train_set, valid_set, training, loop, seed, keep_studies
         )
+
+    def _draws(self, name: str, training: Training) -> dict[int, int]:
+        """How often an epoch takes the samples of each study whose source the recipe names."""
+        known = set(self.data.sources.values())
+        if strange := sorted(set(training.draws) - known):
+            there = f"names {', '.join(sorted(known))}" if known else "names none"
+            raise InputError(
+                f"{name}: the recipe draws from {strange[0]!r}, but {self.data.root / 'train_sources.csv'} {there}; "
+                "add those studies or take the name out of draws"
+            )
+        return {study: training.draws[kind] for study, kind in self.data.sources.items() if kind in training.draws}
 
     def _report(self, row: dict[str, Any]) -> None:
         if not self.main:

@@ -2,7 +2,7 @@
 
 from typing import Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, NonNegativeInt, model_validator
 
 from lumbar.ensemble import BLEND_METHODS, BlendMethod, MethodName
 from lumbar.member import Strict
@@ -61,6 +61,8 @@ class Training(Strict):
     any_severe_weight: float = Field(0.0, ge=0)  # stage 2: the official score's any-severe term
     auxiliary_weight: float = Field(0.0, ge=0)  # stage 2: loss of every slice, where the network gives one
     keypoint_jitter_mm: float = Field(0.0, ge=0)  # stage 2: region centres shifted in training (standard deviation)
+    #: How often an epoch takes each sample of a source named in `train_sources.csv`; others once. 0 leaves it out.
+    draws: dict[str, NonNegativeInt] = {}
 
     pretrained: bool | str = False  # True: an installed package of ImageNet weights; or the path of a safetensors file
     augment: Augment = Augment()
