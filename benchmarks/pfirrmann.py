@@ -45,8 +45,9 @@ from lumbar.training.settings import Augment, Loop, Training
 
 GRADES, FOLDS = 5, 5
 SIDE_PX, MARGIN = 80, 1.3  # of a region; the margin keeps borders out of sight when regions are turned
-REGION_MM = 50.0
-FORWARD_MM = 14.0  # from the canal's point to the region's middle: the disc and the canal behind it are in sight
+REGION_MM = 46.0
+FORWARD_MM = 20.0  # from the canal's point to the region's middle: the disc and the canal behind it are in sight
+STEP_MM = 35.0  # between two levels; in a patient with another median, regions are larger or smaller in proportion
 TRAINING = Training(
     epochs=40,
     batch_size=32,
@@ -57,23 +58,36 @@ TRAINING = Training(
     ema_decay=0.99,
     channels_last=True,
     augment=Augment(
-        rotate_deg=12, shear_deg=6, sharpen_or_blur_p=0.2, channel_shuffle_p=0, zoom=0.12, shift=0.06, gamma=0.3,
-        noise=0.15, shading=0.2, coarsen=0.4, stretch=0.1,
+        rotate_deg=12, shear_deg=6, sharpen_or_blur_p=0.2, channel_shuffle_p=0, zoom=0.12, shift=0.06, gamma=0.15,
+        noise=0.1, shading=0.1, coarsen=0.3, stretch=0.1,
     ),
 )  # fmt: skip
 
+#: Other gradings of a disc, learnt beside its grade; all but the first only because they are there.
+SIGNS = (
+    "Disc narrowing",
+    "Disc bulging",
+    "Disc herniation",
+    "Modic",
+    "UP endplate",
+    "LOW endplate",
+    "Spondylolisthesis",
+)
+ABOVE = 2  # discs above L1/L2 that train as well, where they are graded: their points carry the chain on
+SHORTER = 0.95  # a level upwards, each step is so much of the one below
 VIEWS: tuple[SeriesType, ...] = ("sagittal_t2", "sagittal_t1")
 
 
 @dataclass(frozen=True)
 class Discs:
-    """All discs: `views` (N, 2, 1, S, S) T2 and T1, `seen` (N, 2), `grade` (N,) 1 to 5, `narrow` (N,) 0 or 1."""
+    """All discs: `views` (N, 2, 1, S, S) T2 and T1, `seen` (N, 2), `grade` (N,) 1 to 5, `signs` (N, 7)."""
 
     views: np.ndarray
     seen: np.ndarray
     grade: np.ndarray
-    narrow: np.ndarray
+    signs: np.ndarray  # (N, len(SIGNS)) 0 or 1
     patient: np.ndarray
+    judged: np.ndarray  # (N,) whether the disc has a keypoint of its own; others only train
 
 
 class Samples:
@@ -94,31 +108,33 @@ class Samples:
             "views": discs.views[row],
             "seen": discs.seen[row],
             "grade": np.int64(discs.grade[row]),
-            "narrow": np.float32(discs.narrow[row]),
+            "signs": discs.signs[row].astype(np.float32),
         }
         if rng is None:
             return out
+        if rng.random() < 0.5:  # a disc upside down is as worn
+            out["views"] = out["views"][..., ::-1, :].copy()
         draws = [augment.draw(rng, TRAINING.augment, 1) for _ in out["views"]]
         return out | {key: np.stack([draw[key] for draw in draws]) for key in augment.KEYS}
 
 
 class DiscNetwork(nn.Module):
-    """A grader of two views whose head answers five numbers: grade above 1, 2, 3, 4, and narrowed."""
+    """A grader of two views whose head answers numbers: grade above 1, 2, 3, 4, and every sign."""
 
     def __init__(self, spec: GraderSpec, backbones: Mapping[int, Mapping[str, Tensor]]) -> None:
         super().__init__()
         self.grader = build_grader(spec)
         for place, state in backbones.items():
             self.grader.get_submodule(f"encoders.{place}.backbone").load_state_dict(state)
-        self.head = nn.Sequential(nn.Dropout(0.3), nn.Linear(2 * spec.rnn_hidden, GRADES))
+        self.head = nn.Sequential(nn.Dropout(0.3), nn.Linear(2 * spec.rnn_hidden, GRADES - 1 + len(SIGNS)))
 
     def forward(self, views: Tensor) -> Tensor:
-        """(B, 2, 1, S, S) → (B, 5) logits."""
+        """(B, 2, 1, S, S) → (B, 4 + 7) logits."""
         return self.head(self.grader.features(views).flatten(1))  # type: ignore[operator]
 
 
 class DiscObjective:
-    """Binary cross entropy of the cumulative grades and of narrowing."""
+    """Binary cross entropy of the cumulative grades and of the signs."""
 
     def inputs(self, batch: Batch) -> Tensor:
         """Views as the network gets them."""
@@ -133,14 +149,14 @@ class DiscObjective:
         return views * batch["seen"][:, :, None, None, None]
 
     def terms(self, network: nn.Module, batch: Batch, *, train: bool) -> Mapping[str, Term]:
-        """Terms `grade` and `narrow`."""
+        """Terms `grade` and `signs`."""
         logits = network(self.inputs(batch)).float()
         above = batch["grade"][:, None] > torch.arange(1, GRADES, device=logits.device)
         loss = nn.functional.binary_cross_entropy_with_logits
-        grade = loss(logits[:, :-1], above.float(), reduction="sum") / (GRADES - 1)
-        narrow = loss(logits[:, -1], batch["narrow"], reduction="sum")
+        grade = loss(logits[:, : GRADES - 1], above.float(), reduction="sum") / (GRADES - 1)
+        signs = loss(logits[:, GRADES - 1 :], batch["signs"], reduction="sum") / len(SIGNS)
         count = torch.tensor(float(len(logits)), device=logits.device)
-        return {"grade": Term(grade, count), "narrow": Term(narrow, count, 0.5)}
+        return {"grade": Term(grade, count), "signs": Term(signs, count, 0.5)}
 
 
 def cut_discs(spider: Path, images: Path, bundle: Bundle) -> Discs:
@@ -153,22 +169,34 @@ def cut_discs(spider: Path, images: Path, bundle: Bundle) -> Discs:
         for member in bundle.manifest.members
         if isinstance(member.spec, DetectorSpec) and member.spec.series_type == "sagittal_t2"
     ]
-    columns = ("Patient", "IVD label", "Pfirrman grade", "Disc narrowing")
+    columns = ("Patient", "IVD label", "Pfirrman grade", *SIGNS)
     table = read_table(spider / "radiological_gradings.csv", columns)[list(columns)].astype(int).to_numpy()
-    graded = {(patient, disc): (grade, narrow) for patient, disc, grade, narrow in table.tolist()}
+    graded = {(row[0], row[1]): (row[2], np.minimum(row[3:], 1)) for row in table.tolist()}
     found = []
     for study_id in data.study_ids:
         patient, study = (study_id - FIRST_ID) // 1000, read_study(data, study_id)
         points = {
             point.level: point.xy_px for point in detect(study, {"sagittal_t2": detectors}, torch.device("cpu"))[0]
         }
-        chain_mm = np.array([points[level] for level in LEVELS]) * _spacing(study, "sagittal_t2")
-        for place in range(len(LEVELS)):
-            disc = patient, len(LEVELS) - place  # SPIDER counts from L5/S1 upwards
-            if disc in graded:
+        chain_mm = _longer(np.array([points[level] for level in LEVELS]) * _spacing(study, "sagittal_t2"))
+        for place in range(len(chain_mm)):
+            disc = patient, len(chain_mm) - place  # SPIDER counts from L5/S1 upwards
+            if disc in graded and (place >= ABOVE or _inside(chain_mm[place])):
                 views, seen = zip(*(_view(study, kind, chain_mm, place) for kind in VIEWS), strict=True)
-                found.append((np.stack(views)[:, None], seen, *graded[disc], patient))
+                found.append((np.stack(views)[:, None], seen, *graded[disc], patient, place >= ABOVE))
     return Discs(*(np.array(column) for column in zip(*found, strict=True)))
+
+
+def _longer(chain: np.ndarray) -> np.ndarray:
+    """A chain of points (5, 2), carried on upwards by `ABOVE` points."""
+    for _ in range(ABOVE):
+        chain = np.concatenate([[chain[0] - SHORTER * (chain[1] - chain[0])], chain])
+    return chain
+
+
+def _inside(point_mm: np.ndarray) -> bool:
+    """Whether the disc at a canal point is far enough from the image's upper border to be seen."""
+    return bool(point_mm[1] > REGION_MM / 4)
 
 
 def _spacing(study: Study, kind: SeriesType) -> float:
@@ -182,26 +210,38 @@ def _view(study: Study, kind: SeriesType, chain_mm: np.ndarray, place: int) -> t
         return np.zeros((side, side), np.float32), False
     spacing = _spacing(study, kind)
     image = study.series[kind][0].slices[0].pixels.astype(np.float32)
-    return _cut(image, chain_mm / spacing, place, spacing), True
+    chain = chain_mm / spacing
+    size = float(np.median(np.linalg.norm(np.diff(chain, axis=0), axis=1))) / STEP_MM
+    return _cut(image, chain, place, size), True
 
 
 def _side() -> int:
     return round(SIDE_PX * MARGIN / 2) * 2
 
 
-def _cut(image: np.ndarray, chain: np.ndarray, place: int, spacing: float) -> np.ndarray:
-    """(S, S) standardised: a square before the canal's point, its vertical along the chain (N, 2) px of points."""
-    down = chain[min(place + 1, len(chain) - 1)] - chain[max(place - 1, 0)]
-    down = down / np.linalg.norm(down)
+def _cut(image: np.ndarray, chain: np.ndarray, place: int, size: float) -> np.ndarray:
+    """(S, S) standardised: a square before the canal's point, its vertical along the chain (N, 2) px of points.
+
+    `size`: pixels of the image that stand for a millimetre of a spine of ordinary size.
+    """
+    down = _directions(chain)[place]
     forward = np.array([-down[1], down[0]])  # a quarter turn: towards the belly, where columns run to the back
     side = _side()
-    step = REGION_MM / SIDE_PX / spacing  # source pixels a region pixel
-    middle = chain[place] + forward * FORWARD_MM / spacing
+    step = REGION_MM / SIDE_PX * size  # source pixels a region pixel
+    middle = chain[place] + forward * FORWARD_MM * size
     matrix = np.stack([-forward * step, down * step], axis=1)
     offset = middle - matrix @ np.full(2, (side - 1) / 2)
     flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
     cut = cv2.warpAffine(image, np.c_[matrix, offset], (side, side), flags=flags, borderMode=cv2.BORDER_REPLICATE)
     return standardise(cut.astype(np.float32)[None])[0]
+
+
+def _directions(chain: np.ndarray) -> np.ndarray:
+    """(N, 2) unit vectors along a chain of points (N, 2); its ends go on curving as the chain does."""
+    steps = np.diff(chain, axis=0)
+    inner = steps[1:] + steps[:-1]
+    down = np.concatenate([[2 * steps[0] - inner[0] / 2], inner, [2 * steps[-1] - inner[-1] / 2]])
+    return down / np.linalg.norm(down, axis=1, keepdims=True)
 
 
 def learnt_backbones(bundle: Bundle) -> tuple[GraderSpec, dict[int, dict[str, Tensor]]]:
@@ -225,19 +265,22 @@ def cross_validate(
     out: Path,
     seed: int,
     training: Training = TRAINING,
-) -> np.ndarray:
-    """(N, 5) probabilities of every disc, by the fold that has not seen its patient.
+) -> tuple[np.ndarray, np.ndarray]:
+    """(N, 4 + 7) probabilities of every disc by the fold that has not seen its patient, and that fold (N,).
 
-    A tenth of the training patients chooses the epoch: no disc that is judged has a say.
+    No disc that is judged has a say in anything. The epoch is chosen on a tenth of the training patients that are
+    trained on as well, so that it is one of the last: there are too few patients to set some aside.
     """
-    accelerator = make_accelerator(Loop(mixed_precision="no", workers=0))
-    said = np.zeros((len(discs.grade), GRADES), np.float32)
+    accelerator = make_accelerator(Loop(workers=0))
+    said = np.zeros((len(discs.grade), GRADES - 1 + len(SIGNS)), np.float32)
+    folds = np.zeros(len(discs.grade), int)
     outer = GroupKFold(FOLDS, shuffle=True, random_state=seed)
     for fold, (others, held_out) in enumerate(outer.split(discs.grade, groups=discs.patient)):
         inner = GroupKFold(10, shuffle=True, random_state=seed).split(others, groups=discs.patient[others])
-        train, choose = next(inner)
+        choose = next(inner)[1]
         kind = "phantoms" if backbones else "random"
-        words = f"{training.model_dump_json()} {spec.model_dump_json()} {seed} {fold} {kind}"
+        folds[held_out] = fold
+        words = f"{training.model_dump_json()} {spec.model_dump_json()} {seed} {fold} {kind} {len(discs.grade)}"
         job = Job(
             member=f"discs from {kind} weights, seed {seed}",
             fold=fold,
@@ -245,36 +288,51 @@ def cross_validate(
             fingerprint=words,
             network=functools.partial(DiscNetwork, spec, backbones),
             objective=DiscObjective(),
-            train=Samples(discs, others[train]),
+            train=Samples(discs, others),
             valid=Samples(discs, others[choose]),
             training=training,
-            loop=Loop(mixed_precision="no", workers=0),
+            loop=Loop(workers=0),
             seed=1000 * seed + fold,
         )
-        if not (job.folder / "done.json").is_file():
-            progress = fit(job, accelerator, lambda row: None)
-            write_json({"best_epoch": progress.best_epoch, "history": progress.history}, job.folder / "done.json")
+        fit(job, accelerator, lambda row: None)
         network = checkpoint.read_weights(job.network(), job.folder / "best.safetensors")
         said[held_out] = judge(network, Samples(discs, held_out))
-    return said
+    return said, folds
 
 
 @torch.inference_mode()
 def judge(network: nn.Module, samples: Samples) -> np.ndarray:
-    """(n, 5): probability of a grade above 1, 2, 3, 4, and of narrowing."""
+    """(n, 4 + 7): probability of a grade above 1, 2, 3, 4, and of every sign; mean over the region and its mirror."""
     network.eval()
     rows = samples.rows
     batch = {"views": torch.from_numpy(samples.discs.views[rows]), "seen": torch.from_numpy(samples.discs.seen[rows])}
-    return torch.sigmoid(network(DiscObjective().inputs(batch))).numpy()
+    views = DiscObjective().inputs(batch)
+    return ((torch.sigmoid(network(views)) + torch.sigmoid(network(views.flip(-2)))) / 2).numpy()
 
 
-def figures(discs: Discs, said: np.ndarray) -> dict[str, float]:
-    """Quadratic kappa of the grade, its exact share, and the AUC of narrowing."""
-    grade = 1 + np.rint(said[:, :-1].sum(axis=1)).astype(int)
+def grades(discs: Discs, said: np.ndarray, folds: np.ndarray) -> np.ndarray:
+    """(N,) grades 1 to 5: expected grades, spread as far as the labels are, then rounded.
+
+    An expected grade keeps away from both ends, which quadratic kappa punishes. By how much is read off the other
+    folds' discs, as they were graded by networks that had not seen them.
+    """
+    expected = 1 + said[:, : GRADES - 1].sum(axis=1)
+    out = np.zeros(len(expected), int)
+    for fold in range(FOLDS):
+        others = (folds != fold) & discs.judged
+        told, seen = discs.grade[others], expected[others]
+        spread = told.mean() + (expected - seen.mean()) * told.std() / seen.std()
+        out[folds == fold] = np.clip(np.rint(spread[folds == fold]), 1, GRADES)
+    return out
+
+
+def figures(discs: Discs, said: np.ndarray, folds: np.ndarray) -> dict[str, float]:
+    """Quadratic kappa of the grade, its exact share, and the AUC of narrowing, over the judged discs."""
+    own, grade = discs.judged, grades(discs, said, folds)
     return {
-        "quadratic_kappa": float(cohen_kappa_score(discs.grade, grade, weights="quadratic")),
-        "exact_share": float((grade == discs.grade).mean()),
-        "narrowing_auc": float(roc_auc_score(discs.narrow, said[:, -1])),
+        "quadratic_kappa": float(cohen_kappa_score(discs.grade[own], grade[own], weights="quadratic")),
+        "exact_share": float((grade == discs.grade)[own].mean()),
+        "narrowing_auc": float(roc_auc_score(discs.signs[own, 0], said[own, GRADES - 1])),
     }
 
 
@@ -290,18 +348,18 @@ def main() -> None:
     bundle = load_bundle(args.weights)
     discs = cut_discs(args.spider, args.out / "images", bundle)
     spec, learnt = learnt_backbones(bundle)
-    print(
-        f"{len(discs.grade)} discs of {len(np.unique(discs.patient))} patients, {discs.seen[:, 1].mean():.0%} with T1"
-    )
+    patients, with_t1 = len(np.unique(discs.patient)), discs.seen[:, 1].mean()
+    print(f"{discs.judged.sum()} discs of {patients} patients, {with_t1:.0%} with T1")
+    print(f"{(~discs.judged).sum()} more, above L1/L2, only train")
     rows: dict[str, list[dict[str, float]]] = {}
     for kind, backbones in (("random", {}), ("phantoms", learnt)):
         for seed in range(args.seeds):
-            said = cross_validate(discs, spec, backbones, args.out, seed)
-            rows.setdefault(kind, []).append(figures(discs, said))
+            said, folds = cross_validate(discs, spec, backbones, args.out, seed)
+            rows.setdefault(kind, []).append(figures(discs, said, folds))
             print(
                 f"{kind:<10} seed {seed}  " + "  ".join(f"{k} {v:.3f}" for k, v in rows[kind][-1].items()), flush=True
             )
-    summary: dict[str, Any] = {"discs": len(discs.grade), "seeds": args.seeds, "runs": rows}
+    summary: dict[str, Any] = {"discs": int(discs.judged.sum()), "seeds": args.seeds, "runs": rows}
     for kind, found in rows.items():
         for name in found[0]:
             values = np.array([row[name] for row in found])
