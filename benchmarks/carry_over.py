@@ -76,7 +76,8 @@ def train(
     member = load_recipe(recipe, more).stage1.members[MEMBER]
     folds = load_recipe(recipe, more).folds.count
     epochs = max(1, round(steps * member.training.batch_size / (studies * (folds - 1) / folds)))
-    settings = [*more, f"stage1.members.{MEMBER}.epochs={epochs}", *(f"{PLACE}{key}=0.0" for key in off)]
+    once = f"stage1.members.{MEMBER}.draws={{}}"  # every sample once an epoch, whatever a row trains on
+    settings = [*more, once, f"stage1.members.{MEMBER}.epochs={epochs}", *(f"{PLACE}{key}=0.0" for key in off)]
     chosen = load_recipe(recipe, settings)
     run = Run(out, chosen, open_data(data, "train"), make_accelerator(chosen.loop))
     run.prepare()
