@@ -99,6 +99,9 @@ def spider(args: argparse.Namespace) -> int:
 
 def train(args: argparse.Namespace) -> int:
     """Train every stage and fold of a recipe; resumes where it stopped."""
+    from lumbar.training.launch import start_all_processes
+
+    start_all_processes()
     from lumbar.training.run import train as train_recipe
 
     train_recipe(args.recipe, args.data, args.out, args.set)

@@ -21,6 +21,7 @@ from lumbar.issues import InputError
 from lumbar.training import checkpoint
 from lumbar.training.batches import Plan, validation
 from lumbar.training.cache import read_header
+from lumbar.training.launch import asked_for
 from lumbar.training.machine import make_accelerator
 from lumbar.training.settings import Loop, Training
 
@@ -81,15 +82,17 @@ def test_a_killed_run_goes_on_as_if_nothing_had_happened(tmp_path: Path, acceler
         assert torch.allclose(value.float(), ends[1][name].float(), atol=1e-6), name
 
 
-@pytest.mark.parametrize("launcher", ["torchrun", "accelerate"])
+@pytest.mark.parametrize("launcher", ["torchrun", "accelerate", "accelerate with MPI"])
 def test_two_processes_agree_with_one(
     tmp_path: Path, accelerator: Accelerator, monkeypatch: pytest.MonkeyPatch, launcher: str
 ) -> None:
     """Train losses and validation figures agree to 1e-4: only the order of float32 sums differs."""
     launch = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2")
     if launcher == "accelerate":
+        launch = ("-m", "accelerate.commands.launch", "--num_processes", "2", "--cpu")
+    if launcher == "accelerate with MPI":
         if shutil.which("mpirun") is None:
-            pytest.skip("accelerate launch starts several CPU processes through mpirun only, which is not here")
+            pytest.skip("mpirun is not here")
         (tmp_path / "hosts").write_text("localhost slots=2\n", encoding="utf-8")
         for word in ("", "_CONFIRM"):
             monkeypatch.setenv(f"OMPI_ALLOW_RUN_AS_ROOT{word}", "1")
@@ -186,10 +189,24 @@ def test_a_batch_too_small_to_share_is_refused() -> None:
     assert Plan(np.arange(3), Training(), 1).batches == 1
 
 
+@pytest.mark.parametrize(
+    ("line", "count"),
+    [
+        ("python /usr/bin/accelerate launch --num_processes 2 --cpu train_utils.py train --out RUN", 2),
+        ("python -m accelerate.commands.launch --cpu --num-processes=3 train_utils.py train --num_processes 9", 3),
+        ("accelerate-launch --cpu train_utils.py", 1),
+        ("accelerate launch --cpu --num_processes 4 --num_machines 2 train_utils.py", 1),
+        ("bash -c true", 1),
+    ],
+)
+def test_accelerates_command_line_says_how_many_processes(line: str, count: int) -> None:
+    assert asked_for(line.split()) == count
+
+
 def test_a_launch_that_starts_one_process_only_is_noticed(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """`accelerate launch --cpu --num_processes 2` starts one process and says nothing."""
+    """Where accelerate's command line cannot be read; accelerate itself says nothing."""
     monkeypatch.setenv("ACCELERATE_USE_CPU", "True")
     monkeypatch.setenv("MASTER_PORT", "29500")
     monkeypatch.delenv("RANK", raising=False)

@@ -19,6 +19,7 @@ from torch import nn
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from lumbar.training import losses
+from lumbar.training.launch import start_all_processes
 from lumbar.training.loop import Job, Term, fit
 from lumbar.training.settings import Loop, Training
 
@@ -80,6 +81,7 @@ def run(folder: Path, accelerator: Accelerator, *, pause: float = 0.0, **trainin
 
 
 if __name__ == "__main__":
+    start_all_processes()
     options = dict(word.split("=") for word in sys.argv[2:])
     accelerator = Accelerator(cpu=True, mixed_precision="no")
     history = run(

@@ -1,6 +1,5 @@
 """The machine a run trains on: accelerate's processes, precision and threads."""
 
-import os
 import sys
 from datetime import timedelta
 
@@ -9,6 +8,7 @@ from accelerate import Accelerator
 from accelerate.utils import InitProcessGroupKwargs
 
 from lumbar.issues import InputError
+from lumbar.training.launch import is_alone
 from lumbar.training.settings import Loop
 
 
@@ -35,9 +35,8 @@ def make_accelerator(loop: Loop) -> Accelerator:
 
 
 def _note_single_process() -> None:
-    """Say so where `accelerate launch --cpu --num_processes N` was meant to start several processes: it starts one."""
-    meant = os.environ.get("ACCELERATE_USE_CPU", "").lower() in ("true", "1") and "MASTER_PORT" in os.environ
-    if meant and not {"RANK", "OMPI_COMM_WORLD_RANK", "PMI_RANK"} & os.environ.keys():
+    """Say so where accelerate was meant to start several processes on the CPU and started one (see `launch`)."""
+    if is_alone():
         sys.stderr.write(
             "accelerate launch --cpu starts a single process without --mpirun_hostfile; for N without MPI use\n"
             "  ACCELERATE_USE_CPU=true python -m torch.distributed.run --nproc_per_node N train_utils.py train …\n"
