@@ -34,6 +34,19 @@ def test_the_peak_weight_counts_errors_at_the_peak() -> None:
     assert float(losses.heatmap_loss(nothing, points, 1.0, 10.0)[0]) > 5 * plain
 
 
+def test_a_peak_at_another_maps_point_costs_as_much_as_a_miss_where_the_recipe_says_so() -> None:
+    points = torch.tensor([[[4.0, 4.0], [11.0, 11.0]]])
+    target = losses.heatmaps(points, 16, 1.0)
+    missed, confused = target.clone(), target.clone()
+    missed[0, 0] = 0
+    confused[0, 0] += target[0, 1]
+    loss = [float(losses.heatmap_loss(maps, points, 1.0, 10.0)[0]) for maps in (missed, confused)]
+    assert loss[0] > 5 * loss[1]
+    loss = [float(losses.heatmap_loss(maps, points, 1.0, 10.0, at_any=True)[0]) for maps in (missed, confused)]
+    assert loss[0] == pytest.approx(loss[1])
+    assert float(losses.heatmap_loss(target, points, 1.0, 10.0, at_any=True)[0]) == 0
+
+
 def test_empty_labels_give_no_loss_and_no_gradient() -> None:
     logits = torch.randn(4, 2, 3, requires_grad=True)
     labels = torch.tensor([[0, -1], [-1, -1], [2, 1], [-1, 0]])

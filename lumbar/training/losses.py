@@ -20,17 +20,21 @@ def heatmaps(points: Tensor, size: int, sigma: float) -> Tensor:
     return down[..., :, None] * across[..., None, :] * inside[..., None, None]
 
 
-def heatmap_loss(predicted: Tensor, points: Tensor, sigma: float, peak_weight: float = 1.0) -> tuple[Tensor, Tensor]:
+def heatmap_loss(
+    predicted: Tensor, points: Tensor, sigma: float, peak_weight: float = 1.0, *, at_any: bool = False
+) -> tuple[Tensor, Tensor]:
     """Squared error of maps (B, K, S, S) against Gaussians at points (B, K, 2): mean over a map's pixels, summed over
     maps; and the number of maps.
 
     `peak_weight` above 1 counts errors near a peak up to so many times: without it a small network from random weights
-    answers zero everywhere for a long time. 1 is the original's plain MSE.
+    answers zero everywhere for a long time. 1 is the original's plain MSE. With `at_any` that holds near the peak of
+    any map of the image, so that lighting up at another map's point costs as much as missing one's own.
     """
     target = heatmaps(points, predicted.shape[-1], sigma)
     error = (predicted.float() - target) ** 2
     if peak_weight != 1:
-        error = error * (1 + (peak_weight - 1) * target)
+        near = target.amax(1, keepdim=True) if at_any else target
+        error = error * (1 + (peak_weight - 1) * near)
     return error.mean((-2, -1)).sum(), error.new_tensor(error.shape[0] * error.shape[1])
 
 

@@ -31,8 +31,9 @@ class HeatmapObjective:
         """Terms `heatmap` and, in validation, `error_mm`."""
         images, points = self.inputs(batch)
         predicted = network(images)
-        peak_weight = self.training.heatmap_weight
-        terms = {"heatmap": Term(*losses.heatmap_loss(predicted, points, self.spec.sigma_px, peak_weight))}
+        weight, at_any = self.training.heatmap_weight, self.training.heatmap_weight_at == "any"
+        parts = losses.heatmap_loss(predicted, points, self.spec.sigma_px, weight, at_any=at_any)
+        terms = {"heatmap": Term(*parts)}
         if not train:
             flat = predicted.float().flatten(2).argmax(-1)
             found = torch.stack([flat % self.spec.image_size, flat // self.spec.image_size], -1)

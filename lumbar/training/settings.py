@@ -58,6 +58,7 @@ class Training(Strict):
     ema_decay: float = Field(0.0, ge=0, lt=1)  # 0: no moving average of the weights
     channels_last: bool = False  # faster on CPUs and on tensor cores, same result up to rounding
     heatmap_weight: float = Field(1.0, gt=0)  # stage 1: error weight at a peak; 1 = plain MSE
+    heatmap_weight_at: Literal["own", "any"] = "own"  # ... of the map's own point, or of any map's of the stack
     any_severe_weight: float = Field(0.0, ge=0)  # stage 2: the official score's any-severe term
     auxiliary_weight: float = Field(0.0, ge=0)  # stage 2: loss of every slice, where the network gives one
     keypoint_jitter_mm: float = Field(0.0, ge=0)  # stage 2: region centres shifted in training (standard deviation)
