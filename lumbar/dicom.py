@@ -7,6 +7,7 @@ import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Final, Literal
 
@@ -72,7 +73,7 @@ class Series:
         """Indices, in patient order, of the slices in the same stack as slice `index`."""
         return np.flatnonzero(np.asarray(self.stacks) == self.stacks[index])
 
-    @property
+    @cached_property
     def spacing_mm(self) -> float | None:
         """Median distance between neighbouring slices of one stack from their positions, mm; None if there are none."""
         steps = [

@@ -57,7 +57,12 @@ def crop(
 
 def standardise(stack: NDArray[np.float32]) -> NDArray[np.float32]:
     """(x - mean) / std over all values of the stack together (population std); unchanged where std is 0."""
-    mean, std = stack.mean(dtype=np.float64), stack.std(dtype=np.float64)
+    wide = stack.astype(np.float64)
+    mean = wide.mean()
+    wide -= mean
+    std = np.sqrt(np.square(wide, out=wide).mean())
     if std == 0:
         return stack.astype(np.float32, copy=False)
-    return ((stack - np.float32(mean)) / np.float32(std)).astype(np.float32, copy=False)
+    values = np.subtract(stack, np.float32(mean), dtype=np.float32)
+    values /= np.float32(std)
+    return values

@@ -9,6 +9,8 @@ import numpy as np
 _HALF_MAXIMUM_AREA = 2.0 * np.pi * np.log(2.0)
 #: Share of a peak below which a map does not count for the point's place, see `refine`.
 FLOOR = 0.3
+#: Rows and columns (9,) of a place and its neighbours in an image with a border of one pixel.
+_AROUND = np.divmod(np.arange(9), 3)
 #: Decimals of a pixel that are kept: below lies what sums in another order change.
 DECIMALS = 3
 
@@ -47,8 +49,10 @@ def read_at(heatmaps: np.ndarray, xy_px: np.ndarray) -> tuple[np.ndarray, np.nda
     maps = np.asarray(heatmaps)
     flat = maps.reshape(*maps.shape[:2], -1)
     place = np.asarray(xy_px)[..., 1] * maps.shape[-1] + np.asarray(xy_px)[..., 0]
-    peak = np.take_along_axis(flat, place[..., None], axis=-1)[..., 0].astype(np.float64)
-    area = (flat >= 0.5 * peak[..., None]).sum(axis=-1)
+    peak = np.take_along_axis(flat, place[..., None], axis=-1)
+    high = flat >= maps.dtype.type(0.5) * peak  # half of a float is exact
+    area = np.array([[np.count_nonzero(one) for one in each] for each in high])  # many times as fast as along an axis
+    peak = peak[..., 0].astype(np.float64)
     spread = np.where(peak > 0, np.sqrt(area / _HALF_MAXIMUM_AREA), float(maps.shape[-1]))
     return peak, spread
 
@@ -62,10 +66,12 @@ def refine(heatmaps: np.ndarray, xy_px: np.ndarray, radius: float) -> np.ndarray
     maps, points = np.asarray(heatmaps), np.asarray(xy_px, dtype=np.float64)
     reach = int(np.ceil(radius))
     way = np.arange(-reach, reach + 1)
-    padded = np.pad(maps, ((0, 0), (0, 0), (reach, reach), (reach, reach)))
-    column, row = (points[..., axis].astype(np.int64)[..., None, None] + reach for axis in (0, 1))
+    column, row = (points[..., axis].astype(np.int64)[..., None, None] for axis in (0, 1))
+    columns, rows, last = column + way, row + way[:, None], maps.shape[-1] - 1
+    inside = (rows >= 0) & (rows <= last) & (columns >= 0) & (columns <= last)
     sample, channel = (index[..., None, None] for index in np.indices(points.shape[:2]))
-    around = padded[sample, channel, row + way[:, None], column + way]  # (N, K, 2r + 1, 2r + 1)
+    near = maps[sample, channel, np.clip(rows, 0, last), np.clip(columns, 0, last)]  # (N, K, 2r + 1, 2r + 1)
+    around = np.where(inside, near, maps.dtype.type(0))
     peak = around[..., reach, reach]
     weight = np.clip(around - FLOOR * np.maximum(peak, 0.0)[..., None, None], 0.0, None).astype(np.float64)
     total = np.where(peak > 0, weight.sum(axis=(-2, -1)), 1.0)
@@ -78,10 +84,12 @@ def local_maxima(heatmap: np.ndarray, least: float, most: int) -> np.ndarray:
 
     `heatmap` (S, S). A plateau counts once, by its first pixel.
     """
+    row, column = np.nonzero(heatmap >= least)
     padded = np.pad(np.asarray(heatmap, dtype=np.float64), 1, constant_values=-np.inf)
-    around = np.lib.stride_tricks.sliding_window_view(padded, (3, 3)).reshape(*heatmap.shape, 9)
-    before, after = around[..., :4].max(axis=-1), around[..., 5:].max(axis=-1)
-    row, column = np.nonzero((heatmap > before) & (heatmap >= after) & (heatmap >= least))
+    around = padded[row[:, None] + _AROUND[0], column[:, None] + _AROUND[1]]  # (M, 9), the place itself fifth
+    here = around[:, 4]
+    highest = (here > around[:, :4].max(axis=1)) & (here >= around[:, 5:].max(axis=1))
+    row, column = row[highest], column[highest]
     order = np.argsort(-heatmap[row, column], kind="stable")[:most]
     return np.stack([column[order], row[order]], axis=-1)
 

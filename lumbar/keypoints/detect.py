@@ -103,7 +103,7 @@ def _read(
     maps = heatmaps(stacks, members, device, amp)
     xy_px, peak, spread = decode(maps)
     if spec.preprocessing.keypoints == "repair" and spec.series_type != "axial_t2":
-        xy_px, peak, spread = _as_chains(stacks, maps, spec, xy_px)
+        _make_chains(stacks, maps, spec, xy_px, peak, spread)
     if spec.preprocessing.keypoints == "repair":
         xy_px = refine(maps, xy_px, 2 * spec.sigma_px)
     sure = confidence(peak, spread, spec.sigma_px)
@@ -129,11 +129,15 @@ def _read(
     return points
 
 
-def _as_chains(
-    stacks: Sequence[Stack], maps: np.ndarray, spec: DetectorSpec, xy_px: np.ndarray
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Like `decode`: points (N, K, 2), where they are no spine moved to other maxima of the maps that are one."""
-    chosen = xy_px.astype(np.int64)
+def _make_chains(
+    stacks: Sequence[Stack],
+    maps: np.ndarray,
+    spec: DetectorSpec,
+    xy_px: np.ndarray,
+    peak: np.ndarray,
+    spread: np.ndarray,
+) -> None:
+    """Move decoded points (N, K, 2) that are no spine to other maxima of the maps that are one, peak and spread too."""
     for row, stack in enumerate(stacks):
         names = channel_names(spec, stack.side, stack.level)
         own = [channel for channel, name in enumerate(names) if name is not None]
@@ -141,8 +145,8 @@ def _as_chains(
             continue
         found = choose_chain(maps[row, own], partial(_patient_mm, stack))
         if found is not None:
-            chosen[row, own] = found
-    return chosen.astype(np.float64), *read_at(maps, chosen)
+            xy_px[row, own] = found
+            peak[row, own], spread[row, own] = (part[0] for part in read_at(maps[row, own][None], found[None]))
 
 
 def _patient_mm(stack: Stack, xy_px: np.ndarray) -> np.ndarray:
