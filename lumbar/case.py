@@ -1,14 +1,22 @@
-"""A study on its way through the stages, with what is known of it so far."""
+"""A study on its way through the stages, with what is known of it so far, and what becomes of it where a step fails.
 
+`attempt` is the per-study boundary and the only wide `except` of the project.
+"""
+
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Literal
 
 import numpy as np
 
 from lumbar.grading.regions import Regions
-from lumbar.issues import Issue
+from lumbar.issues import InputError, Issue
 from lumbar.keypoints.keypoint import Keypoint
 from lumbar.study import Study
+
+OnError = Literal["fail", "prior"]
+_log = logging.getLogger(__name__)
 
 
 @dataclass(eq=False)
@@ -29,3 +37,22 @@ class Case:
 
 
 Step = Callable[[Case], None]
+
+
+def attempt(step: Step, on_error: OnError, case: Case) -> None:
+    """A step of a study, unless an earlier one failed; the per-study boundary: no study takes others with it."""
+    if case.error is not None:
+        return
+    try:
+        step(case)
+    except Exception as error:  # whatever is wrong with one study
+        case.error = error
+        case.reason = str(error) if isinstance(error, InputError) else _unexpected(case.study_id, error)
+        if on_error == "fail":
+            raise InputError(case.reason) from error
+
+
+def _unexpected(study_id: int, error: Exception) -> str:
+    _log.debug("study %s failed", study_id, exc_info=error)
+    remedy = "look at its files, or run with --on-error prior to go on without it"
+    return f"study {study_id}: {type(error).__name__}: {error}; {remedy}"

@@ -1,7 +1,8 @@
 """Several studies at once on a CPU, each on a core of its own: small layers leave a second core idle otherwise."""
 
-from collections.abc import Callable, Iterable
-from concurrent.futures import ThreadPoolExecutor
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 import torch
@@ -28,6 +29,20 @@ class Lanes:
                 call(item)
         else:
             list(self._pool.map(call, items))
+
+    def answers(self, call: Callable[[Any], Any], items: Iterable[Any]) -> Iterator[Any]:
+        """What it returns for every item, in their order; one item more than there are lanes waits at most."""
+        if self._pool is None:
+            yield from map(call, items)
+            return
+        at_work: deque[Future[Any]] = deque()
+        for item in items:
+            at_work.append(self._pool.submit(call, item))
+            del item  # whoever takes it may let go of it
+            if len(at_work) > self.count:
+                yield at_work.popleft().result()
+        while at_work:
+            yield at_work.popleft().result()
 
 
 def _on_one_core() -> None:

@@ -2,7 +2,7 @@
 
 Studies are read ahead while the device computes. Where members share networks, several studies go through stage 2
 together, so that weights are swapped once for all; each study's samples stay a batch of their own, since its numbers
-must not depend on its company. `_attempt` is the per-study boundary and the only wide `except` of the project.
+must not depend on its company.
 """
 
 import logging
@@ -11,14 +11,14 @@ import time
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future
 from functools import partial
-from typing import Final, Literal
+from typing import Final
 
 import numpy as np
 import torch
 
 from lumbar.budget import Budget, enough, ranked_graders
 from lumbar.bundle import Bundle, BundleBlend
-from lumbar.case import Case, Step
+from lumbar.case import Case, OnError, Step, attempt
 from lumbar.engine import choose_engine
 from lumbar.faults import Network, is_device_fault
 from lumbar.grading.grade import grade
@@ -37,7 +37,7 @@ from lumbar.study import DataFolder, Study, read_study
 
 __all__ = ["OnError", "Predictor", "StudyResult", "keypoint_table", "predict", "write_outputs"]
 
-OnError = Literal["fail", "prior"]
+Group = list[tuple[int, Future[Study]]]
 #: Studies that go through stage 2 together where weights are swapped; swapping then costs some percent of a study.
 TOGETHER: Final = 4
 #: Threads that read for an accelerator; a CPU has something better to do.
@@ -242,56 +242,54 @@ def grade_all(
     """`predict` with networks that are loaded already."""
     # A study's numbers depend, in the last bits, on how many cores compute it: what decides is the whole folder.
     predictor.lanes = min(predictor.lanes, len(data.study_ids))
-    size, left = max(predictor.together, predictor.lanes), len(wanted)
-    ahead, workers = (size, 1) if predictor.device.type == "cpu" else (size + READERS, READERS)
+    size, left = predictor.together, len(wanted)
+    ahead = max(size, predictor.lanes)
+    ahead, workers = (ahead, 1) if predictor.device.type == "cpu" else (ahead + READERS, READERS)
     reading = ReadAhead(lambda study_id: read_study(data, study_id), wanted, ahead, workers)
-    with bar("grading", len(wanted), show=progress) as shown, reading, Lanes(predictor.lanes) as lanes:
-        for group in reading.groups(size):
-            if budget is not None and budget.is_over(len(group)):
-                for study_id, _ in group:
-                    yield predictor.stand_in(study_id, _LATE, code="out_of_time")
-                    shown.update()
-                continue
+    # Where weights are swapped the lanes go through a group together; else each takes a study from start to end.
+    with (
+        bar("grading", len(wanted), show=progress) as shown,
+        reading,
+        Lanes(1 if size > 1 else predictor.lanes) as apart,
+        Lanes(predictor.lanes if size > 1 else 1) as within,
+    ):
+
+        def take(group: Group) -> list[StudyResult]:
             shown.set_postfix_str(f"study {group[0][0]}")
-            cases = _received(group, on_error)
-            for step in predictor.steps():
-                lanes.each(partial(_attempt, partial(predictor.take, step), on_error), cases)
-            for case in cases:
-                yield predictor.result(case)
+            return _graded(predictor, within, group, on_error, budget)
+
+        since = 0
+        for results in apart.answers(take, reading.groups(size)):
+            for result in results:
+                yield result
                 shown.update()
-            if budget is not None:
-                left -= len(cases)
-                predictor.keep_time(budget, len(cases), left)
+            since, left = since + len(results), left - len(results)
+            if budget is not None and since >= ahead:
+                predictor.keep_time(budget, since, left)
+                since = 0
 
 
-def _received(group: list[tuple[int, Future[Study]]], on_error: OnError) -> list[Case]:
+def _graded(
+    predictor: Predictor, lanes: Lanes, group: Group, on_error: OnError, budget: Budget | None
+) -> list[StudyResult]:
+    """The results of some studies that were read."""
+    if budget is not None and budget.is_over(max(len(group), predictor.lanes)):
+        return [predictor.stand_in(study_id, _LATE, code="out_of_time") for study_id, _ in group]
+    cases = _received(group, on_error)
+    for step in predictor.steps():
+        lanes.each(partial(attempt, partial(predictor.take, step), on_error), cases)
+    return [predictor.result(case) for case in cases]
+
+
+def _received(group: Group, on_error: OnError) -> list[Case]:
     """The studies of a group as they were read; the group lets go of them."""
     cases = [Case(study_id) for study_id, _ in group]
     for case, (_, future) in zip(cases, group, strict=True):
-        _attempt(partial(_receive, future=future), on_error, case)
+        attempt(partial(_receive, future=future), on_error, case)
     group.clear()
     return cases
-
-
-def _attempt(step: Step, on_error: OnError, case: Case) -> None:
-    """A step of a study, unless an earlier one failed; the per-study boundary: no study takes others with it."""
-    if case.error is not None:
-        return
-    try:
-        step(case)
-    except Exception as error:  # whatever is wrong with one study
-        case.error = error
-        case.reason = str(error) if isinstance(error, InputError) else _unexpected(case.study_id, error)
-        if on_error == "fail":
-            raise InputError(case.reason) from error
 
 
 def _receive(case: Case, future: Future[Study]) -> None:
     case.study = future.result()
     case.issues = list(case.study.issues)
-
-
-def _unexpected(study_id: int, error: Exception) -> str:
-    _log.debug("study %s failed", study_id, exc_info=error)
-    remedy = "look at its files, or run with --on-error prior to go on without it"
-    return f"study {study_id}: {type(error).__name__}: {error}; {remedy}"

@@ -31,7 +31,8 @@ class ReadAhead:
     def groups(self, size: int) -> Iterator[list[tuple[int, Future[Study]]]]:
         """Up to `size` studies at a time, each read or failed, while the next ones are being read.
 
-        A group is smaller where its studies would together hold more than `MAX_WAITING_BYTES`.
+        A group is smaller where its studies would together hold more than `MAX_WAITING_BYTES`. Whoever takes one clears
+        it, so that nothing here holds on to studies that were used.
         """
         while self._waiting or self._coming:
             group: list[tuple[int, Future[Study]]] = []
@@ -43,7 +44,6 @@ class ReadAhead:
                 group.append((study_id, future))
             self._fill(self._ahead)
             yield group
-            group.clear()  # so that nothing here holds on to the studies that were used
 
     def _fill(self, wanted: int) -> None:
         """Start reading until so many studies wait, unless those that are read already fill the memory."""

@@ -102,7 +102,7 @@ def test_finished_studies_are_not_computed_again_after_a_kill(
         predict(folder, bundle, tmp_path)
     assert not (tmp_path / "submission.csv").exists()
     kept = {int(file.stem) for file in (tmp_path / FINISHED).iterdir()}
-    assert len(kept) == 2
+    assert len(kept) in (2, 3)  # either lane may be ahead by a study
     looked.clear()
     assert predict(folder, bundle, tmp_path) == 0
     assert set(looked) == set(data.study_ids) - kept
