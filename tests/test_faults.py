@@ -287,5 +287,5 @@ def test_many_studies_leave_no_handle_open_and_no_memory_taken(data: DataFolder,
     for _ in pipeline.predict(data, bundle, study_ids=list(data.study_ids) * 15):
         handles.append(len(list(Path("/proc/self/fd").iterdir())))
         memory.append(int(Path("/proc/self/statm").read_text().split()[1]) * 4096 / 2**20)
-    assert max(handles[5:]) == min(handles[5:])
+    assert max(handles[5:]) - min(handles[5:]) <= 1  # the reader may have a file open just then
     assert memory[-1] - memory[10] < 20
