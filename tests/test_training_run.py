@@ -13,12 +13,14 @@ from worlds import small_phantoms
 
 import train_utils
 from lumbar.bundle import load_bundle
+from lumbar.files import write_json
 from lumbar.issues import InputError
 from lumbar.keypoints.keypoint import Keypoint
 from lumbar.labels import CONDITIONS, LEVELS
 from lumbar.metric import UNLABELLED, label_codes
 from lumbar.study import open_data
 from lumbar.training import run as training_run
+from lumbar.training.bundling import make_bundle
 from lumbar.training.data import RegionSamples
 from lumbar.training.evaluate import calibration, confusion, error_figures, errors_mm, evaluate, member_score
 from lumbar.training.folds import make_folds
@@ -86,6 +88,7 @@ OTHERS = (
     "stage1.num_classes=25",
     'stage2.network="mil"',
     "stage2.auxiliary_weight=0.5",
+    "stage1.epochs=6",  # its last layer starts at zero: after one epoch nothing is found yet
 )
 
 
@@ -320,6 +323,31 @@ def test_other_networks_go_from_recipe_to_submission_by_the_same_way(world: Path
     submission = pd.read_csv(tmp_path / "results" / "submission.csv")
     assert len(submission) == 25 * 5
     assert np.allclose(submission.iloc[:, 1:].sum(axis=1), 1)
+
+
+def test_a_bundle_ranks_graders_by_how_well_they_did_on_what_they_had_not_seen(world: Path, tmp_path: Path) -> None:
+    """Two members a task: the one with the smaller loss first, all first folds before all second ones."""
+    recipe = tmp_path / "two.toml"
+    recipe.write_text(RECIPE + '[stage2.members.other]\ntasks = ["spinal"]\n', encoding="utf-8")
+    shutil.copytree(world / "run", tmp_path / "run", ignore=shutil.ignore_patterns("cache"))
+    run = tmp_path / "run"
+    write_json(load_recipe(recipe).model_dump(mode="json"), run / "recipe.json")
+    for fold in (0, 1):
+        ours = run / "members" / "spinal_split" / f"fold{fold}"
+        other = shutil.copytree(ours, run / "members" / "spinal_other" / f"fold{fold}")
+        result = json.loads((ours / "result.json").read_text())
+        result["best"]["valid_loss"] -= 0.1
+        write_json(result, Path(other) / "result.json")
+    bundle = make_bundle(run, tmp_path / "weights")
+    ranks = {member.name: member.rank for member in bundle.manifest.members if member.name.startswith("spinal")}
+    assert ranks == {
+        "spinal_other_fold0": 1,
+        "spinal_split_fold0": 2,
+        "spinal_other_fold1": 3,
+        "spinal_split_fold1": 4,
+    }
+    assert {member.rank for member in bundle.manifest.members if member.name.startswith("whole")} == {1, 2}
+    assert all(member.rank is None for member in bundle.manifest.members if member.spec.stage == "keypoints")
 
 
 def test_a_recipe_draws_more_often_from_one_source(world: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:

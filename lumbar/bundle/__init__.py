@@ -61,6 +61,7 @@ class Weights:
     fold: int | None = None
     saw: str = ""
     scores: Mapping[str, float] = field(default_factory=dict)
+    rank: int | None = None  # what a time budget keeps longest has 1
 
 
 @dataclass(frozen=True)
@@ -187,6 +188,7 @@ def _entry(weights: Weights, file: Path) -> Member:
         sha256=sha256(file),
         saw=weights.saw,
         scores=dict(weights.scores),
+        rank=weights.rank,
     )
 
 

@@ -42,7 +42,7 @@ def make_bundle(run: Path, out: Path, precision: Precision = "float16") -> Bundl
 
 
 def _weights(folder: RunFolder, recipe: Recipe) -> Iterator[Weights]:
-    scores = _scores(folder)
+    scores, ranks = _scores(folder), _ranks(folder, recipe)
     for fold in recipe.folds.train:
         for name, member in recipe.members().items():
             result = folder.result(name, fold)
@@ -57,6 +57,7 @@ def _weights(folder: RunFolder, recipe: Recipe) -> Iterator[Weights]:
                 fold=fold,
                 saw=result["saw"],
                 scores=valid | scores.get(name, {}),
+                rank=ranks.get((name, fold)),
             )
 
 
@@ -70,6 +71,24 @@ def _scores(folder: RunFolder) -> dict[str, dict[str, float]]:
     path = folder.root / "evaluation.json"
     members = json.loads(path.read_text(encoding="utf-8"))["scores"] if path.is_file() else {}
     return {name: {k: v for k, v in parts.items() if isinstance(v, float)} for name, parts in members.items()}
+
+
+def _ranks(folder: RunFolder, recipe: Recipe) -> dict[tuple[str, int], int]:
+    """Rank of each grader's fold, 1 the most valuable: within a task by validation loss, mean over its folds.
+
+    A member's first fold is worth more than any member's second one: other networks add more than other folds do.
+    """
+    tasks: dict[str, list[tuple[float, str]]] = {}
+    for name, member in recipe.stage2.members.items():
+        found = [folder.result(name, fold) for fold in recipe.folds.train]
+        loss = float(np.mean([result["best"]["valid_loss"] for result in found if result is not None]))
+        tasks.setdefault(member.spec.task, []).append((loss, name))  # type: ignore[union-attr]
+    return {
+        (name, fold): 1 + turn * len(members) + place
+        for members in tasks.values()
+        for place, (_, name) in enumerate(sorted(members))
+        for turn, fold in enumerate(recipe.folds.train)
+    }
 
 
 def make_random_bundle(recipe_path: Path, out: Path, seed: int = 0) -> Bundle:
