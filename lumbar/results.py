@@ -77,7 +77,7 @@ def write_outputs(
     """
     results = list(results)
     study_ids = [result.study_id for result in results]
-    table = submission.to_rows(study_ids, np.stack([result.probabilities for result in results]))
+    table = submission.rounded(submission.to_rows(study_ids, np.stack([result.probabilities for result in results])))
     path = Path(out) / "submission.csv"
     ungraded = [result.study_id for result in results if not result.graded.any()]
     report = run_report(results, data, bundle, options=options)

@@ -11,10 +11,11 @@ from lumbar.files import write_csv
 from lumbar.issues import InputError
 from lumbar.labels import CONDITIONS, LEVELS, SEVERITIES, SUBMISSION_COLUMNS, row_ids
 
-#: Decimals of a probability as written. Sums of other batches or threads differ by some 1e-8; what is written does not.
+#: No severity is ever ruled out: a softmax that underflowed to zero would cost a severe row 4 × 36 nats, this 4 × 13.8.
+FLOOR: Final = 1e-6
+#: Decimals of a run's submission. Sums of other batches or threads differ by some 1e-8; what is written does not. What
+#: rounds to nothing keeps half a unit.
 DECIMALS: Final = 4
-#: What rounds to nothing keeps half a unit: no severity is ever ruled out, a severe row costs 4 × 9.9 nats at most.
-FLOOR: Final = 0.5 * 10**-DECIMALS
 #: How far a row's sum may lie from 1.
 SUM_TOLERANCE: Final = 1e-9
 #: Rows per study.
@@ -24,9 +25,8 @@ ROWS: Final = len(CONDITIONS) * len(LEVELS)
 def to_rows(study_ids: Sequence[int], probabilities: np.ndarray) -> pd.DataFrame:
     """The submission table: study by study as given, rows in the order of `LABEL_COLUMNS`.
 
-    `probabilities`: (N, 5 conditions, 5 levels, 3 severities). They are rounded to `DECIMALS`, raised to `FLOOR`, and a
-    row's largest takes what is then missing from 1. ValueError where the shape is wrong or a cell is no distribution (a
-    silent cell must have got its prior before).
+    `probabilities`: (N, 5 conditions, 5 levels, 3 severities). Rows are raised to `FLOOR` and renormalised in float64.
+    ValueError where the shape is wrong or a cell is no distribution (a silent cell must have got its prior before).
     """
     array = np.asarray(probabilities, dtype=np.float64)
     if array.shape != (len(study_ids), len(CONDITIONS), len(LEVELS), len(SEVERITIES)):
@@ -35,17 +35,22 @@ def to_rows(study_ids: Sequence[int], probabilities: np.ndarray) -> pd.DataFrame
         raise ValueError("a probability is negative, missing or infinite")
     if (np.abs(array.sum(axis=-1) - 1) > 1e-3).any():  # half precision keeps a softmax's sum to about this
         raise ValueError("the three probabilities of a cell do not sum to 1; are they logits?")
-    frame = pd.DataFrame(_rounded(array.reshape(-1, len(SEVERITIES))), columns=list(SEVERITIES))
+    rows = np.maximum(array.reshape(-1, len(SEVERITIES)), FLOOR)
+    rows = rows / rows.sum(axis=1, keepdims=True)
+    frame = pd.DataFrame(rows, columns=list(SEVERITIES))
     frame.insert(0, "row_id", [name for study in study_ids for name in row_ids(study)])
     return frame
 
 
-def _rounded(rows: np.ndarray) -> np.ndarray:
-    """Distributions (n, 3) as they are written; they depend on nothing but the rounded numbers."""
-    rows = np.maximum(np.round(rows / rows.sum(axis=1, keepdims=True), DECIMALS), FLOOR)
+def rounded(frame: pd.DataFrame) -> pd.DataFrame:
+    """A submission table in `DECIMALS` decimals; a row's largest probability takes what is then missing from 1.
+
+    The result depends on nothing but the rounded numbers.
+    """
+    rows = np.maximum(np.round(frame[list(SEVERITIES)].to_numpy(dtype=np.float64), DECIMALS), 0.5 * 10**-DECIMALS)
     place = np.arange(len(rows)), rows.argmax(axis=1)
     rows[place] = np.round(1 - (rows.sum(axis=1) - rows[place]), DECIMALS + 1)
-    return rows
+    return frame.assign(**dict(zip(SEVERITIES, rows.T, strict=True)))
 
 
 def validate(frame: pd.DataFrame, study_ids: Sequence[int], *, prior_studies: Collection[int] = ()) -> None:
