@@ -1,8 +1,11 @@
 """Helpers of training that are killed: one sentence, nothing half-written, and a rerun that finishes the job."""
 
+import contextlib
 import functools
 import os
 import signal
+import subprocess
+import time
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +37,15 @@ class Deadly:
         return {"value": np.float32(0 if rng is None else index + rng.random())}
 
 
+class Late(Deadly):
+    """The same, a second later than it might: what came before has been handed over."""
+
+    def sample(self, index: int, rng: np.random.Generator | None) -> dict[str, Any]:
+        if index == 4:
+            time.sleep(1)
+        return super().sample(index, rng)
+
+
 class Faulty(Deadly):
     """Samples whose code is wrong."""
 
@@ -51,6 +63,17 @@ def test_a_killed_loader_is_one_sentence_and_a_rerun_gives_the_same_samples(tmp_
     with pytest.raises(InputError, match=r"a process that loads samples died.* set loop\.workers lower and run again"):
         values(Deadly(tmp_path / "spent"), workers)
     assert values(Deadly(tmp_path / "spent"), workers) == values(Deadly(tmp_path / "other"), 0)
+
+
+def test_a_loader_that_dies_interrupts_nothing_that_training_is_doing(tmp_path: Path) -> None:
+    samples = Late(tmp_path / "spent")
+    batches = load(samples, 5, [[(0, first), (0, first + 1)] for first in range(0, 8, 2)], Loop(workers=1), CPU)
+    next(batches)
+    with contextlib.suppress(subprocess.TimeoutExpired):  # the signal of a child's end comes in here
+        subprocess.run(["sleep", "9"], timeout=3)
+    assert samples.spent.exists()
+    with pytest.raises(InputError, match="a process that loads samples died"):
+        list(batches)
 
 
 def test_a_fault_of_the_code_in_a_loader_is_no_lack_of_memory(tmp_path: Path) -> None:

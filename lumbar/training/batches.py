@@ -4,6 +4,8 @@ Everything is named by (seed, epoch, sample): an epoch can be entered in its mid
 """
 
 import math
+import signal
+import threading
 from collections.abc import Iterator
 from typing import Any, Protocol
 
@@ -117,9 +119,10 @@ def load(samples: Samples, seed: int, batches: list[list[Key]], loop: Loop, devi
         pin_memory=device.type == "cuda",
         prefetch_factor=4 if workers else None,
     )
-    coming = iter(loader)
+    coming: Iterator[Batch] | None = None
     while True:
         try:
+            coming = coming or _unalarmed(loader)
             batch = next(coming, None)
         except RuntimeError as error:  # torch has no class of its own for it
             if "DataLoader worker (pid" not in str(error):
@@ -131,3 +134,17 @@ def load(samples: Samples, seed: int, batches: list[list[Key]], loop: Loop, devi
         if batch is None:
             return
         yield {name: value.to(device, non_blocking=True) for name, value in batch.items()}
+
+
+def _unalarmed(loader: DataLoader) -> Iterator[Batch]:  # type: ignore[type-arg]
+    """The loader's iterator, whose `next` raises where a worker died, within five seconds.
+
+    torch's signal handler would raise at once, but in whatever the main thread is doing: in the middle of an
+    optimizer's step or of somebody's report.
+    """
+    apart = threading.current_thread() is not threading.main_thread() or not hasattr(signal, "SIGCHLD")
+    before = None if apart else signal.getsignal(signal.SIGCHLD)
+    coming = iter(loader)
+    if before is not None:
+        signal.signal(signal.SIGCHLD, before)
+    return coming
