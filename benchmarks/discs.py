@@ -1,8 +1,10 @@
 """Nothing by itself: SPIDER's discs as `pfirrmann.py` grades them, cut out at a bundle's own canal keypoints."""
 
 import sys
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Literal, NamedTuple
 
 import cv2
 import numpy as np
@@ -11,6 +13,7 @@ import torch
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from lumbar.bundle import Bundle
+from lumbar.dicom import Series
 from lumbar.files import read_table
 from lumbar.images import standardise
 from lumbar.keypoints.detect import detect
@@ -35,6 +38,10 @@ SIGNS = (
 )
 ABOVE = 2  # discs above L1/L2 that train as well, where they are graded: their points carry the chain on
 SHORTER = 0.95  # a level upwards, each step is so much of the one below
+SURE = 0.75  # mean confidence of an image's points from which on nothing else is tried
+TURNED = 0.1  # by so much surer must the detector be of an image turned upside down
+SHARES = (0.55, 0.65, 0.75, 0.85, 1.0, 1.2)  # of the image's side, where the detector looks again
+Detectors = Sequence[tuple[DetectorSpec, torch.nn.Module]]
 VIEWS: tuple[SeriesType, ...] = ("sagittal_t2", "sagittal_t1")
 
 
@@ -65,17 +72,63 @@ def cut_discs(spider: Path, images: Path, bundle: Bundle) -> Discs:
     graded = {(row[0], row[1]): (row[2], np.minimum(row[3:], 1)) for row in table.tolist()}
     found = []
     for study_id in data.study_ids:
-        patient, study = (study_id - FIRST_ID) // 1000, read_study(data, study_id)
-        points = {
-            point.level: point.xy_px for point in detect(study, {"sagittal_t2": detectors}, torch.device("cpu"))[0]
-        }
-        chain_mm = _longer(np.array([points[level] for level in LEVELS]) * _spacing(study, "sagittal_t2"))
+        patient = (study_id - FIRST_ID) // 1000
+        study, chain = _found(read_study(data, study_id), detectors)
+        chain_mm = _longer(chain * _spacing(study, "sagittal_t2"))
         for place in range(len(chain_mm)):
             disc = patient, len(chain_mm) - place  # SPIDER counts from L5/S1 upwards
             if disc in graded and (place >= ABOVE or _inside(chain_mm[place])):
                 views, seen = zip(*(_view(study, kind, chain_mm, place) for kind in VIEWS), strict=True)
                 found.append((np.stack(views)[:, None], seen, *graded[disc], patient, place >= ABOVE))
     return Discs(*(np.array(column) for column in zip(*found, strict=True)))
+
+
+def _found(study: Study, detectors: Detectors) -> tuple[Study, np.ndarray]:
+    """The study, head up, and its canal points (5, 2) px on T2.
+
+    Where the detector is in doubt it looks again, at parts of the image, at the image on a wider ground, and at both
+    upside down, and the surest chain counts: these images have any width, and a few were stored head down.
+    """
+    best = max(_looks(study, detectors, "first"), key=lambda look: look.sure)
+    if best.sure > SURE:
+        return study, best.chain
+    upright = max([best, *_looks(study, detectors, "again")], key=lambda look: look.sure)
+    head_up = _upside_down(study)
+    turned = max(_looks(head_up, detectors, "again"), key=lambda look: look.sure)
+    return (head_up, turned.chain) if turned.sure > upright.sure + TURNED else (study, upright.chain)
+
+
+class Look(NamedTuple):
+    """The canal points (5, 2) px that the detector found in one way of looking, and how sure it was."""
+
+    chain: np.ndarray
+    sure: float
+
+
+def _looks(study: Study, detectors: Detectors, when: Literal["first", "again"]) -> Iterator[Look]:
+    """What the detector finds on the T2 image as it is, or `again`: on parts of it and on a wider ground."""
+    series = study.series["sagittal_t2"][0]
+    pixels = series.slices[0].pixels
+    size = len(pixels)
+    for share in (1.0,) if when == "first" else SHARES:
+        side = round(size * share)
+        room = (size - side) / 2
+        steps = np.linspace(-1, 1, 1 if share >= 1 else 4)
+        for x, y in {(round(room * (1 + a)), round(room * (1 + b))) for a in steps for b in steps}:
+            shift = np.float32([[1, 0, -x], [0, 1, -y]])
+            part = cv2.warpAffine(pixels, shift, (side, side), flags=cv2.INTER_NEAREST)
+            alone = replace(series, slices=(replace(series.slices[0], pixels=part),))
+            found, _ = detect(replace(study, series={"sagittal_t2": (alone,)}), {"sagittal_t2": detectors})
+            points = {point.level: point for point in found}
+            chain = np.array([points[level].xy_px for level in LEVELS]) + np.array([x, y])
+            yield Look(chain, float(np.mean([point.confidence for point in found])))
+
+
+def _upside_down(study: Study) -> Study:
+    def turned(series: Series) -> Series:
+        return replace(series, slices=tuple(replace(one, pixels=one.pixels[::-1].copy()) for one in series.slices))
+
+    return replace(study, series={kind: tuple(map(turned, group)) for kind, group in study.series.items()})
 
 
 def _longer(chain: np.ndarray) -> np.ndarray:

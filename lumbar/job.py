@@ -6,7 +6,7 @@ it is brought together from the files, so that it makes no difference who comput
 
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -17,6 +17,7 @@ import torch
 from lumbar import kaggle, pipeline
 from lumbar.budget import Budget
 from lumbar.bundle import Bundle
+from lumbar.crew import share
 from lumbar.issues import InputError
 from lumbar.pipeline import OnError
 from lumbar.results import StudyResult
@@ -40,11 +41,6 @@ class Options:
     def report(self) -> dict[str, Any]:
         """What of it belongs into the run report."""
         return {key: getattr(self, key) for key in ("device", "engine", "on_error", "hours")}
-
-
-def share(study_ids: Sequence[int], part: int, parts: int) -> list[int]:
-    """The studies of part `part` (counted from 1) of `parts`: every `parts`-th, which mixes long and short ones."""
-    return list(study_ids[part - 1 :: parts])
 
 
 def predict_all(data: DataFolder, bundle: Bundle, out: Path, say: Say = print, **chosen: Any) -> list[StudyResult]:

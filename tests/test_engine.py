@@ -5,6 +5,7 @@ import pytest
 import torch
 from torch import nn
 
+import lumbar.predictor
 from lumbar import pipeline
 from lumbar.bundle import Bundle, Weights, build_network, save_bundle
 from lumbar.engine import Engine, Runner, choose_engine
@@ -105,10 +106,10 @@ def test_folds_swapped_through_one_network_answer_as_with_one_each(
 ) -> None:
     roomy = list(pipeline.predict(data, folds))
     monkeypatch.setattr("lumbar.networks.CPU_ROOM", 0)
-    monkeypatch.setattr(pipeline, "TOGETHER", 2)
+    monkeypatch.setattr("lumbar.predictor.TOGETHER", 2)
     predictor = pipeline.Predictor(folds)
     assert predictor.networks.swaps
-    assert predictor.together == pipeline.TOGETHER == 2
+    assert predictor.together == 2
     for one, other in zip(roomy, pipeline.predict(data, folds), strict=True):
         np.testing.assert_array_equal(one.members, other.members)
         assert one.keypoints == other.keypoints
@@ -130,7 +131,7 @@ def test_regions_are_cut_once_and_a_stage_1_stack_is_never_repeated(
 ) -> None:
     """Twelve graders share one cut of the regions; every detector sees each stack once."""
     cuts, stacks = [], []
-    cut, call = pipeline.cut_regions, Networks.call
+    cut, call = lumbar.predictor.cut_regions, Networks.call
 
     def count(*arguments: object) -> object:
         cuts.append(arguments)
@@ -140,7 +141,7 @@ def test_regions_are_cut_once_and_a_stage_1_stack_is_never_repeated(
         stacks.extend((name, sample.numpy().tobytes()) for sample in batch)
         return call(self, name, batch)
 
-    monkeypatch.setattr(pipeline, "cut_regions", count)
+    monkeypatch.setattr("lumbar.predictor.cut_regions", count)
     monkeypatch.setattr(Networks, "call", see)
     list(pipeline.predict(data, folds, study_ids=data.study_ids[:1]))
     assert len(cuts) == 1

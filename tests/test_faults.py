@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import torch
 
+import lumbar.predictor
 import train_utils
 from lumbar import files, job, pipeline
 from lumbar.bundle import Bundle
@@ -257,10 +258,10 @@ def test_a_device_that_breaks_leaves_the_rest_to_the_cpu(
     def on_cpu(*arguments: Any) -> Any:
         return grade(*arguments[:3], torch.device("cpu"), None)
 
-    grade = pipeline.grade
+    grade = lumbar.predictor.grade
     monkeypatch.setattr(Bundle, "network", load)
-    monkeypatch.setattr(pipeline, "detect", look)
-    monkeypatch.setattr(pipeline, "grade", on_cpu)
+    monkeypatch.setattr("lumbar.predictor.detect", look)
+    monkeypatch.setattr("lumbar.predictor.grade", on_cpu)
     found = list(pipeline.predict(data, bundle, device="cuda", amp=torch.float16))
     for one, other in zip(results, found, strict=True):
         assert_same_rows(one.probabilities, other.probabilities)

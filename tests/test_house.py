@@ -31,7 +31,7 @@ FLOORS = {
         "ensemble",
     },
     "study": {"study", "reading", "windows", "severity_table", "phantom", "spider"},
-    "stages": {"faults", "engine", "lanes", "pretrained", "keypoints", "grading"},
+    "stages": {"faults", "engine", "lanes", "crew", "pretrained", "keypoints", "grading"},
     "prediction": {
         "budget",
         "bundle",
@@ -39,6 +39,7 @@ FLOORS = {
         "convert",
         "networks",
         "pipeline",
+        "predictor",
         "report",
         "results",
         "store",

@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+import lumbar.predictor
 import train_utils
 from lumbar import pipeline, reading
 from lumbar.budget import Budget, choose_dropped, enough, ranked_graders
@@ -88,7 +89,7 @@ def test_a_part_of_nothing_is_bad_usage(shard: str, tmp_path: Path, capsys: pyte
 def test_finished_studies_are_not_computed_again_after_a_kill(
     folder: Path, data: DataFolder, bundle: Bundle, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    detect, looked = pipeline.detect, []
+    detect, looked = lumbar.predictor.detect, []
 
     def killed(study: Any, *arguments: Any) -> Any:
         if len(looked) >= 3:
@@ -96,7 +97,7 @@ def test_finished_studies_are_not_computed_again_after_a_kill(
         looked.append(study.study_id)
         return detect(study, *arguments)
 
-    monkeypatch.setattr(pipeline, "detect", killed)
+    monkeypatch.setattr("lumbar.predictor.detect", killed)
     monkeypatch.setattr("torch.get_num_threads", lambda: 2)  # two studies at a time
     with pytest.raises(KeyboardInterrupt):
         predict(folder, bundle, tmp_path)
@@ -229,13 +230,13 @@ class Clock:
 @pytest.fixture
 def slow_members(monkeypatch: pytest.MonkeyPatch) -> Clock:
     """Every grader takes a second a study on a clock of its own."""
-    clock, grade = Clock(), pipeline.grade
+    clock, grade = Clock(), lumbar.predictor.grade
 
     def slowly(*arguments: Any) -> Any:
         clock.now += 1.0
         return grade(*arguments)
 
-    monkeypatch.setattr(pipeline, "grade", slowly)
+    monkeypatch.setattr("lumbar.predictor.grade", slowly)
     monkeypatch.setattr("torch.get_num_threads", lambda: 1)  # one study after the other, as the clock sees them
     monkeypatch.setattr(time, "perf_counter", clock)
     return clock

@@ -87,7 +87,12 @@ def test_nothing_is_said_where_nobody_watches(
 def graded(monkeypatch: pytest.MonkeyPatch, **options: Any) -> Any:
     """Ids of two studies as `predict` grades them, with a predictor that does nothing."""
     idle = SimpleNamespace(
-        lanes=1, together=1, device=SimpleNamespace(type="cpu"), steps=list, result=lambda case: case.study_id
+        lanes=1,
+        alone=False,
+        together=1,
+        device=SimpleNamespace(type="cpu"),
+        steps=list,
+        result=lambda case: case.study_id,
     )
     empty = {"issues": (), "series": {}}
     monkeypatch.setattr(pipeline, "Predictor", lambda *args: idle)

@@ -1,0 +1,196 @@
+"""Study → keypoints → regions → probabilities: the only place where the two stages meet."""
+
+import logging
+import threading
+import time
+from collections.abc import Iterable
+from functools import partial
+from typing import Final
+
+import numpy as np
+import torch
+
+from lumbar.budget import Budget, enough, ranked_graders
+from lumbar.bundle import Bundle, BundleBlend
+from lumbar.case import Case, Step
+from lumbar.engine import choose_engine
+from lumbar.faults import Network, is_device_fault
+from lumbar.grading.grade import grade
+from lumbar.grading.regions import cut_regions, region_key
+from lumbar.grading.tasks import OWN_VIEW
+from lumbar.issues import InputError, Issue
+from lumbar.keypoints.detect import detect
+from lumbar.labels import CONDITIONS, SeriesType
+from lumbar.member import DetectorSpec, GraderSpec
+from lumbar.networks import Networks
+from lumbar.results import StudyResult, left_out
+from lumbar.study import Study
+
+#: Studies that go through stage 2 together where weights are swapped; swapping then costs some percent of a study.
+TOGETHER: Final = 4
+_log = logging.getLogger(__name__)
+
+
+class Predictor:
+    """A bundle's networks on a device, ready for one study after another.
+
+    `engine` says how networks run, see `lumbar.engine`; `amp` is the autocast type that suits the device (None: float32
+    unless the engine says otherwise). Raises InputError where the bundle lacks a stage.
+    """
+
+    def __init__(
+        self,
+        bundle: Bundle,
+        device: torch.device | str = "cpu",
+        amp: torch.dtype | None = None,
+        engine: str = "auto",
+    ) -> None:
+        self.bundle, self.word = bundle, engine
+        self.prior = np.asarray(bundle.manifest.prior, dtype=np.float64)  # (5, 5, 3)
+        members = bundle.manifest.members
+        self.graders = {member.name: member.spec for member in members if isinstance(member.spec, GraderSpec)}
+        if not self.graders or len(self.graders) == len(members):
+            raise InputError(
+                f"{bundle.folder}: the bundle lacks {'detectors' if self.graders else 'graders'}; "
+                "prediction needs both stages, make the bundle from a run that finished them"
+            )
+        self._lock = threading.Lock()
+        self.blend = BundleBlend(bundle, list(self.graders))
+        #: Graders that are asked, the most valuable first, and the seconds that each has taken so far.
+        self.at_work, self.spent = ranked_graders(bundle.manifest), dict.fromkeys(self.graders, 0.0)
+        try:
+            self._load(torch.device(device), amp)
+        except RuntimeError as error:
+            if not is_device_fault(error, torch.device(device)):
+                raise
+            self._go_on_without(torch.device(device), error)
+
+    def _load(self, device: torch.device, amp: torch.dtype | None) -> None:
+        """Every member's network on the device."""
+        self.device = device
+        self.engine = choose_engine(self.word, device, amp)
+        members = self.bundle.manifest.members
+        detectors = [member for member in members if isinstance(member.spec, DetectorSpec)]
+        names = [*(member.name for member in detectors), *self.graders]  # what stays in memory: detectors first
+        self.networks = Networks(self.bundle, names, self.engine, device)
+        self.together = TOGETHER if self.networks.swaps else 1
+        #: Studies that may be computed side by side: where one has the whole device, a single one.
+        shared = device.type != "cpu" or not self.networks.stay(member.name for member in detectors)
+        self.lanes = 1 if shared else torch.get_num_threads()
+        #: Whether processes may take studies apart from each other: on a CPU, where each has memory for its networks.
+        self.alone = not shared and not self.networks.swaps
+        self.detectors: dict[SeriesType, list[tuple[DetectorSpec, Network]]] = {}
+        for member in detectors:
+            assert isinstance(member.spec, DetectorSpec)
+            call = partial(self.networks.call, member.name)
+            self.detectors.setdefault(member.spec.series_type, []).append((member.spec, call))
+
+    def __call__(self, study: Study) -> StudyResult:
+        """Keypoints, regions and probabilities of one study. Raises InputError where no series can be used."""
+        case = Case(study.study_id, study, list(study.issues))
+        for step in self.steps():
+            self.take(step, case)
+        return self.result(case)
+
+    def steps(self) -> list[Step]:
+        """What is to be done with a study, in this order: both stages, the second one member by member."""
+        asked = [partial(self._ask, name, spec) for name, spec in self.graders.items() if name in self.at_work]
+        return [self._look, *asked]
+
+    def take(self, step: Step, case: Case) -> None:
+        """One step with one study; where the accelerator fails, this and all that follows is done by the CPU."""
+        started = time.perf_counter()
+        try:
+            step(case)
+            sentence = ""
+        except RuntimeError as error:
+            if not is_device_fault(error, self.device):
+                raise
+            sentence = self._go_on_without(self.device, error)
+        if sentence:
+            case.device_failed.append(Issue("device_failed", case.study_id, None, sentence))
+            step(case)
+        case.seconds += time.perf_counter() - started
+
+    def _go_on_without(self, device: torch.device, error: RuntimeError) -> str:
+        """Load everything on the CPU, from the files, since a broken device gives nothing back; says so."""
+        reason = (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
+        sentence = f"{device} failed ({reason}); the CPU goes on, which is slower."
+        _log.warning("%s", sentence)
+        self.word = "auto" if self.word == "half" else self.word
+        self._load(torch.device("cpu"), None)
+        return sentence
+
+    def _look(self, case: Case) -> None:
+        """Stage 1 and the regions of every kind; the study's pixels are let go."""
+        study = case.study
+        assert study is not None
+        if not any(study.series.values()):
+            reasons = "; ".join(dict.fromkeys(issue.detail for issue in study.issues)) or "it holds no series"
+            raise InputError(f"study {study.study_id}: no usable series ({reasons}); check its folder and tables")
+        case.keypoints, issues = detect(study, self.detectors, self.device, self.engine.amp)
+        by_name = {(keypoint.condition, keypoint.level): keypoint for keypoint in case.keypoints}
+        case.regions, issues = {}, [*study.issues, *issues]
+        for spec in self.graders.values():
+            key = region_key(spec)
+            if key not in case.regions:
+                case.regions[key] = cut_regions(study, by_name, spec)
+                issues += [issue for issue in case.regions[key].issues if issue not in issues]
+        case.issues = issues
+        case.used = {kind: [series.series_id for series in listed] for kind, listed in study.series.items()}
+        case.study = None
+
+    def _ask(self, name: str, spec: GraderSpec, case: Case) -> None:
+        """One member's answer."""
+        started = time.perf_counter()
+        regions = case.regions[region_key(spec)]
+        case.answers[name] = grade(regions, spec, self.networks[name], self.device, self.engine.amp)
+        with self._lock:
+            self.spent[name] += (time.perf_counter() - started) / self.lanes
+
+    def result(self, case: Case) -> StudyResult:
+        """What a study came to: its blend, or the prior where a step failed."""
+        if case.error is not None:
+            return self.stand_in(case.study_id, case.reason, case.issues)
+        silent = np.full(self.prior.shape, np.nan)
+        members = np.stack([case.answers.get(name, silent) for name in self.graders])
+        parts = case.regions.values()
+        seen = np.array(
+            [[any(part.present[OWN_VIEW[c]][level] for part in parts) for level in range(5)] for c in CONDITIONS]
+        )
+        blended, graded = self.blend(members)
+        return StudyResult(
+            study_id=case.study_id,
+            probabilities=blended,
+            members=members,
+            graded=graded,
+            seen=seen,
+            keypoints=tuple(case.keypoints),
+            issues=(*case.issues, *left_out(case.study_id, graded, seen), *case.device_failed),
+            used=case.used,
+            seconds=case.seconds,
+            ran_on=f"{self.device}, {self.engine}",
+            dropped=tuple(name for name in self.graders if name not in case.answers),
+        )
+
+    def keep_time(self, budget: Budget, done: int, left: int) -> None:
+        """After `done` more studies: drop members that `left` more leave no time for."""
+        budget.finished(done, self.spent)
+        dropped = budget.surplus(left, self.at_work, partial(enough, self.bundle.manifest))
+        if dropped:
+            _log.warning("Dropped to end in time: %s.", ", ".join(dropped))
+            self.at_work = [name for name in self.at_work if name not in dropped]
+
+    def stand_in(
+        self, study_id: int, reason: str, issues: Iterable[Issue] = (), code: str = "study_failed"
+    ) -> StudyResult:
+        """The weighted prior for a study that could not be graded, with the reason as an Issue."""
+        return StudyResult(
+            study_id=study_id,
+            probabilities=self.prior.copy(),
+            members=np.full((len(self.graders), *self.prior.shape), np.nan),
+            graded=np.zeros(self.prior.shape[:2], dtype=bool),
+            seen=np.zeros(self.prior.shape[:2], dtype=bool),
+            issues=(*issues, Issue(code, study_id, None, reason)),
+            failed=True,
+        )

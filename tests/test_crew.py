@@ -1,0 +1,139 @@
+"""Processes that share work: everything once and in order, what is raised comes through, nothing is left behind."""
+
+import multiprocessing
+import os
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from lumbar import crew, pipeline
+from lumbar.bundle import Bundle
+from lumbar.issues import InputError
+from lumbar.job import Options, gather, work
+from lumbar.results import FINISHED
+from lumbar.study import DataFolder, open_data
+from tests.worlds import small_phantoms, tiny_bundle
+
+pytestmark = pytest.mark.skipif(not crew.POSSIBLE, reason="processes begin as copies on Linux only")
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    return tiny_bundle(tmp_path_factory.mktemp("weights"))
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> DataFolder:
+    return open_data(small_phantoms(tmp_path_factory.mktemp("phantoms") / "data", studies=7))
+
+
+@pytest.fixture
+def two_cores(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch.get_num_threads", lambda: 2)
+
+
+def slowly(items: list[int]) -> Iterator[tuple[int, int]]:
+    """Each item with the process that had it; uneven ones take longer."""
+    for item in items:
+        time.sleep(0.02 * (item % 2))
+        yield item, os.getpid()
+
+
+def test_every_item_is_answered_once_and_in_order() -> None:
+    items = list(range(11))
+    found = list(crew.answers(slowly, items, 3))
+    assert [item for item, _ in found] == items
+    assert len({process for _, process in found}) == 3
+    assert os.getpid() not in {process for _, process in found}
+    assert not multiprocessing.active_children()
+
+
+def test_whoever_stops_asking_leaves_no_process_behind() -> None:
+    asked = crew.answers(slowly, list(range(1000)), 2)
+    next(asked)
+    assert len(multiprocessing.active_children()) == 2
+    asked.close()
+    assert not multiprocessing.active_children()
+
+
+def test_threads_of_the_parent_are_no_trap() -> None:
+    """OpenCV's threads are not inherited; whoever asks for them in a child waits for ever."""
+    picture = np.random.default_rng(0).random((4000, 4000)).astype(np.float32)
+    before = cv2.getNumThreads()
+    expected = cv2.resize(picture, (3000, 3000), interpolation=cv2.INTER_AREA)
+
+    def resized(items: list[int]) -> Iterator[np.ndarray]:
+        for _ in items:
+            yield cv2.resize(picture, (3000, 3000), interpolation=cv2.INTER_AREA)[::100, ::100]
+
+    for found in crew.answers(resized, [1, 2, 3], 2):
+        np.testing.assert_array_equal(found, expected[::100, ::100])
+    assert cv2.getNumThreads() == before
+
+
+def test_what_is_wrong_with_the_input_comes_through() -> None:
+    def refuse(items: list[int]) -> Iterator[int]:
+        yield items[0]
+        raise InputError("study 5: no usable series; check its folder")
+
+    asked = crew.answers(refuse, [1, 2, 3, 4], 2)
+    assert [next(asked), next(asked)] == [1, 2]
+    with pytest.raises(InputError, match="study 5: no usable series"):
+        next(asked)
+    assert not multiprocessing.active_children()
+
+
+@pytest.mark.parametrize("end", ["killed", "fault"])
+def test_a_process_that_ends_is_one_sentence(end: str, capfd: pytest.CaptureFixture[str]) -> None:
+    def stop(items: list[int]) -> Iterator[int]:
+        yield items[0]
+        if end == "killed":
+            os.kill(os.getpid(), signal.SIGKILL)
+        raise ZeroDivisionError("planted")
+
+    sentence = {"killed": "was killed, most likely out of memory; run again", "fault": "stopped with the error above"}
+    with pytest.raises(InputError, match=sentence[end]):
+        list(crew.answers(stop, [1, 2, 3, 4], 2))
+    assert ("planted" in capfd.readouterr().err) == (end == "fault")
+    assert not multiprocessing.active_children()
+
+
+def test_processes_grade_to_the_bit_what_one_process_grades(
+    data: DataFolder, bundle: Bundle, monkeypatch: pytest.MonkeyPatch, two_cores: None
+) -> None:
+    shared = list(pipeline.predict(data, bundle))
+    monkeypatch.setattr(crew, "answers", lambda *_: pytest.fail("no process was wanted"))
+    monkeypatch.setattr(crew, "POSSIBLE", False)
+    alone = list(pipeline.predict(data, bundle))
+    assert [one.study_id for one in shared] == list(data.study_ids)
+    for one, other in zip(shared, alone, strict=True):
+        np.testing.assert_array_equal(one.members, other.members)
+        np.testing.assert_array_equal(one.probabilities, other.probabilities)
+        assert (one.keypoints, one.issues, one.used) == (other.keypoints, other.issues, other.used)
+
+
+def test_what_was_finished_before_a_process_was_killed_is_kept(
+    data: DataFolder, bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, two_cores: None
+) -> None:
+    read, last = pipeline.read_study, data.study_ids[-1]
+
+    def killed(folder: DataFolder, study_id: int) -> object:
+        if study_id == last:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return read(folder, study_id)
+
+    monkeypatch.setattr(pipeline, "read_study", killed)
+    with pytest.raises(InputError, match="was killed"):
+        work(data, bundle, tmp_path, Options(device="cpu"))
+    kept = len(list((tmp_path / FINISHED).iterdir()))
+    assert 0 < kept < len(data.study_ids)
+    monkeypatch.setattr(pipeline, "read_study", read)
+    said: list[str] = []
+    work(data, bundle, tmp_path, Options(device="cpu"), say=said.append)
+    assert said == [f"{kept} of {len(data.study_ids)} studies were finished before"]
+    assert [result.study_id for result in gather(data, bundle, tmp_path, Options(device="cpu"))] == list(data.study_ids)
