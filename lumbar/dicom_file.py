@@ -3,6 +3,7 @@
 An ordinary file holds one slice; an enhanced (multi-frame) MR file holds one a frame.
 """
 
+import math
 import warnings
 import zlib
 from contextlib import suppress
@@ -239,10 +240,10 @@ def _numbers(dataset: Dataset, keyword: str, count: int) -> NDArray[np.float64] 
     """The `count` finite numbers of a tag, or None where it is missing, malformed or of another length."""
     try:
         value = dataset.get(keyword)
-        numbers = np.array([float(item) for item in (value if count > 1 else [value])])
+        numbers = [float(item) for item in (value if count > 1 else [value])]
     except DAMAGE:
         return None
-    return numbers if len(numbers) == count and np.isfinite(numbers).all() else None
+    return np.array(numbers) if len(numbers) == count and all(map(math.isfinite, numbers)) else None
 
 
 def _number(dataset: Dataset, keyword: str) -> float | None:

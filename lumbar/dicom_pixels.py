@@ -201,4 +201,6 @@ def _codestream_size(frame: bytes) -> tuple[int, int, int]:
 
 
 def is_constant(pixels: NDArray[np.generic]) -> bool:
-    return bool(pixels.min() == pixels.max())
+    """Whether every pixel is the same; one row tells of most images that they are none of these."""
+    middle = pixels[len(pixels) // 2]
+    return bool(middle.min() == middle.max() and pixels.min() == pixels.max())

@@ -126,10 +126,13 @@ def make_stack(
 ) -> Stack:
     """Resize the slices of a window and standardise them together; slices that are None stay zero and take part."""
     pixels = np.zeros((len(window.slices), spec.image_size, spec.image_size), np.float32)
+    seen = None
     for place, item in enumerate(window.slices):
         if item is not None:
-            pixels[place] = resize(slice_values(item, spec.preprocessing)[0], spec.image_size)
-    image, frame = slice_values(centre, spec.preprocessing)
+            image, frame = slice_values(item, spec.preprocessing)
+            pixels[place] = resize(image, spec.image_size)
+            seen = (image, frame) if item is centre else seen
+    image, frame = seen or slice_values(centre, spec.preprocessing)
     rows, columns = image.shape
     return Stack(standardise(pixels), window, centre, frame, (rows, columns), side, level)
 
