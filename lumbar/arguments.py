@@ -6,7 +6,7 @@ from typing import Any, Final
 from lumbar.ensemble.names import CHOICES
 
 #: The words of `lumbar.engine`, which loads torch.
-ENGINES: Final = ("auto", "eager", "fused", "half")
+ENGINES: Final = ("auto", "eager", "fused", "half", "openvino", "openvino-half")
 Argument = tuple[str, dict[str, Any]]
 
 

@@ -11,9 +11,11 @@ from typing import Final, Literal, get_args
 import torch
 from torch import nn
 
+from lumbar import compiled
+from lumbar.compiled import CompiledRunner
 from lumbar.issues import InputError
 
-EngineWord = Literal["auto", "eager", "fused", "half"]
+EngineWord = Literal["auto", "eager", "fused", "half", "openvino", "openvino-half"]
 ENGINE_WORDS: Final[tuple[EngineWord, ...]] = get_args(EngineWord)
 
 
@@ -29,16 +31,23 @@ class Engine:
     fused: bool = False
     amp: torch.dtype | None = None
 
+    @property
+    def compiled(self) -> bool:
+        """Whether OpenVINO computes."""
+        return self.word in compiled.PRECISION
+
     def __str__(self) -> str:
-        return f"{self.word} {str(self.amp or torch.float32).removeprefix('torch.')}"
+        number = torch.bfloat16 if self.word == "openvino-half" else self.amp or torch.float32
+        return f"{self.word} {str(number).removeprefix('torch.')}"
 
 
 def choose_engine(word: str, device: torch.device, amp: torch.dtype | None = None) -> Engine:
     """The engine of a word on a device; `amp` is the type that suits an accelerator (see `kaggle.choose_device`).
 
     `auto`: what is safe: float32 with folded layers on a CPU, the accelerator's half type where `amp` names one.
-    `half`: also on a CPU, which must compute in bfloat16; it moves probabilities, so that it is a choice. Raises
-    InputError for an unknown word or a device that cannot do it.
+    `half`: also on a CPU, which must compute in bfloat16; it moves probabilities, so that it is a choice. `openvino`
+    and `openvino-half`: the same two by another library, on a CPU only. Raises InputError for an unknown word, a
+    library that is not there or a device that cannot do it.
     """
     if word not in ENGINE_WORDS:
         raise InputError(f"unknown engine {word!r}; known: {', '.join(ENGINE_WORDS)}")
@@ -46,6 +55,9 @@ def choose_engine(word: str, device: torch.device, amp: torch.dtype | None = Non
         return Engine("eager")
     if word == "fused" or (word == "auto" and amp is None):
         return Engine("fused", fused=True)
+    if word in compiled.PRECISION:
+        compiled.check(word, device)
+        return Engine(word)
     if amp is None:
         amp = _half_type(device)
     return Engine("half", fused=True, amp=amp)
@@ -78,8 +90,8 @@ class Runner:
             network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stubs lack it
             self.fill(state)
 
-    def fill(self, state: Mapping[str, torch.Tensor]) -> None:
-        """Put a state dict, of the network as it was built, into it."""
+    def fill(self, state: Mapping[str, torch.Tensor], name: str = "") -> None:
+        """Put a state dict, of the network as it was built, into it; `name` whose it is."""
         folded = dict(state)
         for convolution, (norm, eps) in self.pairs.items():
             _fold(folded, f"{convolution}.", f"{norm}.", eps)
@@ -93,6 +105,13 @@ class Runner:
     def nbytes(self) -> int:
         """Memory that its weights take."""
         return sum(value.numel() * value.element_size() for value in self.network.state_dict().values())
+
+
+def make_runner(network: nn.Module, engine: Engine, example: torch.Tensor, name: str) -> Runner | CompiledRunner:
+    """The network of member `name` made ready for an engine; see the runners."""
+    if engine.compiled:
+        return CompiledRunner(network, engine.word, example, name)
+    return Runner(network, engine, example)
 
 
 def _norms_behind_convolutions(network: nn.Module, example: torch.Tensor) -> dict[str, tuple[str, float]]:

@@ -7,7 +7,8 @@ from typing import Final
 import torch
 
 from lumbar.bundle import Bundle, Member
-from lumbar.engine import Engine, Runner
+from lumbar.compiled import CompiledRunner
+from lumbar.engine import Engine, Runner, make_runner
 from lumbar.grading.tasks import TASKS
 from lumbar.member import DetectorSpec
 
@@ -30,7 +31,7 @@ class Networks:
     ) -> None:
         """`room`: bytes for networks, exceeded only where one of each kind needs more. Raises as `Bundle` does."""
         self.bundle, self.engine, self.device = bundle, engine, device
-        self._runners: dict[str, Runner] = {}
+        self._runners: dict[str, Runner | CompiledRunner] = {}
         self._first: dict[str, str] = {}  # kind → the member whose runner the kind shares
         self._holds: dict[str, str] = {}  # kind → the member whose weights that runner holds now
         self._own: dict[str, dict[str, torch.Tensor]] = {}  # kind → shapes of its state as built
@@ -50,7 +51,10 @@ class Networks:
                 left -= runner.nbytes
                 self.nbytes += runner.nbytes
                 self._runners[name] = runner.copy()
-                self._runners[name].fill(state)
+                self._runners[name].fill(state, name)
+            elif engine.compiled:  # converted now, it is there when its turn comes
+                runner.fill(state, name)
+                self._holds[kind] = name
         self.swaps = len(self._runners) < len(self._kinds)
 
     def __getitem__(self, name: str) -> torch.nn.Module:
@@ -61,7 +65,7 @@ class Networks:
             return self._runners[name].network
         with self._lock:
             if self._holds[kind] != name:
-                self._runners[first].fill(self.bundle.state(name, self._own[kind]))
+                self._runners[first].fill(self.bundle.state(name, self._own[kind]), name)
                 self._holds[kind] = name
         return self._runners[first].network
 
@@ -74,7 +78,7 @@ class Networks:
         """A batch through a member's network."""
         return self[name](batch)
 
-    def runners(self) -> list[Runner]:
+    def runners(self) -> list[Runner | CompiledRunner]:
         """Every network in memory."""
         return list(self._runners.values())
 
@@ -85,7 +89,8 @@ class Networks:
     def _build(self, member: Member, kind: str) -> None:
         network = self.bundle.network(member.name, self.device)
         self._own[kind] = {key: value.to("meta") for key, value in network.state_dict().items()}
-        self._runners[member.name] = Runner(network, self.engine, _example(member, next(network.parameters()).device))
+        example = _example(member, next(network.parameters()).device)
+        self._runners[member.name] = make_runner(network, self.engine, example, member.name)
         self._first[kind] = self._holds[kind] = member.name
 
 

@@ -10,6 +10,7 @@ from typing import Final
 import numpy as np
 import torch
 
+from lumbar import compiled
 from lumbar.budget import Budget, enough, ranked_graders
 from lumbar.bundle import Bundle, BundleBlend
 from lumbar.case import Case, Step
@@ -77,13 +78,17 @@ class Predictor:
         #: Studies that may be computed side by side: where one has the whole device, a single one.
         shared = device.type != "cpu" or not self.networks.stay(member.name for member in detectors)
         self.lanes = 1 if shared else torch.get_num_threads()
-        #: Whether processes may take studies apart from each other: on a CPU, where each has memory for its networks.
-        self.alone = not shared and not self.networks.swaps
+        self._shared = shared
         self.detectors: dict[SeriesType, list[tuple[DetectorSpec, Network]]] = {}
         for member in detectors:
             assert isinstance(member.spec, DetectorSpec)
             call = partial(self.networks.call, member.name)
             self.detectors.setdefault(member.spec.series_type, []).append((member.spec, call))
+
+    @property
+    def alone(self) -> bool:
+        """Whether copies of this process may share the studies: on a CPU, with all networks in memory."""
+        return not (self._shared or self.networks.swaps or (self.engine.compiled and compiled.started.is_set()))
 
     def __call__(self, study: Study) -> StudyResult:
         """Keypoints, regions and probabilities of one study. Raises InputError where no series can be used."""
@@ -117,7 +122,7 @@ class Predictor:
         reason = (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
         sentence = f"{device} failed ({reason}); the CPU goes on, which is slower."
         _log.warning("%s", sentence)
-        self.word = "auto" if self.word == "half" else self.word
+        self.word = "auto" if "half" in self.word else self.word
         self._load(torch.device("cpu"), None)
         return sentence
 

@@ -31,7 +31,7 @@ FLOORS = {
         "ensemble",
     },
     "study": {"study", "reading", "windows", "severity_table", "phantom", "spider"},
-    "stages": {"faults", "engine", "lanes", "crew", "pretrained", "keypoints", "grading"},
+    "stages": {"faults", "compiled", "engine", "lanes", "crew", "pretrained", "keypoints", "grading"},
     "prediction": {
         "budget",
         "bundle",

@@ -1,0 +1,163 @@
+"""Networks whose convolutions OpenVINO computes on a CPU, in place of PyTorch: faster, and a package of its own.
+
+Converting weights takes seconds a network, once a run; what comes of it is kept in a folder that goes with the runner,
+from which another fold's weights are back in a fraction of a second. It cannot be had by writing into the converted
+network: norms are folded and tables worked out on the way.
+"""
+
+import copy
+import importlib.util
+import tempfile
+import threading
+import warnings
+from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any, Final
+
+import torch
+from torch import nn
+
+from lumbar import crew
+from lumbar.issues import InputError
+
+#: OpenVINO's name of a number type, by the engine's word.
+PRECISION: Final = {"openvino": "f32", "openvino-half": "bf16"}
+#: The parts of a grader that are worth it; a detector is one part.
+_PART: Final = "backbone"
+
+
+def check(word: str, device: torch.device) -> None:
+    """InputError where OpenVINO is not installed, or cannot do on this machine what the word says."""
+    if device.type != "cpu":
+        raise InputError(f"engine {word!r} computes on the CPU, not on {device}; add --device cpu or choose 'half'")
+    if importlib.util.find_spec("openvino") is None:
+        raise InputError(f"engine {word!r} needs OpenVINO; pip install openvino, or choose 'fused'")
+    if PRECISION[word] == "bf16" and not torch.ops.mkldnn._is_mkldnn_bf16_supported():
+        raise InputError(f"engine {word!r}: this CPU does not compute in bfloat16; choose 'openvino'")
+
+
+class CompiledRunner:
+    """As `engine.Runner`: a network in evaluation mode, into which other weights of its kind can be swapped."""
+
+    def __init__(self, network: nn.Module, word: str, example: torch.Tensor, name: str) -> None:
+        """`network` holds the weights of member `name`; it is changed in place. `example`: a small input."""
+        self.word, self.folder = word, tempfile.TemporaryDirectory(prefix="lumbar-openvino-")
+        self.names = [key for key, _ in network.named_modules() if key.rpartition(".")[2] == _PART] or [""]
+        #: The network as it was built, which holds what is to be converted, and an input of each part.
+        self.source = copy.deepcopy(network.eval().requires_grad_(False))
+        self.examples = _inputs(self.source, self.names, example)
+        self.network = network
+        for key in self.names:
+            self._put(key, Part())
+        self.nbytes = sum(value.numel() * value.element_size() for value in self.source.state_dict().values())
+        self.fill(self.source.state_dict(), name)
+
+    def fill(self, state: Mapping[str, torch.Tensor], name: str) -> None:
+        """Put the state dict of member `name`, of the network as it was built, into it."""
+        files = {key: Path(self.folder.name) / f"{name}.{key or 'whole'}.xml" for key in self.names}
+        if not all(file.is_file() for file in files.values()):
+            self.source.load_state_dict(state)
+            for key, file in files.items():
+                _convert(self.source.get_submodule(key), self.examples[key], file)
+        for key, file in files.items():
+            part = self.network.get_submodule(key)
+            assert isinstance(part, Part)
+            part.load(file, self.word)
+        if self.names != [""]:
+            self.network.load_state_dict({key: state[key] for key in self.network.state_dict()})
+
+    def copy(self) -> "CompiledRunner":
+        """A twin with compiled parts of its own; it has none before it is filled."""
+        twin = copy.copy(self)
+        twin.network = copy.deepcopy(self.network)
+        return twin
+
+    def _put(self, key: str, part: "Part") -> None:
+        if not key:
+            self.network = part
+            return
+        parent, _, last = key.rpartition(".")
+        setattr(self.network.get_submodule(parent), last, part)
+
+
+class Part(nn.Module):
+    """A network, or a part of one, in OpenVINO. Several threads may call it, each computes on one core.
+
+    It is compiled by the process that first calls it: what OpenVINO starts does not outlive the birth of a child.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._lock = threading.Lock()
+        self.load(Path(), "openvino")
+
+    def load(self, file: Path, word: str) -> None:
+        """Take what was converted into a file."""
+        self._file, self._word, self._compiled = file, word, None
+        self._requests = threading.local()
+
+    def forward(self, batch: torch.Tensor) -> torch.Tensor:
+        if not hasattr(self._requests, "own"):
+            self._requests.own = self._compile().create_infer_request()
+        # The request writes its next answer into the same memory.
+        answer = self._requests.own.infer([batch.contiguous().numpy()], share_inputs=True, share_outputs=True)[0]
+        return torch.from_numpy(answer.copy())
+
+    def _compile(self) -> Any:
+        import openvino
+
+        with self._lock:
+            if self._compiled is None:
+                started.set()
+                cores = torch.get_num_threads()
+                hints = {
+                    "NUM_STREAMS": cores,
+                    "INFERENCE_NUM_THREADS": cores,
+                    "INFERENCE_PRECISION_HINT": PRECISION[self._word],
+                    "ENABLE_CPU_PINNING": False,  # else every process computes on the first cores
+                }
+                self._compiled = openvino.Core().compile_model(str(self._file), "CPU", hints)
+            return self._compiled
+
+    def __deepcopy__(self, _: dict[int, Any]) -> "Part":
+        return Part()
+
+
+#: Whether OpenVINO computes in this process, of which no copies can be made then.
+started: Final = threading.Event()
+
+
+def _inputs(network: nn.Module, names: list[str], example: torch.Tensor) -> dict[str, torch.Tensor]:
+    """What each part sees where the network sees `example`."""
+    seen: dict[str, torch.Tensor] = {}
+    hooks = [
+        network.get_submodule(name).register_forward_pre_hook(
+            lambda _, inputs, name=name: seen.update({name: inputs[0]})
+        )
+        for name in names
+    ]
+    with torch.inference_mode():
+        network(example)
+    for hook in hooks:
+        hook.remove()
+    return {name: torch.zeros_like(value) for name, value in seen.items()}
+
+
+def _convert(part: nn.Module, example: torch.Tensor, file: Path) -> None:
+    """Write a part, for any number of samples, as OpenVINO reads it; by a child where there are any (see `Part`)."""
+    if not crew.POSSIBLE:
+        _write(part, example, file)
+    else:
+        list(crew.answers(partial(map, partial(_write, part, example)), [file], 1))
+
+
+def _write(part: nn.Module, example: torch.Tensor, file: Path) -> Path:
+    import openvino
+
+    with warnings.catch_warnings(), torch.inference_mode():  # the tracer warns of every shape that it takes as fixed
+        warnings.simplefilter("ignore")
+        model = openvino.convert_model(part, example_input=torch.cat([example, example]))
+    model.reshape([-1, *example.shape[1:]])
+    openvino.save_model(model, file, compress_to_fp16=False)
+    return file
