@@ -1,10 +1,10 @@
 """Nothing by itself: SPIDER's discs as `pfirrmann.py` grades them, cut out at a bundle's own canal keypoints."""
 
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import cv2
 import numpy as np
@@ -38,9 +38,10 @@ SIGNS = (
 )
 ABOVE = 2  # discs above L1/L2 that train as well, where they are graded: their points carry the chain on
 SHORTER = 0.95  # a level upwards, each step is so much of the one below
-SURE = 0.75  # mean confidence of an image's points from which on nothing else is tried
-TURNED = 0.1  # by so much surer must the detector be of an image turned upside down
-SHARES = (0.55, 0.65, 0.75, 0.85, 1.0, 1.2)  # of the image's side, where the detector looks again
+SURE, LEAST = 0.6, 0.15  # confidence of an image's points, on average and each, from which on nothing else is tried
+TURNED = 3.0  # so many times more support must a chain have on the image turned upside down
+WIDTHS_MM, SHARES = (260.0, 300.0, 350.0), (0.85, 1.2)  # of frames, in mm and as shares of the image's
+NEAR_MM = 12.0  # chains that differ less are one
 Detectors = Sequence[tuple[DetectorSpec, torch.nn.Module]]
 VIEWS: tuple[SeriesType, ...] = ("sagittal_t2", "sagittal_t1")
 
@@ -86,42 +87,73 @@ def cut_discs(spider: Path, images: Path, bundle: Bundle) -> Discs:
 def _found(study: Study, detectors: Detectors) -> tuple[Study, np.ndarray]:
     """The study, head up, and its canal points (5, 2) px on T2.
 
-    Where the detector is in doubt it looks again, at parts of the image, at the image on a wider ground, and at both
-    upside down, and the surest chain counts: these images have any width, and a few were stored head down.
+    Where the detector is in doubt it looks again, at parts of the image as wide as those that it learnt from, on a
+    wider ground, and at all of that upside down: these images have any width, and a few were stored head down. What
+    most of these looks agree on counts, the surer the more.
     """
-    best = max(_looks(study, detectors, "first"), key=lambda look: look.sure)
-    if best.sure > SURE:
+    best = _look(study, detectors, Frame(0, 0, _size(study)))
+    if best.sure > SURE and best.least > LEAST:
         return study, best.chain
-    upright = max([best, *_looks(study, detectors, "again")], key=lambda look: look.sure)
+    upright, support = _agreed(study, detectors)
     head_up = _upside_down(study)
-    turned = max(_looks(head_up, detectors, "again"), key=lambda look: look.sure)
-    return (head_up, turned.chain) if turned.sure > upright.sure + TURNED else (study, upright.chain)
+    turned, its_support = _agreed(head_up, detectors)
+    return (head_up, turned) if its_support > TURNED * support else (study, upright)
+
+
+class Frame(NamedTuple):
+    """A square part of an image, px; what lies outside is black."""
+
+    x: int
+    y: int
+    side: int
 
 
 class Look(NamedTuple):
-    """The canal points (5, 2) px that the detector found in one way of looking, and how sure it was."""
+    """The canal points (5, 2) px that the detector found in a frame, and how sure it was: on average, and at least."""
 
     chain: np.ndarray
     sure: float
+    least: float
 
 
-def _looks(study: Study, detectors: Detectors, when: Literal["first", "again"]) -> Iterator[Look]:
-    """What the detector finds on the T2 image as it is, or `again`: on parts of it and on a wider ground."""
+def _agreed(study: Study, detectors: Detectors) -> tuple[np.ndarray, float]:
+    """The chain of canal points that most looks agree with, and the sum of how sure these were."""
+    looks = [_look(study, detectors, frame) for frame in _frames(_size(study), _spacing(study, "sagittal_t2"))]
+    near = NEAR_MM / _spacing(study, "sagittal_t2")
+
+    def support(look: Look) -> float:
+        apart = [np.linalg.norm(look.chain - other.chain, axis=1).max() for other in looks]
+        return sum(other.sure**2 for other, far in zip(looks, apart, strict=True) if far < near)
+
+    best = max(looks, key=lambda look: (support(look), look.sure))
+    return best.chain, support(best)
+
+
+def _frames(size: int, spacing: float) -> list[Frame]:
+    """Squares all over an image, of some widths."""
+    frames = []
+    for side in {size, *(round(size * share) for share in SHARES), *(round(width / spacing) for width in WIDTHS_MM)}:
+        if not SHARES[0] * 0.5 < side / size < 1.3:
+            continue
+        steps = np.linspace(0, 1, 4) if side < size else [0.5]
+        frames += [Frame(round((size - side) * x), round((size - side) * y), side) for x in steps for y in steps]
+    return frames
+
+
+def _look(study: Study, detectors: Detectors, frame: Frame) -> Look:
     series = study.series["sagittal_t2"][0]
-    pixels = series.slices[0].pixels
-    size = len(pixels)
-    for share in (1.0,) if when == "first" else SHARES:
-        side = round(size * share)
-        room = (size - side) / 2
-        steps = np.linspace(-1, 1, 1 if share >= 1 else 4)
-        for x, y in {(round(room * (1 + a)), round(room * (1 + b))) for a in steps for b in steps}:
-            shift = np.float32([[1, 0, -x], [0, 1, -y]])
-            part = cv2.warpAffine(pixels, shift, (side, side), flags=cv2.INTER_NEAREST)
-            alone = replace(series, slices=(replace(series.slices[0], pixels=part),))
-            found, _ = detect(replace(study, series={"sagittal_t2": (alone,)}), {"sagittal_t2": detectors})
-            points = {point.level: point for point in found}
-            chain = np.array([points[level].xy_px for level in LEVELS]) + np.array([x, y])
-            yield Look(chain, float(np.mean([point.confidence for point in found])))
+    shift = np.array([[1, 0, -frame.x], [0, 1, -frame.y]], np.float32)
+    part = cv2.warpAffine(series.slices[0].pixels, shift, (frame.side, frame.side), flags=cv2.INTER_NEAREST)
+    alone = replace(series, slices=(replace(series.slices[0], pixels=part),))
+    found, _ = detect(replace(study, series={"sagittal_t2": (alone,)}), {"sagittal_t2": detectors})
+    points = {point.level: point.xy_px for point in found}
+    chain = np.array([points[level] for level in LEVELS]) + np.array(frame[:2])
+    confidence = [point.confidence for point in found]
+    return Look(chain, float(np.mean(confidence)), min(confidence))
+
+
+def _size(study: Study) -> int:
+    return len(study.series["sagittal_t2"][0].slices[0].pixels)
 
 
 def _upside_down(study: Study) -> Study:

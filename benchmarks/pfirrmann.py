@@ -38,6 +38,7 @@ from lumbar.training.machine import make_accelerator
 from lumbar.training.settings import Augment, Loop, Training
 
 GRADES, FOLDS = 5, 5
+SIDES_SEEN = (74, 80, 86)  # px of the regions that a disc is judged by, all scaled to `SIDE_PX`
 TRAINING = Training(
     epochs=40,
     batch_size=32,
@@ -181,12 +182,16 @@ def cross_validate(
 
 @torch.inference_mode()
 def judge(network: nn.Module, samples: Samples) -> np.ndarray:
-    """(n, 4 + 7): probability of a grade above 1, 2, 3, 4, and of every sign; mean over the region and its mirror."""
+    """(n, 4 + 7): probability of a grade above 1, 2, 3, 4, and of every sign; mean over sizes and mirror images."""
     network.eval()
-    rows = samples.rows
-    batch = {"views": torch.from_numpy(samples.discs.views[rows]), "seen": torch.from_numpy(samples.discs.seen[rows])}
-    views = DiscObjective().inputs(batch)
-    return ((torch.sigmoid(network(views)) + torch.sigmoid(network(views.flip(-2)))) / 2).numpy()
+    views, seen = (torch.from_numpy(part[samples.rows]) for part in (samples.discs.views, samples.discs.seen))
+    said = []
+    for side in SIDES_SEEN:
+        middle = augment.crop_middle(views, side).flatten(0, 1)
+        scaled = nn.functional.interpolate(middle, (SIDE_PX, SIDE_PX), mode="bilinear", align_corners=False)
+        seen_views = scaled.view(*views.shape[:3], SIDE_PX, SIDE_PX) * seen[:, :, None, None, None]
+        said += [torch.sigmoid(network(seen_views)), torch.sigmoid(network(seen_views.flip(-2)))]
+    return torch.stack(said).mean(dim=0).numpy()
 
 
 def grades(discs: Discs, said: np.ndarray, folds: np.ndarray) -> np.ndarray:
