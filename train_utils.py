@@ -30,11 +30,11 @@ except ModuleNotFoundError:  # pushed to Kaggle as a utility script: the package
 
 if TYPE_CHECKING:  # what a notebook imports from here; loaded on first use, so that --help does not wait for torch
     from lumbar.bundle import load_bundle
-    from lumbar.job import predict_all
     from lumbar.kaggle import choose_device, find_inputs, is_competition_rerun
     from lumbar.metric import read_labels, score
     from lumbar.pictures import show_study
-    from lumbar.pipeline import predict, write_outputs
+    from lumbar.prediction.job import predict_all
+    from lumbar.prediction.pipeline import predict, write_outputs
     from lumbar.report import describe_rows, show_issues
     from lumbar.study import open_data
 
@@ -44,9 +44,9 @@ _HOME = {
     "is_competition_rerun": "lumbar.kaggle",
     "open_data": "lumbar.study",
     "load_bundle": "lumbar.bundle",
-    "predict": "lumbar.pipeline",
-    "predict_all": "lumbar.job",
-    "write_outputs": "lumbar.pipeline",
+    "predict": "lumbar.prediction.pipeline",
+    "predict_all": "lumbar.prediction.job",
+    "write_outputs": "lumbar.prediction.pipeline",
     "show_study": "lumbar.pictures",
     "describe_rows": "lumbar.report",
     "show_issues": "lumbar.report",
@@ -156,8 +156,9 @@ def convert(args: argparse.Namespace) -> int:
 
 def predict_folder(args: argparse.Namespace) -> int:
     """Grade a data folder: submission.csv, keypoints.csv and run_report.json, with --html a report to look at."""
-    from lumbar import dicom_sr, files, job, report, results, study
+    from lumbar import dicom_sr, files, report, study
     from lumbar.bundle import load_bundle
+    from lumbar.prediction import job, results
 
     if args.dicom_sr:
         dicom_sr.check_available()

@@ -16,10 +16,11 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from lumbar import kaggle, pipeline, report
+from lumbar import kaggle, report
 from lumbar.bundle import load_bundle
 from lumbar.labels import SERIES_DESCRIPTIONS
 from lumbar.metric import label_codes, score_arrays
+from lumbar.prediction import pipeline
 from lumbar.study import DataFolder, open_data
 
 PARTS = ("spinal", "foraminal", "subarticular", "any_severe_spinal", "total")

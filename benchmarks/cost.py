@@ -22,8 +22,8 @@ import pandas as pd
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from lumbar import pipeline
 from lumbar.bundle import Bundle, Weights, load_bundle, save_bundle
+from lumbar.prediction import pipeline
 from lumbar.study import DataFolder, open_data
 from lumbar.style import INK
 from tests.worlds import small_phantoms

@@ -29,7 +29,7 @@ from lumbar.keypoints.detect import detect
 from lumbar.keypoints.keypoint import Keypoint
 from lumbar.keypoints.plausible import LOW_CONFIDENCE
 from lumbar.labels import KEYPOINT_SERIES
-from lumbar.pipeline import Predictor
+from lumbar.prediction.pipeline import Predictor
 from lumbar.study import DataFolder, Study, open_data, read_study
 from lumbar.training.derive import label_keypoints, study_rows
 

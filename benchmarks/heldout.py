@@ -15,13 +15,14 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from lumbar import ensemble, kaggle, pipeline
+from lumbar import ensemble, kaggle
 from lumbar.bundle import Bundle, load_bundle
 from lumbar.card import Measured, write_measured
 from lumbar.files import write_json
 from lumbar.labels import CONDITION_GROUPS
 from lumbar.member import GraderSpec
 from lumbar.metric import label_codes, weighted_prior
+from lumbar.prediction import pipeline
 from lumbar.study import DataFolder, open_data, read_study
 from lumbar.training import evaluate
 from lumbar.training.derive import label_keypoints, study_rows

@@ -27,10 +27,11 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-import lumbar.predictor
-from lumbar import kaggle, pipeline
+import lumbar.prediction.predictor
+from lumbar import kaggle
 from lumbar.bundle import load_bundle
-from lumbar.lanes import Lanes
+from lumbar.compute.lanes import Lanes
+from lumbar.prediction import pipeline
 from lumbar.study import DataFolder, open_data
 
 #: Seconds a sample are taken at these shares of a study's samples, the last being two studies together.
@@ -66,7 +67,7 @@ def by_place(predictor: pipeline.Predictor, data: DataFolder, study_ids: list[in
     with ExitStack() as stack:
         for module, name, place in [
             (pipeline, "read_study", "reading"),
-            *((lumbar.predictor, *of) for of in places.items()),
+            *((lumbar.prediction.predictor, *of) for of in places.items()),
         ]:
             call = getattr(module, name)
             stack.callback(setattr, module, name, call)

@@ -22,10 +22,10 @@ from torch import nn
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from lumbar import kaggle, pipeline
+from lumbar import kaggle
 from lumbar.bundle import Bundle, load_bundle
+from lumbar.compute.engine import Engine
 from lumbar.dicom import Slice
-from lumbar.engine import Engine
 from lumbar.grading.grade import speaks
 from lumbar.grading.gru import GruGrader
 from lumbar.grading.regions import Points, Regions, cut_region
@@ -34,7 +34,8 @@ from lumbar.images import slice_values
 from lumbar.keypoints.detect import detect
 from lumbar.labels import CONDITIONS, LEVELS
 from lumbar.member import DetectorSpec, GraderSpec
-from lumbar.networks import Networks
+from lumbar.prediction import pipeline
+from lumbar.prediction.networks import Networks
 from lumbar.study import DataFolder, Study, open_data, read_study
 
 reads = 0

@@ -26,7 +26,7 @@ from lumbar.card import Measured, write_measured
 from lumbar.keypoints.detect import Detectors, detect
 from lumbar.labels import SeriesType, condition_title, level_title
 from lumbar.member import DetectorSpec
-from lumbar.pipeline import predict
+from lumbar.prediction.pipeline import predict
 from lumbar.spider import MIDSAGITTAL
 from lumbar.study import open_data, read_study
 from lumbar.training.derive import label_keypoints, study_rows

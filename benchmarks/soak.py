@@ -16,7 +16,7 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from lumbar import pipeline
+from lumbar.prediction import pipeline
 from lumbar.study import open_data
 from tests.worlds import small_phantoms, tiny_bundle
 

@@ -5,7 +5,7 @@ from typing import Any, Final
 
 from lumbar.ensemble.names import CHOICES
 
-#: The words of `lumbar.engine`, which loads torch.
+#: The words of `lumbar.compute.engine`, which loads torch.
 ENGINES: Final = ("auto", "eager", "fused", "half", "openvino", "openvino-half")
 Argument = tuple[str, dict[str, Any]]
 
@@ -91,7 +91,8 @@ ARGUMENTS: Final[dict[str, list[Argument]]] = {
             {
                 "choices": ENGINES,
                 "default": "auto",
-                "help": "how networks run: float32 (eager, fused), half precision; auto: half on a GPU, else fused",
+                "help": "how networks run: float32 (eager, fused), half precision (half), either by OpenVINO on a CPU; "
+                "auto: half on a GPU, else fused",
             },
         ),
         ("--hours", {"type": float, "metavar": "H", "help": "time budget: members are dropped before it runs out"}),

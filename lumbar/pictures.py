@@ -38,7 +38,7 @@ from lumbar.study import read_study
 if TYPE_CHECKING:
     from lumbar.dicom import Slice
     from lumbar.keypoints.keypoint import Keypoint
-    from lumbar.pipeline import StudyResult
+    from lumbar.prediction.pipeline import StudyResult
     from lumbar.study import DataFolder, Study
 
 FIGURE_INCHES: Final = (16.0, 9.6)

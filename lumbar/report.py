@@ -19,7 +19,7 @@ from lumbar.labels import CONDITIONS, LABEL_COLUMNS, LEVELS
 
 if TYPE_CHECKING:
     from lumbar.bundle import Bundle, Member
-    from lumbar.pipeline import StudyResult
+    from lumbar.prediction.pipeline import StudyResult
     from lumbar.study import DataFolder
 
 #: Layout of the report; raised when a key changes its meaning.

@@ -19,7 +19,8 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import train_utils
-from lumbar import bundle, kaggle, pipeline, report, study
+from lumbar import bundle, kaggle, report, study
+from lumbar.prediction import pipeline
 
 LOADED = (bundle, kaggle, pipeline, report, study)  # before the children are born
 

@@ -8,7 +8,6 @@ import pandas as pd
 import pytest
 
 import train_utils
-from lumbar import pipeline
 from lumbar.bundle import Bundle, FittedBlend, load_bundle, save_bundle
 from lumbar.ensemble import METHOD_NAMES, methods, nested
 from lumbar.ensemble.average import blend
@@ -18,6 +17,7 @@ from lumbar.files import write_csv
 from lumbar.issues import InputError
 from lumbar.labels import CONDITIONS, LABEL_COLUMNS, LEVELS, SEVERITIES
 from lumbar.metric import UNLABELLED, Score, score_arrays
+from lumbar.prediction import pipeline
 from lumbar.study import open_data
 from lumbar.submission import rounded, to_rows
 from tests.test_notebook import execute

@@ -11,11 +11,12 @@ import cv2
 import numpy as np
 import pytest
 
-from lumbar import crew, pipeline
 from lumbar.bundle import Bundle
+from lumbar.compute import crew
 from lumbar.issues import InputError
-from lumbar.job import Options, gather, work
-from lumbar.results import FINISHED
+from lumbar.prediction import pipeline
+from lumbar.prediction.job import Options, gather, work
+from lumbar.prediction.results import FINISHED
 from lumbar.study import DataFolder, open_data
 from tests.worlds import small_phantoms, tiny_bundle
 

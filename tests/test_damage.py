@@ -12,10 +12,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from lumbar import pipeline
 from lumbar.bundle import Bundle
 from lumbar.issues import InputError, Issue
 from lumbar.labels import CONDITIONS, LABEL_COLUMNS
+from lumbar.prediction import pipeline
 from lumbar.study import DataFolder, open_data, read_study
 from lumbar.submission import rounded, to_rows
 from tests.damage import CASES, GROUP_OF, watchful_bundle, write_matrix

@@ -21,7 +21,7 @@ from lumbar.geometry import to_patient
 from lumbar.keypoints.keypoint import Keypoint
 from lumbar.labels import CONDITIONS, KEYPOINT_SERIES, LEVELS, SEVERITIES, condition_title, level_title, side_of
 from lumbar.phantom import write_phantoms
-from lumbar.pipeline import StudyResult
+from lumbar.prediction.pipeline import StudyResult
 from lumbar.study import DataFolder, open_data, read_study
 
 hd = pytest.importorskip("highdicom", reason="structured reports need highdicom")
@@ -284,8 +284,8 @@ def test_the_command_leaves_a_report_beside_the_submission(
     phantom: Path, root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     result = made_up(open_data(phantom))
-    monkeypatch.setattr("lumbar.job.work", lambda *args, **options: None)
-    monkeypatch.setattr("lumbar.job.gather", lambda *args: [result])
+    monkeypatch.setattr("lumbar.prediction.job.work", lambda *args, **options: None)
+    monkeypatch.setattr("lumbar.prediction.job.gather", lambda *args: [result])
     command = ["predict", "--data", str(phantom), "--weights", str(root / "weights"), "--out", str(tmp_path)]
     assert train_utils.main(command) == 0
     assert not (tmp_path / "dicom_sr").exists()

@@ -8,14 +8,15 @@ import pytest
 import torch
 from torch import nn
 
-import lumbar.predictor
-from lumbar import compiled, pipeline
+import lumbar.prediction.predictor
 from lumbar.bundle import Bundle, Weights, build_network, save_bundle
-from lumbar.compiled import CompiledRunner
-from lumbar.engine import Engine, Runner, choose_engine, make_runner
+from lumbar.compute import compiled
+from lumbar.compute.compiled import CompiledRunner
+from lumbar.compute.engine import Engine, Runner, choose_engine, make_runner
 from lumbar.issues import InputError
 from lumbar.member import DetectorSpec, GraderSpec
-from lumbar.networks import Networks
+from lumbar.prediction import pipeline
+from lumbar.prediction.networks import Networks
 from lumbar.study import DataFolder, open_data
 from tests.worlds import detector_spec, grader_spec, small_phantoms, tiny_weights
 
@@ -114,11 +115,11 @@ def test_openvino_gives_the_same_answer_and_takes_another_folds_weights(name: st
 def test_openvino_grades_as_pytorch_does(folds: Bundle, data: DataFolder, monkeypatch: pytest.MonkeyPatch) -> None:
     """With a network for each fold and with weights swapped, in processes and in threads."""
     expected = list(pipeline.predict(data, folds))
-    monkeypatch.setattr("lumbar.pipeline.MANY", 1)
+    monkeypatch.setattr("lumbar.prediction.pipeline.MANY", 1)
     monkeypatch.setattr("torch.get_num_threads", lambda: 2)
     compiled.started.clear()
     for room in (2**30, 0):
-        monkeypatch.setattr("lumbar.networks.CPU_ROOM", room)
+        monkeypatch.setattr("lumbar.prediction.networks.CPU_ROOM", room)
         predictor = pipeline.Predictor(folds, engine="openvino")
         assert predictor.networks.swaps == (not room)
         found = list(pipeline.grade_all(predictor, data, list(data.study_ids)))
@@ -161,8 +162,8 @@ def test_folds_swapped_through_one_network_answer_as_with_one_each(
     folds: Bundle, data: DataFolder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     roomy = list(pipeline.predict(data, folds))
-    monkeypatch.setattr("lumbar.networks.CPU_ROOM", 0)
-    monkeypatch.setattr("lumbar.predictor.TOGETHER", 2)
+    monkeypatch.setattr("lumbar.prediction.networks.CPU_ROOM", 0)
+    monkeypatch.setattr("lumbar.prediction.predictor.TOGETHER", 2)
     predictor = pipeline.Predictor(folds)
     assert predictor.networks.swaps
     assert predictor.together == 2
@@ -188,7 +189,7 @@ def test_regions_are_cut_once_and_a_stage_1_stack_is_never_repeated(
 ) -> None:
     """Twelve graders share one cut of the regions; every detector sees each stack once."""
     cuts, stacks = [], []
-    cut, call = lumbar.predictor.cut_regions, Networks.call
+    cut, call = lumbar.prediction.predictor.cut_regions, Networks.call
 
     def count(*arguments: object) -> object:
         cuts.append(arguments)
@@ -198,7 +199,7 @@ def test_regions_are_cut_once_and_a_stage_1_stack_is_never_repeated(
         stacks.extend((name, sample.numpy().tobytes()) for sample in batch)
         return call(self, name, batch)
 
-    monkeypatch.setattr("lumbar.predictor.cut_regions", count)
+    monkeypatch.setattr("lumbar.prediction.predictor.cut_regions", count)
     monkeypatch.setattr(Networks, "call", see)
     list(pipeline.predict(data, folds, study_ids=data.study_ids[:1]))
     assert len(cuts) == 1

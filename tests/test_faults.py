@@ -15,14 +15,15 @@ import numpy as np
 import pytest
 import torch
 
-import lumbar.predictor
+import lumbar.prediction.predictor
 import train_utils
-from lumbar import files, job, pipeline
+from lumbar import files
 from lumbar.bundle import Bundle
-from lumbar.faults import in_halves, is_device_fault
+from lumbar.compute.faults import in_halves, is_device_fault
 from lumbar.issues import InputError
 from lumbar.keypoints.detect import detect
 from lumbar.phantom import write_phantoms
+from lumbar.prediction import job, pipeline
 from lumbar.study import DataFolder, open_data
 from tests.conftest import ROOT
 from tests.test_damage import as_nobody
@@ -258,10 +259,10 @@ def test_a_device_that_breaks_leaves_the_rest_to_the_cpu(
     def on_cpu(*arguments: Any) -> Any:
         return grade(*arguments[:3], torch.device("cpu"), None)
 
-    grade = lumbar.predictor.grade
+    grade = lumbar.prediction.predictor.grade
     monkeypatch.setattr(Bundle, "network", load)
-    monkeypatch.setattr("lumbar.predictor.detect", look)
-    monkeypatch.setattr("lumbar.predictor.grade", on_cpu)
+    monkeypatch.setattr("lumbar.prediction.predictor.detect", look)
+    monkeypatch.setattr("lumbar.prediction.predictor.grade", on_cpu)
     found = list(pipeline.predict(data, bundle, device="cuda", amp=torch.float16))
     for one, other in zip(results, found, strict=True):
         assert_same_rows(one.probabilities, other.probabilities)

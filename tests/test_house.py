@@ -30,24 +30,10 @@ FLOORS = {
         "submission",
         "ensemble",
     },
-    "study": {"study", "reading", "windows", "severity_table", "phantom", "spider"},
-    "stages": {"faults", "compiled", "engine", "lanes", "crew", "pretrained", "keypoints", "grading"},
-    "prediction": {
-        "budget",
-        "bundle",
-        "case",
-        "convert",
-        "networks",
-        "pipeline",
-        "predictor",
-        "report",
-        "results",
-        "store",
-        "pictures",
-        "viewer",
-        "dicom_sr",
-    },
-    "training": {"job", "training", "kaggle", "kaggle_pack"},
+    "study": {"study", "windows", "severity_table", "phantom", "spider"},
+    "stages": {"compute", "pretrained", "keypoints", "grading"},
+    "prediction": {"bundle", "convert", "kaggle", "prediction", "report", "pictures", "viewer", "dicom_sr"},
+    "training": {"training", "kaggle_pack"},
 }
 FLOOR_OF = {room: height for height, rooms in enumerate(FLOORS.values()) for room in rooms}
 #: Floors on which no file imports torch, not even inside of a function.

@@ -13,14 +13,14 @@ import numpy as np
 import pandas as pd
 import pytest
 
-import lumbar.predictor
+import lumbar.prediction.predictor
 import train_utils
-from lumbar import pipeline, reading
-from lumbar.budget import Budget, choose_dropped, enough, ranked_graders
 from lumbar.bundle import Bundle, Weights, save_bundle
-from lumbar.reading import ReadAhead
-from lumbar.results import FINISHED, StudyResult
-from lumbar.store import Store
+from lumbar.prediction import pipeline, reading
+from lumbar.prediction.budget import Budget, choose_dropped, enough, ranked_graders
+from lumbar.prediction.reading import ReadAhead
+from lumbar.prediction.results import FINISHED, StudyResult
+from lumbar.prediction.store import Store
 from lumbar.study import DataFolder, Study, open_data, read_study
 from tests.conftest import ROOT
 from tests.worlds import small_phantoms, tiny_bundle, tiny_weights
@@ -89,7 +89,7 @@ def test_a_part_of_nothing_is_bad_usage(shard: str, tmp_path: Path, capsys: pyte
 def test_finished_studies_are_not_computed_again_after_a_kill(
     folder: Path, data: DataFolder, bundle: Bundle, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    detect, looked = lumbar.predictor.detect, []
+    detect, looked = lumbar.prediction.predictor.detect, []
 
     def killed(study: Any, *arguments: Any) -> Any:
         if len(looked) >= 3:
@@ -97,7 +97,7 @@ def test_finished_studies_are_not_computed_again_after_a_kill(
         looked.append(study.study_id)
         return detect(study, *arguments)
 
-    monkeypatch.setattr("lumbar.predictor.detect", killed)
+    monkeypatch.setattr("lumbar.prediction.predictor.detect", killed)
     monkeypatch.setattr("torch.get_num_threads", lambda: 2)  # two studies at a time
     with pytest.raises(KeyboardInterrupt):
         predict(folder, bundle, tmp_path)
@@ -230,13 +230,13 @@ class Clock:
 @pytest.fixture
 def slow_members(monkeypatch: pytest.MonkeyPatch) -> Clock:
     """Every grader takes a second a study on a clock of its own."""
-    clock, grade = Clock(), lumbar.predictor.grade
+    clock, grade = Clock(), lumbar.prediction.predictor.grade
 
     def slowly(*arguments: Any) -> Any:
         clock.now += 1.0
         return grade(*arguments)
 
-    monkeypatch.setattr("lumbar.predictor.grade", slowly)
+    monkeypatch.setattr("lumbar.prediction.predictor.grade", slowly)
     monkeypatch.setattr("torch.get_num_threads", lambda: 1)  # one study after the other, as the clock sees them
     monkeypatch.setattr(time, "perf_counter", clock)
     return clock

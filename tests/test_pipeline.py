@@ -13,13 +13,13 @@ import pandas as pd
 import pytest
 
 import train_utils
-from lumbar import pipeline
 from lumbar.bundle import Bundle, load_bundle
 from lumbar.grading.grade import grade
 from lumbar.grading.regions import cut_regions
 from lumbar.issues import InputError
 from lumbar.labels import CONDITIONS, LABEL_COLUMNS, LEVELS, SEVERITIES, mirrored
 from lumbar.member import GraderSpec
+from lumbar.prediction import pipeline
 from lumbar.study import DataFolder, Study, open_data, read_study
 from lumbar.submission import rounded, to_rows
 from tests.conftest import ROOT
@@ -181,7 +181,7 @@ def test_a_fault_in_our_own_code_stays_inside_its_study(
     def explode(*_: object, **__: object) -> None:
         raise ZeroDivisionError("planted")
 
-    monkeypatch.setattr("lumbar.predictor.detect", explode)
+    monkeypatch.setattr("lumbar.prediction.predictor.detect", explode)
     replaced = list(pipeline.predict(data, bundle, on_error="prior"))
     assert [result.failed for result in replaced] == [True, True]
     assert "ZeroDivisionError: planted" in replaced[0].issues[-1].detail

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 import train_utils
-from lumbar import pipeline
+from lumbar.prediction import pipeline
 from lumbar.progress import bar, follow
 from lumbar.training.processes import each
 

@@ -18,10 +18,11 @@ from pydicom import dcmread
 from pydicom.uid import DeflatedExplicitVRLittleEndian, RLELossless
 
 import train_utils
-from lumbar import dicom, dicom_file, pipeline
+from lumbar import dicom, dicom_file
 from lumbar.bundle import MANIFEST, Bundle, load_bundle
 from lumbar.dicom import read_series
 from lumbar.issues import InputError
+from lumbar.prediction import pipeline
 from lumbar.study import DataFolder, open_data
 from lumbar.submission import rounded, to_rows
 from tests.conftest import ROOT

@@ -9,10 +9,11 @@ import pytest
 from pydicom import dcmread
 from pydicom.uid import RLELossless
 
-from lumbar import pipeline, submission
+from lumbar import submission
 from lumbar.bundle import Bundle, load_bundle
 from lumbar.labels import CONDITIONS, SEVERITIES, mirrored
 from lumbar.metric import read_labels, score, weighted_prior
+from lumbar.prediction import pipeline
 from lumbar.study import DataFolder, open_data
 from tests.conftest import ROOT
 from tests.mirror import mirror_study

@@ -200,7 +200,7 @@ def test_the_run_becomes_a_bundle_that_predicts(world: Path) -> None:
 
 def test_out_of_fold_probabilities_are_those_that_prediction_gives(world: Path) -> None:
     """A held-out study through a bundle of its fold's members alone gives the run's own out-of-fold rows."""
-    from lumbar.pipeline import Predictor
+    from lumbar.prediction.pipeline import Predictor
     from lumbar.study import open_data, read_study
     from lumbar.training.bundling import make_bundle
 

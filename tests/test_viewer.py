@@ -18,14 +18,15 @@ from small_study import CANAL, small_study, turned, upside_down
 from torch import nn
 
 import train_utils
-from lumbar import job, viewer
+from lumbar import viewer
 from lumbar.bundle import Bundle, load_bundle
 from lumbar.geometry import plane_distances, to_pixel
 from lumbar.grading.regions import cut_regions, region_key
 from lumbar.grading.tasks import VIEWS
 from lumbar.labels import CONDITIONS, KEYPOINT_SERIES, LEVELS
 from lumbar.member import GraderSpec
-from lumbar.results import StudyResult
+from lumbar.prediction import job
+from lumbar.prediction.results import StudyResult
 from lumbar.study import DataFolder, open_data, read_study
 from lumbar.viewer.regions import Seen, region_views
 from lumbar.viewer.saliency import graded_views, saliency

@@ -24,7 +24,7 @@ from lumbar.progress import follow
 
 if TYPE_CHECKING:
     from lumbar.bundle import Bundle
-    from lumbar.pipeline import StudyResult
+    from lumbar.prediction.pipeline import StudyResult
     from lumbar.study import DataFolder
 
 FOLDER: Final = "dicom_sr"

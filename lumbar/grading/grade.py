@@ -3,7 +3,7 @@
 import numpy as np
 import torch
 
-from lumbar.faults import Network, in_halves
+from lumbar.compute.faults import Network, in_halves
 from lumbar.grading.regions import Regions
 from lumbar.grading.tasks import OWN_VIEW, TASKS, Sample
 from lumbar.labels import CONDITIONS, LEVELS, SEVERITIES, Condition

@@ -6,7 +6,7 @@ from functools import partial
 import numpy as np
 import torch
 
-from lumbar.faults import Network, in_halves
+from lumbar.compute.faults import Network, in_halves
 from lumbar.issues import InputError, Issue
 from lumbar.keypoints.chain import choose_chain
 from lumbar.keypoints.coding import confidence, decode, read_at, refine

@@ -34,7 +34,7 @@ from lumbar.viewer.saliency import METHOD, saliency
 from lumbar.viewer.slices import Shown
 
 if TYPE_CHECKING:
-    from lumbar.results import StudyResult
+    from lumbar.prediction.results import StudyResult
 
 PAGE: Final = Path(__file__).parent / "page"
 #: In the order in which they are joined.

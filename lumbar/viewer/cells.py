@@ -12,7 +12,7 @@ from lumbar.severity_table import COLUMNS
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from lumbar.results import StudyResult
+    from lumbar.prediction.results import StudyResult
 
 #: Conditions as columns: the patient's right on the viewer's left.
 ORDER: Final[tuple[Condition, ...]] = tuple(condition for condition, _ in COLUMNS)

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from lumbar.faults import in_halves
+from lumbar.compute.faults import in_halves
 from lumbar.grading.grade import speaks
 from lumbar.grading.regions import Regions
 from lumbar.grading.tasks import OWN_VIEW, TASKS, Sample, View

@@ -17,7 +17,7 @@ from lumbar.viewer import cells, images
 
 if TYPE_CHECKING:
     from lumbar.keypoints.keypoint import Keypoint
-    from lumbar.results import StudyResult
+    from lumbar.prediction.results import StudyResult
 
 SERIES_TITLES: Final[dict[SeriesType, str]] = {
     "sagittal_t1": "Sagittal T1",

@@ -17,7 +17,7 @@ from safetensors.numpy import save
 from lumbar.files import write_bytes, writing_into
 from lumbar.issues import Issue
 from lumbar.keypoints.keypoint import Keypoint
-from lumbar.results import FINISHED, StudyResult
+from lumbar.prediction.results import FINISHED, StudyResult
 from lumbar.study import DataFolder
 
 _ARRAYS: Final = ("probabilities", "members", "graded", "seen")

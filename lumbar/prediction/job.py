@@ -14,14 +14,15 @@ from typing import Any
 
 import torch
 
-from lumbar import kaggle, pipeline
-from lumbar.budget import Budget
+from lumbar import kaggle
 from lumbar.bundle import Bundle
-from lumbar.crew import share
+from lumbar.compute.crew import share
 from lumbar.issues import InputError
-from lumbar.pipeline import OnError
-from lumbar.results import StudyResult
-from lumbar.store import Store
+from lumbar.prediction import pipeline
+from lumbar.prediction.budget import Budget
+from lumbar.prediction.pipeline import OnError
+from lumbar.prediction.results import StudyResult
+from lumbar.prediction.store import Store
 from lumbar.study import DataFolder
 
 Say = Callable[[str], object]

@@ -11,8 +11,8 @@ from typing import Final, Literal, get_args
 import torch
 from torch import nn
 
-from lumbar import compiled
-from lumbar.compiled import CompiledRunner
+from lumbar.compute import compiled
+from lumbar.compute.compiled import CompiledRunner
 from lumbar.issues import InputError
 
 EngineWord = Literal["auto", "eager", "fused", "half", "openvino", "openvino-half"]

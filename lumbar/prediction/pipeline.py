@@ -13,15 +13,15 @@ from typing import Final
 
 import torch
 
-from lumbar import crew
-from lumbar.budget import Budget
 from lumbar.bundle import Bundle
-from lumbar.case import Case, OnError, attempt
-from lumbar.lanes import Lanes
-from lumbar.predictor import Predictor
+from lumbar.compute import crew
+from lumbar.compute.lanes import Lanes
+from lumbar.prediction.budget import Budget
+from lumbar.prediction.case import Case, OnError, attempt
+from lumbar.prediction.predictor import Predictor
+from lumbar.prediction.reading import ReadAhead
+from lumbar.prediction.results import StudyResult, keypoint_table, write_outputs
 from lumbar.progress import bar
-from lumbar.reading import ReadAhead
-from lumbar.results import StudyResult, keypoint_table, write_outputs
 from lumbar.study import DataFolder, Study, read_study
 
 __all__ = ["OnError", "Predictor", "StudyResult", "keypoint_table", "predict", "write_outputs"]

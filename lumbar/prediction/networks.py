@@ -7,8 +7,8 @@ from typing import Final
 import torch
 
 from lumbar.bundle import Bundle, Member
-from lumbar.compiled import CompiledRunner
-from lumbar.engine import Engine, Runner, make_runner
+from lumbar.compute.compiled import CompiledRunner
+from lumbar.compute.engine import Engine, Runner, make_runner
 from lumbar.grading.tasks import TASKS
 from lumbar.member import DetectorSpec
 

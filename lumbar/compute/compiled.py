@@ -18,7 +18,7 @@ from typing import Any, Final
 import torch
 from torch import nn
 
-from lumbar import crew
+from lumbar.compute import crew
 from lumbar.issues import InputError
 
 #: OpenVINO's name of a number type, by the engine's word.

@@ -10,12 +10,10 @@ from typing import Final
 import numpy as np
 import torch
 
-from lumbar import compiled
-from lumbar.budget import Budget, enough, ranked_graders
 from lumbar.bundle import Bundle, BundleBlend
-from lumbar.case import Case, Step
-from lumbar.engine import choose_engine
-from lumbar.faults import Network, is_device_fault
+from lumbar.compute import compiled
+from lumbar.compute.engine import choose_engine
+from lumbar.compute.faults import Network, is_device_fault
 from lumbar.grading.grade import grade
 from lumbar.grading.regions import cut_regions, region_key
 from lumbar.grading.tasks import OWN_VIEW
@@ -23,20 +21,22 @@ from lumbar.issues import InputError, Issue
 from lumbar.keypoints.detect import detect
 from lumbar.labels import CONDITIONS, SeriesType
 from lumbar.member import DetectorSpec, GraderSpec
-from lumbar.networks import Networks
-from lumbar.results import StudyResult, left_out
+from lumbar.prediction.budget import Budget, enough, ranked_graders
+from lumbar.prediction.case import Case, Step
+from lumbar.prediction.networks import Networks
+from lumbar.prediction.results import StudyResult, left_out
 from lumbar.study import Study
 
 #: Studies that go through stage 2 together where weights are swapped; swapping then costs some percent of a study.
-TOGETHER: Final = 4
+TOGETHER: Final = 8
 _log = logging.getLogger(__name__)
 
 
 class Predictor:
     """A bundle's networks on a device, ready for one study after another.
 
-    `engine` says how networks run, see `lumbar.engine`; `amp` is the autocast type that suits the device (None: float32
-    unless the engine says otherwise). Raises InputError where the bundle lacks a stage.
+    `engine` says how networks run, see `lumbar.compute.engine`; `amp` is the autocast type that suits the device (None:
+    float32 unless the engine says otherwise). Raises InputError where the bundle lacks a stage.
     """
 
     def __init__(

@@ -1,0 +1,1 @@
+"""How networks are run: engines, cores and processes, and what a device can do wrong. Knows no study."""
