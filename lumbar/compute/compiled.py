@@ -67,6 +67,13 @@ class CompiledRunner:
         if self.names != [""]:
             self.network.load_state_dict({key: state[key] for key in self.network.state_dict()})
 
+    def release(self) -> None:
+        """Let go of what lies between layers, which each compiled part keeps for its next call: up to half a GB."""
+        for key in self.names:
+            part = self.network.get_submodule(key)
+            assert isinstance(part, Part)
+            part.release()
+
     def copy(self) -> "CompiledRunner":
         """A twin with compiled parts of its own; it has none before it is filled."""
         twin = copy.copy(self)
@@ -93,16 +100,34 @@ class Part(nn.Module):
         self.load(Path(), "openvino")
 
     def load(self, file: Path, word: str) -> None:
-        """Take what was converted into a file."""
-        self._file, self._word, self._compiled = file, word, None
+        """Take what was converted into a file; nobody may be calling it."""
+        self._file, self._word = file, word
+        self._compiled: Any = None
         self._requests = threading.local()
+        self._callers, self._to_release = 0, False
 
     def forward(self, batch: torch.Tensor) -> torch.Tensor:
         if not hasattr(self._requests, "own"):
             self._requests.own = self._compile().create_infer_request()
+        with self._lock:
+            self._callers += 1
         # The request writes its next answer into the same memory.
-        answer = self._requests.own.infer([batch.contiguous().numpy()], share_inputs=True, share_outputs=True)[0]
-        return torch.from_numpy(answer.copy())
+        answer = self._requests.own.infer([batch.contiguous().numpy()], share_inputs=True, share_outputs=True)[0].copy()
+        with self._lock:
+            self._callers -= 1
+            if self._to_release:
+                self._release()
+        return torch.from_numpy(answer)
+
+    def release(self) -> None:
+        """Free its memory beside the weights, now or when its last caller is done."""
+        with self._lock:
+            self._release()
+
+    def _release(self) -> None:
+        self._to_release = self._callers > 0
+        if self._compiled is not None and not self._to_release:
+            self._compiled.release_memory()
 
     def _compile(self) -> Any:
         import openvino

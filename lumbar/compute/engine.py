@@ -97,6 +97,9 @@ class Runner:
             _fold(folded, f"{convolution}.", f"{norm}.", eps)
         self.network.load_state_dict(folded)
 
+    def release(self) -> None:
+        """Nothing to let go of: PyTorch frees what lies between layers by itself."""
+
     def copy(self) -> "Runner":
         """A twin with memory of its own."""
         return copy.deepcopy(self)

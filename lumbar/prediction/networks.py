@@ -35,6 +35,7 @@ class Networks:
         self._first: dict[str, str] = {}  # kind → the member whose runner the kind shares
         self._holds: dict[str, str] = {}  # kind → the member whose weights that runner holds now
         self._own: dict[str, dict[str, torch.Tensor]] = {}  # kind → shapes of its state as built
+        self._last = ""  # who was asked last
         self._lock = threading.Lock()
         self._kinds = {name: bundle.member(name).spec.model_dump_json() for name in names}
         for name, kind in self._kinds.items():
@@ -61,6 +62,8 @@ class Networks:
         """A member's network, its weights in place."""
         kind = self._kinds[name]
         first = self._first[kind]
+        if self.swaps:
+            self._take_turns(name)
         if name in self._runners and name != first:
             return self._runners[name].network
         with self._lock:
@@ -68,6 +71,14 @@ class Networks:
                 self._runners[first].fill(self.bundle.state(name, self._own[kind]), name)
                 self._holds[kind] = name
         return self._runners[first].network
+
+    def _take_turns(self, name: str) -> None:
+        """Where memory is short, whoever was asked before lets go of what it does not need to keep."""
+        with self._lock:
+            if self._last not in ("", name):
+                before = self._runners.get(self._last) or self._runners[self._first[self._kinds[self._last]]]
+                before.release()
+            self._last = name
 
     def stay(self, names: Iterable[str]) -> bool:
         """Whether these have networks of their own, which no other member's weights replace."""
