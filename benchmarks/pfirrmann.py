@@ -6,7 +6,7 @@ The stage-2 network (a CNN and a GRU a view) and the training loop are those of 
 four cumulative logits for the grade, one for narrowing and for each other sign. Every disc of a mid-sagittal image pair
 (T2, and T1 where both have one field of view) is seen in a region at the bundle's own canal keypoints, turned along the
 spine (`discs.py`). Patients never straddle a fold. Each seed is run from random weights and from the backbones that the
-bundle's graders learnt on phantoms. Interrupted runs go on.
+bundle's graders learnt on phantoms, and both are blended, as members are. Interrupted runs go on.
 
 SPIDER: van der Graaf et al., Scientific Data 2024, CC BY 4.0.
 """
@@ -235,11 +235,14 @@ def main() -> None:
     patients, with_t1 = len(np.unique(discs.patient)), discs.seen[:, 1].mean()
     print(f"{discs.judged.sum()} discs of {patients} patients, {with_t1:.0%} with T1")
     print(f"{(~discs.judged).sum()} more, above L1/L2, only train")
-    rows: dict[str, list[dict[str, float]]] = {}
-    for kind, backbones in (("random", {}), ("phantoms", learnt)):
-        for seed in range(args.seeds):
-            said, folds = cross_validate(discs, spec, backbones, args.out, seed)
-            rows.setdefault(kind, []).append(figures(discs, said, folds))
+    rows: dict[str, list[dict[str, float]]] = {"random": [], "phantoms": [], "blend": []}
+    for seed in range(args.seeds):
+        answers, folds = [], np.zeros(0)
+        for backbones in ({}, learnt):
+            said, folds = cross_validate(discs, spec, backbones, args.out, seed)  # the same folds for both
+            answers.append(said)
+        for kind, said in zip(rows, (*answers, np.mean(answers, axis=0)), strict=True):
+            rows[kind].append(figures(discs, said, folds))
             print(
                 f"{kind:<10} seed {seed}  " + "  ".join(f"{k} {v:.3f}" for k, v in rows[kind][-1].items()), flush=True
             )
