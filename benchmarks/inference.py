@@ -91,6 +91,7 @@ def measured(
         with recorder:
             return *by_place(predictor, data, study_ids), recorder
     seconds, lanes = end_to_end(predictor, data, study_ids), predictor.lanes
+    predictor(pipeline.read_study(data, study_ids[0]))  # OpenVINO compiles for as many cores as there are now
     torch.set_num_threads(1)
     predictor.lanes = 1
     with recorder:

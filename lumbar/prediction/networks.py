@@ -15,6 +15,8 @@ from lumbar.member import DetectorSpec
 #: Memory for networks on a CPU, bytes: the full ninth-place ensemble needs 10 GB in float32, Kaggle has 13 GB without
 #: a GPU, and a run may be several processes.
 CPU_ROOM: Final = 4 * 2**30
+#: Bytes of weights from which on networks share what OpenVINO needs between layers.
+LARGE: Final = 2**28
 #: Share of an accelerator's free memory for networks; the rest is for what flows through them.
 DEVICE_SHARE: Final = 0.6
 
@@ -57,12 +59,15 @@ class Networks:
                 runner.fill(state, name)
                 self._holds[kind] = name
         self.swaps = len(self._runners) < len(self._kinds)
+        #: Whether member after member should be asked, with many studies each: for weights are swapped, or OpenVINO's
+        #: memory between layers, several times that of large weights, goes from one to the next.
+        self.turns = self.swaps or (engine.compiled and self.nbytes > LARGE)
 
     def __getitem__(self, name: str) -> torch.nn.Module:
         """A member's network, its weights in place."""
         kind = self._kinds[name]
         first = self._first[kind]
-        if self.swaps:
+        if self.turns:
             self._take_turns(name)
         if name in self._runners and name != first:
             return self._runners[name].network

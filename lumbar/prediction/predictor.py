@@ -74,7 +74,7 @@ class Predictor:
         detectors = [member for member in members if isinstance(member.spec, DetectorSpec)]
         names = [*(member.name for member in detectors), *self.graders]  # what stays in memory: detectors first
         self.networks = Networks(self.bundle, names, self.engine, device)
-        self.together = TOGETHER if self.networks.swaps else 1
+        self.together = TOGETHER if self.networks.turns else 1
         #: Studies that may be computed side by side: where one has the whole device, a single one.
         shared = device.type != "cpu" or not self.networks.stay(member.name for member in detectors)
         self.lanes = 1 if shared else torch.get_num_threads()
@@ -88,7 +88,7 @@ class Predictor:
     @property
     def alone(self) -> bool:
         """Whether copies of this process may share the studies: on a CPU, with all networks in memory."""
-        return not (self._shared or self.networks.swaps or (self.engine.compiled and compiled.started.is_set()))
+        return not (self._shared or self.networks.turns or (self.engine.compiled and compiled.started.is_set()))
 
     def __call__(self, study: Study) -> StudyResult:
         """Keypoints, regions and probabilities of one study. Raises InputError where no series can be used."""
