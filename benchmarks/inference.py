@@ -91,7 +91,6 @@ def measured(
         with recorder:
             return *by_place(predictor, data, study_ids), recorder
     seconds, lanes = end_to_end(predictor, data, study_ids), predictor.lanes
-    predictor(pipeline.read_study(data, study_ids[0]))  # OpenVINO compiles for as many cores as there are now
     torch.set_num_threads(1)
     predictor.lanes = 1
     with recorder:
@@ -215,6 +214,9 @@ def main() -> None:
             resource.getrusage(who).ru_maxrss / 1e6 for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
         ],
     }
+    if predictor.engine.compiled:  # called from outside of prediction, OpenVINO takes longer than in it: no floor
+        figures = {key: value for key, value in figures.items() if "B" not in key and "floor" not in key}
+        figures = {key: value for key, value in figures.items() if not key.startswith("efficiency")}
     print(json.dumps(figures, indent=2) if args.json else "\n".join(f"{k}: {v}" for k, v in figures.items()))
 
 
