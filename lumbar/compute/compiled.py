@@ -170,8 +170,8 @@ def _inputs(network: nn.Module, names: list[str], example: torch.Tensor) -> dict
 
 
 def _convert(part: nn.Module, example: torch.Tensor, file: Path) -> None:
-    """Write a part, for any number of samples, as OpenVINO reads it; by a child where there are any (see `Part`)."""
-    if not crew.POSSIBLE:
+    """Write a part, for any number of samples, as OpenVINO reads it; by a child where there can be one (see `Part`)."""
+    if started.is_set() or not crew.POSSIBLE:
         _write(part, example, file)
     else:
         list(crew.answers(partial(map, partial(_write, part, example)), [file], 1))

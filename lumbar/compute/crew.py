@@ -38,14 +38,17 @@ def answers(
     threads = cv2.getNumThreads()
     cv2.setNumThreads(1)  # ends its threads, for which a child, who does not inherit them, would wait for ever
     try:
-        for part in range(1, processes + 1):
-            end, its_end = context.Pipe(duplex=False)
-            ends.append(end)
-            call = (work, share(items, part, processes), its_end, list(ends))
-            children.append(context.Process(target=_child, args=call, daemon=True))
-            children[-1].start()
-            its_end.close()
-        cv2.setNumThreads(threads)
+        try:
+            for part in range(1, processes + 1):
+                end, its_end = context.Pipe(duplex=False)
+                ends.append(end)
+                call = (work, share(items, part, processes), its_end, list(ends))
+                begun = context.Process(target=_child, args=call, daemon=True)
+                begun.start()
+                children.append(begun)
+                its_end.close()
+        finally:
+            cv2.setNumThreads(threads)
         for index in range(len(items)):
             yield _received(ends[index % processes], children[index % processes])
     finally:
@@ -64,7 +67,7 @@ def _received(end: Connection, child: BaseProcess) -> Any:
         child.join()
         killed = (child.exitcode or 0) < 0
         what = "was killed, most likely out of memory" if killed else "stopped with the error above"
-        raise InputError(f"a process that grades {what}; run again, finished studies are kept") from None
+        raise InputError(f"a process of this run {what}; run again, finished studies are kept") from None
     if error is not None:
         raise error
     return answer
