@@ -6,13 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import torch
 
 from lumbar.bundle import Bundle, Weights, build_network, save_bundle
 from lumbar.member import DetectorSpec, GraderSpec, Preprocessing, TaskName
 from lumbar.phantom import PhantomOptions, write_phantoms
-from lumbar.submission import rounded, to_rows
 
 #: Small matrices and short stacks: what a test needs of a phantom takes a second instead of four.
 SMALL = PhantomOptions(matrices=(128,), sagittal_slices=(9, 9), stack_slices=(3, 3), axial_kind="angled")
@@ -68,9 +66,3 @@ def tiny_bundle(folder: Path, seed: int = 0) -> Bundle:
     """A bundle of `tiny_weights` with a random prior."""
     prior = np.random.default_rng(seed).dirichlet((8.0, 2.0, 1.0), size=(5, 5))
     return save_bundle(folder, tiny_weights(seed), prior=prior, description="random weights, for tests")
-
-
-def assert_same_rows(one: np.ndarray, other: np.ndarray) -> None:
-    """Two studies' probabilities (5, 5, 3), which differ by what the number of cores in a layer does, write one row."""
-    np.testing.assert_allclose(one, other, rtol=0, atol=1e-6)
-    pd.testing.assert_frame_equal(*(rounded(to_rows([1], found[None])) for found in (one, other)))
