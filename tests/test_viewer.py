@@ -5,7 +5,7 @@ import json
 import re
 import shutil
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -28,6 +28,7 @@ from lumbar.member import GraderSpec
 from lumbar.prediction import job
 from lumbar.prediction.results import StudyResult
 from lumbar.study import DataFolder, open_data, read_study
+from lumbar.viewer.panel import panel
 from lumbar.viewer.regions import Seen, region_views
 from lumbar.viewer.saliency import graded_views, saliency
 from lumbar.viewer.slices import Shown
@@ -179,6 +180,35 @@ def test_the_panel_has_three_sagittal_tiles_and_an_axial_one_a_level(world: Worl
     assert [tile["title"] for tile in tiles[3:]] == [f"Axial T2 · {one.upper().replace('_', '/')}" for one in LEVELS]
 
 
+def test_the_panel_shows_every_point_wherever_its_own_slice_is_and_how_sure_it_is(world: World) -> None:
+    result = next(one for one in world.results if not one.failed)
+    study = read_study(world.data, result.study_id)
+    shown = Shown(study)
+    before = {place_of(point): point for tile in panel(shown, shown.points(result)) for point in tile["points"]}
+    foramen = next(point for point in result.keypoints if KEYPOINT_SERIES[point.condition] == "sagittal_t1")
+    slices = next(one for one in study.series["sagittal_t1"] if one.series_id == foramen.series_id).slices
+    neighbour = next(item.instance for item in slices if item.instance != foramen.instance)
+    moved = replace(foramen, instance=neighbour, repaired=True)
+    points = [moved if point is foramen else point for point in result.keypoints]
+    after = {
+        place_of(point): point
+        for tile in panel(shown, shown.points(replace(result, keypoints=tuple(points))))
+        for point in tile["points"]
+    }
+    assert len(before) == 25
+    assert before.keys() == after.keys()
+    for place, point in after.items():
+        assert point["instance"] == before[place]["instance"]
+        assert np.hypot(point["x"] - before[place]["x"], point["y"] - before[place]["y"]) < 0.1
+        assert point["text"].startswith((LEVELS[point["row"]].upper().replace("_", "/"), "L ", "R "))
+        assert point["text"].endswith("repaired" if point["repaired"] else f"{100 * point['confidence']:.0f} %")
+    assert sum(point["repaired"] for point in after.values()) == sum(point["repaired"] for point in before.values()) + 1
+
+
+def place_of(point: dict[str, Any]) -> tuple[int, int]:
+    return point["row"], point["column"]
+
+
 def test_a_report_that_breaks_off_leaves_the_old_one(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     before = world.text
     monkeypatch.setattr(viewer, "study_view", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
@@ -315,10 +345,30 @@ def open_study(browser: Any, study: str = GRADED) -> None:
     soon(browser, lambda: css(browser, "h1").text == f"Study {study}")
 
 
-def test_the_list_sorts_by_any_column_and_filters(browser: Any) -> None:
+def test_the_list_begins_with_the_worst_sorts_by_any_column_and_filters(browser: Any, world: World) -> None:
     rows = lambda: [row.text for row in every(browser, ".studies tbody th")]  # noqa: E731
+    studies = world.block("report")["studies"]
+    values = {
+        "worst": lambda study: study["worst"]["expected"],
+        "confidence": lambda study: -1 if study["confidence"] is None else study["confidence"],
+    }
+    keys = [button.get_attribute("data-key") for button in every(browser, "th [data-key]")]
+    assert keys == ["id", "worst", "severe", "moderate", "confidence", "prior", "issues"]
+
+    def sorted_ids(key: str, down: bool) -> list[str]:
+        value = values.get(key, lambda study: int(study[key]))
+        return [
+            one["id"] for one in sorted(studies, key=lambda one: ((-1 if down else 1) * value(one), int(one["id"])))
+        ]
+
     assert css(browser, 'th[aria-sort="descending"]').text.startswith("Worst finding")
-    assert set(rows()) == {GRADED, BROKEN}
+    assert rows() == sorted_ids("worst", down=True)
+    for key in [*keys[2:], "worst", "id"]:
+        for _ in range(2):
+            css(browser, f'[data-key="{key}"]').click()
+            down = bool(every(browser, 'th[aria-sort="descending"]'))
+            assert rows() == sorted_ids(key, down), key
+    css(browser, '[data-key="worst"]').click()
     css(browser, '[data-key="id"]').click()
     assert rows() == [GRADED, BROKEN]
     css(browser, '[data-key="id"]').click()
@@ -387,3 +437,33 @@ def test_a_phone_needs_no_sideways_scrolling(browser: Any) -> None:
     assert browser.execute_script(wide) <= 390
     smallest = "return Math.min(...[...document.querySelectorAll('button')].map((one) => one.offsetHeight))"
     assert browser.execute_script(smallest) >= 24, "targets that a finger hits (WCAG 2.5.8)"
+
+
+def test_every_control_has_a_name_and_every_text_contrast(browser: Any) -> None:
+    """WCAG 2.1, 4.1.2 and 1.4.3: names for those who do not see, 4.5 to 1 for those who see little."""
+    open_study(browser)
+    for control in every(browser, "button, input, a, [role=slider]"):
+        if control.is_displayed():
+            assert control.accessible_name.strip(), control.get_attribute("outerHTML")
+    assert browser.execute_script(CONTRASTS) == []
+
+
+#: Texts on plain backgrounds whose contrast is too small; images are left alone, their text has a halo.
+CONTRASTS = """
+const rgb = (text) => (text.match(/[\\d.]+/g) || []).map(Number);
+const linear = (c) => c / 255 > 0.04045 ? ((c / 255 + 0.055) / 1.055) ** 2.4 : c / 255 / 12.92;
+const light = (text) => rgb(text).slice(0, 3).map(linear)
+  .reduce((sum, c, place) => sum + c * [0.2126, 0.7152, 0.0722][place], 0);
+const ground = (one) => {
+  for (let place = one; place; place = place.parentElement) {
+    const colour = getComputedStyle(place).backgroundColor;
+    if ((rgb(colour)[3] ?? 1) > 0.99) return colour;
+  }
+  return "rgb(255, 255, 255)";
+};
+return [...document.querySelectorAll("body *")]
+  .filter((one) => !one.closest("svg, script, style, .film, .stage") && one.offsetParent
+    && !one.matches(":disabled") && [...one.childNodes].some((node) => node.nodeType === 3 && node.data.trim()))
+  .map((one) => [light(getComputedStyle(one).color), light(ground(one)), one.outerHTML.slice(0, 120)])
+  .filter(([ink, paper]) => (Math.max(ink, paper) + 0.05) / (Math.min(ink, paper) + 0.05) < 4.5);
+"""

@@ -19,8 +19,6 @@ DISPLAY: Final = Preprocessing()
 LONGEST_PX: Final = 640
 #: Pixels of all slices of a study: about 3 MB of WebP. Studies of more slices get smaller ones.
 STUDY_PX: Final = 24_000_000
-#: Pixels of all regions of a study that are stored without loss, about 2 MB; beyond, they are compressed as slices are.
-LOSSLESS_PX: Final = 3_000_000
 QUALITY, LOSSLESS = 78, 101  # 101 is OpenCV's word for lossless
 #: The darkest and brightest part of a series that may saturate, per cent.
 WINDOW_PERCENTILES: Final = (0.5, 99.7)
@@ -63,10 +61,10 @@ def film(stack: NDArray[np.uint8]) -> NDArray[np.uint8]:
     return np.concatenate(list(stack), axis=1)
 
 
-def region_film(pixels: NDArray[np.float32], quality: int) -> str:
-    """What a network sees (T, S, S) as one picture, from its smallest value (black) to its largest (white)."""
+def region_film(pixels: NDArray[np.float32]) -> str:
+    """What a network sees (T, S, S) as one picture without loss, from its smallest value (black) to its largest."""
     low, high = float(pixels.min()), float(pixels.max())
-    return encode(film(to_grey(pixels, low, max(high, low + 1e-6))), quality)
+    return encode(film(to_grey(pixels, low, max(high, low + 1e-6))), LOSSLESS)
 
 
 def map_film(saliency: NDArray[np.float32]) -> str:

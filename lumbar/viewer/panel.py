@@ -36,13 +36,16 @@ def _belongs(point: dict[str, Any], kind: SeriesType, side: Side | None) -> bool
 
 
 def _tile(shown: Shown, title: str, kind: SeriesType, points: list[dict[str, Any]]) -> dict[str, Any]:
-    """The slice that most of the points lie on; without points the middle one of a sagittal series."""
+    """The slice that most of the points lie on, with all of them; without points the middle one of a sagittal series.
+
+    A point of another slice stands where its place in the patient falls on this one.
+    """
     axial = kind == "axial_t2"
     if points:
         (series, instance), _ = Counter((point["series"], point["instance"]) for point in points).most_common(1)[0]
-        there = [point for point in points if (point["series"], point["instance"]) == (series, instance)]
-        x, y = middle(point["x"] for point in there), middle(point["y"] for point in there)
-        ys = [point["y"] for point in there]
+        placed = [point | _place(shown, series, instance, point) for point in points]
+        x, y = middle(point["x"] for point in placed), middle(point["y"] for point in placed)
+        ys = [point["y"] for point in placed]
         side = AXIAL_MM if axial else max(ys) - min(ys) + 2 * SAGITTAL_MARGIN_MM
     else:
         found = None if axial else next((one for one in shown.series if one["kind"] == kind), None)
@@ -50,17 +53,24 @@ def _tile(shown: Shown, title: str, kind: SeriesType, points: list[dict[str, Any
             reason = "no axial slice at this level" if axial else "no such series"
             return {"title": title, "series": None, "reason": reason}
         item = found["slices"][len(found["slices"]) // 2]
-        series, instance, there = found["id"], item["instance"], []
+        series, instance, placed = found["id"], item["instance"], []
         x, y, side = item["wide"] / 2, item["tall"] / 2, max(item["wide"], item["tall"])
     return {
         "title": title,
         "series": series,
         "instance": instance,
         "box": [round(value, 2) for value in (x - side / 2, y - side / 2, side, side)],
-        "points": [{**point, "text": _text(point, axial)} for point in there],
+        "points": [{**point, "text": _text(point, axial)} for point in placed],
     }
 
 
+def _place(shown: Shown, series: str, instance: int, point: dict[str, Any]) -> dict[str, Any]:
+    xy = shown.place(int(series), instance, point["mm"])
+    assert xy is not None, "a slice that a point was shown on is shown"
+    return {"series": series, "instance": instance, "x": xy[0], "y": xy[1]}
+
+
 def _text(point: dict[str, Any], axial: bool) -> str:
-    """What stands beside a mark: level and confidence; nothing on an axial slice, which is one level's."""
-    return "" if axial else f"{level_title(LEVELS[point['row']])} {100 * point['confidence']:.0f} %"
+    """What stands beside a mark: its level, on an axial slice, which is one level's, its side; and how sure it is."""
+    name = point["name"][-1] if axial else level_title(LEVELS[point["row"]])
+    return f"{name} {point['sureness']}"

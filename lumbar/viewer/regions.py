@@ -38,10 +38,8 @@ class Seen:
 
 def region_views(seen: Sequence[Seen], shown: Shown) -> list[dict[str, Any]]:
     """Every region for JSON, a condition's own view first; boxes in mm of the slices as `shown` has them."""
-    pixels = sum(region.pixels.size for part in seen for region in part.regions.cuts.values())
-    quality = images.LOSSLESS if pixels <= images.LOSSLESS_PX else images.QUALITY
     return [
-        _view(part, region, row, column, shown, quality)
+        _view(part, region, row, column, shown)
         for row, level in enumerate(LEVELS)
         for column, condition in enumerate(ORDER)
         for view in graded_views(condition)
@@ -50,7 +48,7 @@ def region_views(seen: Sequence[Seen], shown: Shown) -> list[dict[str, Any]]:
     ]
 
 
-def _view(part: Seen, region: Region, row: int, column: int, shown: Shown, quality: int) -> dict[str, Any]:
+def _view(part: Seen, region: Region, row: int, column: int, shown: Shown) -> dict[str, Any]:
     frames = [_frame(item, part.spec) if item is not None else None for item in region.slices]
     first = next(frame for frame in frames if frame is not None)
     edges = geometry.edge_letters(first)
@@ -71,7 +69,7 @@ def _view(part: Seen, region: Region, row: int, column: int, shown: Shown, quali
             else {"instance": item.instance, "name": item.name, "box": _box(item, box, frame, region.series_id, shown)}
             for item, box, frame in zip(region.slices, region.boxes, frames, strict=True)
         ],
-        "image": images.region_film(region.pixels, quality),
+        "image": images.region_film(region.pixels),
         "map": None if saliency is None else images.map_film(saliency),
     }  # fmt: skip
 

@@ -124,9 +124,12 @@ class StudyPage {
       if (!series) return make("div", { class: `${kind} empty` }, make("span", {}, tile.title), make("span", {}, tile.reason));
       const slice = series.slices.find((one) => one.instance === tile.instance);
       const [x, y, wide, tall] = tile.box;
-      const right = x + wide - 2;
+      const middle = x + wide / 2;
+      // Beside a spine the names stand in a column; on an axial slice above their marks, away from each other.
+      const beside = (point) => place < 3 ? { x: x + wide - 2, y: point.y + 1.8, "text-anchor": "end" }
+        : { x: point.x, y: point.y - 5.5, "text-anchor": point.x < middle ? "end" : "start" };
       const marks = tile.points.map((point) => [mark(point.x, point.y, point.colour, point),
-        point.text ? draw("text", { x: right, y: point.y + 1.8, class: "name", "font-size": 5.6, "text-anchor": "end" }, point.text) : null]);
+        draw("text", { ...beside(point), class: "name", "font-size": 5.6 }, point.text)]);
       const picture = draw("svg", { viewBox: tile.box.join(" "), "aria-hidden": "true" },
         draw("image", { href: webp(slice.image), width: slice.wide, height: slice.tall, preserveAspectRatio: "none" }), marks);
       return make("button", { type: "button", class: kind,
