@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import Any, TYPE_CHECKING, Final
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -179,7 +179,7 @@ def _sureness(point: "Keypoint") -> str:
 
 def _draw_nothing(ax: Axes, title: str, reason: str) -> None:
     _bare(ax, title)
-    ax.set_facecolor("#eef0f2")
+    ax.set_facecolor(style.NO_IMAGE)
     ax.text(0.5, 0.5, reason, transform=ax.transAxes, ha="center", va="center", color=style.FAINT, size=10)
 
 
@@ -295,5 +295,11 @@ def _draw_colour_bar(ax: Axes, wide: float, tall: float) -> None:
     ax.set(xlim=(0, wide), ylim=(0, tall))
     ax.text(right + 2, tall / 2, "severe", va="center", size=style.LABEL_SIZE, color=style.INK)
     grey = (right + 20, 2.2)
-    ax.add_patch(Rectangle(grey, 7, tall - 4.4, facecolor="#ededed", edgecolor="#c4c9ce", hatch="////", linewidth=0.5))
+    prior: dict[str, Any] = {
+        "facecolor": style.PRIOR_COLOUR,
+        "edgecolor": style.EDGE,
+        "hatch": "////",
+        "linewidth": 0.5,
+    }
+    ax.add_patch(Rectangle(grey, 7, tall - 4.4, **prior))
     ax.text(grey[0] + 9, tall / 2, "prior", va="center", size=style.LABEL_SIZE, color=style.INK)

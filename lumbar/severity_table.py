@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.colors import to_rgba
 from matplotlib.patches import Rectangle
 
 from lumbar import style
@@ -47,10 +48,10 @@ def draw_table(ax: Axes, probabilities: np.ndarray, graded: np.ndarray, truth: n
 
 
 def _draw_cell(ax: Axes, x: int, y: int, probabilities: np.ndarray, graded: bool, label: int | None) -> None:
-    colour = style.severity_colour(probabilities) if graded else (0.93, 0.93, 0.93, 1.0)
+    colour = style.severity_colour(probabilities) if graded else to_rgba(style.PRIOR_COLOUR)
     ink = style.ink_on(colour)
     ax.add_patch(
-        Rectangle((x + 0.02, y + 0.03), 0.96, 0.94, facecolor=colour, edgecolor="#c4c9ce", linewidth=0.5,
+        Rectangle((x + 0.02, y + 0.03), 0.96, 0.94, facecolor=colour, edgecolor=style.EDGE, linewidth=0.5,
                   hatch=None if graded else "///")
     )  # fmt: skip
     largest = int(np.argmax(probabilities))

@@ -14,6 +14,10 @@ SEVERITY_MAP: Final = LinearSegmentedColormap.from_list(
     "severity", [(0.0, "#cfe9fa"), (0.22, "#f3e3ac"), (0.5, "#f4b13d"), (1.0, "#b3241c")]
 )
 UNGRADED_COLOUR: Final = "#9a9a9a"
+#: A cell that holds the prior, the edge of any cell, and the ground where there is no image.
+PRIOR_COLOUR: Final = "#ededed"
+EDGE: Final = "#c4c9ce"
+NO_IMAGE: Final = "#eef0f2"
 #: What raises and what lowers a severity in a saliency map (Okabe and Ito's orange and sky blue).
 RAISES, LOWERS = "#e69f00", "#56b4e9"
 #: Colours for lines and bars: Okabe and Ito's, made for every colour sense. Each comes with a marker and a dash.
