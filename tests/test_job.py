@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -164,6 +165,36 @@ write_outputs(predict_all(data, bundle, {str(tmp_path / "both")!r}), data, bundl
         assert ended.returncode == 0, ended.stderr[-3000:]
     same(tmp_path / "alone", tmp_path / "both")
     assert json.loads((tmp_path / "both" / "run_report.json").read_text())["data"]["studies"] == 5
+
+
+def test_where_a_process_of_the_notebook_is_killed_the_rest_is_done_without_it(
+    folder: Path, bundle: Bundle, tmp_path: Path
+) -> None:
+    script = f"""
+import os, signal
+import torch
+from lumbar.prediction import job
+from train_utils import load_bundle, open_data, predict_all, write_outputs
+
+def killed(self, result, save=job.Store.save):
+    save(self, result)
+    if os.environ.get("RANK") == "1":
+        os.kill(os.getpid(), signal.SIGKILL)
+
+job.Store.save = killed
+torch.cuda.device_count = lambda: 2
+data, bundle, out = open_data({str(folder)!r}), load_bundle({str(bundle.folder)!r}), {str(tmp_path)!r}
+results = predict_all(data, bundle, out)
+write_outputs(results, data, bundle, out)
+"""
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true", "PYTHONPATH": str(ROOT)}
+    ended = subprocess.run(
+        [sys.executable, "-c", script], cwd=ROOT, env=environment, capture_output=True, text=True, check=False
+    )
+    assert ended.returncode == 0, ended.stderr[-3000:]
+    assert "one of 2 processes failed; this one goes on alone" in ended.stdout
+    assert re.search("^[1-9] of 5 studies were finished before", ended.stdout, re.MULTILINE)
+    assert json.loads((tmp_path / "run_report.json").read_text())["data"]["studies"] == 5
 
 
 def test_big_studies_come_one_by_one_and_few_are_read_ahead(data: DataFolder, monkeypatch: pytest.MonkeyPatch) -> None:

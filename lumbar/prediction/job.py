@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 
 from lumbar import kaggle
 from lumbar.bundle import Bundle
@@ -48,7 +49,8 @@ def predict_all(data: DataFolder, bundle: Bundle, out: Path, say: Say = print, *
     """Grade every study on all that this machine has; for a notebook. `chosen`: fields of `Options`.
 
     Where there are several GPUs, accelerate's launcher starts a process for each; nothing here may have used a GPU
-    before. Finished studies are kept in `out` until the results are written, so that an interrupted cell goes on.
+    before. Where one of them fails, this process does what is left, or meets the reason itself and says it. Finished
+    studies are kept in `out` until the results are written, so that an interrupted cell goes on.
     """
     options = Options(**chosen)
     gpus = torch.cuda.device_count()  # asks the driver, and leaves the GPUs alone
@@ -56,7 +58,11 @@ def predict_all(data: DataFolder, bundle: Bundle, out: Path, say: Say = print, *
         from accelerate import notebook_launcher
 
         say(f"{gpus} GPUs, each grades every {gpus}th study")
-        notebook_launcher(_launched, (data, bundle, out, options), num_processes=gpus)
+        try:
+            notebook_launcher(_launched, (data, bundle, out, options), num_processes=gpus)
+        except (RuntimeError, ChildFailedError):  # what happened is on standard error
+            say(f"one of {gpus} processes failed; this one goes on alone, finished studies are kept")
+            work(data, bundle, out, options, say=say)
     else:
         work(data, bundle, out, options, say=say)
     return gather(data, bundle, out, options)
