@@ -148,6 +148,19 @@ def test_attached_code_is_found_in_both_mount_layouts(cells: list[Any], tmp_path
     assert ended.stdout.split() == [str(attached / "lumbar" / "__init__.py"), str(script / "train_utils.py")]
 
 
+def test_without_code_the_notebook_says_what_to_attach(cells: list[Any], tmp_path: Path) -> None:
+    bootstrap = next(cell.source for cell in cells if cell.cell_type == "code").replace('"/kaggle/', f'"{tmp_path}/')
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    ended = subprocess.run(
+        [sys.executable, "-c", bootstrap], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
+    )
+    assert ended.returncode != 0
+    assert ended.stderr.splitlines()[-1] == (
+        "AssertionError: No folder lumbar: attach the weights dataset with Add Input, or open this notebook in its "
+        "checkout."
+    )
+
+
 def test_a_labelled_folder_gets_submission_pictures_issues_and_score(
     tmp_path: Path, studies: Path, bundle: Path
 ) -> None:
@@ -180,7 +193,9 @@ def test_the_hidden_rerun_always_leaves_a_submission(tmp_path: Path, studies: Pa
     table = check_submission(tmp_path / "submission.csv", [501, 502])
     unreadable = table.loc[[f"502_{column}" for column in LABEL_COLUMNS]].to_numpy()
     assert unreadable == pytest.approx(PRIOR.reshape(25, 3), abs=1e-9)
-    assert json.loads((tmp_path / "run_report.json").read_text())["failed_studies"] == [502]
+    report = json.loads((tmp_path / "run_report.json").read_text())
+    assert report["failed_studies"] == [502]
+    assert report["options"]["hours"] == 8.5, "Kaggle allows nine"
     shown = outputs(tmp_path)
     assert "study_failed" in shown
     assert "image/png" not in shown
