@@ -101,7 +101,7 @@ class Part(nn.Module):
 
     def load(self, file: Path, word: str) -> None:
         """Take what was converted into a file; nobody may be calling it."""
-        self._file, self._word = file, word
+        self.file, self.word = file, word
         self._compiled: Any = None
         self._requests = threading.local()
         self._callers, self._to_release = 0, False
@@ -139,10 +139,10 @@ class Part(nn.Module):
                 hints = {
                     "NUM_STREAMS": cores,
                     "INFERENCE_NUM_THREADS": cores,
-                    "INFERENCE_PRECISION_HINT": PRECISION[self._word],
+                    "INFERENCE_PRECISION_HINT": PRECISION[self.word],
                     "ENABLE_CPU_PINNING": False,  # else every process computes on the first cores
                 }
-                self._compiled = openvino.Core().compile_model(str(self._file), "CPU", hints)
+                self._compiled = openvino.Core().compile_model(str(self.file), "CPU", hints)
             return self._compiled
 
     def __deepcopy__(self, _: dict[int, Any]) -> "Part":
