@@ -281,19 +281,12 @@ def _draw_key(figure: Figure) -> None:
 
 def _draw_colour_bar(ax: Axes, wide: float, tall: float) -> None:
     left, right = wide - 118.0, wide - 46.0
-    ax.text(
-        left - 2,
-        tall / 2,
-        "expected severity: normal or mild",
-        va="center",
-        ha="right",
-        size=style.LABEL_SIZE,
-        color=style.INK,
-    )
+    words: dict[str, Any] = {"va": "center", "size": style.LABEL_SIZE, "color": style.INK}
+    ax.text(left - 2, tall / 2, "expected severity: normal or mild", ha="right", **words)
     ramp = np.linspace(0, 1, 256)[None]
     ax.imshow(ramp, cmap=style.SEVERITY_MAP, extent=(left, right, 2.2, tall - 2.2), aspect="auto")
     ax.set(xlim=(0, wide), ylim=(0, tall))
-    ax.text(right + 2, tall / 2, "severe", va="center", size=style.LABEL_SIZE, color=style.INK)
+    ax.text(right + 2, tall / 2, "severe", **words)
     grey = (right + 20, 2.2)
     prior: dict[str, Any] = {
         "facecolor": style.PRIOR_COLOUR,
@@ -302,4 +295,4 @@ def _draw_colour_bar(ax: Axes, wide: float, tall: float) -> None:
         "linewidth": 0.5,
     }
     ax.add_patch(Rectangle(grey, 7, tall - 4.4, **prior))
-    ax.text(grey[0] + 9, tall / 2, "prior", va="center", size=style.LABEL_SIZE, color=style.INK)
+    ax.text(grey[0] + 9, tall / 2, "prior", **words)

@@ -16,6 +16,11 @@ from lumbar.issues import InputError
 #: Children begin as copies of this process, networks and all, within milliseconds. Elsewhere that is not to be had.
 POSSIBLE: Final = sys.platform == "linux"
 
+
+class LostProcessError(InputError):
+    """A process of a crew ended before its work; what others had finished was handed over."""
+
+
 Item = TypeVar("Item")
 Answer = TypeVar("Answer")
 
@@ -30,7 +35,8 @@ def answers(
 ) -> Generator[Answer, None, None]:
     """What `work` yields for all items, one for each, in their order; each process takes every `processes`-th item.
 
-    Raises the InputError that `work` raised, and one where a process was killed. Closing it ends the processes.
+    Raises the InputError that `work` raised, and LostProcessError where a process was killed. Closing it ends the
+    processes.
     """
     context = multiprocessing.get_context("fork")
     ends: list[Connection] = []
@@ -67,7 +73,7 @@ def _received(end: Connection, child: BaseProcess) -> Any:
         child.join()
         killed = (child.exitcode or 0) < 0
         what = "was killed, most likely out of memory" if killed else "stopped with the error above"
-        raise InputError(f"a process of this run {what}; run again, finished studies are kept") from None
+        raise LostProcessError(f"a process of this run {what}; run again, finished studies are kept") from None
     if error is not None:
         raise error
     return answer

@@ -100,7 +100,7 @@ def work(
         amp=amp,
         engine=options.engine,
         on_error=options.on_error,
-        progress=options.progress,
+        progress=options.progress if processes.first else False,  # two bars would write over each other
         study_ids=todo,
         budget=budget,
     )

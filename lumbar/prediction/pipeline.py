@@ -5,6 +5,7 @@ together, so that weights are swapped once for all; each study's samples stay a 
 must not depend on its company. Many studies on a CPU are shared out over processes of one core each.
 """
 
+import logging
 from collections.abc import Generator, Iterable, Iterator
 from concurrent.futures import Future
 from contextlib import closing
@@ -25,6 +26,8 @@ from lumbar.progress import bar
 from lumbar.study import DataFolder, Study, read_study
 
 __all__ = ["OnError", "Predictor", "StudyResult", "keypoint_table", "predict", "write_outputs"]
+
+_log = logging.getLogger(__name__)
 
 Group = list[tuple[int, Future[Study]]]
 #: Threads that read for an accelerator; a CPU has something better to do.
@@ -69,7 +72,7 @@ def grade_all(
     predictor.lanes = min(predictor.lanes, len(data.study_ids))
     arguments = predictor, data, on_error, budget
     if crew.POSSIBLE and predictor.alone and len(wanted) >= MANY * predictor.lanes > MANY:
-        results = crew.answers(partial(_on_one_core, *arguments), wanted, predictor.lanes)
+        results = _by_processes(*arguments, wanted)
     else:
         results = _in_lanes(*arguments, wanted)
     with bar("grading", len(wanted), show=progress) as shown, closing(results):
@@ -77,6 +80,24 @@ def grade_all(
             shown.set_postfix_str(f"study {study_id}")
             yield next(results)
             shown.update()
+
+
+def _by_processes(
+    predictor: Predictor, data: DataFolder, on_error: OnError, budget: Budget | None, wanted: list[int]
+) -> Generator[StudyResult, None, None]:
+    """The studies' results; where a process is lost and every study must have one, this process computes the rest."""
+    arguments = predictor, data, on_error, budget
+    done = 0
+    try:
+        with closing(crew.answers(partial(_on_one_core, *arguments), wanted, predictor.lanes)) as results:
+            for result in results:
+                yield result
+                done += 1
+    except crew.LostProcessError as error:
+        if on_error == "fail":
+            raise
+        _log.warning("%s: here, one process goes on alone.", str(error).partition(";")[0])
+        yield from _in_lanes(*arguments, wanted[done:])
 
 
 def _on_one_core(
