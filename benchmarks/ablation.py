@@ -48,7 +48,7 @@ def main() -> None:
     print("hidden       " + "".join(f"{part:>26}" for part in PARTS))
     for series_type in (None, *dict.fromkeys(SERIES_DESCRIPTIONS.values())):
         folder = hidden(data, series_type)
-        results = list(pipeline.predict(folder, bundle, device=device, amp=amp, on_error="prior", progress=True))
+        results = list(pipeline.predict(folder, bundle, device=device, amp=amp, on_error="prior"))
         by_study = {result.study_id: result.probabilities for result in results}
         found = score_arrays(codes, np.stack([by_study[int(study)] for study in order]))
         cells = [f"{getattr(found, part):.3f} (prior {getattr(floor, part):.3f})" for part in PARTS]

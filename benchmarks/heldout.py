@@ -34,7 +34,7 @@ def judge(data: DataFolder, bundle: Bundle, studies: int | None = None, engine: 
         raise SystemExit(f"{data.root} has no train.csv or no train_label_coordinates.csv; give a labelled folder")
     ids = [study for study in data.study_ids if study in data.labels.index][:studies]
     device, amp = kaggle.choose_device(say=lambda sentence: print(sentence, file=sys.stderr))
-    results = list(pipeline.predict(data, bundle, device=device, amp=amp, engine=engine, study_ids=ids, progress=True))
+    results = list(pipeline.predict(data, bundle, device=device, amp=amp, engine=engine, study_ids=ids))
     order, codes = label_codes(data.labels.loc[ids])
     by_study = {result.study_id: result for result in results}
     members = np.stack([by_study[int(study)].members for study in order])  # (N, M, 5, 5, 3)

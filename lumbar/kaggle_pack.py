@@ -18,6 +18,7 @@ from lumbar.bundle.card import CARD, card_text
 from lumbar.files import write_json, write_text, writing_into
 from lumbar.issues import InputError
 from lumbar.kaggle import COMPETITION, WHEELS, WHEELS_FOLDER
+from lumbar.progress import follow
 
 ROOT: Final = Path(__file__).resolve().parents[1]
 #: Python versions of Kaggle's image today and of the next one.
@@ -155,7 +156,7 @@ def pinned_wheels() -> list[str]:
 
 def _download(target: Path) -> None:
     pip = _pip()
-    for python in PYTHONS:
+    for python in follow(PYTHONS, "fetching wheels", len(PYTHONS), "Python"):
         command = [*pip, "download", "--quiet", "--no-deps", "--only-binary=:all:", "--implementation=cp"]
         command += [f"--python-version={python}", f"--abi=cp{python}", "--abi=abi3", "--abi=none", f"--dest={target}"]
         command += [f"--platform={platform}" for platform in PLATFORMS]

@@ -170,7 +170,9 @@ def importable(python: Path) -> list[bool]:
 
 
 @pytest.mark.parametrize(
-    ("layout", "environment"), [("old", {}), ("new", {"KAGGLE_IS_COMPETITION_RERUN": "1"})], ids=["old", "new-rerun"]
+    ("layout", "environment"),
+    [("old", {}), ("new", {}), ("new", {"KAGGLE_IS_COMPETITION_RERUN": "1"})],
+    ids=["old", "new", "new-rerun"],
 )
 def test_the_packed_notebook_runs_at_kaggles_paths_without_network(
     tmp_path: Path, packed: Path, python: Path, layout: str, environment: dict[str, str]
