@@ -1,4 +1,4 @@
-"""Whether memory and file handles stay flat over many studies in one process.
+"""Whether memory and file handles stay flat over many studies, in one process and in those that share the cores.
 
     python benchmarks/soak.py --studies 500
 
@@ -7,6 +7,8 @@ The slope is that of the straight line through resident memory after the first t
 """
 
 import argparse
+import multiprocessing
+import os
 import sys
 import tempfile
 from itertools import cycle, islice
@@ -21,24 +23,33 @@ from lumbar.study import open_data
 from tests.worlds import small_phantoms, tiny_bundle
 
 
+def processes() -> list[int]:
+    """This process and its children."""
+    return [os.getpid(), *(child.pid for child in multiprocessing.active_children() if child.pid)]
+
+
 def resident_mb() -> float:
-    """Memory that this process holds, MB."""
-    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    """Memory that the processes hold, MB."""
+    pages = sum(int(Path(f"/proc/{process}/statm").read_text().split()[1]) for process in processes())
     return pages * 4096 / 2**20
 
 
 def open_handles() -> int:
-    return len(list(Path("/proc/self/fd").iterdir()))
+    return sum(len(list(Path(f"/proc/{process}/fd").iterdir())) for process in processes())
 
 
-def soak(studies: int, phantoms: int = 10) -> dict[str, float]:
-    """Slope of memory in kB a study, memory at the end in MB, and how many handles came to stay."""
+def soak(studies: int, phantoms: int = 10, *, shared: bool = False) -> dict[str, float]:
+    """Slope of memory in kB a study, memory at the end in MB, and how many handles came to stay.
+
+    `shared`: over as many processes as there are cores, and the sum of them all.
+    """
     with tempfile.TemporaryDirectory() as name:
         data = open_data(small_phantoms(Path(name) / "data", phantoms))
-        bundle = tiny_bundle(Path(name) / "bundle")
+        predictor = pipeline.Predictor(tiny_bundle(Path(name) / "bundle"))
+        predictor.lanes = predictor.lanes if shared else 1
         ids = list(islice(cycle(data.study_ids), studies))
         memory, handles = [], []
-        for _ in pipeline.predict(data, bundle, study_ids=ids, progress=False):
+        for _ in islice(pipeline.grade_all(predictor, data, ids, progress=False), studies - 10):  # while all are there
             memory.append(resident_mb())
             handles.append(open_handles())
     warm = len(memory) // 10
@@ -56,5 +67,8 @@ def soak(studies: int, phantoms: int = 10) -> dict[str, float]:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--studies", type=int, default=500, metavar="N")
-    for key, value in soak(parser.parse_args().studies).items():
-        print(f"{key:<30}{value}")
+    chosen = parser.parse_args().studies
+    alone, together = soak(chosen), soak(chosen, shared=True)
+    print(f"{'':<30}{'one process':<14}all processes")
+    for key, value in alone.items():
+        print(f"{key:<30}{value:<14}{together[key]}")

@@ -137,7 +137,10 @@ def test_what_was_finished_before_a_process_was_killed_is_kept(
     said: list[str] = []
     work(data, bundle, tmp_path, Options(device="cpu"), say=said.append)
     assert said == [f"{kept} of {len(data.study_ids)} studies were finished before"]
-    assert [result.study_id for result in gather(data, bundle, tmp_path, Options(device="cpu"))] == list(data.study_ids)
+    pipeline.write_outputs(gather(data, bundle, tmp_path, Options(device="cpu")), data, bundle, tmp_path / "again")
+    pipeline.write_outputs(list(pipeline.predict(data, bundle)), data, bundle, tmp_path / "undisturbed")
+    for name in ("submission.csv", "keypoints.csv"):
+        assert (tmp_path / "again" / name).read_bytes() == (tmp_path / "undisturbed" / name).read_bytes()
 
 
 def test_where_every_study_must_have_rows_the_rest_is_done_without_a_lost_process(

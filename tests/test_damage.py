@@ -132,23 +132,30 @@ def as_nobody() -> Iterator[None]:
 
 
 @pytest.mark.parametrize(
-    ("closed", "told"),
+    ("closed", "told", "graded"),
     [
-        ("test_images/11/1/2.dcm", [("file_unreadable", 1)]),
-        ("test_images/11/1", [("series_ignored", 1)]),
-        ("test_images/11", [("series_missing", None)]),
+        ("test_images/11/1/2.dcm", [("file_unreadable", 1)], True),
+        ("test_images/11/1", [("series_ignored", 1), ("series_missing", None)], False),
+        ("test_images/11", [("series_missing", None), ("series_missing", None)], False),
     ],
 )
-def test_what_may_not_be_read_is_told(guarded: Path, closed: str, told: list) -> None:
-    read_study(open_data(guarded), 11)  # everything is imported before the user changes
+def test_what_may_not_be_read_is_told(guarded: Path, closed: str, told: list, graded: bool, world: tuple) -> None:
+    predictor = pipeline.Predictor(world[1])
+    list(pipeline.grade_all(predictor, open_data(guarded), [11]))  # everything is imported before the user changes
     (guarded / closed).chmod(0)
     try:
         with as_nobody():
             issues = read_study(open_data(guarded), 11).issues
+            result = next(pipeline.grade_all(predictor, open_data(guarded), [11], on_error="prior"))
     finally:
         (guarded / closed).chmod(0o755)
-    assert [(issue.code, issue.series) for issue in issues][: len(told)] == told
+    missing = [("series_missing", None)] * 2  # the two types that the folder never had
+    assert [(issue.code, issue.series) for issue in issues] == told + missing
     assert "cannot be read (Permission denied)" in issues[0].detail
+    assert (result.graded == graded).all()
+    np.testing.assert_allclose(result.probabilities.sum(axis=-1), 1.0, atol=1e-9)
+    if not graded:
+        np.testing.assert_array_equal(result.probabilities, np.asarray(world[1].manifest.prior))
 
 
 @pytest.mark.parametrize("closed", ["test_images", "test_series_descriptions.csv"])

@@ -115,7 +115,10 @@ def test_a_full_disk_is_one_sentence_and_older_results_stay_whole(
     assert {path.name for path in tmp_path.iterdir()} == OUTPUTS
     monkeypatch.undo()
     pipeline.write_outputs(results, data, bundle, tmp_path)
-    assert "older" not in {path.read_text() for path in tmp_path.iterdir()}
+    pipeline.write_outputs(results, data, bundle, tmp_path / "undisturbed")
+    for name in OUTPUTS - {"run_report.json"}:  # which says when
+        assert (tmp_path / name).read_bytes() == (tmp_path / "undisturbed" / name).read_bytes()
+    assert "older" not in (tmp_path / "run_report.json").read_text()
 
 
 def test_a_folder_that_cannot_be_written_to_is_told_before_anything_is_graded(
@@ -287,7 +290,9 @@ def test_many_studies_leave_no_handle_open_and_no_memory_taken(data: DataFolder,
     if not Path("/proc/self/fd").is_dir():
         pytest.skip("needs /proc")
     handles, memory = [], []
-    for _ in pipeline.predict(data, bundle, study_ids=list(data.study_ids) * 15):
+    predictor = pipeline.Predictor(bundle)
+    predictor.lanes = 1  # all of it in this process
+    for _ in pipeline.grade_all(predictor, data, list(data.study_ids) * 15):
         handles.append(len(list(Path("/proc/self/fd").iterdir())))
         memory.append(int(Path("/proc/self/statm").read_text().split()[1]) * 4096 / 2**20)
     assert max(handles[5:]) - min(handles[5:]) <= 1  # the reader may have a file open just then
