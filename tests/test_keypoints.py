@@ -148,6 +148,7 @@ def test_of_25_maps_a_stack_fills_its_own():
         ({"encoder": "tu-hf-hub:someone/model"}, "names a place to load from"),
         ({"encoder": "tu-resnet18", "encoder_args": {"checkpoint_path": "x.pth"}}, "'checkpoint_path'.* leave it out"),
         ({"network_args": {"encoder_weights": "imagenet"}}, "'encoder_weights'.* leave it out"),
+        ({"encoder": "tu-resnet18", "encoder_args": {"channels": [8, 16]}}, "cannot be built on encoder 'tu-resnet18'"),
         ({"network_args": {"colour": 1}}, "takes no network_args 'colour'; known: .*decoder_channels"),
     ],
 )

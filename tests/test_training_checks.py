@@ -71,6 +71,7 @@ FAULTS = {
     "a keypoint outside": (POINTS, _set(3, "x", "4000"), "outside its image"),
     "a keypoint left of zero": (POINTS, _set(3, "y", "-7"), "outside its image"),
     "a keypoint's number": (POINTS, _set(3, "y", "many"), "is no number"),
+    "a keypoint's slice": (POINTS, _set(2, "instance_number", "987"), "lies on a slice without a file"),
     "a keypoint's series": (POINTS, _set(2, "series_id", "123"), "is not in train_series_descriptions.csv"),
 }
 
@@ -116,7 +117,7 @@ def test_empty_labels_and_missing_keypoints_are_no_faults(data: Path) -> None:
 
 
 def test_a_full_disk_is_told_before_anything_is_read(
-    sound: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    sound: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     data, recipe = open_checked(sound), load_recipe(RECIPE)
     needed = space.needed_bytes(data, data.study_ids, recipe, tmp_path / "none")
@@ -125,6 +126,14 @@ def test_a_full_disk_is_told_before_anything_is_read(
     monkeypatch.setattr(space.shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(10, 9, 1))
     with pytest.raises(InputError, match="free some or give --out on another disk"):
         space.check_space(tmp_path / "run", needed)
+    words = ["train", "--recipe", RECIPE, "--data", sound, "--out", tmp_path / "run", "--set", "folds.count=2"]
+    words += ["--set", 'loop.mixed_precision="no"']  # the same for every run of a process
+    assert train_utils.main([*map(str, words), "--set", "folds.train=[0]"]) == 1
+    assert "no severity has 2 studies to spread over as many folds; add studies" in capsys.readouterr().err
+    words += ["--set", 'folds.method="kfold"']
+    assert train_utils.main([*map(str, words), "--set", "folds.train=[0]"]) == 1
+    assert "free some or give --out on another disk" in capsys.readouterr().err
+    assert not [path for path in (tmp_path / "run").rglob("*.safetensors") if path.is_file()]
 
 
 def test_a_folder_that_is_none_is_one_sentence(tmp_path: Path) -> None:

@@ -71,7 +71,7 @@ def create_backbone(spec: GraderSpec) -> nn.Module:
     refuse_sources(spec.backbone, spec.backbone_args)
     try:
         return timm.create_model(spec.backbone, pretrained=False, in_chans=1, num_classes=0, **spec.backbone_args)
-    except (AssertionError, RuntimeError, TypeError, ValueError) as error:
+    except (AssertionError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
         raise InputError(f"timm cannot build backbone {spec.backbone!r}: {error}") from error
 
 

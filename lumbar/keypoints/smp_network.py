@@ -35,6 +35,6 @@ def build(spec: DetectorSpec, architecture: type[nn.Module]) -> nn.Module:
             **spec.network_args,
             **spec.encoder_args,
         )
-    except (KeyError, RuntimeError, TypeError, ValueError) as error:
+    except (AssertionError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
         reason = str(error).strip("\"'").partition(", supported")[0]
         raise InputError(f"{spec.network} cannot be built on encoder {spec.encoder!r}: {reason}") from error

@@ -152,7 +152,21 @@ def _point_faults(table: pd.DataFrame, series: pd.DataFrame | None, images: Path
     xy = table[["x", "y"]].apply(pd.to_numeric, errors="coerce")
     _note(faults, table, ~np.isfinite(xy).all(axis=1), f"{COORDINATES}: x or y", "is no number")
     _note(faults, table, _outside(table, xy, images), f"{COORDINATES}: a keypoint", "lies outside its image")
+    _note(faults, table, _without_image(table, images), f"{COORDINATES}: a keypoint", "lies on a slice without a file")
     return faults
+
+
+def _without_image(table: pd.DataFrame, images: Path) -> "pd.Series[bool]":
+    """Which keypoints lie on a slice without a file, where a series' files are named after instances."""
+    named: dict[Path, set[str]] = {}
+    missing = []
+    for study, series, instance in zip(table["study_id"], table["series_id"], table["instance_number"], strict=True):
+        folder = images / str(study) / str(series)
+        if folder not in named:
+            stems = {file.stem for file in folder.glob("*.dcm")}
+            named[folder] = stems if len(stems) > 1 and all(stem.isdigit() for stem in stems) else set()
+        missing.append(bool(named[folder]) and instance not in named[folder])
+    return pd.Series(missing, index=table.index, dtype=bool)
 
 
 def _outside(table: pd.DataFrame, xy: pd.DataFrame, images: Path) -> "pd.Series[bool]":

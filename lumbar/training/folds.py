@@ -30,6 +30,11 @@ def make_folds(labels: pd.DataFrame, study_ids: list[int], folds: Folds) -> pd.D
         found, codes = label_codes(labels.loc[study_ids])
         worst = codes.reshape(len(found), len(codes[0]), -1).max(-1)  # (N, 5 conditions)
         strata = worst[:, 0].clip(0) * 3 + worst[:, 1:].max(-1).clip(0)
+        if np.bincount(strata).max() < folds.count:
+            raise InputError(
+                f"no severity has {folds.count} studies to spread over as many folds; add studies, set folds.count "
+                'lower or folds.method to "kfold"'
+            )
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)  # a rare stratum may be smaller than the number of folds
             splits = list(StratifiedKFold(folds.count, shuffle=True, random_state=folds.seed).split(study_ids, strata))
