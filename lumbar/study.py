@@ -86,8 +86,7 @@ def open_data(root: Path, split: str | None = None) -> DataFolder:
         raise InputError(
             f"{root} has {chosen}_series_descriptions.csv but no folder {chosen}_images; put it beside the table"
         )
-    table, issues = _series_table(root / f"{chosen}_series_descriptions.csv")
-    study_ids = tuple(int(study) for study in dict.fromkeys(table["study_id"]))
+    study_ids, table, issues = _series_table(root / f"{chosen}_series_descriptions.csv")
     try:
         unlisted = tuple(sorted(set(_numbered_folders(root / f"{chosen}_images")) - set(study_ids)))
     except OSError as error:
@@ -171,21 +170,30 @@ def _split(root: Path, split: str | None) -> Split:
     raise InputError(f"{root} has no {wanted}_series_descriptions.csv; give the folder in the competition's layout")
 
 
-def _series_table(path: Path) -> tuple[pd.DataFrame, list[Issue]]:
-    """Series table without repeated rows, and the issues of rows that play no part."""
+def _series_table(path: Path) -> tuple[tuple[int, ...], pd.DataFrame, list[Issue]]:
+    """All studies listed, the series table without repeated rows, and the issues of rows that play no part.
+
+    Without a whole number no row of a submission can be named after a study: that is an InputError.
+    """
     columns = ["study_id", "series_id", "series_description"]
     table = _read_table(path, columns)[columns].copy()
-    for column in columns[:2]:
-        table[column] = _whole(table[column], path)
+    table["study_id"] = _whole(table["study_id"], path)
     if table.empty:
         raise InputError(f"{path} lists no series; give the table of the studies to grade")
+    study_ids = tuple(int(study) for study in dict.fromkeys(table["study_id"]))
+    strange = _not_whole(table["series_id"])
+    issues = [
+        Issue("series_ignored", int(row.study_id), None, f"series_id {row.series_id!r} is not a whole number")
+        for row in table[strange].itertuples()
+    ]
+    table = table[~strange].copy()
+    table["series_id"] = _whole(table["series_id"], path)
     table["series_description"] = [_canonical_description(text) for text in table["series_description"]]
-    issues = []
     repeated = table.duplicated(columns[:2])
     for row in table[repeated & ~table.duplicated()].itertuples():
         detail = f"listed again as {row.series_description!r}; the first row counts"
         issues.append(Issue("series_ignored", int(row.study_id), int(row.series_id), detail))
-    return table[~repeated].reset_index(drop=True), issues
+    return study_ids, table[~repeated].reset_index(drop=True), issues
 
 
 def _canonical_description(text: object) -> str:
@@ -250,12 +258,19 @@ def _read_table(path: Path, columns: tuple[str, ...] | list[str]) -> pd.DataFram
 
 def _whole(values: pd.Series, path: Path) -> pd.Series:
     """Numbers like 4003253 or 4003253.0 as int64; InputError names the first other value."""
-    text = values.astype(object).where(values.notna(), "").astype(str).str.strip()
-    bad = text[~text.str.fullmatch(r"[0-9]{1,18}(\.0*)?")]
+    bad = _plain(values)[_not_whole(values)]
     if len(bad):
         where = f"{values.name} {bad.iloc[0]!r} in data row {bad.index[0] + 1}"
         raise InputError(f"{path}: {where} is not a whole number; correct the row or take it out")
-    return text.str.split(".").str[0].astype(np.int64)
+    return _plain(values).str.split(".").str[0].astype(np.int64)
+
+
+def _not_whole(values: pd.Series) -> "pd.Series[bool]":
+    return ~_plain(values).str.fullmatch(r"[0-9]{1,18}(\.0*)?").astype(bool)
+
+
+def _plain(values: pd.Series) -> pd.Series:
+    return values.astype(object).where(values.notna(), "").astype(str).str.strip()
 
 
 def _words(values: pd.Series, known: Mapping[str, str], path: Path) -> pd.Series:

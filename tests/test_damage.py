@@ -183,6 +183,17 @@ HEADER = "study_id,series_id,series_description"
         (f"{HEADER}\n11,1,Sagittal T1\n11,1,Axial T2\n", (11,), [1], [("series_ignored", 1)]),
         (f"{HEADER}\n11.0,1.0,Sagittal T1\n", (11,), [1], []),
         (f"{HEADER}\n11,1,Scout\n", (11,), [], [("series_ignored", 1), ("series_missing", None)]),
+        (f"{HEADER}\n11,1,Sagittal T1\n11,one,Axial T2\n", (11,), [1], [("series_ignored", None)]),
+        (
+            f"{HEADER}\n11,1.5,Sagittal T1\n12,1e3,Axial T2\n",
+            (11, 12),
+            [],
+            [
+                ("series_ignored", None),
+                ("series_ignored", 1),
+                ("series_missing", None),
+            ],
+        ),
         (f"{HEADER}\n11,1,\n", (11,), [], [("series_ignored", 1), ("series_missing", None)]),
         (f"{HEADER}\n11,1,Sagittal T1\n12,1,Sagittal T1\n", (11, 12), [1], []),
     ],
@@ -211,11 +222,11 @@ def test_an_odd_series_table_is_understood(
     missing = [("series_missing", None)] * 2  # the two types that the folder never had
     assert [(issue.code, issue.series) for issue in study.issues] == told + missing
     if len(studies) > 1:
-        assert "cannot be read" in read_study(data, 12).issues[0].detail
+        assert any("cannot be read" in issue.detail for issue in read_study(data, 12).issues)
 
 
-@pytest.mark.parametrize("row", ["eleven,1,Sagittal T1", "11,one,Sagittal T1", "11.5,1,Sagittal T1", "11,1e3,Axial T2"])
-def test_ids_that_are_no_whole_numbers_stop_the_job_by_name(guarded: Path, row: str) -> None:
+@pytest.mark.parametrize("row", ["eleven,1,Sagittal T1", "11.5,1,Sagittal T1", ",1,Axial T2"])
+def test_study_ids_that_are_no_whole_numbers_stop_the_job_by_name(guarded: Path, row: str) -> None:
     path = guarded / "test_series_descriptions.csv"
     path.write_text(f"{HEADER}\n{row}\n")
     with pytest.raises(InputError, match=r"test_series_descriptions\.csv: .* in data row 1 is not a whole number"):
