@@ -3,8 +3,10 @@
 import multiprocessing
 import os
 import signal
+import subprocess
+import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import cv2
@@ -20,6 +22,7 @@ from lumbar.prediction.results import FINISHED
 from lumbar.study import DataFolder, open_data
 from tests.worlds import small_phantoms, tiny_bundle
 
+HOUSE = Path(__file__).resolve().parent.parent
 pytestmark = pytest.mark.skipif(not crew.POSSIBLE, reason="processes begin as copies on Linux only")
 
 
@@ -162,3 +165,58 @@ def test_where_every_study_must_have_rows_the_rest_is_done_without_a_lost_proces
         pipeline.write_outputs(found, data, bundle, tmp_path / folder)
     for name in ("submission.csv", "keypoints.csv"):
         assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
+
+
+SLOW_RUN = """
+import sys, time
+from pathlib import Path
+from lumbar.bundle import load_bundle
+from lumbar.prediction import pipeline
+from lumbar.prediction.job import Options, work
+from lumbar.study import open_data
+import torch
+
+read = pipeline.read_study
+pipeline.read_study = lambda *study: time.sleep(0.5) or read(*study)
+torch.get_num_threads = lambda: 2
+data, weights, out = map(Path, sys.argv[1:])
+work(open_data(data), load_bundle(weights), out, Options(device="cpu"))
+"""
+
+
+def test_a_killed_run_leaves_no_process_and_a_rerun_gives_the_same_bytes(
+    data: DataFolder, bundle: Bundle, tmp_path: Path, two_cores: None
+) -> None:
+    arguments = [str(data.root), str(bundle.folder), str(tmp_path)]
+    with subprocess.Popen([sys.executable, "-c", SLOW_RUN, *arguments], cwd=HOUSE) as begun:
+        soon(lambda: any(finished(tmp_path)))
+        children = [int(one) for one in Path(f"/proc/{begun.pid}/task/{begun.pid}/children").read_text().split()]
+        begun.kill()
+    assert len(children) == 2
+    soon(lambda: not any(map(runs, children)))
+    assert 0 < len(finished(tmp_path)) < len(data.study_ids)
+    work(data, bundle, tmp_path, Options(device="cpu"))
+    pipeline.write_outputs(gather(data, bundle, tmp_path, Options(device="cpu")), data, bundle, tmp_path / "again")
+    pipeline.write_outputs(list(pipeline.predict(data, bundle)), data, bundle, tmp_path / "undisturbed")
+    for name in ("submission.csv", "keypoints.csv"):
+        assert (tmp_path / "again" / name).read_bytes() == (tmp_path / "undisturbed" / name).read_bytes()
+
+
+def finished(out: Path) -> list[Path]:
+    """Studies whose results are stored there."""
+    return [path for path in (out / FINISHED).glob("*") if not path.name.startswith(".")]
+
+
+def soon(holds: Callable[[], bool]) -> None:
+    """Wait until it holds, two minutes at most."""
+    until = time.monotonic() + 120
+    while not holds():
+        assert time.monotonic() < until
+        time.sleep(0.02)
+
+
+def runs(process: int) -> bool:
+    try:
+        return Path(f"/proc/{process}/stat").read_text().rpartition(") ")[2][0] != "Z"  # dead, but nobody asked yet
+    except FileNotFoundError:
+        return False

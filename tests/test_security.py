@@ -48,9 +48,9 @@ def written(data: DataFolder, bundle: Bundle, tmp_path_factory: pytest.TempPathF
     return run(data.root, bundle, tmp_path_factory.mktemp("out"))
 
 
-def run(root: Path, bundle: Bundle, out: Path) -> Path:
+def run(root: Path, bundle: Bundle, out: Path, *more: str) -> Path:
     chosen = ["--data", str(root), "--weights", str(bundle.folder), "--out", str(out), "--device", "cpu"]
-    assert train_utils.main(["predict", *chosen]) == 0
+    assert train_utils.main(["predict", *chosen, *more]) == 0
     return out
 
 
@@ -206,7 +206,8 @@ def test_nothing_of_the_patient_but_the_given_ids_leaves_a_run(
             dataset.PixelSpacing = None  # faults are told, too
         dataset.save_as(path)
     caplog.set_level(logging.DEBUG)
-    out = run(copy, bundle, tmp_path / "out")
+    out = run(copy, bundle, tmp_path / "out", "--html")
+    assert (out / "report.html").is_file()
     said = "".join(capfd.readouterr()) + caplog.text + "".join(path.read_text() for path in out.iterdir())
     assert "slice_dropped" in said
     for value in (*secrets.values(), "Zebrafinch", str(tmp_path / "data")):
