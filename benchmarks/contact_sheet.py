@@ -22,6 +22,7 @@ import pydicom
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from lumbar import style
 from lumbar.phantom import write_phantoms
 
 _DESCRIPTIONS = ("Sagittal T1", "Sagittal T2/STIR", "Axial T2")
@@ -96,7 +97,7 @@ def draw(rows: list[tuple[str, list[np.ndarray | None]]], out: Path) -> None:
             axis.axis("off")
             if image is not None:
                 axis.imshow(image, cmap="gray", vmin=0, vmax=1)
-        line[0].set_title(title, loc="left", fontsize=9)
+        line[0].set_title(title, loc="left", size=style.TITLE_SIZE, color=style.INK)
     figure.tight_layout()
     figure.savefig(out, dpi=90)
     plt.close(figure)

@@ -154,7 +154,7 @@ def _draw_sagittal(ax: Axes, view: _View | None, result: "StudyResult", kind: Se
     for point, (x, y) in view.points:
         halo = style.halo()
         ax.plot([x + style.MARK_MM + 1.5, right], [y, y], color="white", linewidth=0.7, path_effects=halo)
-        text, place = f"{level_title(point.level)}  {_sureness(point)}", (right - 1.5, y - 1.2)
+        text, place = f"{level_title(point.level)}  {sureness(point)}", (right - 1.5, y - 1.2)
         ax.text(*place, text, color="white", size=style.LABEL_SIZE, ha="right", va="bottom", path_effects=halo)
 
 
@@ -167,12 +167,12 @@ def _draw_axial(ax: Axes, view: _View | None, result: "StudyResult", level: Leve
     _draw_image(ax, view, (float(x), float(y), AXIAL_MM), title, ("R", "L"))
     _draw_marks(ax, view, result)
     sides = sorted(
-        (xy[0], f"{(side_of(point.condition) or '')[:1].upper()} {_sureness(point)}") for point, xy in view.points
+        (xy[0], f"{(side_of(point.condition) or '')[:1].upper()} {sureness(point)}") for point, xy in view.points
     )
     ax.set_title(" · ".join(text for _, text in sides), loc="right", size=style.NOTE_SIZE, color=style.FAINT, pad=4)
 
 
-def _sureness(point: "Keypoint") -> str:
+def sureness(point: "Keypoint") -> str:
     """The confidence in per cent; a repaired point has none of its own."""
     return "repaired" if point.repaired else f"{100 * point.confidence:.0f} %"
 

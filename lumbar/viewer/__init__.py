@@ -135,7 +135,7 @@ def _seen(study: Study, result: "StudyResult", graders: Sequence[Grader], device
 
 def _frame(results: Sequence["StudyResult"], bundle: Bundle) -> tuple[str, str]:
     """The page up to the studies' data, and the rest."""
-    colours = {"ink": style.INK, "paper": style.PAPER}
+    colours = {"ink": style.INK, "paper": style.PAPER, "prior": style.PRIOR_COLOUR}
     here = "<!-- studies -->"
     page = string.Template((PAGE / "report.html").read_text(encoding="utf-8")).substitute(
         notice=NOTICE,

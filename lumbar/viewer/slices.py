@@ -12,6 +12,7 @@ from lumbar.dicom import Series
 from lumbar.images import slice_values
 from lumbar.keypoints.plausible import LOW_CONFIDENCE
 from lumbar.labels import LEVELS, SERIES_TYPES, SeriesType, level_title, side_of
+from lumbar.pictures import sureness
 from lumbar.study import Study
 from lumbar.viewer import cells, images
 
@@ -101,7 +102,7 @@ def _point(point: "Keypoint", xy: list[float], result: "StudyResult") -> dict[st
         "name": level_title(point.level) + (f" {side[0].upper()}" if side else ""),
         "mm": [round(float(value), 3) for value in point.mm],
         "confidence": round(float(point.confidence), 3),
-        "sureness": "repaired" if point.repaired else f"{100 * point.confidence:.0f} %",
+        "sureness": sureness(point),
         "colour": cells.fill(result, point.condition, level),
         "doubtful": bool(point.confidence < LOW_CONFIDENCE),
         "repaired": bool(point.repaired),

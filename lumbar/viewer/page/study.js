@@ -194,7 +194,7 @@ function key() {
   const swatch = (colour, text, kind = "") => make("span", {},
     make("span", { class: `swatch ${kind}`, style: `background-color:${colour}`, "aria-hidden": "true" }), ` ${text}`);
   return make("div", { class: "key" }, report.severities.map((word, place) => swatch(report.scale[place], word)),
-    swatch("#ededed", "prior", "prior"), ring({}, "keypoint"), ring({ doubtful: true }, "doubtful"),
+    swatch("var(--prior)", "prior", "prior"), ring({}, "keypoint"), ring({ doubtful: true }, "doubtful"),
     ring({ repaired: true }, "repaired from its neighbours"));
 }
 
