@@ -122,6 +122,47 @@ def test_accumulated_batches_step_less_often(tmp_path: Path, accelerator: Accele
     assert {float(step) for step in steps} == {2.0}  # 6 batches
 
 
+def test_gradients_of_one_step_are_the_mean_over_its_batches_even_where_they_are_fewer(
+    tmp_path: Path, accelerator: Accelerator
+) -> None:
+    """6 batches: as one step, whether a step wants 6 or 100 of them; AdamW's first moments are a tenth of the mean."""
+    means = []
+    for many in (6, 100):
+        run(tmp_path / str(many), accelerator, accumulate=many, epochs=1, clip_norm=0.0)
+        means.append(_moments(tmp_path / str(many)))
+    assert torch.equal(*means)
+    single = []
+    for batch in range(6):  # each batch's sixth of it
+        folder = tmp_path / f"batch{batch}"
+        run(folder, accelerator, accumulate=6, epochs=1, clip_norm=0.0, only=batch)
+        single.append(_moments(folder))
+    assert torch.allclose(means[0], torch.stack(single).sum(dim=0), atol=1e-7)
+    assert means[0].abs().max() > 1e-3
+
+
+def test_gradients_are_clipped_to_the_norm(tmp_path: Path, accelerator: Accelerator) -> None:
+    run(tmp_path / "free", accelerator, accumulate=6, epochs=1, clip_norm=0.0)
+    run(tmp_path / "clipped", accelerator, accumulate=6, epochs=1, clip_norm=0.01)
+    free, clipped = _moments(tmp_path / "free"), _moments(tmp_path / "clipped")
+    assert free.norm() > 0.1 * 0.02
+    assert clipped.norm().item() == pytest.approx(0.1 * 0.01, rel=1e-3)
+    assert torch.allclose(clipped / clipped.norm(), free / free.norm(), atol=1e-5)
+
+
+def _moments(folder: Path) -> torch.Tensor:
+    """All first moments that AdamW holds, one after another."""
+    stored = load_file(folder / "checkpoint.safetensors")
+    return torch.cat([stored[name].flatten() for name in sorted(stored) if name.endswith("/exp_avg")])
+
+
+def test_mixed_precision_computes_in_bf16_and_keeps_float32_weights(tmp_path: Path, accelerator: Accelerator) -> None:
+    half = _history(_program(tmp_path / "half", "precision=bf16"))
+    whole = run(tmp_path / "whole", accelerator)
+    apart = np.abs(_figures(half) - _figures(whole))
+    assert 1e-5 < apart.max() < 0.05
+    assert {value.dtype for value in load_file(tmp_path / "half" / "best.safetensors").values()} == {torch.float32}
+
+
 def test_the_moving_average_lags_behind_the_network(tmp_path: Path, accelerator: Accelerator) -> None:
     run(tmp_path, accelerator, ema_decay=0.99, epochs=1)
     tensors = load_file(tmp_path / "checkpoint.safetensors")

@@ -1,6 +1,6 @@
 """A small training job that runs as a program: the loop's tests kill it, resume it, and launch it twice.
 
-    python training_job.py FOLDER [accumulate=N] [ema=D] [pause=SECONDS]
+    python training_job.py FOLDER [accumulate=N] [ema=D] [pause=SECONDS] [precision=no|bf16]
 
 Prints the validation figures of every epoch as JSON lines.
 """
@@ -42,17 +42,23 @@ class Points:
 
 
 class Severities:
-    """Weighted cross entropy and the any-severe term."""
+    """Weighted cross entropy and the any-severe term; of one training batch only, where `only` is its number."""
+
+    def __init__(self, only: int | None = None) -> None:
+        self.only, self.seen = only, 0
 
     def terms(self, network: nn.Module, batch: dict[str, torch.Tensor], *, train: bool) -> dict[str, Term]:
         logits = network(batch["x"])
-        return {
-            "severity": Term(*losses.severity_loss(logits, batch["labels"])),
-            "any": Term(*losses.any_severe_loss(logits, batch["labels"], batch["study"]), 0.3),
-        }
+        counts = float(not train or self.only in (None, self.seen))
+        self.seen += train
+        severity, weight = losses.severity_loss(logits, batch["labels"])
+        severe, studies = losses.any_severe_loss(logits, batch["labels"], batch["study"])
+        return {"severity": Term(severity * counts, weight), "any": Term(severe * counts, studies, 0.3)}
 
 
-def run(folder: Path, accelerator: Accelerator, *, pause: float = 0.0, **training: Any) -> list[dict[str, Any]]:
+def run(
+    folder: Path, accelerator: Accelerator, *, pause: float = 0.0, only: int | None = None, **training: Any
+) -> list[dict[str, Any]]:
     """Train the job in `folder`; the rows that its loop reports."""
     share = training.pop("dropout", 0.0)
 
@@ -68,7 +74,7 @@ def run(folder: Path, accelerator: Accelerator, *, pause: float = 0.0, **trainin
         folder,
         "same",
         network,
-        Severities(),
+        Severities(only),
         Points(120, 0, pause),
         Points(57, 1),
         settings,
@@ -83,7 +89,7 @@ def run(folder: Path, accelerator: Accelerator, *, pause: float = 0.0, **trainin
 if __name__ == "__main__":
     start_all_processes()
     options = dict(word.split("=") for word in sys.argv[2:])
-    accelerator = Accelerator(cpu=True, mixed_precision="no")
+    accelerator = Accelerator(cpu=True, mixed_precision=options.get("precision", "no"))
     history = run(
         Path(sys.argv[1]),
         accelerator,

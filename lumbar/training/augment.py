@@ -20,7 +20,18 @@ from lumbar.training.settings import Augment
 Draw = dict[str, np.ndarray]
 KERNEL = 5  # pixels; sharpening and motion blur
 SHADE = 4  # control points a side of the bias field
-KEYS = ("matrix", "shift", "kernel", "order", "gamma", "noise", "shade", "coarse", "bands")  # what a draw holds
+KEYS = (
+    "matrix",
+    "shift",
+    "kernel",
+    "order",
+    "gamma",
+    "noise",
+    "shade",
+    "coarse",
+    "bands",
+    "grain",
+)  # what a draw holds
 
 
 def draw(rng: np.random.Generator, augment: Augment, slices: int, *, shuffle: bool = True) -> Draw:
@@ -28,7 +39,8 @@ def draw(rng: np.random.Generator, augment: Augment, slices: int, *, shuffle: bo
 
     `matrix` (2, 2) and `shift` (2,) (share of the image) move its content, `kernel` (5, 5) filters it, `order`
     (slices,) places its slices, `gamma` `noise` `shade` `coarse` change its intensities, `bands` (4,) darkens its top,
-    bottom, left and right (share of the image). `shuffle` False keeps order.
+    bottom, left and right (share of the image), `grain` says where in a field its noise begins. `shuffle` False keeps
+    order.
     """
     order = np.arange(slices)
     if shuffle and rng.random() < augment.channel_shuffle_p:
@@ -47,6 +59,7 @@ def draw(rng: np.random.Generator, augment: Augment, slices: int, *, shuffle: bo
         "shade": (augment.shading * rng.uniform(-1, 1, (SHADE, SHADE))).astype(np.float32),
         "coarse": np.array(coarse, np.float32),
         "bands": _bands(rng, augment.bands),
+        "grain": np.array(rng.integers(2**31)),
     }
 
 
@@ -195,14 +208,13 @@ class Filter(v2.Transform):
             raised.mul_((rows @ shade @ columns.T).exp_()[:, None])
         return raised.add_(low)
 
-    @staticmethod
-    def _grain(images: Tensor) -> Tensor:
+    def _grain(self, images: Tensor) -> Tensor:
         """Noise for a batch (B, C, H, W): one field, moved by another random way for each stack.
 
         Drawing a field for every stack takes a CPU longer than all the rest of the augmentation.
         """
         field = torch.randn_like(images[:1]).flatten()
-        starts = torch.randint(len(field), (len(images),)).tolist()
+        starts = (self.numbers["grain"] % len(field)).tolist()
         return torch.stack([field.roll(start) for start in starts]).view_as(images)
 
     def _darkened(self, images: Tensor) -> Tensor:

@@ -68,6 +68,11 @@ class Plan:
         chunks = order[: self.batches * self.per_batch].reshape(self.batches, self.per_batch)
         return [[(epoch, int(i)) for unit in row[self.rank :: self.world] for i in self.units[unit]] for row in chunks]
 
+    def group(self, batch: int) -> range:
+        """The batches that make one optimizer step together with this one; an epoch's last group may be smaller."""
+        start = batch - batch % self.training.accumulate
+        return range(start, min(start + self.training.accumulate, self.batches))
+
     def rate(self, epoch: int, batch: int) -> float:
         """Learning rate of an optimizer step."""
         training = self.training

@@ -17,13 +17,13 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 from accelerate import Accelerator
-from timm.layers import convert_sync_batchnorm
 from torch import Tensor, nn
 
 from lumbar.progress import bar as progress_bar
 from lumbar.training import checkpoint
 from lumbar.training.batches import Batch, Plan, Samples, load, validation
 from lumbar.training.settings import Loop, Training
+from lumbar.training.shared_norm import share_norms
 
 
 @dataclass(frozen=True)
@@ -80,8 +80,8 @@ def fit(job: Job, accelerator: Accelerator, report: Callable[[dict[str, Any]], N
     """
     _seed(job.seed)
     network = job.network()
-    if accelerator.num_processes > 1 and accelerator.device.type == "cuda":
-        network = convert_sync_batchnorm(network)  # statistics of the whole batch, as in one process
+    if accelerator.num_processes > 1:
+        network = share_norms(network, accelerator.device)
     if job.training.channels_last:
         network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     optimizer = torch.optim.AdamW(
@@ -125,14 +125,15 @@ def _epoch(
     network.train()
     keys = plan.epoch(progress.epoch)[progress.batch :]
     for batch in load(job.train, job.seed, keys, job.loop, accelerator.device):
-        _seed(job.seed, progress.epoch, progress.batch, accelerator.process_index)
+        _seed(job.seed, progress.epoch, progress.batch)  # in every process: what it draws belongs to the batch
+        group = plan.group(progress.batch)
         progress.batch += 1
-        last = progress.batch % job.training.accumulate == 0 or progress.batch == plan.batches
+        last = progress.batch == group.stop
         with nullcontext() if last else accelerator.no_sync(network):
             with accelerator.autocast():
                 terms = job.objective.terms(network, batch, train=True)
-            accelerator.backward(combine(terms, accelerator, progress.sums) / job.training.accumulate)
-        bar.update()
+            accelerator.backward(combine(terms, accelerator, progress.sums) / len(group))
+        _show(bar, progress, terms)
         if not last:
             continue
         for group in optimizer.param_groups:
@@ -237,6 +238,15 @@ def _follow(average: nn.Module, network: nn.Module, decay: float) -> None:
 
 def _stage(job: Job) -> str:
     return f"training {job.member} fold {job.fold}"
+
+
+def _show(bar: Any, progress: Progress, terms: Mapping[str, Term]) -> None:
+    """Another batch, and the epoch's loss so far."""
+    means = {name: total / max(weight, 1e-12) for name, (total, weight) in progress.sums.items()}
+    loss = sum(term.factor * means[name] for name, term in terms.items())
+    valid = f" valid {progress.history[-1]['valid_loss']:.4g}" if progress.history else ""
+    bar.set_postfix_str(f"loss {loss:.4g}{valid}", refresh=False)
+    bar.update()
 
 
 def _bar(job: Job, plan: Plan, progress: Progress, accelerator: Accelerator) -> Any:

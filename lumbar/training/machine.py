@@ -1,5 +1,6 @@
 """The machine a run trains on: accelerate's processes, precision and threads."""
 
+import os
 import sys
 from datetime import timedelta
 
@@ -31,7 +32,9 @@ def make_accelerator(loop: Loop) -> Accelerator:
     waits = InitProcessGroupKwargs(
         timeout=timedelta(hours=24)
     )  # the first process may read 36 GB before the others go on
-    return Accelerator(mixed_precision=precision, kwargs_handlers=[waits])
+    several = int(os.environ.get("WORLD_SIZE", "1")) > 1  # on CPUs accelerate would let each train all by itself
+    cpu = several and not torch.accelerator.is_available()
+    return Accelerator(cpu=cpu, mixed_precision=precision, kwargs_handlers=[waits])
 
 
 def _note_single_process() -> None:
@@ -39,5 +42,5 @@ def _note_single_process() -> None:
     if is_alone():
         sys.stderr.write(
             "accelerate launch --cpu starts a single process without --mpirun_hostfile; for N without MPI use\n"
-            "  ACCELERATE_USE_CPU=true python -m torch.distributed.run --nproc_per_node N train_utils.py train …\n"
+            "  python -m torch.distributed.run --nproc_per_node N train_utils.py train …\n"
         )
