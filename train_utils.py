@@ -231,7 +231,7 @@ def show_batches(args: argparse.Namespace) -> int:
     """Draw what the networks really get in training: stage 1 with targets, stage 2 with labels."""
     from lumbar.training.show import show_batches as draw
 
-    draw(args.recipe, args.data, args.out, args.set)
+    draw(args.recipe, args.data, args.out, args.set, args.run)
     return 0
 
 

@@ -144,5 +144,15 @@ ARGUMENTS: Final[dict[str, list[Argument]]] = {
         ("--owner", {"metavar": "NAME", "help": "your Kaggle account, which the metadata name"}),
         _path("--wheels", "folder with the wheels (without: fetched with pip)", required=False),
     ],
-    "show-batches": [_RECIPE, _DATA, _path("--out", "folder for the pictures"), _SET],
+    "show-batches": [
+        _RECIPE,
+        _DATA,
+        _path("--out", "folder for the pictures"),
+        _path(
+            "--run",
+            "run whose keypoints are what graders see (else labelled ones)",
+            required=False,
+        ),
+        _SET,
+    ],
 }

@@ -102,7 +102,7 @@ def open_data(root: Path, split: str | None = None) -> DataFolder:
         if (root / "train_label_coordinates.csv").is_file():
             coordinates = read_coordinates(root / "train_label_coordinates.csv")
         if (root / "train_sources.csv").is_file():
-            sources = _sources(root / "train_sources.csv")
+            sources = read_sources(root / "train_sources.csv")
     return DataFolder(root, chosen, study_ids, table, labels, coordinates, sources, tuple(issues), unlisted)
 
 
@@ -245,8 +245,8 @@ def _labels(path: Path) -> pd.DataFrame:
     return labels.where(labels.notna(), np.nan)
 
 
-def _sources(path: Path) -> dict[int, str]:
-    """Study to the name of where it comes from."""
+def read_sources(path: Path) -> dict[int, str]:
+    """Study to the name of where it comes from; InputError where the table is not of that kind."""
     table = _read_table(path, ("study_id", "source"))
     return {int(study): str(name) for study, name in zip(_whole(table["study_id"], path), table["source"], strict=True)}
 

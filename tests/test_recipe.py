@@ -24,6 +24,9 @@ def test_the_ninth_place_recipe_holds_the_published_numbers() -> None:
         assert (member.training.learning_rate, member.training.batch_size) == (1e-3, 16)
         assert member.training.schedule == "cosine"
         assert member.training.heatmap_weight == 1
+        assert member.training.weight_decay == 0.01
+        assert (member.training.augment.rotate_deg, member.training.augment.shear_deg) == (15, 15)
+        assert member.training.augment.sharpen_or_blur_p == member.training.augment.channel_shuffle_p == 0.5
     assert t1.spec.offset_mm == 16.8
     assert axial.spec.max_plane_distance_mm == 5
     assert (recipe.folds.method, recipe.folds.count, recipe.folds.seed) == ("kfold", 5, 42)
@@ -47,6 +50,17 @@ def test_the_ninth_place_recipe_trains_split_and_global_on_three_backbones() -> 
         assert (augment.rotate_deg, augment.shear_deg) == (15, 15)
         assert (augment.sharpen_or_blur_p, augment.channel_shuffle_p) == (0.5, 0.5)
         assert augment.mirror_p == augment.zoom == augment.noise == 0
+        assert spec.mirror_right
+        assert (member.training.batch_size, member.training.weight_decay) == (16, 0.01)
+        assert member.training.any_severe_weight == 0
+    assert {name: members[f"spinal_{name}"].training.epochs for name in ("resnet18", "swin_tiny", "convnext_nano")} == {
+        "resnet18": 5,
+        "swin_tiny": 4,
+        "convnext_nano": 4,
+    }
+    assert (
+        members["global_swin_tiny"].training.schedule == members["global_convnext_nano"].training.schedule == "cosine"
+    )
     resnet = members["spinal_resnet18"].training
     assert (resnet.schedule, resnet.step_epochs, resnet.step_factor) == ("step", 2, 0.1)
 

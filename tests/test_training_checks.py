@@ -38,7 +38,7 @@ def _edit(path: Path, change: Callable[[pd.DataFrame], pd.DataFrame | None]) -> 
 
 def test_sound_data_has_no_fault(sound: Path) -> None:
     assert find_faults(sound) == []
-    assert len(open_checked(sound).study_ids) == 2
+    assert len(open_checked(sound, load_recipe(RECIPE)).study_ids) == 2
 
 
 def _set(row: int, column: str, value: str) -> Callable[[pd.DataFrame], None]:
@@ -116,10 +116,44 @@ def test_empty_labels_and_missing_keypoints_are_no_faults(data: Path) -> None:
     assert find_faults(data) == []
 
 
+def test_faults_of_the_recipes_networks_and_sources_are_told_with_those_of_the_data(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Stage 2's, too: nothing waits until stage 1 is trained."""
+    _edit(data / SERIES, _set(0, "series_description", "Sagital T1"))
+    (data / "train_sources.csv").write_text("study_id,source\n1,scanner\n", encoding="utf-8")
+    weights = tmp_path / "none.safetensors"
+    words = ["train", "--recipe", RECIPE, "--data", data, "--out", tmp_path / "run"]
+    for setting in (
+        "stage1.members.axial_t2.encoder=tu-resnet19",
+        "stage2.members.small.backbone=resnet17",
+        f"stage2.members.global_small.pretrained={weights}",
+        "stage2.members.small.draws={magnet=3}",
+    ):
+        words += ["--set", setting]
+    assert train_utils.main([*map(str, words)]) == 1
+    said = capsys.readouterr().err
+    assert "5 fault(s)" in said
+    assert "Sagital T1" in said
+    assert "axial_t2: " in said
+    assert "resnet19" in said
+    assert "resnet17" in said  # once, though three members have it
+    assert f"{weights}: no such file with pretrained weights" in said
+    assert "draws from 'magnet', but train_sources.csv names scanner" in said
+    assert not (tmp_path / "run").exists()
+
+
+def test_graders_that_would_have_no_study_are_told_at_once(sound: Path) -> None:
+    alone = ["folds.count=2", "folds.train=[0]", "stage2.keypoints=out_of_fold"]
+    with pytest.raises(InputError, match=r"folds\.train names one fold only.*stage2\.keypoints"):
+        open_checked(sound, load_recipe(RECIPE, alone))
+    assert open_checked(sound, load_recipe(RECIPE, [*alone[:2], "stage2.keypoints=labels"]))
+
+
 def test_a_full_disk_is_told_before_anything_is_read(
     sound: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    data, recipe = open_checked(sound), load_recipe(RECIPE)
+    data, recipe = open_checked(sound, load_recipe(RECIPE)), load_recipe(RECIPE)
     needed = space.needed_bytes(data, data.study_ids, recipe, tmp_path / "none")
     assert needed > 2 * recipe.stage1.members["sagittal_t2"].spec.image_size ** 2
     space.check_space(tmp_path / "run", needed)
@@ -138,4 +172,4 @@ def test_a_full_disk_is_told_before_anything_is_read(
 
 def test_a_folder_that_is_none_is_one_sentence(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="is not a folder"):
-        open_checked(tmp_path / "none")
+        open_checked(tmp_path / "none", load_recipe(RECIPE))

@@ -1,14 +1,18 @@
 """The whole run by its command line: trains, skips what is done, notices what changed, evaluates, bundles, predicts."""
 
+import html
 import json
 import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
+from safetensors.torch import save_file
 from worlds import small_phantoms
 
 import train_utils
@@ -16,8 +20,9 @@ from lumbar.bundle import load_bundle
 from lumbar.files import write_json
 from lumbar.issues import InputError
 from lumbar.keypoints.keypoint import Keypoint
+from lumbar.keypoints.network import build_detector
 from lumbar.labels import CONDITIONS, LEVELS
-from lumbar.metric import UNLABELLED, label_codes
+from lumbar.metric import UNLABELLED, label_codes, score
 from lumbar.study import open_data
 from lumbar.training import run as training_run
 from lumbar.training.bundling import make_bundle
@@ -173,6 +178,89 @@ def test_graders_train_again_without_the_labels_left_out_and_are_judged_on_all(
     assert sum((job.train.codes[each] != job.valid.codes[each]).sum() for each in job.train.codes) == 1
 
 
+def test_weights_of_other_settings_are_never_taken_for_the_result(
+    world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A run with another rate is stopped behind its first epoch: its weights lie beside the older run's result."""
+    shutil.copytree(world / "run", tmp_path / "run")
+    end = training_run.fit
+
+    def stopped(job: training_run.Job, *rest: object) -> None:
+        end(job, *rest)  # type: ignore[arg-type]
+        raise _TrainsError(f"{job.member} {job.fold}")
+
+    monkeypatch.setattr(training_run, "fit", stopped)
+    out = ["--out", str(tmp_path / "run")]
+    with pytest.raises(_TrainsError, match="whole 0"):
+        _train(world, *out, "--set", "stage2.members.whole.learning_rate=0.002")
+    folder = training_run.RunFolder(tmp_path / "run")
+    assert (folder.member("whole", 0) / "result.json").is_file()
+    assert folder.untrained() == ["whole fold 0"]
+    with pytest.raises(_TrainsError, match="whole 0"):
+        _train(world, *out)
+
+
+@pytest.mark.usefixtures("no_training")
+def test_another_file_of_pretrained_weights_is_trained_from_again(world: Path, tmp_path: Path) -> None:
+    encoder = build_detector(load_recipe(world / "tiny.toml").stage1.members["t2"].spec).get_submodule("encoder.model")
+    weights = tmp_path / "encoder.safetensors"
+    words = ["--set", f"stage1.members.t2.pretrained={weights}"]
+    found = []
+    for scale in (1.0, 2.0):
+        save_file({name: value * scale for name, value in encoder.state_dict().items()}, weights)
+        recipe = load_recipe(world / "tiny.toml", words[1:])
+        run = training_run.Run(world / "run", recipe, open_data(world / "data"), make_accelerator(recipe.loop))
+        run.packs.know(run.study_ids)
+        found.append(run.job("t2", recipe.stage1.members["t2"], 0).fingerprint)
+    assert found[0] != found[1]
+
+
+def test_two_processes_train_the_system_as_one_does(tmp_path: Path) -> None:
+    """Losses and figures agree to 1e-3 (2e-5 seen): batch norms, noise and draws are those of the whole batch.
+
+    Dropout is off: it is drawn for a place in a process's share, so that two processes drop other things than one.
+    """
+    small_phantoms(tmp_path / "data", 8, 3)
+    recipe = tmp_path / "tiny.toml"
+    recipe.write_text(RECIPE.replace("decoder_channels = 8 }", "decoder_channels = 8, decoder_aspp_dropout = 0.0 }"))
+    words = ["train", "--recipe", str(recipe), "--data", str(tmp_path / "data"), "--set", "folds.train=[0]"]
+    for setting in ("stage1.augment.noise=0.3", "stage2.augment.noise=0.3", "stage2.keypoints=labels"):
+        words += ["--set", setting]
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    command = [*launch, train_utils.__file__, *words, "--out", str(tmp_path / "two")]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert train_utils.main([*words, "--out", str(tmp_path / "one")]) == 0
+    one, two = (_metrics(tmp_path / name / "metrics.jsonl") for name in ("one", "two"))
+    assert len(one) == 7
+    assert one.keys() == two.keys()  # and a row each: the processes did not train apart
+    for key, row in one.items():
+        for name in ("train_loss", "valid_loss"):
+            assert row[name] == pytest.approx(two[key][name], abs=1e-3), key
+
+
+def _metrics(path: Path) -> dict[tuple[str, int, int], dict[str, float]]:
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    found = {(row["member"], row["fold"], row["epoch"]): row for row in rows}
+    assert len(found) == len(rows)
+    return found
+
+
+def test_curves_go_to_tensorboard_where_the_recipe_says_so(world: Path, tmp_path: Path) -> None:
+    events = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    words = ["--set", "loop.tensorboard=true", "--set", "stage2.epochs=2"]
+    assert _train(world, "--out", str(tmp_path / "run"), *words) == 0
+    curves = events.EventAccumulator(str(tmp_path / "run" / "tensorboard"))
+    curves.Reload()
+    rows = _metrics(tmp_path / "run" / "metrics.jsonl")
+    shown = curves.Scalars("valid_loss/whole_fold0")
+    assert [point.step for point in shown] == [1, 2]
+    assert [point.value for point in shown] == pytest.approx(
+        [rows["whole", 0, epoch]["valid_loss"] for epoch in (1, 2)]
+    )
+
+
 @pytest.mark.usefixtures("no_training")
 def test_changed_images_are_trained_on_again(world: Path) -> None:
     path = next((world / "data" / "train_images").rglob("*.dcm"))
@@ -220,7 +308,8 @@ def test_out_of_fold_probabilities_are_those_that_prediction_gives(world: Path) 
 
 def test_evaluation_stores_numbers_and_a_page_of_plots(world: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert train_utils.main(["evaluate", "--run", str(world / "run")]) == 0
-    assert "weighted_prior" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "weighted_prior" in said
     result = json.loads((world / "run" / "evaluation.json").read_text())
     assert result["studies"] == 5
     assert result["keypoints"]["sagittal_t2"]["all"]["count"] == 25
@@ -228,6 +317,18 @@ def test_evaluation_stores_numbers_and_a_page_of_plots(world: Path, capsys: pyte
         "spinal_split", "foraminal_split", "subarticular_split", "whole", "blend", "weighted_prior",
     }  # fmt: skip
     assert result["scores"]["spinal_split"]["foraminal"] is None
+    spread = result["keypoints"]["sagittal_t2"]["all"]
+    assert 0 < spread["median_mm"] < spread["p95_mm"]
+    table = pd.read_csv(world / "run" / "predictions" / "blend.csv")
+    official = score(pd.read_csv(world / "data" / "train.csv"), table)
+    assert result["scores"]["blend"]["total"] == pytest.approx(official.total, abs=1e-6)
+    page = (world / "run" / "evaluation.html").read_text()
+    assert page.count("data:image/png;base64,") == 5
+    assert html.unescape(page.split("<pre>")[1].split("</pre>")[0]).strip() == said.strip()
+    counts = [line.split()[-3:] for line in said.splitlines() if line.split()[-4:-3] in (["normal_mild:"], ["severe:"])]
+    assert counts[:2] == [[str(n) for n in result["confusion"]["spinal_canal_stenosis"][code]] for code in (0, 2)]
+    gap = result["reliability"]["foraminal"]["severe"]["gap"]
+    assert any(line.startswith("foraminal ") and line.endswith(f"{gap:.4f}") for line in said.splitlines())
     plots = {path.name: path.stat().st_size for path in (world / "run" / "plots").iterdir()}
     assert set(plots) == {"keypoint_error.png", "scores.png", "reliability.png", "roc.png", "confusion.png"}
     assert min(plots.values()) > 10_000
@@ -247,6 +348,11 @@ def test_pictures_show_every_member(world: Path) -> None:
     assert {path.stem for path in (world / "shown").glob("*.png")} == {
         "t2", "t1", "axial", "spinal_split", "foraminal_split", "subarticular_split", "whole",
     }  # fmt: skip
+    found = ["--recipe", world / "tiny.toml", "--data", world / "data", "--run", world / "run"]
+    assert train_utils.main(["show-batches", *map(str, found), "--out", str(world / "found")]) == 0
+    ours, theirs = ((world / name / "whole.png").read_bytes() for name in ("shown", "found"))
+    assert ours != theirs  # around other points
+    assert (world / "shown" / "t2.png").read_bytes() == (world / "found" / "t2.png").read_bytes()
 
 
 def test_a_study_never_straddles_folds_and_severe_ones_are_spread() -> None:

@@ -18,6 +18,8 @@ from lumbar.issues import InputError
 from lumbar.labels import CONDITIONS, LABEL_COLUMNS, LEVELS, SERIES_DESCRIPTIONS, SEVERITY_LABELS, level_title
 from lumbar.labels import condition_title as title
 from lumbar.study import COORDINATE_COLUMNS, DataFolder, open_data
+from lumbar.training.feasible import recipe_faults
+from lumbar.training.recipe import Recipe
 
 SERIES, LABELS, COORDINATES = "train_series_descriptions.csv", "train.csv", "train_label_coordinates.csv"
 COLUMNS = {
@@ -27,14 +29,14 @@ COLUMNS = {
 }
 
 
-def open_checked(folder: Path) -> DataFolder:
-    """A data folder with labels and keypoints whose tables and files hold together.
+def open_checked(folder: Path, recipe: Recipe) -> DataFolder:
+    """A data folder with labels and keypoints whose tables and files hold together, fit to be trained on by a recipe.
 
-    Raises InputError with every fault found, a sentence each.
+    Raises InputError with every fault found in either, a sentence each.
     """
     if not folder.is_dir():
         raise InputError(f"{folder} is not a folder; give the data folder in the competition's layout")
-    faults = find_faults(folder)
+    faults = find_faults(folder) + recipe_faults(recipe, folder)
     if faults:
         raise InputError(
             f"{folder}: {len(faults)} fault(s). " + " ".join(f"({n}) {f}" for n, f in enumerate(faults, 1))

@@ -17,13 +17,16 @@ from lumbar.labels import CONDITION_GROUPS, CONDITIONS, KEYPOINT_SERIES, LEVELS,
 from lumbar.metric import UNLABELLED, label_codes, prediction_array, read_predictions, score_arrays, weighted_prior
 from lumbar.training.blending import choice, suspects
 from lumbar.training.folder import RunFolder
+from lumbar.training.page import write_page
 
 FAR_MM = (5.0, 10.0)
 Points = Mapping[int, Sequence[Keypoint]]
 
 
 def evaluate(run: Path) -> str:
-    """Evaluate a finished run; writes `evaluation.json` and the charts in `plots/`, returns the table to print.
+    """Evaluate a finished run; returns the tables to print.
+
+    Writes `evaluation.json`, the charts in `plots/`, and `evaluation.html`, a page of both.
 
     Raises InputError naming the members that are not trained yet.
     """
@@ -49,12 +52,16 @@ def evaluate(run: Path) -> str:
     }
     write_json(result, folder.root / "evaluation.json")
     plots = folder.root / "plots"
-    charts.draw_keypoint_errors(errors_mm(found, told), plots / "keypoint_error.png")
-    charts.draw_scores(result["scores"], ("blend", "weighted_prior"), plots / "scores.png")
-    charts.draw_reliability({"blend": tables["blend"]}, codes, plots / "reliability.png")
-    charts.draw_roc(tables["blend"], codes, plots / "roc.png")
-    charts.draw_confusion(tables["blend"], codes, plots / "confusion.png")
-    return table(result)
+    drawn = [
+        charts.draw_keypoint_errors(errors_mm(found, told), plots / "keypoint_error.png"),
+        charts.draw_scores(result["scores"], ("blend", "weighted_prior"), plots / "scores.png"),
+        charts.draw_reliability({"blend": tables["blend"]}, codes, plots / "reliability.png"),
+        charts.draw_roc(tables["blend"], codes, plots / "roc.png"),
+        charts.draw_confusion(tables["blend"], codes, plots / "confusion.png"),
+    ]
+    text = table(result)
+    write_page(f"{recipe.name}: {len(studies)} held-out studies", text, drawn, folder.root / "evaluation.html")
+    return text
 
 
 def errors_mm(found: Points, told: Points) -> dict[str, dict[str, np.ndarray]]:
@@ -144,7 +151,7 @@ def confusion(codes: np.ndarray, probabilities: np.ndarray) -> dict[str, list[li
 
 
 def table(result: Mapping[str, Any]) -> str:
-    """The result as text: keypoints by series type and level, scores by member."""
+    """The result as text: keypoints by series type and level, scores by member, reliability, confusion."""
     lines = [f"{result['recipe']}: {result['studies']} held-out studies of folds {result['folds']}", ""]
     columns = ("count", "missed", "median_mm", "p95_mm", *(f"beyond_{limit:g}_mm" for limit in FAR_MM), "wrong_level")
     lines.append(_line("keypoints", columns, 14))
@@ -156,6 +163,7 @@ def table(result: Mapping[str, Any]) -> str:
     ours, prior = (result["scores"][name]["total"] for name in ("blend", "weighted_prior"))
     if ours is not None and prior:
         lines += ["", f"blend / weighted prior of the same studies: {ours / prior:.3f}"]
+    lines += ["", *_reliability_lines(result["reliability"]), "", *_confusion_lines(result["confusion"])]
     if why := result.get("blend", {}).get("why"):
         lines += ["", f"blend: {why}"]
     if count := result.get("suspect_labels"):
@@ -163,6 +171,22 @@ def table(result: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def _reliability_lines(reliability: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> list[str]:
+    lines = [_line("blend: |predicted - true|", SEVERITIES, 18)]
+    return lines + [
+        _line(group, [found[severity]["gap"] for severity in SEVERITIES], 18) for group, found in reliability.items()
+    ]
+
+
+def _confusion_lines(confusion: Mapping[str, list[list[int]]]) -> list[str]:
+    lines = [_line("label, then most probable", SEVERITIES, 18)]
+    return lines + [
+        _line(f"{condition if not code else ''}", [f"{severity}:", *counts[code]], 18)
+        for condition, counts in confusion.items()
+        for code, severity in enumerate(SEVERITIES)
+    ]
+
+
 def _line(name: str, values: Iterable[Any], width: int) -> str:
     words = ["-" if v is None else f"{v:.4f}" if isinstance(v, float) else str(v) for v in values]
-    return f"{name:<28}" + "".join(f"{word:>{width}}" for word in words)
+    return f"{name:<34}" + "".join(f"{word:>{width}}" for word in words)

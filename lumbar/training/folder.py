@@ -8,7 +8,8 @@ keypoints/fold<k>.json    what the fold's detectors found on its held-out studie
 predictions/<name>.csv    out-of-fold probabilities of each grader, blend.csv of all; made_from.json
 blend/                    which blend was chosen and why; what it learned
 metrics.jsonl             a line an epoch
-evaluation.json, plots/   made by `evaluate`, and suspect_labels.csv, what the blend finds hard to believe
+evaluation.json, .html    made by `evaluate`: figures, and a page of tables and charts; plots/ holds the charts
+suspect_labels.csv        what the blend finds hard to believe
 """
 
 import json
@@ -24,6 +25,7 @@ from lumbar.issues import InputError
 from lumbar.keypoints.keypoint import Keypoint
 from lumbar.labels import SEVERITIES, row_ids
 from lumbar.metric import read_labels
+from lumbar.training.cache import read_header
 from lumbar.training.recipe import Recipe, check_recipe
 from lumbar.training.settings import Folds
 
@@ -80,9 +82,12 @@ class RunFolder:
     def result(self, name: str, fold: int) -> dict[str, Any] | None:
         """`fingerprint`, `saw`, `best` and `history` of a trained member; None where it is not done."""
         folder = self.member(name, fold)
-        if not (folder / "best.safetensors").is_file() or not (folder / "result.json").is_file():
+        header = read_header(folder / "best.safetensors")
+        if header is None or not (folder / "result.json").is_file():
             return None
-        return self._json(folder / "result.json")
+        result = self._json(folder / "result.json")
+        # A run with other settings that was stopped leaves its weights beside the result of the one before.
+        return result if header["fingerprint"] == result["fingerprint"] else None
 
     def untrained(self) -> list[str]:
         """Members and folds of the recipe that are not done yet."""

@@ -13,7 +13,7 @@ from accelerate import Accelerator
 from torch import nn
 
 from lumbar.ensemble.suspects import read_left_out, without
-from lumbar.files import write_csv, write_json
+from lumbar.files import sha256, write_csv, write_json
 from lumbar.grading.network import build_grader
 from lumbar.grading.regions import region_key
 from lumbar.issues import InputError
@@ -46,7 +46,7 @@ def train(recipe_path: Path, data_folder: Path, out: Path, overrides: Sequence[s
     faults of the data before anything is trained.
     """
     recipe = load_recipe(Path(recipe_path), overrides)
-    run = Run(Path(out), recipe, open_checked(Path(data_folder)), make_accelerator(recipe.loop))
+    run = Run(Path(out), recipe, open_checked(Path(data_folder), recipe), make_accelerator(recipe.loop))
     run.prepare()
     run.stage1()
     run.stage2()
@@ -219,27 +219,22 @@ class Run:
             valid_set = RegionSamples(self.region_folder(spec, "found"), held_out, self.codes, spec, training)
             objective = SeverityObjective(spec, training)
             keep_studies = objective.asks_any_severe
-        inputs = [_inputs(data) for data in (train_set, valid_set)]
-        if draws := self._draws(name, training):
+        inputs: list[Any] = [_inputs(data) for data in (train_set, valid_set)]
+        if draws := self._draws(training):
             train_set.rows = drawn(train_set.rows, draws)
             inputs.append(sorted(draws.items()))
         if isinstance(spec, GraderSpec) and (gone := _left_out(self.codes, self.training_codes, studies)):
             inputs.append(gone)
+        if isinstance(training.pretrained, str):
+            inputs.append(sha256(Path(training.pretrained)))
         words = fingerprint(seed, spec.model_dump(mode="json"), training.model_dump(mode="json"), inputs)
         place, loop = self.folder.member(name, fold), self.recipe.loop
         return Job(
             name, fold, place, words, network, objective, train_set, valid_set, training, loop, seed, keep_studies
         )
 
-    def _draws(self, name: str, training: Training) -> dict[int, int]:
+    def _draws(self, training: Training) -> dict[int, int]:
         """How often an epoch takes the samples of each study whose source the recipe names."""
-        known = set(self.data.sources.values())
-        if strange := sorted(set(training.draws) - known):
-            there = f"names {', '.join(sorted(known))}" if known else "names none"
-            raise InputError(
-                f"{name}: the recipe draws from {strange[0]!r}, but {self.data.root / 'train_sources.csv'} {there}; "
-                "add those studies or take the name out of draws"
-            )
         return {study: training.draws[kind] for study, kind in self.data.sources.items() if kind in training.draws}
 
     def _report(self, row: dict[str, Any]) -> None:

@@ -1,9 +1,10 @@
 """Pictures of what the networks really get in training: stage 1 with targets, stage 2 with labels."""
 
+import shutil
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import matplotlib
 
@@ -15,39 +16,51 @@ from matplotlib import pyplot as plt
 from lumbar import style
 from lumbar.files import replacing
 from lumbar.grading.tasks import TASKS
+from lumbar.issues import InputError
 from lumbar.keypoints.coding import gaussian_heatmaps
 from lumbar.labels import SEVERITIES
 from lumbar.member import DetectorSpec, GraderSpec
 from lumbar.training.checks import open_checked
 from lumbar.training.data import RegionSamples, StackSamples
+from lumbar.training.folder import RunFolder
 from lumbar.training.loop import Batch
 from lumbar.training.objectives import HeatmapObjective, SeverityObjective
 from lumbar.training.recipe import Member, load_recipe
 
+if TYPE_CHECKING:
+    from lumbar.training.run import Run
+
 SAMPLES = 6  # a picture
 STUDIES = 12  # read for it
+KEYPOINTS = {"labels": "labelled", "found": "out-of-fold"}
 
 
-def show_batches(recipe_path: Path, data_folder: Path, out: Path, overrides: Sequence[str] = ()) -> list[Path]:
+def show_batches(
+    recipe_path: Path, data_folder: Path, out: Path, overrides: Sequence[str] = (), trained: Path | None = None
+) -> list[Path]:
     """Write one picture a member into `out`: a training batch after augmentation, as the network gets it.
 
     Stage 1: each sample's middle slice with its targets, then as it was. Stage 2: each view's middle slice, labels
-    above, around labelled keypoints. Nothing is trained. Raises InputError as training would.
+    above; where the recipe grades around out-of-fold keypoints, around those of the run `trained`, else around the
+    labelled ones. Nothing is trained. Raises InputError as training would.
     """
     from lumbar.training.machine import make_accelerator
     from lumbar.training.run import Run
 
     recipe = load_recipe(Path(recipe_path), overrides)
+    kind = "found" if trained is not None and recipe.stage2.keypoints == "out_of_fold" else "labels"
     written = []
     with tempfile.TemporaryDirectory() as scratch:
-        run = Run(Path(scratch), recipe, open_checked(Path(data_folder)), make_accelerator(recipe.loop))
+        run = Run(Path(scratch), recipe, open_checked(Path(data_folder), recipe), make_accelerator(recipe.loop))
+        if trained is not None:
+            _take_keypoints(RunFolder(trained), run)
         run.study_ids = run.study_ids[:STUDIES]
         run.prepare()
         for name, member in recipe.members().items():
             path = Path(out) / f"{name}.png"
-            samples = _samples(run, name, member)
+            samples = _samples(run, name, member, kind)
             draw = _stacks if isinstance(samples, StackSamples) else _regions
-            figure = draw(samples, member)  # type: ignore[arg-type]
+            figure = draw(samples, member, kind)  # type: ignore[arg-type]
             with replacing(path) as temporary:
                 figure.savefig(temporary, dpi=80, bbox_inches="tight")
             plt.close(figure)
@@ -55,15 +68,23 @@ def show_batches(recipe_path: Path, data_folder: Path, out: Path, overrides: Seq
     return written
 
 
-def _samples(run: Any, name: str, member: Member) -> StackSamples | RegionSamples:
-    """The training samples of a member, around labelled keypoints."""
+def _take_keypoints(trained: RunFolder, run: "Run") -> None:
+    """Let a run begin with the keypoints that another one found, and with the studies that these are of."""
+    found = trained.keypoints(run.recipe.folds.train)
+    shutil.copytree(trained.root / "keypoints", run.folder.root / "keypoints")
+    run.study_ids = [study for study in run.study_ids if study in found]
+    if not run.study_ids:
+        raise InputError(f"{trained.root}: its keypoints are of none of these studies; give the run of this data")
+
+
+def _samples(run: "Run", name: str, member: Member, kind: str) -> StackSamples | RegionSamples:
+    """The training samples of a member, graders' around a kind of keypoints."""
     if isinstance(member.spec, DetectorSpec):
         run.stacks(name, member.spec)
         return StackSamples(run.stack_folder(name), run.study_ids, member.spec, member.training)
-    run.regions("labels", run.study_ids)
-    return RegionSamples(
-        run.region_folder(member.spec, "labels"), run.study_ids, run.codes, member.spec, member.training
-    )
+    run.regions(kind, run.study_ids)
+    folder = run.region_folder(member.spec, kind)
+    return RegionSamples(folder, run.study_ids, run.training_codes, member.spec, member.training)
 
 
 def batch_of(samples: StackSamples | RegionSamples, count: int, seed: int = 0, *, augmented: bool = True) -> Batch:
@@ -73,7 +94,7 @@ def batch_of(samples: StackSamples | RegionSamples, count: int, seed: int = 0, *
     return torch.utils.data.default_collate(rows)
 
 
-def _stacks(samples: StackSamples, member: Member) -> Any:
+def _stacks(samples: StackSamples, member: Member, kind: str) -> Any:
     assert isinstance(member.spec, DetectorSpec)
     objective = HeatmapObjective(member.spec, member.training)
     figure, axes = plt.subplots(2, SAMPLES, figsize=(3 * SAMPLES, 6.4), squeeze=False)
@@ -92,7 +113,7 @@ def _stacks(samples: StackSamples, member: Member) -> Any:
     return figure
 
 
-def _regions(samples: RegionSamples, member: Member) -> Any:
+def _regions(samples: RegionSamples, member: Member, kind: str) -> Any:
     assert isinstance(member.spec, GraderSpec)
     objective = SeverityObjective(member.spec, member.training)
     batch = batch_of(samples, SAMPLES)
@@ -108,4 +129,5 @@ def _regions(samples: RegionSamples, member: Member) -> Any:
             axis.set(xticks=[], yticks=[])
             if column == 0:
                 axis.set_ylabel(name if len(words) > 1 else name.replace("_left", " side"), size=style.NOTE_SIZE)
+    figure.suptitle(f"around {KEYPOINTS[kind]} keypoints", size=style.TITLE_SIZE, y=0)
     return figure
