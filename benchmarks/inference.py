@@ -191,43 +191,53 @@ def main() -> None:
     parser.add_argument("--engine", default="auto", metavar="WORD")
     parser.add_argument("--json", action="store_true")
     args = parser.parse_args()
+    figures = measure(args.data, args.weights, args.studies, args.engine)
+    print(json.dumps(figures, indent=2) if args.json else "\n".join(f"{k}: {v}" for k, v in figures.items()))
+
+
+def measure(folder: Path, weights: Path, studies: int, engine: str) -> dict[str, Any]:
+    """All figures of a run over the first `studies` of a data folder."""
     started = time.perf_counter()
-    data, bundle = open_data(args.data), load_bundle(args.weights)
+    data, bundle = open_data(folder), load_bundle(weights)
     device, amp = kaggle.choose_device(say=lambda text: print(text, file=sys.stderr))
-    predictor = pipeline.Predictor(bundle, device, amp, args.engine)
+    predictor = pipeline.Predictor(bundle, device, amp, engine)
     loaded = time.perf_counter() - started
-    study_ids = list(data.study_ids[: args.studies])
-    alone = predictor.alone
+    study_ids = list(data.study_ids[:studies])
     # Large ensembles would take minutes, beside which warming up is nothing; where OpenVINO computes, nobody copies.
     if not (predictor.networks.swaps or predictor.engine.compiled):
         end_to_end(predictor, data, study_ids[:2])
     seconds, spent, recorder = measured(predictor, data, study_ids)
     forward = recorder.floor(len(study_ids))
-    a, b = floor_a(data, study_ids), sum(forward.values())
-    overlap, cores = device.type != "cpu", torch.get_num_threads()
-    figures = {
+    a, cores = floor_a(data, study_ids), torch.get_num_threads()
+    return {
         "studies": len(study_ids),
         "files_per_study": _files(data, study_ids),
         "device": str(device),
         "engine": str(predictor.engine),
-        "threads": torch.get_num_threads(),
+        "threads": cores,
         "seconds_to_load": loaded,
         "seconds_per_study": seconds,
-        "floor_a_decoding": a,
-        "floor_b_forward": b,
-        "efficiency": (max(a, b) if overlap else a / cores + b) / seconds,
-        "efficiency_is": "max(A, B) / seconds" if overlap else f"(A / {cores} cores + B) / seconds",
-        "max(A, B) / seconds": max(a, b) / seconds,
-        "(A + B) / seconds": (a + b) / seconds,
+        **efficiency(seconds, a, sum(forward.values()), overlap=device.type != "cpu", cores=cores),
         "beyond_the_floors": {
-            "reading": spent["reading"] - (a / cores if alone else a),
+            "reading": spent["reading"] - (a / cores if predictor.alone else a),
             "stage 1": spent["stage 1"] - forward["stage 1"],
             "regions": spent["regions"],
             "stage 2": spent["stage 2"] - forward["stage 2"],
         },
         "peak_memory_gb": [_peak_gb(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)],
     }
-    print(json.dumps(figures, indent=2) if args.json else "\n".join(f"{k}: {v}" for k, v in figures.items()))
+
+
+def efficiency(seconds: float, a: float, b: float, *, overlap: bool, cores: int) -> dict[str, Any]:
+    """Both floors, seconds a study, beside the time that it took."""
+    return {
+        "floor_a_decoding": a,
+        "floor_b_forward": b,
+        "efficiency": (max(a, b) if overlap else a / cores + b) / seconds,
+        "efficiency_is": "max(A, B) / seconds" if overlap else f"(A / {cores} cores + B) / seconds",
+        "max(A, B) / seconds": max(a, b) / seconds,
+        "(A + B) / seconds": (a + b) / seconds,
+    }
 
 
 def _peak_gb(who: int) -> float:
