@@ -105,6 +105,20 @@ def test_two_processes_agree_with_one(
     assert np.abs(_figures(one) - _figures(two)).max() < 1e-4
 
 
+def test_a_row_that_was_not_written_before_a_kill_is_reported_by_the_next_call(
+    tmp_path: Path, accelerator: Accelerator
+) -> None:
+    def killed(row: dict[str, Any]) -> None:
+        if row["epoch"] == 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path, accelerator, report=killed)
+    rows: list[dict[str, Any]] = []
+    assert run(tmp_path, accelerator, report=rows.append) == rows
+    assert [row["epoch"] for row in rows] == [1, 2, 3, 4]
+
+
 def test_a_checkpoint_of_other_settings_is_not_used(tmp_path: Path, accelerator: Accelerator) -> None:
     run(tmp_path, accelerator)
     header = read_header(tmp_path / "checkpoint.safetensors")

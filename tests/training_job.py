@@ -8,6 +8,7 @@ Prints the validation figures of every epoch as JSON lines.
 import json
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -57,9 +58,15 @@ class Severities:
 
 
 def run(
-    folder: Path, accelerator: Accelerator, *, pause: float = 0.0, only: int | None = None, **training: Any
+    folder: Path,
+    accelerator: Accelerator,
+    *,
+    pause: float = 0.0,
+    only: int | None = None,
+    report: Callable[[dict[str, Any]], None] = lambda row: None,
+    **training: Any,
 ) -> list[dict[str, Any]]:
-    """Train the job in `folder`; the rows that its loop reports."""
+    """Train the job in `folder`; the rows of its loop."""
     share = training.pop("dropout", 0.0)
 
     def network() -> nn.Module:
@@ -67,7 +74,6 @@ def run(
 
     settings = Training(**{"epochs": 4, "batch_size": 20, "learning_rate": 0.02, "clip_norm": 1.0} | training)
     loop = Loop(workers=0, checkpoint_steps=2, mixed_precision="no")
-    rows: list[dict[str, Any]] = []
     job = Job(
         "points",
         0,
@@ -82,7 +88,7 @@ def run(
         5,
         True,
     )
-    progress = fit(job, accelerator, rows.append)
+    progress = fit(job, accelerator, report)
     return progress.history
 
 

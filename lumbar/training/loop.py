@@ -76,7 +76,8 @@ def fit(job: Job, accelerator: Accelerator, report: Callable[[dict[str, Any]], N
     """Train one member on one fold; `best.safetensors` holds the weights of the epoch with least validation loss.
 
     Goes on from the job's checkpoint where one with the same fingerprint is there. `report(row)` takes a row of metrics
-    an epoch. Raises InputError where the disk refuses.
+    an epoch, those before the checkpoint once more: whoever was killed may not have had the last. Raises InputError
+    where the disk refuses.
     """
     _seed(job.seed)
     network = job.network()
@@ -93,6 +94,8 @@ def fit(job: Job, accelerator: Accelerator, report: Callable[[dict[str, Any]], N
     progress = Progress()
     state = checkpoint.State(job.folder, job.fingerprint, plain, average, optimizer, accelerator.scaler)
     state.restore(progress)
+    for row in progress.history:
+        report(row)
     rank, world = accelerator.process_index, accelerator.num_processes
     plan = Plan(job.train.studies, job.training, job.seed, rank, world, together=job.keep_studies)
     bar = _bar(job, plan, progress, accelerator)
@@ -100,8 +103,8 @@ def fit(job: Job, accelerator: Accelerator, report: Callable[[dict[str, Any]], N
         began, skipped = time.monotonic(), progress.batch
         bar.set_description_str(f"{_stage(job)}, epoch {progress.epoch + 1} of {job.training.epochs}", refresh=False)
         _epoch(job, accelerator, wrapped, average, optimizer, plan, progress, state, bar)
-        row = _close_epoch(job, accelerator, average or plain, plan, progress, state)
-        row["samples_per_s"] = round((plan.batches - skipped) * plan.size / max(time.monotonic() - began, 1e-6), 1)
+        speed = (plan.batches - skipped) * plan.size / max(time.monotonic() - began, 1e-6)
+        row = _close_epoch(job, accelerator, average or plain, plan, progress, state, speed)
         report(row)
         bar.set_postfix_str(f"loss {row['train_loss']:.4g} valid {row['valid_loss']:.4g}")
     bar.close()
@@ -165,7 +168,13 @@ def combine(terms: Mapping[str, Term], accelerator: Accelerator, sums: dict[str,
 
 
 def _close_epoch(
-    job: Job, accelerator: Accelerator, network: nn.Module, plan: Plan, progress: Progress, state: checkpoint.State
+    job: Job,
+    accelerator: Accelerator,
+    network: nn.Module,
+    plan: Plan,
+    progress: Progress,
+    state: checkpoint.State,
+    speed: float,
 ) -> dict[str, Any]:
     """Validate, keep the weights if they are the best yet, move on to the next epoch and write the checkpoint."""
     valid, factors = validate(job, accelerator, network)
@@ -179,6 +188,7 @@ def _close_epoch(
         "train_loss": sum(factors.get(name, 0.0) * value for name, value in sums.items()),
         "valid_loss": loss,
         **{f"valid_{name}": value for name, value in valid.items()},
+        "samples_per_s": round(speed, 1),
     }
     if loss < progress.best_loss or progress.best_epoch < 0:
         progress.best_loss, progress.best_epoch = loss, progress.epoch + 1

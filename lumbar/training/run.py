@@ -238,10 +238,11 @@ class Run:
         return {study: training.draws[kind] for study, kind in self.data.sources.items() if kind in training.draws}
 
     def _report(self, row: dict[str, Any]) -> None:
-        if not self.main:
+        path, line = self.folder.root / "metrics.jsonl", json.dumps(row) + "\n"
+        if not self.main or (path.is_file() and line in path.read_text(encoding="utf-8").splitlines(keepends=True)):
             return
-        with (self.folder.root / "metrics.jsonl").open("a", encoding="utf-8") as file:
-            file.write(json.dumps(row) + "\n")
+        with path.open("a", encoding="utf-8") as file:
+            file.write(line)
         if self.board is not None:
             self.board.add(row)
 
