@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pydicom.data
 from numpy.typing import ArrayLike, NDArray
 from pydicom import dcmread
 from pydicom.dataset import Dataset, FileMetaDataset
@@ -20,9 +21,15 @@ from pydicom.uid import (
     generate_uid,
 )
 
+from lumbar.dicom import Series, read_series
+from lumbar.issues import Issue
+
 SAGITTAL = (0.0, 1.0, 0.0, 0.0, 0.0, -1.0)
 AXIAL = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0)
 CORONAL = (1.0, 0.0, 0.0, 0.0, 0.0, -1.0)
+
+PYDICOM_FILES = Path(pydicom.data.__file__).parent / "test_files"
+ORIGIN = np.zeros(3)
 
 
 def image(seed: int, shape: tuple[int, int] = (40, 36), dtype: str = "int16", low: int = 0) -> NDArray[Any]:
@@ -148,3 +155,18 @@ def _functional_groups(item: Dataset) -> Dataset:
         values.RescaleSlope, values.RescaleIntercept = item.RescaleSlope, item.RescaleIntercept
         groups.PixelValueTransformationSequence = [values]
     return groups
+
+
+def read(folder: Path, description: str = "Sagittal T1") -> tuple[Series, list[str]]:
+    series, issues = read_series(folder, 7, description, 1)
+    assert series is not None, issues
+    return series, [issue.code for issue in issues]
+
+
+def read_one(folder: Path, pixels: np.ndarray, **options: Any) -> tuple[Series | None, list[Issue]]:
+    write_slice(folder / "1.dcm", pixels, ORIGIN, **options)
+    return read_series(folder, 7, "Sagittal T1", 1)
+
+
+def instances(series: Series, order: str = "position") -> list[int]:
+    return [item.instance for item in series.ordered(order)]  # type: ignore[arg-type]

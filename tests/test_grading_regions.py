@@ -1,0 +1,208 @@
+"""Regions of interest: windows, boxes, borders, and the ways images are stored."""
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from small_study import CANAL, axial, patterned, sagittal, small_study, turned, upside_down
+
+from lumbar import geometry
+from lumbar.convert.original import EXACT
+from lumbar.grading.regions import cut_region, cut_regions, region_key
+from lumbar.grading.tasks import VIEWS
+from lumbar.member import GraderSpec, Preprocessing
+from lumbar.study import Study
+
+SMALL = {"backbone_args": {"channels": [8, 8, 16, 16]}, "image_size": 32, "slices": 3, "rnn_hidden": 8}
+
+
+@dataclass(frozen=True)
+class Spot:
+    """The least that stage 2 needs of a keypoint."""
+
+    series_id: int
+    instance: int
+    xy_px: tuple[float, float]
+    mm: tuple[float, float, float]
+
+
+def spot(study: Study, series_id: int, instance: int, mm) -> Spot:
+    item = next(one for one in study.series_by_id(series_id).slices if one.instance == instance)
+    column, row, _ = geometry.to_pixel(item.affine, mm)
+    return Spot(series_id, instance, (float(column), float(row)), tuple(map(float, mm)))
+
+
+def spots(study: Study) -> dict:
+    """Keypoints of the small study: the axial stacks lie at L1/L2, L3/L4 and L5/S1."""
+    found = {}
+    for level, mm in CANAL.items():
+        found["spinal_canal_stenosis", level] = spot(study, 1, 6, mm)
+        for side, sign in (("left", 1), ("right", -1)):
+            instance = 10 if side == "left" else 2
+            found[f"{side}_neural_foraminal_narrowing", level] = spot(study, 2, instance, [sign * 18, *mm[1:]])
+    for level, instance in (("l5_s1", 2), ("l3_l4", 5), ("l1_l2", 8)):
+        for side, sign in (("left", 1), ("right", -1)):
+            mm = CANAL[level] + [sign * 12, 0, 0]
+            found[f"{side}_subarticular_stenosis", level] = spot(study, 3, instance, mm)
+    return found
+
+
+def spec_of(**fields) -> GraderSpec:
+    return GraderSpec(task="global", **{**SMALL, "slices": 5, **fields})
+
+
+def instances(region) -> list[int | None]:
+    return [item.instance if item is not None else None for item in region.slices]
+
+
+def test_windows_lie_in_the_middle_beside_it_and_around_the_keypoint():
+    study = small_study()
+    cuts = cut_regions(study, spots(study), spec_of()).cuts
+    assert instances(cuts["sagittal_t2", "l3_l4"]) == [4, 5, 6, 7, 8]
+    assert instances(cuts["sagittal_t1_left", "l1_l2"]) == [7, 8, 9, 10, 11]  # 14.9 mm is 3.3 slices of 4.5 mm
+    assert instances(cuts["sagittal_t1_right", "l1_l2"]) == [5, 4, 3, 2, 1]
+    assert instances(cuts["sagittal_t1_left", "l5_s1"]) == [8, 9, 10, 11, 11]
+    assert instances(cuts["axial_left", "l3_l4"]) == [4, 4, 5, 6, 6]
+
+
+def test_regions_are_boxes_of_so_many_millimetres_around_their_point():
+    study = small_study()
+    cuts = cut_regions(study, spots(study), spec_of(roi_mm=24.0)).cuts
+    x1, y1, x2, y2 = cuts["sagittal_t2", "l3_l4"].boxes[2]  # 2 mm pixels: 12 of them
+    assert (x2 - x1, y2 - y1) == (12, 12)
+    assert ((x1 + x2) / 2 - 0.5, (y1 + y2) / 2 - 0.5) == pytest.approx(((11 + 60) / 2, (100 - 16) / 2), abs=0.5)
+    x1, _, x2, _ = cuts["axial_left", "l3_l4"].boxes[2]
+    assert x2 - x1 == 16
+
+
+def test_the_axial_middle_lies_between_left_and_right():
+    study = small_study()
+    cuts = cut_regions(study, spots(study), spec_of()).cuts
+    boxes = [cuts[view, "l3_l4"].boxes[2] for view in ("axial_left", "axial_right", "axial_middle")]
+    assert boxes[2][0] == pytest.approx((boxes[0][0] + boxes[1][0]) / 2, abs=1)
+    points = spots(study)
+    del points["right_subarticular_stenosis", "l3_l4"]
+    alone = cut_region(study, "axial_middle", "l3_l4", points, spec_of())
+    assert alone.boxes[2] == boxes[0]
+
+
+@pytest.mark.parametrize("exact", [False, True])
+def test_a_region_shows_the_patient_around_its_point(exact):
+    study = small_study()
+    spec = spec_of(roi_mm=40.0, preprocessing=EXACT if exact else Preprocessing())
+    region = cut_regions(study, spots(study), spec).cuts["sagittal_t2", "l3_l4"]
+    y, z = np.meshgrid(
+        CANAL["l3_l4"][1] + (np.arange(32) - 15.5) * 1.25, CANAL["l3_l4"][2] - (np.arange(32) - 15.5) * 1.25
+    )
+    ideal = patterned(np.stack([np.zeros_like(y), y, z], axis=-1))
+    assert np.corrcoef(region.pixels[2].ravel(), ideal.ravel())[0, 1] > 0.99
+
+
+def test_regions_are_standardised_over_the_whole_stack():
+    study = small_study()
+    region = cut_regions(study, spots(study), spec_of()).cuts["sagittal_t2", "l3_l4"]
+    assert region.pixels.mean() == pytest.approx(0, abs=1e-5)
+    assert region.pixels.std() == pytest.approx(1, abs=1e-5)
+
+
+def mirrored_paint(mm: np.ndarray) -> np.ndarray:
+    return patterned(np.concatenate([np.abs(mm[..., :1]), mm[..., 1:]], axis=-1))
+
+
+def test_in_a_symmetrical_patient_right_regions_equal_left_ones():
+    study = small_study(
+        sagittal_t1=(sagittal(2, paint=mirrored_paint),),
+        axial_t2=(axial(3, shape=(70, 89), paint=mirrored_paint),),  # odd: x = 0 is a pixel
+        sagittal_t2=(sagittal(1),),
+    )
+    tensors = cut_regions(study, spots(study), spec_of()).tensors
+    assert tensors["sagittal_t1_right"] == pytest.approx(tensors["sagittal_t1_left"], abs=1e-4)
+    assert tensors["axial_right"] == pytest.approx(tensors["axial_left"], abs=1e-4)
+    plain = cut_regions(study, spots(study), spec_of(mirror_right=False)).tensors
+    assert plain["axial_right"][..., ::-1] == pytest.approx(plain["axial_left"], abs=1e-4)
+
+
+def test_the_way_images_are_stored_changes_no_region():
+    plain = small_study()
+    other = small_study(
+        sagittal_t2=(turned(sagittal(1), upside_down),),
+        sagittal_t1=(turned(sagittal(2), upside_down),),
+        axial_t2=(turned(axial(3), upside_down),),
+    )
+    one, two = cut_regions(plain, spots(plain), spec_of()), cut_regions(other, spots(other), spec_of())
+    for view in VIEWS:
+        assert np.array_equal(one.tensors[view], two.tensors[view]), view
+
+
+def test_regions_past_the_border_repeat_it_with_an_issue_or_are_zero_in_the_original():
+    study = small_study()
+    points = spots(study)
+    points["spinal_canal_stenosis", "l3_l4"] = spot(study, 1, 6, [0, -55.0, 16.0])
+    regions = cut_regions(study, points, spec_of(roi_mm=30.0))
+    region = regions.cuts["sagittal_t2", "l3_l4"]
+    assert region.padded
+    assert region.boxes[0][0] < 0
+    assert region.filled == 5
+    assert np.ptp(region.pixels[:, :, :4], axis=2).max() == pytest.approx(0, abs=1e-5)  # the border, repeated
+    assert [issue.detail for issue in regions.issues if issue.code == "region_padded"] == [
+        "sagittal t2 L3/L4: the 30 mm region reaches past the image; its border was repeated"
+    ]
+    exact = cut_regions(study, points, spec_of(roi_mm=30.0, preprocessing=EXACT))
+    assert not exact.present["sagittal_t2"][2]
+    assert not exact.tensors["sagittal_t2"][2].any()
+
+
+def test_regions_wholly_outside_the_image_are_absent():
+    study = small_study()
+    points = spots(study)
+    points["spinal_canal_stenosis", "l3_l4"] = spot(study, 1, 6, [0, 400.0, 16.0])
+    regions = cut_regions(study, points, spec_of())
+    assert regions.present["sagittal_t2"].tolist() == [True, True, False, True, True]
+
+
+def test_levels_without_keypoints_are_absent_and_zero():
+    study = small_study()
+    regions = cut_regions(study, spots(study), spec_of())
+    assert regions.present["axial_left"].tolist() == [True, False, True, False, True]
+    assert not regions.tensors["axial_left"][1].any()
+    assert regions.present["sagittal_t1_right"].all()
+
+
+def test_windows_past_the_end_have_one_issue_a_view():
+    study = small_study()
+    issues = cut_regions(study, spots(study), spec_of()).issues
+    left = [issue.detail for issue in issues if issue.code == "window_repeated" and "axial left" in issue.detail]
+    assert left == ["axial left L1/L2, L3/L4, L5/S1: the 5 slices reach past the end; the border slice was repeated"]
+
+
+def test_slices_of_another_size_show_the_same_place():
+    series = sagittal(1)
+    fine = sagittal(1, shape=(200, 160), px=1.0)
+    mixed = replace(series, slices=(*series.slices[:6], *fine.slices[6:]))
+    study = small_study(sagittal_t2=(mixed,), sagittal_t1=(sagittal(2),), axial_t2=(axial(3),))
+    region = cut_regions(study, spots(study), spec_of()).cuts["sagittal_t2", "l3_l4"]
+    assert np.corrcoef(region.pixels[2].ravel(), region.pixels[3].ravel())[0, 1] > 0.98
+
+
+def test_only_what_members_see_decides_whether_they_share_regions():
+    one = spec_of()
+    assert region_key(one) == region_key(one.model_copy(update={"task": "spinal", "rnn_hidden": 64}))
+    for other in (spec_of(image_size=64), spec_of(roi_mm=40.0), spec_of(preprocessing=EXACT), spec_of(slices=3)):
+        assert region_key(one) != region_key(other)
+
+
+@settings(max_examples=25)
+@given(st.floats(-30, 30), st.floats(-30, 30))
+def test_sound_and_exact_boxes_lie_within_a_pixel_of_each_other(dy, dz):
+    study = STUDY
+    point = spot(study, 1, 6, CANAL["l3_l4"] + [0, dy, dz])
+    points = {("spinal_canal_stenosis", "l3_l4"): point}
+    exact = spec_of(roi_mm=10.0, preprocessing=EXACT)
+    one = cut_region(study, "sagittal_t2", "l3_l4", points, spec_of(roi_mm=10.0))
+    two = cut_region(study, "sagittal_t2", "l3_l4", points, exact)
+    assert np.abs(np.subtract(one.boxes[2], two.boxes[2])).max() <= 1
+
+
+STUDY = small_study()
