@@ -84,7 +84,8 @@ def write_submission(
 def _check_names(names: list[str], wanted: list[str]) -> None:
     """InputError where the row ids are not exactly the wanted ones, once each."""
     if len(set(wanted)) != len(wanted):
-        raise InputError("a study is listed twice; take one of the two out of the table")
+        twice = next(name for place, name in enumerate(wanted) if name in wanted[:place])
+        raise InputError(f"row {twice} is wanted twice; list its study once in the table of studies")
     if missing := sorted(set(wanted) - set(names)):
         raise InputError(
             f"the submission lacks {len(missing)} row(s), the first is {missing[0]}; grade every study of the table"

@@ -68,6 +68,19 @@ def test_every_sentence_says_what_is_wrong_and_what_to_do() -> None:
     assert not poor
 
 
+#: Said of one study, whose number stands before it.
+OF_A_STUDY = ("none of its images could be read",)
+
+
+def test_every_sentence_names_a_file_a_value_or_a_setting() -> None:
+    nameless = {
+        place: text
+        for place, text in sentences()
+        if not re.search(r"\{|'\w+'|\w\.\w|--\w|package|pip", text) and not text.startswith(OF_A_STUDY)
+    }
+    assert not nameless
+
+
 def test_no_sentence_is_a_paragraph_or_a_shout() -> None:
     for place, text in sentences():
         assert "\n" not in text, place

@@ -134,7 +134,7 @@ def test_spoiled_submission_is_refused_and_an_older_file_stays(tmp_path, message
 
 
 def test_study_listed_twice_is_refused():
-    with pytest.raises(InputError, match="listed twice"):
+    with pytest.raises(InputError, match="is wanted twice; list its study once"):
         validate(to_rows([7, 7], distributions(studies=2)), [7, 7])
 
 
