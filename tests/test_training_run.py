@@ -4,8 +4,10 @@ import html
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -25,6 +27,7 @@ from lumbar.metric import UNLABELLED, label_codes, score
 from lumbar.study import open_data
 from lumbar.training import run as training_run
 from lumbar.training.bundling import make_bundle
+from lumbar.training.cache import read_header
 from lumbar.training.data import RegionSamples
 from lumbar.training.evaluate import evaluate
 from lumbar.training.machine import make_accelerator
@@ -62,6 +65,7 @@ image_size = 32
 slices = 3
 rnn_hidden = 8
 rnn_layers = 1
+batch_size = 4
 epochs = 1
 any_severe_weight = 0.5
 [stage2.members.split]
@@ -210,6 +214,47 @@ def test_another_file_of_pretrained_weights_is_trained_from_again(world: Path, t
         run.packs.know(run.study_ids)
         found.append(run.job("t2", recipe.stage1.members["t2"], 0).fingerprint)
     assert found[0] != found[1]
+
+
+SLOWLY = """
+import sys, time
+import train_utils
+from lumbar.training import loop
+
+show = loop._show
+loop._show = lambda *batch: time.sleep(0.1) or show(*batch)
+sys.exit(train_utils.main(sys.argv[1:]))
+"""
+
+
+def test_a_run_killed_in_the_middle_of_an_epoch_ends_as_an_unbroken_one(world: Path, tmp_path: Path) -> None:
+    words = ["train", "--recipe", world / "tiny.toml", "--data", world / "data", "--out", tmp_path / "run"]
+    command = [sys.executable, "-c", SLOWLY, *map(str, words), "--set", "loop.checkpoint_steps=1"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    with subprocess.Popen(command, env=environment, cwd=Path(train_utils.__file__).parent) as begun:
+        until = time.monotonic() + 240
+        while not any(batch > 0 for batch in _batches_done(tmp_path / "run")):
+            assert begun.poll() is None
+            assert time.monotonic() < until
+            time.sleep(0.01)
+        begun.send_signal(signal.SIGKILL)
+    assert begun.returncode == -signal.SIGKILL
+    assert any(batch > 0 for batch in _batches_done(tmp_path / "run"))
+    assert _train(world, "--out", str(tmp_path / "run")) == 0
+    assert not _batches_done(tmp_path / "run")
+    one, two = (_metrics(root / "run" / "metrics.jsonl") for root in (world, tmp_path))
+    assert {key: row["valid_loss"] for key, row in one.items()} == pytest.approx(
+        {key: row["valid_loss"] for key, row in two.items()}, abs=1e-6
+    )
+    ours = pd.read_csv(world / "run" / "predictions" / "blend.csv", index_col="row_id")
+    theirs = pd.read_csv(tmp_path / "run" / "predictions" / "blend.csv", index_col="row_id")
+    pd.testing.assert_frame_equal(ours, theirs, atol=1e-6)
+
+
+def _batches_done(run: Path) -> list[int]:
+    """Of every member that is being trained, the batches of its epoch that are done."""
+    headers = [read_header(path) for path in run.glob("members/*/*/checkpoint.safetensors")]
+    return [header["progress"]["batch"] for header in headers if header is not None]
 
 
 def test_two_processes_train_the_system_as_one_does(tmp_path: Path) -> None:
