@@ -1,12 +1,13 @@
 """Does what is trained here learn to grade real MRI? SPIDER's discs: Pfirrmann grade (1 to 5) and disc narrowing.
 
-    python benchmarks/pfirrmann.py --spider SPIDER --weights weights --out RUN [--seeds 3] [--json FILE]
+    python benchmarks/pfirrmann.py --spider SPIDER --weights weights --out RUN [--seeds 3] [--starts random phantoms]
 
 The stage-2 network (a CNN and a GRU a view) and the training loop are those of the graders; only the head is another:
 four cumulative logits for the grade, one for narrowing and for each other sign. Every disc of a mid-sagittal image pair
 (T2, and T1 where both have one field of view) is seen in a region at the bundle's own canal keypoints, turned along the
-spine (`discs.py`). Patients never straddle a fold. Each seed is run from random weights and from the backbones that the
-bundle's graders learnt on phantoms, and both are blended, as members are. Interrupted runs go on.
+spine (`discs.py`). Patients never straddle a fold. Each seed is run with three members, whose backbones begin with
+random weights, with what the bundle's graders learnt on phantoms, and (an EfficientNet-lite0) with ImageNet weights;
+they are blended, as members are. Interrupted runs go on.
 
 SPIDER: van der Graaf et al., Scientific Data 2024, CC BY 4.0.
 """
@@ -15,6 +16,8 @@ import argparse
 import functools
 import sys
 from collections.abc import Mapping
+from contextlib import nullcontext
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +41,7 @@ from lumbar.training.machine import make_accelerator
 from lumbar.training.settings import Augment, Loop, Training
 
 GRADES, FOLDS = 5, 5
+STARTS = ("random", "phantoms", "ImageNet")
 SIDES_SEEN = (74, 80, 86)  # px of the regions that a disc is judged by, all scaled to `SIDE_PX`
 TRAINING = Training(
     epochs=40,
@@ -53,6 +57,21 @@ TRAINING = Training(
         noise=0.1, shading=0.1, coarsen=0.3, stretch=0.1,
     ),
 )  # fmt: skip
+
+
+#: ImageNet weights are there already: fewer and smaller steps.
+FINE_TUNING = TRAINING.model_copy(update={"epochs": 10, "learning_rate": 5e-4, "ema_decay": 0.97})
+
+
+@dataclass(frozen=True)
+class Start:
+    """A network and what its backbones begin with: `backbones` by view, ImageNet weights, or nothing."""
+
+    spec: GraderSpec
+    backbones: Mapping[int, Mapping[str, Tensor]] = field(default_factory=dict)
+    pretrained: bool = False
+    training: Training = TRAINING
+    half: bool = True  # whether it may be computed in half precision
 
 
 class Samples:
@@ -86,12 +105,12 @@ class Samples:
 class DiscNetwork(nn.Module):
     """A grader of two views whose head answers numbers: grade above 1, 2, 3, 4, and every sign."""
 
-    def __init__(self, spec: GraderSpec, backbones: Mapping[int, Mapping[str, Tensor]]) -> None:
+    def __init__(self, start: Start) -> None:
         super().__init__()
-        self.grader = build_grader(spec)
-        for place, state in backbones.items():
+        self.grader = build_grader(start.spec, start.pretrained)
+        for place, state in start.backbones.items():
             self.grader.get_submodule(f"encoders.{place}.backbone").load_state_dict(state)
-        self.head = nn.Sequential(nn.Dropout(0.3), nn.Linear(2 * spec.rnn_hidden, GRADES - 1 + len(SIGNS)))
+        self.head = nn.Sequential(nn.Dropout(0.3), nn.Linear(2 * start.spec.rnn_hidden, GRADES - 1 + len(SIGNS)))
 
     def forward(self, views: Tensor) -> Tensor:
         """(B, 2, 1, S, S) → (B, 4 + 7) logits."""
@@ -100,6 +119,9 @@ class DiscNetwork(nn.Module):
 
 class DiscObjective:
     """Binary cross entropy of the cumulative grades and of the signs."""
+
+    def __init__(self, *, half: bool) -> None:
+        self.half = half
 
     def inputs(self, batch: Batch) -> Tensor:
         """Views as the network gets them."""
@@ -115,7 +137,9 @@ class DiscObjective:
 
     def terms(self, network: nn.Module, batch: Batch, *, train: bool) -> Mapping[str, Term]:
         """Terms `grade` and `signs`."""
-        logits = network(self.inputs(batch)).float()
+        views = self.inputs(batch)
+        with nullcontext() if self.half else torch.autocast(views.device.type, enabled=False):
+            logits = network(views).float()
         above = batch["grade"][:, None] > torch.arange(1, GRADES, device=logits.device)
         loss = nn.functional.binary_cross_entropy_with_logits
         grade = loss(logits[:, : GRADES - 1], above.float(), reduction="sum") / (GRADES - 1)
@@ -124,8 +148,8 @@ class DiscObjective:
         return {"grade": Term(grade, count), "signs": Term(signs, count, 0.5)}
 
 
-def learnt_backbones(bundle: Bundle) -> tuple[GraderSpec, dict[int, dict[str, Tensor]]]:
-    """The spinal grader's spec; its sagittal T2 backbone and the foraminal grader's T1 backbone."""
+def starts(bundle: Bundle) -> dict[str, Start]:
+    """Random weights; the spinal grader's sagittal T2 backbone and the foraminal grader's T1 backbone; ImageNet's."""
     states: dict[int, dict[str, Tensor]] = {}
     specs = []
     for place, task in enumerate(("spinal", "foraminal")):
@@ -135,17 +159,13 @@ def learnt_backbones(bundle: Bundle) -> tuple[GraderSpec, dict[int, dict[str, Te
         states[place] = {name: value.float() if value.is_floating_point() else value for name, value in state.items()}
         specs.append(member.spec)
     assert isinstance(specs[0], GraderSpec)
-    return specs[0], states
+    efficient = specs[0].model_copy(update={"backbone": "tf_efficientnet_lite0", "backbone_args": {}})
+    # CPUs are slower with its depthwise convolutions in bf16 than in float32.
+    fine_tuned = Start(efficient, pretrained=True, training=FINE_TUNING, half=False)
+    return dict(zip(STARTS, (Start(specs[0]), Start(specs[0], states), fine_tuned), strict=True))
 
 
-def cross_validate(
-    discs: Discs,
-    spec: GraderSpec,
-    backbones: Mapping[int, Mapping[str, Tensor]],
-    out: Path,
-    seed: int,
-    training: Training = TRAINING,
-) -> tuple[np.ndarray, np.ndarray]:
+def cross_validate(discs: Discs, kind: str, start: Start, out: Path, seed: int) -> tuple[np.ndarray, np.ndarray]:
     """(N, 4 + 7) probabilities of every disc by the fold that has not seen its patient, and that fold (N,).
 
     No disc that is judged has a say in anything. The epoch is chosen on a tenth of the training patients that are
@@ -158,19 +178,18 @@ def cross_validate(
     for fold, (others, held_out) in enumerate(outer.split(discs.grade, groups=discs.patient)):
         inner = GroupKFold(10, shuffle=True, random_state=seed).split(others, groups=discs.patient[others])
         choose = next(inner)[1]
-        kind = "phantoms" if backbones else "random"
         folds[held_out] = fold
-        words = f"{training.model_dump_json()} {spec.model_dump_json()} {seed} {fold} {kind} {len(discs.grade)}"
+        words = (start.training.model_dump_json(), start.spec.model_dump_json(), seed, fold, kind, len(discs.grade))
         job = Job(
             member=f"discs from {kind} weights, seed {seed}",
             fold=fold,
             folder=out / f"{kind}_seed{seed}_fold{fold}",
-            fingerprint=words,
-            network=functools.partial(DiscNetwork, spec, backbones),
-            objective=DiscObjective(),
+            fingerprint=" ".join(map(str, words)),
+            network=functools.partial(DiscNetwork, start),
+            objective=DiscObjective(half=start.half),
             train=Samples(discs, others),
             valid=Samples(discs, others[choose]),
-            training=training,
+            training=start.training,
             loop=Loop(workers=0),
             seed=1000 * seed + fold,
         )
@@ -227,19 +246,20 @@ def main() -> None:
     parser.add_argument("--weights", type=Path, required=True, metavar="DIR", help="bundle folder")
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="run folder; goes on where it stopped")
     parser.add_argument("--seeds", type=int, default=3, metavar="N", help="how many (3)")
+    parser.add_argument("--starts", nargs="+", choices=STARTS, default=STARTS, metavar="WORD", help=", ".join(STARTS))
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures here as well")
     args = parser.parse_args()
     bundle = load_bundle(args.weights)
     discs = cut_discs(args.spider, args.out / "images", bundle)
-    spec, learnt = learnt_backbones(bundle)
     patients, with_t1 = len(np.unique(discs.patient)), discs.seen[:, 1].mean()
     print(f"{discs.judged.sum()} discs of {patients} patients, {with_t1:.0%} with T1")
     print(f"{(~discs.judged).sum()} more, above L1/L2, only train")
-    rows: dict[str, list[dict[str, float]]] = {"random": [], "phantoms": [], "blend": []}
+    begun = {kind: start for kind, start in starts(bundle).items() if kind in args.starts}
+    rows: dict[str, list[dict[str, float]]] = {kind: [] for kind in (*begun, "blend")}
     for seed in range(args.seeds):
         answers, folds = [], np.zeros(0)
-        for backbones in ({}, learnt):
-            said, folds = cross_validate(discs, spec, backbones, args.out, seed)  # the same folds for both
+        for kind, start in begun.items():
+            said, folds = cross_validate(discs, kind, start, args.out, seed)  # the same folds for all
             answers.append(said)
         for kind, said in zip(rows, (*answers, np.mean(answers, axis=0)), strict=True):
             rows[kind].append(figures(discs, said, folds))
