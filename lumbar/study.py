@@ -183,8 +183,8 @@ def _series_table(path: Path) -> tuple[tuple[int, ...], pd.DataFrame, list[Issue
     study_ids = tuple(int(study) for study in dict.fromkeys(table["study_id"]))
     strange = _not_whole(table["series_id"])
     issues = [
-        Issue("series_ignored", int(row.study_id), None, f"series_id {row.series_id!r} is not a whole number")
-        for row in table[strange].itertuples()
+        Issue("series_ignored", int(study), None, f"series_id {text!r} is not a whole number")
+        for study, text in zip(table["study_id"][strange], _plain(table["series_id"])[strange], strict=True)
     ]
     table = table[~strange].copy()
     table["series_id"] = _whole(table["series_id"], path)
