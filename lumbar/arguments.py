@@ -148,11 +148,7 @@ ARGUMENTS: Final[dict[str, list[Argument]]] = {
         _RECIPE,
         _DATA,
         _path("--out", "folder for the pictures"),
-        _path(
-            "--run",
-            "run whose keypoints are what graders see (else labelled ones)",
-            required=False,
-        ),
+        _path("--run", "run whose keypoints are what graders see (else labelled ones)", required=False),
         _SET,
     ],
 }

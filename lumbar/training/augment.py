@@ -20,18 +20,8 @@ from lumbar.training.settings import Augment
 Draw = dict[str, np.ndarray]
 KERNEL = 5  # pixels; sharpening and motion blur
 SHADE = 4  # control points a side of the bias field
-KEYS = (
-    "matrix",
-    "shift",
-    "kernel",
-    "order",
-    "gamma",
-    "noise",
-    "shade",
-    "coarse",
-    "bands",
-    "grain",
-)  # what a draw holds
+#: What a draw holds.
+KEYS = ("matrix", "shift", "kernel", "order", "gamma", "noise", "shade", "coarse", "bands", "grain")
 
 
 def draw(rng: np.random.Generator, augment: Augment, slices: int, *, shuffle: bool = True) -> Draw:
