@@ -241,6 +241,8 @@ def test_validation_sees_every_sample_once_and_studies_whole() -> None:
 def test_a_batch_too_small_to_share_is_refused() -> None:
     with pytest.raises(InputError, match="raise batch_size"):
         Plan(np.arange(3), Training(), 1, rank=0, world=2)
+    with pytest.raises(InputError, match="a batch of 5 leaves less than one study to each of 2 processes"):
+        _plan(0, 2, together=True, batch_size=6)
     assert Plan(np.arange(3), Training(), 1).batches == 1
 
 

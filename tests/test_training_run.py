@@ -266,7 +266,8 @@ def test_two_processes_train_the_system_as_one_does(tmp_path: Path) -> None:
     recipe = tmp_path / "tiny.toml"
     recipe.write_text(RECIPE.replace("decoder_channels = 8 }", "decoder_channels = 8, decoder_aspp_dropout = 0.0 }"))
     words = ["train", "--recipe", str(recipe), "--data", str(tmp_path / "data"), "--set", "folds.train=[0]"]
-    for setting in ("stage1.augment.noise=0.3", "stage2.augment.noise=0.3", "stage2.keypoints=labels"):
+    noise = ("stage1.augment.noise=0.3", "stage2.augment.noise=0.3")
+    for setting in (*noise, "stage2.keypoints=labels", "stage2.batch_size=10"):  # a study to each
         words += ["--set", setting]
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}

@@ -50,13 +50,14 @@ class Plan:
         cuts = np.flatnonzero(np.diff(studies[order])) + 1
         self.units = np.split(order, cuts) if together else [np.array([i]) for i in range(len(studies))]
         self.size = training.batch_size
-        share = max(world, round(self.size * len(self.units) / max(len(studies), 1)))
+        share = max(1, round(self.size * len(self.units) / max(len(studies), 1)))
         self.per_batch = min(share, len(self.units))
         samples = self.per_batch * len(studies) / max(len(self.units), 1)
-        if world > 1 and samples < 2 * world:
+        if world > 1 and (samples < 2 * world or self.per_batch < world):
+            least = "one study" if together else "two samples"
             raise InputError(
-                f"a batch of {samples:.0f} leaves less than two samples to each of {world} processes; raise "
-                "batch_size, add studies or start fewer processes"
+                f"a batch of {samples:.0f} leaves less than {least} to each of {world} processes; raise batch_size, "
+                "add studies or start fewer processes"
             )
         self.batches = len(self.units) // self.per_batch  # the rest waits for another epoch's order
         self.steps = math.ceil(self.batches / training.accumulate)  # optimizer steps an epoch
