@@ -38,7 +38,7 @@ def main() -> None:
     args = _arguments()
     data = args.data or _phantoms(args.out / "phantoms", args.studies)
     recipe = load_recipe(args.recipe, args.set)
-    run = Run(args.out, recipe, open_checked(data), make_accelerator(recipe.loop))
+    run = Run(args.out, recipe, open_checked(data, recipe), make_accelerator(recipe.loop))
     run.study_ids = run.study_ids[: args.studies]
     run.prepare()
     accelerator = run.accelerator
