@@ -96,7 +96,7 @@ def judge_cases(bundle: Bundle, data: DataFolder) -> tuple[list[tuple[str, ...]]
     assert data.coordinates is not None
     predictor, coordinates = Predictor(bundle), study_rows(data.coordinates)
     mixture: Found = []
-    rows = []
+    rows: list[tuple[str, ...]] = []
     for name, change in CASES.items():
         sure: list[float] = []
         issues = Counter[str]()
@@ -127,7 +127,7 @@ def judge_real(bundle: Bundle, held: DataFolder) -> Iterator[tuple[str, float, b
 
 def areas(mixture: Found) -> list[tuple[str, ...]]:
     """A row a series type and one for all: how many keypoints, the good ones' share, the area under the curve."""
-    rows = []
+    rows: list[tuple[str, ...]] = []
     for kind in (*dict.fromkeys(KEYPOINT_SERIES.values()), "all"):
         part = [(sure, good) for series, sure, good in mixture if kind in {series, "all"}]
         good = [each for _, each in part]

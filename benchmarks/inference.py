@@ -149,8 +149,8 @@ def best(network: torch.nn.Module, batch: torch.Tensor, predictor: pipeline.Pred
     rounds = 1 if predictor.networks.swaps else 4  # networks that large hardly vary
     warming = int(predictor.engine.compiled)  # OpenVINO prepares itself at the first call of a thread with a size
     batch = batch.to(device)
-    for part in compiled_parts(network):
-        part.load(part.file, part.word)  # else it keeps to as many cores as there were at its first call
+    for compiled in compiled_parts(network):
+        compiled.load(compiled.file, compiled.word)  # else it keeps to as many cores as there were at its first call
 
     def call(part: torch.Tensor, _: int = 0) -> None:
         with torch.inference_mode(), torch.autocast(device.type, dtype=amp, enabled=amp is not None):
@@ -165,8 +165,8 @@ def best(network: torch.nn.Module, batch: torch.Tensor, predictor: pipeline.Pred
         side_by_side = partial(lanes.each, partial(call, batch), range(lanes.count))
         each = [time_of(side_by_side) / len(batch) / lanes.count for _ in range(warming + rounds)][warming:]
         a_sample += each if lanes.count > 1 else []
-    for part in compiled_parts(network):
-        part.release()
+    for compiled in compiled_parts(network):
+        compiled.release()
     return min(a_sample) * len(batch)
 
 

@@ -117,9 +117,9 @@ def answers(study: Study, points: Points, spec: GraderSpec, network: nn.Module, 
         with torch.inference_mode():
             rows = torch.softmax(slice_loop(network, views.to(device)).double(), dim=-1).cpu().numpy()
         for place, condition in enumerate(sample.conditions):
-            for level in range(5):
-                if speaks(regions, spec, sample, condition, level):
-                    probabilities[CONDITIONS.index(condition), level] = rows[level, place]
+            for row in range(5):
+                if speaks(regions, spec, sample, condition, row):
+                    probabilities[CONDITIONS.index(condition), row] = rows[row, place]
     return probabilities
 
 

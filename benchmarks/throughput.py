@@ -61,14 +61,14 @@ def main() -> None:
 
 def loading(job: Job, accelerator: Any, seconds: float) -> float:
     """Samples a second from disk to what the network gets."""
-    return _timed((job.objective.inputs(batch) for batch in _batches(job, accelerator)), job, accelerator, seconds)
+    return _timed((_inputs(job, batch) for batch in _batches(job, accelerator)), job, accelerator, seconds)
 
 
 def network(job: Job, accelerator: Any, seconds: float) -> float:
     """Samples a second through forward, backward and optimizer on one batch that is already there."""
     step, batch = _step(job, accelerator), next(_batches(job, accelerator))
     with torch.no_grad():
-        inputs = job.objective.inputs(batch)
+        inputs = _inputs(job, batch)
     ready = {name: value for name, value in batch.items() if name != "matrix"}
     if isinstance(inputs, tuple):
         ready |= {"image": inputs[0], "points": inputs[1]}
@@ -81,6 +81,10 @@ def together(job: Job, accelerator: Any, seconds: float) -> float:
     """Samples a second of training as it runs."""
     step = _step(job, accelerator)
     return _timed((step(batch) for batch in _batches(job, accelerator)), job, accelerator, seconds)
+
+
+def _inputs(job: Job, batch: Batch) -> Any:
+    return job.objective.inputs(batch)  # type: ignore[attr-defined]  # both stages' objectives have it
 
 
 def _job(run: Run, name: str, member: Any) -> Job:
@@ -108,7 +112,8 @@ def _batches(job: Job, accelerator: Any) -> Iterator[Batch]:
 
 def _step(job: Job, accelerator: Any) -> Any:
     model = job.network()
-    model = model.to(memory_format=torch.channels_last) if job.training.channels_last else model
+    if job.training.channels_last:
+        model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     optimizer = torch.optim.AdamW(model.parameters(), lr=job.training.learning_rate)
     model, optimizer = accelerator.prepare(model.train(), optimizer)
 
