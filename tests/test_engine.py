@@ -116,6 +116,26 @@ def test_openvino_gives_the_same_answer_and_takes_another_folds_weights(name: st
 
 
 @pytest.mark.skipif(not OPENVINO, reason="openvino is not installed")
+@pytest.mark.parametrize("name", [name for name in SPECS if isinstance(SPECS[name], GraderSpec)])
+def test_a_batch_of_the_usual_size_is_computed_by_itself(name: str) -> None:
+    """With the same bits whatever was asked before, and as PyTorch does."""
+    spec = SPECS[name]
+    network = lived_in(build_network(spec), 2)
+    batches = {size: inputs(spec, size) for size in (3, 5, 2)}
+    with torch.inference_mode():
+        expected = {size: network(batch) for size, batch in batches.items()}
+    runner = make_runner(network, Engine("openvino"), inputs(spec, 1)[:, :, :1], "one", usual=5 * spec.slices)
+    parts = [part for part in runner.network.modules() if isinstance(part, compiled.Part)]
+    assert parts
+    first: dict[int, torch.Tensor] = {}
+    for size in (3, 5, 2, 5, 3):
+        answer = runner.network(batches[size])
+        torch.testing.assert_close(answer, expected[size], atol=2e-5, rtol=1e-4)
+        assert torch.equal(first.setdefault(size, answer), answer)
+        assert all(sorted(part._compiled) == ([0] if len(first) == 1 else sorted({0, part.usual})) for part in parts)
+
+
+@pytest.mark.skipif(not OPENVINO, reason="openvino is not installed")
 def test_memory_is_let_go_of_only_between_calls() -> None:
     spec = SPECS["deeplab"]
     network = lived_in(build_network(spec), 2)

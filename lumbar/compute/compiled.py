@@ -40,8 +40,9 @@ def check(word: str, device: torch.device) -> None:
 class CompiledRunner:
     """As `engine.Runner`: a network in evaluation mode, into which other weights of its kind can be swapped."""
 
-    def __init__(self, network: nn.Module, word: str, example: torch.Tensor, name: str) -> None:
-        """`network` holds the weights of member `name`; it is changed in place. `example`: a small input."""
+    def __init__(self, network: nn.Module, word: str, example: torch.Tensor, name: str, usual: int = 0) -> None:
+        """`network` holds the weights of member `name`; it is changed in place. `example`: a small input; `usual`: how
+        many times as large most batches will be, where that is known."""
         self.word, self.folder = word, tempfile.TemporaryDirectory(prefix="lumbar-openvino-")
         self.names = [key for key, _ in network.named_modules() if key.rpartition(".")[2] == _PART] or [""]
         #: The network as it was built, which holds what is to be converted, and an input of each part.
@@ -49,7 +50,7 @@ class CompiledRunner:
         self.examples = _inputs(self.source, self.names, example)
         self.network = network
         for key in self.names:
-            self._put(key, Part())
+            self._put(key, Part(usual * len(self.examples[key])))
         self.nbytes = sum(value.numel() * value.element_size() for value in self.source.state_dict().values())
         self.fill(self.source.state_dict(), name)
 
@@ -91,28 +92,33 @@ class CompiledRunner:
 class Part(nn.Module):
     """A network, or a part of one, in OpenVINO. Several threads may call it, each computes on one core.
 
-    It is compiled by the process that first calls it: what OpenVINO starts does not outlive the birth of a child.
+    It is compiled by the process that first calls it: what OpenVINO starts does not outlive the birth of a child. For
+    batches of `usual` images by themselves, which saves choosing kernels at the first call and a twentieth to a tenth
+    of the time of every call; for all other sizes together. So a batch's answer does not depend on those before it.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, usual: int = 0) -> None:
         super().__init__()
+        self.usual = usual
         self._lock = threading.Lock()
         self.load(Path(), "openvino")
 
     def load(self, file: Path, word: str) -> None:
         """Take what was converted into a file; nobody may be calling it."""
         self.file, self.word = file, word
-        self._compiled: Any = None
+        self._compiled: dict[int, Any] = {}  # by batch size; 0: any
         self._requests = threading.local()
         self._callers, self._to_release = 0, False
 
     def forward(self, batch: torch.Tensor) -> torch.Tensor:
-        if not hasattr(self._requests, "own"):
-            self._requests.own = self._compile().create_infer_request()
+        own: dict[int, Any] = self._requests.__dict__.setdefault("by_size", {})
+        size = self.usual if len(batch) == self.usual else 0
+        if size not in own:
+            own[size] = self._compile(size, batch.shape).create_infer_request()
         with self._lock:
             self._callers += 1
         # The request writes its next answer into the same memory.
-        answer = self._requests.own.infer([batch.contiguous().numpy()], share_inputs=True, share_outputs=True)[0].copy()
+        answer = own[size].infer([batch.contiguous().numpy()], share_inputs=True, share_outputs=True)[0].copy()
         with self._lock:
             self._callers -= 1
             if self._to_release:
@@ -126,14 +132,15 @@ class Part(nn.Module):
 
     def _release(self) -> None:
         self._to_release = self._callers > 0
-        if self._compiled is not None and not self._to_release:
-            self._compiled.release_memory()
+        if not self._to_release:
+            for each in self._compiled.values():
+                each.release_memory()
 
-    def _compile(self) -> Any:
+    def _compile(self, size: int, shape: torch.Size) -> Any:
         import openvino
 
         with self._lock:
-            if self._compiled is None:
+            if size not in self._compiled:
                 started.set()
                 cores = torch.get_num_threads()
                 hints = {
@@ -142,11 +149,15 @@ class Part(nn.Module):
                     "INFERENCE_PRECISION_HINT": PRECISION[self.word],
                     "ENABLE_CPU_PINNING": False,  # else every process computes on the first cores
                 }
-                self._compiled = openvino.Core().compile_model(str(self.file), "CPU", hints)
-            return self._compiled
+                core = openvino.Core()
+                model = core.read_model(self.file)
+                if size:
+                    model.reshape(list(shape))
+                self._compiled[size] = core.compile_model(model, "CPU", hints)
+            return self._compiled[size]
 
     def __deepcopy__(self, _: dict[int, Any]) -> "Part":
-        return Part()
+        return Part(self.usual)
 
 
 #: Whether OpenVINO computes in this process, of which no copies can be made then.

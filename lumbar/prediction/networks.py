@@ -10,7 +10,8 @@ from lumbar.bundle import Bundle, Member
 from lumbar.compute.compiled import CompiledRunner
 from lumbar.compute.engine import Engine, Runner, make_runner
 from lumbar.grading.tasks import TASKS
-from lumbar.member import DetectorSpec
+from lumbar.labels import LEVELS
+from lumbar.member import DetectorSpec, GraderSpec
 
 #: Memory for networks on a CPU, bytes: the full ninth-place ensemble needs 10 GB in float32, Kaggle has 13 GB without
 #: a GPU, and a run may be several processes.
@@ -106,7 +107,7 @@ class Networks:
         network = self.bundle.network(member.name, self.device)
         self._own[kind] = {key: value.to("meta") for key, value in network.state_dict().items()}
         example = _example(member, next(network.parameters()).device)
-        self._runners[member.name] = make_runner(network, self.engine, example, member.name)
+        self._runners[member.name] = make_runner(network, self.engine, example, member.name, _usual(member))
         self._first[kind] = self._holds[kind] = member.name
 
 
@@ -114,6 +115,12 @@ def _room(device: torch.device) -> int:
     if device.type == "cuda" and torch.cuda.is_available():
         return int(torch.cuda.mem_get_info(device)[0] * DEVICE_SHARE)
     return CPU_ROOM
+
+
+def _usual(member: Member) -> int:
+    """How many times `_example` a study is that lacks nothing; 0 for a detector, since studies differ in slices."""
+    spec = member.spec
+    return len(LEVELS) * len(TASKS[spec.task].samples) * spec.slices if isinstance(spec, GraderSpec) else 0
 
 
 def _example(member: Member, device: torch.device) -> torch.Tensor:
