@@ -50,6 +50,8 @@ def judge(data: DataFolder, bundle: Bundle, studies: int | None = None, engine: 
         "folds": "held out",
         "keypoints": evaluate.keypoint_errors({study: by_study[study].keypoints for study in ids}, told),
         "scores": {name: evaluate.member_score(codes, table) for name, table in tables.items()},
+        "reliability": evaluate.calibration(codes, tables["blend"]),
+        "confusion": evaluate.confusion(codes, tables["blend"]),
         "seconds_per_study": float(np.median([result.seconds for result in results])),
     }
 

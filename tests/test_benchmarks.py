@@ -1,0 +1,75 @@
+"""Benchmarks run from beginning to end and say what they measured; how fast, no test asks."""
+
+import json
+import runpy
+from pathlib import Path
+
+import pytest
+from worlds import small_phantoms, tiny_bundle
+
+BENCHMARKS = Path(__file__).resolve().parent.parent / "benchmarks"
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A labelled data folder and a bundle."""
+    root = tmp_path_factory.mktemp("benchmarks")
+    small_phantoms(root / "data", 2, 3)
+    tiny_bundle(root / "weights")
+    return root
+
+
+def run(name: str, monkeypatch: pytest.MonkeyPatch, *words: object) -> None:
+    monkeypatch.setattr("sys.argv", [name, *map(str, words)])
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    runpy.run_path(str(BENCHMARKS / name), run_name="__main__")
+
+
+def test_a_bundle_is_judged_on_labelled_studies(
+    world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "figures.json"
+    run("heldout.py", monkeypatch, "--data", world / "data", "--weights", world / "weights", "--json", out)
+    figures, said = json.loads(out.read_text()), capsys.readouterr().out
+    assert figures["studies"] == 2
+    assert set(figures["scores"]) == {"split", "global", "blend", "weighted_prior"}
+    counts = [sum(map(sum, table)) for table in figures["confusion"].values()]
+    assert counts == [10] * 5  # five levels of two studies, each once
+    assert f"{figures['scores']['blend']['total']:.4f}" in said
+
+
+def test_training_throughput_is_measured_member_by_member(
+    world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    settings = ("loop.mixed_precision=no", "loop.read_processes=1", "folds.count=2", "folds.method=kfold")
+    small = ("stage1.image_size=64", "stage1.batch_size=2", "stage2.image_size=32", "stage2.batch_size=2")
+    words = ["--recipe", BENCHMARKS.parent / "recipes" / "demo.toml", "--data", world / "data", "--out", tmp_path]
+    words += ["--seconds", 0.01, "--rounds", 1, "--members", "axial_t2", "spinal_small"]
+    words += [word for setting in (*settings, *small) for word in ("--set", setting)]
+    run("throughput.py", monkeypatch, *words)
+    rows = [line.split() for line in capsys.readouterr().out.splitlines()[2:]]
+    assert [row[0] for row in rows] == ["axial_t2", "spinal_small"]
+    for _, batch, loading, network, together, share in rows:
+        assert batch == "2"
+        assert min(float(loading), float(network), float(together)) > 0
+        assert share.endswith("%")
+
+
+def test_prediction_is_measured_beside_its_floors(
+    world: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run("inference.py", monkeypatch, "--data", world / "data", "--weights", world / "weights", "--json")
+    figures = json.loads(capsys.readouterr().out)
+    assert figures["studies"] == 2
+    assert all(figures[name] > 0 for name in ("seconds_per_study", "floor_a_decoding", "floor_b_forward"))
+
+
+def test_the_naive_way_gives_the_same_probabilities(
+    world: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["--data", world / "data", "--weights", world / "weights", "--engines", "fused", "--json"]
+    run("naive.py", monkeypatch, *words)
+    figures = json.loads(capsys.readouterr().out)
+    assert figures["reads_per_study"] > 10
+    assert figures["fused"]["times_faster"] == pytest.approx(figures["naive_seconds"] / figures["fused"]["seconds"])
+    assert figures["fused"]["probabilities_moved"] < 1e-4
