@@ -93,8 +93,8 @@ class Part(nn.Module):
     """A network, or a part of one, in OpenVINO. Several threads may call it, each computes on one core.
 
     It is compiled by the process that first calls it: what OpenVINO starts does not outlive the birth of a child. For
-    batches of `usual` images by themselves, which saves choosing kernels at the first call and a twentieth to a tenth
-    of the time of every call; for all other sizes together. So a batch's answer does not depend on those before it.
+    batches of `usual` images by themselves, which saves choosing kernels at the first call and some percent of
+    every call; for all other sizes together. So a batch's answer does not depend on those before it.
     """
 
     def __init__(self, usual: int = 0) -> None:
