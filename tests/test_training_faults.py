@@ -47,10 +47,14 @@ class Late(Deadly):
 
 
 class Faulty(Deadly):
-    """Samples whose code is wrong."""
+    """Samples whose code or input is wrong."""
+
+    def __init__(self, spent: Path, error: Exception) -> None:
+        super().__init__(spent)
+        self.error = error
 
     def sample(self, index: int, rng: np.random.Generator | None) -> dict[str, Any]:
-        raise RuntimeError("shapes do not fit")
+        raise self.error
 
 
 def values(samples: Any, workers: int) -> list[list[float]]:
@@ -76,9 +80,25 @@ def test_a_loader_that_dies_interrupts_nothing_that_training_is_doing(tmp_path: 
         list(batches)
 
 
-def test_a_fault_of_the_code_in_a_loader_is_no_lack_of_memory(tmp_path: Path) -> None:
-    with pytest.raises(RuntimeError, match="shapes do not fit"):
-        values(Faulty(tmp_path), 1)
+@pytest.mark.parametrize("workers", [0, 1])
+@pytest.mark.parametrize("kind", [RuntimeError, EOFError, ConnectionResetError])
+def test_a_fault_of_the_code_in_a_loader_is_no_lack_of_memory(
+    tmp_path: Path, kind: type[Exception], workers: int
+) -> None:
+    with pytest.raises(kind, match="shapes do not fit"):
+        values(Faulty(tmp_path, kind("shapes do not fit")), workers)
+
+
+@pytest.mark.parametrize("kind", [EOFError, ConnectionResetError, ConnectionRefusedError])
+def test_a_loader_that_dies_while_its_batch_is_fetched_is_the_same_sentence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: type[Exception]
+) -> None:
+    def reset(*_: object) -> None:
+        raise kind("the line is broken")
+
+    monkeypatch.setattr("multiprocessing.resource_sharer._resource_sharer.get_connection", reset)
+    with pytest.raises(InputError, match="a process that loads samples died"):
+        values(Deadly(tmp_path), 1)
 
 
 def read(folder: Path, item: int) -> None:

@@ -130,8 +130,8 @@ def load(samples: Samples, seed: int, batches: list[list[Key]], loop: Loop, devi
         try:
             coming = coming or _unalarmed(loader)
             batch = next(coming, None)
-        except RuntimeError as error:  # torch has no class of its own for it
-            if "DataLoader worker (pid" not in str(error):
+        except (RuntimeError, ConnectionError, EOFError) as error:
+            if not workers or not _says_that_a_worker_died(error):
                 raise
             raise InputError(
                 "a process that loads samples died, most likely out of memory; set loop.workers lower and run again, "
@@ -140,6 +140,16 @@ def load(samples: Samples, seed: int, batches: list[list[Key]], loop: Loop, devi
         if batch is None:
             return
         yield {name: value.to(device, non_blocking=True) for name, value in batch.items()}
+
+
+def _says_that_a_worker_died(error: Exception) -> bool:
+    """Whether torch says so, or the line to a worker broke as its batch was fetched, before it counted as dead.
+
+    torch has no class of its own for the first; what a sample itself raised comes marked as caught in a worker.
+    """
+    if isinstance(error, RuntimeError):
+        return "DataLoader worker (pid" in str(error)
+    return "in DataLoader worker process" not in str(error)
 
 
 def _unalarmed(loader: DataLoader) -> Iterator[Batch]:  # type: ignore[type-arg]
