@@ -16,6 +16,7 @@ from lumbar.bundle import Bundle, Weights, build_network, save_bundle
 from lumbar.compute import compiled
 from lumbar.compute.compiled import CompiledRunner
 from lumbar.compute.engine import Engine, Runner, choose_engine, make_runner
+from lumbar.compute.lanes import Lanes
 from lumbar.issues import InputError
 from lumbar.member import DetectorSpec, GraderSpec
 from lumbar.prediction import pipeline
@@ -116,23 +117,39 @@ def test_openvino_gives_the_same_answer_and_takes_another_folds_weights(name: st
 
 
 @pytest.mark.skipif(not OPENVINO, reason="openvino is not installed")
-@pytest.mark.parametrize("name", [name for name in SPECS if isinstance(SPECS[name], GraderSpec)])
-def test_a_batch_of_the_usual_size_is_computed_by_itself(name: str) -> None:
-    """With the same bits whatever was asked before, and as PyTorch does."""
+@pytest.mark.parametrize("name", SPECS)
+def test_no_answer_of_openvino_depends_on_the_rest_of_its_batch(name: str) -> None:
     spec = SPECS[name]
     network = lived_in(build_network(spec), 2)
-    batches = {size: inputs(spec, size) for size in (3, 5, 2)}
+    batch = inputs(spec, 5)
     with torch.inference_mode():
-        expected = {size: network(batch) for size, batch in batches.items()}
-    runner = make_runner(network, Engine("openvino"), inputs(spec, 1)[:, :, :1], "one", usual=5 * spec.slices)
-    parts = [part for part in runner.network.modules() if isinstance(part, compiled.Part)]
-    assert parts
-    first: dict[int, torch.Tensor] = {}
-    for size in (3, 5, 2, 5, 3):
-        answer = runner.network(batches[size])
-        torch.testing.assert_close(answer, expected[size], atol=2e-5, rtol=1e-4)
-        assert torch.equal(first.setdefault(size, answer), answer)
-        assert all(sorted(part._compiled) == ([0] if len(first) == 1 else sorted({0, part.usual})) for part in parts)
+        expected = network(batch)
+    runner = make_runner(network, Engine("openvino"), inputs(spec, 1), "one")
+    answer = runner.network(batch)
+    torch.testing.assert_close(answer, expected, atol=2e-5, rtol=1e-4)
+    for part in (slice(0, 2), slice(3, 4)):
+        torch.testing.assert_close(runner.network(batch[part]), answer[part], atol=1e-7, rtol=0)  # GRUs are PyTorch's
+    parts = [module for module in runner.network.modules() if isinstance(module, compiled.Part)]
+    assert len(parts) == len(runner.names)
+    for place in parts:
+        images = torch.randn(7, *place._compiled.input(0).shape[1:])
+        assert torch.equal(place(images)[2:5], place(images[2:5]))
+
+
+@pytest.mark.skipif(not OPENVINO, reason="openvino is not installed")
+def test_lanes_call_openvino_side_by_side_and_get_the_same_bits() -> None:
+    spec = SPECS["deeplab"]
+    network, batch, answers = lived_in(build_network(spec), 2), inputs(spec, 2), []
+    for count, streams, threads in ((2, 2, 2), (1, 1, torch.get_num_threads())):
+        runner = make_runner(copy.deepcopy(network), Engine("openvino"), batch[:1], "one")
+        with Lanes(count) as beside, torch.inference_mode():
+            found = list(beside.answers(runner.network, [batch] * 4))
+        assert isinstance(runner.network, compiled.Part)
+        assert runner.network._compiled.get_property("NUM_STREAMS") == streams
+        assert runner.network._compiled.get_property("INFERENCE_NUM_THREADS") == threads
+        answers += found
+    assert all(torch.equal(answers[0], answer) for answer in answers[:4])
+    torch.testing.assert_close(answers[0], answers[-1], atol=2e-5, rtol=1e-4)
 
 
 @pytest.mark.skipif(not OPENVINO, reason="openvino is not installed")

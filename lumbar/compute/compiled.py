@@ -18,7 +18,7 @@ from typing import Any, Final
 import torch
 from torch import nn
 
-from lumbar.compute import crew
+from lumbar.compute import crew, lanes
 from lumbar.issues import InputError
 
 #: OpenVINO's name of a number type, by the engine's word.
@@ -40,9 +40,8 @@ def check(word: str, device: torch.device) -> None:
 class CompiledRunner:
     """As `engine.Runner`: a network in evaluation mode, into which other weights of its kind can be swapped."""
 
-    def __init__(self, network: nn.Module, word: str, example: torch.Tensor, name: str, usual: int = 0) -> None:
-        """`network` holds the weights of member `name`; it is changed in place. `example`: a small input; `usual`: how
-        many times as large most batches will be, where that is known."""
+    def __init__(self, network: nn.Module, word: str, example: torch.Tensor, name: str) -> None:
+        """`network` holds the weights of member `name`; it is changed in place. `example`: the input for one sample."""
         self.word, self.folder = word, tempfile.TemporaryDirectory(prefix="lumbar-openvino-")
         self.names = [key for key, _ in network.named_modules() if key.rpartition(".")[2] == _PART] or [""]
         #: The network as it was built, which holds what is to be converted, and an input of each part.
@@ -50,7 +49,7 @@ class CompiledRunner:
         self.examples = _inputs(self.source, self.names, example)
         self.network = network
         for key in self.names:
-            self._put(key, Part(usual * len(self.examples[key])))
+            self._put(key, Part())
         self.nbytes = sum(value.numel() * value.element_size() for value in self.source.state_dict().values())
         self.fill(self.source.state_dict(), name)
 
@@ -92,38 +91,36 @@ class CompiledRunner:
 class Part(nn.Module):
     """A network, or a part of one, in OpenVINO. Several threads may call it, each computes on one core.
 
-    It is compiled by the process that first calls it: what OpenVINO starts does not outlive the birth of a child. For
-    batches of `usual` images by themselves, which saves choosing kernels at the first call and some percent of
-    every call; for all other sizes together. So a batch's answer does not depend on those before it.
+    It is compiled by the process that first calls it: what OpenVINO starts does not outlive the birth of a child. A
+    batch goes through in pieces of one sample's images, which takes no longer: kernels are chosen for that size
+    alone, little lies between layers, and no answer depends on what else is in the batch.
     """
 
-    def __init__(self, usual: int = 0) -> None:
+    def __init__(self) -> None:
         super().__init__()
-        self.usual = usual
         self._lock = threading.Lock()
         self.load(Path(), "openvino")
 
     def load(self, file: Path, word: str) -> None:
         """Take what was converted into a file; nobody may be calling it."""
         self.file, self.word = file, word
-        self._compiled: dict[int, Any] = {}  # by batch size; 0: any
+        self._compiled: Any = None
         self._requests = threading.local()
         self._callers, self._to_release = 0, False
 
     def forward(self, batch: torch.Tensor) -> torch.Tensor:
-        own: dict[int, Any] = self._requests.__dict__.setdefault("by_size", {})
-        size = self.usual if len(batch) == self.usual else 0
-        if size not in own:
-            own[size] = self._compile(size, batch.shape).create_infer_request()
+        request = getattr(self._requests, "own", None)
+        if request is None:
+            request = self._requests.own = self._compile().create_infer_request()
         with self._lock:
             self._callers += 1
-        # The request writes its next answer into the same memory.
-        answer = own[size].infer([batch.contiguous().numpy()], share_inputs=True, share_outputs=True)[0].copy()
+        size = request.model_inputs[0].shape[0]
+        answers = [_infer(request, piece, size) for piece in batch.contiguous().split(size)]
         with self._lock:
             self._callers -= 1
             if self._to_release:
                 self._release()
-        return torch.from_numpy(answer)
+        return torch.cat(answers)
 
     def release(self) -> None:
         """Free its memory beside the weights, now or when its last caller is done."""
@@ -132,32 +129,35 @@ class Part(nn.Module):
 
     def _release(self) -> None:
         self._to_release = self._callers > 0
-        if not self._to_release:
-            for each in self._compiled.values():
-                each.release_memory()
+        if not self._to_release and self._compiled is not None:
+            self._compiled.release_memory()
 
-    def _compile(self, size: int, shape: torch.Size) -> Any:
+    def _compile(self) -> Any:
         import openvino
 
         with self._lock:
-            if size not in self._compiled:
+            if self._compiled is None:
                 started.set()
-                cores = torch.get_num_threads()
+                streams = lanes.count_here()
                 hints = {
-                    "NUM_STREAMS": cores,
-                    "INFERENCE_NUM_THREADS": cores,
+                    "NUM_STREAMS": streams,
+                    "INFERENCE_NUM_THREADS": streams * torch.get_num_threads(),
                     "INFERENCE_PRECISION_HINT": PRECISION[self.word],
                     "ENABLE_CPU_PINNING": False,  # else every process computes on the first cores
                 }
-                core = openvino.Core()
-                model = core.read_model(self.file)
-                if size:
-                    model.reshape(list(shape))
-                self._compiled[size] = core.compile_model(model, "CPU", hints)
-            return self._compiled[size]
+                self._compiled = openvino.Core().compile_model(self.file, "CPU", hints)
+            return self._compiled
 
     def __deepcopy__(self, _: dict[int, Any]) -> "Part":
-        return Part(self.usual)
+        return Part()
+
+
+def _infer(request: Any, piece: torch.Tensor, size: int) -> torch.Tensor:
+    """Answers to at most `size` images, which is how many the request takes."""
+    filled = torch.cat([piece, piece.new_zeros(size - len(piece), *piece.shape[1:])]) if len(piece) < size else piece
+    # The request writes its next answer into the same memory.
+    answer = request.infer([filled.numpy()], share_inputs=True, share_outputs=True)[0].copy()
+    return torch.from_numpy(answer[: len(piece)])
 
 
 #: Whether OpenVINO computes in this process, of which no copies can be made then.
@@ -181,7 +181,7 @@ def _inputs(network: nn.Module, names: list[str], example: torch.Tensor) -> dict
 
 
 def _convert(part: nn.Module, example: torch.Tensor, file: Path) -> None:
-    """Write a part, for any number of samples, as OpenVINO reads it; by a child where there can be one (see `Part`)."""
+    """Write a part, for inputs as the example, as OpenVINO reads it; by a child where there can be one (see `Part`)."""
     if started.is_set() or not crew.POSSIBLE:
         _write(part, example, file)
     else:
@@ -193,7 +193,7 @@ def _write(part: nn.Module, example: torch.Tensor, file: Path) -> Path:
 
     with warnings.catch_warnings(), torch.inference_mode():  # the tracer warns of every shape that it takes as fixed
         warnings.simplefilter("ignore")
-        model = openvino.convert_model(part, example_input=torch.cat([example, example]))
-    model.reshape([-1, *example.shape[1:]])
+        model = openvino.convert_model(part, example_input=example)
+    model.reshape(list(example.shape))
     openvino.save_model(model, file, compress_to_fp16=False)
     return file

@@ -110,12 +110,10 @@ class Runner:
         return sum(value.numel() * value.element_size() for value in self.network.state_dict().values())
 
 
-def make_runner(
-    network: nn.Module, engine: Engine, example: torch.Tensor, name: str, usual: int = 0
-) -> Runner | CompiledRunner:
+def make_runner(network: nn.Module, engine: Engine, example: torch.Tensor, name: str) -> Runner | CompiledRunner:
     """The network of member `name` made ready for an engine; see the runners."""
     if engine.compiled:
-        return CompiledRunner(network, engine.word, example, name, usual)
+        return CompiledRunner(network, engine.word, example, name)
     return Runner(network, engine, example)
 
 

@@ -1,9 +1,10 @@
 """Several studies at once on a CPU, each on a core of its own: small layers leave a second core idle otherwise."""
 
+import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any
+from typing import Any, Final
 
 import torch
 
@@ -13,7 +14,7 @@ class Lanes:
 
     def __init__(self, count: int) -> None:
         self.count = count
-        self._pool = ThreadPoolExecutor(count, "lane", initializer=_on_one_core) if count > 1 else None
+        self._pool = ThreadPoolExecutor(count, "lane", _on_one_core, (count,)) if count > 1 else None
 
     def __enter__(self) -> "Lanes":
         return self
@@ -45,5 +46,14 @@ class Lanes:
             yield at_work.popleft().result()
 
 
-def _on_one_core() -> None:
+_here: Final = threading.local()
+
+
+def count_here() -> int:
+    """How many lanes there are where this is called from one, else 1."""
+    return getattr(_here, "count", 1)
+
+
+def _on_one_core(count: int) -> None:
     torch.set_num_threads(1)  # of this thread
+    _here.count = count

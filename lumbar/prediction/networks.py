@@ -10,8 +10,7 @@ from lumbar.bundle import Bundle, Member
 from lumbar.compute.compiled import CompiledRunner
 from lumbar.compute.engine import Engine, Runner, make_runner
 from lumbar.grading.tasks import TASKS
-from lumbar.labels import LEVELS
-from lumbar.member import DetectorSpec, GraderSpec
+from lumbar.member import DetectorSpec
 
 #: Memory for networks on a CPU, bytes: the full ninth-place ensemble needs 10 GB in float32, Kaggle has 13 GB without
 #: a GPU, and a run may be several processes.
@@ -107,7 +106,7 @@ class Networks:
         network = self.bundle.network(member.name, self.device)
         self._own[kind] = {key: value.to("meta") for key, value in network.state_dict().items()}
         example = _example(member, next(network.parameters()).device)
-        self._runners[member.name] = make_runner(network, self.engine, example, member.name, _usual(member))
+        self._runners[member.name] = make_runner(network, self.engine, example, member.name)
         self._first[kind] = self._holds[kind] = member.name
 
 
@@ -117,15 +116,9 @@ def _room(device: torch.device) -> int:
     return CPU_ROOM
 
 
-def _usual(member: Member) -> int:
-    """How many times `_example` a study is that lacks nothing; 0 for a detector, since studies differ in slices."""
-    spec = member.spec
-    return len(LEVELS) * len(TASKS[spec.task].samples) * spec.slices if isinstance(spec, GraderSpec) else 0
-
-
 def _example(member: Member, device: torch.device) -> torch.Tensor:
-    """The smallest input that a member's network takes: one sample, of regions one slice."""
+    """A member's input for one sample."""
     spec = member.spec
     if isinstance(spec, DetectorSpec):
         return torch.zeros(1, spec.in_chans, spec.image_size, spec.image_size, device=device)
-    return torch.zeros(1, len(TASKS[spec.task].encoders), 1, spec.image_size, spec.image_size, device=device)
+    return torch.zeros(1, len(TASKS[spec.task].encoders), spec.slices, spec.image_size, spec.image_size, device=device)
