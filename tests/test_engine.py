@@ -169,6 +169,38 @@ def test_memory_is_let_go_of_only_between_calls() -> None:
     with ThreadPoolExecutor(4) as pool:
         for found in pool.map(call, range(40)):
             torch.testing.assert_close(found, expected, atol=2e-5, rtol=1e-4)
+    assert isinstance(runner.network, compiled.Part)
+    runner.network(batch)
+    assert runner.network._compiled is not None
+    runner.release()
+    assert runner.network._compiled is None
+
+
+@pytest.mark.skipif(not OPENVINO, reason="openvino is not installed")
+def test_large_networks_stay_compiled_for_their_turn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A turn is all detectors', since every study asks them all, or one grader's."""
+    bundle = two_folds(tmp_path, ("canal", "recess", "foraminal"))
+    monkeypatch.setattr("lumbar.prediction.networks.LARGE", 0)
+    names = [member.name for member in bundle.manifest.members]
+    networks = Networks(bundle, names, Engine("openvino"), CPU)
+
+    def compiled_now(asked: str) -> set[str]:
+        spec = bundle.member(asked).spec
+        with torch.inference_mode():
+            networks[asked](inputs(spec, 1))
+        held = {name: networks._runners[name].network.modules() for name in names}
+        return {
+            name
+            for name, modules in held.items()
+            if any(isinstance(module, compiled.Part) and module._compiled is not None for module in modules)
+        }
+
+    assert compiled_now("canal_fold0") == {"canal_fold0"}
+    assert compiled_now("recess_fold1") == {"canal_fold0", "recess_fold1"}
+    assert compiled_now("canal_fold0") == {"canal_fold0", "recess_fold1"}
+    assert compiled_now("foraminal_fold0") == {"foraminal_fold0"}
+    assert compiled_now("foraminal_fold1") == {"foraminal_fold1"}
+    assert compiled_now("canal_fold1") == {"canal_fold1"}
 
 
 @pytest.mark.skipif(not OPENVINO, reason="openvino is not installed")

@@ -68,7 +68,7 @@ class CompiledRunner:
             self.network.load_state_dict({key: state[key] for key in self.network.state_dict()})
 
     def release(self) -> None:
-        """Let go of what lies between layers, which each compiled part keeps for its next call: up to half a GB."""
+        """Let go of what was compiled, which takes more memory than the weights; the next call compiles it anew."""
         for key in self.names:
             part = self.network.get_submodule(key)
             assert isinstance(part, Part)
@@ -109,13 +109,13 @@ class Part(nn.Module):
         self._callers, self._to_release = 0, False
 
     def forward(self, batch: torch.Tensor) -> torch.Tensor:
-        request = getattr(self._requests, "own", None)
-        if request is None:
-            request = self._requests.own = self._compile().create_infer_request()
         with self._lock:
             self._callers += 1
-        size = request.model_inputs[0].shape[0]
-        answers = [_infer(request, piece, size) for piece in batch.contiguous().split(size)]
+            requests = self._requests
+        if not hasattr(requests, "own"):
+            requests.own = self._compile().create_infer_request()
+        size = requests.own.model_inputs[0].shape[0]
+        answers = [_infer(requests.own, piece, size) for piece in batch.contiguous().split(size)]
         with self._lock:
             self._callers -= 1
             if self._to_release:
@@ -123,14 +123,14 @@ class Part(nn.Module):
         return torch.cat(answers)
 
     def release(self) -> None:
-        """Free its memory beside the weights, now or when its last caller is done."""
+        """Free what was compiled, now or when its last caller is done."""
         with self._lock:
             self._release()
 
     def _release(self) -> None:
         self._to_release = self._callers > 0
-        if not self._to_release and self._compiled is not None:
-            self._compiled.release_memory()
+        if not self._to_release:
+            self._compiled, self._requests = None, threading.local()
 
     def _compile(self) -> Any:
         import openvino

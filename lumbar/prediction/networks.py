@@ -15,7 +15,7 @@ from lumbar.member import DetectorSpec
 #: Memory for networks on a CPU, bytes: the full ninth-place ensemble needs 10 GB in float32, Kaggle has 13 GB without
 #: a GPU, and a run may be several processes.
 CPU_ROOM: Final = 4 * 2**30
-#: Bytes of weights from which on networks share what OpenVINO needs between layers.
+#: Bytes of weights from which on OpenVINO keeps compiled only what is being asked: it takes twice as much as they do.
 LARGE: Final = 2**28
 #: Share of an accelerator's free memory for networks; the rest is for what flows through them.
 DEVICE_SHARE: Final = 0.6
@@ -37,9 +37,11 @@ class Networks:
         self._first: dict[str, str] = {}  # kind → the member whose runner the kind shares
         self._holds: dict[str, str] = {}  # kind → the member whose weights that runner holds now
         self._own: dict[str, dict[str, torch.Tensor]] = {}  # kind → shapes of its state as built
-        self._last = ""  # who was asked last
+        self._asked: set[str] = set()  # who was asked in this turn
         self._lock = threading.Lock()
-        self._kinds = {name: bundle.member(name).spec.model_dump_json() for name in names}
+        specs = {name: bundle.member(name).spec for name in names}
+        self._kinds = {name: spec.model_dump_json() for name, spec in specs.items()}
+        self._detectors = {name for name, spec in specs.items() if isinstance(spec, DetectorSpec)}
         for name, kind in self._kinds.items():
             if kind not in self._first:
                 self._build(bundle.member(name), kind)
@@ -59,8 +61,7 @@ class Networks:
                 runner.fill(state, name)
                 self._holds[kind] = name
         self.swaps = len(self._runners) < len(self._kinds)
-        #: Whether member after member should be asked, with many studies each: for weights are swapped, or OpenVINO's
-        #: memory between layers, several times that of large weights, goes from one to the next.
+        #: Whether member after member should be asked, with many studies each: for weights are swapped, or compiled.
         self.turns = self.swaps or (engine.compiled and self.nbytes > LARGE)
 
     def __getitem__(self, name: str) -> torch.nn.Module:
@@ -78,12 +79,16 @@ class Networks:
         return self._runners[first].network
 
     def _take_turns(self, name: str) -> None:
-        """Where memory is short, whoever was asked before lets go of what it does not need to keep."""
+        """Where memory is short, whoever was asked before lets go of what it does not need to keep.
+
+        A turn is one grader's, or all detectors': a study asks them all before the next one does.
+        """
         with self._lock:
-            if self._last not in ("", name):
-                before = self._runners.get(self._last) or self._runners[self._first[self._kinds[self._last]]]
-                before.release()
-            self._last = name
+            if not (name in self._asked or self._detectors.issuperset({name, *self._asked})):
+                for before in self._asked:
+                    (self._runners.get(before) or self._runners[self._first[self._kinds[before]]]).release()
+                self._asked.clear()
+            self._asked.add(name)
 
     def stay(self, names: Iterable[str]) -> bool:
         """Whether these have networks of their own, which no other member's weights replace."""
