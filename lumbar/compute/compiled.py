@@ -112,15 +112,16 @@ class Part(nn.Module):
         with self._lock:
             self._callers += 1
             requests = self._requests
-        if not hasattr(requests, "own"):
-            requests.own = self._compile().create_infer_request()
-        size = requests.own.model_inputs[0].shape[0]
-        answers = [_infer(requests.own, piece, size) for piece in batch.contiguous().split(size)]
-        with self._lock:
-            self._callers -= 1
-            if self._to_release:
-                self._release()
-        return torch.cat(answers)
+        try:
+            if not hasattr(requests, "own"):
+                requests.own = self._compile().create_infer_request()
+            size = requests.own.model_inputs[0].shape[0]
+            return torch.cat([_infer(requests.own, piece, size) for piece in batch.contiguous().split(size)])
+        finally:
+            with self._lock:
+                self._callers -= 1
+                if self._to_release:
+                    self._release()
 
     def release(self) -> None:
         """Free what was compiled, now or when its last caller is done."""
