@@ -14,7 +14,7 @@ from torch import nn
 
 import lumbar.prediction.predictor
 from lumbar.bundle import Bundle, Weights, build_network, save_bundle
-from lumbar.compute import compiled
+from lumbar.compute import compiled, crew
 from lumbar.compute.compiled import CompiledRunner
 from lumbar.compute.engine import Engine, Runner, choose_engine, make_runner
 from lumbar.compute.lanes import Lanes
@@ -96,6 +96,15 @@ def test_half_precision_stays_near_and_names_a_cpu_that_cannot(monkeypatch: pyte
         choose_engine("warp", CPU)
 
 
+def in_openvino(network: nn.Module, example: torch.Tensor) -> CompiledRunner:
+    """The network as member `one`, ready to be called."""
+    state = copy.deepcopy(network.state_dict())
+    runner = make_runner(network, Engine("openvino"), example)
+    assert isinstance(runner, CompiledRunner)
+    runner.fill(state, "one")
+    return runner
+
+
 @pytest.mark.skipif(not OPENVINO, reason="openvino is not installed")
 @pytest.mark.parametrize("name", SPECS)
 def test_openvino_gives_the_same_answer_and_takes_another_folds_weights(name: str) -> None:
@@ -104,8 +113,7 @@ def test_openvino_gives_the_same_answer_and_takes_another_folds_weights(name: st
     batch, states = inputs(spec, 3), [copy.deepcopy(network.state_dict()) for network in (first, second)]
     with torch.inference_mode():
         expected = [first(batch), second(batch)]
-    runner = make_runner(first, Engine("openvino"), inputs(spec, 1), "one")
-    assert isinstance(runner, CompiledRunner)
+    runner = in_openvino(first, inputs(spec, 1))
     twin = runner.copy()
     twin.fill(states[1], "two")
     for network, answer in ((runner.network, expected[0]), (twin.network, expected[1])):
@@ -125,7 +133,7 @@ def test_no_answer_of_openvino_depends_on_the_rest_of_its_batch(name: str) -> No
     batch = inputs(spec, 5)
     with torch.inference_mode():
         expected = network(batch)
-    runner = make_runner(network, Engine("openvino"), inputs(spec, 1), "one")
+    runner = in_openvino(network, inputs(spec, 1))
     answer = runner.network(batch)
     torch.testing.assert_close(answer, expected, atol=2e-5, rtol=1e-4)
     for part in (slice(0, 2), slice(3, 4)):
@@ -137,13 +145,33 @@ def test_no_answer_of_openvino_depends_on_the_rest_of_its_batch(name: str) -> No
         assert torch.equal(place(images)[2:5], place(images[2:5]))
 
 
+def test_weights_are_converted_by_a_child_a_core_until_openvino_computes_here(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def who(name: str) -> None:
+        (tmp_path / name).write_text(str(os.getpid()))
+
+    def seen() -> list[int]:
+        return [int((tmp_path / name).read_text()) for name in "abcd"]
+
+    monkeypatch.setattr("torch.get_num_threads", lambda: 2)
+    monkeypatch.setattr(compiled.started, "is_set", lambda: False)
+    compiled.in_children(who, "abcd")
+    if crew.POSSIBLE:
+        assert os.getpid() not in seen()
+        assert [seen().count(process) for process in seen()] == [2] * 4
+    monkeypatch.setattr(compiled.started, "is_set", lambda: True)
+    compiled.in_children(who, "abcd")
+    assert seen() == [os.getpid()] * 4
+
+
 @pytest.mark.skipif(not OPENVINO, reason="openvino is not installed")
 def test_lanes_call_openvino_side_by_side_and_get_the_same_bits() -> None:
     spec = SPECS["deeplab"]
     network, batch, answers = lived_in(build_network(spec), 2), inputs(spec, 2), []
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 2  # OpenVINO starts no more streams
     for count, streams, threads in ((2, min(2, cores), min(2, cores)), (1, 1, min(torch.get_num_threads(), cores))):
-        runner = make_runner(copy.deepcopy(network), Engine("openvino"), batch[:1], "one")
+        runner = in_openvino(copy.deepcopy(network), batch[:1])
         with Lanes(count) as beside, torch.inference_mode():
             found = list(beside.answers(runner.network, [batch] * 4))
         assert isinstance(runner.network, compiled.Part)
@@ -161,7 +189,7 @@ def test_memory_is_let_go_of_only_between_calls() -> None:
     batch = inputs(spec, 4)
     with torch.inference_mode():
         expected = network(batch)
-    runner = make_runner(network, Engine("openvino"), batch[:1], "one")
+    runner = in_openvino(network, batch[:1])
 
     def call(number: int) -> torch.Tensor:
         if number % 3 == 0:

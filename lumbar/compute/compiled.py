@@ -10,7 +10,7 @@ import importlib.util
 import tempfile
 import threading
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, Final
@@ -40,8 +40,8 @@ def check(word: str, device: torch.device) -> None:
 class CompiledRunner:
     """As `engine.Runner`: a network in evaluation mode, into which other weights of its kind can be swapped."""
 
-    def __init__(self, network: nn.Module, word: str, example: torch.Tensor, name: str) -> None:
-        """`network` holds the weights of member `name`; it is changed in place. `example`: the input for one sample."""
+    def __init__(self, network: nn.Module, word: str, example: torch.Tensor) -> None:
+        """`network` is changed in place, and answers only once it is filled. `example`: the input for one sample."""
         self.word, self.folder = word, tempfile.TemporaryDirectory(prefix="lumbar-openvino-")
         self.names = [key for key, _ in network.named_modules() if key.rpartition(".")[2] == _PART] or [""]
         #: The network as it was built, which holds what is to be converted, and an input of each part.
@@ -51,21 +51,31 @@ class CompiledRunner:
         for key in self.names:
             self._put(key, Part())
         self.nbytes = sum(value.numel() * value.element_size() for value in self.source.state_dict().values())
-        self.fill(self.source.state_dict(), name)
+
+    def convert(self, state: Mapping[str, torch.Tensor], name: str) -> None:
+        """Write the state dict of member `name`, of the network as it was built, as OpenVINO reads it.
+
+        Best by a child (see `Part`): what has to do with OpenVINO starts threads, which a copy of the process lacks.
+        """
+        self.source.load_state_dict(state)
+        for key, file in self._files(name).items():
+            _write(self.source.get_submodule(key), self.examples[key], file)
 
     def fill(self, state: Mapping[str, torch.Tensor], name: str) -> None:
-        """Put the state dict of member `name`, of the network as it was built, into it."""
-        files = {key: Path(self.folder.name) / f"{name}.{key or 'whole'}.xml" for key in self.names}
+        """Put the state dict of member `name`, of the network as it was built, into it, converted where it is not."""
+        files = self._files(name)
         if not all(file.is_file() for file in files.values()):
-            self.source.load_state_dict(state)
-            for key, file in files.items():
-                _convert(self.source.get_submodule(key), self.examples[key], file)
+            in_children(lambda _: self.convert(state, name), [name])
         for key, file in files.items():
             part = self.network.get_submodule(key)
             assert isinstance(part, Part)
             part.load(file, self.word)
         if self.names != [""]:
             self.network.load_state_dict({key: state[key] for key in self.network.state_dict()})
+
+    def _files(self, name: str) -> dict[str, Path]:
+        """Where what each part comes to is kept."""
+        return {key: Path(self.folder.name) / f"{name}.{key or 'whole'}.xml" for key in self.names}
 
     def release(self) -> None:
         """Let go of what was compiled, which takes more memory than the weights; the next call compiles it anew."""
@@ -181,20 +191,23 @@ def _inputs(network: nn.Module, names: list[str], example: torch.Tensor) -> dict
     return {name: torch.zeros_like(value) for name, value in seen.items()}
 
 
-def _convert(part: nn.Module, example: torch.Tensor, file: Path) -> None:
-    """Write a part, for inputs as the example, as OpenVINO reads it; by a child where there can be one (see `Part`)."""
+def in_children(call: Callable[[str], None], names: Sequence[str]) -> None:
+    """Call it with every name, by a child for each core where there can be children."""
     if started.is_set() or not crew.POSSIBLE:
-        _write(part, example, file)
+        for name in names:
+            call(name)
     else:
-        list(crew.answers(partial(map, partial(_write, part, example)), [file], 1))
+        list(crew.answers(partial(map, call), names, min(len(names), torch.get_num_threads())))
 
 
-def _write(part: nn.Module, example: torch.Tensor, file: Path) -> Path:
+def _write(part: nn.Module, example: torch.Tensor, file: Path) -> None:
+    """Convert a part for inputs as the example."""
     import openvino
 
     with warnings.catch_warnings(), torch.inference_mode():  # the tracer warns of every shape that it takes as fixed
         warnings.simplefilter("ignore")
-        model = openvino.convert_model(part, example_input=example)
+        # OpenVINO would have the tracer check its work, which takes as long again.
+        traced = torch.jit.trace(part, example, check_trace=False)
+        model = openvino.convert_model(traced, example_input=example)
     model.reshape(list(example.shape))
     openvino.save_model(model, file, compress_to_fp16=False)
-    return file

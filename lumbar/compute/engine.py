@@ -110,11 +110,9 @@ class Runner:
         return sum(value.numel() * value.element_size() for value in self.network.state_dict().values())
 
 
-def make_runner(network: nn.Module, engine: Engine, example: torch.Tensor, name: str) -> Runner | CompiledRunner:
-    """The network of member `name` made ready for an engine; see the runners."""
-    if engine.compiled:
-        return CompiledRunner(network, engine.word, example, name)
-    return Runner(network, engine, example)
+def make_runner(network: nn.Module, engine: Engine, example: torch.Tensor) -> Runner | CompiledRunner:
+    """The network made ready for an engine; see the runners. One that OpenVINO computes is still to be filled."""
+    return CompiledRunner(network, engine.word, example) if engine.compiled else Runner(network, engine, example)
 
 
 def _norms_behind_convolutions(network: nn.Module, example: torch.Tensor) -> dict[str, tuple[str, float]]:

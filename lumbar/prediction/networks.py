@@ -7,7 +7,7 @@ from typing import Final
 import torch
 
 from lumbar.bundle import Bundle, Member
-from lumbar.compute.compiled import CompiledRunner
+from lumbar.compute.compiled import CompiledRunner, in_children
 from lumbar.compute.engine import Engine, Runner, make_runner
 from lumbar.grading.tasks import TASKS
 from lumbar.member import DetectorSpec
@@ -45,21 +45,17 @@ class Networks:
         for name, kind in self._kinds.items():
             if kind not in self._first:
                 self._build(bundle.member(name), kind)
+        if engine.compiled:
+            self._convert()
         self.nbytes = sum(runner.nbytes for runner in self._runners.values())
         left = (_room(device) if room is None else room) - self.nbytes
         for name, kind in self._kinds.items():
             runner = self._runners[self._first[kind]]
-            if name in self._runners:
-                continue
-            state = bundle.state(name, self._own[kind])
-            if runner.nbytes <= left:
+            if name not in self._runners and runner.nbytes <= left:
                 left -= runner.nbytes
                 self.nbytes += runner.nbytes
                 self._runners[name] = runner.copy()
-                self._runners[name].fill(state, name)
-            elif engine.compiled:  # converted now, it is there when its turn comes
-                runner.fill(state, name)
-                self._holds[kind] = name
+                self._fill(self._runners[name], name)
         self.swaps = len(self._runners) < len(self._kinds)
         #: Whether member after member should be asked, with many studies each: for weights are swapped, or compiled.
         self.turns = self.swaps or (engine.compiled and self.nbytes > LARGE)
@@ -74,7 +70,7 @@ class Networks:
             return self._runners[name].network
         with self._lock:
             if self._holds[kind] != name:
-                self._runners[first].fill(self.bundle.state(name, self._own[kind]), name)
+                self._fill(self._runners[first], name)
                 self._holds[kind] = name
         return self._runners[first].network
 
@@ -111,8 +107,24 @@ class Networks:
         network = self.bundle.network(member.name, self.device)
         self._own[kind] = {key: value.to("meta") for key, value in network.state_dict().items()}
         example = _example(member, next(network.parameters()).device)
-        self._runners[member.name] = make_runner(network, self.engine, example, member.name)
+        self._runners[member.name] = make_runner(network, self.engine, example)
         self._first[kind] = self._holds[kind] = member.name
+
+    def _fill(self, runner: Runner | CompiledRunner, name: str) -> None:
+        runner.fill(self.bundle.state(name, self._own[self._kinds[name]]), name)
+
+    def _convert(self) -> None:
+        """Have every member's weights converted, as many at a time as there are cores, and fill the networks built."""
+
+        def convert(name: str) -> None:
+            kind = self._kinds[name]
+            runner = self._runners[self._first[kind]]
+            assert isinstance(runner, CompiledRunner)
+            runner.convert(self.bundle.state(name, self._own[kind]), name)
+
+        in_children(convert, list(self._kinds))
+        for name, runner in self._runners.items():
+            self._fill(runner, name)
 
 
 def _room(device: torch.device) -> int:
