@@ -144,10 +144,8 @@ class Recorder:
 
 def best(network: torch.nn.Module, batch: torch.Tensor, predictor: pipeline.Predictor) -> float:
     """Seconds for the batch, at the batch size at which a sample takes least."""
-    a_sample = []
+    a_sample: list[float] = []
     amp, device = predictor.engine.amp, predictor.device
-    rounds = 1 if predictor.networks.swaps else 4  # networks that large hardly vary
-    warming = int(predictor.engine.compiled)  # OpenVINO prepares itself at the first call of a thread with a size
     batch = batch.to(device)
     for compiled in compiled_parts(network):
         compiled.load(compiled.file, compiled.word)  # else it keeps to as many cores as there were at its first call
@@ -158,13 +156,16 @@ def best(network: torch.nn.Module, batch: torch.Tensor, predictor: pipeline.Pred
         if device.type == "cuda":
             torch.cuda.synchronize()
 
-    for size in sorted({max(1, round(share * len(batch))) for share in SHARES}):
-        part = torch.cat([batch, batch])[:size]
-        a_sample += [time_of(partial(call, part)) / size for _ in range(warming + rounds)][warming:]
+    # OpenVINO takes every batch sample by sample, and prepares itself at each thread's first call.
+    for share in (1.0,) if compiled_parts(network) else SHARES:
+        part = torch.cat([batch, batch])[: max(1, round(share * len(batch)))]
+        call(part[:1])
+        a_sample += [seconds / len(part) for seconds in times_of(partial(call, part))]
     with Lanes(predictor.lanes) as lanes:
-        side_by_side = partial(lanes.each, partial(call, batch), range(lanes.count))
-        each = [time_of(side_by_side) / len(batch) / lanes.count for _ in range(warming + rounds)][warming:]
-        a_sample += each if lanes.count > 1 else []
+        if lanes.count > 1:
+            lanes.each(partial(call, batch[:1]), range(lanes.count))
+            side_by_side = partial(lanes.each, partial(call, batch), range(lanes.count))
+            a_sample += [seconds / len(batch) / lanes.count for seconds in times_of(side_by_side)]
     for compiled in compiled_parts(network):
         compiled.release()
     return min(a_sample) * len(batch)
@@ -175,11 +176,14 @@ def compiled_parts(network: torch.nn.Module) -> list[Part]:
     return [part for part in network.modules() if isinstance(part, Part)]
 
 
-def time_of(call: Callable[[], Any]) -> float:
-    """Seconds that a call takes."""
-    started = time.perf_counter()
-    call()
-    return time.perf_counter() - started
+def times_of(call: Callable[[], Any], rounds: int = 4, enough: float = 2.0) -> list[float]:
+    """Seconds that each of some calls takes; what takes long hardly varies, so that `enough` seconds end it."""
+    seconds: list[float] = []
+    while len(seconds) < rounds and sum(seconds) < enough:
+        started = time.perf_counter()
+        call()
+        seconds.append(time.perf_counter() - started)
+    return seconds
 
 
 def main() -> None:
