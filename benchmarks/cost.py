@@ -29,7 +29,9 @@ from lumbar.style import INK
 from tests.worlds import small_phantoms
 
 WEIGHTS = Path(__file__).resolve().parents[1] / "weights"
-SLICES, FOLDS = (8, 16, 32, 64), (1, 2, 4, 8)
+SLICES, FOLDS = (8, 40, 80, 120, 160, 200), (1, 2, 4, 8)
+#: Runs of which the cheapest counts, where a run is short.
+ROUNDS = 5
 
 
 def many(phantoms: Path, out: Path, studies: int) -> DataFolder:
@@ -52,6 +54,12 @@ def run(predictor: pipeline.Predictor, data: DataFolder) -> tuple[float, float]:
     for _ in pipeline.grade_all(predictor, data, list(data.study_ids), progress=False):
         most = max(most, held_mb())
     return sum(os.times()[:4]) - started, most
+
+
+def cheapest(predictor: pipeline.Predictor, data: DataFolder) -> tuple[float, float]:
+    """The least of each over some runs, seconds a study: what else the machine did is in the others."""
+    seconds, memory = zip(*(run(predictor, data) for _ in range(ROUNDS)), strict=True)
+    return min(seconds) / len(data.study_ids), min(memory)
 
 
 def held_mb() -> float:
@@ -85,14 +93,11 @@ def measure(scratch: Path, counts: list[int]) -> dict[str, list[tuple[float, flo
     for slices in SLICES:
         one = {"sagittal_slices": (slices, slices), "axial_kind": "angled", "stack_slices": (slices // 5 + 1,) * 2}
         data = open_data(small_phantoms(scratch / f"slices{slices}", 3, variations=dict.fromkeys(range(3), one)))
-        seconds, memory = run(predictor, data)
-        points["slices a series"].append((slices, seconds / 3, memory))
+        points["slices a series"].append((slices, *cheapest(predictor, data)))
     few = open_data(phantoms)
     for count in FOLDS:
         more = pipeline.Predictor(folds(bundle, scratch / f"folds{count}", count))
-        run(more, few)
-        seconds, memory = run(more, few)
-        points["graders"].append((len(more.graders), seconds / 4, memory))
+        points["graders"].append((len(more.graders), *cheapest(more, few)))
     return points
 
 
