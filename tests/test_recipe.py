@@ -99,6 +99,8 @@ def test_overrides_are_typed() -> None:
         ("stage1.augment=3", "is a table"),
         ("stage1.members=3", "name a key"),
         ("stage2", "key=value"),
+        ("stage2.keypoint=labels", "'keypoints'"),
+        ("stage1.keypoints=labels", "unknown key 'keypoints'"),
         ("folds.train=[7]", "0 to 5"),
     ],
 )
@@ -115,6 +117,15 @@ def test_a_wrong_override_is_refused_with_the_way_out(override: str, words: str)
         ("x = [", "not valid TOML"),
         ("seeed = 1\n", "'seed'"),
         ("[stage1.members.a]\nseries_type='sagittal_t2'\nencodr='x'\n[stage2.members.b]\ntask='global'", "'encoder'"),
+        ("[stage1.members]\na = 3\n[stage2.members.b]\ntask='global'", r"write a table \[stage1.members.a\]"),
+        (
+            "[stage1.members.a]\nseries_type='sagittal_t2'\n[stage2]\nkeypoint='labels'\n[stage2.members.b]\ntask='global'",
+            "did you mean 'keypoints'",
+        ),
+        (
+            "[stage1.members.a]\nseries_type='sagittal_t2'\n[stage2.members.b]\ntask='global'\nkeypoints='labels'",
+            r"write it below \[stage2\]",
+        ),
         ("[stage1.members.a]\nseries_type='axial_t2'\n[stage2.members.b]\ntask='global'", "sagittal_t2"),
         ("[stage1.members.a]\nseries_type='sagittal_t2'\n[stage2.members.a]\ntask='global'", "both stages"),
     ],

@@ -1,8 +1,10 @@
 """Bad training data: every fault in one sentence each, all at once, before anything is trained."""
 
+import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import pandas as pd
 import pytest
@@ -11,8 +13,13 @@ from worlds import small_phantoms
 import train_utils
 from lumbar.issues import InputError
 from lumbar.training import space
+from lumbar.training.cache import Packs
 from lumbar.training.checks import find_faults, open_checked
+from lumbar.training.data import StackSamples
+from lumbar.training.feasible import check_samples, weights_bytes
+from lumbar.training.machine import make_accelerator
 from lumbar.training.recipe import load_recipe
+from lumbar.training.run import Run
 
 RECIPE = Path(__file__).resolve().parents[1] / "recipes" / "demo.toml"
 SERIES, LABELS, POINTS = "train_series_descriptions.csv", "train.csv", "train_label_coordinates.csv"
@@ -173,3 +180,97 @@ def test_a_full_disk_is_told_before_anything_is_read(
 def test_a_folder_that_is_none_is_one_sentence(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="is not a folder"):
         open_checked(tmp_path / "none", load_recipe(RECIPE))
+
+
+def _words(data: Path, out: Path, *more: str) -> list[str]:
+    """A run of the demo recipe that would train two folds of it."""
+    kept = ('folds.method="kfold"', "folds.count=2", "folds.train=[0, 1]", 'loop.mixed_precision="no"', *more)
+    words = ["train", "--recipe", str(RECIPE), "--data", str(data), "--out", str(out)]
+    return [*words, *(word for setting in kept for word in ("--set", setting))]
+
+
+def test_a_folder_that_cannot_be_written_to_is_told_before_anything_is_read(
+    sound: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").write_text("in the way")
+    assert train_utils.main(_words(sound, tmp_path / "file" / "run")) == 1
+    assert "cannot be written to" in capsys.readouterr().err
+
+
+def test_members_without_samples_are_told_together_before_anything_is_trained(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    _edit(data / POINTS, lambda t: t[t["condition"] == "Spinal Canal Stenosis"])
+    _edit(data / LABELS, lambda t: t.assign(**{name: "" for name in t.columns if "subarticular" in name}))
+    assert train_utils.main(_words(data, tmp_path / "run")) == 1
+    said = capsys.readouterr().err
+    for name in ("sagittal_t1", "axial_t2", "subarticular_small"):
+        for fold in (0, 1):
+            assert f"{name} fold {fold}: no labelled sample to train on; add studies" in said
+    assert "sagittal_t2 fold" not in said
+    assert "foraminal_small fold" not in said
+    assert not list((tmp_path / "run").rglob("best.safetensors"))
+
+
+def test_batches_too_small_for_the_processes_are_told_for_every_member(sound: Path, tmp_path: Path) -> None:
+    settings = ['folds.method="kfold"', "folds.count=2", "folds.train=[0, 1]", 'loop.mixed_precision="no"']
+    recipe = load_recipe(RECIPE, settings)
+    run = Run(tmp_path, recipe, open_checked(sound, recipe), make_accelerator(recipe.loop))
+    run.prepare()
+    for name, member in recipe.stage1.members.items():
+        run.stacks(name, member.spec)
+    check_samples(run)
+    run.accelerator = SimpleNamespace(num_processes=40)  # type: ignore[assignment]
+    with pytest.raises(InputError, match=r"sagittal_t2: a batch of .*40 processes.*global_small: a batch of"):
+        check_samples(run)
+
+
+def test_a_labelled_slice_that_cannot_be_read_is_told_and_its_stack_is_not_taught_to_be_empty(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    points = pd.read_csv(data / POINTS)
+    row = points[points["condition"] == "Spinal Canal Stenosis"].iloc[0]
+    study, series, instance = int(row["study_id"]), int(row["series_id"]), int(row["instance_number"])
+    path = data / "train_images" / str(study) / str(series) / f"{instance}.dcm"
+    path.write_bytes(path.read_bytes()[:900])
+    _edit(data / LABELS, lambda t: pd.concat([t, t.iloc[[0]].assign(study_id="31")]))
+    settings = ['folds.method="kfold"', "folds.count=2", "folds.train=[0, 1]", 'loop.mixed_precision="no"']
+    recipe = load_recipe(RECIPE, settings)
+    run = Run(tmp_path / "run", recipe, open_checked(data, recipe), make_accelerator(recipe.loop))
+    run.prepare()
+    told = json.loads((tmp_path / "run" / "issues.json").read_text())["issues"]
+    codes = {(issue["study"], issue["code"]) for issue in told}
+    assert {(study, "file_unreadable"), (study, "keypoint_lost"), (31, "label_unused")} <= codes
+    said = capsys.readouterr().err
+    assert "keypoint_lost" in said
+    assert str(tmp_path / "run" / "issues.json") in said
+    member = recipe.stage1.members["sagittal_t2"]
+    run.stacks("sagittal_t2", member.spec)
+    samples = StackSamples(run.stack_folder("sagittal_t2"), run.study_ids, member.spec, member.training)
+    assert study not in samples.studies
+    assert len(samples.studies)
+
+
+def test_a_disk_must_hold_weights_and_checkpoints_too(sound: Path, tmp_path: Path) -> None:
+    data = open_checked(sound, load_recipe(RECIPE))
+    recipes = [load_recipe(RECIPE, [f"folds.train={folds}"]) for folds in ("[0]", "[0, 1, 2]")]
+    one, three = (space.needed_bytes(data, data.study_ids, recipe, tmp_path) for recipe in recipes)
+    weights = sum(weights_bytes(member) for member in recipes[0].members().values())
+    assert three - one == 2 * weights > 2 * 4 * 1e6
+    (tmp_path / "members").mkdir()
+    (tmp_path / "members" / "best.safetensors").write_bytes(bytes(weights))
+    assert space.needed_bytes(data, data.study_ids, recipes[0], tmp_path) == one - weights
+
+
+def test_a_machine_that_does_not_see_the_first_ones_packs_says_so(sound: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="give --out on a disk that all machines share"):
+        Packs(tmp_path, open_checked(sound, load_recipe(RECIPE))).know([7])
+
+
+def test_pictures_of_a_member_that_has_no_sample_are_refused_by_name(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    _edit(data / POINTS, lambda t: t[t["condition"] == "Spinal Canal Stenosis"])
+    words = _words(data, tmp_path / "shown")
+    assert train_utils.main(["show-batches", *words[1:]]) == 1
+    assert "none of the first 12 studies has a labelled sample for sagittal_t1" in capsys.readouterr().err

@@ -15,14 +15,15 @@ import pytest
 import torch
 from accelerate import Accelerator
 from safetensors.torch import load_file
-from training_job import Points, run
+from training_job import Points, Severities, run
 
 from lumbar.issues import InputError
 from lumbar.training import checkpoint
 from lumbar.training.batches import Plan, validation
 from lumbar.training.cache import read_header
 from lumbar.training.launch import asked_for
-from lumbar.training.machine import make_accelerator
+from lumbar.training.loop import Term
+from lumbar.training.machine import choose_precision, make_accelerator
 from lumbar.training.settings import Loop, Training
 
 SCRIPT = Path(__file__).with_name("training_job.py")
@@ -192,6 +193,45 @@ def test_a_full_disk_is_one_sentence(tmp_path: Path, accelerator: Accelerator, m
     monkeypatch.setattr(checkpoint, "write_bytes", full)
     with pytest.raises(InputError, match="free space"):
         run(tmp_path, accelerator, epochs=1)
+
+
+def test_training_that_diverges_is_one_sentence_and_leaves_nothing_to_go_on_from(
+    tmp_path: Path, accelerator: Accelerator
+) -> None:
+    with pytest.raises(InputError, match=r"points fold 0: .* not finite after epoch 1.*learning_rate"):
+        run(tmp_path, accelerator, learning_rate=3e37)
+    assert not list(tmp_path.rglob("*.safetensors"))
+    assert len(run(tmp_path, accelerator)) == 4
+
+
+class Overflows(Severities):
+    """One batch whose loss is no number, as where fp16 overflows; its gradients are sound."""
+
+    def terms(self, network: torch.nn.Module, batch: Any, *, train: bool) -> dict[str, Term]:
+        found = dict(super().terms(network, batch, train=train))
+        if train and self.seen == 2:
+            found["severity"] = Term(found["severity"].total + float("nan"), found["severity"].weight)
+        return found
+
+
+def test_one_batch_that_overflows_ends_no_training(tmp_path: Path, accelerator: Accelerator) -> None:
+    history = run(tmp_path, accelerator, objective=Overflows())
+    assert [row["train_loss"] is None for row in history] == [True, False, False, False]
+    assert json.loads(json.dumps(history, allow_nan=False)) == history
+    losses = [row["valid_loss"] for row in history]
+    assert losses[-1] < 0.9 * losses[0]
+
+
+def test_a_launch_on_the_cpu_takes_no_number_type_of_the_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: False)
+    monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: False)
+    monkeypatch.delenv("ACCELERATE_USE_CPU", raising=False)
+    assert choose_precision(Loop()) == "fp16"
+    monkeypatch.setenv("ACCELERATE_USE_CPU", "true")
+    assert choose_precision(Loop()) == "no"
+    with pytest.raises(InputError, match="fp16 needs a GPU"):
+        choose_precision(Loop(mixed_precision="fp16"))
 
 
 def _plan(rank: int, world: int, *, together: bool = False, **training: Any) -> Plan:

@@ -98,3 +98,15 @@ def test_each_slice_is_asked_for_its_regions_labels_in_training_only() -> None:
     assert float(terms["slices"].weight) == 4 * (1 + 4)  # four slices of a mild and of a severe region; none unlabelled
     assert float(terms["slices"].total) > 0
     assert set(objective.terms(network.eval(), batch, train=False)) == {"severity"}
+
+
+def test_every_layer_gets_a_gradient_even_where_no_slice_is_asked() -> None:
+    """Several processes wait for one of each."""
+    spec = GraderSpec(task="foraminal", network="mil", backbone_args={"channels": [8, 8, 8, 8]}, image_size=32)
+    network = build_grader(spec)
+    batch = {"views": torch.randn(2, 1, 4, 32, 32), "seen": torch.ones(2, 1), "labels": torch.tensor([[0], [2]])}
+    terms = SeverityObjective(spec, Training()).terms(network, batch, train=True)
+    assert set(terms) == {"severity"}
+    terms["severity"].total.backward()
+    assert not [name for name, value in network.named_parameters() if value.grad is None]
+    assert float(network.slice_head.weight.grad.abs().sum()) == 0  # type: ignore[union-attr,operator]

@@ -146,9 +146,19 @@ def test_a_finished_run_does_nothing_again(world: Path) -> None:
 
 
 @pytest.mark.usefixtures("no_training")
-def test_only_members_whose_settings_changed_are_trained_again(world: Path) -> None:
+def test_only_members_whose_settings_changed_are_trained_again_and_until_then_nothing_is_made_of_the_run(
+    world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = str(shutil.copytree(world / "run", tmp_path / "run"))
     with pytest.raises(_TrainsError, match="whole 0"):
-        _train(world, "--set", "stage2.members.whole.learning_rate=0.002")
+        _train(world, "--out", run, "--set", "stage2.members.whole.roi_mm=60.0")
+    assert training_run.RunFolder(tmp_path / "run").untrained() == []  # older results that say nothing of the region
+    for words in (["evaluate", "--run", run], ["bundle", "--run", run, "--out", str(tmp_path / "bundle")]):
+        assert train_utils.main(words) == 1
+        assert "training by its present recipe and data has not ended; run" in capsys.readouterr().err
+    assert not (tmp_path / "bundle").exists()
+    assert _train(world, "--out", run) == 0
+    assert train_utils.main(["evaluate", "--run", run]) == 0
 
 
 def test_graders_train_again_without_the_labels_left_out_and_are_judged_on_all(
@@ -168,8 +178,9 @@ def test_graders_train_again_without_the_labels_left_out_and_are_judged_on_all(
         raise _TrainsError(job.member)
 
     monkeypatch.setattr(training_run, "fit", look)
+    run = str(shutil.copytree(world / "run", tmp_path / "run"))
     with pytest.raises(_TrainsError):
-        _train(world, "--set", f"leave_out={tmp_path / 'suspect_labels.csv'}")
+        _train(world, "--out", run, "--set", f"leave_out={tmp_path / 'suspect_labels.csv'}")
     (job,) = jobs
     assert isinstance(job.train, RegionSamples)  # the detectors stay as they are
     assert isinstance(job.valid, RegionSamples)
@@ -431,6 +442,7 @@ def test_a_bundle_ranks_graders_by_how_well_they_did_on_what_they_had_not_seen(w
         result = json.loads((ours / "result.json").read_text())
         result["best"]["valid_loss"] -= 0.1
         write_json(result, Path(other) / "result.json")
+    training_run.RunFolder(run).finish()
     bundle = make_bundle(run, tmp_path / "weights")
     ranks = {member.name: member.rank for member in bundle.manifest.members if member.name.startswith("spinal")}
     assert ranks == {

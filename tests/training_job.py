@@ -63,6 +63,7 @@ def run(
     *,
     pause: float = 0.0,
     only: int | None = None,
+    objective: Severities | None = None,
     report: Callable[[dict[str, Any]], None] = lambda row: None,
     **training: Any,
 ) -> list[dict[str, Any]]:
@@ -80,7 +81,7 @@ def run(
         folder,
         "same",
         network,
-        Severities(only),
+        objective or Severities(only),
         Points(120, 0, pause),
         Points(57, 1),
         settings,

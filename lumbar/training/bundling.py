@@ -8,7 +8,6 @@ import numpy as np
 import torch
 
 from lumbar.bundle import Bundle, FittedBlend, Precision, Weights, build_network, save_bundle
-from lumbar.issues import InputError
 from lumbar.labels import CONDITIONS, LEVELS
 from lumbar.member import DetectorSpec
 from lumbar.metric import weighted_prior
@@ -21,12 +20,11 @@ from lumbar.training.recipe import Recipe, load_recipe
 def make_bundle(run: Path, out: Path, precision: Precision = "float16") -> Bundle:
     """Write the bundle of a finished run: every member of every trained fold.
 
-    Raises InputError naming the members that are not trained yet.
+    Raises InputError where training has not ended.
     """
     folder = RunFolder(Path(run))
     recipe = folder.recipe()
-    if missing := folder.untrained():
-        raise InputError(f"{run}: not trained yet: {', '.join(missing)}; run train_utils.py train again, it goes on")
+    folder.check_finished()
     names = {name: [_member_name(recipe, name, fold) for fold in recipe.folds.train] for name in recipe.stage2.members}
     blend = bundled(folder, names)
     prior = blend.blender.prior if isinstance(blend, FittedBlend) else weighted_prior(folder.labels(), 0.5)

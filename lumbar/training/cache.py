@@ -141,9 +141,15 @@ class Packs:
         each(self.make, stale, "reading studies")
 
     def know(self, study_ids: Iterable[int]) -> None:
-        """Learn the fingerprints of packs that another process made."""
+        """Learn the fingerprints of packs that another process made; InputError where this one cannot see them."""
         for study_id in study_ids:
-            self.sources[study_id] = (read_header(self.path(study_id)) or {}).get("source", "")
+            header = read_header(self.path(study_id))
+            if header is None:
+                raise InputError(
+                    f"{self.path(study_id)}: missing, although the first process wrote it; give --out on a disk that "
+                    "all machines share"
+                )
+            self.sources[study_id] = header["source"]
 
     def make(self, study_id: int) -> None:
         """Read one study's DICOM files and write its pack."""

@@ -1,6 +1,6 @@
 """From a study to what the networks train on: detector stacks with targets, regions with a margin. No torch."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -37,24 +37,34 @@ def label_keypoints(study: Study, coordinates: pd.DataFrame) -> dict[Name, Keypo
     return found
 
 
+def lost_rows(coordinates: pd.DataFrame, instances: Mapping[int, Collection[int]]) -> pd.DataFrame:
+    """Rows of a study's label table whose slice is not there; `instances`: those of each series that are."""
+    pairs = zip(coordinates["series_id"], coordinates["instance_number"], strict=True)
+    return coordinates[[int(instance) not in instances.get(int(series), ()) for series, instance in pairs]]
+
+
 def _slice(study: Study, series_id: int, instance: int) -> Slice | None:
     series = study.series_by_id(series_id)
     return None if series is None else next((one for one in series.slices if one.instance == instance), None)
 
 
-def stack_arrays(study: Study, keypoints: Mapping[Name, Keypoint], spec: DetectorSpec) -> dict[str, np.ndarray]:
+def stack_arrays(
+    study: Study, keypoints: Mapping[Name, Keypoint], spec: DetectorSpec, lost: Collection[Name] = ()
+) -> dict[str, np.ndarray]:
     """`images` (N, C, S, S) float16, `points` (N, K, 2) px of the image, NaN where missing, `mm_per_px` (N, 2), and
     `flip` (N,): the sum of a column and the column that it becomes in the mirrored image.
 
     Sagittal: the stacks that detection sees. Axial: a stack around every slice that carries a label, with the points of
-    both sides that lie within reach of its plane. Stacks without any labelled point are left out.
+    both sides that lie within reach of its plane. Stacks without any labelled point are left out, and those with a map
+    for a `lost` one: it is labelled, but nobody knows where it lies, and an empty map would say that it is not there.
     """
     own = {name: point for name, point in keypoints.items() if KEYPOINT_SERIES[name[0]] == spec.series_type}
     stacks = _labelled_planes(study, own, spec) if spec.series_type == "axial_t2" else sagittal_stacks(study, spec)[0]
     images, points, scales, flips = [], [], [], []
     for stack in stacks:
         target = _targets(stack, own, spec)
-        if np.isfinite(target).all(-1).any():
+        unknown = any(name in lost for name in channel_names(spec, stack.side, stack.level))
+        if np.isfinite(target).all(-1).any() and not unknown:
             images.append(stack.pixels.astype(np.float16))
             points.append(target)
             between_rows, between_columns = geometry.spacing_mm(stack.frame)
@@ -127,8 +137,15 @@ def make_stacks(
 ) -> None:
     """Write the stacks of one study; `rows`: its labelled keypoints, `wanted`: the fingerprint to store, by study."""
     study = packs.study(study_id)
-    points = label_keypoints(study, rows[study_id]) if study_id in rows else {}
-    write_arrays(folder / f"{study_id}.safetensors", stack_arrays(study, points, spec), source=wanted[study_id])
+    points: dict[Name, Keypoint] = {}
+    lost: set[Name] = set()
+    if study_id in rows:
+        points = label_keypoints(study, rows[study_id])
+        listed = [series for group in study.series.values() for series in group]
+        there = {series.series_id: {item.instance for item in series.slices} for series in listed}
+        lost = {(row.condition, row.level) for row in lost_rows(rows[study_id], there).itertuples()}
+    arrays = stack_arrays(study, points, spec, lost)
+    write_arrays(folder / f"{study_id}.safetensors", arrays, source=wanted[study_id])
 
 
 def make_regions(

@@ -11,7 +11,6 @@ import numpy as np
 
 from lumbar import charts
 from lumbar.files import write_json
-from lumbar.issues import InputError
 from lumbar.keypoints.keypoint import Keypoint
 from lumbar.labels import CONDITION_GROUPS, CONDITIONS, KEYPOINT_SERIES, LEVELS, SERIES_TYPES, SEVERITIES
 from lumbar.metric import UNLABELLED, label_codes, prediction_array, read_predictions, score_arrays, weighted_prior
@@ -28,11 +27,10 @@ def evaluate(run: Path) -> str:
 
     Writes `evaluation.json`, the charts in `plots/`, and `evaluation.html`, a page of both.
 
-    Raises InputError naming the members that are not trained yet.
+    Raises InputError where training has not ended.
     """
     folder = RunFolder(Path(run))
-    if missing := folder.untrained():
-        raise InputError(f"{run}: not trained yet: {', '.join(missing)}; run train_utils.py train again, it goes on")
+    folder.check_finished()
     recipe = folder.recipe()
     found, told = folder.keypoints(recipe.folds.train), folder.labelled_keypoints(recipe.folds.train)
     names = [*recipe.stage2.members, "blend"]

@@ -3,16 +3,27 @@
 from collections.abc import Mapping
 from contextlib import nullcontext
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 
 from lumbar.grading.network import build_grader
+from lumbar.grading.tasks import TASKS
 from lumbar.issues import InputError
 from lumbar.keypoints.network import build_detector
-from lumbar.member import DetectorSpec
+from lumbar.labels import CONDITIONS
+from lumbar.member import DetectorSpec, GraderSpec
 from lumbar.study import read_sources
+from lumbar.training.batches import Plan
+from lumbar.training.data import drawn
+from lumbar.training.losses import EMPTY
+from lumbar.training.objectives import SeverityObjective
 from lumbar.training.recipe import Member, Recipe
 from lumbar.training.settings import Training
+
+if TYPE_CHECKING:
+    from lumbar.training.run import Run
 
 
 def recipe_faults(recipe: Recipe, root: Path) -> list[str]:
@@ -32,6 +43,64 @@ def recipe_faults(recipe: Recipe, root: Path) -> list[str]:
             if wrong:
                 faults.setdefault(wrong, f"{name}: {wrong}")
     return list(faults.values())
+
+
+def weights_bytes(member: Member) -> int:
+    """What a member's weights take on the disk, in float32."""
+    with torch.device("meta"):
+        network = build_detector(member.spec) if isinstance(member.spec, DetectorSpec) else build_grader(member.spec)
+    return 4 * sum(value.numel() for value in network.state_dict().values())
+
+
+def check_samples(run: "Run") -> None:
+    """Raise InputError with all members and folds that have too little to train or to validate on.
+
+    Detectors' samples are known once their stacks are made; of graders', whose regions wait for keypoints, what labels
+    alone tell.
+    """
+    faults: dict[str, None] = {}
+    for fold in run.recipe.folds.train:
+        for name, member in run.recipe.members().items():
+            if isinstance(member.spec, GraderSpec):
+                studies, held_out, together = *_labelled(run, member, fold), _asks_any_severe(member)
+            else:
+                job = run.job(name, member, fold)
+                studies, held_out, together = job.train.studies, job.valid.studies, job.keep_studies
+            for found, what in ((studies, "train"), (held_out, "validate")):
+                if not len(found):
+                    faults[f"{name} fold {fold}: no labelled sample to {what} on; add studies"] = None
+            if wrong := _batch_fault(studies, member.training, run.accelerator.num_processes, together=together):
+                faults[f"{name}: {wrong}"] = None
+    if faults:
+        sentences = ". ".join(f"({number}) {fault}" for number, fault in enumerate(faults, 1))
+        raise InputError(f"{run.data.root}: {len(faults)} fault(s). {sentences}")
+
+
+def _batch_fault(studies: np.ndarray, training: Training, processes: int, *, together: bool) -> str | None:
+    try:
+        if len(studies):
+            Plan(studies, training, seed=0, world=processes, together=together)
+    except InputError as error:
+        return str(error)
+    return None
+
+
+def _asks_any_severe(member: Member) -> bool:
+    return isinstance(member.spec, GraderSpec) and SeverityObjective(member.spec, member.training).asks_any_severe
+
+
+def _labelled(run: "Run", member: Member, fold: int) -> tuple[np.ndarray, np.ndarray]:
+    """(N,) study of each sample that a grader has where all can be seen, to train and to validate on."""
+    assert isinstance(member.spec, GraderSpec)
+    samples = TASKS[member.spec.task].samples
+    places = [[CONDITIONS.index(condition) for condition in sample.conditions] for sample in samples]
+
+    def rows(studies: list[int], codes: Mapping[int, np.ndarray]) -> np.ndarray:
+        found = [study for study in studies for own in places for level in (codes[study][own] != EMPTY).any(0) if level]
+        return np.array(found, np.int64)[:, None]
+
+    trained = rows(run.trained_on(fold, member.spec), run.training_codes)
+    return drawn(trained, run.draws(member.training))[:, 0], rows(run.held_out(fold), run.codes)[:, 0]
 
 
 def _network_fault(member: Member) -> str | None:

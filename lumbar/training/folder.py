@@ -7,6 +7,8 @@ members/<name>/fold<k>/   checkpoint while it trains; best.safetensors and resul
 keypoints/fold<k>.json    what the fold's detectors found on its held-out studies, and what the labels say
 predictions/<name>.csv    out-of-fold probabilities of each grader, blend.csv of all; made_from.json
 blend/                    which blend was chosen and why; what it learned
+finished.json             that training ended, and with what: evaluate and bundle want it so
+issues.json               what of the images was missing or repaired; keypoints whose slice could not be read
 metrics.jsonl             a line an epoch
 evaluation.json, .html    made by `evaluate`: figures, and a page of tables and charts; plots/ holds the charts
 suspect_labels.csv        what the blend finds hard to believe
@@ -20,14 +22,16 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from lumbar.files import write_csv, write_json
+from lumbar.files import sha256, write_csv, write_json
 from lumbar.issues import InputError
 from lumbar.keypoints.keypoint import Keypoint
 from lumbar.labels import SEVERITIES, row_ids
 from lumbar.metric import read_labels
-from lumbar.training.cache import read_header
+from lumbar.training.cache import fingerprint, read_header
 from lumbar.training.recipe import Recipe, check_recipe
 from lumbar.training.settings import Folds
+
+_GO_ON = "run train_utils.py train again, it goes on"
 
 
 @dataclass(frozen=True)
@@ -94,6 +98,28 @@ class RunFolder:
         recipe = self.recipe()
         pairs = [(name, fold) for fold in recipe.folds.train for name in recipe.members()]
         return [f"{name} fold {fold}" for name, fold in pairs if self.result(name, fold) is None]
+
+    def check_finished(self) -> None:
+        """InputError where the results are not all there, or are not those of the stored recipe, labels and folds."""
+        path = self.root / "finished.json"
+        if missing := self.untrained():
+            raise InputError(f"{self.root}: not trained yet: {', '.join(missing)}; {_GO_ON}")
+        if not path.is_file() or self._json(path) != {"fingerprint": self._state()}:
+            raise InputError(f"{self.root}: training by its present recipe and data has not ended; {_GO_ON}")
+
+    def finish(self) -> None:
+        """Say that everything is trained and graded."""
+        write_json({"fingerprint": self._state()}, self.root / "finished.json")
+
+    def _state(self) -> str:
+        """What a run was asked for, and what came of it."""
+        recipe = self.recipe()
+        asked = [sha256(self._there(self.root / name)) for name in ("recipe.json", "labels.csv", "folds.csv")]
+        results = [self.result(name, fold) for fold in recipe.folds.train for name in recipe.members()]
+        points = [self.keypoint_fingerprint(fold) for fold in recipe.folds.train]
+        return fingerprint(
+            asked, [found and found["fingerprint"] for found in results], points, self.prediction_fingerprint()
+        )
 
     def keypoints(self, folds: tuple[int, ...]) -> dict[int, list[Keypoint]]:
         """Out-of-fold keypoints by study."""

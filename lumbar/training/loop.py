@@ -19,6 +19,7 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
+from lumbar.issues import InputError
 from lumbar.progress import bar as progress_bar
 from lumbar.training import checkpoint
 from lumbar.training.batches import Batch, Plan, Samples, load, validation
@@ -68,7 +69,7 @@ class Progress:
     batch: int = 0  # batches of this epoch that are done
     best_epoch: int = -1
     best_loss: float = math.inf
-    sums: dict[str, list[float]] = field(default_factory=dict)  # this epoch's (total, weight) of each term
+    sums: dict[str, list[float]] = field(default_factory=dict)  # this epoch's (total, weight, factor) of each term
     history: list[dict[str, Any]] = field(default_factory=list)
 
 
@@ -77,7 +78,7 @@ def fit(job: Job, accelerator: Accelerator, report: Callable[[dict[str, Any]], N
 
     Goes on from the job's checkpoint where one with the same fingerprint is there. `report(row)` takes a row of metrics
     an epoch, those before the checkpoint once more: whoever was killed may not have had the last. Raises InputError
-    where the disk refuses.
+    where the disk refuses, and where the validation loss is no number.
     """
     _seed(job.seed)
     network = job.network()
@@ -106,7 +107,7 @@ def fit(job: Job, accelerator: Accelerator, report: Callable[[dict[str, Any]], N
         speed = (plan.batches - skipped) * plan.size / max(time.monotonic() - began, 1e-6)
         row = _close_epoch(job, accelerator, average or plain, plan, progress, state, speed)
         report(row)
-        bar.set_postfix_str(f"loss {row['train_loss']:.4g} valid {row['valid_loss']:.4g}")
+        bar.set_postfix_str(f"loss {_text(row['train_loss'])} valid {_text(row['valid_loss'])}")
     bar.close()
     accelerator.free_memory()
     accelerator.wait_for_everyone()
@@ -136,7 +137,7 @@ def _epoch(
             with accelerator.autocast():
                 terms = job.objective.terms(network, batch, train=True)
             accelerator.backward(combine(terms, accelerator, progress.sums) / len(group))
-        _show(bar, progress, terms)
+        _show(bar, progress)
         if not last:
             continue
         for group in optimizer.param_groups:
@@ -160,8 +161,7 @@ def combine(terms: Mapping[str, Term], accelerator: Accelerator, sums: dict[str,
     loss = own.new_zeros(())
     for name, (total, weight) in zip(names, every, strict=True):
         kept = sums.setdefault(name, [0.0, 0.0])
-        kept[0] += float(total)
-        kept[1] += float(weight)
+        kept[:] = kept[0] + float(total), kept[1] + float(weight), terms[name].factor
         if terms[name].factor:
             loss = loss + terms[name].factor * terms[name].total / weight.clamp_min(1e-12) * accelerator.num_processes
     return loss
@@ -179,13 +179,15 @@ def _close_epoch(
     """Validate, keep the weights if they are the best yet, move on to the next epoch and write the checkpoint."""
     valid, factors = validate(job, accelerator, network)
     loss = sum(factors[name] * value for name, value in valid.items() if factors[name])
-    sums = {name: total / max(weight, 1e-12) for name, (total, weight) in progress.sums.items()}
+    if not math.isfinite(loss):
+        raise _diverged(job, accelerator, progress, state)
+    trained = _mean_loss(progress.sums)
     row = {
         "member": job.member,
         "fold": job.fold,
         "epoch": progress.epoch + 1,
         "rate": plan.rate(progress.epoch, plan.batches - 1),
-        "train_loss": sum(factors.get(name, 0.0) * value for name, value in sums.items()),
+        "train_loss": trained if math.isfinite(trained) else None,  # one batch in fp16 may have overflown
         "valid_loss": loss,
         **{f"valid_{name}": value for name, value in valid.items()},
         "samples_per_s": round(speed, 1),
@@ -198,6 +200,21 @@ def _close_epoch(
     progress.epoch, progress.batch, progress.sums = progress.epoch + 1, 0, {}
     state.save(progress, accelerator.is_main_process)
     return row
+
+
+def _mean_loss(sums: Mapping[str, list[float]]) -> float:
+    """The loss over an epoch's batches so far, from its sums."""
+    return sum(factor * total / max(weight, 1e-12) for total, weight, factor in sums.values() if factor)
+
+
+def _diverged(job: Job, accelerator: Accelerator, progress: Progress, state: checkpoint.State) -> InputError:
+    """What to say of a validation loss that is no number; the checkpoint, from which nothing better came, goes."""
+    if accelerator.is_main_process:
+        state.remove()
+    return InputError(
+        f"{job.member} fold {job.fold}: the validation loss is not finite after epoch {progress.epoch + 1}, training "
+        "diverged or overflowed; lower learning_rate, set clip_norm, or set loop.mixed_precision to no, and run again"
+    )
 
 
 @torch.no_grad()
@@ -250,13 +267,15 @@ def _stage(job: Job) -> str:
     return f"training {job.member} fold {job.fold}"
 
 
-def _show(bar: Any, progress: Progress, terms: Mapping[str, Term]) -> None:
+def _show(bar: Any, progress: Progress) -> None:
     """Another batch, and the epoch's loss so far."""
-    means = {name: total / max(weight, 1e-12) for name, (total, weight) in progress.sums.items()}
-    loss = sum(term.factor * means[name] for name, term in terms.items())
-    valid = f" valid {progress.history[-1]['valid_loss']:.4g}" if progress.history else ""
-    bar.set_postfix_str(f"loss {loss:.4g}{valid}", refresh=False)
+    valid = f" valid {_text(progress.history[-1]['valid_loss'])}" if progress.history else ""
+    bar.set_postfix_str(f"loss {_text(_mean_loss(progress.sums))}{valid}", refresh=False)
     bar.update()
+
+
+def _text(loss: float | None) -> str:
+    return "not finite" if loss is None else f"{loss:.4g}"
 
 
 def _bar(job: Job, plan: Plan, progress: Progress, accelerator: Accelerator) -> Any:

@@ -21,20 +21,27 @@ def make_accelerator(loop: Loop) -> Accelerator:
     _note_single_process()
     if loop.threads:
         torch.set_num_threads(loop.threads)
-    precision: str = loop.mixed_precision
-    if precision == "auto":
-        if torch.cuda.is_available():
-            precision = "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
-        else:
-            precision = "bf16" if torch.ops.mkldnn._is_mkldnn_bf16_supported() else "no"
-    if precision == "fp16" and not torch.cuda.is_available():
-        raise InputError("mixed_precision = fp16 needs a GPU; set loop.mixed_precision to auto, bf16 or no")
+    precision = choose_precision(loop)
     waits = InitProcessGroupKwargs(
         timeout=timedelta(hours=24)
     )  # the first process may read 36 GB before the others go on
     several = int(os.environ.get("WORLD_SIZE", "1")) > 1  # on CPUs accelerate would let each train all by itself
     cpu = several and not torch.accelerator.is_available()
     return Accelerator(cpu=cpu, mixed_precision=precision, kwargs_handlers=[waits])
+
+
+def choose_precision(loop: Loop) -> str:
+    """The number type to train in, as accelerate names it; InputError for fp16 without a GPU."""
+    precision: str = loop.mixed_precision
+    on_cpu = os.environ.get("ACCELERATE_USE_CPU", "").lower() in ("true", "1")  # `accelerate launch --cpu`
+    gpu = torch.cuda.is_available() and not on_cpu
+    if precision == "auto" and gpu:
+        precision = "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
+    elif precision == "auto":
+        precision = "bf16" if torch.ops.mkldnn._is_mkldnn_bf16_supported() else "no"
+    if precision == "fp16" and not gpu:
+        raise InputError("mixed_precision = fp16 needs a GPU; set loop.mixed_precision to auto, bf16 or no")
+    return precision
 
 
 def _note_single_process() -> None:

@@ -70,7 +70,10 @@ class SeverityObjective:
         out = network(self.inputs(batch))
         logits, auxiliary = out if isinstance(out, tuple) else (out, None)
         labels = batch["labels"]
-        terms = {"severity": Term(*losses.severity_loss(logits, labels))}
+        total, weight = losses.severity_loss(logits, labels)
+        if train and auxiliary is not None and not self.training.auxiliary_weight:
+            total = total + 0 * auxiliary.sum()  # several processes wait for a gradient of every layer
+        terms = {"severity": Term(total, weight)}
         if self.asks_any_severe:
             canal = self.conditions.index("spinal_canal_stenosis")
             parts = losses.any_severe_loss(logits[:, canal], labels[:, canal], batch["study"])

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from lumbar.files import write_json
+from lumbar.files import write_json, writing_into
 from lumbar.grading.grade import grade
 from lumbar.grading.network import build_grader
 from lumbar.grading.regions import Regions, cut_regions, region_key
@@ -62,7 +62,8 @@ def find_keypoints(run: "Run", fold: int) -> None:
         labelled[str(study_id)] = [asdict(point) for point in told.values()]
 
     each(one, studies, f"keypoints of fold {fold}", 1)
-    write_json({"fingerprint": words, "studies": found, "labels": labelled}, path)
+    with writing_into(path.parent):
+        write_json({"fingerprint": words, "studies": found, "labels": labelled}, path)
 
 
 def grade_held_out(run: "Run") -> None:
@@ -82,9 +83,10 @@ def grade_held_out(run: "Run") -> None:
         graders = trained_networks(run, run.recipe.stage2, fold)
         one = functools.partial(_grade, run, graders, keypoints, tables)
         each(one, run.held_out(fold), f"grades of fold {fold}", 1)
-    write_predictions(run.folder, tables)
-    blend_run(run.folder, tables, run.labels, run.recipe.blend, run.recipe.seed)
-    seal_predictions(run.folder, words)
+    with writing_into(run.folder.root):
+        write_predictions(run.folder, tables)
+        blend_run(run.folder, tables, run.labels, run.recipe.blend, run.recipe.seed)
+        seal_predictions(run.folder, words)
 
 
 def _grade(

@@ -27,6 +27,8 @@ from lumbar.training.settings import Blend, Folds, Loop, Training
 
 Table = dict[str, Any]
 _SPECS: dict[str, type[Strict]] = {"stage1": DetectorSpec, "stage2": GraderSpec}
+#: Keys that hold for a stage as a whole, not for its members.
+_STAGE_ONLY: dict[str, tuple[str, ...]] = {"stage1": (), "stage2": ("keypoints",)}
 
 
 class Member(Strict):
@@ -120,9 +122,12 @@ def _expand(stage: str, table: Any, path: Path) -> Table:
     """Shared values and member entries of one stage -> the fields of `Stage`."""
     if not isinstance(table, dict) or not isinstance(table.get("members"), dict) or not table["members"]:
         raise InputError(f"{path}: [{stage}] has no members; add a table [{stage}.members.<name>]")
-    shared = {key: value for key, value in table.items() if key not in {"members", "keypoints"}}
+    own = {"members", *(_STAGE_ONLY[stage])}
+    shared = {key: value for key, value in table.items() if key not in own}
     members: Table = {}
     for name, entry in table["members"].items():
+        if not isinstance(entry, dict):
+            raise InputError(f"{path}: {stage}.members.{name} is {entry!r}; write a table [{stage}.members.{name}]")
         merged = _merge(shared, entry)
         tasks = merged.pop("tasks", None)
         if tasks is None:
@@ -130,15 +135,17 @@ def _expand(stage: str, table: Any, path: Path) -> Table:
             continue
         for task in tasks:
             members[f"{task}_{name}"] = _split(stage, {**merged, "task": task}, f"{path}: {stage}.members.{name}")
-    return {"members": members} | ({"keypoints": table["keypoints"]} if "keypoints" in table else {})
+    return {"members": members} | {key: table[key] for key in _STAGE_ONLY[stage] if key in table}
 
 
 def _split(stage: str, values: Table, place: str) -> Table:
     spec = _SPECS[stage]
     known = _stage_keys(stage)
     for key in values:
+        if key in _STAGE_ONLY[stage]:
+            raise InputError(f"{place}: {key!r} holds for all members of a stage; write it below [{stage}]")
         if key not in known:
-            raise InputError(f"{place}: unknown key {key!r}; {_nearest(key, known)}")
+            raise InputError(f"{place}: unknown key {key!r}; {_nearest(key, [*known, *_STAGE_ONLY[stage]])}")
     return {
         "spec": {"stage": spec.model_fields["stage"].default}
         | {key: value for key, value in values.items() if key in spec.model_fields},
@@ -201,7 +208,7 @@ def _known_below(raw: Table, keys: list[str]) -> Sequence[str]:
     """Keys that may follow a path; empty where anything may (or nothing does)."""
     if keys[0] in _SPECS:
         if len(keys) == 1:
-            return [*_stage_keys(keys[0]), "members", "keypoints"]
+            return [*_stage_keys(keys[0]), "members", *_STAGE_ONLY[keys[0]]]
         if keys[1] == "members" and len(keys) == 2:
             return list(raw.get(keys[0], {}).get("members", {}))
         rest = keys[3:] if keys[1] == "members" else keys[1:]

@@ -13,7 +13,7 @@ from accelerate import Accelerator
 from torch import nn
 
 from lumbar.ensemble.suspects import read_left_out, without
-from lumbar.files import sha256, write_csv, write_json
+from lumbar.files import check_writable, sha256, write_csv, write_json, write_text, writing_into
 from lumbar.grading.network import build_grader
 from lumbar.grading.regions import region_key
 from lumbar.issues import InputError
@@ -26,6 +26,7 @@ from lumbar.training import derive
 from lumbar.training.cache import Packs, fingerprint, read_header
 from lumbar.training.checks import open_checked
 from lumbar.training.data import RegionSamples, StackSamples, drawn
+from lumbar.training.feasible import check_samples
 from lumbar.training.folder import RunFolder
 from lumbar.training.folds import make_folds
 from lumbar.training.loop import Job, fit
@@ -37,6 +38,7 @@ from lumbar.training.recipe import Member, Recipe, load_recipe
 from lumbar.training.settings import Training
 from lumbar.training.space import check_space, needed_bytes
 from lumbar.training.tensorboard import Board
+from lumbar.training.unread import tell_issues
 
 
 def train(recipe_path: Path, data_folder: Path, out: Path, overrides: Sequence[str] = ()) -> Path:
@@ -46,11 +48,13 @@ def train(recipe_path: Path, data_folder: Path, out: Path, overrides: Sequence[s
     faults of the data before anything is trained.
     """
     recipe = load_recipe(Path(recipe_path), overrides)
-    run = Run(Path(out), recipe, open_checked(Path(data_folder), recipe), make_accelerator(recipe.loop))
+    data = open_checked(Path(data_folder), recipe)
+    check_writable(out)
+    run = Run(Path(out), recipe, data, make_accelerator(recipe.loop))
     run.prepare()
     run.stage1()
     run.stage2()
-    run.accelerator.wait_for_everyone()
+    run.finish()
     return Path(out)
 
 
@@ -80,12 +84,14 @@ class Run:
     def prepare(self) -> None:
         """Store the recipe, labels and folds; read the studies that are not cached yet."""
         if self.main:
-            write_json(self.recipe.model_dump(mode="json"), self.folder.root / "recipe.json")
+            check_space(self.folder.root, needed_bytes(self.data, self.study_ids, self.recipe, self.folder.root))
             table = self.labels.loc[self.study_ids, list(LABEL_COLUMNS)].rename_axis("study_id").reset_index()
-            write_csv(table, self.folder.root / "labels.csv")
-            write_csv(self.folds, self.folder.root / "folds.csv")
-            check_space(self.folder.root, needed_bytes(self.data, self.study_ids, self.recipe, self.folder.cache))
+            with writing_into(self.folder.root):
+                write_json(self.recipe.model_dump(mode="json"), self.folder.root / "recipe.json")
+                write_csv(table, self.folder.root / "labels.csv")
+                write_csv(self.folds, self.folder.root / "folds.csv")
             self.packs.ensure(self.study_ids, self._each)
+            tell_issues(self.packs, self.rows, self.study_ids, self.folder.root / "issues.json")
         self.accelerator.wait_for_everyone()
         if not self.main:
             self.packs.know(self.study_ids)
@@ -94,6 +100,7 @@ class Run:
         """Train the detectors of every fold and find the keypoints of its held-out studies."""
         for name, member in self.recipe.stage1.members.items():
             self.stacks(name, member.spec)
+        check_samples(self)
         for fold in self.recipe.folds.train:
             for name, member in self.recipe.stage1.members.items():
                 self.train_member(name, member, fold)
@@ -111,6 +118,13 @@ class Run:
                 self.train_member(name, member, fold)
         if self.main:
             grade_held_out(self)
+
+    def finish(self) -> None:
+        """Say that all results are there."""
+        if self.main:
+            with writing_into(self.folder.root):
+                self.folder.finish()
+        self.accelerator.wait_for_everyone()
 
     # ---- which studies ----
 
@@ -194,7 +208,8 @@ class Run:
             saw = f"{len(self.trained_on(fold, member.spec))} studies of {self.data.root.resolve().name}"
             best = progress.history[progress.best_epoch - 1]
             found = {"fingerprint": job.fingerprint, "saw": saw, "best": best, "history": progress.history}
-            write_json(found, job.folder / "result.json")
+            with writing_into(job.folder):
+                write_json(found, job.folder / "result.json")
             (job.folder / "checkpoint.safetensors").unlink(missing_ok=True)
         self.accelerator.wait_for_everyone()
 
@@ -220,7 +235,7 @@ class Run:
             objective = SeverityObjective(spec, training)
             keep_studies = objective.asks_any_severe
         inputs: list[Any] = [_inputs(data) for data in (train_set, valid_set)]
-        if draws := self._draws(training):
+        if draws := self.draws(training):
             train_set.rows = drawn(train_set.rows, draws)
             inputs.append(sorted(draws.items()))
         if isinstance(spec, GraderSpec) and (gone := _left_out(self.codes, self.training_codes, studies)):
@@ -233,16 +248,17 @@ class Run:
             name, fold, place, words, network, objective, train_set, valid_set, training, loop, seed, keep_studies
         )
 
-    def _draws(self, training: Training) -> dict[int, int]:
+    def draws(self, training: Training) -> dict[int, int]:
         """How often an epoch takes the samples of each study whose source the recipe names."""
         return {study: training.draws[kind] for study, kind in self.data.sources.items() if kind in training.draws}
 
     def _report(self, row: dict[str, Any]) -> None:
         path, line = self.folder.root / "metrics.jsonl", json.dumps(row) + "\n"
-        if not self.main or (path.is_file() and line in path.read_text(encoding="utf-8").splitlines(keepends=True)):
+        lines = path.read_text(encoding="utf-8").splitlines(keepends=True) if path.is_file() else []
+        if not self.main or line in lines:
             return
-        with path.open("a", encoding="utf-8") as file:
-            file.write(line)
+        with writing_into(path.parent):
+            write_text("".join([*lines, line]), path)
         if self.board is not None:
             self.board.add(row)
 

@@ -59,6 +59,11 @@ def show_batches(
         for name, member in recipe.members().items():
             path = Path(out) / f"{name}.png"
             samples = _samples(run, name, member, kind)
+            if not len(samples.studies):
+                raise InputError(
+                    f"{data_folder}: none of the first {STUDIES} studies has a labelled sample for {name}; give a "
+                    "folder that has some"
+                )
             draw = _stacks if isinstance(samples, StackSamples) else _regions
             figure = draw(samples, member, kind)  # type: ignore[arg-type]
             with replacing(path) as temporary:

@@ -11,16 +11,17 @@ from lumbar.labels import LEVELS, SIDES
 from lumbar.member import DetectorSpec, GraderSpec
 from lumbar.study import DataFolder
 from lumbar.training.derive import margin_spec
+from lumbar.training.feasible import weights_bytes
 from lumbar.training.recipe import Recipe
 
-SPARE_BYTES = 2**30  # weights, checkpoints, and what else the machine writes meanwhile
+SPARE_BYTES = 2**30  # results, and what else the machine writes meanwhile
 STACKS = {"sagittal_t2": 1, "sagittal_t1": len(SIDES), "axial_t2": 1.2 * len(LEVELS)}  # a study; some levels have two
 
 
-def needed_bytes(data: DataFolder, study_ids: Iterable[int], recipe: Recipe, cache: Path) -> int:
-    """About how much a run's cache will grow beyond what lies in `cache` already.
+def needed_bytes(data: DataFolder, study_ids: Iterable[int], recipe: Recipe, run: Path) -> int:
+    """About how much a run folder will grow beyond what lies in it already.
 
-    Packs are as large as uncompressed files, stacks hold two bytes a pixel, regions one.
+    Packs are as large as uncompressed files, stacks hold two bytes a pixel, regions one; weights four bytes a number.
     """
     studies = list(study_ids)
     total = float(sum(_size(data.image_folder / str(study)) for study in studies))
@@ -34,7 +35,14 @@ def needed_bytes(data: DataFolder, study_ids: Iterable[int], recipe: Recipe, cac
     kinds = 2 if recipe.stage2.keypoints == "labels" else 1
     for spec in regions.values():
         total += kinds * len(studies) * len(VIEWS) * len(LEVELS) * spec.slices * spec.image_size**2
-    return max(0, round(total) - _size(cache))
+    return max(0, round(total) - _size(run / "cache")) + max(0, _weights_bytes(recipe) - _size(run / "members"))
+
+
+def _weights_bytes(recipe: Recipe) -> int:
+    """The best weights of every member and fold, and the largest member's checkpoint: the old one and the new one, each
+    with weights, their average and two moments of every gradient."""
+    sizes = [weights_bytes(member) for member in recipe.members().values()]
+    return len(recipe.folds.train) * sum(sizes) + 2 * 4 * max(sizes)
 
 
 def _size(folder: Path) -> int:
