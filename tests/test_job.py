@@ -17,7 +17,7 @@ import pytest
 import lumbar.prediction.predictor
 import train_utils
 from lumbar.bundle import Bundle, Weights, save_bundle
-from lumbar.prediction import pipeline, reading
+from lumbar.prediction import job, pipeline, reading
 from lumbar.prediction.budget import Budget, choose_dropped, enough, ranked_graders
 from lumbar.prediction.reading import ReadAhead
 from lumbar.prediction.results import FINISHED, StudyResult
@@ -195,6 +195,48 @@ write_outputs(results, data, bundle, out)
     assert "one of 2 processes failed; this one goes on alone" in ended.stdout
     assert re.search("^[1-9] of 5 studies were finished before", ended.stdout, re.MULTILINE)
     assert json.loads((tmp_path / "run_report.json").read_text())["data"]["studies"] == 5
+
+
+def test_the_clock_of_a_budget_goes_on_where_this_process_does_the_rest(
+    data: DataFolder, bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun = []
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
+    monkeypatch.setattr(job, "_launch", lambda gpus, given, say: begun.append(given[-1]) is not None)
+    monkeypatch.setattr(job, "work", lambda *_, started, **__: begun.append(started))
+    monkeypatch.setattr(job, "gather", lambda *_: [])
+    before = time.monotonic()
+    job.predict_all(data, bundle, tmp_path, hours=8.5)
+    assert len(begun) == 2
+    assert begun[0] == begun[1]
+    assert before <= begun[0] <= time.monotonic()
+
+
+def test_a_kernel_that_has_used_a_gpu_works_alone(
+    data: DataFolder, bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said: list[str] = []
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
+    monkeypatch.setattr("torch.cuda.is_initialized", lambda: True)
+    monkeypatch.setattr(job, "_launch", lambda *_: pytest.fail("children cannot use it any more"))
+    monkeypatch.setattr(job, "work", lambda *_, **__: said.append("worked"))
+    monkeypatch.setattr(job, "gather", lambda *_: [])
+    job.predict_all(data, bundle, tmp_path, say=said.append)
+    assert said == [
+        "one of 2 GPUs computes, since this kernel has used it before; restart the kernel for all of them",
+        "worked",
+    ]
+
+
+def test_of_several_processes_each_takes_the_gpu_with_its_number(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+    monkeypatch.setattr("lumbar.kaggle.choose_device", lambda wanted, say: asked.append(wanted))
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    processes = job.Processes()
+    for count, local, wanted in ((2, 1, "auto"), (2, 1, "cuda"), (1, 0, "cuda"), (2, 1, "cpu"), (1, 0, "auto")):
+        processes.count, processes.local = count, local
+        processes.device(wanted, print)
+    assert asked == ["cuda:1", "cuda:1", "cuda", "cpu", None]
 
 
 def test_big_studies_come_one_by_one_and_few_are_read_ahead(data: DataFolder, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,7 +3,8 @@
 import multiprocessing
 import signal
 import sys
-from collections.abc import Callable, Generator, Iterable, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from typing import Any, Final, TypeVar
@@ -30,6 +31,17 @@ def share(items: Sequence[Item], part: int, parts: int) -> list[Item]:
     return list(items[part - 1 :: parts])
 
 
+@contextmanager
+def no_cv2_threads() -> Iterator[None]:
+    """End OpenCV's threads while children are born, who do not inherit them and would wait for them for ever."""
+    threads = cv2.getNumThreads()
+    cv2.setNumThreads(1)
+    try:
+        yield
+    finally:
+        cv2.setNumThreads(threads)
+
+
 def answers(
     work: Callable[[list[Item]], Iterable[Answer]], items: Sequence[Item], processes: int
 ) -> Generator[Answer, None, None]:
@@ -41,10 +53,8 @@ def answers(
     context = multiprocessing.get_context("fork")
     ends: list[Connection] = []
     children: list[BaseProcess] = []
-    threads = cv2.getNumThreads()
-    cv2.setNumThreads(1)  # ends its threads, for which a child, who does not inherit them, would wait for ever
     try:
-        try:
+        with no_cv2_threads():
             for part in range(1, processes + 1):
                 end, its_end = context.Pipe(duplex=False)
                 ends.append(end)
@@ -53,8 +63,6 @@ def answers(
                 begun.start()
                 children.append(begun)
                 its_end.close()
-        finally:
-            cv2.setNumThreads(threads)
         for index in range(len(items)):
             yield _received(ends[index % processes], children[index % processes])
     finally:

@@ -36,6 +36,10 @@ class Budget:
         self._studies += studies
         self._spent = {name: seconds - self._before.get(name, 0.0) for name, seconds in spent.items()}
 
+    def restart(self) -> None:
+        """Forget what was measured: from now on something else computes."""
+        self._before, self._studies, self._spent, self._a_study = None, 0, {}, 0.0
+
     def surplus(self, left: int, ranking: Sequence[str], needed: Callable[[Collection[str]], bool]) -> list[str]:
         """Members to drop, so that `left` more studies end in time; none before anything could be measured.
 

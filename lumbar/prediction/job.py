@@ -17,7 +17,8 @@ from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 
 from lumbar import kaggle
 from lumbar.bundle import Bundle
-from lumbar.compute.crew import share
+from lumbar.compute.crew import no_cv2_threads, share
+from lumbar.compute.engine import choose_engine
 from lumbar.issues import InputError
 from lumbar.prediction import pipeline
 from lumbar.prediction.budget import Budget
@@ -48,24 +49,38 @@ class Options:
 def predict_all(data: DataFolder, bundle: Bundle, out: Path, say: Say = print, **chosen: Any) -> list[StudyResult]:
     """Grade every study on all that this machine has; for a notebook. `chosen`: fields of `Options`.
 
-    Where there are several GPUs, accelerate's launcher starts a process for each; nothing here may have used a GPU
-    before. Where one of them fails, this process does what is left, or meets the reason itself and says it. Finished
-    studies are kept in `out` until the results are written, so that an interrupted cell goes on.
+    Where there are several GPUs, accelerate's launcher starts a process for each; where this process has used a GPU
+    before, that cannot be, and it works alone. Where one of them fails, this process does what is left, or meets the
+    reason itself and says it. Finished studies are kept in `out` until the results are written, so that an interrupted
+    cell goes on.
     """
-    options = Options(**chosen)
+    started, options = time.monotonic(), Options(**chosen)  # one clock for all that follows, whoever works
     gpus = torch.cuda.device_count()  # asks the driver, and leaves the GPUs alone
-    if gpus > 1 and options.device == "auto":
-        from accelerate import notebook_launcher
-
-        say(f"{gpus} GPUs, each grades every {gpus}th study")
-        try:
-            notebook_launcher(_launched, (data, bundle, out, options), num_processes=gpus)
-        except (RuntimeError, ChildFailedError):  # what happened is on standard error
-            say(f"one of {gpus} processes failed; this one goes on alone, finished studies are kept")
-            work(data, bundle, out, options, say=say)
-    else:
-        work(data, bundle, out, options, say=say)
+    if gpus > 1 and options.device == "auto" and torch.cuda.is_initialized():
+        say(f"one of {gpus} GPUs computes, since this kernel has used it before; restart the kernel for all of them")
+        gpus = 1
+    if gpus < 2 or options.device != "auto":
+        work(data, bundle, out, options, say=say, started=started)
+    elif not _launch(gpus, (data, bundle, out, options, started), say):
+        say(f"one of {gpus} processes failed; this one goes on alone, finished studies are kept")
+        work(data, bundle, out, options, say=say, started=started)
     return gather(data, bundle, out, options)
+
+
+def _launch(gpus: int, arguments: tuple[Any, ...], say: Say) -> bool:
+    """A process for each GPU, until all are done; whether that went well. What happened is on standard error."""
+    from accelerate import notebook_launcher
+
+    say(f"{gpus} GPUs, each grades every {gpus}th study")
+    try:
+        with no_cv2_threads():
+            notebook_launcher(_launched, arguments, num_processes=gpus)
+    except (RuntimeError, ChildFailedError):
+        return False
+    except ValueError as error:  # somebody trained in this kernel before
+        say(f"several processes cannot be started here ({error})")
+        return False
+    return True
 
 
 def work(
@@ -75,12 +90,14 @@ def work(
     options: Options,
     processes: "Processes | None" = None,
     say: Say = print,
+    started: float | None = None,
 ) -> None:
     """Grade this process's share of the shard; what is already kept in `out` is not computed again.
 
-    InputError where a study cannot be graded and `on_error` is "fail", or a device or disk does not work.
+    `started`: when the time budget began, a reading of `time.monotonic` (now). InputError where a study cannot be
+    graded and `on_error` is "fail", or a device or disk does not work.
     """
-    started = time.monotonic()
+    started = time.monotonic() if started is None else started
     processes = processes or Processes()
     store = _store(data, bundle, out, options)
     mine = share(share(data.study_ids, *options.shard), processes.rank + 1, processes.count)
@@ -91,7 +108,7 @@ def work(
         return
     device, amp = processes.device(options.device, say)
     if options.progress:
-        say(f"{len(todo)} studies on {device}" + (f", {str(amp).removeprefix('torch.')}" if amp else ""))
+        say(f"{len(todo)} studies on {device}, {choose_engine(options.engine, device, amp)}")
     budget = None if options.hours is None else Budget(3600 * options.hours, started)
     results = pipeline.predict(
         data,
@@ -137,8 +154,8 @@ class Processes:
         if self.count > 1:
             from accelerate import PartialState
 
-            # The first process may wait hours for the slowest one.
-            self._state = PartialState(cpu=not torch.cuda.is_available(), timeout=timedelta(hours=24))
+            # All they do together is wait for each other, hours perhaps: on the CPU, since a GPU may have failed.
+            self._state = PartialState(cpu=True, timeout=timedelta(hours=24))
             self.count = self._state.num_processes
             self.rank, self.local = self._state.process_index, self._state.local_process_index
 
@@ -160,11 +177,13 @@ class Processes:
             except InputError as error:
                 say(f"{error}; this process goes on with the CPU, which is slower")
                 return kaggle.Device(torch.device("cpu"), None)
+        if wanted == "cuda" and self.count > 1:
+            wanted = f"cuda:{self.local}"
         return kaggle.choose_device(None if wanted == "auto" else wanted, say=say)
 
 
-def _launched(data: DataFolder, bundle: Bundle, out: Path, options: Options) -> None:
+def _launched(data: DataFolder, bundle: Bundle, out: Path, options: Options, started: float) -> None:
     """What each process of the launcher does."""
     processes = Processes()
-    work(data, bundle, out, options, processes)
+    work(data, bundle, out, options, processes, started=started)
     processes.wait()

@@ -111,7 +111,19 @@ def _on_one_core(
 def _in_lanes(
     predictor: Predictor, data: DataFolder, on_error: OnError, budget: Budget | None, wanted: list[int]
 ) -> Generator[StudyResult, None, None]:
-    """The studies' results, computed by this process, the next ones read ahead."""
+    """The studies' results, computed by this process; begun anew with what is left where the device is given up."""
+    done = 0
+    while done < len(wanted):
+        for result in _on_one_device(predictor, data, on_error, budget, wanted[done:]):
+            yield result
+            done += 1
+
+
+def _on_one_device(
+    predictor: Predictor, data: DataFolder, on_error: OnError, budget: Budget | None, wanted: list[int]
+) -> Generator[StudyResult, None, None]:
+    """Results, the next studies read ahead, until the device changes: how many go together depends on it."""
+    device = predictor.device
     size, left = predictor.together, len(wanted)
     ahead = max(size, predictor.lanes)
     ahead, workers = (ahead, 1) if predictor.device.type == "cpu" else (ahead + READERS, READERS)
@@ -129,6 +141,10 @@ def _in_lanes(
         for results in apart.answers(take, reading.groups(size)):
             yield from results
             since, left = since + len(results), left - len(results)
+            if predictor.device != device:
+                if budget is not None:
+                    budget.restart()
+                return
             if budget is not None and since >= ahead:
                 predictor.keep_time(budget, since, left)
                 since = 0
