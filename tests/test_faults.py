@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import time
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +21,12 @@ import train_utils
 from lumbar import files
 from lumbar.bundle import Bundle
 from lumbar.compute.faults import in_halves, is_device_fault
+from lumbar.compute.lanes import Lanes
 from lumbar.issues import InputError
 from lumbar.keypoints.detect import detect
 from lumbar.phantom import write_phantoms
 from lumbar.prediction import job, pipeline
+from lumbar.prediction.budget import Budget
 from lumbar.study import DataFolder, open_data
 from tests.conftest import ROOT
 from tests.test_damage import as_nobody
@@ -234,6 +237,7 @@ def test_too_little_memory_changes_no_byte_of_the_submission(
         torch.AcceleratorError("CUDA error: an illegal memory access was encountered"),
         torch.OutOfMemoryError("CUDA out of memory"),
         RuntimeError("cuDNN error: CUDNN_STATUS_EXECUTION_FAILED"),
+        RuntimeError("GET was unable to find an engine to execute this computation"),
     ],
 )
 @pytest.mark.parametrize("where", ["loading", "first study", "second study"])
@@ -267,7 +271,7 @@ def test_a_device_that_breaks_leaves_the_rest_to_the_cpu(
     monkeypatch.setattr(Bundle, "network", load)
     monkeypatch.setattr("lumbar.prediction.predictor.detect", look)
     monkeypatch.setattr("lumbar.prediction.predictor.grade", on_cpu)
-    found = list(pipeline.predict(data, bundle, device="cuda", amp=torch.float16))
+    found = list(pipeline.predict(data, bundle, device="cuda"))
     for one, other in zip(results, found, strict=True):
         np.testing.assert_array_equal(one.probabilities, other.probabilities)
     assert seen[-1] == "cpu"
@@ -275,6 +279,101 @@ def test_a_device_that_breaks_leaves_the_rest_to_the_cpu(
     assert "the CPU goes on, which is slower" in caplog.text
     told = [result.study_id for result in found if "device_failed" in {issue.code for issue in result.issues}]
     assert told == {"loading": [], "first study": [data.study_ids[0]], "second study": [data.study_ids[1]]}[where]
+
+
+def test_what_is_left_begins_anew_where_a_device_was_given_up(
+    data: DataFolder, bundle: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As many lanes as the CPU has cores, and a budget that forgets how fast the device was."""
+    lanes, restarts, network = [], [], Bundle.network
+
+    def look(study: Any, detectors: Any, device: torch.device, amp: Any) -> Any:
+        if device.type == "cuda" and study.study_id == wanted[0]:
+            raise torch.AcceleratorError("CUDA error: an illegal memory access was encountered")
+        return detect(study, detectors, torch.device("cpu"), None)
+
+    class Counted(Lanes):
+        def __init__(self, count: int) -> None:
+            lanes.append(count)
+            super().__init__(count)
+
+    grade = lumbar.prediction.predictor.grade
+    wanted = list(dict.fromkeys(data.study_ids))
+    monkeypatch.setattr("torch.get_num_threads", lambda: 3)
+    monkeypatch.setattr(Bundle, "network", lambda self, name, device: network(self, name))
+    monkeypatch.setattr("lumbar.prediction.predictor.detect", look)
+    monkeypatch.setattr(
+        "lumbar.prediction.predictor.grade", lambda *given: grade(*given[:3], torch.device("cpu"), None)
+    )
+    monkeypatch.setattr(pipeline, "Lanes", Counted)
+    monkeypatch.setattr(Budget, "restart", lambda self: restarts.append(self))
+    budget = Budget(3600.0, time.monotonic())
+    found = list(pipeline.predict(data, bundle, device="cuda", budget=budget))
+    assert [result.study_id for result in found] == wanted
+    assert lanes == [1, 1, 3, 1]
+    assert restarts == [budget]
+    assert not any(result.failed for result in found)
+
+
+def test_a_budget_begun_anew_measures_anew() -> None:
+    now = [0.0]
+    budget = Budget(1000.0, 0.0, lambda: now[0])
+    for spent in (0.0, 1.0, 2.0):
+        budget.finished(1, {"a": spent, "b": spent})
+        now[0] += 2.0
+    assert budget.surplus(100, ["a", "b"], bool) == []
+    budget.restart()
+    assert budget.surplus(100, ["a", "b"], bool) == []  # nothing is known yet
+    budget.finished(1, {"a": 2.0, "b": 2.0})
+    now[0] += 20.0
+    budget.finished(1, {"a": 12.0, "b": 12.0})
+    assert budget.surplus(100, ["a", "b"], bool) == ["b"]
+
+
+@pytest.mark.parametrize(
+    "words",
+    ["FIND was unable to find an engine to execute this computation", "cuDNN error: CUDNN_STATUS_ALLOC_FAILED"],
+)
+def test_what_libraries_say_of_too_little_memory_halves_the_batch(words: str) -> None:
+    sizes = []
+
+    def network(batch: torch.Tensor) -> torch.Tensor:
+        sizes.append(len(batch))
+        if len(batch) > 2:
+            raise RuntimeError(words)
+        return batch
+
+    assert torch.equal(in_halves(network, torch.arange(4.0), torch.device("cpu")), torch.arange(4.0))
+    assert sizes == [4, 2, 2]
+
+
+def test_a_network_that_overflows_is_told_of_and_leaves_the_rest_to_others(
+    data: DataFolder, bundle: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A detector's keypoints are faint; of graders the other one speaks."""
+    network = Bundle.network
+
+    class Overflows(torch.nn.Module):
+        def __init__(self, inside: torch.nn.Module) -> None:
+            super().__init__()
+            self.inside = inside
+
+        def forward(self, batch: torch.Tensor) -> torch.Tensor:
+            return self.inside(batch) * float("inf")
+
+    def load(self: Bundle, name: str, device: torch.device) -> torch.nn.Module:
+        built = network(self, name, device)
+        return Overflows(built) if name in ("spinal", "canal") else built
+
+    monkeypatch.setattr(Bundle, "network", load)
+    result = next(iter(pipeline.predict(data, bundle, study_ids=data.study_ids[:1])))
+    told = [issue.detail for issue in result.issues if issue.code == "answer_not_finite"]
+    assert told == ["spinal gave no number for some regions (fused float32); other members spoke for it"]
+    assert np.isfinite(result.probabilities).all()
+    assert result.graded[0].all()  # by the global member
+    faint = [issue.detail for issue in result.issues if issue.code == "keypoint_low_confidence"]
+    assert sum(text.startswith("Spinal Canal Stenosis") and text.endswith("confidence 0.00") for text in faint) == 5
+    assert all(np.isfinite(point.mm).all() for point in result.keypoints)
 
 
 def test_a_fault_of_the_code_is_no_fault_of_the_device() -> None:

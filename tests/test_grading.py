@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from lumbar.convert.original import EXACT
-from lumbar.grading.grade import grade
+from lumbar.grading.grade import Batches, grade, is_unanswered
 from lumbar.grading.regions import Regions
 from lumbar.grading.tasks import VIEWS
 from lumbar.labels import CONDITIONS, LEVELS
@@ -119,3 +119,33 @@ def test_missing_views_reach_the_network_as_zeros():
 
 def test_levels_stand_in_their_order():
     assert LEVELS == ("l1_l2", "l2_l3", "l3_l4", "l4_l5", "l5_s1")
+
+
+def test_what_was_moved_to_a_device_serves_the_next_member_that_sees_the_same():
+    regions, batches, seen = regions_with(sagittal_t2=[1]), Batches(), []
+    tasks = ("spinal", "foraminal", "spinal", "global", "global")
+    for task in tasks:
+        spec, network = GraderSpec(task=task), Sums(5 if task == "global" else 1)
+        network.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].data_ptr()))
+        found = grade(regions, spec, network, "cpu", None, batches)
+        np.testing.assert_array_equal(found, grade(regions, spec, network))
+    kept = seen[::2]  # every second call had nothing kept
+    assert kept[0] == kept[2]
+    assert kept[3] == kept[4]
+    assert len(batches) == 3
+
+
+@pytest.mark.parametrize("value", [float("inf"), float("nan")])
+def test_a_member_whose_answer_is_no_number_is_silent_there_and_known_to_be(value: float):
+    class Overflows(Sums):
+        def forward(self, views: torch.Tensor) -> torch.Tensor:
+            logits = super().forward(views)
+            logits[2] = value
+            return logits
+
+    regions, spec = regions_with(), GraderSpec(task="spinal")
+    sound, wrong = grade(regions, spec, Sums(1)), grade(regions, spec, Overflows(1))
+    assert spoken(wrong)["spinal_canal_stenosis"] == [0, 1, 3, 4]
+    assert not is_unanswered(regions, spec, sound)
+    assert is_unanswered(regions, spec, wrong)
+    assert not is_unanswered(regions_with(sagittal_t2=[2]), spec, grade(regions_with(sagittal_t2=[2]), spec, Sums(1)))

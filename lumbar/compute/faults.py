@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Callable
+from typing import Final
 
 import torch
 
@@ -17,7 +18,7 @@ def in_halves(network: Network, batch: torch.Tensor, device: torch.device) -> to
     what the device raises where not even one sample fits.
     """
     try:
-        return network(_moved(batch, device))
+        return network(moved(batch, device))
     except RuntimeError as error:
         if len(batch) < 2 or not is_out_of_memory(error):
             raise
@@ -28,21 +29,38 @@ def in_halves(network: Network, batch: torch.Tensor, device: torch.device) -> to
     return torch.cat([in_halves(network, half, device) for half in batch.split((len(batch) + 1) // 2)])
 
 
-def _moved(batch: torch.Tensor, device: torch.device) -> torch.Tensor:
+def moved(batch: torch.Tensor, device: torch.device) -> torch.Tensor:
     """The batch on the device; from pinned memory, which an accelerator fetches without waiting for the CPU."""
     if device.type == "cuda" and batch.device.type == "cpu" and torch.cuda.is_available():
         return batch.pin_memory().to(device, non_blocking=True)
     return batch.to(device)
 
 
+#: What libraries say where memory is short; cuDNN, without workspace, that it finds no engine.
+_SHORT: Final = (
+    "DefaultCPUAllocator",
+    "CUDA error: out of memory",
+    "CUBLAS_STATUS_ALLOC_FAILED",
+    "CUDNN_STATUS_ALLOC_FAILED",
+    "unable to find an engine",
+)
+_BROKEN: Final = (
+    "CUDA error",
+    "cuDNN error",
+    "CUBLAS_STATUS",
+    "CUDNN_STATUS",
+    "NVIDIA driver",
+    "unable to find an engine",
+)
+
+
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether a device had too little memory; the CPU says so in words only."""
-    return isinstance(error, torch.OutOfMemoryError) or "DefaultCPUAllocator" in str(error)
+    """Whether a device had too little memory; most libraries say so in words only."""
+    return isinstance(error, torch.OutOfMemoryError) or any(words in str(error) for words in _SHORT)
 
 
 def is_device_fault(error: BaseException, device: torch.device) -> bool:
     """Whether an accelerator failed in a way that is no study's fault, so that the CPU should go on."""
     if device.type == "cpu":
         return False
-    words = ("CUDA error", "cuDNN error", "CUBLAS_STATUS", "CUDNN_STATUS", "NVIDIA driver")
-    return isinstance(error, torch.AcceleratorError | torch.OutOfMemoryError) or any(w in str(error) for w in words)
+    return isinstance(error, torch.AcceleratorError | torch.OutOfMemoryError) or any(w in str(error) for w in _BROKEN)

@@ -3,11 +3,15 @@
 import numpy as np
 import torch
 
-from lumbar.compute.faults import Network, in_halves
+from lumbar.compute.faults import Network, in_halves, is_out_of_memory, moved
 from lumbar.grading.regions import Regions
 from lumbar.grading.tasks import OWN_VIEW, TASKS, Sample
 from lumbar.labels import CONDITIONS, LEVELS, SEVERITIES, Condition
 from lumbar.member import GraderSpec
+
+Rows = list[tuple[int, Sample]]
+#: Batches of one study's regions that lie on a device, by what distinguishes members that see the same regions.
+Batches = dict[tuple[str, bool], torch.Tensor]
 
 
 def grade(
@@ -16,14 +20,16 @@ def grade(
     network: Network,
     device: torch.device | str = "cpu",
     amp: torch.dtype | None = None,
+    batches: Batches | None = None,
 ) -> np.ndarray:
     """Probabilities (5 conditions, 5 levels, 3 severities) float64; NaN where the member stays silent (see `speaks`).
 
     The network is in evaluation mode on `device`; `amp` is the autocast type on an accelerator (None: float32).
+    `batches` keeps what was moved to the device for the next member that sees the same regions.
     """
     device = torch.device(device)
     probabilities = np.full((len(CONDITIONS), len(LEVELS), len(SEVERITIES)), np.nan)
-    rows = [
+    rows: Rows = [
         (level, sample)
         for level in range(len(LEVELS))
         for sample in TASKS[spec.task].samples
@@ -31,15 +37,36 @@ def grade(
     ]
     if not rows:
         return probabilities
-    views = np.stack([np.stack([regions.tensors[view][level] for view in sample.views]) for level, sample in rows])
+    batch = _stacked(regions, rows) if batches is None else _kept(batches, regions, rows, spec, device)
     with torch.inference_mode(), torch.autocast(device.type, dtype=amp, enabled=amp is not None):
-        logits = in_halves(network, torch.from_numpy(views), device)  # (B, C, 3)
-    answers = torch.softmax(logits.double(), dim=-1).cpu().numpy()
+        logits = in_halves(network, batch, device)  # (B, C, 3)
+    answers = torch.softmax(logits.cpu().double(), dim=-1).numpy()
     for (level, sample), answer in zip(rows, answers, strict=True):
         for condition, severities in zip(sample.conditions, answer, strict=True):
             if speaks(regions, spec, sample, condition, level):
                 probabilities[CONDITIONS.index(condition), level] = severities
     return probabilities
+
+
+def _stacked(regions: Regions, rows: Rows) -> torch.Tensor:
+    """(B, V, T, S, S): the views of each row."""
+    return torch.from_numpy(
+        np.stack([np.stack([regions.tensors[view][level] for view in sample.views]) for level, sample in rows])
+    )
+
+
+def _kept(batches: Batches, regions: Regions, rows: Rows, spec: GraderSpec, device: torch.device) -> torch.Tensor:
+    """The batch on the device, moved there once; where the device has no room for it, as it is."""
+    key = spec.task, spec.view_dropout > 0  # which rows speak depends on nothing else
+    if key not in batches:
+        batch = _stacked(regions, rows)
+        try:
+            batches[key] = moved(batch, device)
+        except RuntimeError as error:
+            if not is_out_of_memory(error):
+                raise
+            return batch
+    return batches[key]
 
 
 def speaks(regions: Regions, spec: GraderSpec, sample: Sample, condition: Condition, level: int) -> bool:
@@ -51,3 +78,14 @@ def speaks(regions: Regions, spec: GraderSpec, sample: Sample, condition: Condit
     if spec.preprocessing.missing == "zeros" or bool(regions.present[OWN_VIEW[condition]][level]):
         return True
     return spec.view_dropout > 0 and any(bool(regions.present[view][level]) for view in sample.views)
+
+
+def is_unanswered(regions: Regions, spec: GraderSpec, probabilities: np.ndarray) -> bool:
+    """Whether a member that should have spoken gave no number (see `grade`): half precision can overflow."""
+    return any(
+        not np.isfinite(probabilities[CONDITIONS.index(condition), level]).all()
+        for level in range(len(LEVELS))
+        for sample in TASKS[spec.task].samples
+        for condition in sample.conditions
+        if speaks(regions, spec, sample, condition, level)
+    )

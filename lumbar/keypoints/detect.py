@@ -80,15 +80,21 @@ def heatmaps(
     device: torch.device,
     amp: torch.dtype | None = None,
 ) -> np.ndarray:
-    """(N, K, S, S) float32: the stacks of a study in one batch through every member, averaged over members."""
+    """(N, K, S, S) float32: the stacks of a study in one batch through every member, averaged over members.
+
+    A member whose maps of a stack are no numbers (half precision can overflow) is left out there; where all are, the
+    maps are empty, and the keypoints faint.
+    """
     kinds: dict[tuple[int, ...], int] = {}  # slices seen → place in the batch: equal stacks go through once
     places = [kinds.setdefault(tuple(map(id, stack.window.slices)), len(kinds)) for stack in stacks]
     batch = torch.from_numpy(np.stack([stacks[places.index(place)].pixels for place in range(len(kinds))]))
-    total = torch.zeros((), device=device)
+    total, counted = torch.zeros((), device=device), torch.zeros((), device=device)
     with torch.inference_mode(), torch.autocast(device.type, dtype=amp, enabled=amp is not None):
         for _, network in members:
-            total = total + in_halves(network, batch, device).float()
-    return (total / len(members)).cpu().numpy()[places]
+            maps = in_halves(network, batch, device).float()
+            sound = maps.isfinite().flatten(1).all(dim=1)[:, None, None, None]
+            total, counted = total + maps.where(sound, 0), counted + sound
+    return (total / counted.clamp_min(1)).cpu().numpy()[places]
 
 
 def _read(

@@ -10,6 +10,7 @@ from typing import Literal
 
 import numpy as np
 
+from lumbar.grading.grade import Batches
 from lumbar.grading.regions import Regions
 from lumbar.issues import InputError, Issue
 from lumbar.keypoints.keypoint import Keypoint
@@ -28,6 +29,7 @@ class Case:
     issues: list[Issue] = field(default_factory=list)
     keypoints: list[Keypoint] = field(default_factory=list)
     regions: dict[str, Regions] = field(default_factory=dict)  # by `region_key`
+    batches: dict[str, Batches] = field(default_factory=dict)  # on an accelerator, by where and `region_key`
     used: dict[str, list[int]] = field(default_factory=dict)
     answers: dict[str, np.ndarray] = field(default_factory=dict)  # (5, 5, 3) by member
     device_failed: list[Issue] = field(default_factory=list)

@@ -4,6 +4,7 @@ import logging
 import threading
 import time
 from collections.abc import Iterable
+from dataclasses import replace
 from functools import partial
 from typing import Final
 
@@ -14,7 +15,7 @@ from lumbar.bundle import Bundle, BundleBlend
 from lumbar.compute import compiled
 from lumbar.compute.engine import choose_engine
 from lumbar.compute.faults import Network, is_device_fault
-from lumbar.grading.grade import grade
+from lumbar.grading.grade import grade, is_unanswered
 from lumbar.grading.regions import cut_regions, region_key
 from lumbar.grading.tasks import OWN_VIEW
 from lumbar.issues import InputError, Issue
@@ -70,6 +71,8 @@ class Predictor:
         """Every member's network on the device."""
         self.device = device
         self.engine = choose_engine(self.word, device, amp)
+        if device.type == "cuda" and self.engine.amp is None:
+            torch.backends.cudnn.allow_tf32 = False  # float32 is meant
         members = self.bundle.manifest.members
         detectors = [member for member in members if isinstance(member.spec, DetectorSpec)]
         names = [*(member.name for member in detectors), *self.graders]  # what stays in memory: detectors first
@@ -139,7 +142,8 @@ class Predictor:
         for spec in self.graders.values():
             key = region_key(spec)
             if key not in case.regions:
-                case.regions[key] = cut_regions(study, by_name, spec)
+                cut = cut_regions(study, by_name, spec)
+                case.regions[key] = replace(cut, cuts={})  # pictures, which hold the study's slices
                 issues += [issue for issue in case.regions[key].issues if issue not in issues]
         case.issues = issues
         case.used = {kind: [series.series_id for series in listed] for kind, listed in study.series.items()}
@@ -148,8 +152,14 @@ class Predictor:
     def _ask(self, name: str, spec: GraderSpec, case: Case) -> None:
         """One member's answer."""
         started = time.perf_counter()
-        regions = case.regions[region_key(spec)]
-        case.answers[name] = grade(regions, spec, self.networks[name], self.device, self.engine.amp)
+        key = region_key(spec)
+        regions = case.regions[key]
+        batches = case.batches.setdefault(f"{self.device} {key}", {}) if self.device.type != "cpu" else None
+        answers = grade(regions, spec, self.networks[name], self.device, self.engine.amp, batches)
+        if is_unanswered(regions, spec, answers):
+            what = f"{name} gave no number for some regions ({self.engine}); other members spoke for it"
+            case.issues.append(Issue("answer_not_finite", case.study_id, None, what))
+        case.answers[name] = answers
         with self._lock:
             self.spent[name] += (time.perf_counter() - started) / self.lanes
 
