@@ -207,8 +207,9 @@ def measure(folder: Path, weights: Path, studies: int, engine: str) -> dict[str,
     predictor = pipeline.Predictor(bundle, device, amp, engine)
     loaded = time.perf_counter() - started
     study_ids = list(data.study_ids[:studies])
-    # Large ensembles would take minutes, beside which warming up is nothing; where OpenVINO computes, nobody copies.
-    if not (predictor.networks.swaps or predictor.engine.compiled):
+    # On a CPU large ensembles would take minutes, beside which warming up is nothing, and where OpenVINO computes,
+    # nobody copies.
+    if device.type != "cpu" or not (predictor.networks.swaps or predictor.engine.compiled):
         end_to_end(predictor, data, study_ids[:2])
     seconds, spent, recorder = measured(predictor, data, study_ids)
     forward = recorder.floor(len(study_ids))

@@ -12,6 +12,7 @@ import pytest
 import torch
 from torch import nn
 
+import lumbar.prediction.networks
 import lumbar.prediction.predictor
 from lumbar.bundle import Bundle, Weights, build_network, save_bundle
 from lumbar.compute import compiled, crew
@@ -94,6 +95,29 @@ def test_half_precision_stays_near_and_names_a_cpu_that_cannot(monkeypatch: pyte
     assert choose_engine("auto", torch.device("cuda"), torch.float16).amp is torch.float16
     with pytest.raises(InputError, match="unknown engine 'warp'; known: auto, eager, fused, half, openvino"):
         choose_engine("warp", CPU)
+
+
+@pytest.mark.skipif(not torch.ops.mkldnn._is_mkldnn_bf16_supported(), reason="this CPU does not compute in bfloat16")
+@pytest.mark.parametrize("name", SPECS)
+def test_weights_kept_in_half_precision_answer_as_autocast_would(name: str) -> None:
+    """And take half the memory where they are convolutions and linear layers."""
+    spec = SPECS[name]
+    network, batch = lived_in(build_network(spec), 2), inputs(spec)
+    state, whole = copy.deepcopy(network.state_dict()), Runner(copy.deepcopy(network), Engine("fused", True), batch[:1])
+    runner = Runner(network, Engine("half", True, torch.bfloat16), batch[:1])
+    with torch.inference_mode(), torch.autocast("cpu", dtype=torch.bfloat16):
+        expected = whole.network(batch)
+        assert torch.equal(runner.network(batch), expected)
+        runner.copy().fill({key: value + 1 for key, value in state.items()})  # a twin's weights are its own
+        assert torch.equal(runner.network(batch), expected)
+    assert 0.5 * whole.nbytes <= runner.nbytes < 0.8 * whole.nbytes
+
+
+def test_room_on_a_gpu_counts_what_torch_keeps_and_nobody_uses(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    for name, value in (("mem_get_info", (1000, 5000)), ("memory_reserved", 600), ("memory_allocated", 200)):
+        monkeypatch.setattr(torch.cuda, name, lambda device, value=value: value)
+    assert lumbar.prediction.networks._room(torch.device("cuda")) == int(1400 * 0.6)
 
 
 def in_openvino(network: nn.Module, example: torch.Tensor) -> CompiledRunner:

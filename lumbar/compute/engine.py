@@ -88,6 +88,10 @@ class Runner:
                 layer.bias = nn.Parameter(layer.weight.new_zeros(layer.out_channels), requires_grad=False)
         if engine.fused:
             network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stubs lack it
+            if engine.amp is not None:  # as autocast would round them at every call, and half as large
+                for layer in network.modules():
+                    if type(layer) in (nn.Conv2d, nn.Linear):
+                        layer.to(engine.amp)
             self.fill(state)
 
     def fill(self, state: Mapping[str, torch.Tensor], name: str = "") -> None:
@@ -102,7 +106,11 @@ class Runner:
 
     def copy(self) -> "Runner":
         """A twin with memory of its own."""
-        return copy.deepcopy(self)
+        twin = copy.deepcopy(self)
+        for layer in twin.network.modules():
+            if isinstance(layer, nn.RNNBase):
+                layer.flatten_parameters()  # else a GPU does it at every call
+        return twin
 
     @property
     def nbytes(self) -> int:

@@ -39,6 +39,7 @@ class Networks:
         self._own: dict[str, dict[str, torch.Tensor]] = {}  # kind → shapes of its state as built
         self._asked: set[str] = set()  # who was asked in this turn
         self._lock = threading.Lock()
+        left = _room(device) if room is None else room
         specs = {name: bundle.member(name).spec for name in names}
         self._kinds = {name: spec.model_dump_json() for name, spec in specs.items()}
         self._detectors = {name for name, spec in specs.items() if isinstance(spec, DetectorSpec)}
@@ -48,7 +49,7 @@ class Networks:
         if engine.compiled:
             self._convert()
         self.nbytes = sum(runner.nbytes for runner in self._runners.values())
-        left = (_room(device) if room is None else room) - self.nbytes
+        left -= self.nbytes
         for name, kind in self._kinds.items():
             runner = self._runners[self._first[kind]]
             if name not in self._runners and runner.nbytes <= left:
@@ -129,7 +130,8 @@ class Networks:
 
 def _room(device: torch.device) -> int:
     if device.type == "cuda" and torch.cuda.is_available():
-        return int(torch.cuda.mem_get_info(device)[0] * DEVICE_SHARE)
+        kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)  # by torch, and used by nobody
+        return int((torch.cuda.mem_get_info(device)[0] + kept) * DEVICE_SHARE)
     return CPU_ROOM
 
 
