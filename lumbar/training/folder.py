@@ -31,8 +31,6 @@ from lumbar.training.cache import fingerprint, read_header
 from lumbar.training.recipe import Recipe, check_recipe
 from lumbar.training.settings import Folds
 
-_GO_ON = "run train_utils.py train again, it goes on"
-
 
 @dataclass(frozen=True)
 class RunFolder:
@@ -103,9 +101,14 @@ class RunFolder:
         """InputError where the results are not all there, or are not those of the stored recipe, labels and folds."""
         path = self.root / "finished.json"
         if missing := self.untrained():
-            raise InputError(f"{self.root}: not trained yet: {', '.join(missing)}; {_GO_ON}")
+            raise InputError(
+                f"{self.root}: not trained yet: {', '.join(missing)}; run train_utils.py train again, it goes on"
+            )
         if not path.is_file() or self._json(path) != {"fingerprint": self._state()}:
-            raise InputError(f"{self.root}: training by its present recipe and data has not ended; {_GO_ON}")
+            raise InputError(
+                f"{self.root}: training by its present recipe and data has not ended; run train_utils.py train again, "
+                "it goes on"
+            )
 
     def finish(self) -> None:
         """Say that everything is trained and graded."""
