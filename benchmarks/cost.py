@@ -119,7 +119,7 @@ def draw(points: dict[str, list[tuple[float, float, float]]], out: Path) -> dict
             lines[f"{unit} by {size}"] = {"slope": slope, "at_zero": start, "r_squared": straight}
             axis.plot(x, y, "o", color=INK)
             axis.plot(x, slope * x + start, color=INK, linewidth=1)
-            axis.set(xlabel=size, ylim=(0, None), title=f"{slope:.3g} {unit} each, R² {straight:.3f}")
+            axis.set(xlabel=size, ylim=(0, 1.1 * y.max()), title=f"{slope:.3g} {unit} each, R² {straight:.3f}")
         a_study = "" if size == "studies" else " a study"
         axes[0, column].set_ylabel(f"processor seconds{a_study}")
         axes[1, column].set_ylabel("memory, MB")
