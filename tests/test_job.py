@@ -13,10 +13,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 
 import lumbar.prediction.predictor
 import train_utils
 from lumbar.bundle import Bundle, Weights, save_bundle
+from lumbar.kaggle import Device
 from lumbar.prediction import job, pipeline, reading
 from lumbar.prediction.budget import Budget, choose_dropped, enough, ranked_graders
 from lumbar.prediction.reading import ReadAhead
@@ -237,6 +239,19 @@ def test_of_several_processes_each_takes_the_gpu_with_its_number(monkeypatch: py
         processes.count, processes.local = count, local
         processes.device(wanted, print)
     assert asked == ["cuda:1", "cuda:1", "cuda", "cpu", None]
+
+
+def test_a_process_settles_on_its_own_gpu_alone(
+    data: DataFolder, bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settled: list[object] = []
+    monkeypatch.setattr("torch.cuda.set_device", settled.append)
+    monkeypatch.setattr(pipeline, "predict", lambda *_, device, **__: settled.append(device) or [])
+    for name in ("cuda:1", "cpu"):
+        chosen = Device(torch.device(name), None)
+        monkeypatch.setattr(job.Processes, "device", lambda *_, chosen=chosen: chosen)
+        job.work(data, bundle, tmp_path, job.Options())
+    assert settled == [torch.device("cuda:1"), torch.device("cuda:1"), torch.device("cpu")]
 
 
 def test_big_studies_come_one_by_one_and_few_are_read_ahead(data: DataFolder, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -107,6 +107,8 @@ def work(
     if not todo:
         return
     device, amp = processes.device(options.device, say)
+    if device.index is not None:
+        torch.cuda.set_device(device)  # pinned memory belongs to the current one, which is the first GPU otherwise
     if options.progress:
         say(f"{len(todo)} studies on {device}, {choose_engine(options.engine, device, amp)}")
     budget = None if options.hours is None else Budget(3600 * options.hours, started)
