@@ -1,5 +1,6 @@
 """What can be wrong with an input: `Issue` (repaired or replaced, the run goes on) and `InputError` (it does not)."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -49,7 +50,33 @@ class Issue:
     def __post_init__(self) -> None:
         if self.code not in CODES:
             raise ValueError(f"unknown issue code {self.code!r}")
+        object.__setattr__(self, "detail", printable(self.detail))
 
 
 class InputError(Exception):
     """Bad input that stops the job: its text is one clear sentence with file, reason and remedy."""
+
+    def __init__(self, sentence: str) -> None:
+        super().__init__(printable(sentence))
+
+
+def printable(text: str) -> str:
+    """The text with everything escaped that a terminal, JSON or UTF-8 cannot take as it is.
+
+    Names of files may hold bytes that are no UTF-8 (Python keeps them as lone surrogates), line ends and control
+    characters; they become `\\xe4`, `\\n`, `\\x1b`. The one place for it: every Issue and InputError comes by here.
+    """
+    return text if text.isprintable() else "".join(map(_escaped, text))
+
+
+def _escaped(char: str) -> str:
+    if char.isprintable():
+        return char
+    byte = ord(char) - 0xDC00  # how Python keeps a byte of a file name that is no UTF-8
+    return f"\\x{byte:02x}" if 0x80 <= byte <= 0xFF else char.encode("unicode_escape").decode()
+
+
+def few(names: Sequence[str], most: int = 3) -> str:
+    """The first names of a list and how many more there are: `a, b, c and 4 more`."""
+    more = len(names) - most
+    return ", ".join(names[:most]) + (f" and {more} more" if more > 0 else "")
