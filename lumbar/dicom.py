@@ -3,7 +3,6 @@
 Only ImagePositionPatient and ImageOrientationPatient decide sides and order; a slice without them is left out.
 """
 
-import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -15,23 +14,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lumbar import geometry
-from lumbar.dicom_file import Slice, read_slices
+from lumbar.dicom_arrange import arrange
+from lumbar.dicom_consistency import usable_field
+from lumbar.dicom_file import Slice, is_dicom, read_slices
 from lumbar.dicom_pixels import IssueLog, RoomError, is_constant
 from lumbar.geometry import Plane
-from lumbar.issues import Issue
+from lumbar.issues import Issue, few
 
-__all__ = ["Series", "Slice", "dicom_files", "read_series"]
+__all__ = ["Series", "Slice", "dicom_files", "read_series", "read_stations"]
 
-#: Slices whose normals differ by more belong to different stacks, degrees.
-STACK_ANGLE_DEG: Final = 1.0
-#: A step longer than this many ordinary steps starts a new axial stack.
-STACK_GAP: Final = 2.5
-#: A step longer than this many ordinary steps means that slices are missing.
-MISSING_GAP: Final = 1.5
-#: Planes of one stack nearer than this are one position, mm.
-SAME_POSITION_MM: Final = 0.05
-#: A slice belongs to a series' plane while its normal is within 60 degrees of the plane's axis.
-MIN_PLANE_COSINE: Final = 0.5
+#: What desktops leave in folders.
+_LITTER: Final = frozenset({".DS_Store", "Thumbs.db", "desktop.ini"})
 #: Decoded pixels that a study may hold; 2,000 slices of 1,024 x 1,024 pixels just fit.
 MAX_STUDY_BYTES: Final = 4 * 2**30
 
@@ -77,7 +70,9 @@ class Series:
     def spacing_mm(self) -> float | None:
         """Median distance between neighbouring slices of one stack from their positions, mm; None if there are none."""
         steps = [
-            np.diff(geometry.positions_mm(self.affines[np.asarray(self.stacks) == stack], _axis(self.plane)))
+            np.diff(
+                geometry.positions_mm(self.affines[np.asarray(self.stacks) == stack], geometry.PLANE_AXIS[self.plane])
+            )
             for stack in sorted(set(self.stacks))
         ]
         joined = np.concatenate(steps)
@@ -92,21 +87,32 @@ class Series:
 def read_series(
     folder: Path, series_id: int, description: str, study_id: int, room: int = MAX_STUDY_BYTES
 ) -> tuple[Series | None, list[Issue]]:
-    """Read all `.dcm` files of a folder, each opened once; None where no slice is usable.
+    """As `read_stations`; of several stations the one nearest to the feet, where the lumbar spine lies."""
+    found, issues = read_stations(folder, series_id, description, study_id, room)
+    return (found[0] if found else None), issues
 
-    Whatever is wrong with a file's content becomes an Issue and leaves that slice out; nothing is raised for it. A
-    series that needs more than `room` bytes for its pixels is left out whole, since a part would have another middle.
+
+def read_stations(
+    folder: Path, series_id: int, description: str, study_id: int, room: int = MAX_STUDY_BYTES
+) -> tuple[list[Series], list[Issue]]:
+    """Read all DICOM files of a folder, each opened once; nothing where no slice is usable.
+
+    A sagittal series of the whole spine comes as one `Series` a station, the one nearest to the feet first; any other
+    as one. Whatever is wrong with a file's content becomes an Issue and leaves that slice out; nothing is raised for
+    it. A series that needs more than `room` bytes for its pixels is left out whole, since a part would have another
+    middle.
     """
     log = IssueLog(study_id, series_id)
 
-    def refused(reason: str) -> tuple[None, list[Issue]]:
+    def refused(reason: str) -> tuple[list[Series], list[Issue]]:
         log.add("series_ignored", f"series {series_id} ({description}): {reason}")
-        return None, log.issues
+        return [], log.issues
 
     try:
-        paths = dicom_files(folder)
+        paths, others = _by_content(folder)
     except OSError as error:
         return refused(f"folder {folder.name} cannot be read ({error.strerror})")
+    _tell_names(folder, paths, others, log)
     found: list[Slice] = []
     order = 0
     for path in paths:
@@ -117,24 +123,61 @@ def read_series(
         order += max(len(slices), 1)
         room -= sum(item.pixels.nbytes for item in slices)
         found += slices
-    slices, stacks, plane = _arrange(_numbered(found, log), description, log)
-    if slices and all(is_constant(item.pixels) for item in slices):
-        log.add("series_ignored", f"all {len(slices)} slices hold one value only")
-        slices = []
-    if not slices:
-        return refused("no slice is usable" if paths else f"no .dcm file in {folder.name}")
-    return Series(series_id, description, plane, tuple(slices), tuple(stacks)), log.issues
+    arranged, plane = arrange(usable_field(_numbered(found, log), log), description, log)
+    made = [Series(series_id, description, plane, tuple(slices), tuple(stacks)) for slices, stacks in arranged]
+    if made and all(is_constant(item.pixels) for series in made for item in series.slices):
+        log.add("series_ignored", f"all {sum(map(len, made))} slices hold one value only")
+        made = []
+    if not made:
+        return refused("no slice is usable" if paths else f"no DICOM file in {folder.name}")
+    return made, log.issues
 
 
 def dicom_files(folder: Path) -> list[Path]:
-    """What is named `.dcm` in a folder, in natural order (2 before 10); empty where there is no folder.
+    """The DICOM files below a folder in natural order (2 before 10); empty where there is no folder.
 
-    Raises OSError where the folder may not be read.
+    Files are known by their content, whatever their name; what is named `.dcm` is listed in any case, so that a
+    damaged file is told. Raises OSError where the folder may not be read.
     """
+    return _by_content(folder)[0]
+
+
+def _by_content(folder: Path) -> tuple[list[Path], list[Path]]:
+    """DICOM files below a folder, and the files that are none, both in natural order."""
     if not folder.is_dir():
-        return []
-    paths = [path for path in folder.iterdir() if path.suffix.lower() == ".dcm" and not path.name.startswith(".")]
-    return sorted(paths, key=lambda path: (_natural(path.stem), path.name))
+        return [], []
+    paths: list[Path] = []
+    others: list[Path] = []
+    for path in _files_below(folder):
+        named = path.suffix.lower() == ".dcm" and not path.name.startswith(".")
+        (paths if named or is_dicom(path) else others).append(path)
+    return paths, others
+
+
+def _files_below(folder: Path) -> list[Path]:
+    """Whatever is no folder below a folder, in natural order; what a desktop leaves there is left out."""
+    inside = sorted(folder.iterdir(), key=lambda path: (_natural(path.stem), path.name))
+    found: list[Path] = []
+    for path in inside:
+        if path.is_dir() and not path.is_symlink() and path.suffix.lower() != ".dcm":
+            found += _files_below(path)
+        elif path.name not in _LITTER and not path.name.startswith("._"):
+            found.append(path)
+    return found
+
+
+def _tell_names(folder: Path, paths: Sequence[Path], others: Sequence[Path], log: IssueLog) -> None:
+    """Issues for files that were passed over, and for odd names beside usual ones."""
+    if others:
+        names = few([path.relative_to(folder).as_posix() for path in others])
+        log.add("file_ignored", f"{len(others)} file(s) that are no DICOM image were passed over ({names})")
+    odd = [path for path in paths if path.suffix.lower() != ".dcm" or path.name.startswith(".")]
+    if 0 < len(odd) < len(paths):
+        names = few([path.relative_to(folder).as_posix() for path in odd])
+        detail = (
+            f"{len(odd)} of {len(paths)} files are DICOM by their content, not by their name ({names}); they were read"
+        )
+        log.add("name_of_file_ignored", detail)
 
 
 def _numbered(found: list[Slice], log: IssueLog) -> list[Slice]:
@@ -153,80 +196,3 @@ def _numbered(found: list[Slice], log: IssueLog) -> list[Slice]:
 
 def _natural(text: str) -> list[str | int]:
     return [int(part) if part.isdecimal() else part.lower() for part in re.split(r"(\d+)", text)]
-
-
-def _axis(plane: Plane) -> int:
-    return geometry.PLANE_AXIS[plane]
-
-
-def _arrange(found: Sequence[Slice], description: str, log: IssueLog) -> tuple[list[Slice], list[int], Plane]:
-    """The slices of the series' plane in patient order, and the stack of each."""
-    plane = _series_plane(found, description)
-    axis = _axis(plane)
-    kept: list[Slice] = []
-    for item in found:
-        if abs(geometry.normal(item.affine)[axis]) < MIN_PLANE_COSINE:
-            own = geometry.plane_of(item.affine)
-            log.add("slice_dropped", f"{item.name}: a {own} slice in a {plane} series")
-        else:
-            kept.append(replace(item, plane=plane))
-    groups: list[list[Slice]] = []
-    for group in _by_orientation(kept):
-        groups += _by_position(group, plane, log)
-    groups.sort(key=lambda group: float(np.mean([_centre(item)[axis] for item in group])))
-    if len(groups) > 1:
-        log.add("several_stacks", f"{len(groups)} stacks of {', '.join(str(len(group)) for group in groups)} slices")
-    slices = [item for group in groups for item in group]
-    return slices, [number for number, group in enumerate(groups) for _ in group], plane
-
-
-def _centre(item: Slice) -> geometry.FloatArray:
-    return geometry.centre_mm(item.affine, item.shape)
-
-
-def _series_plane(found: Sequence[Slice], description: str) -> Plane:
-    """Plane of most slices; the description decides a tie."""
-    planes = [geometry.plane_of(item.affine) for item in found]
-    named = description.lower()
-    return max(geometry.PLANE_AXIS, key=lambda plane: (planes.count(plane), plane in named))
-
-
-def _by_orientation(slices: Sequence[Slice]) -> list[list[Slice]]:
-    """Slices grouped by their normal."""
-    groups: list[list[Slice]] = []
-    limit = math.cos(math.radians(STACK_ANGLE_DEG))
-    for item in slices:
-        own = geometry.normal(item.affine)
-        near = (group for group in groups if abs(geometry.normal(group[0].affine) @ own) >= limit)
-        group = next(near, None)
-        if group is None:
-            groups.append([item])
-        else:
-            group.append(item)
-    return groups
-
-
-def _by_position(group: list[Slice], plane: Plane, log: IssueLog) -> list[list[Slice]]:
-    """Slices of one orientation sorted by position, repeated positions left out, split at wide gaps."""
-    positions = geometry.positions_mm(np.stack([item.affine for item in group]), _axis(plane))
-    ordered: list[tuple[float, Slice]] = []
-    for position, item in sorted(zip(positions.tolist(), group, strict=True), key=lambda pair: pair[0]):
-        if ordered and position - ordered[-1][0] < SAME_POSITION_MM:
-            first = ordered[-1][1]
-            twin, item = (item, first) if item.file_order > first.file_order else (first, item)
-            ordered[-1] = (ordered[-1][0], item)
-            log.add("slice_dropped", f"{twin.name}: same position as {item.name}")
-        else:
-            ordered.append((position, item))
-    if len(ordered) < 3:
-        return [[item for _, item in ordered]]
-    steps = np.diff([position for position, _ in ordered])
-    usual = float(np.percentile(steps, 25, method="lower"))
-    stacks = [[ordered[0][1]]]
-    for step, (_, item) in zip(steps, ordered[1:], strict=True):
-        if plane != "sagittal" and step > STACK_GAP * usual:
-            stacks.append([])
-        elif step > MISSING_GAP * usual:
-            log.add("slices_missing", f"{step:.1f} mm before {item.name}, where {usual:.1f} mm is usual")
-        stacks[-1].append(item)
-    return stacks

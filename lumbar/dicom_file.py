@@ -7,7 +7,7 @@ import math
 import warnings
 import zlib
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from io import BytesIO
 from pathlib import Path
 from typing import Final, NamedTuple
@@ -16,10 +16,12 @@ import numpy as np
 from numpy.typing import NDArray
 from pydicom import dcmread
 from pydicom.dataset import Dataset, FileDataset
-from pydicom.uid import DeflatedExplicitVRLittleEndian
+from pydicom.uid import DeflatedExplicitVRLittleEndian, MediaStorageDirectoryStorage
 
 from lumbar import geometry
+from lumbar.dicom_identity import Identity, read_identity
 from lumbar.dicom_pixels import DAMAGE, IssueLog, UnusableError, check_size, decode, is_constant, prepare
+from lumbar.dicom_subject import check_subject
 from lumbar.geometry import Plane
 from lumbar.issues import InputError
 
@@ -28,6 +30,7 @@ warnings.filterwarnings("ignore", module=r"pydicom\.")
 
 MAX_FILE_BYTES: Final = 256 * 2**20
 MIN_SPACING_MM, MAX_SPACING_MM = 0.02, 20.0
+MIN_THICKNESS_MM, MAX_THICKNESS_MM = 0.3, 12.0
 MAX_POSITION_MM: Final = 10_000.0
 #: Orientation vectors: rounding of the decimal strings is kept, up to the second limit it is repaired.
 EXACT_ORIENTATION, REPAIRABLE_ORIENTATION = 1e-3, 2e-2
@@ -35,16 +38,10 @@ EXACT_ORIENTATION, REPAIRABLE_ORIENTATION = 1e-3, 2e-2
 _FUNCTIONAL_GROUPS: Final = {
     "PlanePositionSequence": ("ImagePositionPatient",),
     "PlaneOrientationSequence": ("ImageOrientationPatient",),
-    "PixelMeasuresSequence": ("PixelSpacing", "SpacingBetweenSlices"),
+    "PixelMeasuresSequence": ("PixelSpacing", "SpacingBetweenSlices", "SliceThickness"),
     "PixelValueTransformationSequence": ("RescaleIntercept", "RescaleSlope"),
+    "MREchoSequence": ("EffectiveEchoTime",),
 }
-#: Values of Modality and BodyPartExamined that rule out a lumbar MR image; both tags are often absent or vague, so
-#: only what leaves no doubt counts.
-_OTHER_MODALITIES: Final = frozenset({"CR", "CT", "DX", "MG", "NM", "PT", "RF", "US", "XA"})
-_OTHER_PARTS: Final = frozenset(
-    {"ANKLE", "BRAIN", "BREAST", "ELBOW", "FINGER", "FOOT", "FOREARM", "HAND", "HEAD", "HEART", "KNEE", "SHOULDER"}
-    | {"SKULL", "TOE", "WRIST"}
-)
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,6 +68,10 @@ class Slice:
     stored_range: tuple[float, float] = (0.0, 0.0)
     #: Plane of the series that the slice belongs to.
     plane: Plane = "sagittal"
+    #: SliceThickness in mm as the tag says; None where it is absent or that of no MR image.
+    thickness_mm: float | None = None
+    #: Whose image it is.
+    identity: Identity = field(default_factory=Identity)
 
     @property
     def name(self) -> str:
@@ -95,7 +96,7 @@ def read_slices(path: Path, order: int, log: IssueLog, room: int) -> list[Slice]
     """
     try:
         dataset = _open(path)
-        _check_subject(dataset)
+        check_subject(dataset, path.name, log)
         headers = _headers(dataset)
         check_size(dataset, len(headers), room)
         prepare(dataset, len(headers), path.name, log)
@@ -167,6 +168,8 @@ def _slice(
         file_order=order,
         frame=frame,
         stored_range=stored_range,
+        thickness_mm=_thickness(header),
+        identity=read_identity(dataset, header),
     )
 
 
@@ -190,12 +193,14 @@ def _open(path: Path, *, stop_before_pixels: bool = False) -> FileDataset:
     return dcmread(BytesIO(content), stop_before_pixels=stop_before_pixels)
 
 
-def _check_subject(dataset: Dataset) -> None:
-    """Refuse what says of itself that it is no lumbar MR image."""
-    for keyword, others in (("Modality", _OTHER_MODALITIES), ("BodyPartExamined", _OTHER_PARTS)):
-        value = str(dataset.get(keyword) or "").strip().upper()
-        if value in others:
-            raise UnusableError("slice_dropped", f"{keyword} is {value}; only MR images of the lumbar spine are graded")
+def is_dicom(path: Path) -> bool:
+    """Whether a file holds a DICOM image by its first bytes: a directory of files (DICOMDIR) does not."""
+    try:
+        with path.open("rb") as stream:
+            start = stream.read(1024) if path.is_file() else b""
+    except OSError:
+        return False
+    return start[128:132] == b"DICM" and MediaStorageDirectoryStorage.encode() not in start
 
 
 def _headers(dataset: FileDataset) -> list[Dataset]:
@@ -249,6 +254,11 @@ def _numbers(dataset: Dataset, keyword: str, count: int) -> NDArray[np.float64] 
 def _number(dataset: Dataset, keyword: str) -> float | None:
     numbers = _numbers(dataset, keyword, 1)
     return None if numbers is None else float(numbers[0])
+
+
+def _thickness(header: Dataset) -> float | None:
+    value = _number(header, "SliceThickness")
+    return value if value is not None and MIN_THICKNESS_MM <= value <= MAX_THICKNESS_MM else None
 
 
 def _required(dataset: Dataset, keyword: str, count: int) -> NDArray[np.float64]:

@@ -13,7 +13,7 @@ from typing import Final, Literal
 import numpy as np
 import pandas as pd
 
-from lumbar.dicom import MAX_STUDY_BYTES, Series, read_series
+from lumbar.dicom import MAX_STUDY_BYTES, Series, read_stations
 from lumbar.files import read_table
 from lumbar.issues import InputError, Issue
 from lumbar.labels import (
@@ -27,6 +27,7 @@ from lumbar.labels import (
     condition_title,
     level_title,
 )
+from lumbar.study_checks import Candidate, belonging, same_frame
 
 Split = Literal["train", "test"]
 #: Part that a series of the wrong description plays, by the plane it really has.
@@ -72,6 +73,10 @@ class Study:
         """The series of that number, or None."""
         return next((one for group in self.series.values() for one in group if one.series_id == series_id), None)
 
+    def share_frame(self, one: Series, other: Series) -> bool:
+        """Whether points of one series can be carried to another, see `study_checks.same_frame`."""
+        return same_frame(one, other, [each for group in self.series.values() for each in group])
+
 
 def open_data(root: Path, split: str | None = None) -> DataFolder:
     """Read the tables of a data folder; raises InputError where it is none or a table cannot be understood.
@@ -109,7 +114,7 @@ def open_data(root: Path, split: str | None = None) -> DataFolder:
 def read_study(data: DataFolder, study_id: int) -> Study:
     """Read all series of a study that have a known type; what is missing or odd is in `Study.issues`."""
     issues = [issue for issue in data.issues if issue.study == study_id]
-    found: dict[SeriesType, list[Series]] = {name: [] for name in SERIES_TYPES}
+    candidates: list[Candidate] = []
     folder = data.image_folder / str(study_id)
     rows = data.series[data.series["study_id"] == study_id]
     try:
@@ -120,17 +125,19 @@ def read_study(data: DataFolder, study_id: int) -> Study:
         rows, there = rows.iloc[:0], set()
     room = MAX_STUDY_BYTES
     for series_id, description in zip(rows["series_id"], rows["series_description"], strict=True):
-        series_type, series = _read_row(folder, study_id, int(series_id), str(description), issues, room)
-        if series is not None and series_type is not None:
-            found[series_type].append(series)
-            room -= sum(item.pixels.nbytes for item in series.slices)
+        candidate = _read_row(folder, study_id, int(series_id), str(description), issues, room)
+        if candidate is not None:
+            candidates.append(candidate)
+            room -= sum(item.pixels.nbytes for station in candidate.stations for item in station.slices)
     for series_id in sorted(there - {int(number) for number in rows["series_id"]}):
         detail = f"folder {series_id} has no row in the series table"
         issues.append(Issue("series_ignored", study_id, series_id, detail))
-    for name in SERIES_TYPES:
-        if not found[name]:
-            issues.append(Issue("series_missing", study_id, None, f"no usable {_description(name)} series"))
-    return Study(study_id, {name: tuple(group) for name, group in found.items()}, tuple(issues))
+    candidates, odd = belonging(study_id, candidates)
+    issues += odd
+    found = {name: tuple(one.series for one in candidates if one.series_type == name) for name in SERIES_TYPES}
+    for name in (name for name in SERIES_TYPES if not found[name]):
+        issues.append(Issue("series_missing", study_id, None, f"no usable {_description(name)} series"))
+    return Study(study_id, found, tuple(issues))
 
 
 def choose_series(study: Study, series_type: SeriesType, rule: Literal["best", "first"] = "best") -> Series | None:
@@ -204,7 +211,7 @@ def _canonical_description(text: object) -> str:
 
 def _read_row(
     folder: Path, study_id: int, series_id: int, description: str, issues: list[Issue], room: int
-) -> tuple[SeriesType | None, Series | None]:
+) -> Candidate | None:
     """Type and content of one row of the series table; the orientation overrules the description."""
 
     def note(code: str, detail: str) -> None:
@@ -212,22 +219,22 @@ def _read_row(
 
     if description not in SERIES_DESCRIPTIONS:
         note("series_ignored", f"unknown description {description!r}; known: {', '.join(SERIES_DESCRIPTIONS)}")
-        return None, None
+        return None
     if not _is_folder(folder / str(series_id)):
         note("series_ignored", f"{description}: there is no folder {series_id} in {folder}")
-        return None, None
-    series, found = read_series(folder / str(series_id), series_id, description, study_id, room)
+        return None
+    stations, found = read_stations(folder / str(series_id), series_id, description, study_id, room)
     issues += found
-    if series is None:
-        return None, None
-    series_type = SERIES_DESCRIPTIONS[description]
-    if series_type.startswith(series.plane):
-        return series_type, series
-    if series.plane not in _TYPE_OF_PLANE:
-        note("series_ignored", f"listed as {description}, but its slices are {series.plane}")
-        return None, None
-    note("series_relabelled", f"listed as {description}, but its slices are {series.plane}")
-    return _TYPE_OF_PLANE[series.plane], series
+    if not stations:
+        return None
+    plane, series_type = stations[0].plane, SERIES_DESCRIPTIONS[description]
+    if series_type.startswith(plane):
+        return Candidate(series_type, tuple(stations))
+    if plane not in _TYPE_OF_PLANE:
+        note("series_ignored", f"listed as {description}, but its slices are {plane}")
+        return None
+    note("series_relabelled", f"listed as {description}, but its slices are {plane}")
+    return Candidate(_TYPE_OF_PLANE[plane], tuple(stations))
 
 
 def _labels(path: Path) -> pd.DataFrame:

@@ -176,17 +176,18 @@ def without(*places: int, series: int = T2) -> Harm:
 
 
 def many_slices(folder: Path) -> None:
-    """2,000 slices on sagittal T2, a tenth of a millimetre apart."""
+    """2,000 slices on sagittal T2, a third of a millimetre apart."""
     template = dcmread(files(folder, T2)[0])
     remove(T2)(folder)
     (folder / str(T2)).mkdir()
     template.Rows = template.Columns = 16
     template.PixelSpacing = [8.0, 8.0]
+    template.SliceThickness = 1.0
     template.PixelData = image(1, (16, 16), "uint16").tobytes()
     start = [float(value) for value in template.ImagePositionPatient]
     for number in range(2000):
         template.InstanceNumber = number + 1
-        template.ImagePositionPatient = [f"{start[0] + number / 10:.3f}", *start[1:]]
+        template.ImagePositionPatient = [f"{start[0] + number / 3:.3f}", *start[1:]]
         template.save_as(folder / str(T2) / f"{number + 1}.dcm")
 
 
@@ -280,7 +281,7 @@ CASES: dict[str, Case] = {
         shutil.rmtree, (("series_missing", None),) * 4, (T1, T2, AX), graded=False, says="cannot be read"
     ),
     "empty series folder": Case(
-        both(remove(T1), lambda folder: (folder / "1").mkdir()), gone(T1), (T1,), says="no .dcm file"
+        both(remove(T1), lambda folder: (folder / "1").mkdir()), gone(T1), (T1,), says="no DICOM file"
     ),
     "one slice": Case(without(0, 1, 2, 3, 5, 6, 7, 8), later=("window_repeated",)),
     "duplicate slice": Case(on_file(_copy_beside), (("slice_dropped", T2),), same=True),
@@ -289,7 +290,9 @@ CASES: dict[str, Case] = {
     "reversed order": Case(rename("reversed"), same=True),
     "random file names": Case(rename("random"), same=True),
     "mixed shapes": Case(repaint(lambda pixels: pixels[:-16, :-8], T2, only=2)),
-    "mixed spacings": Case(put(T2, only=2, PixelSpacing=[2.5, 2.5])),
+    "mixed spacings": Case(
+        put(T2, only=2, PixelSpacing=[2.5, 2.5]), one_bad("slice_dropped"), says="where the other slices have"
+    ),
     "no PixelSpacing": Case(
         put(T2, PixelSpacing=None), every("slice_dropped", T2), (T2,), says="PixelSpacing is missing"
     ),
@@ -348,7 +351,12 @@ CASES: dict[str, Case] = {
     "pixels that are not numbers": Case(edit(floats, T2), every("file_unreadable", T2), (T2,), says="no PixelData"),
     "PixelSpacing is no number": Case(put(T2, 4, PixelSpacing=["nan", "1"]), one_bad("slice_dropped")),
     "CT": Case(put(T2, Modality="CT"), every("slice_dropped", T2), (T2,), says="Modality is CT"),
-    "knee": Case(put(T2, BodyPartExamined="KNEE"), every("slice_dropped", T2), (T2,), says="BodyPartExamined is KNEE"),
+    "knee": Case(
+        put(T2, BodyPartExamined="KNEE"),
+        (("subject_doubtful", T2),) * SLICES,
+        same=True,
+        says="BodyPartExamined is KNEE",
+    ),
     "4,000 x 4,000 pixels": Case(edit(large, T2, only=4)),
     "5,000 x 5,000 pixels": Case(put(T2, 4, Rows=5000, Columns=5000), one_bad("file_unreadable"), says="5000 rows"),
     "header of 60,000 x 60,000": Case(put(T2, 4, Rows=60000, Columns=60000), one_bad("file_unreadable"), says="60000"),

@@ -182,8 +182,8 @@ def test_a_series_without_a_usable_slice_makes_its_type_missing(tmp_path: Path) 
 def test_the_best_series_has_most_slices_then_the_finest_pixels_then_the_first_row(tmp_path: Path) -> None:
     folder = write_study(tmp_path)
     write_stack(folder / "5", [0, 4, 8, 12], AXIAL)
-    write_stack(folder / "6", [0, 4, 8, 12], AXIAL, spacing=(0.5, 0.5))
-    write_stack(folder / "7", [0, 4, 8, 12], AXIAL, spacing=(0.5, 0.5))
+    write_stack(folder / "6", [0, 4, 8, 12], AXIAL, spacing=(2.5, 2.5))
+    write_stack(folder / "7", [0, 4, 8, 12], AXIAL, spacing=(2.5, 2.5))
     with (tmp_path / "train_series_descriptions.csv").open("a") as table:
         table.write("11,5,Axial T2\n11,6,Axial T2\n11,7,Axial T2\n")
     study = read_study(open_data(tmp_path), 11)

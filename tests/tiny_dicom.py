@@ -45,7 +45,7 @@ def write_slice(
     pixels: NDArray[Any],
     ipp: ArrayLike | None,
     iop: ArrayLike | None = SAGITTAL,
-    spacing: ArrayLike | None = (0.7, 0.6),
+    spacing: ArrayLike | None = (3.5, 3.0),
     *,
     syntax: UID = ExplicitVRLittleEndian,
     codestream: bytes | None = None,

@@ -17,6 +17,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import load, save
 
 from lumbar.dicom import Series, Slice
+from lumbar.dicom_identity import Identity
 from lumbar.files import write_bytes
 from lumbar.issues import InputError, Issue
 from lumbar.study import DataFolder, Study, read_study
@@ -97,6 +98,8 @@ _ARRAYS = {"pixels", "affine"}
 def _plain(value: Any) -> Any:
     if isinstance(value, Path):
         return str(value)
+    if isinstance(value, Identity):
+        return asdict(value)
     return value.item() if isinstance(value, np.generic) else value
 
 
@@ -111,6 +114,7 @@ def load_study(path: Path) -> Study:
         for number, row in enumerate(entry["slices"]):
             name = f"{entry['series_id']}/{number}"
             values = {**row, "path": Path(row["path"]), "stored_range": tuple(row["stored_range"])}
+            values["identity"] = Identity(**row.get("identity", {}))
             slices.append(Slice(**values, pixels=arrays[name], affine=arrays[f"{name}/affine"]))
         place = (entry["series_id"], entry["description"], entry["plane"])
         return Series(*place, tuple(slices), tuple(entry["stacks"]))
