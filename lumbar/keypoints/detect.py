@@ -10,9 +10,11 @@ from lumbar.compute.faults import Network, in_halves
 from lumbar.issues import InputError, Issue
 from lumbar.keypoints.chain import choose_chain
 from lumbar.keypoints.coding import confidence, decode, read_at, refine
+from lumbar.keypoints.frames import within_reach
 from lumbar.keypoints.inputs import Stack, axial_stacks, channel_names, sagittal_stacks
 from lumbar.keypoints.keypoint import Keypoint
 from lumbar.keypoints.plausible import FAINT, LOW_CONFIDENCE, is_spine, repair_axial, repair_sagittal
+from lumbar.keypoints.turned import turned_series
 from lumbar.labels import LABEL_COLUMNS, LEVELS, Level, SeriesType, condition_title, level_title
 from lumbar.member import DetectorSpec
 from lumbar.study import Study
@@ -39,17 +41,22 @@ def detect(
         if not members:
             continue
         spec = _common_spec(members)
-        canal = canal_points(points)
+        seen, known = study, points
+        if spec.preprocessing.keypoints == "repair":
+            seen, known, found = within_reach(study, points, series_type)
+            issues += found
         if series_type == "axial_t2":
-            stacks, found = axial_stacks(study, canal, spec)
+            stacks, found = axial_stacks(seen, canal_points(known), spec)
         else:
-            stacks, found = sagittal_stacks(study, spec)
+            stacks, found = sagittal_stacks(seen, spec)
         issues += found
         fresh = _read(stacks, members, spec, torch.device(device), amp)
         if spec.preprocessing.keypoints == "repair":
+            look = partial(heatmaps, members=members, device=torch.device(device), amp=amp)
+            issues += turned_series(study.study_id, stacks, fresh, spec, look)
             planes = {(stack.series.series_id, stack.centre.instance): stack.centre.affine for stack in stacks}
             repair = repair_axial if series_type == "axial_t2" else repair_sagittal
-            fresh, found = repair(fresh, planes, canal_points(points, FAINT), study.study_id)
+            fresh, found = repair(fresh, planes, canal_points(known, FAINT), study.study_id)
             issues += found
         issues += _faint(fresh, study.study_id)
         points += fresh
