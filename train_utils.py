@@ -8,7 +8,7 @@ In a notebook (a Kaggle utility script or this file beside it):
     from train_utils import find_inputs, choose_device, open_data, load_bundle, predict, write_outputs
 
 Results go to files or standard output, progress to standard error. Exit codes: 0 done, 1 failed with one clear
-sentence, 2 bad usage. Research use only, not for clinical decisions.
+sentence, 2 bad usage, 130 stopped by Ctrl-C. Research use only, not for clinical decisions.
 """
 
 import argparse
@@ -16,16 +16,19 @@ import importlib
 import os
 import sys
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 try:
-    from lumbar.arguments import ARGUMENTS
+    from lumbar import terminal
+    from lumbar.arguments import ARGUMENTS, KEPT, WRITES
     from lumbar.issues import InputError
 except ModuleNotFoundError:  # pushed to Kaggle as a utility script: the package lies in an attached dataset
     for depth in range(1, 5):
         sys.path += [str(found.parents[1]) for found in Path("/kaggle/input").glob("*/" * depth + "lumbar/labels.py")]
-    from lumbar.arguments import ARGUMENTS
+    from lumbar import terminal
+    from lumbar.arguments import ARGUMENTS, KEPT, WRITES
     from lumbar.issues import InputError
 
 if TYPE_CHECKING:  # what a notebook imports from here; loaded on first use, so that --help does not wait for torch
@@ -91,7 +94,7 @@ def spider(args: argparse.Namespace) -> int:
     """Add SPIDER's real T2 slices with canal keypoints to a data folder, for training or held out."""
     from lumbar.spider import write_spider
 
-    _to_stderr(
+    terminal.tell(
         f"{args.out}: {len(write_spider(args.source, args.out, args.part, args.points))} studies of SPIDER (CC BY 4.0)"
     )
     return 0
@@ -112,7 +115,7 @@ def evaluate(args: argparse.Namespace) -> int:
     """Out-of-fold score by condition and keypoint error in mm, printed and stored in the run."""
     from lumbar.training.evaluate import evaluate as evaluate_run
 
-    print(evaluate_run(args.run))
+    terminal.show(evaluate_run(args.run))
     return 0
 
 
@@ -134,7 +137,7 @@ def verify(args: argparse.Namespace) -> int:
     checked = load_bundle(args.weights)
     for member in checked.manifest.members:
         checked.network(member.name, "cpu")
-    print(checked.describe())
+    terminal.show(checked.describe())
     return 0
 
 
@@ -142,7 +145,7 @@ def card(args: argparse.Namespace) -> int:
     """Write a bundle's model card, README.md beside its manifest, from the manifest."""
     from lumbar.bundle.card import write_card
 
-    print(write_card(args.weights, args.measured))
+    terminal.show(write_card(args.weights, args.measured))
     return 0
 
 
@@ -156,7 +159,7 @@ def convert(args: argparse.Namespace) -> int:
 
 def predict_folder(args: argparse.Namespace) -> int:
     """Grade a data folder: submission.csv, keypoints.csv and run_report.json, with --html a report to look at."""
-    from lumbar import dicom_sr, files, report, study
+    from lumbar import dicom_sr, report, study
     from lumbar.bundle import load_bundle
     from lumbar.prediction import job, results
 
@@ -164,32 +167,29 @@ def predict_folder(args: argparse.Namespace) -> int:
         dicom_sr.check_available()
 
     data, weights = study.open_data(args.data, args.split), load_bundle(args.weights)
-    files.check_writable(args.out)
     options = job.Options(args.device, args.engine, args.on_error, args.hours, args.shard)
     processes = job.Processes()
-    job.work(data, weights, args.out, options, processes, say=_to_stderr)
+    job.work(data, weights, args.out, options, processes, say=terminal.tell)
     if options.shard != (1, 1):
-        _to_stderr(f"Part {args.shard[0]} of {args.shard[1]} is done; after all parts, run the same without --shard.")
+        terminal.tell(
+            f"Part {args.shard[0]} of {args.shard[1]} is done; after all parts, run the same without --shard."
+        )
         return 0
     processes.wait()
     if not processes.first:
         return 0
     found = job.gather(data, weights, args.out, options)
-    print(results.write_outputs(found, data, weights, args.out, options.report()))
+    terminal.show(results.write_outputs(found, data, weights, args.out, options.report()))
     if args.html:
         from lumbar.viewer import write_report
 
-        device = processes.device(args.device, say=_to_stderr).device
-        print(write_report(found, data, weights, args.out, device=device))
+        device = processes.device(args.device, say=terminal.tell).device
+        terminal.show(write_report(found, data, weights, args.out, device=device))
     if args.dicom_sr:
         for sentence in dicom_sr.write_reports(found, data, weights, args.out)[1]:
-            _to_stderr(sentence)
+            terminal.tell(sentence)
     if report.exceeded_share(found):
-        share = f"{len(report.failed_studies(found))} of {len(found)}"
-        raise InputError(
-            f"{args.data}: {share} studies could not be graded and took the prior; everything is written all the same, "
-            f"see study_failed in {args.out / 'run_report.json'}"
-        )
+        raise InputError(f"{args.data}: {report.describe_failed(found)}, see {args.out / 'run_report.json'}")
     return 0
 
 
@@ -203,7 +203,7 @@ def score_table(args: argparse.Namespace) -> int:
         from lumbar.charts import draw_score_charts
 
         draw_score_charts(labels, predictions, args.plots)
-    print(result.to_json() if args.json else result)
+    terminal.show(result.to_json() if args.json else result)
     return 0
 
 
@@ -213,8 +213,8 @@ def blend_tables(args: argparse.Namespace) -> int:
 
     result = run_blend(args.labels, args.tables, args.folds, args.method, seed=args.seed, out=args.out)
     for note in result["notes"]:
-        _to_stderr(note)
-    print(report_json(result) if args.json else report(result))
+        terminal.tell(note)
+    terminal.show(report_json(result) if args.json else report(result))
     return 0
 
 
@@ -222,8 +222,8 @@ def pack_for_kaggle(args: argparse.Namespace) -> int:
     """Write what a Kaggle user uploads: the dataset, notebook and utility script folders, wheels included."""
     from lumbar.kaggle_pack import pack, upload_commands
 
-    pack(args.weights, args.out, owner=args.owner, wheels=args.wheels, say=_to_stderr)
-    print("\n".join(upload_commands(args.out)))
+    pack(args.weights, args.out, owner=args.owner, wheels=args.wheels, say=terminal.tell)
+    terminal.show("\n".join(upload_commands(args.out)))
     return 0
 
 
@@ -233,10 +233,6 @@ def show_batches(args: argparse.Namespace) -> int:
 
     draw(args.recipe, args.data, args.out, args.set, args.run)
     return 0
-
-
-def _to_stderr(sentence: str) -> None:
-    print(sentence, file=sys.stderr)
 
 
 _COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
@@ -276,14 +272,23 @@ def main(argv: Sequence[str] | None = None) -> int:
     if not (sys.argv[1:] if argv is None else argv) and "KAGGLE_KERNEL_RUN_TYPE" in os.environ:
         parser.print_help()  # a utility script is run once when it is pushed, and that has to end well
         return 0
-    args = parser.parse_args(argv)
-    if args.command == "bundle" and (args.recipe if args.random else args.run) is None:
-        parser.error("bundle needs --run, or --random with --recipe")
     try:
-        return args.run_command(args)
-    except InputError as error:
-        print(f"{parser.prog} {args.command}: {error}", file=sys.stderr)
-        return 1
+        args = parser.parse_args(argv)
+        if args.command == "bundle" and (args.recipe if args.random else args.run) is None:
+            parser.error("bundle needs --run, or --random with --recipe")
+        kept = KEPT.get(args.command, "run the same command again")
+        return terminal.ended(partial(_run, args), f"{parser.prog} {args.command}", kept)
+    finally:
+        terminal.let_go_of_output()
+
+
+def _run(args: argparse.Namespace) -> int:
+    from lumbar.files import check_writable
+
+    for name in WRITES.get(args.command, ("out",)):
+        if (folder := getattr(args, name, None)) is not None:
+            check_writable(folder)
+    return args.run_command(args)
 
 
 if __name__ == "__main__":

@@ -1,5 +1,8 @@
-"""What each command of `train_utils.py` takes: flags and their one-line explanations, as argparse wants them."""
+"""What each command of `train_utils.py` takes: flags, their ranges, one-line explanations, as argparse wants them."""
 
+import argparse
+import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
 
@@ -7,36 +10,104 @@ from lumbar.ensemble.names import CHOICES
 
 #: The words of `lumbar.compute.engine`, which loads torch.
 ENGINES: Final = ("auto", "eager", "fused", "half", "openvino", "openvino-half")
+#: Devices that the networks are tried on.
+DEVICE: Final = re.compile(r"auto|cpu|cuda(:\d{1,3})?", re.ASCII)
+DEVICES: Final = "auto, cpu, cuda or cuda:N"
+#: A Kaggle account.
+OWNER: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9-]{0,99}")
+#: What scikit-learn and numpy take.
+LARGEST_SEED: Final = 2**32 - 1
+#: Ids of one seed are distinct up to here.
+MOST_STUDIES: Final = 100_000
+MOST_HOURS, MOST_PARTS, MOST_PROCESSES, MOST_FOLDS = 100_000, 100_000, 256, 1000
 Argument = tuple[str, dict[str, Any]]
 
 
-def _path(flag: str, text: str, *, required: bool = True) -> Argument:
-    return flag, {"type": Path, "required": required, "metavar": flag.strip("-").upper(), "help": text}
+def _refused(text: str, wanted: str) -> argparse.ArgumentTypeError:
+    return argparse.ArgumentTypeError(f"{text[:60]!r} is not {wanted}")
+
+
+def _given(text: str) -> Path:
+    """A path; an empty one would mean the current folder, and mostly comes from a shell variable that is not set."""
+    if not text.strip() or "\0" in text:
+        raise _refused(text, "a path; '.' is the current folder")
+    return Path(text)
+
+
+def _whole(least: int, most: int) -> Callable[[str], int]:
+    """Whole numbers of a range, in plain digits."""
+
+    def read(text: str) -> int:
+        if not re.fullmatch(r"-?[0-9]{1,20}", text) or not least <= int(text) <= most:
+            raise _refused(text, f"a whole number from {least} to {most}")
+        return int(text)
+
+    return read
+
+
+def _hours(text: str) -> float:
+    try:
+        hours = float(text)
+    except ValueError:
+        hours = 0.0
+    if not 0 < hours <= MOST_HOURS:  # NaN is not, either
+        raise _refused(text, f"a number of hours above 0 and up to {MOST_HOURS}")
+    return hours
 
 
 def _shard(text: str) -> tuple[int, int]:
     """`2/8` as (2, 8)."""
-    part, _, parts = text.partition("/")
-    shard = int(part), int(parts)
-    if not 1 <= shard[0] <= shard[1]:
-        raise ValueError
-    return shard
+    found = re.fullmatch(r"([0-9]{1,6})/([0-9]{1,6})", text)
+    if not found or not 1 <= int(found[1]) <= int(found[2]) <= MOST_PARTS:
+        raise _refused(text, f"part I/N, for instance 2/8, with N up to {MOST_PARTS}")
+    return int(found[1]), int(found[2])
 
 
-_shard.__name__ = "part I/N, for instance 2/8,"  # argparse puts it behind "invalid"
-_SET = ("--set", {"action": "append", "default": [], "metavar": "KEY=VALUE", "help": "override a value of the recipe"})
+def _matching(pattern: re.Pattern[str], wanted: str) -> Callable[[str], str]:
+    """Words of a pattern."""
+
+    def read(text: str) -> str:
+        if not pattern.fullmatch(text):
+            raise _refused(text, wanted)
+        return text
+
+    return read
+
+
+def _path(flag: str, text: str, *, required: bool = True) -> Argument:
+    return flag, {"type": _given, "required": required, "metavar": flag.strip("-").upper(), "help": text}
+
+
+def _paths(flag: str, name: str, text: str, **more: Any) -> Argument:
+    return flag, {"type": _given, "nargs": "+", "metavar": name, "help": text, **more}
+
+
+def _number(flag: str, name: str, least: int, most: int, text: str, **more: Any) -> Argument:
+    return flag, {"type": _whole(least, most), "metavar": name, "help": text, **more}
+
+
+_SET = (
+    "--set",
+    {
+        "type": _matching(re.compile(r"\s*[^=\s][^=]*=.*", re.DOTALL), "KEY=VALUE, for instance stage2.epochs=1"),
+        "action": "append",
+        "default": [],
+        "metavar": "KEY=VALUE",
+        "help": "override a value of the recipe",
+    },
+)
 _JSON = ("--json", {"action": "store_true", "help": "print JSON"})
 _DATA = _path("--data", "data folder in the competition layout, with labels")
 _RECIPE = _path("--recipe", "TOML file: what to train")
 #: Flags of each command, by its name.
 ARGUMENTS: Final[dict[str, list[Argument]]] = {
     "phantom": [
-        ("--studies", {"type": int, "required": True, "metavar": "N", "help": "how many"}),
-        ("--seed", {"type": int, "required": True, "metavar": "S", "help": "same seed, same studies"}),
+        _number("--studies", "N", 1, MOST_STUDIES, "how many", required=True),
+        _number("--seed", "S", 0, LARGEST_SEED, "same seed, same studies", required=True),
         _path("--out", "data folder to write"),
         ("--split", {"choices": ("train", "test"), "default": "train", "help": "test: without labels"}),
         ("--label-noise", {"action": "store_true", "help": "disturb labels as human readers do"}),
-        ("--workers", {"type": int, "default": 1, "metavar": "N", "help": "processes"}),
+        _number("--workers", "N", 1, MOST_PROCESSES, "processes (1)", default=1),
     ],
     "spider": [
         _path("--source", "SPIDER's folder: t2_space/, midsagittal/, overview.csv"),
@@ -57,22 +128,13 @@ ARGUMENTS: Final[dict[str, list[Argument]]] = {
         _path("--run", "run folder", required=False),
         ("--random", {"action": "store_true", "help": "random weights, with --recipe"}),
         _path("--recipe", "with --random: TOML file", required=False),
-        ("--seed", {"type": int, "default": 0, "metavar": "S", "help": "with --random"}),
+        _number("--seed", "S", 0, LARGEST_SEED, "with --random", default=0),
         _path("--out", "bundle folder to write"),
     ],
     "verify": [_path("--weights", "bundle folder")],
     "card": [
         _path("--weights", "bundle folder"),
-        (
-            "--measured",
-            {
-                "type": Path,
-                "nargs": "+",
-                "default": [],
-                "metavar": "JSON",
-                "help": "figures that benchmarks wrote: add them",
-            },
-        ),
+        _paths("--measured", "JSON", "figures that benchmarks wrote: add them", default=[]),
     ],
     "convert": [
         _path("--checkpoints", "folder of .pt files"),
@@ -85,7 +147,7 @@ ARGUMENTS: Final[dict[str, list[Argument]]] = {
         _path("--weights", "bundle folder"),
         _path("--out", "folder for the results"),
         ("--split", {"choices": ("train", "test"), "help": "which tables, where the folder holds both"}),
-        ("--device", {"default": "auto", "help": "auto, cpu, cuda or cuda:N"}),
+        ("--device", {"type": _matching(DEVICE, DEVICES), "default": "auto", "help": DEVICES}),
         (
             "--engine",
             {
@@ -95,7 +157,7 @@ ARGUMENTS: Final[dict[str, list[Argument]]] = {
                 "auto: half on a GPU, else fused",
             },
         ),
-        ("--hours", {"type": float, "metavar": "H", "help": "time budget: members are dropped before it runs out"}),
+        ("--hours", {"type": _hours, "metavar": "H", "help": "time budget: members are dropped before it runs out"}),
         (
             "--shard",
             {
@@ -117,14 +179,11 @@ ARGUMENTS: Final[dict[str, list[Argument]]] = {
         ("--dicom-sr", {"action": "store_true", "help": "a DICOM Structured Report a study as well"}),
     ],
     "blend": [
-        _path("--labels", "train.csv; a column fold_id with N folds is used"),
-        (
-            "--tables",
-            {"type": Path, "required": True, "nargs": "+", "metavar": "CSV", "help": "out-of-fold tables"},
-        ),
-        ("--folds", {"type": int, "default": 5, "metavar": "N", "help": "folds by study (5)"}),
+        _path("--labels", "train.csv; a column fold_id says which fold a study belongs to"),
+        _paths("--tables", "CSV", "out-of-fold tables", required=True),
+        _number("--folds", "N", 2, MOST_FOLDS, "folds by study (those of the column fold_id, else 5)"),
         ("--method", {"choices": CHOICES, "default": "all", "help": "how to blend; all: a table of all (the default)"}),
-        ("--seed", {"type": int, "default": 0, "metavar": "S", "help": "of the folds and the stackers"}),
+        _number("--seed", "S", 0, LARGEST_SEED, "of the folds and the stackers", default=0),
         _path(
             "--out",
             "folder for the fitted blend, its table, suspect labels, a picture",
@@ -141,7 +200,14 @@ ARGUMENTS: Final[dict[str, list[Argument]]] = {
     "kaggle": [
         _path("--weights", "bundle folder"),
         _path("--out", "folder for the three folders to upload"),
-        ("--owner", {"metavar": "NAME", "help": "your Kaggle account, which the metadata name"}),
+        (
+            "--owner",
+            {
+                "type": _matching(OWNER, "a Kaggle account: letters, digits and '-'"),
+                "metavar": "NAME",
+                "help": "your Kaggle account, which the metadata name",
+            },
+        ),
         _path("--wheels", "folder with the wheels (without: fetched with pip)", required=False),
     ],
     "show-batches": [
@@ -151,4 +217,11 @@ ARGUMENTS: Final[dict[str, list[Argument]]] = {
         _path("--run", "run whose keypoints are what graders see (else labelled ones)", required=False),
         _SET,
     ],
+}
+#: Options that name a folder to write into, where that is not --out alone; it is tried before anything is computed.
+WRITES: Final = {"evaluate": ("run",), "card": ("weights",), "score": ("plots",)}
+#: What is true of a command after Ctrl-C.
+KEPT: Final = {
+    "predict": "finished studies are kept, the same command goes on with the others",
+    "train": "the same command goes on from the last checkpoint",
 }

@@ -1,11 +1,12 @@
 """Tables in and files out: CSV tables read with one clear sentence on failure, files written whole or not at all."""
 
+import errno
 import hashlib
 import json
 import os
 import secrets
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -49,9 +50,18 @@ def writing_into(folder: Path | str) -> Iterator[None]:
 
 
 def check_writable(folder: Path | str) -> None:
-    """Try to write into a folder before hours are spent on results for it; InputError where that fails."""
-    probe = Path(folder) / f"probe.{secrets.token_hex(6)}.tmp"  # other processes may try at the same time
+    """Try to write into a folder before hours are spent on results for it; InputError where that fails.
+
+    A folder that is not there is not made, since the command may still fail: what will hold it is tried.
+    """
+    folder = Path(folder)
     with writing_into(folder):
+        with suppress(FileNotFoundError, NotADirectoryError):
+            folder.lstat()  # a name that is too long, a loop of links
+        there = next(place for place in (folder, *folder.parents, Path()) if os.path.lexists(place))
+        if not there.is_dir():
+            raise NotADirectoryError(errno.ENOTDIR, f"{there.name} is no folder")
+        probe = there / f"probe.{secrets.token_hex(6)}.tmp"  # other processes may try at the same time
         write_bytes(b"", probe)
         probe.unlink()
 

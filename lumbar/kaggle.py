@@ -16,7 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Literal, NamedTuple
 
-from lumbar.issues import InputError
+from lumbar.arguments import DEVICE, DEVICES
+from lumbar.issues import InputError, few, printable
 
 if TYPE_CHECKING:
     import torch
@@ -43,7 +44,7 @@ class Inputs:
     out: Path
 
     def __str__(self) -> str:
-        return f"data: {self.data} · weights: {self.weights} · results go to: {self.out}"
+        return printable(f"data: {self.data} · weights: {self.weights} · results go to: {self.out}")
 
 
 class Device(NamedTuple):
@@ -97,13 +98,14 @@ def choose_device(wanted: str | None = None, *, say: Say = print) -> Device:
 
     An old card (a P100 under recent builds) says that it is available and fails on the first kernel, so one is tried.
     Autocast type: bfloat16 from compute capability 8 on, float16 below (a T4 only emulates bfloat16), none on the CPU.
-    `wanted` (`cuda`, `cuda:1`, `cpu`) overrides the choice; InputError where that device does not work.
+    `wanted` (`cuda`, `cuda:1`, `cpu`) overrides the choice, `auto` is None; InputError where that device does not work.
     """
     import torch
 
-    if wanted is not None and not wanted.startswith("cuda"):
-        return Device(torch.device(wanted), None)
-    if wanted is None and not torch.cuda.is_available():
+    if wanted is not None and not DEVICE.fullmatch(wanted):
+        raise InputError(f"unknown device {wanted[:60]!r}; known: {DEVICES}")
+    wanted = None if wanted == "auto" else wanted
+    if wanted == "cpu" or (wanted is None and not torch.cuda.is_available()):
         return Device(torch.device("cpu"), None)
     device = torch.device(wanted or "cuda")
     try:
@@ -209,7 +211,7 @@ def _only(folders: list[Path], marker: str, what: str, variable: str) -> Path:
     folders = [folder for folder in folders if not (folder.parent / "lumbar" / "labels.py").is_file()] or folders
     different = {hashlib.sha256((folder / marker).read_bytes()).digest(): folder for folder in reversed(folders)}
     if len(different) > 1:
-        names = ", ".join(str(folder) for folder in sorted(different.values()))
+        names = few([str(folder) for folder in sorted(different.values())])
         raise InputError(f"several {what} are attached ({names}); detach all but one, or set {variable}")
     return folders[0]
 

@@ -4,7 +4,6 @@ Packing needs a checkout, since the notebook and the pins lie beside the package
 """
 
 import importlib.util
-import re
 import shutil
 import subprocess
 import sys
@@ -13,6 +12,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Final
 
+from lumbar.arguments import OWNER
 from lumbar.bundle import MANIFEST, Bundle, load_bundle
 from lumbar.bundle.card import CARD, card_text
 from lumbar.files import write_json, write_text, writing_into
@@ -29,7 +29,6 @@ DATASET, NOTEBOOK, SCRIPT = "lumbar-weights", "lumbar-inference", "train-utils"
 DATASET_METADATA, KERNEL_METADATA = "dataset-metadata.json", "kernel-metadata.json"
 #: Stands where nobody said whose account it is.
 NO_OWNER: Final = "YOUR-KAGGLE-NAME"
-_OWNER: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9-]*")
 
 
 def pack(
@@ -49,7 +48,7 @@ def pack(
     if owner is None:
         say(f"The metadata name the account {NO_OWNER}; pack again with --owner to upload with Kaggle's own tool.")
         owner = NO_OWNER
-    if not _OWNER.fullmatch(owner):
+    if not OWNER.fullmatch(owner):
         raise InputError(f"--owner {owner!r} is no Kaggle account name; use letters, digits and '-' only")
     if missing := [
         name for name in ("inference.ipynb", "train_utils.py", "requirements.txt") if not (ROOT / name).is_file()

@@ -100,7 +100,33 @@ def versions_here() -> dict[str, str]:
 
 def failed_studies(results: Iterable["StudyResult"]) -> list[int]:
     """Ids of the studies that could not be graded at all and took the prior."""
-    return [result.study_id for result in results if result.failed]
+    return [result.study_id for result in results if _is_prior(result)]
+
+
+def describe_failed(results: Sequence["StudyResult"]) -> str:
+    """One sentence: how many studies took the prior, from which causes, and what to do."""
+    failed = [result for result in results if _is_prior(result)]
+    causes = Counter(_cause(result) for result in failed)
+    counts = ", ".join(f"{count} {code}" for code, count in sorted(causes.items()))
+    if set(causes) == {"out_of_time"}:
+        remedy = "run again with more --hours"
+    elif "out_of_time" in causes:
+        remedy = "run again with more --hours, and check the files of the others"
+    else:
+        remedy = "check their files"
+    share = f"{len(failed)} of {len(results)} studies took the prior ({counts})"
+    return f"{share}; everything is written all the same; {remedy}"
+
+
+def _is_prior(result: "StudyResult") -> bool:
+    """Whether all 25 rows are the prior's: the study failed, or its images show nothing that a member can grade."""
+    return result.failed or not np.asarray(result.graded, dtype=bool).any()
+
+
+def _cause(result: "StudyResult") -> str:
+    """The code that says why a study took the prior."""
+    codes = {issue.code for issue in result.issues}
+    return next((code for code in ("out_of_time", "study_failed") if code in codes), "condition_ungraded")
 
 
 def exceeded_share(results: Sequence["StudyResult"], limit: float = MAX_FAILED_SHARE) -> bool:

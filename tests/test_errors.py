@@ -27,13 +27,16 @@ PASSED_ON = (
     "{what}",
     "{reason}",
     "{case.reason}",
+    "{sentence(error)}",
+    "{lost}",
+    "{report.describe_failed(",
 )
 #: The fault named exactly is the remedy: what is missing is to be there, what is double is to be single.
 PLAIN = (
     "the bundle has no member", "the label table lacks", "the label table lists study", "the prediction table lacks",
     "the prediction table lists row", "is no distribution: three finite numbers wanted", "must hold whole numbers",
     "lists no study; is it the right table?", "so the score is not defined", "is it a checkpoint?", "fault(s). ",
-    "not valid TOML", "see study_failed in",
+    "not valid TOML",
 )  # fmt: skip
 
 

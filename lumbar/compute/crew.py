@@ -13,6 +13,7 @@ import cv2
 import torch
 
 from lumbar.issues import InputError
+from lumbar.terminal import sentence, without_interrupts
 
 #: Children begin as copies of this process, networks and all, within milliseconds. Elsewhere that is not to be had.
 POSSIBLE: Final = sys.platform == "linux"
@@ -54,7 +55,7 @@ def answers(
     ends: list[Connection] = []
     children: list[BaseProcess] = []
     try:
-        with no_cv2_threads():
+        with no_cv2_threads(), without_interrupts():
             for part in range(1, processes + 1):
                 end, its_end = context.Pipe(duplex=False)
                 ends.append(end)
@@ -100,4 +101,6 @@ def _child(work: Callable[[Any], Iterable[Any]], items: Any, its_end: Connection
         return
     except InputError as error:
         its_end.send((None, error))
+    except (OSError, MemoryError, RecursionError) as error:
+        its_end.send((None, InputError(sentence(error))))
     its_end.close()

@@ -38,6 +38,7 @@ def library(name: str) -> Any:
 
 def fit(cells: Cells, codes: np.ndarray, seed: int, name: str) -> Fit:
     """`INNER` models a group, each stopped on studies that it did not see; `name`: lightgbm or xgboost."""
+    seed %= 2**31  # LightGBM's has a sign
     train_model = {"lightgbm": _train_lightgbm, "xgboost": _train_xgboost}[name]
     members = speakers_of(cells)
     features = [_features(cells, group, members[group]) for group in range(len(GROUPS))]

@@ -1,10 +1,7 @@
 """Writes whole phantom data folders: images and tables as the competition lays them out."""
 
 import csv
-import multiprocessing
 from collections.abc import Callable, Mapping
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,10 +9,10 @@ from typing import Any
 import cv2
 import numpy as np
 
-from lumbar.issues import InputError
 from lumbar.labels import LABEL_COLUMNS
 from lumbar.phantom.options import PhantomOptions
 from lumbar.phantom.study import Rows, Split, write_study
+from lumbar.pool import spread
 
 _COORDINATES = ("study_id", "series_id", "instance_number", "condition", "level", "x", "y")
 _SERIES = ("study_id", "series_id", "series_description")
@@ -72,14 +69,11 @@ def _run(jobs: list[tuple[Any, ...]], workers: int) -> Any:
     if workers <= 1:
         yield from map(_work, jobs)
         return
-    with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn")) as pool:
-        try:
-            yield from pool.map(_work, jobs)
-        except BrokenProcessPool as error:
-            raise InputError(
-                f"{jobs[0][0]}: a worker process was killed before all phantoms were written, often for lack of "
-                "memory; run again with fewer workers"
-            ) from error
+    lost = (
+        f"{jobs[0][0]}: a worker process was killed before all phantoms were written, often for lack of memory; run "
+        "again with fewer workers"
+    )
+    yield from spread(_work, jobs, workers, lost=lost)
 
 
 def _work(job: tuple[Any, ...]) -> Rows:

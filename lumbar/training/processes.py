@@ -1,13 +1,10 @@
 """Work on many studies spread over processes, with a progress bar. No torch: a reading process must start fast."""
 
-import multiprocessing
 from collections.abc import Callable, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
 
 import cv2
 
-from lumbar.issues import InputError
+from lumbar.pool import spread
 from lumbar.progress import bar
 
 
@@ -22,15 +19,9 @@ def each(function: Callable[[int], None], items: Sequence[int], title: str, proc
             function(item)
             shown.update()
     else:
-        context = multiprocessing.get_context("spawn")
-        with ProcessPoolExecutor(processes, context, initializer=_install, initargs=(function,)) as pool:
-            try:
-                for _ in pool.map(_call, items):
-                    shown.update()
-            except BrokenProcessPool as error:
-                raise InputError(
-                    f"{title}: a reading process died, most likely out of memory; set loop.read_processes lower"
-                ) from error
+        lost = f"{title}: a reading process died, most likely out of memory; set loop.read_processes lower"
+        for _ in spread(_call, items, processes, lost=lost, prepare=(_install, function)):
+            shown.update()
     shown.close()
 
 
