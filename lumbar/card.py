@@ -10,8 +10,9 @@ from pathlib import Path
 from pydantic import Field, TypeAdapter, ValidationError
 
 from lumbar.files import write_json
-from lumbar.issues import InputError
+from lumbar.issues import InputError, cut
 from lumbar.member import Strict
+from lumbar.texts import read_json
 
 
 class Source(Strict):
@@ -55,11 +56,9 @@ class Card(Strict):
 def read_measured(path: Path) -> list[Measured]:
     """Tables from a JSON file, as the benchmarks write them. Raises InputError naming the file."""
     try:
-        return TypeAdapter(list[Measured]).validate_json(Path(path).read_bytes())
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror}); give the file that a benchmark wrote") from error
+        return TypeAdapter(list[Measured]).validate_python(read_json(path, "give the file that a benchmark wrote"))
     except ValidationError as error:
-        reason = error.errors()[0]["msg"]
+        reason = cut(error.errors()[0]["msg"], 120)
         raise InputError(f"{path}: no tables of figures ({reason}); give the file that a benchmark wrote") from error
 
 

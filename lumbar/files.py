@@ -1,11 +1,11 @@
-"""Tables in and files out: CSV tables read with one clear sentence on failure, files written whole or not at all."""
+"""Files out: written whole or not at all."""
 
 import errno
 import hashlib
 import json
 import os
 import secrets
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -91,8 +91,8 @@ def write_bytes(data: bytes, path: Path | str) -> None:
 
 
 def write_text(text: str, path: Path | str) -> None:
-    """Write `text` as UTF-8 with the line ends it has, whole or not at all."""
-    write_bytes(text.encode(), path)
+    """Write `text` as UTF-8 with the line ends it has, whole or not at all; what UTF-8 cannot hold is escaped."""
+    write_bytes(text.encode(errors="backslashreplace"), path)
 
 
 def write_json(value: Any, path: Path | str) -> None:
@@ -112,27 +112,3 @@ def _plain(value: Any) -> Any:
 def write_csv(frame: pd.DataFrame, path: Path | str) -> None:
     """Write a table without its index, whole or not at all; a float gets the fewest digits that read back as itself."""
     write_text(frame.to_csv(index=False, lineterminator="\n"), path)
-
-
-def read_table(path: Path | str, columns: Sequence[str], *, text: Sequence[str] = ()) -> pd.DataFrame:
-    """Read a CSV file that must have `columns` (more are kept); the columns in `text` are read as text.
-
-    A byte order mark, spaces around column names and spaces before values play no part. InputError where the file is
-    missing, is no table, or lacks a column.
-    """
-    path = Path(path)
-    try:
-        names = pd.read_csv(path, nrows=0, encoding="utf-8-sig", skipinitialspace=True).columns
-        kinds = {name: "str" for name in names if str(name).strip() in text}
-        frame = pd.read_csv(path, dtype=kinds, encoding="utf-8-sig", skipinitialspace=True, low_memory=False)
-    except FileNotFoundError as error:
-        raise InputError(f"{path} does not exist; check the path") from error
-    except (OSError, UnicodeDecodeError, pd.errors.ParserError, pd.errors.EmptyDataError) as error:
-        raise InputError(
-            f"{path} cannot be read as a CSV table ({' '.join(str(error).split())}); check the file"
-        ) from error
-    frame.columns = pd.Index([str(name).strip() for name in frame.columns])
-    if missing := [column for column in columns if column not in frame.columns]:
-        shown = ", ".join(missing[:5]) + (f" and {len(missing) - 5} more" if len(missing) > 5 else "")
-        raise InputError(f"{path} lacks the column(s) {shown}; give the right table")
-    return frame

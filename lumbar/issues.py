@@ -44,6 +44,9 @@ CODES: Final[dict[str, str]] = {
     "study_failed": "the study could not be read; the prior stands in",
 }
 
+#: Longer than any sentence should be, so that a text from a file cannot fill a report; paths may need some of it.
+LONGEST: Final = 500
+
 
 @dataclass(frozen=True, slots=True)
 class Issue:
@@ -60,14 +63,14 @@ class Issue:
     def __post_init__(self) -> None:
         if self.code not in CODES:
             raise ValueError(f"unknown issue code {self.code!r}")
-        object.__setattr__(self, "detail", printable(self.detail))
+        object.__setattr__(self, "detail", _sentence(self.detail))
 
 
 class InputError(Exception):
     """Bad input that stops the job: its text is one clear sentence with file, reason and remedy."""
 
     def __init__(self, sentence: str) -> None:
-        super().__init__(printable(sentence))
+        super().__init__(_sentence(sentence))
 
 
 def printable(text: str) -> str:
@@ -84,6 +87,21 @@ def _escaped(char: str) -> str:
         return char
     byte = ord(char) - 0xDC00  # how Python keeps a byte of a file name that is no UTF-8
     return f"\\x{byte:02x}" if 0x80 <= byte <= 0xFF else char.encode("unicode_escape").decode()
+
+
+def _sentence(text: str) -> str:
+    """A printable sentence that is no book: of a very long one the middle goes, since the remedy stands at the end."""
+    plain = printable(_without_middle(text))
+    return _without_middle(plain)
+
+
+def _without_middle(text: str) -> str:
+    return text if len(text) <= LONGEST else f"{text[: LONGEST - 151]}…{text[-150:]}"
+
+
+def cut(text: str, most: int = 60) -> str:
+    """The beginning of a text from a file, short enough for a sentence."""
+    return text if len(text) <= most else f"{text[: most - 1]}…"
 
 
 def few(names: Sequence[str], most: int = 3) -> str:

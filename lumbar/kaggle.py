@@ -7,7 +7,6 @@ since August 2026, as `/kaggle/input/{competitions/<slug>,datasets/<owner>/<slug
 import hashlib
 import importlib
 import importlib.metadata
-import json
 import os
 import subprocess
 import sys
@@ -18,6 +17,7 @@ from typing import TYPE_CHECKING, Final, Literal, NamedTuple
 
 from lumbar.arguments import DEVICE, DEVICES
 from lumbar.issues import InputError, few, printable
+from lumbar.texts import read_json
 
 if TYPE_CHECKING:
     import torch
@@ -197,8 +197,8 @@ def _attached_bundle(attached: list[Path]) -> Path | None:
 def _is_bundle(folder: Path) -> bool:
     """Whether the folder's manifest is a bundle's: other datasets have files of that name, too."""
     try:
-        manifest = json.loads((folder / BUNDLE_MARKER).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        manifest = read_json(folder / BUNDLE_MARKER, "take it away")
+    except InputError:
         return False
     return isinstance(manifest, dict) and {"members", "prior"} <= manifest.keys()
 

@@ -49,6 +49,8 @@ KEYPOINT_SERIES: Final[dict[Condition, SeriesType]] = {
 }
 #: The 25 label columns of `train.csv`, condition by condition, head to foot.
 LABEL_COLUMNS: Final[tuple[str, ...]] = tuple(f"{condition}_{level}" for condition in CONDITIONS for level in LEVELS)
+#: Ids of studies and series are whole numbers up to here.
+LARGEST_ID: Final = 2**63 - 1
 #: Columns of the submission.
 SUBMISSION_COLUMNS: Final[tuple[str, ...]] = ("row_id", *SEVERITIES)
 
@@ -63,9 +65,14 @@ def split_row_id(text: str) -> tuple[int, Condition, Level]:
     study, _, rest = text.partition("_")
     for condition in CONDITIONS:
         level = rest.removeprefix(f"{condition}_")
-        if level != rest and level in LEVELS and study.isdecimal():
+        if level != rest and level in LEVELS and _is_id(study):
             return int(study), condition, level
-    raise ValueError(f"not a row id: {text!r} (expected <study>_<condition>_<level>)")
+    raise ValueError(f"not a row id: {text[:80]!r} (expected <study>_<condition>_<level>)")
+
+
+def _is_id(text: str) -> bool:
+    digits = text.lstrip("0")
+    return text.isascii() and text.isdecimal() and len(digits) < 20 and int(digits or "0") <= LARGEST_ID
 
 
 def row_ids(study_id: int) -> list[str]:

@@ -5,7 +5,8 @@ can be rebuilt and run from its entry alone. Nothing here imports torch.
 """
 
 import difflib
-from typing import Annotated, Any, Literal
+import re
+from typing import Annotated, Any, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -13,6 +14,8 @@ from lumbar.labels import SeriesType
 
 #: Bounds of what a manifest may ask for, far above what any network here uses: inputs of more would fill the memory.
 MAX_SIDE, MAX_SLICES = 2048, 256
+#: A member's name is its file's name, too.
+MEMBER_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,199}")
 TaskName = Literal["spinal", "foraminal", "subarticular", "global"]
 
 

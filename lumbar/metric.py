@@ -15,8 +15,7 @@ from typing import Final
 import numpy as np
 import pandas as pd
 
-from lumbar.files import read_table
-from lumbar.issues import InputError
+from lumbar.issues import InputError, cut, few
 from lumbar.labels import (
     CONDITION_GROUPS,
     CONDITIONS,
@@ -26,9 +25,11 @@ from lumbar.labels import (
     SEVERITY_LABELS,
     SEVERITY_WEIGHTS,
     SUBMISSION_COLUMNS,
+    row_id,
     row_ids,
     split_row_id,
 )
+from lumbar.texts import read_table, whole_numbers
 
 #: Probabilities are clipped to [EPSILON, 1 - EPSILON] like scikit-learn's float64 ones, so that no row costs infinity.
 EPSILON: Final = float(np.finfo(np.float64).eps)
@@ -38,8 +39,8 @@ UNLABELLED: Final = -1
 _SEVERE: Final = SEVERITIES.index("severe")
 _WEIGHTS: Final = np.array([SEVERITY_WEIGHTS[severity] for severity in SEVERITIES])
 _SHAPE: Final = (len(CONDITIONS), len(LEVELS))
-#: A label cell in the words of `train.csv` or in this project's own, to its place in `SEVERITIES`.
-_CODES: Final = {word: SEVERITIES.index(severity) for word, severity in SEVERITY_LABELS.items()} | {
+#: A label cell in the words of `train.csv` or in this project's own, in small letters, to its place in `SEVERITIES`.
+_CODES: Final = {word.casefold(): SEVERITIES.index(severity) for word, severity in SEVERITY_LABELS.items()} | {
     severity: code for code, severity in enumerate(SEVERITIES)
 }
 
@@ -112,20 +113,23 @@ def label_codes(labels: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
     """Labels as numbers: study ids (N,) and codes (N, 5 conditions, 5 levels), places in `SEVERITIES`, -1 where empty.
 
     `labels`: `study_id` as a column or the index, the 25 `LABEL_COLUMNS`, in the words of `train.csv` or of
-    `SEVERITIES`; other columns are ignored. InputError names a missing column, an unknown word or a study listed twice.
+    `SEVERITIES`, whatever their case and the spaces around; other columns are ignored. InputError names a missing
+    column, an unknown word or a study listed twice.
     """
     frame = labels.set_index("study_id") if "study_id" in labels.columns else labels
     if missing := [column for column in LABEL_COLUMNS if column not in frame.columns]:
-        raise InputError(f"the label table lacks the column(s) {', '.join(missing[:5])}")
+        raise InputError(f"the label table lacks the column(s) {few(missing, 5)}")
     if frame.index.has_duplicates:
         raise InputError(f"the label table lists study {frame.index[frame.index.duplicated()][0]} more than once")
     words = frame[list(LABEL_COLUMNS)].astype(object)
     empty = words.isna().to_numpy()
-    codes = words.apply(lambda column: column.map(_CODES)).to_numpy(dtype=np.float64, na_value=np.nan)
+    plain = words.apply(lambda column: column.astype(str).str.strip().str.casefold())
+    codes = plain.apply(lambda column: column.map(_CODES)).to_numpy(dtype=np.float64, na_value=np.nan)
     if (unknown := np.isnan(codes) & ~empty).any():
         row, column = np.argwhere(unknown)[0]
+        word = cut(str(words.iat[row, column]))
         raise InputError(
-            f"unknown label {words.iat[row, column]!r} for study {frame.index[row]}, column {LABEL_COLUMNS[column]}; "
+            f"unknown label {word!r} for study {frame.index[row]}, column {LABEL_COLUMNS[column]}; "
             f"known: {', '.join(SEVERITY_LABELS)}, or empty"
         )
     codes = np.where(empty, UNLABELLED, codes).astype(np.int64)
@@ -143,11 +147,13 @@ def prediction_array(predictions: pd.DataFrame, studies: np.ndarray) -> np.ndarr
     if frame.index.has_duplicates:
         raise InputError(f"the prediction table lists row {frame.index[frame.index.duplicated()][0]} more than once")
     values = frame.apply(pd.to_numeric, errors="coerce").to_numpy(dtype=np.float64)
-    bad = ~np.isfinite(values).all(axis=1) | (values < 0).any(axis=1) | ~(values.sum(axis=1) > 0)
+    with np.errstate(over="ignore"):  # what overflows is found by its sum
+        sums = values.sum(axis=1)
+    bad = ~np.isfinite(sums) | (values < 0).any(axis=1) | ~(sums > 0)
     if bad.any():
         raise InputError(
             f"the prediction of row {frame.index[bad][0]} is no distribution: three finite numbers wanted, "
-            "none negative, not all zero"
+            "none negative, not all zero, with a finite sum"
         )
     place = frame.index.get_indexer([name for study in studies for name in row_ids(int(study))])
     found = np.full((len(place), len(SEVERITIES)), np.nan)
@@ -183,11 +189,10 @@ def read_labels(path: Path | str) -> pd.DataFrame:
 
     Cells keep the words of the file, NaN where empty. InputError names the file and what is wrong in it.
     """
-    frame = read_table(path, ["study_id", *LABEL_COLUMNS], text=LABEL_COLUMNS)
+    frame = read_table(path, ["study_id", *LABEL_COLUMNS], text=["study_id", *LABEL_COLUMNS])
     if frame.empty:
         raise InputError(f"{path} lists no study; is it the right table?")
-    if not pd.api.types.is_integer_dtype(frame["study_id"]):
-        raise InputError(f"{path}: the column study_id must hold whole numbers")
+    frame["study_id"] = whole_numbers(frame["study_id"], path)
     frame = frame.set_index("study_id")[list(LABEL_COLUMNS)]
     try:
         label_codes(frame)
@@ -201,10 +206,9 @@ def read_predictions(path: Path | str) -> pd.DataFrame:
 
     InputError names the file and the first row id that is malformed or repeated or holds no distribution.
     """
-    frame = read_table(path, SUBMISSION_COLUMNS, text=["row_id"])[list(SUBMISSION_COLUMNS)]
+    frame = read_table(path, SUBMISSION_COLUMNS, text=["row_id"])[list(SUBMISSION_COLUMNS)].copy()
     try:
-        for name in frame["row_id"]:
-            split_row_id(str(name))
+        frame["row_id"] = [row_id(*split_row_id(str(name))) for name in frame["row_id"]]  # 0044 is 44
         prediction_array(frame, np.empty(0, dtype=np.int64))
     except (InputError, ValueError) as error:
         raise InputError(f"{path}: {error}") from error

@@ -6,6 +6,8 @@ from typing import Any, TypeVar
 
 from tqdm import tqdm
 
+from lumbar.issues import printable
+
 Item = TypeVar("Item")
 
 
@@ -39,6 +41,6 @@ def follow(
     with bar(stage, total, unit, show=show) as shown:
         for item in items:
             if name is not None:
-                shown.set_postfix_str(name(item))
+                shown.set_postfix_str(printable(name(item)))
             yield item
             shown.update()

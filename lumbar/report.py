@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 import pandas as pd
 
-from lumbar.issues import CODES, Issue
+from lumbar.issues import CODES, Issue, printable
 from lumbar.labels import CONDITIONS, LABEL_COLUMNS, LEVELS
 
 if TYPE_CHECKING:
@@ -208,7 +208,8 @@ def _row_sources(result: "StudyResult") -> dict[str, dict[str, Any]]:
 
 def issue_entry(issue: Issue, root: Path) -> dict[str, Any]:
     """An issue as data; its detail names no folder of this machine."""
-    detail = issue.detail.replace(f"{root}/", "").replace(str(root), "the data folder")
+    folder = printable(str(root))  # as it stands in an Issue
+    detail = issue.detail.replace(f"{folder}/", "").replace(folder, "the data folder")
     return {"code": issue.code, "study": int(issue.study), "series": _plain(issue.series), "detail": detail}
 
 
@@ -216,7 +217,7 @@ def bundle_identity(bundle: "Bundle") -> dict[str, Any]:
     """What names a bundle and each of its members, as data."""
     manifest = bundle.manifest
     return {
-        "name": bundle.folder.name,
+        "name": printable(bundle.folder.name),
         "identity": bundle.identity,
         "description": manifest.description,
         "members": [_member_identity(member) for member in manifest.members],

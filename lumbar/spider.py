@@ -21,12 +21,13 @@ import cv2
 import numpy as np
 import pandas as pd
 
-from lumbar.files import read_table, write_csv
+from lumbar.files import write_csv
 from lumbar.issues import InputError
 from lumbar.labels import LABEL_COLUMNS, LEVELS, level_title
 from lumbar.phantom.scan import Plane, SeriesPlan
 from lumbar.phantom.writer import Coding, slice_dataset, write_slice
 from lumbar.progress import follow
+from lumbar.texts import read_table
 
 Part = Literal["train", "held_out", "images"]
 #: T2 SPACE: pixel spacing and distance of neighbouring slice numbers, mm, of all 31 patients in SPIDER's overview.csv.

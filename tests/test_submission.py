@@ -11,10 +11,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lumbar import files
-from lumbar.files import read_table, replacing, write_bytes, write_csv, write_json, write_text
+from lumbar.files import replacing, write_bytes, write_csv, write_json, write_text
 from lumbar.issues import InputError
 from lumbar.labels import CONDITIONS, LEVELS, SEVERITIES, SUBMISSION_COLUMNS, row_id
 from lumbar.submission import DECIMALS, FLOOR, rounded, to_rows, validate, write_submission
+from lumbar.texts import read_table
 
 STUDIES = [44036939, 7, 1001]
 

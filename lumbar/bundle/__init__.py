@@ -5,7 +5,6 @@ Loading checks everything, runs nothing from the files, and reaches for no hub.
 """
 
 import hashlib
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -20,15 +19,16 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from lumbar.bundle.blending import BundleBlend, FittedBlend, store_blend
-from lumbar.bundle.manifest import MANIFEST, MEMBER_NAME, Blend, Manifest, Member, first_fault
+from lumbar.bundle.manifest import MANIFEST, Blend, Manifest, Member, first_fault
 from lumbar.card import Card
 from lumbar.ensemble import BlendMethod
 from lumbar.ensemble.store import SUFFIXES
 from lumbar.files import replacing, sha256, write_json
 from lumbar.grading.network import build_grader
-from lumbar.issues import InputError
+from lumbar.issues import InputError, few, printable
 from lumbar.keypoints.network import build_detector
-from lumbar.member import DetectorSpec, GraderSpec
+from lumbar.member import MEMBER_NAME, DetectorSpec, GraderSpec
+from lumbar.texts import decoded, parse_json, read_bytes
 
 __all__ = [
     "MANIFEST",
@@ -78,7 +78,7 @@ class Bundle:
         for member in self.manifest.members:
             if member.name == name:
                 return member
-        known = ", ".join(member.name for member in self.manifest.members)
+        known = few([member.name for member in self.manifest.members])
         raise InputError(f"{self.folder}: the bundle has no member {name!r}; it has {known}")
 
     def network(self, name: str, device: torch.device | str = "cpu") -> nn.Module:
@@ -116,6 +116,7 @@ class Bundle:
     def describe(self) -> str:
         """What the bundle is, a line for the whole and one a member."""
         lines = [f"bundle {self.identity[:12]} in {self.folder}: {self.manifest.description}".rstrip(": ")]
+        lines[0] = printable(lines[0])
         for member in self.manifest.members:
             spec = member.spec
             if isinstance(spec, DetectorSpec):
@@ -211,15 +212,12 @@ def load_bundle(folder: Path | str) -> Bundle:
     """Read and check a bundle: manifest, paths, file kinds and hashes. Raises InputError with one sentence."""
     folder = Path(folder)
     path = folder / MANIFEST
+    raw = read_bytes(path, "give the folder of a weights bundle")
+    remedy = "get the bundle again or one made for this version"
     try:
-        raw = path.read_bytes()
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror}); give the folder of a weights bundle") from error
-    try:
-        manifest = Manifest.model_validate(json.loads(raw))
-    except ValueError as error:  # ValidationError and JSONDecodeError alike
-        reason = first_fault(error) if isinstance(error, ValidationError) else f"not JSON ({error})"
-        raise InputError(f"{path}: {reason}; get the bundle again or one made for this version") from error
+        manifest = Manifest.model_validate(parse_json(decoded(raw, str(path)), str(path), remedy))
+    except ValidationError as error:
+        raise InputError(f"{path}: {first_fault(error)}; {remedy}") from error
     for member in manifest.members:
         _check_file(_inside(folder, f"member {member.name}", member.file, (".safetensors",)), member.sha256)
     for model in manifest.blend.files.values():

@@ -1,6 +1,5 @@
 """What a bundle's `manifest.json` holds, as checked data. No torch."""
 
-import re
 from typing import Annotated, Any, Final, Literal
 
 import numpy as np
@@ -9,12 +8,10 @@ from pydantic import Field, ValidationError, field_validator, model_validator
 from lumbar.card import Card
 from lumbar.ensemble import BLEND_METHODS, MethodName
 from lumbar.labels import CONDITIONS, LEVELS, SEVERITIES
-from lumbar.member import MemberSpec, Strict
+from lumbar.member import MEMBER_NAME, MemberSpec, Strict
 
 #: Name of the file in the bundle's folder.
 MANIFEST: Final = "manifest.json"
-#: A member's name is its file's name, too.
-MEMBER_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
 
 class Member(Strict):

@@ -10,7 +10,6 @@ import re
 import subprocess
 import sys
 import tempfile
-import tomllib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final
@@ -22,11 +21,12 @@ from safetensors.torch import load_file
 
 from lumbar.bundle import Bundle, Weights, save_bundle
 from lumbar.convert.original import EXACT, ORIGINALS, own_keys, plain_keys, recognise
-from lumbar.issues import InputError
+from lumbar.issues import InputError, few, printable
 from lumbar.labels import CONDITIONS, LEVELS, SEVERITIES
 from lumbar.member import Strict
 from lumbar.metric import read_labels, weighted_prior
 from lumbar.progress import follow
+from lumbar.texts import parse_toml, read_json, read_text
 
 __all__ = ["EXACT", "ORIGINALS", "convert_checkpoints", "read_checkpoint"]
 
@@ -63,7 +63,10 @@ def convert_checkpoints(
     files = _files(folder)
     entries = _entries(Path(folds), folder, files) if folds is not None else {}
     if labels is not None:
-        prior, stands = weighted_prior(read_labels(labels), smoothing=0.5), f"weighted by {Path(labels).name}"
+        prior, stands = (
+            weighted_prior(read_labels(labels), smoothing=0.5),
+            f"weighted by {printable(Path(labels).name)}",
+        )
     else:
         prior, stands = np.full((len(CONDITIONS), len(LEVELS), len(SEVERITIES)), 1 / len(SEVERITIES)), "uniform"
         _log.warning("no --labels given: where no network speaks, the prior is uniform")
@@ -88,16 +91,14 @@ def read_checkpoint(path: Path, entry: str | None = None) -> dict[str, torch.Ten
             raise InputError(f"{path}: holds no state dict; give a file that the original's training saved")
         if entry is not None:
             if entry not in found:
-                raise InputError(f"{path}: has no entry {entry!r}; it has {', '.join(map(repr, found))}")
+                raise InputError(f"{path}: has no entry {entry!r}; it has {few([repr(name) for name in found])}")
             chosen = [entry]
         else:
             chosen = list(found)
             if len(chosen) > 1:
                 chosen = [place for place, file in found.items() if _is_original(load_file(file))] or chosen
         if len(chosen) > 1:
-            raise InputError(
-                f"{path}: holds several state dicts ({', '.join(chosen)}); name one as `entry` in a TOML file"
-            )
+            raise InputError(f"{path}: holds several state dicts ({few(chosen)}); name one as `entry` in a TOML file")
         state = load_file(found[chosen[0]])
     return {plain: state[stored] for stored, plain in plain_keys(list(state)).items()}
 
@@ -136,12 +137,7 @@ def _files(folder: Path) -> list[Path]:
 
 
 def _entries(mapping: Path, folder: Path, files: list[Path]) -> dict[Path, FileEntry]:
-    try:
-        table = tomllib.loads(mapping.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise InputError(f"{mapping}: cannot be read ({error.strerror}); give a TOML file") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise InputError(f'{mapping}: not valid TOML ({error}); write "file.pt" = 0') from error
+    table = parse_toml(read_text(mapping, "give a TOML file"), str(mapping), 'write "file.pt" = 0')
     found = {}
     for name, value in table.items():
         at = [file for file in files if name in (file.name, file.relative_to(folder).as_posix())]
@@ -191,9 +187,8 @@ def _weights(folder: Path, files: list[Path], entries: Mapping[Path, FileEntry])
 def _config_hint(file: Path) -> str:
     """Type of the network by the `config.json` that the original's training writes beside its checkpoints."""
     try:
-        config: Any = json.loads(file.with_name("config.json").read_text(encoding="utf-8"))
-        return str(config["model"]["type"])
-    except (OSError, ValueError, KeyError, TypeError):
+        return str(read_json(file.with_name("config.json"), "take it away")["model"]["type"])
+    except (InputError, KeyError, TypeError, IndexError):
         return ""
 
 

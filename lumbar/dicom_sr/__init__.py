@@ -67,7 +67,7 @@ def make_report(result: "StudyResult", data: "DataFolder", bundle: "Bundle") -> 
     """The report of one study, as a dataset to be saved. Raises InputError where it has no image to refer to."""
     import highdicom as hd
 
-    folder = data.image_folder / str(result.study_id)
+    folder = data.folder(result.study_id)
     sources = find_sources(folder, result.keypoints)
     evidence = list({str(source.evidence.SOPInstanceUID): source.evidence for source in sources.values()}.values())
     evidence = evidence or first_of(folder, [number for listed in result.used.values() for number in listed])

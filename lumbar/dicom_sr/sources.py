@@ -17,6 +17,7 @@ from lumbar.dicom_file import Header, read_header
 from lumbar.geometry import to_patient
 from lumbar.issues import InputError
 from lumbar.keypoints.keypoint import Keypoint
+from lumbar.study import numbered_folder
 
 #: What a report of the same study has to repeat (PS3.3, patient and general study modules); may be empty, not absent.
 REPEATED: Final = (
@@ -49,7 +50,7 @@ def find_sources(folder: Path, points: Iterable[Keypoint]) -> dict[Keypoint, Sou
     evidence: dict[Path, Dataset] = {}
     found = {}
     for point in points:
-        series = folder / str(point.series_id)
+        series = numbered_folder(folder, point.series_id)
         own = series / f"{point.instance}.dcm"
         for path in [own] * own.is_file() + [path for path in dicom_files(series) if path != own]:
             header = headers[path] = headers.get(path) or read_header(path)
@@ -74,7 +75,7 @@ def _frame_at(header: Header, point: Keypoint) -> int | None:
 
 def first_of(folder: Path, series_ids: Iterable[int]) -> list[Dataset]:
     """Evidence of the first file of each series, for a report that has no keypoint to point at."""
-    firsts = [path for number in series_ids for path in dicom_files(folder / str(number))[:1]]
+    firsts = [path for number in series_ids for path in dicom_files(numbered_folder(folder, number))[:1]]
     return [evidence_of(read_header(path).dataset, path) for path in firsts]
 
 

@@ -16,14 +16,17 @@ from lumbar.ensemble.cells import GROUPS, Cells
 from lumbar.ensemble.names import ALL, CHOSEN, METHOD_NAMES
 from lumbar.ensemble.store import Blender, studies_of, write_fit
 from lumbar.ensemble.suspects import suspect_labels, write_suspects
-from lumbar.files import write_csv
-from lumbar.issues import InputError
+from lumbar.files import write_csv, writing_into
+from lumbar.issues import InputError, printable
 from lumbar.labels import CONDITION_GROUPS
 from lumbar.metric import UNLABELLED, label_codes, prediction_array, prior_of_codes, read_labels, read_predictions
 from lumbar.progress import follow
 from lumbar.submission import to_rows
+from lumbar.texts import plain_texts, read_table, whole_numbers
 
 LEAST_FOLDS_TO_CHOOSE = 3
+#: Where nobody says how many.
+FOLDS = 5
 
 
 @dataclass(frozen=True)
@@ -41,7 +44,7 @@ class Tables:
 
 
 def run_blend(
-    labels: Path, tables: Sequence[Path], folds: int, method: str, *, seed: int = 0, out: Path | None = None
+    labels: Path, tables: Sequence[Path], folds: int | None, method: str, *, seed: int = 0, out: Path | None = None
 ) -> dict[str, Any]:
     """Score a method, or `all`, by nested cross-validation; with `out`, fit it on everything and write it there.
 
@@ -73,7 +76,8 @@ def run_blend(
     if out is not None:
         final, why = nested.choose(rows, len(codes)) if method in (ALL, CHOSEN) else (method, "as asked")
         notes.append(f"written to {out}: {final} ({why})")
-        write_results(data, codes, predictions, final, Path(out), seed)
+        with writing_into(out):
+            write_results(data, codes, predictions, final, Path(out), seed)
     return {
         "folds": len(np.unique(data.folds)),
         "studies": len(data.studies),
@@ -86,20 +90,27 @@ def run_blend(
     }
 
 
-def read_tables(labels: Path, tables: Sequence[Path], folds: int, seed: int) -> Tables:
-    """Read and join everything on `row_id`. InputError where a file or the number of folds is wrong."""
+def read_tables(labels: Path, tables: Sequence[Path], folds: int | None, seed: int) -> Tables:
+    """Read and join everything on `row_id`; `folds` None: those of the labels, else `FOLDS`.
+
+    InputError where a file or the number of folds is wrong.
+    """
     frames = [read_predictions(path) for path in tables]
-    names = tuple(path.name.removesuffix(".csv") for path in tables)
+    names = tuple(printable(path.name.removesuffix(".csv")) for path in tables)
     if len(set(names)) < len(names):
-        names = tuple(str(path) for path in tables)
+        names = tuple(printable(str(path)) for path in tables)
     every = studies_of(frames)
     wanted = read_labels(labels)
     wanted = wanted[wanted.index.isin(every)]
-    if len(wanted) < max(folds, 2) or folds < 2:
+    least = max(folds or 2, 2)
+    if len(wanted) < least:
         raise InputError(
-            f"{labels}: {len(wanted)} labelled studies are in the tables, too few for --folds {folds}; "
-            "give tables of the same studies and at least 2 folds"
+            f"{labels}: {len(wanted)} labelled studies are in the tables, too few for {least} folds; give tables of "
+            "the same studies or fewer --folds"
         )
+    for path, frame in zip(tables, frames, strict=True):
+        if not np.isin(studies_of([frame]), wanted.index).any():
+            raise InputError(f"{path}: predicts no labelled study of {labels}; leave it out or give the right table")
     studies, codes = label_codes(wanted)
     others = every[~np.isin(every, studies)]
     assigned, note = _folds(labels, studies, folds, seed)
@@ -116,15 +127,29 @@ def _members(frames: Sequence[pd.DataFrame], studies: np.ndarray) -> np.ndarray:
     return np.stack([array / array.sum(axis=-1, keepdims=True) for array in arrays], axis=1)
 
 
-def _folds(labels: Path, studies: np.ndarray, count: int, seed: int) -> tuple[np.ndarray, str]:
-    """Each study's fold, and where it comes from: the labels' own `fold_id`, or drawn."""
-    frame = pd.read_csv(labels, encoding="utf-8-sig", skipinitialspace=True)
-    frame.columns = pd.Index([str(name).strip() for name in frame.columns])
-    if "fold_id" in frame.columns:
-        given = frame.set_index("study_id")["fold_id"].loc[studies]
-        if given.notna().all() and given.nunique() == count:
-            return pd.factorize(given, sort=True)[0], f"folds: the {count} of the column fold_id in {labels.name}"
-    return nested.random_folds(len(studies), count, seed), f"folds: {count} at random by study, seed {seed}"
+def _folds(labels: Path, studies: np.ndarray, count: int | None, seed: int) -> tuple[np.ndarray, str]:
+    """Each study's fold, and where it comes from: the labels' own `fold_id`, or drawn where there is none.
+
+    InputError where that column leaves studies out or has another number of folds: to draw others would let members
+    be scored on studies that they have seen.
+    """
+    frame = read_table(labels, ["study_id"], text=["study_id", "fold_id"])
+    if "fold_id" not in frame.columns:
+        count = count or FOLDS
+        return nested.random_folds(len(studies), count, seed), f"folds: {count} at random by study, seed {seed}"
+    frame.index = pd.Index(whole_numbers(frame["study_id"], labels))
+    given = plain_texts(frame["fold_id"].loc[studies]).str.replace(r"\.0+$", "", regex=True)
+    remedy = "correct the column, or take it out for folds at random"
+    if (gaps := given == "").any():
+        raise InputError(
+            f"{labels}: fold_id is empty for {int(gaps.sum())} of {len(studies)} labelled studies, the first is "
+            f"{given.index[gaps][0]}; {remedy}"
+        )
+    found = given.nunique()
+    if found < 2 or found not in (count, None if count else found):
+        wanted = f"--folds says {count}" if count else "at least 2 are needed"
+        raise InputError(f"{labels}: fold_id has {found} folds, {wanted}; give --folds {max(found, 2)} or {remedy}")
+    return pd.factorize(given, sort=True)[0], f"folds: the {found} of the column fold_id in {printable(labels.name)}"
 
 
 def write_results(

@@ -1,6 +1,5 @@
 """A fitted blend on disk (`fit.json` and its models beside it), and at work on the members of a bundle."""
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +15,8 @@ from lumbar.ensemble.fit import Fit
 from lumbar.ensemble.methods import METHODS, predict
 from lumbar.files import write_bytes, write_json
 from lumbar.issues import InputError
+from lumbar.labels import split_row_id
+from lumbar.texts import read_bytes, read_json
 
 FIT_FILE: Final = "fit.json"
 #: Kinds of files that a fit may have: tensors, LightGBM's text, XGBoost's JSON. Nothing that can run.
@@ -78,16 +79,16 @@ def write_fit(blender: Blender, folder: Path) -> None:
 
 def read_fit(folder: Path) -> Blender:
     """Read what `write_fit` wrote; InputError where it is missing or is something else."""
-    path = folder / FIT_FILE
+    path, remedy = folder / FIT_FILE, "fit the blend again"
+    stored = read_json(path, remedy)
     try:
-        stored = json.loads(path.read_text(encoding="utf-8"))
-        files = {name: (folder / plain_name(name)).read_bytes() for name in stored["files"]}
+        files = {name: read_bytes(folder / plain_name(name), remedy) for name in stored["files"]}
         if stored["method"] not in METHODS:
             raise ValueError(f"unknown method {stored['method']!r}")
         fitted = Fit(stored["method"], stored["params"], files)
         blender = Blender(fitted, tuple(stored["tables"]), np.asarray(stored["prior"], dtype=np.float64))
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{path}: cannot be read ({error}); fit the blend again") from error
+    except (ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{path}: cannot be read ({error}); {remedy}") from error
     return blender
 
 
@@ -105,5 +106,5 @@ def member_array(tables: Mapping[str, np.ndarray]) -> np.ndarray:
 
 def studies_of(predictions: Sequence[pd.DataFrame]) -> np.ndarray:
     """Every study that some table has rows of, ascending."""
-    named = [frame["row_id"].str.partition("_")[0].astype(np.int64).to_numpy() for frame in predictions]
-    return np.unique(np.concatenate(named)) if named else np.empty(0, dtype=np.int64)
+    named = {split_row_id(name)[0] for frame in predictions for name in frame["row_id"]}
+    return np.array(sorted(named), dtype=np.int64)

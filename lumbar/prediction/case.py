@@ -12,7 +12,7 @@ import numpy as np
 
 from lumbar.grading.grade import Batches
 from lumbar.grading.regions import Regions
-from lumbar.issues import InputError, Issue
+from lumbar.issues import InputError, Issue, cut
 from lumbar.keypoints.keypoint import Keypoint
 from lumbar.study import Study
 
@@ -57,4 +57,4 @@ def attempt(step: Step, on_error: OnError, case: Case) -> None:
 def _unexpected(study_id: int, error: Exception) -> str:
     _log.debug("study %s failed", study_id, exc_info=error)
     remedy = "look at its files, or run with --on-error prior to go on without it"
-    return f"study {study_id}: {type(error).__name__}: {error}; {remedy}"
+    return f"study {study_id}: {type(error).__name__}: {cut(str(error), 120)}; {remedy}"

@@ -18,7 +18,7 @@ from lumbar.compute.faults import Network, is_device_fault
 from lumbar.grading.grade import grade, is_unanswered
 from lumbar.grading.regions import cut_regions, region_key
 from lumbar.grading.tasks import OWN_VIEW
-from lumbar.issues import InputError, Issue
+from lumbar.issues import InputError, Issue, cut, few
 from lumbar.keypoints.detect import detect
 from lumbar.labels import CONDITIONS, SeriesType
 from lumbar.member import DetectorSpec, GraderSpec
@@ -134,7 +134,8 @@ class Predictor:
         study = case.study
         assert study is not None
         if not any(study.series.values()):
-            reasons = "; ".join(dict.fromkeys(issue.detail for issue in study.issues)) or "it holds no series"
+            details = dict.fromkeys(cut(issue.detail, 90) for issue in study.issues)
+            reasons = few(list(details), 2) or "it holds no series"
             raise InputError(f"study {study.study_id}: no usable series ({reasons}); check its folder and tables")
         case.keypoints, issues = detect(study, self.detectors, self.device, self.engine.amp)
         by_name = {(keypoint.condition, keypoint.level): keypoint for keypoint in case.keypoints}

@@ -104,7 +104,7 @@ def _fingerprint(data: DataFolder, study_id: int) -> str:
     """What a study's result depends on: its rows of the series table; names, sizes and times of its files."""
     rows = data.series[data.series["study_id"] == study_id]
     listed = []
-    for folder, _, names in os.walk(data.image_folder / str(study_id)):  # what may not be read counts as not there
+    for folder, _, names in os.walk(data.folder(study_id)):  # what may not be read counts as not there
         for name in names:
             with suppress(OSError):
                 info = Path(folder, name).stat()

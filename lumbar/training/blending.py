@@ -1,6 +1,5 @@
 """The blend of a run: chosen and fitted on the run's own out-of-fold tables, kept beside them, handed to the bundle."""
 
-import json
 import shutil
 import sys
 from collections.abc import Mapping, Sequence
@@ -11,9 +10,11 @@ import numpy as np
 from lumbar.bundle import FittedBlend
 from lumbar.ensemble import BLEND_METHODS, METHOD_NAMES, BlendMethod
 from lumbar.files import write_csv, write_json
+from lumbar.issues import InputError
 from lumbar.labels import CONDITION_GROUPS
 from lumbar.metric import UNLABELLED, label_codes
 from lumbar.submission import to_rows
+from lumbar.texts import read_json
 from lumbar.training.settings import Blend
 
 if TYPE_CHECKING:
@@ -98,7 +99,11 @@ def choice(folder: "RunFolder") -> dict[str, Any]:
     path = folder.blend / CHOICE
     if not path.is_file():
         return {"method": folder.recipe().blend.average, "why": "", "nested": []}
-    return json.loads(path.read_text(encoding="utf-8"))
+    remedy = "run train_utils.py train again"
+    found = read_json(path, remedy)
+    if not isinstance(found, dict) or found.get("method") not in METHOD_NAMES or not found.keys() >= {"why", "nested"}:
+        raise InputError(f"{path}: is not what training writes there; {remedy}")
+    return found
 
 
 def bundled(folder: "RunFolder", tables: Mapping[str, Sequence[str]]) -> BlendMethod | FittedBlend:

@@ -1,20 +1,25 @@
 """From a run, or from a recipe alone, to a weights bundle."""
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Final
 
 import numpy as np
 import torch
+from pydantic import TypeAdapter, ValidationError
 
 from lumbar.bundle import Bundle, FittedBlend, Precision, Weights, build_network, save_bundle
+from lumbar.issues import InputError
 from lumbar.labels import CONDITIONS, LEVELS
 from lumbar.member import DetectorSpec
 from lumbar.metric import weighted_prior
+from lumbar.texts import read_json
 from lumbar.training import checkpoint
 from lumbar.training.blending import bundled
 from lumbar.training.folder import RunFolder
 from lumbar.training.recipe import Recipe, load_recipe
+
+_SCORES: Final = TypeAdapter(dict[str, dict[str, float | None]])
 
 
 def make_bundle(run: Path, out: Path, precision: Precision = "float16") -> Bundle:
@@ -66,9 +71,15 @@ def _member_name(recipe: Recipe, name: str, fold: int) -> str:
 
 def _scores(folder: RunFolder) -> dict[str, dict[str, float]]:
     """Out-of-fold scores a member, where the run was evaluated."""
-    path = folder.root / "evaluation.json"
-    members = json.loads(path.read_text(encoding="utf-8"))["scores"] if path.is_file() else {}
-    return {name: {k: v for k, v in parts.items() if isinstance(v, float)} for name, parts in members.items()}
+    path, remedy = folder.root / "evaluation.json", "run train_utils.py evaluate again"
+    if not path.is_file():
+        return {}
+    try:
+        found = read_json(path, remedy)
+        members = _SCORES.validate_python(found.get("scores") if isinstance(found, dict) else None)
+    except ValidationError as error:
+        raise InputError(f"{path}: is not what evaluate writes there; {remedy}") from error
+    return {name: {k: v for k, v in parts.items() if v is not None} for name, parts in members.items()}
 
 
 def _ranks(folder: RunFolder, recipe: Recipe) -> dict[tuple[str, int], int]:

@@ -46,8 +46,9 @@ def read_header(path: Path) -> dict[str, Any] | None:
     """The JSON header of a file of `write_arrays`; None where there is no such file or it is damaged."""
     try:
         with safe_open(path, "np") as file:
-            return json.loads((file.metadata() or {})[_HEADER])
-    except (OSError, SafetensorError, KeyError, ValueError):
+            header = json.loads((file.metadata() or {})[_HEADER])
+            return header if isinstance(header, dict) else None
+    except (OSError, SafetensorError, KeyError, ValueError, RecursionError):
         return None
 
 
@@ -64,7 +65,7 @@ def _native(array: np.ndarray) -> np.ndarray:
 
 def study_fingerprint(data: DataFolder, study_id: int) -> str:
     """Of everything a study is read from: files with size and time, rows of the series table."""
-    folder = data.image_folder / str(study_id)
+    folder = data.folder(study_id)
     files = []
     for path in folder.rglob("*"):
         if path.is_file():

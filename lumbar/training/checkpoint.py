@@ -44,7 +44,7 @@ class State:
     def restore(self, progress: Any) -> None:
         """Go back to the checkpoint, in place; nothing happens where there is none of this fingerprint."""
         header = read_header(self.path)
-        if header is None or header["fingerprint"] != self.fingerprint:
+        if header is None or header.get("fingerprint") != self.fingerprint:
             return
         tensors = load_file(self.path)
         self.network.load_state_dict(_below(tensors, "network/"))

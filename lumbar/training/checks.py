@@ -5,6 +5,7 @@ shows the first. What only costs a sample (an empty label, a keypoint missing) i
 """
 
 import difflib
+import os
 import warnings
 from pathlib import Path
 
@@ -14,13 +15,17 @@ from pydicom import dcmread
 from pydicom.errors import InvalidDicomError
 
 from lumbar.dicom import dicom_files
-from lumbar.issues import InputError
+from lumbar.issues import InputError, cut, few
 from lumbar.labels import CONDITIONS, LABEL_COLUMNS, LEVELS, SERIES_DESCRIPTIONS, SEVERITY_LABELS, level_title
 from lumbar.labels import condition_title as title
-from lumbar.study import COORDINATE_COLUMNS, DataFolder, open_data
-from lumbar.training.feasible import recipe_faults
+from lumbar.study import DataFolder, numbered_folder, open_data
+from lumbar.tables import COORDINATE_COLUMNS
+from lumbar.texts import read_texts, why_no_id
+from lumbar.training.feasible import all_told, recipe_faults
 from lumbar.training.recipe import Recipe
 
+#: Unknown columns of a table that are told one by one.
+MOST = 5
 SERIES, LABELS, COORDINATES = "train_series_descriptions.csv", "train.csv", "train_label_coordinates.csv"
 COLUMNS = {
     SERIES: ("study_id", "series_id", "series_description"),
@@ -32,16 +37,14 @@ COLUMNS = {
 def open_checked(folder: Path, recipe: Recipe) -> DataFolder:
     """A data folder with labels and keypoints whose tables and files hold together, fit to be trained on by a recipe.
 
-    Raises InputError with every fault found in either, a sentence each.
+    Every fault found in either is told in a line; InputError gives their number and the first.
     """
     if not folder.is_dir():
         raise InputError(f"{folder} is not a folder; give the data folder in the competition's layout")
     faults = find_faults(folder) + recipe_faults(recipe, folder)
     if faults:
-        raise InputError(
-            f"{folder}: {len(faults)} fault(s). " + " ".join(f"({n}) {f}" for n, f in enumerate(faults, 1))
-        )
-    return open_data(folder, "train")
+        raise all_told(str(folder), faults)
+    return open_data(folder, "train", strict=True)
 
 
 def find_faults(root: Path) -> list[str]:
@@ -69,25 +72,27 @@ def _read(path: Path, faults: list[str]) -> pd.DataFrame | None:
         faults.append(f"{path.name} is missing: put it into the data folder")
         return None
     try:
-        table = pd.read_csv(path, dtype=str, keep_default_na=False, encoding="utf-8-sig", skipinitialspace=True)
-    except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeError) as error:
-        faults.append(f"{path.name} is no CSV table in UTF-8 ({' '.join(str(error).split())}): export it again")
+        table = read_texts(path)
+    except InputError as error:
+        faults.append(str(error).replace(f"{path.parent}{os.sep}", ""))
         return None
     wanted = COLUMNS[path.name]
     missing = [name for name in wanted if name not in table.columns]
     unknown = [str(name) for name in table.columns if name not in wanted] if path.name == LABELS or missing else []
-    for name in unknown:
+    for name in unknown[:MOST]:
         near = difflib.get_close_matches(name, missing, n=1)
         remedy = f"rename it to {near[0]!r}" if near else "remove it"
-        faults.append(f"{path.name} has an unknown column {name!r}: {remedy}")
+        faults.append(f"{path.name} has an unknown column {cut(name)!r}: {remedy}")
+    if len(unknown) > MOST:
+        faults.append(f"{path.name} has {len(unknown) - MOST} more unknown columns: remove them")
     if missing:
-        faults.append(f"{path.name} lacks the column(s) {', '.join(missing)}: add them")
+        faults.append(f"{path.name} lacks the column(s) {few(missing)}: add them")
         return None
-    table = table[(table != "").any(axis=1)]
     for name in ("study_id", "series_id", "instance_number"):
         if name in wanted:
-            table[name] = table[name].str.strip().str.replace(r"\.0*$", "", regex=True)
-            _note(faults, table, ~table[name].str.fullmatch(r"\d{1,18}"), f"{path.name}: {name}", "is no whole number")
+            bad = table[name].map(lambda text: bool(why_no_id(text))).astype(bool)
+            _note(faults, table, bad, f"{path.name}: {name}", "is no whole number, or one too large")
+            table[name] = table[name].where(bad, table[name].str.replace(r"\.0*$|^0+(?=.)", "", regex=True))
     return table
 
 
@@ -95,9 +100,9 @@ def _note(faults: list[str], table: pd.DataFrame, bad: "pd.Series[bool]", what: 
     """One sentence about the rows where `bad`, with the first of them."""
     if bad.any():
         first = int(np.flatnonzero(bad.to_numpy())[0])
-        row = ", ".join(str(value) for value in table.iloc[first].tolist()[:7])
+        row = ", ".join(cut(str(value), 30) for value in table.iloc[first].tolist()[:7])
         faults.append(
-            f"{what} {why} in {int(bad.sum())} row(s), first in line {int(table.index[first]) + 2} ({row}): correct it"
+            f"{what} {why} in {int(bad.sum())} row(s), first in line {int(table.index[first])} ({row}): correct it"
         )
 
 
@@ -114,7 +119,9 @@ def _series_faults(table: pd.DataFrame, images: Path) -> list[str]:
     )
     _note(faults, table, table.duplicated(["study_id", "series_id"]), f"{SERIES}: a series", "is listed twice")
     if images.is_dir():
-        there = [bool(dicom_files(images / s / n)) for s, n in zip(table["study_id"], table["series_id"], strict=True)]
+        there = [
+            bool(dicom_files(_folder(images, s, n))) for s, n in zip(table["study_id"], table["series_id"], strict=True)
+        ]
         empty = ~pd.Series(there, index=table.index, dtype=bool)
         _note(faults, table, empty, f"{SERIES}: a series", "has no .dcm file in train_images")
     return faults
@@ -129,7 +136,7 @@ def _label_faults(table: pd.DataFrame) -> list[str]:
     if wrong.to_numpy().any():
         row, column = np.argwhere(wrong.to_numpy())[0]
         faults.append(
-            f"{LABELS}: {int(wrong.to_numpy().sum())} unknown word(s), first {cells.iat[row, column]!r} for study "
+            f"{LABELS}: {int(wrong.to_numpy().sum())} unknown word(s), first {cut(cells.iat[row, column])!r} for study "
             f"{table['study_id'].iloc[row]}, {LABEL_COLUMNS[column]}: write {', '.join(SEVERITY_LABELS)} or nothing"
         )
     if cells.isin(["", "nan"]).to_numpy().all():
@@ -158,12 +165,20 @@ def _point_faults(table: pd.DataFrame, series: pd.DataFrame | None, images: Path
     return faults
 
 
+def _folder(images: Path, study: str, series: str) -> Path:
+    """Folder of a series by the texts of a table, which may be no numbers."""
+    folder = images
+    for text in (study, series):
+        folder = folder / cut(text) if why_no_id(text) else numbered_folder(folder, int(text))
+    return folder
+
+
 def _without_image(table: pd.DataFrame, images: Path) -> "pd.Series[bool]":
     """Which keypoints lie on a slice without a file, where a series' files are named after instances."""
     named: dict[Path, set[str]] = {}
     missing = []
     for study, series, instance in zip(table["study_id"], table["series_id"], table["instance_number"], strict=True):
-        folder = images / str(study) / str(series)
+        folder = _folder(images, study, series)
         if folder not in named:
             stems = {file.stem for file in folder.glob("*.dcm")}
             named[folder] = stems if len(stems) > 1 and all(stem.isdigit() for stem in stems) else set()
@@ -178,7 +193,7 @@ def _outside(table: pd.DataFrame, xy: pd.DataFrame, images: Path) -> "pd.Series[
     for study, series, instance, x, y in zip(
         table["study_id"], table["series_id"], table["instance_number"], xy["x"], xy["y"], strict=True
     ):
-        folder = images / str(study) / str(series)
+        folder = _folder(images, study, series)
         if folder not in sizes:
             sizes[folder] = _size(next(iter(folder.glob("*.dcm")), None))
         bad = _beyond(sizes[folder], x, y)

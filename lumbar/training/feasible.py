@@ -1,6 +1,6 @@
 """Faults of a recipe that only its networks and the data can tell, all of them, before anything is trained."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,7 +14,8 @@ from lumbar.issues import InputError
 from lumbar.keypoints.network import build_detector
 from lumbar.labels import CONDITIONS
 from lumbar.member import DetectorSpec, GraderSpec
-from lumbar.study import read_sources
+from lumbar.tables import read_sources
+from lumbar.terminal import tell
 from lumbar.training.batches import Plan
 from lumbar.training.data import drawn
 from lumbar.training.losses import EMPTY
@@ -72,8 +73,15 @@ def check_samples(run: "Run") -> None:
             if wrong := _batch_fault(studies, member.training, run.accelerator.num_processes, together=together):
                 faults[f"{name}: {wrong}"] = None
     if faults:
-        sentences = ". ".join(f"({number}) {fault}" for number, fault in enumerate(faults, 1))
-        raise InputError(f"{run.data.root}: {len(faults)} fault(s). {sentences}")
+        raise all_told(str(run.data.root), list(faults))
+
+
+def all_told(place: str, faults: Sequence[str]) -> InputError:
+    """Tell several faults in a line each; what is to be raised, which holds the first."""
+    for number, fault in enumerate(faults if len(faults) > 1 else (), 1):
+        tell(f"({number}) {fault}")
+    more = ", as those above" if len(faults) > 1 else ""
+    return InputError(f"{place}: {len(faults)} fault(s). (1) {faults[0]}{more}")
 
 
 def _batch_fault(studies: np.ndarray, training: Training, processes: int, *, together: bool) -> str | None:

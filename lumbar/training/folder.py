@@ -14,22 +14,27 @@ evaluation.json, .html    made by `evaluate`: figures, and a page of tables and 
 suspect_labels.csv        what the blend finds hard to believe
 """
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import pandas as pd
+from pydantic import TypeAdapter, ValidationError
 
+from lumbar.bundle.manifest import first_fault
 from lumbar.files import sha256, write_csv, write_json
-from lumbar.issues import InputError
+from lumbar.issues import InputError, few
 from lumbar.keypoints.keypoint import Keypoint
 from lumbar.labels import SEVERITIES, row_ids
 from lumbar.metric import read_labels
+from lumbar.texts import read_json, read_table, whole_numbers
 from lumbar.training.cache import fingerprint, read_header
 from lumbar.training.recipe import Recipe, check_recipe
 from lumbar.training.settings import Folds
+
+_POINTS: Final = TypeAdapter(dict[int, list[Keypoint]])
+_AGAIN: Final = "run train_utils.py train again, it makes what is missing"
 
 
 @dataclass(frozen=True)
@@ -62,19 +67,23 @@ class RunFolder:
 
     def recipe(self) -> Recipe:
         """The resolved recipe."""
-        return check_recipe(self._json(self.root / "recipe.json"), str(self.root / "recipe.json"))
+        return check_recipe(self._json("recipe.json"), str(self.root / "recipe.json"))
 
     def folds(self) -> pd.DataFrame:
         """Table `study_id, fold`."""
-        return pd.read_csv(self._there(self.root / "folds.csv"))
+        path = self._there(self.root / "folds.csv")
+        table = read_table(path, ["study_id", "fold"], text=["study_id", "fold"])
+        return table.assign(**{name: whole_numbers(table[name], path) for name in ("study_id", "fold")})
 
     def kept_folds(self, study_ids: list[int], folds: Folds) -> pd.DataFrame | None:
         """The stored folds, where they split the same studies by the same settings; else None."""
         if not (self.root / "recipe.json").is_file() or not (self.root / "folds.csv").is_file():
             return None
-        stored, table = self._json(self.root / "recipe.json")["folds"], self.folds()
+        stored, table = self._json("recipe.json", "folds")["folds"], self.folds()
         wanted = folds.model_dump(mode="json")
-        same = all(stored.get(name) == wanted[name] for name in ("method", "count", "seed"))
+        same = isinstance(stored, dict) and all(
+            stored.get(name) == wanted[name] for name in ("method", "count", "seed")
+        )
         return table if same and table["study_id"].tolist() == study_ids else None
 
     def labels(self) -> pd.DataFrame:
@@ -87,9 +96,9 @@ class RunFolder:
         header = read_header(folder / "best.safetensors")
         if header is None or not (folder / "result.json").is_file():
             return None
-        result = self._json(folder / "result.json")
+        result = self._json(folder / "result.json", "fingerprint", "saw", "best", "history")
         # A run with other settings that was stopped leaves its weights beside the result of the one before.
-        return result if header["fingerprint"] == result["fingerprint"] else None
+        return result if header.get("fingerprint") == result["fingerprint"] else None
 
     def untrained(self) -> list[str]:
         """Members and folds of the recipe that are not done yet."""
@@ -102,7 +111,7 @@ class RunFolder:
         path = self.root / "finished.json"
         if missing := self.untrained():
             raise InputError(
-                f"{self.root}: not trained yet: {', '.join(missing)}; run train_utils.py train again, it goes on"
+                f"{self.root}: not trained yet: {few(missing)}; run train_utils.py train again, it goes on"
             )
         if not path.is_file() or self._json(path) != {"fingerprint": self._state()}:
             raise InputError(
@@ -126,11 +135,11 @@ class RunFolder:
 
     def keypoints(self, folds: tuple[int, ...]) -> dict[int, list[Keypoint]]:
         """Out-of-fold keypoints by study."""
-        return {int(study): points for fold in folds for study, points in self._points(fold, "studies")}
+        return {study: points for fold in folds for study, points in self._points(fold, "studies")}
 
     def labelled_keypoints(self, folds: tuple[int, ...]) -> dict[int, list[Keypoint]]:
         """Keypoints of the label table by study, for the same studies."""
-        return {int(study): points for fold in folds for study, points in self._points(fold, "labels")}
+        return {study: points for fold in folds for study, points in self._points(fold, "labels")}
 
     def keypoint_fingerprint(self, fold: int) -> str | None:
         """What a fold's keypoints were made from; None where they are not there."""
@@ -143,21 +152,25 @@ class RunFolder:
         path = self.root / "predictions" / "made_from.json"
         return self._json(path).get("fingerprint") if path.is_file() else None
 
-    def _points(self, fold: int, what: str) -> list[tuple[str, list[Keypoint]]]:
-        stored = self._json(self.keypoint_file(fold)).get(what, {})
-        return [(study, [_keypoint(point) for point in points]) for study, points in stored.items()]
+    def _points(self, fold: int, what: str) -> list[tuple[int, list[Keypoint]]]:
+        path = self.keypoint_file(fold)
+        try:
+            return list(_POINTS.validate_python(self._json(path).get(what, {})).items())
+        except ValidationError as error:
+            raise InputError(f"{path}: {first_fault(error)}; {_AGAIN}") from error
 
-    def _json(self, path: Path) -> dict[str, Any]:
-        return json.loads(self._there(path).read_text(encoding="utf-8"))
+    def _json(self, path: Path | str, *keys: str) -> dict[str, Any]:
+        """An object of the run that must have these keys; InputError where it is missing or something else."""
+        path = self._there(self.root / path)
+        stored = read_json(path, _AGAIN)
+        if not isinstance(stored, dict) or not stored.keys() >= set(keys):
+            raise InputError(f"{path}: is not what training writes there; {_AGAIN}")
+        return stored
 
     def _there(self, path: Path) -> Path:
         if not path.is_file():
             raise InputError(f"{path} is missing; give a run folder, and let train_utils.py train finish it")
         return path
-
-
-def _keypoint(stored: dict[str, Any]) -> Keypoint:
-    return Keypoint(**{**stored, "xy_px": tuple(stored["xy_px"]), "mm": tuple(stored["mm"])})
 
 
 def write_predictions(folder: RunFolder, tables: dict[str, dict[int, np.ndarray]]) -> None:

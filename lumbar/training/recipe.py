@@ -13,19 +13,22 @@ line override `stage2.epochs=1` holds for every member of the stage, `stage2.mem
 """
 
 import difflib
-import tomllib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import ValidationError, model_validator
+from pydantic import Field, ValidationError, model_validator
 
+from lumbar.arguments import LARGEST_SEED
 from lumbar.card import Card
-from lumbar.issues import InputError
-from lumbar.member import DetectorSpec, GraderSpec, MemberSpec, Strict
+from lumbar.issues import InputError, cut, few, printable
+from lumbar.member import MEMBER_NAME, DetectorSpec, GraderSpec, MemberSpec, Strict
+from lumbar.texts import parse_toml, read_text
 from lumbar.training.settings import Blend, Folds, Loop, Training
 
 Table = dict[str, Any]
+#: So many known keys are named where none is near.
+KNOWN = 8
 _SPECS: dict[str, type[Strict]] = {"stage1": DetectorSpec, "stage2": GraderSpec}
 #: Keys that hold for a stage as a whole, not for its members.
 _STAGE_ONLY: dict[str, tuple[str, ...]] = {"stage1": (), "stage2": ("keypoints",)}
@@ -52,7 +55,7 @@ class Recipe(Strict):
 
     name: str
     description: str = ""
-    seed: int = 42
+    seed: int = Field(42, ge=0, le=LARGEST_SEED)
     #: A table with a column `row_id`, such as an earlier run's suspect_labels.csv: labels that graders do not train on.
     #: They count in every score all the same.
     leave_out: str = ""
@@ -70,6 +73,8 @@ class Recipe(Strict):
 
     @model_validator(mode="after")
     def _check(self) -> "Recipe":
+        if strange := [name for name in self.members() if not MEMBER_NAME.fullmatch(name)]:
+            raise ValueError(f"member name {cut(strange[0])!r} may hold letters, digits, '.', '_' and '-' only")
         both = self.stage1.members.keys() & self.stage2.members.keys()
         if both:
             raise ValueError(f"member {sorted(both)[0]!r} stands in both stages; names must differ")
@@ -84,19 +89,13 @@ def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
 
     Raises InputError with one sentence: file, key, what is wrong, the nearest known name.
     """
-    try:
-        raw = tomllib.loads(Path(path).read_text(encoding="utf-8"))
-    except OSError as error:
-        raise InputError(
-            f"{path}: the recipe cannot be read ({error.strerror}); give the path of a TOML file"
-        ) from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: not valid TOML ({error})") from error
+    remedy = "give the path of a TOML file"
+    raw = parse_toml(read_text(path, remedy), str(path), remedy)
     for text in overrides:
         _override(raw, text)
     for stage in _SPECS:
         raw[stage] = _expand(stage, raw.get(stage), path)
-    raw.setdefault("name", Path(path).stem)
+    raw.setdefault("name", printable(Path(path).stem))
     return check_recipe(raw, str(path))
 
 
@@ -109,13 +108,13 @@ def check_recipe(values: Table, source: str) -> Recipe:
 
 
 def describe(error: ValidationError) -> str:
-    """All faults of a pydantic check in one sentence: where and what."""
+    """The first faults of a pydantic check in one sentence: where and what, and how many more there are."""
     faults = []
     for fault in error.errors():
-        place = ".".join(str(part) for part in fault["loc"] if part not in {"keypoints", "grading"})
-        what = fault["msg"].removeprefix("Value error, ")
+        place = ".".join(cut(str(part)) for part in fault["loc"] if part not in {"keypoints", "grading"})
+        what = cut(fault["msg"].removeprefix("Value error, "), 200)
         faults.append(f"{place}: {what}" if place else what)
-    return "; ".join(dict.fromkeys(faults))
+    return few(list(dict.fromkeys(faults)))
 
 
 def _expand(stage: str, table: Any, path: Path) -> Table:
@@ -127,9 +126,14 @@ def _expand(stage: str, table: Any, path: Path) -> Table:
     members: Table = {}
     for name, entry in table["members"].items():
         if not isinstance(entry, dict):
-            raise InputError(f"{path}: {stage}.members.{name} is {entry!r}; write a table [{stage}.members.{name}]")
+            raise InputError(
+                f"{path}: {stage}.members.{name} is {cut(repr(entry))}; write a table [{stage}.members.{name}]"
+            )
         merged = _merge(shared, entry)
         tasks = merged.pop("tasks", None)
+        if tasks is not None and not (isinstance(tasks, list) and all(isinstance(task, str) for task in tasks)):
+            wrong = f"tasks is {cut(repr(tasks))}"
+            raise InputError(f'{path}: {stage}.members.{name}: {wrong}; write a list of names, as ["spinal"]')
         if tasks is None:
             members[name] = _split(stage, merged, f"{path}: {stage}.members.{name}")
             continue
@@ -145,7 +149,7 @@ def _split(stage: str, values: Table, place: str) -> Table:
         if key in _STAGE_ONLY[stage]:
             raise InputError(f"{place}: {key!r} holds for all members of a stage; write it below [{stage}]")
         if key not in known:
-            raise InputError(f"{place}: unknown key {key!r}; {_nearest(key, [*known, *_STAGE_ONLY[stage]])}")
+            raise InputError(f"{place}: unknown key {cut(key)!r}; {_nearest(key, [*known, *_STAGE_ONLY[stage]])}")
     return {
         "spec": {"stage": spec.model_fields["stage"].default}
         | {key: value for key, value in values.items() if key in spec.model_fields},
@@ -168,40 +172,55 @@ def _stage_keys(stage: str) -> list[str]:
 
 def _nearest(key: str, known: Sequence[str]) -> str:
     near = difflib.get_close_matches(key, known, n=1)
-    return f"did you mean {near[0]!r}?" if near else f"known: {', '.join(known)}"
+    return f"did you mean {near[0]!r}?" if near else f"known: {few(known, KNOWN)}"
 
 
 def _override(raw: Table, text: str) -> None:
     """Apply one `a.b=value`; the value is TOML, or a bare word."""
     path, equals, written = text.partition("=")
-    keys = path.strip().split(".")
+    keys, place = path.strip().split("."), f"--set {cut(text)}"
     if not equals or not all(keys):
-        raise InputError(f"--set {text}: write it as key=value, e.g. stage2.epochs=1")
-    try:
-        value = tomllib.loads(f"value = {written}")["value"]
-    except tomllib.TOMLDecodeError:
-        value = written.strip()
-    _check_override(raw, keys, text)
+        raise InputError(f"{place}: write it as key=value, e.g. stage2.epochs=1")
+    value = _value(written, place)
+    _check_override(raw, keys, place)
     if keys[0] in _SPECS and keys[1] != "members":
-        for entry in raw.get(keys[0], {}).get("members", {}).values():
+        for entry in _members(raw, keys[0]).values():
             _remove(entry, keys[1:])
     table = raw
     for key in keys[:-1]:
         table = table.setdefault(key, {})
+        if not isinstance(table, dict):
+            raise InputError(f"{place}: {key} is {cut(repr(table))} in the recipe, no table; set {key} itself")
     table[keys[-1]] = value
 
 
-def _check_override(raw: Table, keys: list[str], text: str) -> None:
+def _value(written: str, place: str) -> Any:
+    try:
+        return parse_toml(f"value = {written}", place, "write a plainer value")["value"]
+    except InputError as error:
+        if isinstance(error.__cause__, ValueError):  # no TOML: a bare word
+            return written.strip()
+        raise
+
+
+def _members(raw: Table, stage: str) -> Table:
+    """The entries of a stage's members; what is no table is refused later, as of a recipe without overrides."""
+    table = raw.get(stage)
+    members = table.get("members") if isinstance(table, dict) else None
+    return members if isinstance(members, dict) else {}
+
+
+def _check_override(raw: Table, keys: list[str], place: str) -> None:
     """Refuse what the recipe cannot hold before it is written: every key on the way must be known."""
     known: Sequence[str] = list(Recipe.model_fields)
     for depth, key in enumerate(keys):
         if known and key not in known:
-            raise InputError(f"--set {text}: unknown key {key!r}; {_nearest(key, known)}")
+            raise InputError(f"{place}: unknown key {cut(key)!r}; {_nearest(key, known)}")
         known = _known_below(raw, keys[: depth + 1])
     if known and keys[-1] != "members":
-        raise InputError(f"--set {text}: {'.'.join(keys)} is a table; set one of {', '.join(known)}")
+        raise InputError(f"{place}: {'.'.join(keys)} is a table; set one of {few(known, KNOWN)}")
     if keys[0] in _SPECS and (len(keys) == 1 or (keys[1] == "members" and len(keys) < 4)):
-        raise InputError(f"--set {text}: name a key, e.g. {keys[0]}.epochs=1")
+        raise InputError(f"{place}: name a key, e.g. {keys[0]}.epochs=1")
 
 
 def _known_below(raw: Table, keys: list[str]) -> Sequence[str]:
@@ -210,7 +229,7 @@ def _known_below(raw: Table, keys: list[str]) -> Sequence[str]:
         if len(keys) == 1:
             return [*_stage_keys(keys[0]), "members", *_STAGE_ONLY[keys[0]]]
         if keys[1] == "members" and len(keys) == 2:
-            return list(raw.get(keys[0], {}).get("members", {}))
+            return list(_members(raw, keys[0]))
         rest = keys[3:] if keys[1] == "members" else keys[1:]
         if not rest:
             return _stage_keys(keys[0])
@@ -224,7 +243,8 @@ def _known_below(raw: Table, keys: list[str]) -> Sequence[str]:
     return list(fields)
 
 
-def _remove(table: Table, keys: list[str]) -> None:
+def _remove(table: Any, keys: list[str]) -> None:
     for key in keys[:-1]:
-        table = table.get(key, {})
-    table.pop(keys[-1], None)
+        table = table.get(key) if isinstance(table, dict) else None
+    if isinstance(table, dict):
+        table.pop(keys[-1], None)

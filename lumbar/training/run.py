@@ -16,7 +16,7 @@ from lumbar.ensemble.suspects import read_left_out, without
 from lumbar.files import check_writable, sha256, write_csv, write_json, write_text, writing_into
 from lumbar.grading.network import build_grader
 from lumbar.grading.regions import region_key
-from lumbar.issues import InputError
+from lumbar.issues import InputError, printable
 from lumbar.keypoints.network import build_detector
 from lumbar.labels import LABEL_COLUMNS
 from lumbar.member import DetectorSpec, GraderSpec
@@ -205,7 +205,7 @@ class Run:
             raise InputError(f"{name} fold {fold}: no labelled sample to train or to validate on; add studies")
         progress = fit(job, self.accelerator, self._report)
         if self.main:
-            saw = f"{len(self.trained_on(fold, member.spec))} studies of {self.data.root.resolve().name}"
+            saw = f"{len(self.trained_on(fold, member.spec))} studies of {printable(self.data.root.resolve().name)}"
             best = progress.history[progress.best_epoch - 1]
             found = {"fingerprint": job.fingerprint, "saw": saw, "best": best, "history": progress.history}
             with writing_into(job.folder):

@@ -24,7 +24,7 @@ def needed_bytes(data: DataFolder, study_ids: Iterable[int], recipe: Recipe, run
     Packs are as large as uncompressed files, stacks hold two bytes a pixel, regions one; weights four bytes a number.
     """
     studies = list(study_ids)
-    total = float(sum(_size(data.image_folder / str(study)) for study in studies))
+    total = float(sum(_size(data.folder(study)) for study in studies))
     regions: dict[str, GraderSpec] = {}
     for member in recipe.members().values():
         spec = member.spec

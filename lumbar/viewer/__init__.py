@@ -64,7 +64,11 @@ def write_report(
     graders = _graders(bundle, device)
     path = Path(out) / REPORT
     before, after = _frame(results, bundle)
-    with writing_into(out), replacing(path) as temporary, temporary.open("w", encoding="utf-8") as stream:
+    with (
+        writing_into(out),
+        replacing(path) as temporary,
+        temporary.open("w", encoding="utf-8", errors="backslashreplace") as stream,
+    ):
         stream.write(before)
         for result in follow(results, "report", len(results), show=progress, name=lambda one: f"study {one.study_id}"):
             view = study_view(result, data, graders, device)

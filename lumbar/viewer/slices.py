@@ -10,6 +10,7 @@ from numpy.typing import ArrayLike
 from lumbar import geometry
 from lumbar.dicom import Series
 from lumbar.images import slice_values
+from lumbar.issues import printable
 from lumbar.keypoints.plausible import LOW_CONFIDENCE
 from lumbar.labels import LEVELS, SERIES_TYPES, SeriesType, level_title, side_of
 from lumbar.pictures import sureness
@@ -68,7 +69,7 @@ class Shown:
             slices.append(
                 {
                     "instance": item.instance,
-                    "name": item.name,
+                    "name": printable(item.name),
                     "wide": _short(image.shape[1] * column_step),
                     "tall": _short(image.shape[0] * row_step),
                     "image": images.encode(images.to_grey(images.shrink(image, self._share), low, high)),
