@@ -166,7 +166,7 @@ def predict_folder(args: argparse.Namespace) -> int:
     if args.dicom_sr:
         dicom_sr.check_available()
 
-    data, weights = study.open_data(args.data, args.split), load_bundle(args.weights)
+    data, weights = study.open_data(args.data, args.split, strict=False), load_bundle(args.weights)
     options = job.Options(args.device, args.engine, args.on_error, args.hours, args.shard)
     processes = job.Processes()
     job.work(data, weights, args.out, options, processes, say=terminal.tell)

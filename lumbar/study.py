@@ -74,11 +74,11 @@ class Study:
         return same_frame(one, other, [each for group in self.series.values() for each in group])
 
 
-def open_data(root: Path, split: str | None = None, *, strict: bool = False) -> DataFolder:
+def open_data(root: Path, split: str | None = None, *, strict: bool = True) -> DataFolder:
     """Read the tables of a data folder; raises InputError where it is none or a table cannot be understood.
 
-    `split` None takes the one that is there, and `test` where both are. Labels, keypoints and sources are left out with
-    a warning where they cannot be understood, since prediction needs none; `strict` raises InputError there, too.
+    `split` None takes the one that is there, and `test` where both are. Prediction needs no labels, keypoints and
+    sources: without `strict` those that cannot be understood are left out with a warning.
     """
     root = Path(root)
     if not root.is_dir():

@@ -90,7 +90,9 @@ def _parsed(parse: Callable[[], Any], kind: str, source: str, remedy: str) -> An
     for _ in range(_DEEPEST):
         level = [child for one in level for child in _children(one)]
     if level:  # what comes after the parser walks down, too
-        raise InputError(f"{source}: not {kind} as it is written here (nested deeper than {_DEEPEST}); {remedy}")
+        raise InputError(
+            f"{source}: not {kind} as it is written here (nested deeper than {_DEEPEST}); write it flatter"
+        )
     return value
 
 

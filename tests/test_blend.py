@@ -120,7 +120,6 @@ def test_choosing_needs_a_fold_to_choose_on(files):
 @pytest.mark.parametrize(
     ("change", "sentence"),
     [
-        ({"folds": 1}, "at least 2 folds"),
         ({"labels": "absent.csv"}, "absent.csv"),
         ({"tables": ["absent.csv"]}, "absent.csv"),
         ({"tables": ["train.csv"]}, "train.csv"),
@@ -297,5 +296,5 @@ def test_a_planted_wrong_label_is_listed_with_its_loss_and_reason(tmp_path: Path
 @pytest.mark.parametrize("damage", ["{", '{"method": "mean"}', '{"method": "rm", "files": [], "tables": []}'])
 def test_a_damaged_fit_is_named(tmp_path: Path, damage: str) -> None:
     (tmp_path / "fit.json").write_text(damage, encoding="utf-8")
-    with pytest.raises(InputError, match=r"fit\.json: cannot be read .* fit the blend again"):
+    with pytest.raises(InputError, match=r"fit\.json: (not JSON|cannot be read) .* fit the blend again"):
         read_fit(tmp_path)

@@ -19,6 +19,8 @@ VERBS = (
 )
 #: What stands in braces carries the remedy, or the whole sentence, which is in this list in its own right.
 PASSED_ON = (
+    "{remedy}",
+    "{_AGAIN}",
     "{sentence}",
     "{_what_to_attach(",
     "{describe(error)}",

@@ -222,7 +222,7 @@ LABEL_FAULTS = {
         spinal_canal_stenosis_l2_l3=["Severe", "Mild"]
     ),
     "unknown label '2'": lambda t: t.assign(spinal_canal_stenosis_l2_l3=2),
-    "study_id must hold whole numbers": lambda t: t.assign(study_id=["a", "b"]),
+    "study_id 'a' in data row 1 is not a whole number": lambda t: t.assign(study_id=["a", "b"]),
 }
 
 

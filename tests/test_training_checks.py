@@ -212,7 +212,9 @@ def test_members_without_samples_are_told_together_before_anything_is_trained(
     assert not list((tmp_path / "run").rglob("best.safetensors"))
 
 
-def test_batches_too_small_for_the_processes_are_told_for_every_member(sound: Path, tmp_path: Path) -> None:
+def test_batches_too_small_for_the_processes_are_told_for_every_member(
+    sound: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     settings = ['folds.method="kfold"', "folds.count=2", "folds.train=[0, 1]", 'loop.mixed_precision="no"']
     recipe = load_recipe(RECIPE, settings)
     run = Run(tmp_path, recipe, open_checked(sound, recipe), make_accelerator(recipe.loop))
@@ -221,8 +223,9 @@ def test_batches_too_small_for_the_processes_are_told_for_every_member(sound: Pa
         run.stacks(name, member.spec)
     check_samples(run)
     run.accelerator = SimpleNamespace(num_processes=40)  # type: ignore[assignment]
-    with pytest.raises(InputError, match=r"sagittal_t2: a batch of .*40 processes.*global_small: a batch of"):
+    with pytest.raises(InputError, match=r"sagittal_t2: a batch of .*40 processes.* as those above"):
         check_samples(run)
+    assert "global_small: a batch of" in capsys.readouterr().err
 
 
 def test_a_labelled_slice_that_cannot_be_read_is_told_and_its_stack_is_not_taught_to_be_empty(

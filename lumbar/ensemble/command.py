@@ -105,8 +105,8 @@ def read_tables(labels: Path, tables: Sequence[Path], folds: int | None, seed: i
     least = max(folds or 2, 2)
     if len(wanted) < least:
         raise InputError(
-            f"{labels}: {len(wanted)} labelled studies are in the tables, too few for {least} folds; give tables of "
-            "the same studies or fewer --folds"
+            f"{labels}: {len(wanted)} labelled studies are in the tables, too few for --folds {least}; give tables of "
+            "the same studies or fewer folds"
         )
     for path, frame in zip(tables, frames, strict=True):
         if not np.isin(studies_of([frame]), wanted.index).any():

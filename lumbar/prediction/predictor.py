@@ -143,8 +143,8 @@ class Predictor:
         for spec in self.graders.values():
             key = region_key(spec)
             if key not in case.regions:
-                cut = cut_regions(study, by_name, spec)
-                case.regions[key] = replace(cut, cuts={})  # pictures, which hold the study's slices
+                found = cut_regions(study, by_name, spec)
+                case.regions[key] = replace(found, cuts={})  # pictures, which hold the study's slices
                 issues += [issue for issue in case.regions[key].issues if issue not in issues]
         case.issues = issues
         case.used = {kind: [series.series_id for series in listed] for kind, listed in study.series.items()}

@@ -44,7 +44,7 @@ def open_checked(folder: Path, recipe: Recipe) -> DataFolder:
     faults = find_faults(folder) + recipe_faults(recipe, folder)
     if faults:
         raise all_told(str(folder), faults)
-    return open_data(folder, "train", strict=True)
+    return open_data(folder, "train")
 
 
 def find_faults(root: Path) -> list[str]:

@@ -8,6 +8,7 @@ The page is plain HTML, CSS and JavaScript in `page/`; what it shows is JSON, an
 import json
 import string
 from collections.abc import Iterable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -64,11 +65,8 @@ def write_report(
     graders = _graders(bundle, device)
     path = Path(out) / REPORT
     before, after = _frame(results, bundle)
-    with (
-        writing_into(out),
-        replacing(path) as temporary,
-        temporary.open("w", encoding="utf-8", errors="backslashreplace") as stream,
-    ):
+    opened = partial(open, mode="w", encoding="utf-8", errors="backslashreplace")
+    with writing_into(out), replacing(path) as temporary, opened(temporary) as stream:
         stream.write(before)
         for result in follow(results, "report", len(results), show=progress, name=lambda one: f"study {one.study_id}"):
             view = study_view(result, data, graders, device)
