@@ -14,7 +14,7 @@ from tests.worlds import small_phantoms, tiny_bundle
 
 #: A remedy starts with one of these, behind the reason.
 VERBS = (
-    r"add|attach|check|choose|convert|copy|correct|do|export|free|get|give|grade|install|keep|leave|list|look|make|map|name|point|"
+    r"add|attach|check|choose|convert|copy|correct|do|export|free|get|give|grade|install|keep|leave|list|look|make|map|name|point|save|"
     r"predict|put|raise|rename|run|say|set|start|take|train|use|write"
 )
 #: What stands in braces carries the remedy, or the whole sentence, which is in this list in its own right.
