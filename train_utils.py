@@ -189,7 +189,7 @@ def predict_folder(args: argparse.Namespace) -> int:
         for sentence in dicom_sr.write_reports(found, data, weights, args.out)[1]:
             terminal.tell(sentence)
     if report.exceeded_share(found):
-        raise InputError(f"{args.data}: {report.describe_failed(found)}, see {args.out / 'run_report.json'}")
+        raise InputError(f"{args.data}: {report.describe_prior(found)}, see {args.out / 'run_report.json'}")
     return 0
 
 

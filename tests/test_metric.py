@@ -326,3 +326,37 @@ def test_mean_of_the_real_out_of_fold_tables_scores_what_is_known_of_it(real_tab
     assert result.subarticular == pytest.approx(0.5447, abs=5e-5)
     assert result.any_severe_spinal == pytest.approx(0.2678, abs=5e-5)
     assert result.total == pytest.approx(0.3880, abs=5e-5)
+
+
+@pytest.mark.parametrize(
+    "values", ["1e308,1e308,1e308", "1.7e308,1e308,0", "inf,0,0", "nan,1,0", "1e400,1,1", "-1,1,1", '"0,5",1,1']
+)
+def test_numbers_whose_sum_is_none_are_refused_without_a_warning(tmp_path, values, recwarn):
+    path = tmp_path / "p.csv"
+    path.write_text(f"row_id,normal_mild,moderate,severe\n1_spinal_canal_stenosis_l1_l2,{values}\n")
+    with pytest.raises(InputError, match="is no distribution: three finite numbers wanted"):
+        read_predictions(path)
+    assert not [warning for warning in recwarn if issubclass(warning.category, RuntimeWarning)]
+
+
+@pytest.mark.parametrize("word", ["Severe ", " severe", "SEVERE", "sEvErE  "])
+def test_labels_count_whatever_their_case_and_the_spaces_around(tmp_path, word):
+    rows = [["7", word, *[""] * 24], ["8", "Moderate", *["Normal/Mild"] * 24]]
+    lines = [",".join(["study_id", *LABEL_COLUMNS]), *(",".join(row) for row in rows)]
+    (tmp_path / "train.csv").write_text("\n".join(lines))
+    studies, codes = label_codes(read_labels(tmp_path / "train.csv"))
+    assert studies.tolist() == [7, 8]
+    assert codes[:, 0, 0].tolist() == [2, 1]
+    frame = pd.DataFrame([[1, word, *[None] * 24]], columns=["study_id", *LABEL_COLUMNS])
+    assert label_codes(frame)[1][0, 0, 0] == 2
+
+
+def test_row_ids_with_zeros_before_their_study_are_the_same_rows(tmp_path):
+    path = tmp_path / "p.csv"
+    path.write_text("row_id,normal_mild,moderate,severe\n0044_spinal_canal_stenosis_l1_l2,1,2,3\n")
+    assert read_predictions(path)["row_id"].tolist() == ["44_spinal_canal_stenosis_l1_l2"]
+    for study in ("9" * 25, "9" * 5000, "٣", str(2**63)):
+        path.write_text(f"row_id,normal_mild,moderate,severe\n{study}_spinal_canal_stenosis_l1_l2,1,2,3\n")
+        with pytest.raises(InputError, match="not a row id") as caught:
+            read_predictions(path)
+        assert len(str(caught.value)) - len(str(path)) < 330

@@ -12,7 +12,16 @@ import pytest
 
 from lumbar.issues import CODES, Issue
 from lumbar.labels import CONDITIONS, LABEL_COLUMNS
-from lumbar.report import describe_rows, exceeded_share, failed_studies, run_report, show_issues, versions_here
+from lumbar.report import (
+    describe_prior,
+    describe_rows,
+    exceeded_share,
+    failed_studies,
+    prior_studies,
+    run_report,
+    show_issues,
+    versions_here,
+)
 
 ROOT = Path("/home/someone/private folder")
 DATA: Any = SimpleNamespace(
@@ -179,7 +188,31 @@ def test_versions_name_what_computes_the_numbers() -> None:
 def test_only_more_than_a_tenth_of_failed_studies_is_too_much(failed: int, studies: int, exceeded: bool) -> None:
     results: list[Any] = [Result(number, failed=number < failed) for number in range(studies)]
     assert exceeded_share(results) is exceeded
-    assert failed_studies(results) == list(range(failed))
+    assert failed_studies(results) == prior_studies(results) == list(range(failed))
+
+
+def test_studies_of_nothing_but_the_prior_are_named_and_counted_by_cause() -> None:
+    nothing = np.zeros((5, 5), dtype=bool)
+    late, bad = (
+        (Issue("out_of_time", number, None, "late"), Issue("study_failed", number, None, "bad"))[number % 2 :][:1]
+        for number in (0, 1)
+    )
+    results: list[Any] = [
+        Result(0, failed=True, graded=nothing, issues=late),
+        Result(1, failed=True, graded=nothing, issues=bad),
+        Result(2, graded=nothing),
+        Result(3),
+    ]
+    assert (failed_studies(results), prior_studies(results)) == ([0, 1], [0, 1, 2])
+    report = run_report(results, DATA, BUNDLE)
+    assert (report["failed_studies"], report["prior_studies"]) == ([0, 1], [0, 1, 2])
+    said = describe_prior(results)
+    assert "3 of 4 studies took the prior (1 condition_ungraded, 1 out_of_time, 1 study_failed)" in said
+    assert said.endswith("run again with more --hours, and check the files of the others")
+    only_late = describe_prior(results[:1])
+    assert "1 of 1 studies took the prior (1 out_of_time)" in only_late
+    assert only_late.endswith("run again with more --hours")
+    assert describe_prior(results[1:3]).endswith("check their files")
 
 
 def test_the_issue_table_puts_the_most_frequent_first() -> None:

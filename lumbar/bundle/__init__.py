@@ -15,12 +15,13 @@ import numpy as np
 import torch
 from pydantic import ValidationError
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import nn
 
 from lumbar.bundle.blending import BundleBlend, FittedBlend, store_blend
 from lumbar.bundle.manifest import MANIFEST, Blend, Manifest, Member, first_fault
 from lumbar.card import Card
+from lumbar.compute.tensors import load_tensors
 from lumbar.ensemble import BlendMethod
 from lumbar.ensemble.store import SUFFIXES
 from lumbar.files import replacing, sha256, write_json
@@ -107,7 +108,7 @@ class Bundle:
         member = self.member(name)
         path = _inside(self.folder, f"member {member.name}", member.file)
         try:
-            stored = load_file(path)
+            stored = load_tensors(path)
         except (SafetensorError, OSError) as error:
             raise InputError(f"{path}: cannot be read as safetensors ({error}); copy the bundle again") from error
         check_state({key: value.shape for key, value in stored.items()}, own, str(path))
@@ -134,7 +135,7 @@ class Bundle:
 def _stored_shapes(path: Path) -> dict[str, tuple[int, ...]]:
     """Shapes in a safetensors file by key, from its header; InputError where it cannot be read."""
     try:
-        with safe_open(path, framework="pt") as stored:
+        with safe_open(path, framework="np") as stored:
             return {key: tuple(stored.get_slice(key).get_shape()) for key in stored.keys()}  # noqa: SIM118 - no mapping
     except (SafetensorError, OSError) as error:
         raise InputError(f"{path}: cannot be read as safetensors ({error}); copy the bundle again") from error

@@ -5,10 +5,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file
 from safetensors.torch import save as to_bytes
 from torch import Tensor, nn
 
+from lumbar.compute.tensors import load_tensors
 from lumbar.files import write_bytes
 from lumbar.issues import InputError
 from lumbar.training.cache import read_header
@@ -46,7 +46,7 @@ class State:
         header = read_header(self.path)
         if header is None or header.get("fingerprint") != self.fingerprint:
             return
-        tensors = load_file(self.path)
+        tensors = load_tensors(self.path)
         self.network.load_state_dict(_below(tensors, "network/"))
         if self.average is not None:
             self.average.load_state_dict(_below(tensors, "average/"))
@@ -73,7 +73,7 @@ def write_weights(network: nn.Module, path: Path, fingerprint: str, epoch: int) 
 def read_weights(network: nn.Module, path: Path) -> nn.Module:
     """Fill a network from `write_weights` (strictly) and set it to evaluation; InputError where it does not fit."""
     try:
-        network.load_state_dict(load_file(path))
+        network.load_state_dict(load_tensors(path))
     except (OSError, RuntimeError) as error:
         raise InputError(f"{path}: these weights do not fit the recipe's network ({error}); train again") from error
     return network.eval()
