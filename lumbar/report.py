@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 #: Layout of the report; raised when a key changes its meaning.
 FORMAT: Final = 1
-#: More studies with nothing but the prior than this share, and a run that went on with the prior still counts as failed.
+#: More studies with nothing but the prior than this share, and a run that went on with it still counts as failed.
 MAX_FAILED_SHARE: Final = 0.1
 #: Distributions whose version can change a probability.
 DISTRIBUTIONS: Final = (

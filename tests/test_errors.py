@@ -171,4 +171,5 @@ def test_bad_input_ends_in_one_sentence_on_standard_error(
     assert "Traceback" not in told
     assert "\n" not in told
     assert told.startswith(f"train_utils.py {command[0]}: ")
+    assert len(told.replace(str(tmp_path), "")) <= 330
     assert not (copy / "out" / "submission.csv").exists()
