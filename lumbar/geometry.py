@@ -74,20 +74,22 @@ def plane_of(affine: FloatArray) -> Plane:
 
 
 def positions_mm(affines: FloatArray, axis: int | None = None) -> FloatArray:
-    """Position (N,) of each plane along the common normal, in mm; `affines` is (N, 4, 4).
-
-    The normal is turned so that its component along patient `axis` (default: its largest) is positive.
-    """
+    """Position (N,) of each plane along the common normal, in mm; `affines` is (N, 4, 4)."""
     affines = np.asarray(affines, np.float64)
-    if len(affines) == 0:
-        return np.zeros(0)
-    normals = normal(affines)
+    return affines[:, :3, 3] @ common_normal(affines, axis) if len(affines) else np.zeros(0)
+
+
+def common_normal(affines: FloatArray, axis: int | None = None) -> FloatArray:
+    """Unit mean normal (3,) of planes (N, 4, 4), N > 0, whichever way each is turned.
+
+    It points so that its component along patient `axis` (default: its largest) is positive.
+    """
+    normals = normal(np.asarray(affines, np.float64))
     normals = normals * np.where(normals @ normals[0] < 0, -1.0, 1.0)[:, None]
     mean = normals.mean(axis=0)
     mean /= np.linalg.norm(mean)
-    if mean[int(np.argmax(np.abs(mean))) if axis is None else axis] < 0:
-        mean = -mean
-    return affines[:, :3, 3] @ mean
+    turned = mean[int(np.argmax(np.abs(mean))) if axis is None else axis] < 0
+    return -mean if turned else mean
 
 
 def order_along_normal(affines: FloatArray, axis: int | None = None) -> NDArray[np.intp]:

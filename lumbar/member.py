@@ -60,6 +60,9 @@ class Preprocessing(Strict):
     border: Literal["edge", "zeros"] = "edge"
     #: positions: slice spacing from positions; tag: SpacingBetweenSlices, and the middle window where it is missing.
     spacing: Literal["positions", "tag"] = "positions"
+    #: series: sagittal T1 windows are counted from the middle of the series; canal: from the spinal canal, wherever the
+    #: series lies (see `lumbar.canal`). The default is what members saw before there was a choice.
+    middle: Literal["series", "canal"] = "series"
     #: best: of several series of one type the one with most slices, then the finest; first: the first listed.
     series: Literal["best", "first"] = "best"
     #: medial: sagittal slices of a side run from the middle outwards, so that right looks like left; patient: they run
@@ -70,6 +73,12 @@ class Preprocessing(Strict):
     missing: Literal["silent", "zeros"] = "silent"
     #: repair: read between pixels, implausible keypoints replaced from their neighbours; keep: argmax as it is.
     keypoints: Literal["repair", "keep"] = "repair"
+
+    @model_validator(mode="after")
+    def _check(self) -> "Preprocessing":
+        if self.middle == "canal" and (self.order, self.spacing) != ("position", "positions"):
+            raise ValueError('middle = "canal" goes by positions; it needs order = "position", spacing = "positions"')
+        return self
 
 
 class DetectorSpec(Strict):
@@ -86,7 +95,7 @@ class DetectorSpec(Strict):
     in_chans: int = Field(5, ge=1, le=MAX_SLICES)
     #: Heatmaps out: 5 levels on sagittal series, left and right on axial ones.
     num_classes: int = Field(5, ge=1, le=256)
-    #: Sagittal T1: how far left (+) and right (−) of the middle the two stacks lie, mm.
+    #: Sagittal T1: how far left (+) and right (−) of the middle (see `Preprocessing.middle`) the two stacks lie, mm.
     offset_mm: float = 16.8
     #: Axial: farther than this from the T2 keypoint, a plane counts as none, mm.
     max_plane_distance_mm: float = 5.0
@@ -110,7 +119,7 @@ class GraderSpec(Strict):
     slices: int = Field(5, ge=1, le=MAX_SLICES)
     rnn_hidden: int = Field(512, ge=1)
     rnn_layers: int = Field(2, ge=1, le=16)
-    #: Sagittal T1: distance of each level's foramen from the middle of the series, mm, L1/L2 to L5/S1.
+    #: Sagittal T1: distance of each level's foramen from the middle (see `Preprocessing.middle`), mm, L1/L2 to L5/S1.
     t1_offsets_mm: tuple[float, float, float, float, float] = (14.9, 15.7, 16.7, 17.8, 18.9)
     #: Axial regions of the right side are mirrored to look like the left.
     mirror_right: bool = True

@@ -42,18 +42,22 @@ def playing_series(study: Study, series_type: SeriesType, preprocessing: Preproc
     return series
 
 
-def sagittal_window(series: Series, num: int, offset_mm: float, preprocessing: Preprocessing) -> Window:
+def sagittal_window(
+    series: Series, num: int, offset_mm: float, preprocessing: Preprocessing, from_mm: float | None = None
+) -> Window:
     """`num` slices of a sagittal series around the place `offset_mm` to the patient's left of its middle.
 
-    A negative offset lies to the right. Slices run from the patient's right to left; with `side_order="medial"` those
-    of the right side run outwards, too.
+    With `from_mm`, a position along the series' normal (see `canal.canal_mm`), they are those nearest to the place
+    `offset_mm` to the left of that. A negative offset lies to the right. Slices run from the patient's right to left;
+    with `side_order="medial"` those of the right side run outwards, too.
     """
     ordered = series.ordered(preprocessing.order)
     spacing = series.spacing_mm if preprocessing.spacing == "positions" else series.spacing_tag
     indices = geometry.window_indices(
         len(ordered),
         num,
-        offset_mm=offset_mm or None,
+        center_index=None if from_mm is None else _index_at(series, from_mm + offset_mm),
+        offset_mm=(offset_mm or None) if from_mm is None else None,
         spacing_mm=spacing,
         center_rule=preprocessing.window_center,
         end_rule=preprocessing.window_end,
@@ -95,6 +99,15 @@ def find_slice(study: Study, series_id: int, instance: int) -> tuple[Series, Sli
     if series is None:
         return None
     return next(((series, item) for item in series.slices if item.instance == instance), None)
+
+
+def _index_at(series: Series, place_mm: float) -> float:
+    """The place of a position along the normal among the slices, in slices; beyond an end it goes on in equal steps."""
+    away = place_mm - geometry.positions_mm(series.affines, 0)
+    nearest = int(np.argmin(np.abs(away)))
+    steps = float(away[nearest]) / (series.spacing_mm or 1.0)
+    in_gap = abs(steps) > 0.5 + 1e-6 and nearest != (0 if steps < 0 else len(series) - 1)
+    return nearest + (float(np.sign(steps)) * 0.49 if in_gap else steps)  # in a gap the nearest slice stays nearest
 
 
 def _axial_slices(study: Study, preprocessing: Preprocessing) -> Iterator[tuple[Series, Slice]]:

@@ -26,6 +26,7 @@ class Spot:
     instance: int
     xy_px: tuple[float, float]
     mm: tuple[float, float, float]
+    repaired: bool = False
 
 
 def spot(study: Study, series_id: int, instance: int, mm) -> Spot:

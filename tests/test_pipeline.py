@@ -212,6 +212,8 @@ def test_split_members_swap_sides_exactly_when_the_study_is_mirrored(
 class _Labelled:
     """A keypoint from the table of coordinates."""
 
+    repaired = False
+
     def __init__(self, study: Study, row: pd.Series) -> None:
         self.series_id, self.instance = int(row["series_id"]), int(row["instance_number"])
         self.xy_px = (float(row["x"]), float(row["y"]))

@@ -29,6 +29,7 @@ EXACT: Final = Preprocessing(
     box_origin="corner",
     border="zeros",
     spacing="tag",
+    middle="series",
     series="first",
     side_order="patient",
     missing="zeros",

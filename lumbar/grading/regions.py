@@ -12,6 +12,7 @@ from typing import Protocol
 import numpy as np
 
 from lumbar import geometry
+from lumbar.canal import canal_mm
 from lumbar.dicom import Slice
 from lumbar.grading.tasks import OWN_VIEW, VIEWS, View
 from lumbar.images import crop, resize, slice_values, standardise
@@ -39,6 +40,8 @@ class Point(Protocol):
     def xy_px(self) -> tuple[float, float]: ...
     @property
     def mm(self) -> tuple[float, float, float]: ...
+    @property
+    def repaired(self) -> bool: ...
 
 
 Points = Mapping[tuple[Condition, Level], Point]
@@ -89,6 +92,7 @@ class _Centre:
     instance: int
     xy_px: tuple[float, float]
     mm: tuple[float, float, float]
+    repaired: bool = False
 
 
 def region_key(spec: GraderSpec) -> str:
@@ -99,8 +103,8 @@ def region_key(spec: GraderSpec) -> str:
 def cut_regions(study: Study, keypoints: Points, spec: GraderSpec) -> Regions:
     """Cut the regions of all views and levels; what is missing stays zero and is not `present`, with the reason.
 
-    Sagittal windows lie around the middle of the series (T1: offset by level and side), axial ones around the slice of
-    the keypoint; axial_middle is centred between left and right.
+    T2 windows lie around the middle of the series, T1 ones beside it or the canal (see `canal.canal_mm`), axial ones
+    around the slice of the keypoint; axial_middle is centred between left and right.
     """
     size = (len(LEVELS), spec.slices, spec.image_size, spec.image_size)
     tensors = {view: np.zeros(size, np.float32) for view in VIEWS}
@@ -125,7 +129,7 @@ def cut_region(
     `values` gives the image and affine of a slice, by default `images.slice_values` with the member's preprocessing.
     """
     point = view_point(study, view, level, keypoints, spec.preprocessing)
-    window = view_window(study, view, level, point, spec)
+    window = view_window(study, view, level, point, keypoints, spec)
     if point is None or window is None:
         return None
     return _cut(study, window, point, view, level, spec, values or _remembered(spec.preprocessing))
@@ -141,7 +145,9 @@ def view_point(study: Study, view: View, level: Level, keypoints: Points, prepro
     return _middle(study, there) if there else None
 
 
-def view_window(study: Study, view: View, level: Level, point: Point | None, spec: GraderSpec) -> Window | None:
+def view_window(
+    study: Study, view: View, level: Level, point: Point | None, keypoints: Points, spec: GraderSpec
+) -> Window | None:
     """The slices of a region, None where there is no series or, on axial ones, no slice for the keypoint."""
     prep = spec.preprocessing
     if view.startswith("axial"):
@@ -150,8 +156,10 @@ def view_window(study: Study, view: View, level: Level, point: Point | None, spe
     series = playing_series(study, "sagittal_t2" if view == "sagittal_t2" else "sagittal_t1", prep)
     if series is None:
         return None
-    offset = {"sagittal_t2": 0.0, "sagittal_t1_left": 1.0, "sagittal_t1_right": -1.0}[view]
-    return sagittal_window(series, spec.slices, offset * spec.t1_offsets_mm[LEVELS.index(level)], prep)
+    if view == "sagittal_t2":
+        return sagittal_window(series, spec.slices, 0.0, prep)
+    offset = spec.t1_offsets_mm[LEVELS.index(level)] * (1 if view == "sagittal_t1_left" else -1)
+    return sagittal_window(series, spec.slices, offset, prep, canal_mm(study, series, keypoints, prep, level))
 
 
 def _cut(

@@ -31,24 +31,31 @@ def detect(
 
     Networks are in evaluation mode on `device`; `amp` is the autocast type on an accelerator (None: float32). The
     heatmaps of several detectors of one series type are averaged. T2 comes first, then both sides of T1, then the axial
-    planes nearest to the canal points (without T2: to the midpoints of left and right foramina). Raises InputError
-    where detectors of one series type see different inputs.
+    planes nearest to the canal points (without T2: to the midpoints of left and right foramina). Where T1 is sought
+    from the canal, the axial planes come before it. Raises InputError where detectors of one series type see different
+    inputs.
     """
     points: list[Keypoint] = []
     issues: list[Issue] = []
-    for series_type in ("sagittal_t2", "sagittal_t1", "axial_t2"):
+    sought: set[Level] = set()  # on axial planes
+    for series_type in _order(detectors):
         members = detectors.get(series_type, ())
         if not members:
             continue
         spec = _common_spec(members)
+        levels = canal_points(points).keys()
+        if series_type == "axial_t2" and levels <= sought:
+            continue
         seen, known = study, points
         if spec.preprocessing.keypoints == "repair":
             seen, known, found = within_reach(study, points, series_type)
-            issues += found
+            issues += [issue for issue in found if issue not in issues]
         if series_type == "axial_t2":
-            stacks, found = axial_stacks(seen, canal_points(known), spec)
+            canal = {level: place for level, place in canal_points(known).items() if level not in sought}
+            stacks, found = axial_stacks(seen, canal, spec)
+            sought |= levels
         else:
-            stacks, found = sagittal_stacks(seen, spec)
+            stacks, found = sagittal_stacks(seen, spec, {(point.condition, point.level): point for point in known})
         issues += found
         fresh = _read(stacks, members, spec, torch.device(device), amp)
         if spec.preprocessing.keypoints == "repair":
@@ -61,6 +68,16 @@ def detect(
         issues += _faint(fresh, study.study_id)
         points += fresh
     return sorted(points, key=lambda point: LABEL_COLUMNS.index(f"{point.condition}_{point.level}")), issues
+
+
+def _order(detectors: Detectors) -> tuple[SeriesType, ...]:
+    """Series types in the order in which they need each other's points.
+
+    Axial points tell where the canal lies from left to right; levels without a canal point on T2 wait for the foramina.
+    """
+    if any(spec.preprocessing.middle == "canal" for spec, _ in detectors.get("sagittal_t1", ())):
+        return "sagittal_t2", "axial_t2", "sagittal_t1", "axial_t2"
+    return "sagittal_t2", "sagittal_t1", "axial_t2"
 
 
 def canal_points(points: Sequence[Keypoint], least: float = 0.0) -> dict[Level, np.ndarray]:

@@ -59,7 +59,11 @@ def stack_arrays(
     for a `lost` one: it is labelled, but nobody knows where it lies, and an empty map would say that it is not there.
     """
     own = {name: point for name, point in keypoints.items() if KEYPOINT_SERIES[name[0]] == spec.series_type}
-    stacks = _labelled_planes(study, own, spec) if spec.series_type == "axial_t2" else sagittal_stacks(study, spec)[0]
+    stacks = (
+        _labelled_planes(study, own, spec)
+        if spec.series_type == "axial_t2"
+        else sagittal_stacks(study, spec, keypoints)[0]
+    )
     images, points, scales, flips = [], [], [], []
     for stack in stacks:
         target = _targets(stack, own, spec)
