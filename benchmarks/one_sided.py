@@ -31,6 +31,7 @@ from lumbar.study import DataFolder, Study, open_data, read_study
 from lumbar.training.derive import label_keypoints, study_rows
 
 DRAWS = 500  # of studies, for the standard error
+WIDTHS = (24, 26, 7, 24, 26, 6)  # of the table's columns
 
 
 @dataclass(frozen=True)
@@ -146,10 +147,10 @@ def main() -> None:
     figures: dict[str, dict[str, dict[str, float]]] = {}
     for middle in args.middle:
         graded = grade(data, Predictor(counted_from(bundle, middle), device, amp), cuts)
-        np.savez("/var/tmp/windows_work/graded_%s.npz" % middle, codes=codes, **{f"{cut}|{k}": v for cut, p in graded.items() for k, v in p.items()})
         figures[middle] = {}
         print(f"\nT1 windows counted from the middle of: {middle}")
-        print(f"{'':<24}{'foraminal':>24}{'of those shown':>26}{'lost':>7}{'spinal':>24}{'subarticular':>26}{'told':>6}")
+        heads = zip(("foraminal", "of those shown", "lost", "spinal", "subarticular", "told"), WIDTHS, strict=True)
+        print(f"{'':<24}" + "".join(f"{head:>{width}}" for head, width in heads))
         for cut, parts in graded.items():
             base = graded[replace(cut, t1=0, t2=0)]["probabilities"]
             row = figures[middle][str(cut)] = compare(codes, base, parts)
@@ -157,11 +158,9 @@ def main() -> None:
                 f"{row[name]:.3f} ({row[f'{name}_more']:+.3f} ± {row[f'{name}_error']:.3f})"
                 for name in ("foraminal", "shown", "spinal", "subarticular")
             ]
-            print(
-                f"{cut!s:<24}{cells[0]:>24}{cells[1]:>26}{row['lost']:>7.1%}{cells[2]:>24}{cells[3]:>26}"
-                f"{row['told']:>6.0%}",
-                flush=True,
-            )
+            cells = [*cells[:2], f"{row['lost']:.1%}", *cells[2:], f"{row['told']:.0%}"]
+            line = "".join(f"{cell:>{width}}" for cell, width in zip(cells, WIDTHS, strict=True))
+            print(f"{cut!s:<24}{line}", flush=True)
     if args.json:
         write_json(figures, args.json)
 

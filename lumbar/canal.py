@@ -58,7 +58,8 @@ def canal_mm(
 
 
 def off_centre(study: Study, preprocessing: Preprocessing, canal: float | None) -> list[Issue]:
-    """An Issue where the middles of the two sagittal series lie half a slice or more apart.
+    """An Issue where the middles of the two sagittal series lie half a slice or more apart, or the canal a slice or
+    more beside both.
 
     `canal`: where T1 offsets are counted from, as `canal_mm` has it.
     """
@@ -66,17 +67,22 @@ def off_centre(study: Study, preprocessing: Preprocessing, canal: float | None) 
     if t1 is None or t2 is None or t1.spacing_mm is None or t2.spacing_mm is None:
         return []
     normal = geometry.common_normal(t1.affines, 0)
-    apart = _middle(t1, normal) - _middle(t2, normal)
     step = min(t1.spacing_mm, t2.spacing_mm)
-    if abs(apart) < OFF_SLICES * step:
+    middle = _middle(t1, normal)
+    apart, beside = middle - _middle(t2, normal), 0.0 if canal is None else canal - middle
+    if abs(apart) >= OFF_SLICES * step:
+        what = f"the middle of sagittal T1 lies {_beside(apart)} sagittal T2's"
+    elif abs(beside) >= step:
+        what = f"the canal lies {_beside(beside)} the middle of sagittal T1"
+    else:
         return []
-    side = "left" if apart > 0 else "right"
     counted = "the middle of the series" if canal is None else "the canal"
-    detail = (
-        f"the middle of sagittal T1 lies {abs(apart):.1f} mm to the patient's {side} of sagittal T2's (slices "
-        f"{step:.1f} mm apart); one may lack slices on a side; foramina are sought from {counted}"
-    )
+    detail = f"{what} (slices {step:.1f} mm apart); some may be missing on a side; foramina are sought from {counted}"
     return [Issue("series_off_centre", study.study_id, t1.series_id, detail)]
+
+
+def _beside(mm: float) -> str:
+    return f"{abs(mm):.1f} mm to the patient's {'left' if mm > 0 else 'right'} of"
 
 
 def _between_recesses(points: Places, level: Level) -> np.ndarray | None:

@@ -27,7 +27,7 @@ CODES: Final[dict[str, str]] = {
     "series_ignored": "the series plays no part (no known type, wrong orientation, another is better)",
     "slices_missing": "the slices are unevenly spaced; some seem to be missing",
     "several_stacks": "one series holds several stacks of different angle or position",
-    "series_off_centre": "the two sagittal series have different middles; one may lack slices on one side",
+    "series_off_centre": "the middle of a sagittal series is not the other's or not the canal; slices may be missing",
     "window_repeated": "a window reached past the end of the series; the border slice was repeated",
     "region_padded": "a region of interest reached past the image; its border was repeated",
     "no_axial_slice": "no axial slice lies within reach of this level",
