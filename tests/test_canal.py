@@ -208,15 +208,11 @@ def _other(word: str) -> str:
 
 def test_a_gap_between_slices_does_not_move_the_window_across_it():
     series = sagittal(2, 15)
-    gapped = Series(
-        2, series.description, "sagittal", series.slices[:9] + series.slices[11:], (0,) * 13
-    )  # 9, 13.5 gone
+    kept = series.slices[:9] + series.slices[11:]  # 9 and 13.5 mm are gone
+    gapped = Series(2, series.description, "sagittal", kept, (0,) * 13)
     study = small_study(sagittal_t2=(sagittal(1, 15),), sagittal_t1=(gapped,), axial_t2=(axial(3),))
-    assert seen(study, recesses(), CANAL_RULE)["sagittal_t1_left", "l1_l2"] == [
-        4.5,
-        18.0,
-        22.5,
-    ]  # 14.9 is nearest to 18
+    windows = seen(study, recesses(), CANAL_RULE)
+    assert windows["sagittal_t1_left", "l1_l2"] == [4.5, 18.0, 22.5]  # 18 is nearest to 14.9
 
 
 # ---- what is said of it --------------------------------------------------------------------------------------------

@@ -66,6 +66,12 @@ def test_the_ninth_place_recipe_trains_split_and_global_on_three_backbones() -> 
 
 
 @pytest.mark.parametrize("path", sorted(RECIPES.glob("*.toml")), ids=lambda path: path.stem)
+def test_every_recipe_but_the_exact_one_counts_t1_windows_from_the_canal(path: Path) -> None:
+    rules = {member.spec.preprocessing.middle for member in load_recipe(path).members().values()}
+    assert rules == {"series" if path.stem == "ninth_place_exact" else "canal"}
+
+
+@pytest.mark.parametrize("path", sorted(RECIPES.glob("*.toml")), ids=lambda path: path.stem)
 def test_every_shipped_recipe_is_valid_and_survives_storing(path: Path) -> None:
     recipe = load_recipe(path)
     stored = json.loads(json.dumps(recipe.model_dump(mode="json")))
