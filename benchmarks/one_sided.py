@@ -23,7 +23,7 @@ from lumbar import kaggle
 from lumbar.bundle import Bundle, load_bundle
 from lumbar.dicom import Series
 from lumbar.files import write_json
-from lumbar.labels import CONDITIONS, LEVELS, Side
+from lumbar.labels import CONDITIONS, LEVELS, SIDES, Side
 from lumbar.metric import UNLABELLED, label_codes, score_arrays
 from lumbar.prediction.predictor import Predictor
 from lumbar.progress import bar
@@ -94,7 +94,7 @@ def grade(data: DataFolder, predictor: Predictor, cuts: Sequence[Cut]) -> dict[C
     found: dict[Cut, dict[str, list[Any]]] = {cut: {"probabilities": [], "lost": [], "issues": []} for cut in cuts}
     with bar("grading", len(data.study_ids)) as shown:
         for place, study_id in enumerate(data.study_ids):
-            study, side = read_study(data, study_id), ("left", "right")[place % 2]
+            study, side = read_study(data, study_id), SIDES[place % 2]
             for cut in cuts:
                 less = cut_study(study, cut, side)
                 result = predictor(less)

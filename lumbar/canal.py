@@ -12,13 +12,16 @@ import numpy as np
 from lumbar import geometry
 from lumbar.dicom import Series
 from lumbar.issues import Issue
-from lumbar.labels import LEVELS, Condition, Level
+from lumbar.labels import LEVELS, Condition, Level, SeriesType
 from lumbar.member import Preprocessing
 from lumbar.study import Study
 from lumbar.windows import playing_series
 
 #: A middle that lies so many slices off means slices missing on one side: each one moves it by half a slice.
 OFF_SLICES: Final = 0.5 - 1e-3
+#: So far beside the middle of T2 the canal must lie before its window moves.
+T2_OFF_SLICES: Final = 1 - 1e-3
+_SAGITTAL: Final[tuple[SeriesType, ...]] = ("sagittal_t1", "sagittal_t2")
 
 
 class Place(Protocol):
@@ -36,7 +39,7 @@ Places = Mapping[tuple[Condition, Level], Place]
 def canal_mm(
     study: Study, series: Series, points: Places, preprocessing: Preprocessing, level: Level | None = None
 ) -> float | None:
-    """Where T1 offsets are counted from: mm along the normal of a sagittal series, growing to the patient's left.
+    """Where windows of a sagittal series are counted from: mm along its normal, growing to the patient's left.
 
     `middle="canal"`: midway between the two recesses found at a level; the median over the levels where both were not
     found there, and for `level` None. Without axial points it is the middle of what both sagittal series show
@@ -51,10 +54,22 @@ def canal_mm(
     if found:
         median = float(np.median(list(found.values())))
         return found.get(level, median) if level is not None else median
-    other = playing_series(study, "sagittal_t2", preprocessing)
-    reaches = [(low, high), *([_reach(other, normal)] if other is not None else [])]
-    place = (min(start for start, _ in reaches) + max(end for _, end in reaches)) / 2
+    both = [one for kind in _SAGITTAL if (one := playing_series(study, kind, preprocessing)) is not None]
+    starts, ends = zip(*(_reach(one, normal) for one in both), strict=True)
+    place = (min(starts) + max(ends)) / 2
     return place if abs(place - _middle(series, normal)) >= OFF_SLICES * series.spacing_mm else None
+
+
+def moved_middle_mm(study: Study, series: Series, points: Places, preprocessing: Preprocessing) -> float | None:
+    """`canal_mm` for the T2 window, which is wide enough to stay where it is unless the canal lies a slice or more off.
+
+    None: the middle of the series.
+    """
+    place = canal_mm(study, series, points, preprocessing)
+    if place is None or series.spacing_mm is None:
+        return None
+    off = place - _middle(series, geometry.common_normal(series.affines, 0))
+    return place if abs(off) >= T2_OFF_SLICES * series.spacing_mm else None
 
 
 def off_centre(study: Study, preprocessing: Preprocessing, canal: float | None) -> list[Issue]:
@@ -63,7 +78,7 @@ def off_centre(study: Study, preprocessing: Preprocessing, canal: float | None) 
 
     `canal`: where T1 offsets are counted from, as `canal_mm` has it.
     """
-    t1, t2 = (playing_series(study, kind, preprocessing) for kind in ("sagittal_t1", "sagittal_t2"))
+    t1, t2 = (playing_series(study, kind, preprocessing) for kind in _SAGITTAL)
     if t1 is None or t2 is None or t1.spacing_mm is None or t2.spacing_mm is None:
         return []
     normal = geometry.common_normal(t1.affines, 0)

@@ -76,14 +76,14 @@ def axial_window(series: Series, centre: Slice, num: int, preprocessing: Preproc
     return _window(series, ordered, indices)
 
 
-def middle_slice(series: Series, preprocessing: Preprocessing) -> Slice:
-    """The slice of a sagittal T2 series on which canal keypoints lie.
+def middle_slice(series: Series, preprocessing: Preprocessing, from_mm: float | None = None) -> Slice:
+    """The slice of a sagittal T2 series on which canal keypoints lie; `from_mm`: the one nearest to that position.
 
     file: the middle one in natural file order, whichever way the files run, as in the original.
     """
     if preprocessing.order == "file":
         return sorted(series.slices, key=lambda item: item.file_order)[len(series) // 2]
-    centre = sagittal_window(series, 1, 0.0, preprocessing).centre
+    centre = sagittal_window(series, 1, 0.0, preprocessing, from_mm).centre
     assert centre is not None  # a series is never empty
     return centre
 

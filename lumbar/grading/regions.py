@@ -12,7 +12,7 @@ from typing import Protocol
 import numpy as np
 
 from lumbar import geometry
-from lumbar.canal import canal_mm
+from lumbar.canal import canal_mm, moved_middle_mm
 from lumbar.dicom import Slice
 from lumbar.grading.tasks import OWN_VIEW, VIEWS, View
 from lumbar.images import crop, resize, slice_values, standardise
@@ -157,7 +157,7 @@ def view_window(
     if series is None:
         return None
     if view == "sagittal_t2":
-        return sagittal_window(series, spec.slices, 0.0, prep)
+        return sagittal_window(series, spec.slices, 0.0, prep, moved_middle_mm(study, series, keypoints, prep))
     offset = spec.t1_offsets_mm[LEVELS.index(level)] * (1 if view == "sagittal_t1_left" else -1)
     return sagittal_window(series, spec.slices, offset, prep, canal_mm(study, series, keypoints, prep, level))
 

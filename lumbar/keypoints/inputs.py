@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from lumbar import geometry
-from lumbar.canal import Places, canal_mm, off_centre
+from lumbar.canal import Places, canal_mm, moved_middle_mm, off_centre
 from lumbar.dicom import Series, Slice
 from lumbar.images import resize, slice_values, standardise
 from lumbar.issues import InputError, Issue
@@ -82,20 +82,22 @@ def channel_names(spec: DetectorSpec, side: Side | None = None, level: Level | N
 def sagittal_stacks(study: Study, spec: DetectorSpec, points: Places | None = None) -> tuple[list[Stack], list[Issue]]:
     """The stacks of a sagittal detector: one for T2, left and right for T1; none where the series is missing.
 
-    `points` are those found before, which may tell where T1's lie (see `canal.canal_mm`).
+    `points`, found before or labelled, may tell where T1's lie (see `canal.canal_mm`).
     """
     series = playing_series(study, spec.series_type, spec.preprocessing)
     if series is None:
         return [], []
     sides: tuple[Side | None, ...] = SIDES if spec.series_type == "sagittal_t1" else (None,)
-    stacks, issues, canal = [], [], None
+    stacks, issues = [], []
     if spec.series_type == "sagittal_t1":
         canal = canal_mm(study, series, points or {}, spec.preprocessing)
         issues = off_centre(study, spec.preprocessing, canal)
+    else:
+        canal = moved_middle_mm(study, series, {}, spec.preprocessing)  # T2 is looked at before any point is known
     for side in sides:
         offset = {"left": spec.offset_mm, "right": -spec.offset_mm, None: 0.0}[side]
         window = sagittal_window(series, spec.in_chans, offset, spec.preprocessing, canal)
-        centre = middle_slice(series, spec.preprocessing) if side is None else window.centre
+        centre = middle_slice(series, spec.preprocessing, canal) if side is None else window.centre
         if centre is None:
             centre = series.ordered(spec.preprocessing.order)[-1]
         stacks.append(make_stack(window, centre, spec, side=side))
