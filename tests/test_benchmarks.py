@@ -73,3 +73,16 @@ def test_the_naive_way_gives_the_same_probabilities(
     assert figures["reads_per_study"] > 10
     assert figures["fused"]["times_faster"] == pytest.approx(figures["naive_seconds"] / figures["fused"]["seconds"])
     assert figures["fused"]["probabilities_moved"] < 1e-4
+
+
+def test_slices_missing_on_one_side_are_weighed_against_the_complete_study(
+    world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "figures.json"
+    words = ["--data", world / "data", "--weights", world / "weights", "--middle", "canal", "--json", out]
+    run("one_sided.py", monkeypatch, *words)
+    figures, said = json.loads(out.read_text())["canal"], capsys.readouterr().out
+    assert figures["complete"]["foraminal_more"] == figures["complete"]["lost"] == figures["complete"]["told"] == 0
+    assert figures["T1 \u22123"]["told"] == 1
+    assert 0 < figures["T1 \u22121"]["lost"] <= figures["T1 \u22123"]["lost"] < 1
+    assert f"{figures['T1 \u22121, T2 \u22121']['foraminal']:.3f}" in said

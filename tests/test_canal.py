@@ -182,6 +182,27 @@ def test_missing_slices_change_no_window_that_they_are_not_in(count, side, short
     assert count == 1 or by_series != cut
 
 
+def t2_seen(study: Study, points: Mapping, rule: Preprocessing) -> tuple[list[float], float, list[float]]:
+    """Positions of the T2 slices: the detector's stack, the slice of its keypoints, a region."""
+    spec = DetectorSpec(series_type="sagittal_t2", image_size=32, preprocessing=rule)
+    ((stack,), _) = sagittal_stacks(study, spec, points)
+    canal = {("spinal_canal_stenosis", level): Spot(tuple(mm), series_id=1) for level, mm in CANAL.items()}
+    cuts = cut_regions(study, {**canal, **points}, GraderSpec(task="spinal", **SMALL, preprocessing=rule)).cuts
+    region = cuts["sagittal_t2", "l3_l4"].slices
+    return [x_of(item) for item in stack.window.slices], x_of(stack.centre), [x_of(item) for item in region]
+
+
+def test_the_t2_window_moves_where_the_canal_lies_a_slice_or_more_off():
+    middle = ([-9.0, -4.5, 0.0, 4.5, 9.0], 0.0, [-4.5, 0.0, 4.5])
+    for less in ((0, 0), (2, 0), (0, 2), (0, 3), (3, 0)):
+        assert t2_seen(study_of(t2=less), {}, CANAL_RULE) == middle  # T1 shows how far the body reaches
+    short = study_of((0, 2), (0, 2))
+    assert t2_seen(short, {}, CANAL_RULE)[1] == t2_seen(short, {}, SERIES_RULE)[1] == -4.5
+    assert t2_seen(short, recesses(), CANAL_RULE)[2] == middle[2]
+    near = study_of()
+    assert t2_seen(near, recesses(4.0), CANAL_RULE) == t2_seen(near, {}, CANAL_RULE) == middle
+
+
 def test_each_level_follows_its_own_canal():
     curved = dict(zip(LEVELS, (-9.0, -4.5, 0.0, 4.5, 9.0), strict=True))
     straight, bent = (seen(study_of(count=21), recesses(shift), CANAL_RULE) for shift in (0.0, curved))
