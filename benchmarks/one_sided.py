@@ -43,7 +43,7 @@ class Cut:
     without: tuple[str, ...] = ()
 
     def __str__(self) -> str:
-        less = [f"T1 −{self.t1}"] * (self.t1 > 0) + [f"T2 −{self.t2}"] * (self.t2 > 0)
+        less = [f"T1 -{self.t1}"] * (self.t1 > 0) + [f"T2 -{self.t2}"] * (self.t2 > 0)
         return ", ".join([*less, *(f"no {name.replace('_', ' ')}" for name in self.without)]) or "complete"
 
 
