@@ -163,28 +163,32 @@ def predict_folder(args: argparse.Namespace) -> int:
     from lumbar.bundle import load_bundle
     from lumbar.prediction import job, results
 
+    data, weights = study.open_data(args.data, args.split, strict=False), load_bundle(args.weights)
     if args.dicom_sr:
         dicom_sr.check_available()
+        dicom_sr.check_out(args.out, data)
+    if args.html:
+        from lumbar import viewer
 
-    data, weights = study.open_data(args.data, args.split, strict=False), load_bundle(args.weights)
+        viewer.check_out(args.out)
     options = job.Options(args.device, args.engine, args.on_error, args.hours, args.shard)
     processes = job.Processes()
-    job.work(data, weights, args.out, options, processes, say=terminal.tell)
-    if options.shard != (1, 1):
-        terminal.tell(
-            f"Part {args.shard[0]} of {args.shard[1]} is done; after all parts, run the same without --shard."
-        )
-        return 0
-    processes.wait()
+    with job.holding(data, weights, args.out, options):
+        job.work(data, weights, args.out, options, processes, say=terminal.tell)
+        if options.shard != (1, 1):
+            part = f"Part {args.shard[0]} of {args.shard[1]}"
+            terminal.tell(f"{part} is done; after all parts, run the same without --shard.")
+            return 0
+        if processes.first:
+            processes.wait()
+            found = job.gather(data, weights, args.out, options)
     if not processes.first:
+        processes.wait()
         return 0
-    found = job.gather(data, weights, args.out, options)
     terminal.show(results.write_outputs(found, data, weights, args.out, options.report()))
     if args.html:
-        from lumbar.viewer import write_report
-
         device = processes.device(args.device, say=terminal.tell).device
-        terminal.show(write_report(found, data, weights, args.out, device=device))
+        terminal.show(viewer.write_report(found, data, weights, args.out, device=device))
     if args.dicom_sr:
         for sentence in dicom_sr.write_reports(found, data, weights, args.out)[1]:
             terminal.tell(sentence)

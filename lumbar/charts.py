@@ -12,7 +12,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from lumbar import style
-from lumbar.files import replacing, writing_into
+from lumbar.files import check_replaceable, replacing, writing_into
 from lumbar.labels import (
     CONDITION_GROUPS,
     CONDITIONS,
@@ -32,22 +32,33 @@ EDGES: Final = np.array([0, 0.02, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 
 FEWEST: Final = 10
 #: Two questions that split three severities: the code from which on a row counts as positive, and its name.
 QUESTIONS: Final = ((1, "moderate or severe"), (2, "severe"))
+#: Every picture bears it, so that a later call knows it again.
+MARK: Final = {"Software": "Lumbar"}
 _WEIGHTS: Final = np.array([SEVERITY_WEIGHTS[severity] for severity in SEVERITIES])
 
 
 def draw_score_charts(labels: pd.DataFrame, predictions: pd.DataFrame, folder: Path) -> list[Path]:
     """Reliability, ROC and confusion of a submission, as PNG files into a folder; returns them.
 
-    InputError where a table is malformed or the folder cannot be written to.
+    InputError where a table is malformed, the folder cannot be written to, or a picture of that name is none of ours.
     """
     studies, codes = label_codes(labels)
     table = prediction_array(predictions, studies)
+    paths = [Path(folder) / name for name in ("reliability.png", "roc.png", "confusion.png")]
     with writing_into(folder):
+        for path in paths:
+            check_replaceable(path, drawn_here)
         return [
-            draw_reliability({"submission": table}, codes, folder / "reliability.png"),
-            draw_roc(table, codes, folder / "roc.png"),
-            draw_confusion(table, codes, folder / "confusion.png"),
+            draw_reliability({"submission": table}, codes, paths[0]),
+            draw_roc(table, codes, paths[1]),
+            draw_confusion(table, codes, paths[2]),
         ]
+
+
+def drawn_here(path: Path) -> bool:
+    """Whether a picture bears `MARK`."""
+    with path.open("rb") as stream:
+        return b"tEXtSoftware\0" + MARK["Software"].encode() in stream.read(4096)
 
 
 def reliability(table: np.ndarray, codes: np.ndarray, group: str, severity: int) -> tuple[np.ndarray, float]:
@@ -210,5 +221,5 @@ def _page(inches: tuple[float, float], rows: int, columns: int, title: str) -> t
 
 def _save(figure: Figure, path: Path) -> Path:
     with replacing(path) as temporary:
-        figure.savefig(temporary, dpi=90, metadata={"Software": None})
+        figure.savefig(temporary, dpi=90, metadata=MARK)
     return path

@@ -3,19 +3,24 @@
 Packing needs a checkout, since the notebook and the pins lie beside the package, and a network for the wheels.
 """
 
+import functools
 import importlib.util
+import json
 import shutil
 import subprocess
 import sys
-import tempfile
+import zipfile
+import zlib
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Final
 
 from lumbar.arguments import OWNER
 from lumbar.bundle import MANIFEST, Bundle, load_bundle
 from lumbar.bundle.card import CARD, card_text
-from lumbar.files import write_json, write_text, writing_into
+from lumbar.exchange import Proof, exchanging, summed, write_sums
+from lumbar.files import check_apart, write_json, write_text, writing_into
 from lumbar.issues import InputError
 from lumbar.kaggle import COMPETITION, WHEELS, WHEELS_FOLDER
 from lumbar.progress import follow
@@ -29,6 +34,8 @@ DATASET, NOTEBOOK, SCRIPT = "lumbar-weights", "lumbar-inference", "train-utils"
 DATASET_METADATA, KERNEL_METADATA = "dataset-metadata.json", "kernel-metadata.json"
 #: Stands where nobody said whose account it is.
 NO_OWNER: Final = "YOUR-KAGGLE-NAME"
+#: A wheel is named NAME-VERSION-PYTHON-ABI-PLATFORM.whl, with a build tag behind the version at times.
+WHEEL_PARTS: Final = 5
 
 
 def pack(
@@ -41,8 +48,9 @@ def pack(
 ) -> Path:
     """Write `dataset`, `notebook` and `script` into `out`, replacing what an earlier packing left; returns `out`.
 
-    `owner`: the Kaggle account. `wheels`: a folder with the wheels; None fetches them with pip. Raises InputError where
-    the bundle is damaged, a wheel cannot be had, or a folder in `out` holds something else.
+    `owner`: the Kaggle account. `wheels`: a folder with the wheels; None fetches them with pip. Each folder lists its
+    files and their hashes. Raises InputError where the bundle is damaged, a wheel cannot be had, or one of the three
+    folders is there and holds anything but what was packed.
     """
     bundle = load_bundle(weights)
     if owner is None:
@@ -54,20 +62,33 @@ def pack(
         name for name in ("inference.ipynb", "train_utils.py", "requirements.txt") if not (ROOT / name).is_file()
     ]:
         raise InputError(f"{ROOT} lacks {', '.join(missing)}; copy the whole repository and run it there")
-    places = {"dataset": DATASET_METADATA, "notebook": KERNEL_METADATA, "script": KERNEL_METADATA}
-    with writing_into(out):
-        out.mkdir(parents=True, exist_ok=True)
-    with writing_into(out), tempfile.TemporaryDirectory(prefix=".packing-", dir=out) as scratch:
-        for name, marker in places.items():
-            _refuse_foreign(out / name, marker)
-        packed = Path(scratch)
-        _write_dataset(packed / "dataset", bundle, owner, wheels)
-        _write_kernel(packed / "notebook", notebook_metadata(owner))
-        _write_kernel(packed / "script", script_metadata(owner))
-        for name in places:
-            shutil.rmtree(out / name, ignore_errors=True)
-            (packed / name).rename(out / name)
+    check_apart(out, ROOT / "lumbar")  # which is copied
+    with ExitStack() as built:
+        new = {name: built.enter_context(exchanging(out / name, own)) for name, own in _PROOFS.items()}
+        with writing_into(out):
+            _write_dataset(new["dataset"], bundle, owner, wheels)
+            _write_kernel(new["notebook"], notebook_metadata(owner))
+            _write_kernel(new["script"], script_metadata(owner))
+            for folder in new.values():
+                write_sums(folder)
     return out
+
+
+def _packed(metadata: str, slug: str, folder: Path) -> list[str]:
+    """Files of a folder that was packed here and is as it was: its metadata name our slug, its sums are listed."""
+    try:
+        found = json.loads((folder / metadata).read_bytes()) if (folder / metadata).is_file() else {}
+        return summed(folder) if str(found["id"]).endswith(f"/{slug}") else []
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return []
+
+
+#: For each folder, what of it an earlier packing wrote.
+_PROOFS: Final[dict[str, Proof]] = {
+    "dataset": functools.partial(_packed, DATASET_METADATA, DATASET),
+    "notebook": functools.partial(_packed, KERNEL_METADATA, NOTEBOOK),
+    "script": functools.partial(_packed, KERNEL_METADATA, SCRIPT),
+}
 
 
 def dataset_metadata(owner: str) -> dict[str, Any]:
@@ -120,7 +141,6 @@ def _kernel(owner: str, slug: str, title: str, file: str, kind: str) -> dict[str
 
 
 def _write_kernel(folder: Path, metadata: dict[str, Any]) -> None:
-    folder.mkdir()
     shutil.copyfile(ROOT / metadata["code_file"], folder / metadata["code_file"])
     write_json(metadata, folder / KERNEL_METADATA)
 
@@ -141,7 +161,7 @@ def _write_dataset(folder: Path, bundle: Bundle, owner: str, wheels: Path | None
         _download(target)
     else:
         _copy_wheels(wheels, target)
-    write_json(dataset_metadata(owner), folder / DATASET_METADATA)  # last: it marks a whole folder
+    write_json(dataset_metadata(owner), folder / DATASET_METADATA)
 
 
 def pinned_wheels() -> list[str]:
@@ -177,7 +197,7 @@ def _pip() -> list[str]:
 
 
 def _copy_wheels(source: Path, target: Path) -> None:
-    """Copy the wheels of `WHEELS` from a folder; InputError where one is missing for a Python version."""
+    """Copy the wheels of `WHEELS` from a folder; InputError where one is missing for a Python version, or is none."""
     for name in WHEELS:
         stem = name.replace("-", "_").lower()
         files = [path for path in sorted(source.glob("*.whl")) if path.name.lower().split("-")[0] == stem]
@@ -185,20 +205,25 @@ def _copy_wheels(source: Path, target: Path) -> None:
             if not any(_fits(path.name, python) for path in files):
                 raise InputError(f"{source}: no wheel of {name} for cp{python}; put it there, or leave --wheels out")
         for path in files:
+            _check_wheel(path)
             shutil.copyfile(path, target / path.name)
 
 
 def _fits(wheel: str, python: str) -> bool:
-    tag = wheel.removesuffix(".whl").split("-")[-3]
-    return tag in ("py3", "py2.py3", f"cp{python}")
+    parts = wheel.removesuffix(".whl").split("-")
+    return len(parts) >= WHEEL_PARTS and parts[-3] in ("py3", "py2.py3", f"cp{python}")
 
 
-def _refuse_foreign(folder: Path, marker: str) -> None:
-    """InputError where a folder that would be replaced holds something that was not packed here."""
-    if folder.is_dir() and (not any(folder.iterdir()) or (folder / marker).is_file()):
-        return
-    if folder.exists():
-        raise InputError(f"{folder}: holds something that was not packed here; give another folder as --out")
+def _check_wheel(path: Path) -> None:
+    """InputError where a file is no sound zip archive with a wheel's metadata in it."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            damaged = archive.testzip()
+            whole = damaged is None and any(name.endswith(".dist-info/WHEEL") for name in archive.namelist())
+    except (OSError, zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError):
+        whole = False
+    if not whole:
+        raise InputError(f"{path}: is no wheel, or a damaged one; copy it again, or leave --wheels out")
 
 
 def upload_commands(out: Path) -> Iterator[str]:

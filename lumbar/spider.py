@@ -11,8 +11,10 @@ the order of their numbers, and all labels are empty. Nothing that has a side ma
 get the same point for the left and the right foramen of a level, where both would be if looked at from the side.
 """
 
+import functools
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Literal
@@ -21,11 +23,12 @@ import cv2
 import numpy as np
 import pandas as pd
 
-from lumbar.files import write_csv
+from lumbar.exchange import exchanging
+from lumbar.files import write_csv, writing_into
 from lumbar.issues import InputError
 from lumbar.labels import LABEL_COLUMNS, LEVELS, level_title
 from lumbar.phantom.scan import Plane, SeriesPlan
-from lumbar.phantom.writer import Coding, slice_dataset, write_slice
+from lumbar.phantom.writer import Coding, own_slices, slice_dataset, write_slice
 from lumbar.progress import follow
 from lumbar.texts import read_table
 
@@ -47,7 +50,7 @@ FORAMEN_FROM_CANAL_MM: Final = ((2.3, 5.6), (2.6, 5.4), (3.0, 5.1), (3.7, 4.3), 
 MIDSAGITTAL: Final = 999
 SERIES_ID: Final = 1
 TITLES: Final = ("Sagittal T2/STIR", "Sagittal T1")
-TABLES: Final = ("train.csv", "train_series_descriptions.csv", "train_label_coordinates.csv", "train_sources.csv")
+TABLES: Final = ("train_sources.csv", "train.csv", "train_series_descriptions.csv", "train_label_coordinates.csv")
 COORDINATES: Final = ("study_id", "series_id", "instance_number", "condition", "level", "x", "y")
 
 
@@ -79,7 +82,8 @@ def write_spider(source: Path, out: Path, part: Part = "train", points: Path | N
     the mid-sagittal images `midsagittal/` and `overview.csv`. `points`: table of canal points on those (patient, level,
     x, y in pixels of `<patient>_t2.png`; t1: 1 where `<patient>_t1.png` shows the same place, 0 where it does not or is
     missing; how it was made, `how`, is not read); without it they are left out. Studies that are there already are
-    written anew. Raises InputError for a table or an image that cannot be read.
+    written anew, all at the end. Raises InputError for a table or an image that cannot be read, and where a study or
+    row of the same number is there that this did not write.
     """
     ids, labels, series, coordinates, sources = [], [], [], [], []
     if part == "images":
@@ -88,17 +92,23 @@ def write_spider(source: Path, out: Path, part: Part = "train", points: Path | N
         found = [_t2_space(Path(source) / "t2_space", part)]
     if part != "images" and points is not None:
         found.append(_midsagittal(Path(source), Path(points), part))
-    for labelled in follow(itertools.chain(*found), "writing slices", None):
-        instances = _write_study(Path(out), labelled)
-        ids.append(labelled.study)
-        labels.append({"study_id": labelled.study, **dict.fromkeys(LABEL_COLUMNS)})
-        sources.append({"study_id": labelled.study, "source": labelled.sequence})
-        for number, title in enumerate(TITLES[: 1 if labelled.t1 is None else 2], SERIES_ID):
-            series.append({"study_id": labelled.study, "series_id": number, "series_description": title})
-        coordinates += list(_coordinates(labelled, instances[labelled.number]))
-    points_table = pd.DataFrame(coordinates, columns=list(COORDINATES))
-    for name, rows in zip(TABLES, map(pd.DataFrame, (labels, series, points_table, sources)), strict=True):
-        _add_rows(Path(out) / name, rows, ids)
+    with ExitStack() as built:
+        for labelled in follow(itertools.chain(*found), "writing slices", None):
+            place = Path(out) / "train_images" / str(labelled.study)
+            own = functools.partial(own_slices, study=labelled.study, seed=labelled.sequence)
+            instances = _write_study(built.enter_context(exchanging(place, own)), labelled)
+            ids.append(labelled.study)
+            labels.append({"study_id": labelled.study, **dict.fromkeys(LABEL_COLUMNS)})
+            sources.append({"study_id": labelled.study, "source": labelled.sequence})
+            for number, title in enumerate(TITLES[: 1 if labelled.t1 is None else 2], SERIES_ID):
+                series.append({"study_id": labelled.study, "series_id": number, "series_description": title})
+            coordinates += list(_coordinates(labelled, instances[labelled.number]))
+        points_table = pd.DataFrame(coordinates, columns=list(COORDINATES))
+        rows = zip(TABLES, map(pd.DataFrame, (sources, labels, series, points_table)), strict=True)
+        tables = _merged(Path(out), dict(rows), ids)
+    with writing_into(out):
+        for name, table in tables.items():  # the sources first: they say that the other rows are ours
+            write_csv(table, Path(out) / name)
     return ids
 
 
@@ -190,19 +200,19 @@ def _image(path: Path) -> np.ndarray:
     return pixels
 
 
-def _write_study(out: Path, labelled: _Labelled) -> dict[int, int]:
-    """Write the series of a study; slice number → instance number of the first."""
+def _write_study(folder: Path, labelled: _Labelled) -> dict[int, int]:
+    """Write the series of a study into its folder; slice number → instance number of the first."""
     found = labelled.pixels
     planes = tuple(_plane(near - labelled.number, pixels, labelled.spacing_mm) for near, pixels in found.items())
-    _write_series(out, labelled, SERIES_ID, "T2", planes, list(found.values()))
+    _write_series(folder, labelled, SERIES_ID, "T2", planes, list(found.values()))
     if labelled.t1 is not None:
         pixels, spacing = labelled.t1
-        _write_series(out, labelled, SERIES_ID + 1, "T1", (_plane(0, pixels, spacing),), [pixels])
+        _write_series(folder, labelled, SERIES_ID + 1, "T1", (_plane(0, pixels, spacing),), [pixels])
     return dict(zip(found, range(1, len(found) + 1), strict=True))
 
 
 def _write_series(
-    out: Path,
+    folder: Path,
     labelled: _Labelled,
     series_id: int,
     weighting: Literal["T1", "T2"],
@@ -212,12 +222,11 @@ def _write_series(
     title = TITLES[series_id - SERIES_ID]
     instances = tuple(range(1, len(images) + 1))
     plan = SeriesPlan(title, weighting, planes, instances, SLICE_MM, 2 * SLICE_MM)
-    folder = out / "train_images" / str(labelled.study) / str(series_id)
     for index, (instance, pixels) in enumerate(zip(instances, images, strict=True)):
         stored = pixels.astype(np.uint16)
         dataset = slice_dataset(labelled.study, series_id, instance, plan, index, stored, Coding(), labelled.sequence)
         dataset.Manufacturer = "SPIDER"
-        write_slice(dataset, folder, instance)
+        write_slice(dataset, folder / str(series_id), instance)
 
 
 def _plane(steps: int, pixels: np.ndarray, spacing: float) -> Plane:
@@ -252,9 +261,31 @@ def _coordinates(labelled: _Labelled, instance: int) -> Iterator[dict[str, objec
             yield common | {"series_id": SERIES_ID + 1, "instance_number": 1, "condition": condition} | place
 
 
-def _add_rows(path: Path, rows: pd.DataFrame, ids: list[int]) -> None:
-    """The table at `path`, where there is one, without these studies' old rows and with the new ones."""
-    if path.is_file():
-        old = read_table(path, ("study_id",))
-        rows = pd.concat([old[~old["study_id"].astype(int).isin(ids)], rows], ignore_index=True)
-    write_csv(rows, path)
+def _merged(out: Path, tables: Mapping[str, pd.DataFrame], ids: list[int]) -> dict[str, pd.DataFrame]:
+    """The tables in `out` with these rows in the place of the same studies' older ones; other rows as they stand there.
+
+    InputError where such an older row is not of SPIDER, or holds a grade, which somebody must have given it.
+    """
+    merged, told = {}, _old_rows(out / TABLES[0], ids)[1]
+    known = {row.study_id for row in told.itertuples() if str(getattr(row, "source", "")).startswith("SPIDER")}
+    for name, rows in tables.items():
+        others, older = _old_rows(out / name, ids)
+        given = (older[[column for column in LABEL_COLUMNS if column in older]] != "").any(axis=1)
+        if len(strange := older[~older["study_id"].isin(known) | given]):
+            raise InputError(
+                f"{out / name}: study {strange['study_id'].iloc[0]} has the number of one of SPIDER's, and rows that "
+                "were not written from it; give another folder"
+            )
+        merged[name] = pd.concat([others, rows.astype(object)], ignore_index=True)
+    return merged
+
+
+def _old_rows(path: Path, ids: list[int]) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """The rows of a table, as text, that are of other studies and those that are of these; none where it is missing."""
+    if not path.is_file():
+        return pd.DataFrame(columns=["study_id"]), pd.DataFrame(columns=["study_id"])
+    read_table(path, ("study_id",))
+    table = pd.read_csv(path, dtype=str, keep_default_na=False, encoding="utf-8-sig", index_col=False)
+    table.columns = table.columns.str.strip()
+    ours = pd.to_numeric(table["study_id"], errors="coerce").isin(ids)
+    return table[~ours], table[ours]

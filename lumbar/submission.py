@@ -1,13 +1,11 @@
-"""Probabilities to submission rows: 25 a study, validated, written whole or not at all. Nothing here imports torch."""
+"""Probabilities to submission rows: 25 a study, rounded and validated. Nothing here imports torch."""
 
 from collections.abc import Collection, Sequence
-from pathlib import Path
 from typing import Final
 
 import numpy as np
 import pandas as pd
 
-from lumbar.files import write_csv
 from lumbar.issues import InputError
 from lumbar.labels import CONDITIONS, LEVELS, SEVERITIES, SUBMISSION_COLUMNS, row_ids
 
@@ -71,14 +69,6 @@ def validate(frame: pd.DataFrame, study_ids: Sequence[int], *, prior_studies: Co
         raise InputError(
             f"all {len(graded)} studies have the same 25 predictions, as if no image had been read; check the weights"
         )
-
-
-def write_submission(
-    frame: pd.DataFrame, study_ids: Sequence[int], path: Path | str, *, prior_studies: Collection[int] = ()
-) -> None:
-    """Validate and write `submission.csv`; where it is not valid nothing is written and an older file stays."""
-    validate(frame, study_ids, prior_studies=prior_studies)
-    write_csv(frame, path)
 
 
 def _check_names(names: list[str], wanted: list[str]) -> None:

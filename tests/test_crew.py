@@ -17,8 +17,8 @@ from lumbar.bundle import Bundle
 from lumbar.compute import crew
 from lumbar.issues import InputError
 from lumbar.prediction import pipeline
+from lumbar.prediction.finished import FINISHED
 from lumbar.prediction.job import Options, gather, work
-from lumbar.prediction.results import FINISHED
 from lumbar.study import DataFolder, open_data
 from tests.worlds import small_phantoms, tiny_bundle
 

@@ -18,6 +18,7 @@ FLOORS = {
     "arrays": {
         "arguments",
         "card",
+        "exchange",
         "files",
         "texts",
         "member",

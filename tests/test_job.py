@@ -21,8 +21,9 @@ from lumbar.bundle import Bundle, Weights, save_bundle
 from lumbar.kaggle import Device
 from lumbar.prediction import job, pipeline, reading
 from lumbar.prediction.budget import Budget, choose_dropped, enough, ranked_graders
+from lumbar.prediction.finished import FINISHED
 from lumbar.prediction.reading import ReadAhead
-from lumbar.prediction.results import FINISHED, StudyResult
+from lumbar.prediction.results import StudyResult
 from lumbar.prediction.store import Store
 from lumbar.study import DataFolder, Study, open_data, read_study
 from tests.conftest import ROOT

@@ -262,12 +262,10 @@ def test_packing_twice_replaces_and_refuses_to_replace_what_is_not_its_own(
     command = ["kaggle", "--weights", str(ROOT / "weights"), "--out", str(tmp_path), "--wheels", str(wheels)]
     assert train_utils.main(command) == 0
     assert "YOUR-KAGGLE-NAME" in capsys.readouterr().err
-    (tmp_path / "dataset" / "stale").touch()
     assert train_utils.main([*command, "--owner", "me"]) == 0
-    assert not (tmp_path / "dataset" / "stale").exists()
     assert sorted(path.name for path in tmp_path.iterdir()) == ["dataset", "notebook", "script"]
     assert sorted(path.name for path in (tmp_path / "dataset").iterdir()) == [
-        "README.md", "dataset-metadata.json", "lumbar", "train_utils.py", "weights", "wheels",
+        "README.md", "SHA256SUMS", "dataset-metadata.json", "lumbar", "train_utils.py", "weights", "wheels",
     ]  # fmt: skip
     page = Path("lumbar", "viewer", "page")
     packed = {path.name for path in (tmp_path / "dataset" / page).iterdir()}
@@ -275,13 +273,34 @@ def test_packing_twice_replaces_and_refuses_to_replace_what_is_not_its_own(
     card = (tmp_path / "dataset" / "README.md").read_text()
     assert "Research use only" in card
     assert "sagittal_t2" in card
-    (tmp_path / "script" / "kernel-metadata.json").unlink()
-    assert train_utils.main(command) == 1
-    assert "not packed here" in capsys.readouterr().err
+    checked = subprocess.run(["sha256sum", "--check", "--quiet", "SHA256SUMS"], cwd=tmp_path / "dataset", check=False)
+    assert checked.returncode == 0
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    for spoilt, named in FOREIGN.items():
+        place = tmp_path / spoilt
+        kept = place.read_bytes() if place.exists() else None
+        place.write_text("mine")
+        assert train_utils.main(command) == 1
+        assert f"holds {named}, which this command did not write there" in capsys.readouterr().err
+        assert place.read_text() == "mine"
+        if kept is None:
+            place.unlink()
+        else:
+            place.write_bytes(kept)
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
 
 
-def test_a_missing_wheel_and_a_wrong_account_are_one_sentence(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+#: A file of somebody's in a packed folder, and how it is named.
+FOREIGN = {
+    "dataset/notes.txt": "notes.txt",
+    "dataset/weights/mine.safetensors": "weights/mine.safetensors",
+    "script/train_utils.py": "train_utils.py",
+    "notebook/kernel-metadata.json": "SHA256SUMS, inference.ipynb, kernel-metadata.json",
+}
+
+
+def test_a_missing_or_broken_wheel_and_a_wrong_account_are_one_sentence(
+    tmp_path: Path, wheels: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "empty").mkdir()
     command = ["kaggle", "--weights", str(ROOT / "weights"), "--out", str(tmp_path / "out")]
@@ -289,6 +308,14 @@ def test_a_missing_wheel_and_a_wrong_account_are_one_sentence(
     assert f"no wheel of {WHEELS[0]} for cp312" in capsys.readouterr().err
     assert train_utils.main([*command, "--owner", "a/b"]) == 1
     assert "no Kaggle account name" in capsys.readouterr().err
+    for wrong in ("no archive", None):  # the name says that it is a wheel
+        folder = tmp_path / "wrong"
+        shutil.copytree(wheels, folder)
+        path = next(folder.glob("*.whl"))
+        path.write_bytes(b"no archive" if wrong else path.read_bytes()[:-99])
+        assert train_utils.main([*command, "--wheels", str(folder), "--owner", "me"]) == 1
+        assert f"{path.name}: is no wheel, or a damaged one; copy it again" in capsys.readouterr().err
+        shutil.rmtree(folder)
     assert list((tmp_path / "out").glob("*")) == []
 
 

@@ -82,6 +82,45 @@ def test_studies_join_those_of_a_folder_and_replace_themselves(source: Path, tmp
     assert not series.duplicated(["study_id", "series_id"]).any()
 
 
+#: What stands in the data folder under the number of a study of SPIDER's, and what of it the sentence names.
+TAKEN = {
+    "labels of somebody else's study": ("train.csv", "study_id\n{study}\n", "train.csv: study {study}"),
+    "series of somebody else's study": ("train_series_descriptions.csv", "study_id\n{study}\n", "study {study}"),
+    "images": ("train_images/{study}/1/7.dcm", "mine", "holds 1, which this command did not write there"),
+}
+
+
+@pytest.mark.parametrize("what", TAKEN)
+def test_a_study_of_the_same_number_that_is_not_of_spider_stays(
+    what: str, source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    study = FIRST_ID + 8 * 1000 + 60
+    name, content, words = (text.format(study=study) for text in TAKEN[what])
+    path = tmp_path / "data" / name
+    path.parent.mkdir(parents=True)
+    path.write_text(content)
+    assert _convert(source, tmp_path / "data") == 1
+    assert words in capsys.readouterr().err
+    assert path.read_text() == content
+    assert [path for path in (tmp_path / "data").rglob("*") if path.is_file()] == [path]
+
+
+def test_grades_given_by_hand_stay_and_other_rows_are_kept_to_the_letter(
+    source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "data").mkdir()
+    others = "study_id,series_id,series_description\n0007,1.50,NA\n0008,,' Sagittal T1\n"
+    (tmp_path / "data/train_series_descriptions.csv").write_text(others)
+    assert _convert(source, tmp_path / "data") == 0
+    assert (tmp_path / "data/train_series_descriptions.csv").read_text().startswith(others)
+    table = tmp_path / "data" / "train.csv"
+    table.write_text(table.read_text()[:-1] + "Severe\n")  # the last level of the only study
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    assert _convert(source, tmp_path / "data") == 1
+    assert "train.csv: study 9000008060 has the number of one of SPIDER's" in capsys.readouterr().err
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
+
+
 @pytest.fixture
 def points(source: Path) -> Path:
     """Mid-sagittal images of two patients, twice as high as wide: a spot at L4/L5; patient 13's is stored head down."""

@@ -14,7 +14,7 @@ from lumbar import files
 from lumbar.files import replacing, write_bytes, write_csv, write_json, write_text
 from lumbar.issues import InputError
 from lumbar.labels import CONDITIONS, LEVELS, SEVERITIES, SUBMISSION_COLUMNS, row_id
-from lumbar.submission import DECIMALS, FLOOR, rounded, to_rows, validate, write_submission
+from lumbar.submission import DECIMALS, FLOOR, rounded, to_rows, validate
 from lumbar.texts import read_table
 
 STUDIES = [44036939, 7, 1001]
@@ -51,7 +51,7 @@ def test_file_holds_every_digit_that_matters(tmp_path, seed, share):
     probabilities[..., 0] += 1 - share
     probabilities[0] = [0.7, 0.2, 0.1]  # studies must differ
     frame = to_rows(STUDIES, probabilities)
-    write_submission(frame, STUDIES, tmp_path / "submission.csv")
+    write_csv(frame, tmp_path / "submission.csv")
     read = pd.read_csv(tmp_path / "submission.csv")
     assert read["row_id"].tolist() == frame["row_id"].tolist()
     np.testing.assert_allclose(read[list(SEVERITIES)], frame[list(SEVERITIES)], atol=1e-9, rtol=1e-9)
@@ -126,12 +126,9 @@ FAULTS = {
 
 
 @pytest.mark.parametrize("message", FAULTS)
-def test_spoiled_submission_is_refused_and_an_older_file_stays(tmp_path, message):
-    path = tmp_path / "submission.csv"
-    path.write_text("older", encoding="utf-8")
+def test_spoiled_submission_is_refused(message):
     with pytest.raises(InputError, match=message):
-        write_submission(FAULTS[message](to_rows(STUDIES, distributions())), STUDIES, path)
-    assert path.read_text(encoding="utf-8") == "older"
+        validate(FAULTS[message](to_rows(STUDIES, distributions())), STUDIES)
 
 
 def test_study_listed_twice_is_refused():

@@ -6,8 +6,7 @@ Loading checks everything, runs nothing from the files, and reaches for no hub.
 
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final, Literal
 
@@ -15,16 +14,18 @@ import numpy as np
 import torch
 from pydantic import ValidationError
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import nn
 
 from lumbar.bundle.blending import BundleBlend, FittedBlend, store_blend
 from lumbar.bundle.manifest import MANIFEST, Blend, Manifest, Member, first_fault
+from lumbar.bundle.ownership import own_files
 from lumbar.card import Card
 from lumbar.compute.tensors import load_tensors
 from lumbar.ensemble import BlendMethod
 from lumbar.ensemble.store import SUFFIXES
-from lumbar.files import replacing, sha256, write_json
+from lumbar.exchange import exchanging
+from lumbar.files import sha256, write_bytes, write_json, writing_into
 from lumbar.grading.network import build_grader
 from lumbar.issues import InputError, few, printable
 from lumbar.keypoints.network import build_detector
@@ -156,29 +157,31 @@ def save_bundle(
     card: Card | None = None,
     precision: Precision = "float16",
 ) -> Bundle:
-    """Write a bundle and load it again; members may come from a generator, one is held at a time.
+    """Write a bundle and check it; members may come from a generator, one is held at a time.
 
     With `float16`, matrices are stored in half precision; vectors (biases, norms), integers and tensors that half
-    precision cannot hold stay as they are. The folder must be new, empty, or an older bundle, which is replaced.
+    precision cannot hold stay as they are. The folder must be new, empty, or a bundle and nothing else; that one is
+    replaced when all of the new one is there.
     """
     folder = Path(folder)
-    _clear(folder)
-    entries = []
-    with ExitStack() as undo:  # what a failed attempt wrote goes again
+    with exchanging(folder, own_files, MANIFEST) as new:
+        entries = []
         for weights in members:
             name = f"{weights.name}.safetensors"
             if not MEMBER_NAME.fullmatch(weights.name):
                 raise InputError(f"{folder}: member name {weights.name!r} is not usable as a file name; rename it")
             own = build_network(weights.spec).state_dict()
             check_state({key: value.shape for key, value in weights.state.items()}, own, name)
-            undo.callback((folder / name).unlink, missing_ok=True)
-            with replacing(folder / name) as temporary:
-                save_file({key: _stored(value, precision) for key, value in weights.state.items()}, temporary)
-            entries.append(_entry(weights, folder / name))
-        manifest = _manifest(folder, entries, prior, store_blend(blend, folder, undo), description, card or Card())
-        write_json(manifest.model_dump(mode="json"), folder / MANIFEST)
-        undo.pop_all()
-    return load_bundle(folder)
+            stored = save({key: _stored(value, precision) for key, value in weights.state.items()})
+            with writing_into(folder):
+                write_bytes(stored, new / name)
+            entries.append(_entry(weights, new / name))
+        with writing_into(folder):
+            kept = store_blend(blend, new)
+            manifest = _manifest(folder, entries, prior, kept, description, card or Card())
+            write_json(manifest.model_dump(mode="json"), new / MANIFEST)
+        bundle = load_bundle(new)
+    return replace(bundle, folder=folder)
 
 
 def _entry(weights: Weights, file: Path) -> Member:
@@ -281,17 +284,3 @@ def _stored(value: torch.Tensor, precision: Precision) -> torch.Tensor:
         if torch.isfinite(half).all():
             return half
     return value.to(torch.float32) if value.is_floating_point() else value.clone()
-
-
-def _clear(folder: Path) -> None:
-    """Make the folder ready: an older bundle in it goes, anything else stops the job."""
-    if folder.exists() and not folder.is_dir():
-        raise InputError(f"{folder}: is a file; give a folder for the bundle")
-    folder.mkdir(parents=True, exist_ok=True)
-    if not any(folder.iterdir()):
-        return
-    if not (folder / MANIFEST).is_file():
-        raise InputError(f"{folder}: holds other files and no {MANIFEST}; give a new or empty folder for the bundle")
-    (folder / MANIFEST).unlink()
-    for file in [*folder.glob("*.safetensors"), *folder.glob("blend.*")]:
-        file.unlink(missing_ok=True)

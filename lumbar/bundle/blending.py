@@ -1,7 +1,6 @@
 """The fitted blend in a bundle: its numbers in the manifest, its models as files beside it, each with its hash."""
 
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -26,17 +25,16 @@ class FittedBlend:
     tables: Mapping[str, Sequence[str]]
 
 
-def store_blend(wanted: BlendMethod | FittedBlend, folder: Path, undo: ExitStack) -> Blend:
-    """Write the blend's models into the folder; the manifest's entry. What was written goes when `undo` does."""
+def store_blend(wanted: BlendMethod | FittedBlend, folder: Path) -> Blend:
+    """Write the blend's models into the folder; the manifest's entry."""
     if not isinstance(wanted, FittedBlend):
         return Blend(method=wanted)
     fitted = wanted.blender.fitted
     if tuple(wanted.tables) != wanted.blender.tables:
-        raise InputError(f"{folder}: the blend was fitted on {', '.join(wanted.blender.tables)}; name these, in order")
+        raise InputError(f"the blend was fitted on {', '.join(wanted.blender.tables)}; name these, in order")
     files = {}
     for name, data in fitted.files.items():
         path = folder / f"blend.{plain_name(name)}"
-        undo.callback(path.unlink, missing_ok=True)
         write_bytes(data, path)
         files[name] = BlendFile(file=path.name, sha256=sha256(path))
     tables = {name: tuple(members) for name, members in wanted.tables.items()}

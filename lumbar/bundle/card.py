@@ -1,12 +1,14 @@
 """The model card: what a bundle's manifest says about data, training, figures and limits, as Markdown."""
 
+import hashlib
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
 from lumbar.bundle import MANIFEST, Bundle, Manifest, load_bundle
 from lumbar.card import Card, Measured, read_measured
-from lumbar.files import write_json, write_text
+from lumbar.files import json_text, replacing, write_text, writing_into
 from lumbar.member import DetectorSpec
 from lumbar.report import NOTICE
 
@@ -17,16 +19,24 @@ CARD: Final = "README.md"
 def write_card(folder: Path, measured: Sequence[Path] = ()) -> Path:
     """Write a bundle's card beside its manifest, after the tables of these files went into the manifest.
 
-    Raises InputError where the bundle or a file cannot be read.
+    Raises InputError where the bundle or a file cannot be read, or where the folder holds a README.md that is no card
+    of this bundle.
     """
-    bundle = load_bundle(folder)
+    bundle = newer = load_bundle(folder)
     tables = [table for path in measured for table in read_measured(path)]
     if tables:
-        card = bundle.manifest.card.with_measured(tables)
-        write_json(bundle.manifest.model_copy(update={"card": card}).model_dump(mode="json"), Path(folder) / MANIFEST)
-        bundle = load_bundle(folder)
+        manifest = bundle.manifest.model_copy(update={"card": bundle.manifest.card.with_measured(tables)})
+        text = json_text(manifest.model_dump(mode="json"))
+        newer = replace(bundle, manifest=manifest, identity=hashlib.sha256(text.encode()).hexdigest())
     path = Path(folder) / CARD
-    write_text(card_text(bundle), path)
+    cards = [
+        card_text(known).encode(errors="backslashreplace") for known in (bundle, newer)
+    ]  # a call that was killed left the newer one
+    with writing_into(folder):
+        with replacing(path, lambda there: there.read_bytes() in cards) as temporary:
+            temporary.write_bytes(cards[-1])
+        if tables:
+            write_text(text, Path(folder) / MANIFEST)
     return path
 
 

@@ -6,18 +6,22 @@ It repeats of the patient what DICOM wants of a report in the same study, and no
 """
 
 import importlib.util
+import os
+import struct
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
+from pydicom import dcmread
 from pydicom.dataset import Dataset
+from pydicom.errors import InvalidDicomError
 from pydicom.uid import generate_uid
 
 from lumbar import __version__
 from lumbar.dicom_sr import codes
 from lumbar.dicom_sr.sources import Source, find_sources, first_of, nameless, repeat_study
-from lumbar.files import replacing, writing_into
+from lumbar.files import check_replaceable, replacing, writing_into
 from lumbar.issues import InputError
 from lumbar.labels import CONDITIONS, LEVELS, SEVERITIES, Condition, Level, condition_title, level_title, side_of
 from lumbar.progress import follow
@@ -40,6 +44,29 @@ def check_available() -> None:
         raise InputError("structured reports need the package highdicom; install it with: pip install highdicom")
 
 
+def check_out(out: Path, data: "DataFolder") -> None:
+    """InputError where a file stands in the place of a report that is none of ours, or where somebody verified it."""
+    folder = Path(out) / FOLDER
+    if os.path.lexists(folder) and not folder.is_dir():
+        raise InputError(f"{folder}: is no folder, and reports are written into one of that name; rename it")
+    for study_id in data.study_ids:
+        check_replaceable(report_path(out, study_id), _is_report)
+
+
+def report_path(out: Path, study_id: int) -> Path:
+    """The file of a study's report."""
+    return Path(out) / FOLDER / f"{study_id}.dcm"
+
+
+def _is_report(path: Path) -> bool:
+    try:
+        found = dcmread(path, specific_tags=["ManufacturerModelName", "SeriesDescription", "VerificationFlag"])
+    except (InvalidDicomError, ValueError, KeyError, AttributeError, NotImplementedError, EOFError, struct.error):
+        return False
+    words = [str(found.get(name, "")) for name in ("ManufacturerModelName", "SeriesDescription", "VerificationFlag")]
+    return words == ["Lumbar", SERIES_DESCRIPTION, "UNVERIFIED"]
+
+
 def write_reports(
     results: Iterable["StudyResult"], data: "DataFolder", bundle: "Bundle", out: Path
 ) -> tuple[list[Path], list[str]]:
@@ -56,8 +83,8 @@ def write_reports(
         except InputError as error:
             left_out.append(f"study {result.study_id} has no structured report: {error}")
             continue
-        path = Path(out) / FOLDER / f"{result.study_id}.dcm"
-        with writing_into(path.parent), replacing(path) as temporary:
+        path = report_path(out, result.study_id)
+        with writing_into(path.parent), replacing(path, _is_report) as temporary:
             report.save_as(temporary)
         written.append(path)
     return written, left_out

@@ -14,8 +14,9 @@ from lumbar.charts import draw_reliability
 from lumbar.ensemble import methods, nested
 from lumbar.ensemble.cells import GROUPS, Cells
 from lumbar.ensemble.names import ALL, CHOSEN, METHOD_NAMES
-from lumbar.ensemble.store import Blender, studies_of, write_fit
+from lumbar.ensemble.store import FIT_FILE, Blender, studies_of, write_fit
 from lumbar.ensemble.suspects import suspect_labels, write_suspects
+from lumbar.exchange import check_own, exchanging, summed, write_sums
 from lumbar.files import write_csv, writing_into
 from lumbar.issues import InputError, printable
 from lumbar.labels import CONDITION_GROUPS
@@ -49,9 +50,12 @@ def run_blend(
     """Score a method, or `all`, by nested cross-validation; with `out`, fit it on everything and write it there.
 
     Returns `notes` (sentences), `scored_rows`, `rows_without_prediction`, `methods` (a dictionary each, see
-    `Comparison.to_dict`), `seconds`. InputError names what is wrong with a file or an option.
+    `Comparison.to_dict`), `seconds`. InputError names what is wrong with a file or an option,
+    and what in `out` no earlier call left there.
     """
     started = time.perf_counter()
+    if out is not None:
+        check_own(out, own_files)
     data = read_tables(Path(labels), [Path(path) for path in tables], folds, seed)
     # what is chosen among needs every method's table, to be fitted again on everything
     names = [*METHOD_NAMES, CHOSEN] if method in (ALL, CHOSEN) else list(dict.fromkeys(("mean", method)))
@@ -76,8 +80,9 @@ def run_blend(
     if out is not None:
         final, why = nested.choose(rows, len(codes)) if method in (ALL, CHOSEN) else (method, "as asked")
         notes.append(f"written to {out}: {final} ({why})")
-        with writing_into(out):
-            write_results(data, codes, predictions, final, Path(out), seed)
+        with exchanging(out, own_files, FIT_FILE) as new, writing_into(out):
+            write_results(data, codes, predictions, final, new, seed)
+            write_sums(new)
     return {
         "folds": len(np.unique(data.folds)),
         "studies": len(data.studies),
@@ -88,6 +93,12 @@ def run_blend(
         "methods": [row.to_dict() for row in rows if method in (ALL, row.method)],
         "seconds": round(time.perf_counter() - started, 1),
     }
+
+
+def own_files(folder: Path) -> list[str]:
+    """Files of a folder that an earlier call with `out` wrote and nobody changed."""
+    listed = summed(folder)
+    return listed if FIT_FILE in listed else []
 
 
 def read_tables(labels: Path, tables: Sequence[Path], folds: int | None, seed: int) -> Tables:

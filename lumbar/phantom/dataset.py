@@ -1,7 +1,10 @@
 """Writes whole phantom data folders: images and tables as the competition lays them out."""
 
 import csv
+import functools
+import io
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -9,12 +12,18 @@ from typing import Any
 import cv2
 import numpy as np
 
+from lumbar.exchange import exchanging
+from lumbar.files import write_text
+from lumbar.issues import InputError
 from lumbar.labels import LABEL_COLUMNS
 from lumbar.phantom.options import PhantomOptions
-from lumbar.phantom.study import Rows, Split, write_study
+from lumbar.phantom.study import Rows, Split, plan, seed_words, table_rows, write_study
+from lumbar.phantom.writer import own_slices
 from lumbar.pool import spread
 
 _COORDINATES = ("study_id", "series_id", "instance_number", "condition", "level", "x", "y")
+#: Seed, number, id, split and options of one study.
+_Study = tuple[int, int, int, Split, PhantomOptions]
 _SERIES = ("study_id", "series_id", "series_description")
 
 
@@ -48,29 +57,48 @@ def write_phantoms(
     The same seed gives the same bytes whatever `workers` is, and study i does not depend on how many are written.
     `overrides` are fields of `PhantomOptions` for all studies; `variations` replaces the options of single studies by
     their number (0 is the first). `split="test"` writes images and the series table only. `progress` is called with
-    (done, all).
+    (done, all). A folder that is there must be empty, or hold studies that this call writes again and nothing else.
     """
+    if studies < 1:
+        raise InputError(f"{studies} studies cannot be written; give 1 or more as --studies")
     base = replace(PhantomOptions(label_noise=label_noise), **overrides)
     ids = study_ids(studies, seed, first_id)
-    jobs = [
-        (Path(out), seed, index, study, split, (variations or {}).get(index, base)) for index, study in enumerate(ids)
-    ]
-    Path(out).mkdir(parents=True, exist_ok=True)
-    rows: list[Rows] = []
-    for done, row in enumerate(_run(jobs, workers), start=1):
-        rows.append(row)
-        if progress is not None:
-            progress(done, studies)
-    _write_tables(Path(out), split, rows)
+    chosen = [(seed, index, study, split, (variations or {}).get(index, base)) for index, study in enumerate(ids)]
+    proof = functools.partial(_own_files, chosen)
+    with exchanging(out, proof, f"{split}_series_descriptions.csv") as new:
+        rows: list[Rows] = []
+        for done, row in enumerate(_run(out, [(new, *study) for study in chosen], workers), start=1):
+            rows.append(row)
+            if progress is not None:
+                progress(done, studies)
+        for name, text in _tables(split, rows).items():
+            write_text(text, new / name)
     return ids
 
 
-def _run(jobs: list[tuple[Any, ...]], workers: int) -> Any:
+def _own_files(studies: list[_Study], folder: Path) -> list[str]:
+    """Files of an earlier call: slices with these studies' UIDs, and tables without a line that is not theirs."""
+    split = studies[0][3]
+    rows = [table_rows(plan(seed, index, study, options)) for seed, index, study, _, options in studies]
+    own = []
+    for name, text in _tables(split, rows).items():
+        with suppress(OSError, UnicodeDecodeError):
+            stands = (folder / name).read_bytes().decode().splitlines() if (folder / name).is_file() else []
+            own += [name] if stands and set(stands) <= set(text.splitlines()) else []
+    for seed, index, study, _, _ in studies:
+        images = Path(f"{split}_images", str(study))
+        own += [
+            (images / name).as_posix() for name in own_slices(folder / images, study, seed_words(seed, index, split))
+        ]
+    return own
+
+
+def _run(out: Path, jobs: list[tuple[Any, ...]], workers: int) -> Any:
     if workers <= 1:
         yield from map(_work, jobs)
         return
     lost = (
-        f"{jobs[0][0]}: a worker process was killed before all phantoms were written, often for lack of memory; run "
+        f"{out}: a worker process was killed before all phantoms were written, often for lack of memory; run "
         "again with fewer workers"
     )
     yield from spread(_work, jobs, workers, lost=lost)
@@ -85,17 +113,19 @@ def _work(job: tuple[Any, ...]) -> Rows:
         cv2.setNumThreads(threads)
 
 
-def _write_tables(out: Path, split: Split, rows: list[Rows]) -> None:
-    """The tables of a split; the test split has the series table only."""
-    _write_csv(out / f"{split}_series_descriptions.csv", _SERIES, [line for row in rows for line in row.series])
+def _tables(split: Split, rows: list[Rows]) -> dict[str, str]:
+    """The tables of a split by name, as CSV; the test split has the series table only."""
+    tables = {f"{split}_series_descriptions.csv": _csv(_SERIES, [line for row in rows for line in row.series])}
     if split == "train":
-        _write_csv(out / "train.csv", ("study_id", *LABEL_COLUMNS), [row.labels for row in rows])
+        tables["train.csv"] = _csv(("study_id", *LABEL_COLUMNS), [row.labels for row in rows])
         lines = [line for row in rows for line in row.coordinates]
-        _write_csv(out / "train_label_coordinates.csv", _COORDINATES, lines)
+        tables["train_label_coordinates.csv"] = _csv(_COORDINATES, lines)
+    return tables
 
 
-def _write_csv(path: Path, columns: tuple[str, ...], lines: list[dict[str, object]]) -> None:
-    with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, columns, lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(lines)
+def _csv(columns: tuple[str, ...], lines: list[dict[str, object]]) -> str:
+    text = io.StringIO(newline="")
+    writer = csv.DictWriter(text, columns, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(lines)
+    return text.getvalue()

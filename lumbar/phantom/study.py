@@ -136,6 +136,11 @@ def render(study: StudyPlan, seed: int, index: int) -> list[list[np.ndarray]]:
     return pictures
 
 
+def seed_words(seed: int, index: int, split: Split) -> str:
+    """What the UIDs of a study's slices are made from, beside its numbers."""
+    return f"{seed} {index} {split}"
+
+
 def write_study(out: Path, seed: int, index: int, study_id: int, split: Split, options: PhantomOptions) -> Rows:
     """Draw, render and write one study below `<out>/<split>_images`; returns its table rows."""
     study = plan(seed, index, study_id, options)
@@ -144,8 +149,7 @@ def write_study(out: Path, seed: int, index: int, study_id: int, split: Split, o
     for series_id, series, stack in zip(study.series_ids, study.series, render(study, seed, index), strict=True):
         coding = _coding(rng, options)
         for place, (number, pixels) in enumerate(zip(series.instances, stack, strict=True)):
-            dataset = slice_dataset(
-                study_id, series_id, number, series, place, pixels, coding, seed=f"{seed} {index} {split}"
-            )
+            words = seed_words(seed, index, split)
+            dataset = slice_dataset(study_id, series_id, number, series, place, pixels, coding, words)
             write_slice(dataset, folder / str(series_id), number)
     return table_rows(study)

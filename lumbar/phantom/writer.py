@@ -1,10 +1,13 @@
 """Writes phantom series as MR Image Storage files and the tables of the competition layout."""
 
+import struct
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from pydicom.dataset import FileDataset, FileMetaDataset
+from pydicom.errors import InvalidDicomError
+from pydicom.filereader import read_file_meta_info
 from pydicom.uid import ExplicitVRLittleEndian, MRImageStorage, RLELossless, generate_uid
 
 from lumbar.phantom.scan import SeriesPlan
@@ -32,6 +35,27 @@ def _uid(*parts: object) -> str:
     return generate_uid(entropy_srcs=[str(part) for part in ("lumbar phantom", *parts)])
 
 
+def slice_uid(seed: str, study: int, series: int, number: int) -> str:
+    """UID of a slice: the same for the same words, and nobody else's."""
+    return _uid(seed, study, series, number)
+
+
+def own_slices(folder: Path, study: int, seed: str) -> list[str]:
+    """Which files of a study's folder (`<series>/<number>.dcm`) bear the UIDs of this seed, by relative name."""
+    return [path.relative_to(folder).as_posix() for path in folder.glob("*/*.dcm") if _is_own(path, study, seed)]
+
+
+def _is_own(path: Path, study: int, seed: str) -> bool:
+    series, number = path.parent.name, path.stem
+    if not (series.isdecimal() and number.isdecimal() and path.is_file()):
+        return False
+    try:
+        found = read_file_meta_info(path).get("MediaStorageSOPInstanceUID")
+    except (InvalidDicomError, ValueError, AttributeError, EOFError, struct.error):
+        return False
+    return found == slice_uid(seed, study, int(series), int(number))
+
+
 def slice_dataset(
     study: int, series: int, number: int, plan: SeriesPlan, index: int, pixels: np.ndarray, coding: Coding, seed: str
 ) -> FileDataset:
@@ -39,7 +63,7 @@ def slice_dataset(
     plane = plan.planes[index]
     meta = FileMetaDataset()
     meta.MediaStorageSOPClassUID = MRImageStorage
-    meta.MediaStorageSOPInstanceUID = _uid(seed, study, series, number)
+    meta.MediaStorageSOPInstanceUID = slice_uid(seed, study, series, number)
     meta.TransferSyntaxUID = ExplicitVRLittleEndian
     ds = FileDataset("", {}, file_meta=meta, preamble=b"\0" * 128)
     ds.SOPClassUID, ds.SOPInstanceUID = MRImageStorage, meta.MediaStorageSOPInstanceUID

@@ -7,6 +7,7 @@ it is brought together from the files, so that it makes no difference who comput
 import os
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -22,8 +23,9 @@ from lumbar.compute.engine import choose_engine
 from lumbar.issues import InputError
 from lumbar.prediction import pipeline
 from lumbar.prediction.budget import Budget
+from lumbar.prediction.finished import computing
 from lumbar.prediction.pipeline import OnError
-from lumbar.prediction.results import StudyResult
+from lumbar.prediction.results import StudyResult, check_out
 from lumbar.prediction.store import Store
 from lumbar.study import DataFolder
 
@@ -55,6 +57,23 @@ def predict_all(data: DataFolder, bundle: Bundle, out: Path, say: Say = print, *
     cell goes on.
     """
     started, options = time.monotonic(), Options(**chosen)  # one clock for all that follows, whoever works
+    with holding(data, bundle, out, options):
+        return _predict_all(data, bundle, out, options, started, say)
+
+
+def holding(data: DataFolder, bundle: Bundle, out: Path, options: Options) -> AbstractContextManager[None]:
+    """Hold the folder of results from work to `gather`, so that nobody takes finished studies away meanwhile.
+
+    InputError where something in it is not ours to replace, where it lies among the images, or where another run is
+    computing there.
+    """
+    check_out(out, data)
+    return computing(out, _store(data, bundle, out, options).run)
+
+
+def _predict_all(
+    data: DataFolder, bundle: Bundle, out: Path, options: Options, started: float, say: Say
+) -> list[StudyResult]:
     gpus = torch.cuda.device_count()  # asks the driver, and leaves the GPUs alone
     if gpus > 1 and options.device == "auto" and torch.cuda.is_initialized():
         say(f"one of {gpus} GPUs computes, since this kernel has used it before; restart the kernel for all of them")

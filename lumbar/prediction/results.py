@@ -1,7 +1,9 @@
 """What a run of prediction came to, study by study, and the three files that it leaves."""
 
-import shutil
+import hashlib
+import json
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
@@ -11,15 +13,26 @@ import pandas as pd
 
 from lumbar import submission
 from lumbar.bundle import Bundle
-from lumbar.files import write_csv, write_json, writing_into
+from lumbar.files import (
+    check_apart,
+    check_replaceable,
+    check_writable,
+    csv_text,
+    json_text,
+    replacing,
+    sha256,
+    writing_into,
+)
 from lumbar.issues import Issue
 from lumbar.keypoints.keypoint import Keypoint
 from lumbar.labels import CONDITIONS, LEVELS, condition_title, level_title
-from lumbar.report import run_report
+from lumbar.prediction.finished import check_finished, remove_finished
+from lumbar.report import NOTICE, run_report
 from lumbar.study import DataFolder
 
-#: Folder in the folder of results where finished studies are kept until all are there.
-FINISHED: Final = "finished"
+SUBMISSION: Final = "submission.csv"
+KEYPOINTS: Final = "keypoints.csv"
+REPORT: Final = "run_report.json"
 
 
 @dataclass(frozen=True)
@@ -69,24 +82,56 @@ def write_outputs(
     out: Path,
     options: Mapping[str, Any] | None = None,
 ) -> Path:
-    """Write `submission.csv`, `keypoints.csv` and `run_report.json` into `out`, each atomically; returns the first.
+    """Write `submission.csv`, `keypoints.csv` and `run_report.json` into `out`, whole or none; returns the first.
 
     `options` (device, error policy, …) go into the report. The submission is validated before anything is written;
-    InputError says what is wrong with it, or why the folder cannot be written to. What was kept study by study in `out`
-    is taken away at the end.
+    InputError says what is wrong with it, why the folder cannot be written to, or which file in it is not one that an
+    earlier run left. What was kept study by study in `out` is taken away at the end.
     """
-    results = list(results)
+    results, out = list(results), Path(out)
     study_ids = [result.study_id for result in results]
     table = submission.rounded(submission.to_rows(study_ids, np.stack([result.probabilities for result in results])))
-    path = Path(out) / "submission.csv"
     ungraded = [result.study_id for result in results if not result.graded.any()]
+    submission.validate(table, data.study_ids, prior_studies=ungraded)
     report = run_report(results, data, bundle, options=options)
-    with writing_into(out):
-        submission.write_submission(table, data.study_ids, path, prior_studies=ungraded)
-        write_csv(keypoint_table(results), path.with_name("keypoints.csv"))
-        write_json(report, path.with_name("run_report.json"))
-    shutil.rmtree(Path(out) / FINISHED, ignore_errors=True)
-    return path
+    texts = {SUBMISSION: csv_text(table), KEYPOINTS: csv_text(keypoint_table(results))}
+    report["files"] = {name: _hashes(text, out / name) for name, text in texts.items()}
+    with writing_into(out), ExitStack() as written:
+        for name, text in (*texts.items(), (REPORT, json_text(report))):  # the last is there first: it knows the others
+            written.enter_context(replacing(out / name, _left_by_a_run)).write_bytes(
+                text.encode(errors="backslashreplace")
+            )
+    remove_finished(out, data.study_ids)
+    return out / SUBMISSION
+
+
+def check_out(out: Path, data: DataFolder) -> None:
+    """InputError where the results of these studies cannot be written to `out`, before anything is computed.
+
+    It lies in what is read, it may not be written to, or something stands in it that no earlier run left there.
+    """
+    check_apart(out, data.image_folder)
+    check_writable(out)
+    for name in (REPORT, SUBMISSION, KEYPOINTS):
+        check_replaceable(Path(out) / name, _left_by_a_run)
+    check_finished(out, data.study_ids)
+
+
+def _left_by_a_run(path: Path) -> bool:
+    """Whether a file of results is as a run left it: a run report, or what the report beside it knows by its hash."""
+    try:
+        report = json.loads(path.with_name(REPORT).read_bytes())
+        if report["notice"] != NOTICE or report["bundle"]["identity"] is None:
+            return False
+        return path.name == REPORT or sha256(path) in report["files"][path.name]
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return False
+
+
+def _hashes(text: str, path: Path) -> list[str]:
+    """The hash of a file's new content; where an older one stands, that one's too, since a kill may leave it there."""
+    new = hashlib.sha256(text.encode()).hexdigest()
+    return list(dict.fromkeys([new, *([sha256(path)] if path.is_file() else [])]))
 
 
 def left_out(study_id: int, graded: np.ndarray, seen: np.ndarray) -> tuple[Issue, ...]:

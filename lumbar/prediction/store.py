@@ -17,7 +17,8 @@ from safetensors.numpy import save
 from lumbar.files import write_bytes, writing_into
 from lumbar.issues import Issue
 from lumbar.keypoints.keypoint import Keypoint
-from lumbar.prediction.results import FINISHED, StudyResult
+from lumbar.prediction.finished import kept_path
+from lumbar.prediction.results import StudyResult
 from lumbar.study import DataFolder
 
 _ARRAYS: Final = ("probabilities", "members", "graded", "seen")
@@ -47,7 +48,7 @@ class Store:
 
     def __init__(self, out: Path, data: DataFolder, identity: Mapping[str, Any]) -> None:
         """`identity`: what decides the results beside a study's files (bundle, engine, …), as JSON can hold it."""
-        self.folder, self.data = Path(out) / FINISHED, data
+        self.out, self.data = Path(out), data
         self.run = hashlib.sha256(json.dumps(dict(identity), sort_keys=True).encode()).hexdigest()
 
     def save(self, result: StudyResult) -> None:
@@ -65,15 +66,15 @@ class Store:
             dropped=result.dropped,
         )
         arrays = {name: np.ascontiguousarray(getattr(result, name)) for name in _ARRAYS}
-        with writing_into(self.folder.parent):
-            write_bytes(save(arrays, {"words": _WORDS.dump_json(words).decode()}), self._path(result.study_id))
+        with writing_into(self.out):
+            write_bytes(save(arrays, {"words": _WORDS.dump_json(words).decode()}), kept_path(self.out, result.study_id))
 
     def load(self, study_id: int, *, failed: bool = False) -> StudyResult | None:
         """What is kept of a study; None where nothing is, or it is damaged, of another run, or its files have changed.
 
         `failed`: whether a prior that stood in for the study counts; where it does not, the study is tried again.
         """
-        path = self._path(study_id)
+        path = kept_path(self.out, study_id)
         if not path.is_file():
             return None
         try:
@@ -95,9 +96,6 @@ class Store:
             dropped=words.dropped,
             **arrays,
         )
-
-    def _path(self, study_id: int) -> Path:
-        return self.folder / f"{study_id}.safetensors"
 
 
 def _fingerprint(data: DataFolder, study_id: int) -> str:

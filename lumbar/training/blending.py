@@ -1,14 +1,17 @@
 """The blend of a run: chosen and fitted on the run's own out-of-fold tables, kept beside them, handed to the bundle."""
 
-import shutil
+import json
 import sys
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from lumbar.bundle import FittedBlend
 from lumbar.ensemble import BLEND_METHODS, METHOD_NAMES, BlendMethod
+from lumbar.ensemble.store import FIT_FILE
+from lumbar.exchange import exchanging
 from lumbar.files import write_csv, write_json
 from lumbar.issues import InputError
 from lumbar.labels import CONDITION_GROUPS
@@ -47,13 +50,22 @@ def blend_run(
     folds = _folds(folder, studies, seed)
     method, why, blended, rows = _choose(settings.method, members, codes, folds, seed)
     write_csv(to_rows(studies.tolist(), blended), folder.prediction_file("blend"))
-    shutil.rmtree(folder.blend, ignore_errors=True)
-    if method not in BLEND_METHODS:
-        cells = nested.cells_for(members, codes)
-        write_fit(Blender(methods.fit(method, cells, codes, seed), tuple(tables), cells.prior), folder.blend)
-    write_json({"method": method, "why": why, "nested": rows}, folder.blend / CHOICE)
+    with exchanging(folder.blend, _own_files, CHOICE) as new:
+        if method not in BLEND_METHODS:
+            cells = nested.cells_for(members, codes)
+            write_fit(Blender(methods.fit(method, cells, codes, seed), tuple(tables), cells.prior), new)
+        write_json({"method": method, "why": why, "nested": rows}, new / CHOICE)
     sys.stderr.write(f"blend: {why}\n")
     return why
+
+
+def _own_files(folder: Path) -> list[str]:
+    """What an earlier call left in a run's `blend`: the choice, the fit and its models."""
+    try:
+        models = json.loads((folder / FIT_FILE).read_text(encoding="utf-8"))["files"]
+    except (OSError, ValueError, KeyError, TypeError):
+        models = []
+    return [CHOICE, FIT_FILE, *map(str, models)]
 
 
 def _choose(

@@ -65,6 +65,20 @@ class RunFolder:
         """Out-of-fold probabilities of a grader, or of the `blend`."""
         return self.root / "predictions" / f"{name}.csv"
 
+    def check_free(self) -> None:
+        """InputError where the folder holds something and is no run; a cache alone is fine."""
+        held = [entry.name for entry in self.root.iterdir()] if self.root.is_dir() else []
+        held = [name for name in held if name != self.cache.name and not name.endswith(".tmp")]  # others try to write
+        if not held:
+            return
+        try:
+            self.recipe()
+        except (InputError, ValueError, TypeError, AttributeError) as error:
+            raise InputError(
+                f"{self.root} holds {few(sorted(held))} and no recipe.json of a run that this version knows; give a "
+                "new folder as --out"
+            ) from error
+
     def recipe(self) -> Recipe:
         """The resolved recipe."""
         return check_recipe(self._json("recipe.json"), str(self.root / "recipe.json"))

@@ -13,7 +13,7 @@ from accelerate import Accelerator
 from torch import nn
 
 from lumbar.ensemble.suspects import read_left_out, without
-from lumbar.files import check_writable, sha256, write_csv, write_json, write_text, writing_into
+from lumbar.files import check_apart, check_writable, sha256, write_csv, write_json, write_text, writing_into
 from lumbar.grading.network import build_grader
 from lumbar.grading.regions import region_key
 from lumbar.issues import InputError, printable
@@ -45,9 +45,12 @@ def train(recipe_path: Path, data_folder: Path, out: Path, overrides: Sequence[s
     """Train every stage and fold of a recipe into the run folder `out`, going on where an earlier call stopped.
 
     Under `accelerate launch` every process calls it; the first one reads, caches and writes. Raises InputError with all
-    faults of the data before anything is trained.
+    faults of the data before anything is trained, and where `out` lies among the images or holds something else.
     """
     recipe = load_recipe(Path(recipe_path), overrides)
+    check_apart(out, Path(data_folder) / "train_images")
+    with writing_into(out):
+        RunFolder(Path(out)).check_free()
     data = open_checked(Path(data_folder), recipe)
     check_writable(out)
     run = Run(Path(out), recipe, data, make_accelerator(recipe.loop))
@@ -77,7 +80,7 @@ class Run:
         kept = self.folder.kept_folds(self.study_ids, recipe.folds)
         self.folds = make_folds(self.labels, self.study_ids, recipe.folds) if kept is None else kept
         accelerator.wait_for_everyone()  # nobody writes before everybody has read
-        self.board = Board(out / "tensorboard") if recipe.loop.tensorboard and self.main else None
+        self.board: Board | None = None
 
     # ---- steps ----
 
@@ -90,6 +93,8 @@ class Run:
                 write_json(self.recipe.model_dump(mode="json"), self.folder.root / "recipe.json")
                 write_csv(table, self.folder.root / "labels.csv")
                 write_csv(self.folds, self.folder.root / "folds.csv")
+                if self.recipe.loop.tensorboard:
+                    self.board = Board(self.folder.root / "tensorboard")
             self.packs.ensure(self.study_ids, self._each)
             tell_issues(self.packs, self.rows, self.study_ids, self.folder.root / "issues.json")
         self.accelerator.wait_for_everyone()

@@ -13,8 +13,8 @@ import numpy as np
 import torch
 from matplotlib import pyplot as plt
 
-from lumbar import style
-from lumbar.files import replacing
+from lumbar import charts, style
+from lumbar.files import check_apart, check_replaceable, replacing, writing_into
 from lumbar.grading.tasks import TASKS
 from lumbar.issues import InputError
 from lumbar.keypoints.coding import gaussian_heatmaps
@@ -42,22 +42,28 @@ def show_batches(
 
     Stage 1: each sample's middle slice with its targets, then as it was. Stage 2: each view's middle slice, labels
     above; where the recipe grades around out-of-fold keypoints, around those of the run `trained`, else around the
-    labelled ones. Nothing is trained. Raises InputError as training would.
+    labelled ones. Nothing is trained. Raises InputError as training would, and where
+    a picture of such a name is none of ours.
     """
     from lumbar.training.machine import make_accelerator
     from lumbar.training.run import Run
 
     recipe = load_recipe(Path(recipe_path), overrides)
     kind = "found" if trained is not None and recipe.stage2.keypoints == "out_of_fold" else "labels"
+    check_apart(out, Path(data_folder) / "train_images")
+    data = open_checked(Path(data_folder), recipe)
+    paths = {name: Path(out) / f"{name}.png" for name in recipe.members()}
+    with writing_into(out):
+        for path in paths.values():
+            check_replaceable(path, charts.drawn_here)
     written = []
     with tempfile.TemporaryDirectory() as scratch:
-        run = Run(Path(scratch), recipe, open_checked(Path(data_folder), recipe), make_accelerator(recipe.loop))
+        run = Run(Path(scratch), recipe, data, make_accelerator(recipe.loop))
         if trained is not None:
             _take_keypoints(RunFolder(trained), run)
         run.study_ids = run.study_ids[:STUDIES]
         run.prepare()
         for name, member in recipe.members().items():
-            path = Path(out) / f"{name}.png"
             samples = _samples(run, name, member, kind)
             if not len(samples.studies):
                 raise InputError(
@@ -66,10 +72,10 @@ def show_batches(
                 )
             draw = _stacks if isinstance(samples, StackSamples) else _regions
             figure = draw(samples, member, kind)  # type: ignore[arg-type]
-            with replacing(path) as temporary:
-                figure.savefig(temporary, dpi=80, bbox_inches="tight")
+            with writing_into(out), replacing(paths[name], charts.drawn_here) as temporary:
+                figure.savefig(temporary, dpi=80, bbox_inches="tight", metadata=charts.MARK)
             plt.close(figure)
-            written.append(path)
+            written.append(paths[name])
     return written
 
 

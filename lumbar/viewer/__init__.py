@@ -19,7 +19,7 @@ from torch import nn
 
 from lumbar import style
 from lumbar.bundle import Bundle
-from lumbar.files import replacing, writing_into
+from lumbar.files import check_replaceable, replacing, writing_into
 from lumbar.grading.regions import Regions, cut_regions, region_key
 from lumbar.issues import CODES
 from lumbar.labels import LEVELS, level_title
@@ -66,13 +66,23 @@ def write_report(
     path = Path(out) / REPORT
     before, after = _frame(results, bundle)
     opened = partial(open, mode="w", encoding="utf-8", errors="backslashreplace")
-    with writing_into(out), replacing(path) as temporary, opened(temporary) as stream:
+    with writing_into(out), replacing(path, _is_report) as temporary, opened(temporary) as stream:
         stream.write(before)
         for result in follow(results, "report", len(results), show=progress, name=lambda one: f"study {one.study_id}"):
             view = study_view(result, data, graders, device)
             stream.write(f'<script type="application/json" id="study-{result.study_id}">{as_json(view)}</script>\n')
         stream.write(after)
     return path
+
+
+def check_out(out: Path) -> None:
+    """InputError where a `report.html` stands in `out` that is none of ours."""
+    check_replaceable(Path(out) / REPORT, _is_report)
+
+
+def _is_report(path: Path) -> bool:
+    with path.open("rb") as stream:
+        return b"<title>Lumbar report</title>" in stream.read(2000)  # as page/report.html begins
 
 
 def study_view(

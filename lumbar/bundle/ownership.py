@@ -1,0 +1,30 @@
+"""Which files of a folder are a bundle's own: what goes when another bundle is written in its place."""
+
+import hashlib
+import json
+from pathlib import Path
+
+from lumbar.bundle.manifest import MANIFEST, Manifest
+from lumbar.files import sha256
+
+
+def own_files(folder: Path) -> list[str]:
+    """The manifest, the files that it names and whose hash it knows, and the card where nobody wrote into it.
+
+    Empty where there is no manifest of ours.
+    """
+    from lumbar.bundle import Bundle
+    from lumbar.bundle.card import CARD, card_text
+
+    try:
+        raw = (folder / MANIFEST).read_bytes() if (folder / MANIFEST).is_file() else b""
+        manifest = Manifest.model_validate(json.loads(raw))
+    except (OSError, ValueError, RecursionError):
+        return []
+    files = {member.file: member.sha256 for member in manifest.members}
+    files |= {model.file: model.sha256 for model in manifest.blend.files.values()}
+    own = [name for name, digest in files.items() if (folder / name).is_file() and sha256(folder / name) == digest]
+    if len(own) == len(files) and (folder / CARD).is_file():
+        bundle = Bundle(folder, manifest, hashlib.sha256(raw).hexdigest())
+        own += [CARD] if (folder / CARD).read_bytes() == card_text(bundle).encode(errors="backslashreplace") else []
+    return [MANIFEST, *own]
