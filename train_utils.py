@@ -22,13 +22,11 @@ from typing import TYPE_CHECKING, Any
 
 try:
     from lumbar import terminal
-    from lumbar.arguments import ARGUMENTS, KEPT, WRITES
     from lumbar.issues import InputError
 except ModuleNotFoundError:  # pushed to Kaggle as a utility script: the package lies in an attached dataset
     for depth in range(1, 5):
         sys.path += [str(found.parents[1]) for found in Path("/kaggle/input").glob("*/" * depth + "lumbar/labels.py")]
     from lumbar import terminal
-    from lumbar.arguments import ARGUMENTS, KEPT, WRITES
     from lumbar.issues import InputError
 
 if TYPE_CHECKING:  # what a notebook imports from here; loaded on first use, so that --help does not wait for torch
@@ -257,36 +255,32 @@ _COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="train_utils.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for name, run in _COMMANDS.items():
-        summary = (run.__doc__ or "").strip()
-        command = commands.add_parser(name, help=summary, description=summary)
-        command.set_defaults(run_command=run)
-        for flag, options in ARGUMENTS[name]:
-            command.add_argument(flag, **options)
-    return parser
+    with terminal.without_interrupts():  # numpy takes an interrupted import for a broken one
+        from lumbar.arguments import make_parser
+    return make_parser(__doc__ or "", _COMMANDS)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code."""
-    parser = _parser()
-    if not (sys.argv[1:] if argv is None else argv) and "KAGGLE_KERNEL_RUN_TYPE" in os.environ:
-        parser.print_help()  # a utility script is run once when it is pushed, and that has to end well
-        return 0
     try:
-        args = parser.parse_args(argv)
-        if args.command == "bundle" and (args.recipe if args.random else args.run) is None:
-            parser.error("bundle needs --run, or --random with --recipe")
-        kept = KEPT.get(args.command, "run the same command again")
-        return terminal.ended(partial(_run, args), f"{parser.prog} {args.command}", kept)
+        return terminal.ended(partial(_main, argv), "train_utils.py")
     finally:
         terminal.let_go_of_output()
 
 
+def _main(argv: Sequence[str] | None) -> int:
+    parser = _parser()
+    if not (sys.argv[1:] if argv is None else argv) and "KAGGLE_KERNEL_RUN_TYPE" in os.environ:
+        parser.print_help()  # a utility script is run once when it is pushed, and that has to end well
+        return 0
+    args = parser.parse_args(argv)
+    if args.command == "bundle" and (args.recipe if args.random else args.run) is None:
+        parser.error("bundle needs --run, or --random with --recipe")
+    return terminal.ended(partial(_run, args), f"{parser.prog} {args.command}", terminal.KEPT.get(args.command))
+
+
 def _run(args: argparse.Namespace) -> int:
+    from lumbar.arguments import WRITES
     from lumbar.files import check_writable
 
     for name in WRITES.get(args.command, ("out",)):

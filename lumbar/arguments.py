@@ -2,7 +2,7 @@
 
 import argparse
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Final
 
@@ -220,8 +220,18 @@ ARGUMENTS: Final[dict[str, list[Argument]]] = {
 }
 #: Options that name a folder to write into, where that is not --out alone; it is tried before anything is computed.
 WRITES: Final = {"evaluate": ("run",), "card": ("weights",), "score": ("plots",)}
-#: What is true of a command after Ctrl-C.
-KEPT: Final = {
-    "predict": "finished studies are kept, the same command goes on with the others",
-    "train": "the same command goes on from the last checkpoint",
-}
+
+
+def make_parser(description: str, commands: Mapping[str, Callable[..., int]]) -> argparse.ArgumentParser:
+    """The parser of the command line; `run_command` of what it parses is the function of that command."""
+    parser = argparse.ArgumentParser(
+        prog="train_utils.py", description=description, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    for name, run in commands.items():
+        summary = (run.__doc__ or "").strip()
+        command = parsers.add_parser(name, help=summary, description=summary)
+        command.set_defaults(run_command=run)
+        for flag, options in ARGUMENTS[name]:
+            command.add_argument(flag, **options)
+    return parser

@@ -18,6 +18,11 @@ from lumbar.issues import InputError, printable
 
 FAILED, STOPPED = 1, 130  # 130: what a shell shows for a program that Ctrl-C ended
 _log = logging.getLogger(__name__)
+#: What is true of a command after Ctrl-C, where it is not that all begins anew.
+KEPT: Final = {
+    "predict": "finished studies are kept, the same command goes on with the others",
+    "train": "the same command goes on from the last checkpoint",
+}
 #: What to do about what a disk refuses, by the number of the error.
 _REMEDIES: Final = {
     errno.ENOSPC: "free space on that disk or give another folder",
@@ -52,7 +57,7 @@ def tell(sentence: str) -> None:
         sys.stderr.write(printable(sentence) + "\n")
 
 
-def ended(command: Callable[[], int], name: str, kept: str) -> int:
+def ended(command: Callable[[], int], name: str, kept: str | None = None) -> int:
     """Run a command and return its exit code; what stops it is told after its `name`.
 
     `kept`: what is true after Ctrl-C, and how to go on.
@@ -65,7 +70,7 @@ def ended(command: Callable[[], int], name: str, kept: str) -> int:
     except BrokenPipeError:  # the reader has seen enough, as `head` does
         return FAILED
     except KeyboardInterrupt:
-        return _told(name, f"stopped by Ctrl-C; {kept}", STOPPED)
+        return _told(name, f"stopped by Ctrl-C; {kept or 'run the same command again'}", STOPPED)
     except InputError as error:
         return _told(name, str(error))
     except (OSError, MemoryError, RecursionError) as error:
