@@ -28,6 +28,8 @@ class Place(Protocol):
     """A keypoint, as far as it tells where the spine is."""
 
     @property
+    def series_id(self) -> int: ...
+    @property
     def mm(self) -> tuple[float, float, float]: ...
     @property
     def repaired(self) -> bool: ...
@@ -49,13 +51,16 @@ def canal_mm(
         return None
     normal = geometry.common_normal(series.affines, 0)
     low, high = _reach(series, normal)
-    found = {each: float(point @ normal) for each in LEVELS if (point := _between_recesses(points, each)) is not None}
+    near = {each.series_id for group in study.series.values() for each in group if study.share_frame(each, series)}
+    here = {name: point for name, point in points.items() if point.series_id in near}
+    found = {each: float(point @ normal) for each in LEVELS if (point := _between_recesses(here, each)) is not None}
     found = {each: place for each, place in found.items() if low <= place <= high}  # the body is in its own pictures
     if found:
         median = float(np.median(list(found.values())))
         return found.get(level, median) if level is not None else median
-    both = [one for kind in _SAGITTAL if (one := playing_series(study, kind, preprocessing)) is not None]
-    starts, ends = zip(*(_reach(one, normal) for one in both), strict=True)
+    both = (playing_series(study, kind, preprocessing) for kind in _SAGITTAL)
+    reaches = [_reach(one, normal) for one in both if one is not None and one.series_id in near]
+    starts, ends = zip(*reaches, strict=True)
     place = (min(starts) + max(ends)) / 2
     return place if abs(place - _middle(series, normal)) >= OFF_SLICES * series.spacing_mm else None
 
@@ -79,7 +84,7 @@ def off_centre(study: Study, preprocessing: Preprocessing, canal: float | None) 
     `canal`: where T1 offsets are counted from, as `canal_mm` has it.
     """
     t1, t2 = (playing_series(study, kind, preprocessing) for kind in _SAGITTAL)
-    if t1 is None or t2 is None or t1.spacing_mm is None or t2.spacing_mm is None:
+    if t1 is None or t2 is None or t1.spacing_mm is None or t2.spacing_mm is None or not study.share_frame(t1, t2):
         return []
     normal = geometry.common_normal(t1.affines, 0)
     step = min(t1.spacing_mm, t2.spacing_mm)

@@ -101,8 +101,8 @@ def test_the_canal_is_told_in_the_frame_of_an_oblique_series():
 
 @pytest.mark.parametrize(
     "points",
-    [{}, recesses(5.0, repaired=True), recesses(200.0), recesses(float("nan"))],
-    ids=["none found", "derived from the canal point", "outside the series", "no numbers"],
+    [{}, recesses(5.0, repaired=True), recesses(200.0), recesses(float("nan")), recesses(5.0, series_id=9)],
+    ids=["none found", "derived from the canal point", "outside the series", "no numbers", "another study's"],
 )
 def test_points_that_prove_nothing_leave_the_middle_of_the_series(points):
     assert place(study_of(), points) is None
@@ -325,7 +325,7 @@ def find(study: Study, folder: Path, row) -> bool:
 def test_a_run_with_slices_missing_says_so_and_grades_the_same_foramina(sample, tmp_path):
     """With the shipped bundle: the side that lacks nothing is graded as before; the command line's report says why."""
     study, _, source = sample
-    for name, kind, count in (("whole", "sagittal_t1", 0), ("t1", "sagittal_t1", 1), ("t2", "sagittal_t2", 1)):
+    for name, kind, count in (("whole", "sagittal_t1", 0), ("t1", "sagittal_t1", 1), ("t2", "sagittal_t2", 2)):
         without_end(source, tmp_path / name / "test_images" / "100001", study, kind, count, "left")
         table = (ROOT / "sample_data" / "train_series_descriptions.csv").read_text().splitlines()
         kept = [table[0], *(line for line in table if line.startswith("100001"))]

@@ -37,7 +37,7 @@ FLOORS = {
         "submission",
         "ensemble",
     },
-    "study": {"study", "study_checks", "tables", "windows", "severity_table", "phantom", "spider"},
+    "study": {"study", "study_checks", "tables", "windows", "canal", "severity_table", "phantom", "spider"},
     "stages": {"compute", "pretrained", "keypoints", "grading"},
     "prediction": {"bundle", "convert", "kaggle", "prediction", "report", "pictures", "viewer", "dicom_sr"},
     "training": {"training", "kaggle_pack"},
