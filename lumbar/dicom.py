@@ -17,9 +17,11 @@ from lumbar import geometry
 from lumbar.dicom_arrange import arrange
 from lumbar.dicom_consistency import usable_field
 from lumbar.dicom_file import Slice, is_dicom, read_slices
-from lumbar.dicom_pixels import IssueLog, RoomError, is_constant
+from lumbar.dicom_flaws import IssueLog, RoomError
+from lumbar.dicom_pixels import is_constant
+from lumbar.dicom_values import levelled
 from lumbar.geometry import Plane
-from lumbar.issues import Issue, few
+from lumbar.issues import Issue, clip, few
 
 __all__ = ["Series", "Slice", "dicom_files", "read_series", "read_stations"]
 
@@ -105,7 +107,7 @@ def read_stations(
     log = IssueLog(study_id, series_id)
 
     def refused(reason: str) -> tuple[list[Series], list[Issue]]:
-        log.add("series_ignored", f"series {series_id} ({description}): {reason}")
+        log.add("series_ignored", f"series {series_id} ({clip(description, 60)}): {reason}")
         return [], log.issues
 
     try:
@@ -123,7 +125,7 @@ def read_stations(
         order += max(len(slices), 1)
         room -= sum(item.pixels.nbytes for item in slices)
         found += slices
-    arranged, plane = arrange(usable_field(_numbered(found, log), log), description, log)
+    arranged, plane = arrange(usable_field(_numbered(levelled(found), log), log), description, log)
     made = [Series(series_id, description, plane, tuple(slices), tuple(stacks)) for slices, stacks in arranged]
     if made and all(is_constant(item.pixels) for series in made for item in series.slices):
         log.add("series_ignored", f"all {sum(map(len, made))} slices hold one value only")
@@ -187,7 +189,7 @@ def _numbered(found: list[Slice], log: IssueLog) -> list[Slice]:
     numbered = []
     for item in found:
         if item.instance in taken:
-            log.add("slice_renumbered", f"{item.name}: number {item.instance} is taken, it is called {following}")
+            log.add("slice_renumbered", f"number {item.instance} is taken, it is called {following}", item.name)
             item, following = replace(item, instance=following), following + 1
         taken.add(item.instance)
         numbered.append(item)

@@ -11,7 +11,7 @@ from lumbar import geometry
 from lumbar.dicom_consistency import axes_alike, fields_alike, stations, usable_steps
 from lumbar.dicom_file import Slice
 from lumbar.dicom_mixture import one_origin
-from lumbar.dicom_pixels import IssueLog
+from lumbar.dicom_flaws import IssueLog
 from lumbar.geometry import Plane
 from lumbar.issues import few
 
@@ -41,7 +41,7 @@ def arrange(
     for item in found:
         if abs(geometry.normal(item.affine)[axis]) < MIN_PLANE_COSINE:
             own = geometry.plane_of(item.affine)
-            log.add("slice_dropped", f"{item.name}: a {own} slice in a {plane} series")
+            log.add("slice_dropped", f"a {own} slice in a {plane} series", item.name)
         else:
             kept.append(replace(item, plane=plane))
     kept = one_origin(kept, description, plane, log)
@@ -123,7 +123,7 @@ def _by_position(group: list[Slice], plane: Plane, log: IssueLog) -> list[list[S
             first = ordered[-1][1]
             twin, item = (item, first) if item.file_order > first.file_order else (first, item)
             ordered[-1] = (ordered[-1][0], item)
-            log.add("slice_dropped", f"{twin.name}: same position as {item.name}")
+            log.add("slice_dropped", f"same position as {item.name}", twin.name)
         else:
             ordered.append((position, item))
     steps = np.diff([position for position, _ in ordered])

@@ -3,7 +3,6 @@
 An ordinary file holds one slice; an enhanced (multi-frame) MR file holds one a frame.
 """
 
-import math
 import warnings
 import zlib
 from contextlib import suppress
@@ -19,11 +18,14 @@ from pydicom.dataset import Dataset, FileDataset
 from pydicom.uid import DeflatedExplicitVRLittleEndian, MediaStorageDirectoryStorage
 
 from lumbar import geometry
+from lumbar.dicom_flaws import DAMAGE, IssueLog, UnusableError, plain
+from lumbar.dicom_frames import END_OF_SEQUENCE, has_whole_items
 from lumbar.dicom_identity import Identity, read_identity
-from lumbar.dicom_pixels import DAMAGE, IssueLog, UnusableError, check_size, decode, is_constant, prepare
+from lumbar.dicom_pixels import check_size, decode, is_constant, prepare
 from lumbar.dicom_subject import check_subject
+from lumbar.dicom_tags import number, required, rescale
 from lumbar.geometry import Plane
-from lumbar.issues import InputError
+from lumbar.issues import InputError, clip
 
 # pydicom remarks on odd files; what matters of it becomes an Issue. A filter set once, since reading may be threaded.
 warnings.filterwarnings("ignore", module=r"pydicom\.")
@@ -66,6 +68,8 @@ class Slice:
     frame: int | None = None
     #: Smallest and largest value that the stored bits can hold.
     stored_range: tuple[float, float] = (0.0, 0.0)
+    #: Smallest and largest stored value that is padding and no image, where there are such pixels.
+    padding: tuple[int, int] | None = None
     #: Plane of the series that the slice belongs to.
     plane: Plane = "sagittal"
     #: SliceThickness in mm as the tag says; None where it is absent or that of no MR image.
@@ -95,16 +99,16 @@ def read_slices(path: Path, order: int, log: IssueLog, room: int) -> list[Slice]
     `order` is the rank of its first slice. Raises RoomError where its pixels need more than `room` bytes.
     """
     try:
-        dataset = _open(path)
+        dataset = _open(path, log)
         check_subject(dataset, path.name, log)
         headers = _headers(dataset)
         check_size(dataset, len(headers), room)
         prepare(dataset, len(headers), path.name, log)
     except UnusableError as flaw:
-        log.add(flaw.code, f"{path.name}: {flaw}")
+        log.add(flaw.code, str(flaw), path.name)
         return []
     except DAMAGE as error:
-        log.add("file_unreadable", f"{path.name}: {_sentence(error)}")
+        log.add("file_unreadable", plain(error), path.name)
         return []
     enhanced = headers[0] is not dataset
     found = []
@@ -113,7 +117,7 @@ def read_slices(path: Path, order: int, log: IssueLog, room: int) -> list[Slice]
         try:
             found.append(_slice(dataset, header, path, index, frame, order + index, log))
         except UnusableError as flaw:
-            log.add(flaw.code, f"{_name(path, frame)}: {flaw}")
+            log.add(flaw.code, str(flaw), _name(path, frame))
     return found
 
 
@@ -128,10 +132,10 @@ def read_header(path: Path) -> Header:
     """A file's header; InputError where it cannot be read."""
     log = IssueLog(0, 0)  # what the geometry lacks was told when the study was read
     try:
-        dataset = _open(path, stop_before_pixels=True)
+        dataset = _open(path, log, stop_before_pixels=True)
         headers = _headers(dataset)
     except (UnusableError, *DAMAGE) as error:
-        raise InputError(f"{path}: {_sentence(error)}; check the file") from error
+        raise InputError(f"{path}: {plain(error)}; check the file") from error
     affines = []
     for index, header in enumerate(headers):
         with suppress(UnusableError):
@@ -147,15 +151,15 @@ def _slice(
     name = _name(path, frame)
     try:
         affine = _affine(header, name, log)
-        pixels = decode(dataset, index, len(dataset.get("PerFrameFunctionalGroupsSequence") or [0]))
-        instance = frame or (int(path.stem) if path.stem.isdecimal() else _number(dataset, "InstanceNumber"))
-        stored_range = _stored_range(int(dataset.BitsStored), bool(dataset.PixelRepresentation))
+        frames = len(dataset.get("PerFrameFunctionalGroupsSequence") or [0])
+        pixels, stored_range, padding = decode(dataset, index, frames, name, log)
+        instance = frame or (int(path.stem) if path.stem.isdecimal() else number(dataset, "InstanceNumber"))
         inverted = dataset.get("PhotometricInterpretation") == "MONOCHROME1"
     except DAMAGE as error:
-        raise UnusableError("file_unreadable", _sentence(error)) from error
+        raise UnusableError("file_unreadable", plain(error)) from error
     if is_constant(pixels):
-        log.add("pixels_constant", f"{name}: every pixel is {pixels.flat[0]}")
-    slope, intercept = _rescale(header, name, log)
+        log.add("pixels_constant", f"every pixel is {pixels.flat[0]}", name)
+    slope, intercept = rescale(header, name, log)
     return Slice(
         path=path,
         instance=order + 1 if instance is None else int(instance),
@@ -164,12 +168,13 @@ def _slice(
         slope=slope,
         intercept=intercept,
         inverted=inverted,
-        spacing_between=_number(header, "SpacingBetweenSlices"),
+        spacing_between=number(header, "SpacingBetweenSlices"),
         file_order=order,
         frame=frame,
         stored_range=stored_range,
         thickness_mm=_thickness(header),
         identity=read_identity(dataset, header),
+        padding=padding,
     )
 
 
@@ -177,7 +182,7 @@ def _name(path: Path, frame: int | None) -> str:
     return path.name if frame is None else f"{path.name} frame {frame}"
 
 
-def _open(path: Path, *, stop_before_pixels: bool = False) -> FileDataset:
+def _open(path: Path, log: IssueLog, *, stop_before_pixels: bool = False) -> FileDataset:
     try:
         if not path.is_file():
             raise UnusableError("file_unreadable", "is a folder or a link to nothing, not a file")
@@ -190,7 +195,25 @@ def _open(path: Path, *, stop_before_pixels: bool = False) -> FileDataset:
         raise UnusableError("file_unreadable", "is no DICOM file" if content else "is empty")
     if DeflatedExplicitVRLittleEndian.encode() in content[:1024]:
         _check_inflated(content)
-    return dcmread(BytesIO(content), stop_before_pixels=stop_before_pixels)
+    return _parse(content, path.name, log, stop_before_pixels=stop_before_pixels)
+
+
+def _parse(content: bytes, name: str, log: IssueLog, *, stop_before_pixels: bool) -> FileDataset:
+    """The dataset of a file's bytes; a file that only lacks the mark behind its compressed pixels is read too."""
+    dataset = dcmread(BytesIO(content), stop_before_pixels=stop_before_pixels)
+    if not len(dataset):  # pydicom gives up everything where the file ends before it should
+        dataset = dcmread(BytesIO(content + END_OF_SEQUENCE), stop_before_pixels=stop_before_pixels)
+        if not has_whole_items(dataset):
+            raise UnusableError("file_unreadable", "is damaged: it ends too early")
+        log.add(
+            "values_repaired", "the mark behind its compressed pixels is missing; they were read all the same", name
+        )
+    syntax = dataset.file_meta.get("TransferSyntaxUID")
+    if not syntax:
+        raise UnusableError("file_unreadable", "does not say how it is coded (its TransferSyntaxUID is missing)")
+    if not syntax.is_transfer_syntax:
+        raise UnusableError("file_unreadable", f"is coded in an unknown way (TransferSyntaxUID {clip(syntax, 64)})")
+    return dataset
 
 
 def is_dicom(path: Path) -> bool:
@@ -229,50 +252,16 @@ def _check_inflated(content: bytes) -> None:
         raise UnusableError("file_unreadable", f"inflates to more than {MAX_FILE_BYTES >> 20} MB")
 
 
-def _stored_range(bits: int, signed: bool) -> tuple[float, float]:
-    """Smallest and largest value that the bits can hold."""
-    if not 1 <= bits <= 64:
-        raise ValueError(f"BitsStored is {bits}")
-    return (-(2.0 ** (bits - 1)), 2.0 ** (bits - 1) - 1) if signed else (0.0, 2.0**bits - 1)
-
-
-def _sentence(error: Exception) -> str:
-    text = " ".join(str(error).split())
-    return f"{type(error).__name__}: {text[:200]}"
-
-
-def _numbers(dataset: Dataset, keyword: str, count: int) -> NDArray[np.float64] | None:
-    """The `count` finite numbers of a tag, or None where it is missing, malformed or of another length."""
-    try:
-        value = dataset.get(keyword)
-        numbers = [float(item) for item in (value if count > 1 else [value])]
-    except DAMAGE:
-        return None
-    return np.array(numbers) if len(numbers) == count and all(map(math.isfinite, numbers)) else None
-
-
-def _number(dataset: Dataset, keyword: str) -> float | None:
-    numbers = _numbers(dataset, keyword, 1)
-    return None if numbers is None else float(numbers[0])
-
-
 def _thickness(header: Dataset) -> float | None:
-    value = _number(header, "SliceThickness")
+    value = number(header, "SliceThickness")
     return value if value is not None and MIN_THICKNESS_MM <= value <= MAX_THICKNESS_MM else None
-
-
-def _required(dataset: Dataset, keyword: str, count: int) -> NDArray[np.float64]:
-    numbers = _numbers(dataset, keyword, count)
-    if numbers is None:
-        raise UnusableError("slice_dropped", f"{keyword} is missing or not {count} finite numbers")
-    return numbers
 
 
 def _affine(dataset: Dataset, name: str, log: IssueLog) -> geometry.FloatArray:
     """Affine of a file, or UnusableError where a tag is missing or cannot be true."""
-    position = _required(dataset, "ImagePositionPatient", 3)
-    direction = _required(dataset, "ImageOrientationPatient", 6)
-    spacing = _required(dataset, "PixelSpacing", 2)
+    position = required(dataset, "ImagePositionPatient", 3)
+    direction = required(dataset, "ImageOrientationPatient", 6)
+    spacing = required(dataset, "PixelSpacing", 2)
     if np.abs(position).max() > MAX_POSITION_MM:
         raise UnusableError("slice_dropped", f"ImagePositionPatient {position.tolist()} lies outside any scanner")
     if spacing.min() < MIN_SPACING_MM or spacing.max() > MAX_SPACING_MM:
@@ -285,16 +274,5 @@ def _affine(dataset: Dataset, name: str, log: IssueLog) -> geometry.FloatArray:
         row = row / np.linalg.norm(row)
         column = column - (column @ row) * row
         direction = np.concatenate([row, column / np.linalg.norm(column)])
-        log.add("geometry_repaired", f"{name}: ImageOrientationPatient was orthonormal only to {flaw:.3f}")
+        log.add("geometry_repaired", f"ImageOrientationPatient was orthonormal only to {flaw:.3f}", name)
     return geometry.slice_affine(position, direction, spacing)
-
-
-def _rescale(dataset: Dataset, name: str, log: IssueLog) -> tuple[float, float]:
-    """Rescale slope and intercept; (1, 0) where they are absent or unusable."""
-    if "RescaleSlope" not in dataset and "RescaleIntercept" not in dataset:
-        return 1.0, 0.0
-    slope, intercept = _number(dataset, "RescaleSlope"), _number(dataset, "RescaleIntercept")
-    if not slope or intercept is None or abs(slope) > 1e6 or abs(intercept) > 1e9:
-        log.add("values_repaired", f"{name}: rescale slope {slope} and intercept {intercept} were ignored")
-        return 1.0, 0.0
-    return slope, intercept

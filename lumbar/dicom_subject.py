@@ -6,7 +6,7 @@ from typing import Final
 
 from pydicom.dataset import Dataset
 
-from lumbar.dicom_pixels import IssueLog, UnusableError
+from lumbar.dicom_flaws import IssueLog, UnusableError
 
 #: Words of ImageType that no grader has a use for: projections, and many images painted into one.
 _OTHER_TYPES: Final = frozenset({"MIP", "MINIP", "MAX_IP", "MIN_IP", "PROJECTION IMAGE", "MOSAIC"})
@@ -46,9 +46,9 @@ def check_subject(dataset: Dataset, name: str, log: IssueLog) -> None:
         raise UnusableError("slice_dropped", f"ImageType says {wrong[0]}, which is no slice of the body")
     part = str(dataset.get("BodyPartExamined") or "").strip().upper()
     if re.sub(r"[^A-Z]", "", part) in _OTHER_PARTS:
-        log.add("subject_doubtful", f"{name}: BodyPartExamined is {part[:16]}; graded as the series table says")
+        log.add("subject_doubtful", f"BodyPartExamined is {part[:16]}; graded as the series table says", name)
     if doubtful := sorted(types & _DOUBTFUL_TYPES):
-        log.add("subject_doubtful", f"{name}: ImageType says {doubtful[0]}; graded as the series table says")
+        log.add("subject_doubtful", f"ImageType says {doubtful[0]}; graded as the series table says", name)
 
 
 def _several(value: object) -> list[object]:

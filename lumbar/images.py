@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 
 from lumbar import geometry
 from lumbar.dicom import Slice
+from lumbar.dicom_bits import is_padding
 from lumbar.member import Preprocessing
 
 
@@ -15,18 +16,32 @@ def slice_values(item: Slice, preprocessing: Preprocessing) -> tuple[NDArray[np.
     """A slice's image (H, W) and the affine that belongs to it, by the options `values` and `orientation`.
 
     modality: stored x slope + intercept, where MONOCHROME1 pixels are first turned over within the range that their
-    bits can hold; stored: the decoded pixels as they are.
+    bits can hold; padding outside the range of the image becomes its smallest value. stored: the decoded pixels as they
+    are.
     """
     values = item.pixels.astype(np.float32)
     if preprocessing.values == "modality":
         if item.inverted:
-            values = np.float32(sum(item.stored_range)) - values
+            turn = sum(item.stored_range)  # of more bits than float32 has, it would swallow the image
+            values = np.float32(turn if turn <= 2**24 else 0) - values
         if (item.slope, item.intercept) != (1.0, 0.0):
-            values = values * np.float32(item.slope) + np.float32(item.intercept)
+            values = (values * np.float64(item.slope) + item.intercept).astype(np.float32)
+        if item.padding is not None:
+            _darken(values, is_padding(item.pixels, item.padding))
     affine = item.affine
     if preprocessing.orientation == "canonical":
         values, affine = geometry.canonical(values, affine, item.plane)
     return np.ascontiguousarray(values), affine
+
+
+def _darken(values: NDArray[np.float32], padded: NDArray[np.bool_]) -> None:
+    """Give padding the smallest value of the image, in place.
+
+    Where the image itself takes values on both sides of it, as with 0 in noise around 0, padding is left as it is.
+    """
+    image = values[~padded]
+    low, high = image.min(), image.max()
+    values[padded & ((values < low) | (values > high))] = low
 
 
 def resize(image: NDArray[np.float32], size: int) -> NDArray[np.float32]:

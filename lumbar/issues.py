@@ -21,7 +21,7 @@ CODES: Final[dict[str, str]] = {
     "study_mixed": "series of several patients or studies, or the same images twice, are listed as one study",
     "frames_differ": "series have different frames of reference, so that points of one mean nothing on another",
     "several_stations": "one series holds several stations of a longer spine",
-    "values_repaired": "an unusable intensity tag or padding behind the pixels was ignored",
+    "values_repaired": "a tag of the pixels is odd or contradicts them; the detail says how they were read",
     "series_missing": "the study has no usable series of this type",
     "series_relabelled": "the series' orientation contradicts its description and decided its type",
     "series_ignored": "the series plays no part (no known type, wrong orientation, another is better)",
@@ -109,3 +109,8 @@ def few(names: Sequence[str], most: int = 3) -> str:
     """The first names of a list and how many more there are: `a, b, c and 4 more`."""
     more = len(names) - most
     return ", ".join(names[:most]) + (f" and {more} more" if more > 0 else "")
+
+
+def clip(text: str, most: int) -> str:
+    """The text cut to `most` characters, so that nothing from a file makes a sentence too long to read."""
+    return text if len(text) <= most else f"{text[: most - 1]}…"

@@ -232,7 +232,7 @@ def _window(view: _View, x: float, y: float, wide: float, tall: float) -> tuple[
     rows = np.clip(np.array([y - tall / 2, y + tall / 2]) / view.step_mm[1], 0, view.image.shape[0]).astype(int)
     shown = view.image[rows[0] : rows[1], columns[0] : columns[1]]
     low, high = np.percentile(shown if shown.size else view.image, (1, 99.5))
-    return float(low), float(max(high, low + 1e-6))
+    return float(low), float(high if high > low else low + 1)
 
 
 def _draw_marks(ax: Axes, view: _View, result: "StudyResult") -> None:

@@ -258,8 +258,8 @@ def gone(*series: int) -> tuple[Told, ...]:
 
 
 def every(code: str, series: int) -> tuple[Told, ...]:
-    """What is told where every file of a series has the same fault."""
-    return ((code, series),) * SLICES + gone(series)
+    """What is told where every file of a series has the same fault: the fault once, with the number of files."""
+    return ((code, series), *gone(series))
 
 
 def one_bad(code: str) -> tuple[Told, ...]:
@@ -353,7 +353,7 @@ CASES: dict[str, Case] = {
     "CT": Case(put(T2, Modality="CT"), every("slice_dropped", T2), (T2,), says="Modality is CT"),
     "knee": Case(
         put(T2, BodyPartExamined="KNEE"),
-        (("subject_doubtful", T2),) * SLICES,
+        (("subject_doubtful", T2),),
         same=True,
         says="BodyPartExamined is KNEE",
     ),

@@ -114,7 +114,9 @@ def load_study(path: Path) -> Study:
         slices = []
         for number, row in enumerate(entry["slices"]):
             name = f"{entry['series_id']}/{number}"
-            values = {**row, "path": Path(row["path"]), "stored_range": tuple(row["stored_range"])}
+            padding = row.get("padding")
+            pairs = {"stored_range": tuple(row["stored_range"]), "padding": tuple(padding) if padding else None}
+            values = {**row, **pairs, "path": Path(row["path"])}
             values["identity"] = Identity(**row.get("identity", {}))
             slices.append(Slice(**values, pixels=arrays[name], affine=arrays[f"{name}/affine"]))
         place = (entry["series_id"], entry["description"], entry["plane"])

@@ -38,7 +38,7 @@ def window(series: Series) -> tuple[float, float]:
     """Display range of all slices of a series, so that brightness does not jump from slice to slice."""
     sample = np.concatenate([slice_values(item, DISPLAY)[0][::3, ::3].ravel() for item in series.slices])
     low, high = np.percentile(sample, WINDOW_PERCENTILES)
-    return float(low), float(max(high, low + 1e-6))
+    return float(low), float(high if high > low else low + 1)
 
 
 def to_grey(image: NDArray[np.floating], low: float, high: float) -> NDArray[np.uint8]:
