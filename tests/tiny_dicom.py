@@ -40,6 +40,14 @@ def image(seed: int, shape: tuple[int, int] = (40, 36), dtype: str = "int16", lo
     return pixels.astype(dtype)
 
 
+def smooth(high: float, shape: tuple[int, int] = (64, 48), seed: int = 0) -> NDArray[np.int64]:
+    """An image like a patient's, from 0 in the air to about `high`: neighbouring pixels differ little."""
+    rows, columns = np.mgrid[: shape[0], : shape[1]]
+    body = np.sin(np.pi * rows / (shape[0] - 1)) * np.sin(np.pi * columns / (shape[1] - 1))
+    noise = np.random.default_rng(seed).normal(0, high / 200, shape)
+    return np.clip(high * body * (0.8 + 0.15 * np.cos(rows / 5)) + noise, 0, high).astype(np.int64)
+
+
 def write_slice(
     path: Path,
     pixels: NDArray[Any],
