@@ -21,7 +21,7 @@ from lumbar.dicom_flaws import IssueLog, RoomError
 from lumbar.dicom_pixels import is_constant
 from lumbar.dicom_values import levelled
 from lumbar.geometry import Plane
-from lumbar.issues import Issue, clip, few
+from lumbar.issues import Issue, cut, few
 
 __all__ = ["Series", "Slice", "dicom_files", "read_series", "read_stations"]
 
@@ -107,7 +107,7 @@ def read_stations(
     log = IssueLog(study_id, series_id)
 
     def refused(reason: str) -> tuple[list[Series], list[Issue]]:
-        log.add("series_ignored", f"series {series_id} ({clip(description, 60)}): {reason}")
+        log.add("series_ignored", f"series {series_id} ({cut(description, 60)}): {reason}")
         return [], log.issues
 
     try:

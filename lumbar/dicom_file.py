@@ -25,7 +25,7 @@ from lumbar.dicom_pixels import check_size, decode, is_constant, prepare
 from lumbar.dicom_subject import check_subject
 from lumbar.dicom_tags import number, required, rescale
 from lumbar.geometry import Plane
-from lumbar.issues import InputError, clip
+from lumbar.issues import InputError, cut
 
 # pydicom remarks on odd files; what matters of it becomes an Issue. A filter set once, since reading may be threaded.
 warnings.filterwarnings("ignore", module=r"pydicom\.")
@@ -212,7 +212,7 @@ def _parse(content: bytes, name: str, log: IssueLog, *, stop_before_pixels: bool
     if not syntax:
         raise UnusableError("file_unreadable", "does not say how it is coded (its TransferSyntaxUID is missing)")
     if not syntax.is_transfer_syntax:
-        raise UnusableError("file_unreadable", f"is coded in an unknown way (TransferSyntaxUID {clip(syntax, 64)})")
+        raise UnusableError("file_unreadable", f"is coded in an unknown way (TransferSyntaxUID {cut(syntax, 64)})")
     return dataset
 
 

@@ -5,9 +5,10 @@ import struct
 import zlib
 from typing import Final, NamedTuple
 
+from pydicom.datadict import tag_for_keyword
 from pydicom.errors import BytesLengthException, InvalidDicomError
 
-from lumbar.issues import Issue, clip, few
+from lumbar.issues import Issue, cut, few
 
 #: What pydicom and the decoders raise on damaged files (found by mutating files).
 DAMAGE: Final = (
@@ -27,6 +28,17 @@ DAMAGE: Final = (
 #: What a value from a file, or the name of one among many, is cut to.
 SHOWN_CHARS: Final = 40
 _NUMBER: Final = re.compile(r"[-+]?\d+(\.\d+)?(e[-+]?\d+)?")
+
+
+#: How texts of pydicom begin that are written for programmers, and what they mean.
+_PLAIN: Final = {
+    "No tag to read": "its compressed pixels end too early",
+    "Unexpected tag": "the parts of its compressed pixels are not where they should be",
+    "Found unexpected tag": "the parts of its compressed pixels are not where they should be",
+    "Unable to decode": "its compressed pixels cannot be decoded",
+    "Expected total bytes": "a tag's length does not fit what it holds",
+    "Unknown Value Representation": "a tag is of a kind that DICOM does not know",
+}
 
 
 class UnusableError(Exception):
@@ -78,19 +90,26 @@ def _detail(entry: _Entry) -> str:
     if len(entry.names) < 2:
         return ": ".join([*entry.names, reason])
     kind = "frames" if all(" frame " in name for name in entry.names) else "files"
-    names = few([clip(name, SHOWN_CHARS) for name in entry.names])
+    names = few([cut(name, SHOWN_CHARS) for name in entry.names])
     return f"{len(entry.names)} {kind} ({names}): {reason}" + (" (so the first)" if len(entry.reasons) > 1 else "")
 
 
 def plain(error: Exception) -> str:
-    """What an exception of pydicom or a decoder says of a file, in one short line."""
-    if isinstance(error, UnusableError):
-        return str(error)
-    if isinstance(error, RecursionError):
-        return "is damaged: its sequences are nested too deeply"
-    text = " ".join(str(error).split())
-    if isinstance(error, EOFError):
-        return "is damaged: it ends too early"
-    if isinstance(error, LookupError):  # the text is a key or an index that means nothing to a reader
-        text = f"a part that is referred to is missing ({text})"
-    return f"is damaged: {clip(text or type(error).__name__, 150)}"
+    """What an exception of pydicom or a decoder says of a file, in one short line without Python's words."""
+    match error:
+        case UnusableError():
+            return str(error)
+        case RecursionError():
+            why = "its sequences are nested too deeply"
+        case EOFError() | struct.error():
+            why = "it ends too early, or a length in it is wrong"
+        case zlib.error():
+            why = "its compressed part cannot be unpacked"
+        case AttributeError(name=str(name)) if tag_for_keyword(name) is not None:
+            why = f"{name} is missing"
+        case AttributeError() | TypeError() | LookupError():  # their text names parts of programs
+            why = "a tag is missing or holds what does not belong there"
+        case _:
+            text = cut(" ".join(str(error).split()) or type(error).__name__, 150)
+            why = next((words for start, words in _PLAIN.items() if text.startswith(start)), text)
+    return f"is damaged: {why}"

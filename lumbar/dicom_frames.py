@@ -113,11 +113,14 @@ def decode_frame(dataset: FileDataset, index: int, frames: int) -> tuple[NDArray
         if not 2 <= precision <= dataset.BitsAllocated:
             what = f"{precision} bits a pixel where BitsAllocated is {dataset.BitsAllocated}"
             raise UnusableError("file_unreadable", f"its codestream has {what}")
-    if plugin == OPTIONAL:
-        return _decode_jpeg(frame, syntax), precision
-    samples, _ = get_decoder(syntax).as_array(
-        dataset, index=index, decoding_plugin=plugin, correct_unused_bits=False, apply_j2k_sign_correction=False
-    )
+    try:
+        if plugin == OPTIONAL:
+            return _decode_jpeg(frame, syntax), precision
+        samples, _ = get_decoder(syntax).as_array(
+            dataset, index=index, decoding_plugin=plugin, correct_unused_bits=False, apply_j2k_sign_correction=False
+        )
+    except RuntimeError as error:
+        raise UnusableError("file_unreadable", "is damaged: its compressed pixels cannot be decoded") from error
     return samples, precision
 
 

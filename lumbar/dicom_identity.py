@@ -8,7 +8,7 @@ from typing import Final
 
 from pydicom.dataset import Dataset
 
-from lumbar.dicom_pixels import DAMAGE
+from lumbar.dicom_flaws import DAMAGE
 
 
 @dataclass(frozen=True)

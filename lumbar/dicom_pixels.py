@@ -11,7 +11,7 @@ from lumbar.dicom_bits import Settled, declared, is_padding, padding_limits, set
 from lumbar.dicom_flaws import IssueLog, RoomError, UnusableError
 from lumbar.dicom_frames import decode_frame, decoder_of
 from lumbar.dicom_tags import shown, whole
-from lumbar.issues import clip
+from lumbar.issues import cut
 
 #: Lumbar MR images have 256 to 1,024 pixels a side.
 MIN_SIDE_PX, MAX_SIDE_PX = 16, 4096
@@ -34,8 +34,10 @@ def check_size(dataset: Dataset, described: int, room: int) -> None:
     `described` frames have geometry. Raises RoomError where all frames together need more than `room` bytes.
     """
     if "Rows" not in dataset and not any(keyword in dataset for keyword in _PIXELS):
-        kind = getattr(dataset.get("SOPClassUID"), "name", "")
-        raise UnusableError("file_unreadable", f"is no image{f' ({clip(kind, 60)})' if kind else ''}")
+        kind = cut(str(getattr(dataset.get("SOPClassUID"), "name", "")))
+        if "Storage" in kind and "Image" not in kind:
+            raise UnusableError("file_unreadable", f"is no image but {kind.removesuffix(' Storage')}")
+        raise UnusableError("file_unreadable", "holds no image (it may be cut off)")
     rows, columns = whole(dataset, "Rows", 0), whole(dataset, "Columns", 0)
     if not (MIN_SIDE_PX <= rows <= MAX_SIDE_PX and MIN_SIDE_PX <= columns <= MAX_SIDE_PX):
         raise UnusableError("file_unreadable", f"an image of {rows} rows and {columns} columns is not accepted")
@@ -44,7 +46,7 @@ def check_size(dataset: Dataset, described: int, room: int) -> None:
     if bits not in (8, 16, 32, 64):
         raise UnusableError("file_unreadable", f"{bits} bits a pixel are not accepted")
     samples = whole(dataset, "SamplesPerPixel", 1)
-    photometric = clip(str(dataset.get("PhotometricInterpretation", "MONOCHROME2")), 40)
+    photometric = cut(str(dataset.get("PhotometricInterpretation", "MONOCHROME2")), 40)
     if frames != described or samples != 1 or photometric not in ("MONOCHROME1", "MONOCHROME2"):
         what = f"{frames} frames of {samples} samples ({photometric}), {described} with geometry"
         raise UnusableError("file_unreadable", f"{what}; only grey images are accepted, each with its own place")

@@ -1,13 +1,14 @@
 """Numbers from the tags of a DICOM file, and what a sentence says where a tag holds none."""
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 from pydicom.dataset import Dataset
 
 from lumbar.dicom_flaws import DAMAGE, SHOWN_CHARS, IssueLog, UnusableError
-from lumbar.issues import clip
+from lumbar.issues import cut
 
 MIN_SLOPE, MAX_SLOPE, MAX_INTERCEPT = 1e-12, 1e6, 1e9
 
@@ -22,8 +23,9 @@ def shown(dataset: Dataset, keyword: str) -> str:
         value = dataset.get_item(keyword).value  # type: ignore[union-attr]
     if isinstance(value, bytes):
         value = value.decode("latin-1")
-    text = str("" if value is None else value).strip("\0 ")
-    return repr(clip(text, SHOWN_CHARS)) if text else "empty"
+    parts = value if isinstance(value, Sequence) and not isinstance(value, str) else [value]
+    text = "\\".join("" if part is None else str(part) for part in parts).strip("\0 ")
+    return repr(cut(text, SHOWN_CHARS)) if text else "empty"
 
 
 def whole(dataset: Dataset, keyword: str, default: int | None = None) -> int:

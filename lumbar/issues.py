@@ -109,8 +109,3 @@ def few(names: Sequence[str], most: int = 3) -> str:
     """The first names of a list and how many more there are: `a, b, c and 4 more`."""
     more = len(names) - most
     return ", ".join(names[:most]) + (f" and {more} more" if more > 0 else "")
-
-
-def clip(text: str, most: int) -> str:
-    """The text cut to `most` characters, so that nothing from a file makes a sentence too long to read."""
-    return text if len(text) <= most else f"{text[: most - 1]}…"

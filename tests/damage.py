@@ -12,16 +12,18 @@ from pathlib import Path
 import cv2
 import numpy as np
 import torch
+from openjpeg.utils import encode_array
 from pydicom import dcmread, dcmwrite
 from pydicom.dataset import FileDataset
 from pydicom.encaps import encapsulate
 from pydicom.uid import (
     UID,
     DeflatedExplicitVRLittleEndian,
+    EncapsulatedPDFStorage,
     ExplicitVRBigEndian,
     JPEG2000Lossless,
+    JPEGExtended12Bit,
     JPEGLosslessSV1,
-    JPEGLSLossless,
     RLELossless,
 )
 
@@ -241,6 +243,55 @@ def _all_coronal(folder: Path) -> None:
         write_slice(folder / "1" / f"{number}.dcm", image(number, (64, 64)), [-60, 4 * number, 60], CORONAL, (2.0, 2.0))
 
 
+def _overlay(dataset: FileDataset) -> None:
+    """An overlay plane in bit 12, as old workstations wrote it."""
+    pixels = dataset.pixel_array.astype("<u2")
+    pixels |= (np.indices(pixels.shape).sum(axis=0) % 19 == 0).astype("<u2") << 12
+    dataset.BitsStored, dataset.HighBit, dataset.PixelRepresentation = 12, 11, 0
+    dataset.add_new((0x6000, 0x0100), "US", 16)
+    dataset.add_new((0x6000, 0x0102), "US", 12)
+    dataset.PixelData = pixels.tobytes()
+
+
+def _compressed_overlay(dataset: FileDataset) -> None:
+    """The samples as a codestream of 16 bits, the overlay no longer declared."""
+    del dataset[0x6000, 0x0100], dataset[0x6000, 0x0102]
+    pixels = np.frombuffer(dataset.PixelData, "<u2").reshape(dataset.Rows, dataset.Columns)
+    stream = encode_array(pixels, bits_stored=16, photometric_interpretation=2, codec_format=0)
+    dataset.file_meta.TransferSyntaxUID = JPEG2000Lossless
+    dataset.PixelData = encapsulate([bytes(stream)])
+    dataset["PixelData"].VR = "OB"
+
+
+def _padded(pixels: np.ndarray) -> np.ndarray:
+    """Padding wherever the image is darkest."""
+    return np.where(pixels == pixels.min(), -32768, pixels)
+
+
+def _own_slope(dataset: FileDataset) -> None:
+    """Twice the values or the same, by turns, and the slope to it."""
+    twice = dataset.InstanceNumber % 2
+    dataset.RescaleSlope, dataset.RescaleIntercept = "0.5" if twice else "1", "0"
+    if twice:
+        dataset.PixelData = (2 * dataset.pixel_array).astype("<u2").tobytes()
+        dataset.BitsStored, dataset.HighBit = 16, 15
+
+
+def _without_end(path: Path) -> None:
+    content = path.read_bytes()
+    assert content.endswith(b"\xfe\xff\xdd\xe0\0\0\0\0")
+    path.write_bytes(content[:-8])
+
+
+def _report(folder: Path) -> None:
+    path = files(folder, T2)[0]
+    dataset = dcmread(path)
+    for keyword in ("PixelData", "Rows", "Columns", "ImagePositionPatient"):
+        delattr(dataset, keyword)
+    dataset.SOPClassUID = dataset.file_meta.MediaStorageSOPClassUID = EncapsulatedPDFStorage
+    dataset.save_as(path.with_name("9999.dcm"))
+
+
 def both(*harms: Harm) -> Harm:
     def harm(folder: Path) -> None:
         for one in harms:
@@ -325,12 +376,45 @@ CASES: dict[str, Case] = {
     "JPEG 2000": Case(coded(JPEG2000Lossless), same=True),
     "deflated": Case(coded(DeflatedExplicitVRLittleEndian), same=True),
     "big endian": Case(coded(ExplicitVRBigEndian), same=True),
-    "JPEG-LS": Case(
-        unknown_code(JPEGLSLossless), every("file_unreadable", T2), (T2,), says="cannot decode JPEG-LS Lossless"
+    "JPEG of 12 bits": Case(
+        unknown_code(JPEGExtended12Bit), every("file_unreadable", T2), (T2,), says="cannot decode JPEG Extended"
     ),
-    "JPEG lossless": Case(
-        unknown_code(JPEGLosslessSV1), every("file_unreadable", T2), (T2,), says="cannot decode JPEG Lossless"
+    "JPEG lossless": Case(unknown_code(JPEGLosslessSV1), every("file_unreadable", T2), (T2,), says="JPEG"),
+    "samples at the upper end of 16 bits": Case(
+        both(repaint(lambda pixels: pixels << 4, T2), put(T2, BitsStored=12, HighBit=15)),
+        (("values_repaired", T2),),
+        same=True,
+        says="moved down 4 bits",
     ),
+    "BitsStored below the values": Case(
+        put(T2, BitsStored=9, HighBit=8), (("values_repaired", T2),), same=True, says="were read whole"
+    ),
+    "overlay bits": Case(edit(_overlay, T2), same=True),
+    "overlay bits in JPEG 2000": Case(
+        both(edit(_overlay, T2), edit(_compressed_overlay, T2)), (("values_repaired", T2),), same=True, says="was cut"
+    ),
+    "signed pixels called unsigned": Case(
+        both(repaint(lambda pixels: pixels - 9, T2), put(T2, PixelRepresentation=0)),
+        (("values_repaired", T2),),
+        same=True,
+        says="the samples are signed",
+    ),
+    "padding": Case(both(repaint(_padded, T2), put(T2, PixelPaddingValue=-32768)), same=True),
+    "intercept without end": Case(put(T2, RescaleSlope="1e-5", RescaleIntercept="1e8"), same=True),
+    "slopes of their own": Case(edit(_own_slope, T2), same=True),
+    "negative slope": Case(
+        both(repaint(lambda pixels: 4095 - pixels, T2), put(T2, RescaleSlope="-1", RescaleIntercept="4095")),
+        (("values_repaired", T2),),
+        same=True,
+        says="is negative",
+    ),
+    "slope of nothing": Case(
+        put(T2, RescaleSlope="0", RescaleIntercept="0"), (("values_repaired", T2),), same=True, says="RescaleSlope is"
+    ),
+    "RLE without its end": Case(
+        both(coded(RLELossless), on_file(_without_end)), (("values_repaired", T2),), same=True, says="is missing"
+    ),
+    "a report among the images": Case(_report, (("file_unreadable", T2),), same=True, says="no image but"),
     "enhanced multi-frame": Case(enhanced, same=True),
     "frames without a place": Case(put(T2, NumberOfFrames=2), every("file_unreadable", T2), (T2,), says="2 frames"),
     "truncated file": Case(on_file(_halved), one_bad("file_unreadable")),
