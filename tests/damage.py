@@ -399,7 +399,9 @@ CASES: dict[str, Case] = {
         same=True,
         says="the samples are signed",
     ),
-    "padding": Case(both(repaint(_padded, T2), put(T2, PixelPaddingValue=-32768)), same=True),
+    "padding": Case(
+        both(repaint(_padded, T2), edit(lambda ds: ds.add_new((0x0028, 0x0120), "SS", -32768), T2)), same=True
+    ),
     "intercept without end": Case(put(T2, RescaleSlope="1e-5", RescaleIntercept="1e8"), same=True),
     "slopes of their own": Case(edit(_own_slope, T2), same=True),
     "negative slope": Case(

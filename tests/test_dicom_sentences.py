@@ -78,7 +78,7 @@ def other_kind(uid: str) -> Harm:
         (change(lambda ds: delattr(ds.file_meta, "TransferSyntaxUID")), "does not say how it is coded"),
         (content(lambda data: data.replace(b"1.2.840.10008.1.2.1\0", b"1.2.840.10008.1.2.9\0")), "an unknown way"),
         (content(lambda data: data.replace(b"1.2.840.10008.1.2.1\0", b"1.2.840.10008.5.1.4\0")), "an unknown way"),
-        (content(lambda data: data.replace(b"1.2.840.10008.1.2.1\0", b"spoilt by something\0")), "(TransferSyntaxUID sp"),
+        (content(lambda data: data.replace(b"1.2.840.10008.1.2.1\0", b"spoilt by something\0")), "UID spoilt by some"),
         (raw("PixelSpacing", b"0,75\\0,75 ", "DS"), r"PixelSpacing is '0,75\\0,75', not 2 finite numbers"),
         (raw("PixelSpacing", b"0.75\\0.75 ", "UT"), r"PixelSpacing is '0.75\\0.75', not 2 finite numbers"),
         (raw("PixelSpacing", b"0.75", "DS"), "PixelSpacing is '0.75', not 2 finite numbers"),
