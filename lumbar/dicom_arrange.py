@@ -10,8 +10,8 @@ import numpy as np
 from lumbar import geometry
 from lumbar.dicom_consistency import axes_alike, fields_alike, stations, usable_steps
 from lumbar.dicom_file import Slice
-from lumbar.dicom_mixture import one_origin
 from lumbar.dicom_flaws import IssueLog
+from lumbar.dicom_mixture import one_origin
 from lumbar.geometry import Plane
 from lumbar.issues import few
 

@@ -7,8 +7,8 @@ import numpy as np
 
 from lumbar import geometry
 from lumbar.dicom_file import Slice
-from lumbar.dicom_identity import TAGS
 from lumbar.dicom_flaws import IssueLog
+from lumbar.dicom_identity import TAGS
 from lumbar.geometry import Plane
 from lumbar.issues import few
 

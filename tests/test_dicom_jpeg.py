@@ -100,7 +100,9 @@ def test_bits_above_bits_stored_are_cut_from_a_codestream(tmp_path: Path, syntax
 
 @needs_decoder
 def test_pydicoms_own_jpeg_ls_file_is_the_image_of_the_others(tmp_path: Path) -> None:
-    (tmp_path / "1.dcm").write_bytes((PYDICOM_FILES / "MR_small_jpeg_ls_lossless.dcm").read_bytes())
+    dataset = dcmread(PYDICOM_FILES / "MR_small_jpeg_ls_lossless.dcm")
+    dataset.PixelSpacing = [3.0, 3.0]  # a part of an image, of 20 mm
+    dataset.save_as(tmp_path / "1.dcm")
     series, codes = read(tmp_path, "Axial T2")
     assert codes == []
     assert np.array_equal(series.slices[0].pixels, dcmread(PYDICOM_FILES / "MR_small.dcm").pixel_array)
