@@ -16,7 +16,6 @@ from pydicom.uid import (
     DeflatedExplicitVRLittleEndian,
     ExplicitVRLittleEndian,
     JPEG2000Lossless,
-    JPEGLSLossless,
     RLELossless,
 )
 
@@ -134,12 +133,6 @@ def test_without_its_decoder_a_compressed_file_says_what_to_install(
     monkeypatch.setattr(get_decoder(JPEG2000Lossless), "_available", {})
     _, issues = read_series(path.parent, 7, "Sagittal T1", 1)
     assert "needs pylibjpeg, which is not installed" in issues[0].detail
-
-
-def test_an_unsupported_syntax_is_named(tmp_path: Path) -> None:
-    series, issues = read_one(tmp_path, image(1), syntax=JPEGLSLossless, codestream=b"\xff\xd8\xff\xf7")
-    assert series is None
-    assert "JPEG-LS" in issues[0].detail
 
 
 def test_a_codestream_of_absurd_size_is_refused_before_decoding(tmp_path: Path) -> None:
