@@ -129,12 +129,16 @@ def bundle(args: argparse.Namespace) -> int:
 
 
 def verify(args: argparse.Namespace) -> int:
-    """Check every file of a bundle and say what each member is."""
+    """Check every file of a bundle, ask each network once, and say what each member is."""
     from lumbar.bundle import load_bundle
+    from lumbar.bundle.blending import BundleBlend
+    from lumbar.bundle.network import try_out
 
     checked = load_bundle(args.weights)
-    for member in checked.manifest.members:
-        checked.network(member.name, "cpu")
+    members = checked.manifest.members
+    for member in members:
+        try_out(checked.network(member.name, "cpu"), member.spec, str(checked.folder / member.file))
+    BundleBlend(checked, [member.name for member in members if member.spec.stage == "grading"])
     terminal.show(checked.describe())
     return 0
 

@@ -10,6 +10,7 @@ import torch
 from safetensors import SafetensorError
 from torch import nn
 
+from lumbar.compute.state import check_numbers
 from lumbar.compute.tensors import load_tensors
 from lumbar.issues import InputError
 
@@ -40,7 +41,7 @@ def load_pretrained(module: nn.Module, name: str, source: bool | str | Path = Tr
     `name` is timm's (a leading `tu-` is ignored); `source` True takes the package of `PACKAGES`, a path a safetensors
     file with timm's names. The first convolution is adapted to the module's number of input channels as timm does.
     Parts that the module leaves out (the classifier, layers beyond its depth) are skipped; a part that the module has
-    and the source lacks, or another shape, raises InputError.
+    and the source lacks, or another shape, or what is no number, raises InputError.
     """
     name = name.removeprefix("tu-")
     weights = _from_package(name) if source is True else _from_file(Path(str(source)))
@@ -63,6 +64,7 @@ def load_pretrained(module: nn.Module, name: str, source: bool | str | Path = Tr
                 f"{tuple(value.shape)}; use weights made for this network"
             )
         chosen[key] = found
+    check_numbers(chosen, own, f"the pretrained weights of {name}")
     target.load_state_dict(chosen)
 
 

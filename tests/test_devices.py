@@ -206,7 +206,7 @@ def test_what_libraries_say_of_too_little_memory_halves_the_batch(words: str) ->
 def test_a_network_that_overflows_is_told_of_and_leaves_the_rest_to_others(
     data: DataFolder, bundle: Bundle, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A detector's keypoints are faint; of graders the other one speaks."""
+    """Of graders the other one speaks; of detectors there is none, so that there are no keypoints."""
     network = Bundle.network
 
     class Overflows(torch.nn.Module):
@@ -219,16 +219,21 @@ def test_a_network_that_overflows_is_told_of_and_leaves_the_rest_to_others(
 
     def load(self: Bundle, name: str, device: torch.device) -> torch.nn.Module:
         built = network(self, name, device)
-        return Overflows(built) if name in ("spinal", "canal") else built
+        return Overflows(built) if name in ("spinal", "foramen") else built
 
     monkeypatch.setattr(Bundle, "network", load)
     result = next(iter(pipeline.predict(data, bundle, study_ids=data.study_ids[:1])))
     told = [issue.detail for issue in result.issues if issue.code == "answer_not_finite"]
-    assert told == ["spinal gave no number for some regions (fused float32); other members spoke for it"]
+    assert told == ["spinal gave no number for 5 of its answers (fused float32); other members spoke for it"]
     assert np.isfinite(result.probabilities).all()
     assert result.graded[0].all()  # by the global member
-    faint = [issue.detail for issue in result.issues if issue.code == "keypoint_low_confidence"]
-    assert sum(text.startswith("Spinal Canal Stenosis") and text.endswith("confidence 0.00") for text in faint) == 5
+    assert not result.graded[1:3].any()
+    missing = [issue.detail for issue in result.issues if issue.code == "keypoint_missing"]
+    assert [text.partition(" L1/L2, L2/L3, L3/L4, L4/L5, L5/S1: no keypoint")[0] for text in missing] == [
+        "Left Neural Foraminal Narrowing",
+        "Right Neural Foraminal Narrowing",
+    ]
+    assert not any("foraminal" in point.condition for point in result.keypoints)
     assert all(np.isfinite(point.mm).all() for point in result.keypoints)
 
 

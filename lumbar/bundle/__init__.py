@@ -5,10 +5,10 @@ Loading checks everything, runs nothing from the files, and reaches for no hub.
 """
 
 import hashlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Literal
 
 import numpy as np
 import torch
@@ -18,17 +18,18 @@ from safetensors.torch import save
 from torch import nn
 
 from lumbar.bundle.blending import BundleBlend, FittedBlend, store_blend
+from lumbar.bundle.content import check_file, inside
 from lumbar.bundle.manifest import MANIFEST, Blend, Manifest, Member, first_fault
+from lumbar.bundle.network import blueprint, build_network, check_size
 from lumbar.bundle.ownership import own_files
 from lumbar.card import Card
+from lumbar.compute.state import check_numbers, check_shapes, check_state
 from lumbar.compute.tensors import load_tensors
 from lumbar.ensemble import BlendMethod
 from lumbar.ensemble.store import SUFFIXES
 from lumbar.exchange import exchanging
 from lumbar.files import sha256, write_bytes, write_json, writing_into
-from lumbar.grading.network import build_grader
 from lumbar.issues import InputError, few, printable
-from lumbar.keypoints.network import build_detector
 from lumbar.member import MEMBER_NAME, DetectorSpec, GraderSpec
 from lumbar.texts import decoded, parse_json, read_bytes
 
@@ -49,8 +50,6 @@ __all__ = [
 ]
 
 Precision = Literal["float16", "float32"]
-#: First bytes of a zip archive (today's `torch.save`) and of a bare pickle.
-_PICKLE_STARTS: Final = (b"PK\x03\x04", b"\x80")
 
 
 @dataclass(frozen=True)
@@ -64,6 +63,7 @@ class Weights:
     saw: str = ""
     scores: Mapping[str, float] = field(default_factory=dict)
     rank: int | None = None  # what a time budget keeps longest has 1
+    source: str = ""  # the file they come from, for sentences
 
 
 @dataclass(frozen=True)
@@ -74,6 +74,8 @@ class Bundle:
     manifest: Manifest
     #: SHA-256 of the manifest, which names the whole bundle, since the manifest holds the hash of every file.
     identity: str
+    #: Members whose weights were seen to be numbers, which is looked at once.
+    _sound: set[str] = field(default_factory=set, compare=False, repr=False)
 
     def member(self, name: str) -> Member:
         """The entry of that name. Raises InputError where there is none."""
@@ -86,14 +88,15 @@ class Bundle:
     def network(self, name: str, device: torch.device | str = "cpu") -> nn.Module:
         """A member's network in evaluation mode on a device, float32.
 
-        Raises InputError where the network cannot be built or the weights do not fit it key by key, shape by shape;
-        that is seen on shapes alone, before a network of whatever size the manifest claims takes any memory.
+        Raises InputError where the network cannot be built, is too large, or the weights do not fit it key by key,
+        shape by shape, which is seen before a network of whatever size the manifest claims takes any memory; and
+        where the weights are no numbers to compute with.
         """
         member = self.member(name)
-        path = _inside(self.folder, f"member {member.name}", member.file)
-        with torch.device("meta"):
-            claimed = build_network(member.spec).state_dict()
-        check_state(_stored_shapes(path), claimed, str(path))
+        path = inside(self.folder, f"member {member.name}", member.file)
+        claimed = blueprint(member.spec, str(path))
+        check_shapes(_stored_shapes(path), claimed.state_dict(), str(path))
+        check_size(claimed, str(path))
         return self.fill(build_network(member.spec), name).to(device).eval()
 
     def fill(self, network: nn.Module, name: str) -> nn.Module:
@@ -104,15 +107,19 @@ class Bundle:
     def state(self, name: str, own: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         """A member's weights as stored, still in the file until they are used; checked against a network's `own`.
 
-        Raises InputError where the file cannot be read or does not fit key by key, shape by shape.
+        Raises InputError where the file cannot be read, does not fit key by key, shape by shape, or holds anything but
+        numbers that a network can compute with.
         """
         member = self.member(name)
-        path = _inside(self.folder, f"member {member.name}", member.file)
+        path = inside(self.folder, f"member {member.name}", member.file)
         try:
             stored = load_tensors(path)
         except (SafetensorError, OSError) as error:
             raise InputError(f"{path}: cannot be read as safetensors ({error}); copy the bundle again") from error
-        check_state({key: value.shape for key, value in stored.items()}, own, str(path))
+        check_shapes({key: tuple(value.shape) for key, value in stored.items()}, own, str(path))
+        if name not in self._sound:
+            check_numbers(stored, own, str(path))
+            self._sound.add(name)
         return stored
 
     def describe(self) -> str:
@@ -142,11 +149,6 @@ def _stored_shapes(path: Path) -> dict[str, tuple[int, ...]]:
         raise InputError(f"{path}: cannot be read as safetensors ({error}); copy the bundle again") from error
 
 
-def build_network(spec: DetectorSpec | GraderSpec) -> nn.Module:
-    """The network of either stage's spec, with random weights."""
-    return build_detector(spec) if isinstance(spec, DetectorSpec) else build_grader(spec)
-
-
 def save_bundle(
     folder: Path | str,
     members: Iterable[Weights],
@@ -170,9 +172,11 @@ def save_bundle(
             name = f"{weights.name}.safetensors"
             if not MEMBER_NAME.fullmatch(weights.name):
                 raise InputError(f"{folder}: member name {weights.name!r} is not usable as a file name; rename it")
-            own = build_network(weights.spec).state_dict()
-            check_state({key: value.shape for key, value in weights.state.items()}, own, name)
-            stored = save({key: _stored(value, precision) for key, value in weights.state.items()})
+            planned = blueprint(weights.spec, weights.source or name)
+            check_size(planned, weights.source or name)
+            own = planned.state_dict()
+            check_state(weights.state, own, weights.source or name)
+            stored = save({key: _stored(value, own[key], precision) for key, value in weights.state.items()})
             with writing_into(folder):
                 write_bytes(stored, new / name)
             entries.append(_entry(weights, new / name))
@@ -223,64 +227,19 @@ def load_bundle(folder: Path | str) -> Bundle:
     except ValidationError as error:
         raise InputError(f"{path}: {first_fault(error)}; {remedy}") from error
     for member in manifest.members:
-        _check_file(_inside(folder, f"member {member.name}", member.file, (".safetensors",)), member.sha256)
+        check_file(inside(folder, f"member {member.name}", member.file, (".safetensors",)), member.sha256)
     for model in manifest.blend.files.values():
-        _check_file(_inside(folder, "the blend", model.file, SUFFIXES), model.sha256)
+        check_file(inside(folder, "the blend", model.file, SUFFIXES), model.sha256)
     return Bundle(folder, manifest, hashlib.sha256(raw).hexdigest())
 
 
-def check_state(found: Mapping[str, Any], own: Mapping[str, torch.Tensor], source: str) -> None:
-    """Compare stored shapes with a network's state dict; InputError names the first missing, unexpected, misshapen."""
-    missing = [key for key in own if key not in found]
-    unexpected = [key for key in found if key not in own]
-    other = [key for key in own if key in found and tuple(found[key]) != tuple(own[key].shape)]
-    faults = [
-        f"{len(keys)} {what} ({keys[0]})" for what, keys in (("missing", missing), ("unexpected", unexpected)) if keys
-    ]
-    if other:
-        key = other[0]
-        faults.append(f"{len(other)} of another shape ({key} is {tuple(found[key])}, not {tuple(own[key].shape)})")
-    if faults:
-        raise InputError(
-            f"{source}: the weights do not fit the network: {', '.join(faults)}; use the file that was made for it"
-        )
-
-
-def _check_file(file: Path, expected: str) -> None:
-    """InputError where a file is a pickle or not the one that the manifest means."""
-    _refuse_pickle(file)
-    found = sha256(file)
-    if found != expected:
-        raise InputError(
-            f"{file}: SHA-256 is {found[:12]}…, the manifest says {expected[:12]}…; the file was changed or "
-            "damaged, copy the bundle again"
-        )
-
-
-def _inside(folder: Path, owner: str, name: str, suffixes: Sequence[str] = (".safetensors",)) -> Path:
-    """A file of the bundle; InputError where it is missing, of another kind by name, or outside the folder."""
-    given = Path(name)
-    path = folder / given
-    if given.is_absolute() or not path.resolve().is_relative_to(folder.resolve()):
-        raise InputError(f"{folder}: {owner} points outside the bundle ({name}); do not use this bundle")
-    if path.suffix not in suffixes:
-        raise InputError(f"{path}: only safetensors files are loaded, since others can run code; convert the weights")
-    if not path.is_file():
-        raise InputError(f"{path}: the file of {owner} is missing; copy the whole bundle again")
-    return path
-
-
-def _refuse_pickle(path: Path) -> None:
-    with path.open("rb") as stream:
-        start = stream.read(9)
-    if start[8:] != b"{" and start.startswith(_PICKLE_STARTS):  # a header's length may begin with the same byte
-        raise InputError(f"{path}: holds pickled data, which can run code; convert the weights to safetensors")
-
-
-def _stored(value: torch.Tensor, precision: Precision) -> torch.Tensor:
+def _stored(value: torch.Tensor, own: torch.Tensor, precision: Precision) -> torch.Tensor:
+    """A tensor as it is written; where the network's `own` one counts, in its type."""
     value = value.detach().cpu().contiguous()
-    if precision == "float16" and value.is_floating_point() and value.ndim > 1:
+    if not own.is_floating_point():
+        return value.to(own.dtype, copy=True)
+    if precision == "float16" and value.ndim > 1:
         half = value.to(torch.float16)
         if torch.isfinite(half).all():
             return half
-    return value.to(torch.float32) if value.is_floating_point() else value.clone()
+    return value.to(torch.float32)

@@ -8,24 +8,27 @@ from pydantic import Field, ValidationError, field_validator, model_validator
 from lumbar.card import Card
 from lumbar.ensemble import BLEND_METHODS, MethodName
 from lumbar.labels import CONDITIONS, LEVELS, SEVERITIES
-from lumbar.member import MEMBER_NAME, MemberSpec, Strict
+from lumbar.member import LAST_FOLD, MEMBER_NAME, MemberSpec, Strict
 
 #: Name of the file in the bundle's folder.
 MANIFEST: Final = "manifest.json"
+
+#: Members of one bundle; the full ninth-place ensemble has 75.
+MAX_MEMBERS: Final = 1000
 
 
 class Member(Strict):
     """One trained network: what it is and which file holds its weights."""
 
-    name: str
+    name: Annotated[str, Field(max_length=100)]
     spec: MemberSpec
     #: The fold whose studies it has not seen; None: trained on all.
-    fold: int | None = None
-    file: str
+    fold: Annotated[int, Field(strict=True, ge=0, le=LAST_FOLD)] | None = None
+    file: Annotated[str, Field(max_length=255)]
     sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
     #: Place among the graders by value, 1 the most valuable; None: by the order of members. A run short of time drops
     #: the least valuable first.
-    rank: Annotated[int, Field(ge=1)] | None = None
+    rank: Annotated[int, Field(ge=1, le=MAX_MEMBERS)] | None = None
     #: What data it was trained on, in a few words.
     saw: str = ""
     scores: dict[str, float] = {}
@@ -71,7 +74,7 @@ class Manifest(Strict):
 
     version: Literal[1] = 1
     description: str = ""
-    members: tuple[Member, ...] = Field(min_length=1)
+    members: tuple[Member, ...] = Field(min_length=1, max_length=MAX_MEMBERS)
     blend: Blend = Blend()
     #: Stands in where no member speaks: (5 conditions, 5 levels, 3 severities), each row sums to 1.
     prior: tuple[tuple[tuple[float, ...], ...], ...]

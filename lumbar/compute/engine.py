@@ -75,10 +75,14 @@ class Runner:
     """A network made ready for an engine, in evaluation mode; other weights of its kind can be swapped into it."""
 
     def __init__(self, network: nn.Module, engine: Engine, example: torch.Tensor) -> None:
-        """`network` is changed in place. `example`: a small input on its device, to see which layer follows which."""
+        """`network` is changed in place. `example`: a small input on its device, which it is asked about once.
+
+        That shows whether it takes such inputs (whatever it raises is raised) and which layer follows which.
+        """
         self.network, self.engine = network.eval().requires_grad_(False), engine
         state = dict(network.state_dict())
-        self.pairs = _norms_behind_convolutions(network, example) if engine.fused else {}
+        pairs = _norms_behind_convolutions(network, example)
+        self.pairs = pairs if engine.fused else {}
         for convolution, (norm, _) in self.pairs.items():
             parent, _, last = norm.rpartition(".")
             setattr(network.get_submodule(parent), last, nn.Identity())

@@ -12,18 +12,19 @@ import sys
 import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Final
+from typing import Annotated, Final
 
 import numpy as np
 import torch
-from pydantic import ValidationError
+from pydantic import Field, ValidationError
 from safetensors.torch import load_file
 
 from lumbar.bundle import Bundle, Weights, save_bundle
+from lumbar.bundle.content import PICKLE_STARTS, refuse_stand_in
 from lumbar.convert.original import EXACT, ORIGINALS, own_keys, plain_keys, recognise
 from lumbar.issues import InputError, few, printable
 from lumbar.labels import CONDITIONS, LEVELS, SEVERITIES
-from lumbar.member import Strict
+from lumbar.member import LAST_FOLD, Strict
 from lumbar.metric import read_labels, weighted_prior
 from lumbar.progress import follow
 from lumbar.texts import parse_toml, read_json, read_text
@@ -43,7 +44,7 @@ class FileEntry(Strict):
     """What a TOML file may say of one checkpoint; what it leaves out is found in the file and its name."""
 
     member: str | None = None
-    fold: int | None = None
+    fold: Annotated[int, Field(strict=True, ge=0, le=LAST_FOLD)] | None = None
     #: Which state dict of a checkpoint that holds several, such as `model_ema`.
     entry: str | None = None
 
@@ -105,6 +106,12 @@ def read_checkpoint(path: Path, entry: str | None = None) -> dict[str, torch.Ten
 
 def _read_in_child(path: Path, scratch: Path) -> dict[str, Path]:
     """Safetensors file by place in the checkpoint."""
+    refuse_stand_in(path)
+    with path.open("rb") as stream:
+        if not stream.read(4).startswith(PICKLE_STARTS):
+            raise InputError(
+                f"{path}: cannot be read (it is no file that torch saved); give one that the original's training saved"
+            )
     memory = _MEMORY_TIMES * path.stat().st_size + _MEMORY_EXTRA
     reader = Path(__file__).with_name("reader.py")
     command = [sys.executable, "-P", str(reader), str(path), str(scratch), str(memory)]
@@ -181,6 +188,7 @@ def _weights(folder: Path, files: list[Path], entries: Mapping[Path, FileEntry])
             state={keys[key][0]: value for key, value in state.items()},
             fold=fold,
             saw=f"RSNA 2024 training studies{held}, by the original's code",
+            source=str(file),
         )
 
 
@@ -193,8 +201,15 @@ def _config_hint(file: Path) -> str:
 
 
 def _fold(file: Path) -> int | None:
+    """The fold that a file's name says, counted from 0; InputError where there can be none of that number."""
     for pattern, first in _FOLD_NAMES:
-        numbers = pattern.findall(file.stem)
-        if numbers:
-            return int(numbers[-1]) - first
+        words = list(pattern.finditer(file.stem))
+        if words:
+            fold = int(words[-1][1]) - first
+            if not 0 <= fold <= LAST_FOLD:
+                raise InputError(
+                    f"{file}: {words[-1][0]!r} in its name is no fold: they are counted from {first} to "
+                    f'{LAST_FOLD + first} there; rename it, or write "{file.name}" = 0 into a TOML file for --folds'
+                )
+            return fold
     return None

@@ -54,8 +54,10 @@ _BACKBONES: Final = {
 }
 #: Constant buffers that timm wrote into swin's state dicts up to 0.9 and computes by itself since.
 _CONSTANT_BUFFERS: Final = (".attn_mask", ".attn.relative_position_index")
-#: Prefixes that wrappers put before every key.
-_WRAPPERS: Final = ("module.", "_orig_mod.")
+#: What wrappers of the whole network or of its parts (several GPUs, compiled, sharded) put into keys at any depth.
+_WRAPPERS: Final = frozenset({"module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"})
+#: Entry of a moving average of weights that counts its updates.
+_COUNTERS: Final = frozenset({"n_averaged"})
 
 
 def _originals() -> dict[str, DetectorSpec | GraderSpec]:
@@ -90,12 +92,27 @@ class Fit:
 
 
 def plain_keys(keys: list[str]) -> dict[str, str]:
-    """Stored key → the original's key: wrappers' prefixes taken off, older timm's constant buffers left out."""
-    plain = {key: key for key in keys if not key.endswith(_CONSTANT_BUFFERS)}
-    for prefix in _WRAPPERS:
-        if plain and all(key.startswith(prefix) for key in plain.values()):
-            plain = {stored: key.removeprefix(prefix) for stored, key in plain.items()}
-    return plain
+    """Stored key → the original's key: wrappers' words taken off, older timm's constant buffers left out.
+
+    A word before all keys, whatever it is (`model.`, `net.`), is taken off as well, one after another, until the keys
+    are those of a network; where they never are, the keys that come nearest to one are given.
+    """
+    kept = [key for key in keys if not key.endswith(_CONSTANT_BUFFERS) and key not in _COUNTERS]
+    plain = {key: ".".join(part for part in key.split(".") if part not in _WRAPPERS) for key in kept}
+    if len(set(plain.values())) < len(plain):
+        plain = {key: key for key in kept}
+    found = [plain]
+    while plain and len({key.partition(".")[0] for key in plain.values()}) == 1:
+        plain = {stored: key.partition(".")[2] for stored, key in plain.items()}
+        if not all(plain.values()):
+            break
+        found.append(plain)
+    return min(found, key=lambda each: _strangeness(set(each.values()))) if len(found) > 1 else found[0]
+
+
+def _strangeness(keys: set[str]) -> int:
+    """How many keys are missing or unexpected in the nearest of the fifteen networks."""
+    return min(len(keys ^ own_keys(name).keys()) for name in ORIGINALS)
 
 
 def original_key(key: str, spec: DetectorSpec | GraderSpec) -> str:

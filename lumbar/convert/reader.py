@@ -61,7 +61,8 @@ def main(checkpoint: Path, out: Path, extra: int) -> int:
         print("needs more memory than a checkpoint of its size may", file=sys.stderr)  # noqa: T201
         return 1
     except (EOFError, KeyError, OSError, RuntimeError, TypeError, ValueError, zipfile.BadZipFile) as error:
-        print(f"cannot be read ({str(error).strip().partition(chr(10))[0]})", file=sys.stderr)  # noqa: T201
+        reason = str(error).strip().partition("\n")[0] or type(error).__name__
+        print(f"cannot be read ({reason})", file=sys.stderr)  # noqa: T201
         return 1
     (out / "entries.json").write_text(json.dumps(list(found)), encoding="utf-8")
     return 0

@@ -81,11 +81,18 @@ def speaks(regions: Regions, spec: GraderSpec, sample: Sample, condition: Condit
 
 
 def is_unanswered(regions: Regions, spec: GraderSpec, probabilities: np.ndarray) -> bool:
-    """Whether a member that should have spoken gave no number (see `grade`): half precision can overflow."""
-    return any(
-        not np.isfinite(probabilities[CONDITIONS.index(condition), level]).all()
-        for level in range(len(LEVELS))
-        for sample in TASKS[spec.task].samples
-        for condition in sample.conditions
-        if speaks(regions, spec, sample, condition, level)
-    )
+    """Whether a member that should have spoken gave no number anywhere (`unanswered`): half precision can overflow."""
+    return bool(unanswered(regions, spec, probabilities).any())
+
+
+def unanswered(regions: Regions, spec: GraderSpec, probabilities: np.ndarray) -> np.ndarray:
+    """(5 conditions, 5 levels) bool: where a member should have spoken and gave no number (see `grade`)."""
+    silent = np.zeros((len(CONDITIONS), len(LEVELS)), bool)
+    for level in range(len(LEVELS)):
+        for sample in TASKS[spec.task].samples:
+            for condition in sample.conditions:
+                place = CONDITIONS.index(condition), level
+                silent[place] |= (
+                    speaks(regions, spec, sample, condition, level) and not np.isfinite(probabilities[place]).all()
+                )
+    return silent

@@ -1,6 +1,6 @@
 """Stage 1 at work: a study's stacks through the detectors, heatmaps to keypoints, implausible ones repaired."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from functools import partial
 
 import numpy as np
@@ -9,13 +9,23 @@ import torch
 from lumbar.compute.faults import Network, in_halves
 from lumbar.issues import InputError, Issue
 from lumbar.keypoints.chain import choose_chain
-from lumbar.keypoints.coding import confidence, decode, read_at, refine
+from lumbar.keypoints.coding import RAISED, confidence, decode, read_at, refine
 from lumbar.keypoints.frames import within_reach
 from lumbar.keypoints.inputs import Stack, axial_stacks, channel_names, sagittal_stacks
 from lumbar.keypoints.keypoint import Keypoint
 from lumbar.keypoints.plausible import FAINT, LOW_CONFIDENCE, is_spine, repair_axial, repair_sagittal
 from lumbar.keypoints.turned import turned_series
-from lumbar.labels import LABEL_COLUMNS, LEVELS, Level, SeriesType, condition_title, level_title
+from lumbar.labels import (
+    CONDITIONS,
+    KEYPOINT_SERIES,
+    LABEL_COLUMNS,
+    LEVELS,
+    Condition,
+    Level,
+    SeriesType,
+    condition_title,
+    level_title,
+)
 from lumbar.member import DetectorSpec
 from lumbar.study import Study
 
@@ -32,8 +42,9 @@ def detect(
     Networks are in evaluation mode on `device`; `amp` is the autocast type on an accelerator (None: float32). The
     heatmaps of several detectors of one series type are averaged. T2 comes first, then both sides of T1, then the axial
     planes nearest to the canal points (without T2: to the midpoints of left and right foramina). Where T1 is sought
-    from the canal, the axial planes come before it. Raises InputError where detectors of one series type see different
-    inputs.
+    from the canal, the axial planes come before it. A point whose heatmaps say nothing (`heatmaps`) and that no
+    neighbours of its own kind give a place is not there, with a `keypoint_missing` Issue. Raises InputError where
+    detectors of one series type see different inputs.
     """
     points: list[Keypoint] = []
     issues: list[Issue] = []
@@ -65,8 +76,12 @@ def detect(
             repair = repair_axial if series_type == "axial_t2" else repair_sagittal
             fresh, found = repair(fresh, planes, canal_points(known, FAINT), study.study_id)
             issues += found
-        issues += _faint(fresh, study.study_id)
-        points += fresh
+        there = [point for point in fresh if point.found]
+        issues += _missing([point for point in fresh if not point.found], study.study_id)
+        issues += _faint(there, study.study_id)
+        points += there
+    if detectors.get("axial_t2"):
+        issues += _without_plane(study, sought)
     return sorted(points, key=lambda point: LABEL_COLUMNS.index(f"{point.condition}_{point.level}")), issues
 
 
@@ -106,19 +121,23 @@ def heatmaps(
 ) -> np.ndarray:
     """(N, K, S, S) float32: the stacks of a study in one batch through every member, averaged over members.
 
-    A member whose maps of a stack are no numbers (half precision can overflow) is left out there; where all are, the
-    maps are empty, and the keypoints faint.
+    A member's map that says nothing is left out of the average: one that holds anything but numbers (half precision can
+    overflow), or that is flat, see `coding.RAISED`. Where no member says anything the map is NaN. With the original's
+    `keypoints="keep"` a flat map counts like any other.
     """
     kinds: dict[tuple[int, ...], int] = {}  # slices seen → place in the batch: equal stacks go through once
     places = [kinds.setdefault(tuple(map(id, stack.window.slices)), len(kinds)) for stack in stacks]
     batch = torch.from_numpy(np.stack([stacks[places.index(place)].pixels for place in range(len(kinds))]))
     total, counted = torch.zeros((), device=device), torch.zeros((), device=device)
     with torch.inference_mode(), torch.autocast(device.type, dtype=amp, enabled=amp is not None):
-        for _, network in members:
+        for spec, network in members:
             maps = in_halves(network, batch, device).float()
-            sound = maps.isfinite().flatten(1).all(dim=1)[:, None, None, None]
+            sound = maps.isfinite().flatten(2).all(dim=2)[..., None, None]  # (N, K, 1, 1)
+            if spec.preprocessing.keypoints != "keep":
+                peak = maps.amax(dim=(2, 3), keepdim=True)
+                sound = sound & (peak - maps.mean(dim=(2, 3), keepdim=True) > RAISED * peak.abs().clamp_min(1))
             total, counted = total + maps.where(sound, 0), counted + sound
-    return (total / counted.clamp_min(1)).cpu().numpy()[places]
+    return (total / counted).cpu().numpy()[places]  # 0 / 0 is NaN
 
 
 def _read(
@@ -131,12 +150,15 @@ def _read(
     if not stacks:
         return []
     maps = heatmaps(stacks, members, device, amp)
+    silent = np.isnan(maps[..., 0, 0])  # (N, K)
+    maps[silent] = 0
     xy_px, peak, spread = decode(maps)
     if spec.preprocessing.keypoints == "repair" and spec.series_type != "axial_t2":
-        _make_chains(stacks, maps, spec, xy_px, peak, spread)
+        _make_chains(stacks, maps, spec, xy_px, peak, spread, silent)
     if spec.preprocessing.keypoints == "repair":
         xy_px = refine(maps, xy_px, 2 * spec.sigma_px)
     sure = confidence(peak, spread, spec.sigma_px)
+    xy_px[silent] = np.nan
     points = []
     for row, stack in enumerate(stacks):
         stored, mm = stack.to_slice(xy_px[row])
@@ -166,12 +188,16 @@ def _make_chains(
     xy_px: np.ndarray,
     peak: np.ndarray,
     spread: np.ndarray,
+    silent: np.ndarray,
 ) -> None:
-    """Move decoded points (N, K, 2) that are no spine to other maxima of the maps that are one, peak and spread too."""
+    """Move decoded points (N, K, 2) that are no spine to other maxima of the maps that are one, peak and spread too.
+
+    Where a map is `silent` (N, K) the stack's points stay: a chain needs them all.
+    """
     for row, stack in enumerate(stacks):
         names = channel_names(spec, stack.side, stack.level)
         own = [channel for channel, name in enumerate(names) if name is not None]
-        if is_spine(stack.to_slice(xy_px[row, own])[1]):
+        if silent[row, own].any() or is_spine(stack.to_slice(xy_px[row, own])[1]):
             continue
         found = choose_chain(maps[row, own], partial(_patient_mm, stack))
         if found is not None:
@@ -193,6 +219,39 @@ def _common_spec(members: Sequence[tuple[DetectorSpec, Network]]) -> DetectorSpe
                 "averaged; keep those of one input size and preprocessing"
             )
     return first
+
+
+def check_detectors(detectors: Detectors) -> None:
+    """Raise InputError where detectors cannot work together, or a heatmap has no meaning; no study is needed to see."""
+    for members in detectors.values():
+        spec = _common_spec(members)
+        channel_names(
+            spec,
+            "left" if spec.series_type == "sagittal_t1" else None,
+            LEVELS[0] if spec.series_type == "axial_t2" else None,
+        )
+
+
+def _missing(points: Sequence[Keypoint], study_id: int) -> list[Issue]:
+    """One Issue a condition and series for the levels that no heatmap shows."""
+    levels: dict[tuple[Condition, int], list[str]] = {}
+    for point in points:
+        levels.setdefault((point.condition, point.series_id), []).append(level_title(point.level))
+    why = "no keypoint, since the detector says nothing: its heatmap is flat or holds no numbers"
+    return [
+        Issue("keypoint_missing", study_id, series_id, f"{condition_title(condition)} {', '.join(names)}: {why}")
+        for (condition, series_id), names in levels.items()
+    ]
+
+
+def _without_plane(study: Study, sought: Collection[Level]) -> list[Issue]:
+    """What is not looked for on axial slices, since no canal point leads to one."""
+    lost = [level_title(level) for level in LEVELS if level not in sought]
+    if not lost or not study.series.get("axial_t2"):
+        return []
+    names = " and ".join(condition_title(name) for name in CONDITIONS if KEYPOINT_SERIES[name] == "axial_t2")
+    detail = f"{names} {', '.join(lost)}: no keypoint, since no sagittal keypoint leads to an axial slice"
+    return [Issue("keypoint_missing", study.study_id, None, detail)]
 
 
 def _faint(points: Sequence[Keypoint], study_id: int) -> list[Issue]:

@@ -2,7 +2,8 @@
 
 Five levels of one canal or of one side's foramina form a chain from head to foot. The largest consistent part of the
 chain is believed, what is left is interpolated or extrapolated. Axial points are checked against the canal point of
-their level. Points that pass are returned untouched; a point below `FAINT` confidence never passes.
+their level. Points that pass are returned untouched; a point below `FAINT` confidence never passes. One that was not
+`found` is derived from points that the same detector found, or stays without a place: canal points do not stand in.
 """
 
 from collections.abc import Mapping, Sequence
@@ -82,7 +83,8 @@ def repair_axial(
         places = _pair_from_canal(pair, canal_mm[level], half)
         for side, point in pair.items():
             fixed.append(_moved(point, places[side], planes) if side in places else point)
-        how = "derived from the canal point" if len(places) == len(pair) else "derived from the other side"
+        beside = any(side not in places and point.found for side, point in pair.items())
+        how = "derived from the other side" if beside else "derived from the canal point"
         issues += [_issue(pair[side], study_id, how) for side in places]
     return fixed, issues
 
@@ -96,7 +98,7 @@ def _repair_chain(
     places: dict[Level, np.ndarray] = {}
     for level in chain.keys() - trusted:
         place = _from_chain({each: np.asarray(chain[each].mm) for each in trusted}, level)
-        if place is None:
+        if place is None and chain[level].found:
             place = canal_mm.get(level)
         if place is not None:
             places[level] = place
@@ -205,6 +207,8 @@ def _pair_from_canal(pair: Mapping[str, Keypoint], canal_mm: np.ndarray, half_mm
     places = {}
     for side in pair.keys() - believed.keys():
         other = next(iter(believed.values()), None)
+        if other is None and not pair[side].found:
+            continue
         place = np.array(canal_mm, dtype=np.float64)
         place[0] += sign[side] * half_mm
         if other is not None:
@@ -224,4 +228,5 @@ def _moved(point: Keypoint, place_mm: np.ndarray, planes: Planes) -> Keypoint:
 
 def _issue(point: Keypoint, study_id: int, how: str) -> Issue:
     name = f"{condition_title(point.condition)} {level_title(point.level)}"
-    return Issue("keypoint_repaired", study_id, point.series_id, f"{name}: implausible position, {how}")
+    what = "implausible position" if point.found else "the detector says nothing"
+    return Issue("keypoint_repaired", study_id, point.series_id, f"{name}: {what}, {how}")

@@ -32,7 +32,8 @@ def turned_series(
     """An Issue for each sagittal series whose pictures contradict its geometry; the geometry is believed all the same.
 
     `points` are those that the detectors of `spec` found on `stacks`; `look` gives heatmaps (N, K, S, S) of stacks.
-    Only where the points are unsure the turned pictures are looked at, in one batch.
+    Only where the points are unsure the turned pictures are looked at, one by one, since `look` takes stacks of
+    the same slices for one.
     """
     issues: list[Issue] = []
     for stack in {each.series.series_id: each for each in stacks}.values():
@@ -43,7 +44,9 @@ def turned_series(
         names = channel_names(spec, stack.side, stack.level)
         named = [channel for channel, name in enumerate(names) if name is not None]
         turned = [replace(stack, pixels=np.ascontiguousarray(np.flip(stack.pixels, axes))) for axes in _WAYS]
-        xy_px, peak, spread = decode(look(turned)[:, named])
+        xy_px, peak, spread = decode(
+            np.nan_to_num(np.concatenate([look([each]) for each in turned])[:, named])
+        )  # flat maps are NaN
         gains = confidence(peak, spread, spec.sigma_px).mean(axis=1) - sure
         best = int(np.argmax(gains))
         if gains[best] >= GAIN and is_spine(stack.to_slice(xy_px[best])[1]):

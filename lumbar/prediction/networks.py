@@ -7,9 +7,9 @@ from typing import Final
 import torch
 
 from lumbar.bundle import Bundle, Member
+from lumbar.bundle.network import blamed_on, example
 from lumbar.compute.compiled import CompiledRunner, in_children
 from lumbar.compute.engine import Engine, Runner, make_runner
-from lumbar.grading.tasks import TASKS
 from lumbar.member import DetectorSpec
 
 #: Memory for networks on a CPU, bytes: the full ninth-place ensemble needs 10 GB in float32, Kaggle has 13 GB without
@@ -57,6 +57,8 @@ class Networks:
                 self.nbytes += runner.nbytes
                 self._runners[name] = runner.copy()
                 self._fill(self._runners[name], name)
+            elif name not in self._runners:
+                bundle.state(name, self._own[kind])  # unsound weights are told now, and no study is blamed
         self.swaps = len(self._runners) < len(self._kinds)
         #: Whether member after member should be asked, with many studies each: for weights are swapped, or compiled.
         self.turns = self.swaps or (engine.compiled and self.nbytes > LARGE)
@@ -107,8 +109,9 @@ class Networks:
     def _build(self, member: Member, kind: str) -> None:
         network = self.bundle.network(member.name, self.device)
         self._own[kind] = {key: value.to("meta") for key, value in network.state_dict().items()}
-        example = _example(member, next(network.parameters()).device)
-        self._runners[member.name] = make_runner(network, self.engine, example)
+        sample = example(member.spec, next(network.parameters()).device)
+        with blamed_on(str(self.bundle.folder / member.file), "does not take its own inputs"):
+            self._runners[member.name] = make_runner(network, self.engine, sample)
         self._first[kind] = self._holds[kind] = member.name
 
     def _fill(self, runner: Runner | CompiledRunner, name: str) -> None:
@@ -133,11 +136,3 @@ def _room(device: torch.device) -> int:
         kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)  # by torch, and used by nobody
         return int((torch.cuda.mem_get_info(device)[0] + kept) * DEVICE_SHARE)
     return CPU_ROOM
-
-
-def _example(member: Member, device: torch.device) -> torch.Tensor:
-    """A member's input for one sample."""
-    spec = member.spec
-    if isinstance(spec, DetectorSpec):
-        return torch.zeros(1, spec.in_chans, spec.image_size, spec.image_size, device=device)
-    return torch.zeros(1, len(TASKS[spec.task].encoders), spec.slices, spec.image_size, spec.image_size, device=device)

@@ -15,17 +15,17 @@ from lumbar.bundle import Bundle, BundleBlend
 from lumbar.compute import compiled
 from lumbar.compute.engine import choose_engine
 from lumbar.compute.faults import Network, is_device_fault
-from lumbar.grading.grade import grade, is_unanswered
+from lumbar.grading.grade import grade, is_unanswered, unanswered
 from lumbar.grading.regions import cut_regions, region_key
 from lumbar.grading.tasks import OWN_VIEW
 from lumbar.issues import InputError, Issue, cut, few
-from lumbar.keypoints.detect import detect
+from lumbar.keypoints.detect import check_detectors, detect
 from lumbar.labels import CONDITIONS, SeriesType
 from lumbar.member import DetectorSpec, GraderSpec
 from lumbar.prediction.budget import Budget, enough, ranked_graders
 from lumbar.prediction.case import Case, Step
 from lumbar.prediction.networks import Networks
-from lumbar.prediction.results import StudyResult, left_out
+from lumbar.prediction.results import StudyResult, left_out, not_finite
 from lumbar.study import Study
 
 #: Studies that go through stage 2 together where weights are swapped; swapping then costs some percent of a study.
@@ -87,6 +87,10 @@ class Predictor:
             assert isinstance(member.spec, DetectorSpec)
             call = partial(self.networks.call, member.name)
             self.detectors.setdefault(member.spec.series_type, []).append((member.spec, call))
+        try:
+            check_detectors(self.detectors)
+        except InputError as error:
+            raise InputError(f"{self.bundle.folder}: {error}") from error
 
     @property
     def alone(self) -> bool:
@@ -158,8 +162,7 @@ class Predictor:
         batches = case.batches.setdefault(f"{self.device} {key}", {}) if self.device.type != "cpu" else None
         answers = grade(regions, spec, self.networks[name], self.device, self.engine.amp, batches)
         if is_unanswered(regions, spec, answers):
-            what = f"{name} gave no number for some regions ({self.engine}); other members spoke for it"
-            case.issues.append(Issue("answer_not_finite", case.study_id, None, what))
+            case.unanswered[name] = unanswered(regions, spec, answers)
         case.answers[name] = answers
         with self._lock:
             self.spent[name] += (time.perf_counter() - started) / self.lanes
@@ -182,7 +185,12 @@ class Predictor:
             graded=graded,
             seen=seen,
             keypoints=tuple(case.keypoints),
-            issues=(*case.issues, *left_out(case.study_id, graded, seen), *case.device_failed),
+            issues=(
+                *case.issues,
+                *not_finite(case.study_id, case.unanswered, graded, str(self.engine)),
+                *left_out(case.study_id, graded, seen),
+                *case.device_failed,
+            ),
             used=case.used,
             seconds=case.seconds,
             ran_on=f"{self.device}, {self.engine}",

@@ -136,7 +136,23 @@ def _hashes(text: str, path: Path) -> list[str]:
 
 def left_out(study_id: int, graded: np.ndarray, seen: np.ndarray) -> tuple[Issue, ...]:
     """What members could not see of a study: `graded` and `seen` (5, 5) as in `StudyResult`."""
-    return (*_unseen(study_id, graded & ~seen), *_ungraded(study_id, graded))
+    return (*_unseen(study_id, graded & ~seen), *_ungraded(study_id, graded, seen))
+
+
+def not_finite(
+    study_id: int, unanswered: Mapping[str, np.ndarray], graded: np.ndarray, engine: str
+) -> tuple[Issue, ...]:
+    """One Issue a member that gave no numbers; `unanswered` (5, 5) bool by its name says where it should have spoken.
+
+    `graded` (5, 5) tells whether others spoke there; `engine` is how the networks ran.
+    """
+    issues = []
+    for name, silent in unanswered.items():
+        others = "other members or the prior" if graded[silent].any() else "the prior"
+        others = "other members" if graded[silent].all() else others
+        what = f"{name} gave no number for {silent.sum()} of its answers ({engine}); {others} spoke for it"
+        issues.append(Issue("answer_not_finite", study_id, None, what))
+    return tuple(issues)
 
 
 def _unseen(study_id: int, spoken: np.ndarray) -> Iterator[Issue]:
@@ -148,10 +164,9 @@ def _unseen(study_id: int, spoken: np.ndarray) -> Iterator[Issue]:
             yield Issue("condition_unseen", study_id, None, detail)
 
 
-def _ungraded(study_id: int, graded: np.ndarray) -> Iterator[Issue]:
+def _ungraded(study_id: int, graded: np.ndarray, seen: np.ndarray) -> Iterator[Issue]:
     for (row, column), spoken in np.ndenumerate(graded):
         if not spoken:
             what = f"{condition_title(CONDITIONS[row])} {level_title(LEVELS[column])}"
-            yield Issue(
-                "condition_ungraded", study_id, None, f"{what}: no member could see its region; the prior stands in"
-            )
+            why = "no member gave an answer" if seen[row, column] else "no member could see its region"
+            yield Issue("condition_ungraded", study_id, None, f"{what}: {why}; the prior stands in")

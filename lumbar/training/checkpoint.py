@@ -8,6 +8,7 @@ import torch
 from safetensors.torch import save as to_bytes
 from torch import Tensor, nn
 
+from lumbar.compute.state import check_numbers
 from lumbar.compute.tensors import load_tensors
 from lumbar.files import write_bytes
 from lumbar.issues import InputError
@@ -71,11 +72,16 @@ def write_weights(network: nn.Module, path: Path, fingerprint: str, epoch: int) 
 
 
 def read_weights(network: nn.Module, path: Path) -> nn.Module:
-    """Fill a network from `write_weights` (strictly) and set it to evaluation; InputError where it does not fit."""
+    """Fill a network from `write_weights` (strictly) and set it to evaluation.
+
+    Raises InputError where the weights do not fit, or are no numbers to compute with.
+    """
     try:
-        network.load_state_dict(load_tensors(path))
+        state = load_tensors(path)
+        network.load_state_dict(state)
     except (OSError, RuntimeError) as error:
         raise InputError(f"{path}: these weights do not fit the recipe's network ({error}); train again") from error
+    check_numbers(state, network.state_dict(), str(path))
     return network.eval()
 
 

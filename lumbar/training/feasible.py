@@ -1,13 +1,12 @@
 """Faults of a recipe that only its networks and the data can tell, all of them, before anything is trained."""
 
 from collections.abc import Mapping, Sequence
-from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 
+from lumbar.bundle.network import blueprint, check_size
 from lumbar.grading.network import build_grader
 from lumbar.grading.tasks import TASKS
 from lumbar.issues import InputError
@@ -48,8 +47,7 @@ def recipe_faults(recipe: Recipe, root: Path) -> list[str]:
 
 def weights_bytes(member: Member) -> int:
     """What a member's weights take on the disk, in float32."""
-    with torch.device("meta"):
-        network = build_detector(member.spec) if isinstance(member.spec, DetectorSpec) else build_grader(member.spec)
+    network = blueprint(member.spec, "the recipe")
     return 4 * sum(value.numel() for value in network.state_dict().values())
 
 
@@ -113,14 +111,14 @@ def _labelled(run: "Run", member: Member, fold: int) -> tuple[np.ndarray, np.nda
 
 def _network_fault(member: Member) -> str | None:
     pretrained = member.training.pretrained
-    with nullcontext() if pretrained else torch.device("meta"):  # without weights to be filled, none are made
-        try:
-            if isinstance(member.spec, DetectorSpec):
-                build_detector(member.spec, pretrained)
-            else:
-                build_grader(member.spec, pretrained)
-        except InputError as error:
-            return str(error)
+    try:
+        check_size(blueprint(member.spec, "the recipe"), "the recipe")
+        if pretrained and isinstance(member.spec, DetectorSpec):
+            build_detector(member.spec, pretrained)
+        elif pretrained and isinstance(member.spec, GraderSpec):
+            build_grader(member.spec, pretrained)
+    except InputError as error:
+        return str(error)
     return None
 
 

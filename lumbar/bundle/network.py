@@ -1,0 +1,81 @@
+"""A member's network from its spec: built without memory to see what it would take, or for good; and tried out."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from itertools import chain
+from typing import Final
+
+import torch
+from torch import nn
+
+from lumbar.compute.faults import is_device_fault
+from lumbar.grading.network import build_grader
+from lumbar.grading.tasks import TASKS
+from lumbar.issues import InputError
+from lumbar.keypoints.network import build_detector
+from lumbar.member import DetectorSpec, GraderSpec
+
+#: Memory in float32 that one network may take: ten times what the largest of the ninth place takes.
+MAX_BYTES: Final = 2**32
+#: What building or calling a network raises where its spec makes no sense.
+_NONSENSE: Final = (ArithmeticError, AssertionError, AttributeError, LookupError, MemoryError, TypeError, ValueError)
+
+
+def build_network(spec: DetectorSpec | GraderSpec) -> nn.Module:
+    """The network of either stage's spec, with random weights."""
+    return build_detector(spec) if isinstance(spec, DetectorSpec) else build_grader(spec)
+
+
+def blueprint(spec: DetectorSpec | GraderSpec, source: str) -> nn.Module:
+    """The network without memory for its weights (on torch's `meta` device): keys, shapes and types.
+
+    Raises InputError where the spec cannot be built.
+    """
+    with torch.device("meta"), blamed_on(source, "cannot be built"):
+        return build_network(spec)
+
+
+def check_size(network: nn.Module, source: str) -> None:
+    """Raise InputError where a network, on whatever device, needs more than `MAX_BYTES` for weights and tables."""
+    needed = 4 * sum(value.numel() for value in chain(network.parameters(), network.buffers()))
+    if needed > MAX_BYTES:
+        raise InputError(
+            f"{source}: the network would need {needed / 2**30:.0f} GB of memory, more than the {MAX_BYTES >> 30} "
+            "GB that any may take; make its numbers smaller, or get the bundle again"
+        )
+
+
+def example(spec: DetectorSpec | GraderSpec, device: torch.device | str = "cpu") -> torch.Tensor:
+    """A member's input for one sample, all zeros."""
+    side = spec.image_size
+    if isinstance(spec, DetectorSpec):
+        return torch.zeros(1, spec.in_chans, side, side, device=device)
+    return torch.zeros(1, len(TASKS[spec.task].encoders), spec.slices, side, side, device=device)
+
+
+def try_out(network: nn.Module, spec: DetectorSpec | GraderSpec, source: str) -> None:
+    """Ask a network in evaluation mode once, about noise that is standardised as images are.
+
+    Raises InputError where it cannot take inputs of the size that its spec gives, or answers anything but numbers.
+    """
+    noise = torch.randn(example(spec).shape, generator=torch.Generator().manual_seed(0))
+    with torch.inference_mode(), blamed_on(source, "does not take its own inputs"):
+        answer = network(noise.to(next(network.parameters()).device))
+    if not answer.isfinite().all():
+        raise InputError(f"{source}: the network's answer to noise is no number; get the weights again or train again")
+
+
+@contextmanager
+def blamed_on(source: str, what: str) -> Iterator[None]:
+    """What building or asking a network raises becomes an InputError of the source; what a device raises goes on."""
+    try:
+        yield
+    except InputError as error:
+        raise InputError(f"{source}: {error}") from error
+    except (RuntimeError, *_NONSENSE) as error:
+        if is_device_fault(error, torch.device("cuda")):
+            raise
+        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        raise InputError(
+            f"{source}: the network {what} ({reason}); correct its spec, or get the bundle again"
+        ) from error
