@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from pydantic import ValidationError
 from safetensors.torch import load_file, save_file
 
 from lumbar.bundle import MANIFEST, Bundle, Weights, build_network, load_bundle, save_bundle
@@ -18,6 +19,7 @@ from lumbar.member import DetectorSpec, GraderSpec
 from lumbar.prediction.predictor import Predictor
 from lumbar.pretrained import load_pretrained
 from lumbar.training import checkpoint
+from lumbar.training.settings import Augment
 from tests.worlds import detector_spec, grader_spec, tiny_bundle
 from train_utils import main
 
@@ -233,9 +235,18 @@ def test_numbers_that_mean_nothing_are_refused_by_their_name(
     folder: Path, member: str, key: str, value: object
 ) -> None:
     respell(folder, member, lambda entry: entry["spec"].update({key: value}))
-    with pytest.raises(InputError, match=rf"manifest\.json: members\.\d\.spec\.{key}") as caught:
+    words = rf"manifest\.json: (members\.\d\.spec\.{key}|not JSON \((NaN|Infinity) is no number)"
+    with pytest.raises(InputError, match=words) as caught:
         load_bundle(folder)
     one_sentence(caught)
+
+
+@pytest.mark.parametrize("value", [NAN, INF])
+def test_numbers_of_a_recipe_are_finite(value: float) -> None:
+    with pytest.raises(ValidationError, match="finite number"):
+        DetectorSpec(series_type="sagittal_t2", sigma_px=value)
+    with pytest.raises(ValidationError, match="finite number"):
+        Augment(gamma=value)
 
 
 @pytest.mark.parametrize(
@@ -261,7 +272,8 @@ def test_sizes_that_are_possible_alone_are_bounded_together(
 )  # fmt: skip
 def test_numbers_of_a_member_are_bounded_too(folder: Path, key: str, value: object) -> None:
     respell(folder, "spinal", lambda entry: entry.update({key: value}))
-    with pytest.raises(InputError, match=rf"manifest\.json: members\.\d\.{key}") as caught:
+    words = rf"manifest\.json: (members\.\d\.{key}|not JSON \(NaN is no number)"
+    with pytest.raises(InputError, match=words) as caught:
         load_bundle(folder)
     one_sentence(caught)
 
@@ -273,7 +285,7 @@ def test_rows_of_the_prior_are_distributions(folder: Path, row: list[float]) -> 
     manifest = json.loads((folder / MANIFEST).read_text())
     manifest["prior"][2][3] = row
     (folder / MANIFEST).write_text(json.dumps(manifest))
-    with pytest.raises(InputError, match=r"manifest\.json: prior"):
+    with pytest.raises(InputError, match=r"manifest\.json: (prior|not JSON \((NaN|Infinity))"):
         load_bundle(folder)
 
 

@@ -4,9 +4,9 @@ from typing import Annotated, Final, Literal
 
 from pydantic import Field, model_validator
 
-from lumbar.arguments import LARGEST_SEED, MOST_FOLDS, MOST_PROCESSES
+from lumbar.arguments import LARGEST_SEED, MOST_PROCESSES
 from lumbar.ensemble import BLEND_METHODS, BlendMethod, MethodName
-from lumbar.member import Strict
+from lumbar.member import LAST_FOLD, Strict
 
 #: Far above what any recipe needs, and no number that fills a machine.
 MOST: Final = 100_000
@@ -79,7 +79,7 @@ class Folds(Strict):
     """How studies are split. Every study is one group: its 25 labels never straddle a split."""
 
     method: Literal["kfold", "stratified_group"] = "kfold"
-    count: int = Field(5, ge=2, le=MOST_FOLDS)
+    count: int = Field(5, ge=2, le=LAST_FOLD + 1)
     seed: int = Field(42, ge=0, le=LARGEST_SEED)
     #: The folds to train, by number; fewer than `count` leave studies without out-of-fold results.
     train: tuple[int, ...] = (0, 1, 2, 3, 4)
