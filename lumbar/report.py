@@ -120,7 +120,7 @@ def describe_prior(results: Sequence["StudyResult"]) -> str:
         remedy = "run again with more --hours, and check the files of the others"
     else:
         remedy = "check their files"
-    share = f"{len(failed)} of {len(results)} studies took the prior ({counts})"
+    share = f"{len(failed)} of {len(results)} studies could not be graded and took the prior ({counts})"
     return f"{share}; everything is written all the same; {remedy}"
 
 

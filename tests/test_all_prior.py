@@ -30,7 +30,10 @@ def test_time_that_ran_out_is_named_and_no_failure(
 ) -> None:
     assert predict(world, world / "data", tmp_path, "--hours", "1e-9") == 1
     told = capsys.readouterr().err.strip().splitlines()[-1]
-    assert "1 of 1 studies took the prior (1 out_of_time); everything is written all the same" in told
+    assert (
+        "1 of 1 studies could not be graded and took the prior (1 out_of_time); everything is written all the same"
+        in told
+    )
     assert "run again with more --hours" in told
     assert "study_failed" not in told
     report = json.loads((tmp_path / "run_report.json").read_text())
@@ -48,7 +51,7 @@ def test_images_that_show_nothing_to_grade_are_no_quiet_success(
         shutil.rmtree(data / "train_images" / str(row.study_id) / str(row.series_id))
     assert predict(world, data, tmp_path / "out") == 1
     told = capsys.readouterr().err.strip().splitlines()[-1]
-    assert "1 of 1 studies took the prior (1 condition_ungraded)" in told
+    assert "1 of 1 studies could not be graded and took the prior (1 condition_ungraded)" in told
     report = json.loads((tmp_path / "out" / "run_report.json").read_text())
     assert report["failed_studies"] == []
     assert report["prior_studies"] == [int(table["study_id"][0])]

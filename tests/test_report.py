@@ -204,10 +204,13 @@ def test_studies_of_nothing_but_the_prior_are_named_and_counted_by_cause() -> No
     report = run_report(results, DATA, BUNDLE)
     assert (report["failed_studies"], report["prior_studies"]) == ([0, 1], [0, 1, 2])
     said = describe_prior(results)
-    assert "3 of 4 studies took the prior (1 condition_ungraded, 1 out_of_time, 1 study_failed)" in said
+    assert (
+        "3 of 4 studies could not be graded and took the prior (1 condition_ungraded, 1 out_of_time, 1 study_failed)"
+        in said
+    )
     assert said.endswith("run again with more --hours, and check the files of the others")
     only_late = describe_prior(results[:1])
-    assert "1 of 1 studies took the prior (1 out_of_time)" in only_late
+    assert "1 of 1 studies could not be graded and took the prior (1 out_of_time)" in only_late
     assert only_late.endswith("run again with more --hours")
     assert describe_prior(results[1:3]).endswith("check their files")
 
