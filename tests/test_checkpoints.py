@@ -60,7 +60,7 @@ def test_a_wrapped_network_below_an_entry_becomes_a_member(tmp_path: Path, place
 @pytest.mark.usefixtures("in_process")
 @pytest.mark.parametrize(
     ("name", "word"),
-    [("spinal-cv0", "cv0"), ("spinal_cv_999", "cv_999"), ("spinal-fold100", "fold100"), ("s_cv" + "9" * 200, "cv999")],
+    [("spinal-cv0", "cv0"), ("spinal_cv_999", "cv_999"), ("spinal-fold100", "fold100"), ("s_cv" + "9" * 30, "cv999")],
 )
 def test_a_name_whose_fold_can_be_none_is_refused(tmp_path: Path, name: str, word: str) -> None:
     save(tmp_path / "in" / f"{name}.pt", blank(SPINAL))
