@@ -184,8 +184,7 @@ def test_a_kill_between_the_result_files_does_not_make_them_strange(
     monkeypatch.setattr(Path, "replace", die)
     for number in (1, 2):  # of three
         left[:] = range(number)
-        with pytest.raises(KeyboardInterrupt):
-            predict(copied, copied / "out")
+        assert predict(copied, copied / "out") > 1
     monkeypatch.undo()
     assert predict(copied, copied / "out") == 0
     assert not (copied / "out" / FINISHED).exists()
