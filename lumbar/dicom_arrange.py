@@ -49,7 +49,7 @@ def arrange(
     if plane == "sagittal" and kept:
         parts = stations(fields_alike(_without_localisers(_by_orientation(kept), log), log), log)
     if len(parts) > 1:
-        log.add("several_stations", f"{len(parts)} stations of {', '.join(str(len(part)) for part in parts)} slices")
+        log.add("several_stations", f"{len(parts)} stations of {_sizes(parts)} slices")
     arranged = []
     for part in parts:
         stacks = [stack for lot in _by_orientation(part) for stack in _by_position(lot, plane, log)]
@@ -72,11 +72,15 @@ def _without_localisers(lots: list[list[Slice]], log: IssueLog) -> list[Slice]:
     return kept
 
 
+def _sizes(lots: Sequence[Sequence[Slice]]) -> str:
+    return few([str(len(lot)) for lot in lots], 8)
+
+
 def _stacked(stacks: list[list[Slice]], axis: int, log: IssueLog) -> tuple[list[Slice], list[int]]:
     """Stacks one behind the other along the patient's axis, and the stack of each slice."""
     stacks = sorted(stacks, key=lambda stack: float(np.mean([_centre(item)[axis] for item in stack])))
     if len(stacks) > 1:
-        log.add("several_stacks", f"{len(stacks)} stacks of {', '.join(str(len(stack)) for stack in stacks)} slices")
+        log.add("several_stacks", f"{len(stacks)} stacks of {_sizes(stacks)} slices")
     slices = [item for stack in stacks for item in stack]
     return slices, [number for number, stack in enumerate(stacks) for _ in stack]
 
@@ -149,5 +153,5 @@ def _checked(stack: list[tuple[float, Slice]], usual: float, plane: Plane, log: 
         return []
     for step, (_, item) in zip(steps, kept[1:], strict=True):
         if step > MISSING_GAP * usual:
-            log.add("slices_missing", f"{step:.1f} mm before {item.name}, where {usual:.1f} mm is usual")
+            log.add("slices_missing", f"{step:.1f} mm lie before it, where {usual:.1f} mm is usual", item.name)
     return slices
