@@ -125,7 +125,7 @@ def test_a_folder_that_cannot_be_written_to_is_told_before_anything_is_graded(
     (tmp_path / "file").write_text("in the way")
     assert predict(data, bundle, tmp_path / "file" / "out") == 1
     said = capsys.readouterr().err
-    assert "cannot be written to (Not a directory)" in said
+    assert "cannot be written to (file is no folder); make room there or give another folder" in said
     assert "Traceback" not in said
 
 
