@@ -1,11 +1,12 @@
 """Write the phantom studies that ship in `sample_data`: six small ones, each with something that real data does.
 
-    python benchmarks/sample_data.py --out sample_data
+    python benchmarks/sample_data.py --out fresh
 
-The same studies, byte for byte, on every machine. Their expected submission comes from the shipped bundle:
+The same studies, byte for byte, on every machine. Their expected submission comes from the shipped bundle, and `fresh` then
+takes the place of `sample_data`:
 
-    python train_utils.py predict --data sample_data --weights weights --out results --device cpu
-    cp results/submission.csv sample_data/expected_submission.csv
+    python train_utils.py predict --data fresh --weights weights --out results --device cpu
+    cp results/submission.csv fresh/expected_submission.csv
 """
 
 import argparse

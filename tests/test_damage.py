@@ -22,7 +22,15 @@ from tests.damage import CASES, GROUP_OF, watchful_bundle, write_matrix
 from tests.tiny_dicom import SAGITTAL, write_stack
 
 #: Issues that depend on what the random networks of the test believe to see, not on the files.
-OF_NETWORKS = {"keypoint_low_confidence", "keypoint_repaired", "keypoint_missing", "region_padded", "window_repeated"}
+OF_NETWORKS = {
+    "keypoint_low_confidence",
+    "keypoint_repaired",
+    "keypoint_missing",
+    "orientation_doubtful",
+    "region_padded",
+    "series_off_centre",
+    "window_repeated",
+}
 
 
 @pytest.fixture(scope="module")

@@ -101,7 +101,9 @@ def make_report(result: "StudyResult", data: "DataFolder", bundle: "Bundle") -> 
     if not evidence:
         raise InputError("none of its images could be read; see the issues in the run report")
     if len({(one.get("PatientID"), one.StudyInstanceUID) for one in evidence}) > 1:
-        raise InputError("its images name several patients or studies, and a report is of one; see the issues")
+        raise InputError(
+            f"{folder}: its images are of several patients or studies, and a report is of one; make a study of each"
+        )
     by_name = {(point.condition, point.level): (point, sources[point]) for point in sources}
     groups = [
         _group(result, condition, level, by_name.get((condition, level)), evidence[0].StudyInstanceUID, bundle)
