@@ -2,11 +2,12 @@
 
     python benchmarks/sample_data.py --out fresh
 
-The same studies, byte for byte, on every machine. Their expected submission comes from the shipped bundle, and `fresh` then
-takes the place of `sample_data`:
+The same studies, byte for byte, on every machine. Their expected submission comes from the shipped bundle:
 
     python train_utils.py predict --data fresh --weights weights --out results --device cpu
     cp results/submission.csv fresh/expected_submission.csv
+
+Then `fresh` takes the place of `sample_data`.
 """
 
 import argparse
