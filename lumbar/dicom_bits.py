@@ -17,6 +17,9 @@ SMOOTH: Final = 1 / 8
 #: A step of this share of the range is no step of an image: the value has wrapped.
 WRAPPED: Final = 1 / 2
 
+#: Images have at least so many bits; a header that says fewer of samples that use more is believed in nothing.
+FEWEST_BITS: Final = 8
+
 Samples = NDArray[Any]
 
 
@@ -182,6 +185,8 @@ def _true_width(pattern: Samples, pixels: Samples, width: int, stored: int, comp
     if step is not None and step < (WRAPPED if compressed else SMOOTH) * 2.0**stored:
         return stored, f"BitsStored is {stored}; what the bits above it hold is no image and was cut"
     reach = max(int(pixels.max()), int(pixels.min()), key=abs)
+    if stored < FEWEST_BITS:
+        raise UnusableError("file_unreadable", f"BitsStored is {stored}, but values reach {reach}")
     return width, f"BitsStored is {stored}, but values reach {reach}; they were read whole"
 
 

@@ -191,5 +191,8 @@ def stations(slices: Sequence[Slice], log: IssueLog) -> list[list[Slice]]:
             kept.append(part)
         else:
             what = f"lies {beside_mm(part[0], largest[0]):.0f} mm beside the other slices"
-            log.add("slice_dropped", f"{few([item.name for item in part])}: {what}; ImagePositionPatient may be wrong")
+            log.add(
+                "slice_dropped",
+                f"{few([item.name for item in part])}: {what}; its position or orientation may be wrong",
+            )
     return sorted(kept, key=lambda part: float(np.mean([geometry.centre_mm(one.affine, one.shape)[2] for one in part])))

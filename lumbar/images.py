@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from lumbar import geometry
 from lumbar.dicom import Slice
 from lumbar.dicom_bits import is_padding
+from lumbar.dicom_values import turning_point
 from lumbar.member import Preprocessing
 
 
@@ -22,8 +23,7 @@ def slice_values(item: Slice, preprocessing: Preprocessing) -> tuple[NDArray[np.
     values = item.pixels.astype(np.float32)
     if preprocessing.values == "modality":
         if item.inverted:
-            turn = sum(item.stored_range)  # of more bits than float32 has, it would swallow the image
-            values = np.float32(turn if turn <= 2**24 else 0) - values
+            values = np.float32(turning_point(item.stored_range)) - values
         if (item.slope, item.intercept) != (1.0, 0.0):
             values = (values * np.float64(item.slope) + item.intercept).astype(np.float32)
         if item.padding is not None:

@@ -177,6 +177,20 @@ def test_slopes_that_differ_from_slice_to_slice_count_for_each(tmp_path: Path, e
         np.testing.assert_allclose(found - 10 * item.instance, smooth(1000), atol=2.1)
 
 
+def test_inverted_slices_of_unlike_slopes_are_turned_over_behind_them(tmp_path: Path) -> None:
+    pixels = [smooth(900, seed=number).astype("uint16") for number in (1, 2, 3)]
+    for number, (values, finer) in enumerate(zip(pixels, (1, 2, 3), strict=True), start=1):
+        tags = {
+            "PhotometricInterpretation": "MONOCHROME1",
+            "RescaleSlope": f"{1 / finer:.10g}",
+            "RescaleIntercept": "0",
+        }
+        write_slice(tmp_path / f"{number}.dcm", (20_000 - values) * finer, (4.0 * number, 0, 0), **tags)
+    values = values_of(read_series(tmp_path, 7, "Sagittal T1", 1)[0])
+    plain = np.stack(pixels).astype(float)
+    np.testing.assert_allclose(values - values.mean(), plain - plain.mean(), atol=0.05)
+
+
 @pytest.mark.parametrize(
     ("tags", "tag", "kept"),
     [

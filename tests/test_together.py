@@ -209,6 +209,10 @@ CASES: dict[str, Case] = {
         every(T1, lambda d, _: setattr(d, "PixelData", d.pixel_array[::-1, ::-1].tobytes())),
         "orientation_doubtful", "upside down",
     ),
+    "its rows from the feet to the head, whatever the header says": Case(
+        every(T2, lambda d, _: setattr(d, "PixelData", d.pixel_array[::-1].tobytes())),
+        "orientation_doubtful", "upside down",
+    ),
     "mirrored from front to back": Case(
         every(T2, lambda d, _: setattr(d, "PixelData", d.pixel_array[:, ::-1].tobytes())),
         "orientation_doubtful", "front to back",

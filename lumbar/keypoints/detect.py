@@ -14,7 +14,7 @@ from lumbar.keypoints.frames import within_reach
 from lumbar.keypoints.inputs import Stack, axial_stacks, channel_names, sagittal_stacks
 from lumbar.keypoints.keypoint import Keypoint
 from lumbar.keypoints.plausible import FAINT, LOW_CONFIDENCE, is_spine, repair_axial, repair_sagittal
-from lumbar.keypoints.turned import turned_series
+from lumbar.keypoints.turned import contradicting_series, turned_series
 from lumbar.labels import (
     CONDITIONS,
     KEYPOINT_SERIES,
@@ -72,6 +72,8 @@ def detect(
         if spec.preprocessing.keypoints == "repair":
             look = partial(heatmaps, members=members, device=torch.device(device), amp=amp)
             issues += turned_series(study.study_id, stacks, fresh, spec, look)
+            if series_type == "sagittal_t1":
+                issues += contradicting_series(study.study_id, fresh, canal_points(known, FAINT))
             planes = {(stack.series.series_id, stack.centre.instance): stack.centre.affine for stack in stacks}
             repair = repair_axial if series_type == "axial_t2" else repair_sagittal
             fresh, found = repair(fresh, planes, canal_points(known, FAINT), study.study_id)

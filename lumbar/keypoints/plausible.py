@@ -123,7 +123,7 @@ def trusted_levels(chain: Mapping[Level, Keypoint], canal_mm: Mapping[Level, np.
     candidates = [
         level
         for level in LEVELS
-        if level in chain and chain[level].confidence >= FAINT and _near_canal(chain[level], canal_mm.get(level))
+        if level in chain and chain[level].confidence >= FAINT and near_canal(chain[level], canal_mm.get(level))
     ]
     if len(candidates) == len(chain) > 1 and _consistent(candidates, chain):
         return set(candidates)
@@ -162,7 +162,7 @@ def is_spine(places: np.ndarray, order: Sequence[int] | None = None) -> bool:
     )
 
 
-def _near_canal(point: Keypoint, canal_mm: np.ndarray | None) -> bool:
+def near_canal(point: Keypoint, canal_mm: np.ndarray | None) -> bool:
     """Seen from the side (patient x left out), so that it does not matter how far the two slices are apart."""
     return canal_mm is None or float(np.linalg.norm(np.asarray(point.mm)[1:] - canal_mm[1:])) <= FORAMEN_REACH_MM
 
