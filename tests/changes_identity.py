@@ -147,9 +147,9 @@ def one_slice_turned(draft: Draft) -> None:
     draft.edit(draft.dealer.choice((T1, T2)), change, [draft.dealer.randrange(3, 6)])
 
 
-@told("orientation", "in-plane", "in the plane", "axes")
+@told("orientation", "in-plane", "in the plane", "axes", "beside the other")
 def one_slice_reversed(draft: Draft) -> None:
-    """Rows of one slice are said to run the other way, as they do not."""
+    """Rows of one slice are said to run the other way, as they do not: by its header it lies beside the others."""
 
     def change(dataset: FileDataset) -> None:
         direction = floats(dataset.ImageOrientationPatient)
@@ -201,7 +201,8 @@ def oblique_localiser(draft: Draft) -> None:
     draft.add(series, draft.dealer.choice(draft.files(series)), "9001.dcm", change)
 
 
-@told("upside", "wrong way", "other way", "upwards", "feet")
+@told("orientation_doubtful", "upside", "wrong way", "other way", "upwards", "feet")
 def upside_down_and_not_said(draft: Draft) -> None:
-    """Rows of the pixels reversed, the header as it was: feet where it says head."""
-    draft.edit(T2, lambda dataset: store(dataset, pixels(dataset)[::-1]))
+    """Rows of the pixels reversed, or rows and columns, the header as it was: feet where it says head."""
+    axes = draft.dealer.choice(((0,), (0, 1)))
+    draft.edit(T2, lambda dataset: store(dataset, np.flip(pixels(dataset), axes)))
