@@ -43,22 +43,27 @@ def _enter(change: Change) -> Make:
 
 
 def same(make: Make) -> Make:
+    """Enter a change after which the answer stays."""
     return _enter(Change(make, "same"))
 
 
 def same_alone(make: Make) -> Make:
+    """Enter a change after which the answer stays, and which is made alone."""
     return _enter(Change(make, "same", alone=True))
 
 
 def mirrored(make: Make) -> Make:
+    """Enter a change that mirrors the patient."""
     return _enter(Change(make, "mirrored"))
 
 
 def free(make: Make) -> Make:
+    """Enter a change after which the answer may be any."""
     return _enter(Change(make, "free"))
 
 
 def told(*causes: str, keeps: bool = False, or_same: bool = False) -> Callable[[Make], Make]:
+    """Enter a fault, of which one of `causes` must be named."""
     assert all(cause == cause.lower() for cause in causes)
     return lambda make: _enter(Change(make, "told", causes, keeps=keeps, or_same=or_same))
 

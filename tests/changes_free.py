@@ -15,6 +15,7 @@ from tests.fuzz_targets import NASTY_VALUES, mutate_dicom, mutate_text
 
 @free
 def slices_gone(draft: Draft) -> None:
+    """Some slices of a series are missing, or all."""
     paths = draft.files(draft.one())
     for path in draft.dealer.sample(paths, draft.dealer.randint(1, len(paths))):
         path.unlink()
@@ -22,6 +23,7 @@ def slices_gone(draft: Draft) -> None:
 
 @free
 def folders_exchanged(draft: Draft) -> None:
+    """Two series lie in each other's folders."""
     first, second = (draft.folder(series) for series in draft.dealer.sample(SERIES, 2))
     first.rename(first.with_name("t"))
     second.rename(first)
@@ -30,17 +32,20 @@ def folders_exchanged(draft: Draft) -> None:
 
 @free
 def mutated_files(draft: Draft) -> None:
+    """Bytes or tags of a few files are mutated."""
     for path in draft.dealer.sample(draft.files(draft.one()), draft.dealer.randint(1, 4)):
         path.write_bytes(mutate_dicom(path.read_bytes(), draft.dealer))
 
 
 @free
 def mutated_table(draft: Draft) -> None:
+    """Bytes, cells or lines of the series table are mutated."""
     draft.table.write_bytes(mutate_text(draft.table.read_bytes(), draft.dealer))
 
 
 @free
 def little_time(draft: Draft) -> None:
+    """A time budget that ends somewhere in the study, or before it."""
     draft.options += ["--hours", f"{10 ** draft.dealer.uniform(-7, -3):.3g}"]
 
 
@@ -66,6 +71,7 @@ def tilted(draft: Draft) -> None:
 
 @free
 def positions_shaken(draft: Draft) -> None:
+    """Each slice a little, or far, beside its place."""
     reach = draft.dealer.choice((0.01, 1, 30))
 
     def change(dataset: FileDataset) -> None:
@@ -77,6 +83,7 @@ def positions_shaken(draft: Draft) -> None:
 
 @free
 def all_in_one_place(draft: Draft) -> None:
+    """Every slice of a series says that it lies where the first one does."""
     series = draft.one()
     place = dcmread(draft.files(series)[0], stop_before_pixels=True).ImagePositionPatient
     draft.put(series, ImagePositionPatient=list(place))
@@ -84,6 +91,7 @@ def all_in_one_place(draft: Draft) -> None:
 
 @free
 def unlike_spacings(draft: Draft) -> None:
+    """Pixels that are no squares."""
     rows, columns = (draft.dealer.uniform(0.5, 2) for _ in range(2))
 
     def change(dataset: FileDataset) -> None:
@@ -107,6 +115,7 @@ def nasty_values(draft: Draft) -> None:
 
 @free
 def noise(draft: Draft) -> None:
+    """A series of nothing but noise."""
     random = np.random.default_rng(draft.dealer.randrange(9999))
 
     def change(dataset: FileDataset) -> None:
@@ -124,6 +133,7 @@ def cropped(draft: Draft) -> None:
 
 @free
 def one_pixel_of_the_extreme(draft: Draft) -> None:
+    """One pixel of one slice holds the largest or smallest number of 32 bits."""
     series, value = draft.one(), draft.dealer.choice((2**31 - 1, -(2**31)))
 
     def change(dataset: FileDataset) -> None:
@@ -136,6 +146,7 @@ def one_pixel_of_the_extreme(draft: Draft) -> None:
 
 @free
 def one_large_slice(draft: Draft) -> None:
+    """One slice with two or five times as many pixels a side, and the same spacing."""
     series, times = draft.one(), draft.dealer.choice((2, 5))
     draft.edit(series, lambda one: store(one, np.kron(pixels(one), np.ones((times, times)))), [draft.place(series)])
 
@@ -167,6 +178,7 @@ def slopes_at_odds(draft: Draft) -> None:
 
 @free
 def said_to_be_monochrome1(draft: Draft) -> None:
+    """Pixels as they were, said to be shown the other way round."""
     draft.put(draft.some(), PhotometricInterpretation=draft.dealer.choice(("MONOCHROME1", "MONOCHROME1 ", "")))
 
 

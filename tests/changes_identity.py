@@ -13,12 +13,14 @@ from tests.draft import AX, OTHER, SAMPLES, SERIES, T1, T2, Draft, decimals, flo
 
 @told("mixed", "frame", "patient")
 def other_patient_id(draft: Draft) -> None:
+    """A series names another patient, study and frame of reference."""
     ids = {"StudyInstanceUID": draft.uid(), "FrameOfReferenceUID": draft.uid()}
     draft.put(draft.one(), PatientID="SOMEBODY", **ids)
 
 
 @told("patient", "frame", "studyinstanceuid")
 def series_of_another_patient(draft: Draft) -> None:
+    """A series of another phantom, headers and all."""
     series = draft.one()
     shutil.rmtree(draft.folder(series))
     shutil.copytree(SAMPLES / OTHER[SERIES.index(series)], draft.images / str(series))
@@ -26,6 +28,7 @@ def series_of_another_patient(draft: Draft) -> None:
 
 @told("mixed", "patient", "studyinstanceuid")
 def patients_in_one_series(draft: Draft) -> None:
+    """A few slices of a series name another patient and study."""
     series = draft.one()
     places = draft.dealer.sample(range(len(draft.files(series))), draft.dealer.randint(2, 4))
     draft.put(series, places, PatientID="SOMEBODY", StudyInstanceUID=draft.uid())
@@ -33,6 +36,7 @@ def patients_in_one_series(draft: Draft) -> None:
 
 @told("mixed", "seriesinstanceuid", "series_uid")
 def second_series_between(draft: Draft) -> None:
+    """Every other slice of a sagittal series is of another series, echo and frame of reference."""
     uid = draft.uid()
     places = range(1, 9, 2)
     draft.put(draft.dealer.choice((T1, T2)), places, SeriesInstanceUID=uid, EchoTime="12", FrameOfReferenceUID=uid)
@@ -86,17 +90,20 @@ def a_frame_for_each_series(draft: Draft) -> None:
 
 @told("modality")
 def another_modality(draft: Draft) -> None:
+    """A series says that it is no MR image."""
     draft.put(draft.one(), Modality=draft.dealer.choice(("SEG", "OT", "PR", "CT", "PT", "SR", "RTSTRUCT", "SC")))
 
 
 @told("imagetype", "mosaic", "projection")
 def computed_images(draft: Draft) -> None:
+    """A series of projections, or with many slices in each picture."""
     kinds = (["DERIVED", "SECONDARY", "PROJECTION IMAGE", "MIP"], ["ORIGINAL", "PRIMARY", "M", "ND", "MOSAIC"])
     draft.put(draft.one(), ImageType=draft.dealer.choice(kinds))
 
 
 @told("bodypart", "body part")
 def another_body_part(draft: Draft) -> None:
+    """A series says that it shows another part of the body."""
     part = draft.dealer.choice(("CSPINE", "TSPINE", "CERVICAL SPINE", "PELVIS", "KNEE", "ABDOMEN"))
     draft.put(draft.one(), BodyPartExamined=part)
 
@@ -112,6 +119,7 @@ def body_part_from_a_protocol(draft: Draft) -> None:
 
 @told("spacing", "field")
 def impossible_field_of_view(draft: Draft) -> None:
+    """PixelSpacing in other units: a body of two centimetres, or of two metres."""
     factor = draft.dealer.choice((0.05, 0.1, 10))
 
     def change(dataset: FileDataset) -> None:
@@ -122,6 +130,8 @@ def impossible_field_of_view(draft: Draft) -> None:
 
 @told("slice_dropped", "apart", "imagepositionpatient")
 def positions_in_metres(draft: Draft) -> None:
+    """ImagePositionPatient in other units than PixelSpacing."""
+
     def change(dataset: FileDataset) -> None:
         dataset.ImagePositionPatient = decimals(floats(dataset.ImagePositionPatient) / 1000)
 
@@ -130,6 +140,7 @@ def positions_in_metres(draft: Draft) -> None:
 
 @told("spacing", "field")
 def one_slice_of_another_spacing(draft: Draft) -> None:
+    """One slice says that it is twice, or half, as large as the others."""
     series, factor = draft.one(), draft.dealer.choice((0.5, 2))
 
     def change(dataset: FileDataset) -> None:
@@ -140,6 +151,8 @@ def one_slice_of_another_spacing(draft: Draft) -> None:
 
 @told("orientation", "in-plane", "in the plane", "axes")
 def one_slice_turned(draft: Draft) -> None:
+    """Rows and columns of one slice are exchanged in its header alone."""
+
     def change(dataset: FileDataset) -> None:
         old = list(dataset.ImageOrientationPatient)
         dataset.ImageOrientationPatient = old[3:] + old[:3]

@@ -50,6 +50,7 @@ ODD_NAMES = (
 
 @same
 def shuffled_names(draft: Draft) -> None:
+    """The files of a series exchange their names."""
     for series in draft.some():
         paths = draft.files(series)
         for path in paths:
@@ -66,11 +67,13 @@ def _rename(draft: Draft, patterns: tuple[str, ...]) -> None:
 
 @same
 def names_with_letters(draft: Draft) -> None:
+    """Names as archives and viewers make them."""
     _rename(draft, LETTERS)
 
 
 @same
 def odd_names(draft: Draft) -> None:
+    """Names that shells, terminals and careless programs stumble over."""
     _rename(draft, ODD_NAMES)
 
 
@@ -94,6 +97,7 @@ def linked_files(draft: Draft) -> None:
 
 @same
 def harmless_files(draft: Draft) -> None:
+    """What desktops and CDs leave in a folder."""
     names = (".DS_Store", "._1.dcm", "Thumbs.db", "notes.txt", "DICOMDIR", ".hidden.dcm", "desktop.ini", "viewer.exe")
     folder = draft.folder(draft.one())
     for name in draft.dealer.sample(names, 3):
@@ -143,6 +147,7 @@ def unlisted_folders(draft: Draft) -> None:
 
 @same
 def table_in_other_words(draft: Draft) -> None:
+    """Rows in another order, words in another case, a column more, another line end."""
     rows = draft.listed()
     lines = ["study_id,series_id,series_description,note"]
     for study, series, words in draft.dealer.sample(rows, len(rows)):
@@ -169,6 +174,7 @@ def trailing_commas(draft: Draft) -> None:
 
 @same
 def other_options(draft: Draft) -> None:
+    """Words on the command line that change nothing here."""
     draft.options += draft.dealer.choice(
         (["--hours", "2"], ["--on-error", "prior"], ["--shard", "1/1"], ["--split", "test"], ["--engine", "fused"])
     )
@@ -179,6 +185,7 @@ def other_options(draft: Draft) -> None:
 
 @same
 def odd_words(draft: Draft) -> None:
+    """Four tags that decide nothing get odd values."""
     for keyword in draft.dealer.sample(sorted(ODD_WORDS), 4):
         text = draft.dealer.choice(ODD_WORDS[keyword])
         draft.edit(draft.some(), lambda dataset, keyword=keyword, text=text: put_text(dataset, keyword, text))

@@ -43,21 +43,25 @@ def _turn(dataset: FileDataset) -> None:
 
 @same
 def turned_in_the_plane(draft: Draft) -> None:
+    """Images stored on their side."""
     draft.edit(draft.some(), _turn)
 
 
 @same
 def columns_reversed(draft: Draft) -> None:
+    """Images stored with their columns the other way round."""
     draft.edit(draft.some(), lambda dataset: _reverse(dataset, 1))
 
 
 @same
 def upside_down(draft: Draft) -> None:
+    """Images stored from the feet up, or from the back to the front."""
     draft.edit(draft.some(), lambda dataset: _reverse(dataset, 0))
 
 
 @same
 def columns_reversed_in_some(draft: Draft) -> None:
+    """Some slices of a series stored the other way round, the others not."""
     series = draft.one()
     count = len(draft.files(series))
     draft.edit(series, lambda dataset: _reverse(dataset, 1), draft.dealer.sample(range(count), max(1, count // 3)))
@@ -65,6 +69,7 @@ def columns_reversed_in_some(draft: Draft) -> None:
 
 @same
 def patient_moved(draft: Draft) -> None:
+    """The whole study lies elsewhere in the scanner."""
     shift = np.array([draft.dealer.uniform(-300, 300) for _ in range(3)])
 
     def change(dataset: FileDataset) -> None:
@@ -87,6 +92,7 @@ def numbers_written_otherwise(draft: Draft) -> None:
 
 @same_alone
 def enhanced_files(draft: Draft) -> None:
+    """Some series as one file with many frames."""
     for series in draft.some():
         syntax = draft.dealer.choice((ExplicitVRLittleEndian, RLELossless))
         merge_into_enhanced(draft.folder(series), syntax, shared=series != AX)  # whose stacks are angled
@@ -151,6 +157,7 @@ def rescaled_slice_by_slice(draft: Draft) -> None:
 
 @same
 def tiny_slope_and_huge_intercept(draft: Draft) -> None:
+    """Other units and another zero by the rescale tags, so large that float32 cannot hold both."""
     series = draft.one()
     if draft.is_plain(series):
         draft.put(series, RescaleSlope="1e-5", RescaleIntercept=draft.dealer.choice(("1e8", "-3e7", "0")))
@@ -227,6 +234,7 @@ def overlay_above_the_bits(draft: Draft) -> None:
 
 @mirrored
 def scanned_in_the_mirror(draft: Draft) -> None:
+    """As a scanner would have written the mirrored patient."""
     draft.edit(SERIES, mirror_dataset)
 
 

@@ -27,6 +27,7 @@ IGNORED = (
 
 @told("file_unreadable", "series_ignored")
 def cut_file(draft: Draft) -> None:
+    """A file ends early, anywhere."""
     path = draft.dealer.choice(draft.files(draft.one()))
     content = path.read_bytes()
     path.write_bytes(content[: draft.dealer.randrange(len(content) - 3)])
@@ -41,12 +42,14 @@ def no_dicom_file(draft: Draft) -> None:
 
 @told("slice_dropped", keeps=True)
 def copied_file(draft: Draft) -> None:
+    """A file lies there twice."""
     path = draft.dealer.choice(draft.files(draft.one()))
     shutil.copy(path, path.with_name(f"{path.stem} - Copy.dcm"))
 
 
 @told(*IGNORED, or_same=True)
 def other_extensions(draft: Draft) -> None:
+    """Some files, or all, are not named `.dcm`."""
     ending = draft.dealer.choice((".dicom", ".IMA", "", ".dcm.gz", ".dcm.bak", ".mag", ".dcm~", ".DCM.txt"))
     paths = draft.files(draft.one())
     for path in draft.dealer.sample(paths, draft.dealer.randint(1, len(paths))):
@@ -55,6 +58,7 @@ def other_extensions(draft: Draft) -> None:
 
 @told(*IGNORED, or_same=True)
 def some_in_a_subfolder(draft: Draft) -> None:
+    """Part of a series lies one folder further down."""
     paths = draft.files(draft.one())
     for path in paths[:: draft.dealer.randint(1, 3)]:
         (path.parent / "part 2").mkdir(exist_ok=True)
@@ -75,6 +79,7 @@ def packed_files(draft: Draft) -> None:
 
 @told("series_missing", "series_ignored")
 def series_gone(draft: Draft) -> None:
+    """The folder of a series is missing or empty."""
     folder = draft.folder(draft.one())
     shutil.rmtree(folder)
     if draft.dealer.random() < 0.5:
@@ -83,6 +88,7 @@ def series_gone(draft: Draft) -> None:
 
 @told("zero", "0001", or_same=True)
 def leading_zeros(draft: Draft) -> None:
+    """A folder is named 0001 where the table says 1."""
     folder = draft.dealer.choice((draft.folder(draft.one()), draft.images))
     folder.rename(folder.with_name(f"{int(folder.name):04d}"))
 
@@ -105,6 +111,7 @@ def _from_left_to_right(path: Path) -> float:
 
 @told("series_ignored", "series_missing", "series_relabelled")
 def wrong_description(draft: Draft) -> None:
+    """A description that is unknown, empty or endless."""
     rows, place = draft.listed(), draft.dealer.randrange(3)
     words = draft.dealer.choice(("Sagittal T2", "Localizer", "", "NA", "Axial T1", "Sagittal T1 " * 400))
     rows[place] = (*rows[place][:2], words)
@@ -113,6 +120,7 @@ def wrong_description(draft: Draft) -> None:
 
 @told("series_missing", "no row in the series table")
 def row_missing(draft: Draft) -> None:
+    """A series has no row in the table."""
     rows = draft.listed()
     del rows[draft.dealer.randrange(3)]
     draft.list_series(rows)
@@ -128,12 +136,14 @@ def no_table(draft: Draft) -> None:
 
 @told("out_of_time", "time budget", "--hours")
 def no_time(draft: Draft) -> None:
+    """The time is over before it began."""
     draft.options += ["--hours", draft.dealer.choice(("1e-9", "1e-300", "0.0000001"))]
     draft.options += draft.dealer.choice(([], ["--on-error", "prior"]))
 
 
 @told("hours", "device", "shard", "split")
 def no_such_option(draft: Draft) -> None:
+    """An option's value that cannot be."""
     word, text = draft.dealer.choice(
         (
             *(("--hours", text) for text in ("nan", "inf", "0", "-1", "soon")),
@@ -150,6 +160,7 @@ def no_such_option(draft: Draft) -> None:
 
 @told("slice_dropped", "file_unreadable", "series_ignored")
 def header_gone(draft: Draft) -> None:
+    """One file lacks a tag without which it has no place or no image."""
     geometry = ("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing")
     keyword, series = draft.dealer.choice((*geometry, "Rows", "PixelData", "BitsAllocated")), draft.one()
     draft.put(series, [draft.place(series)], **{keyword: None})
@@ -164,6 +175,7 @@ NONSENSE = (
 
 @told("slice_dropped", "file_unreadable")
 def header_nonsense(draft: Draft) -> None:
+    """A tag of one file's geometry holds nonsense."""
     keyword, text = draft.dealer.choice(NONSENSE)
     series = draft.one()
     draft.edit(series, lambda dataset: put_text(dataset, keyword, text), [draft.place(series)])
@@ -171,12 +183,14 @@ def header_nonsense(draft: Draft) -> None:
 
 @told("pixels_constant")
 def constant_slice(draft: Draft) -> None:
+    """One slice is a single value."""
     series, value = draft.one(), draft.dealer.randint(0, 9)
     draft.edit(series, lambda one: store(one, np.full(pixels(one).shape, value), "<u2"), [draft.place(series)])
 
 
 @told("values_repaired", keeps=True)
 def bytes_behind_the_pixels(draft: Draft) -> None:
+    """Pixel data is a little longer than the image."""
     series = draft.one()
 
     def change(dataset: FileDataset) -> None:
@@ -188,6 +202,7 @@ def bytes_behind_the_pixels(draft: Draft) -> None:
 
 @told("values_repaired", "rescale")
 def rescale_nonsense(draft: Draft) -> None:
+    """Rescale tags that no value survives."""
     slope, intercept = draft.dealer.choice((("0", "0"), ("1e30", "0"), ("nan", "0"), ("", "0"), ("1", "inf")))
 
     def change(dataset: FileDataset) -> None:

@@ -51,9 +51,11 @@ class Draft:
 
     @property
     def table(self) -> Path:
+        """The table of the series."""
         return self.root / "data" / "test_series_descriptions.csv"
 
     def folder(self, series: int) -> Path:
+        """A series' folder, whatever zeros stand before its number."""
         return _numbered(self.images, series)
 
     def files(self, series: int) -> list[Path]:
@@ -73,9 +75,11 @@ class Draft:
         self.table.write_text("".join([TABLE.partition("\n")[0] + "\n", *lines]), encoding="utf-8")
 
     def one(self) -> int:
+        """One of the three series."""
         return self.dealer.choice(SERIES)
 
     def some(self) -> list[int]:
+        """One to three of the series, in any order."""
         return self.dealer.sample(SERIES, self.dealer.randint(1, 3))
 
     def place(self, series: int) -> int:
@@ -104,6 +108,7 @@ class Draft:
         self.edit(series, change, only)
 
     def uid(self) -> UID:
+        """A new UID, the same in every run."""
         return generate_uid(entropy_srcs=[str(self.dealer.getrandbits(64))])
 
     def add(self, series: int, source: Path, name: str, change: Edit) -> None:
@@ -149,6 +154,7 @@ def anything_goes() -> Iterator[None]:
 
 
 def floats(values: Iterable[Any]) -> NDArray[np.float64]:
+    """Values of a tag as numbers."""
     return np.array([float(value) for value in values])
 
 
