@@ -165,9 +165,10 @@ def predict_folder(args: argparse.Namespace) -> int:
     from lumbar.bundle import load_bundle
     from lumbar.prediction import job, results
 
-    data, weights = study.open_data(args.data, args.split, strict=False), load_bundle(args.weights)
     if args.dicom_sr:
         dicom_sr.check_available()
+    data, weights = study.open_data(args.data, args.split, strict=False), load_bundle(args.weights)
+    if args.dicom_sr:
         dicom_sr.check_out(args.out, data)
     if args.html:
         from lumbar import viewer

@@ -19,6 +19,8 @@ from lumbar.windows import playing_series
 
 #: A middle that lies so many slices off means slices missing on one side: each one moves it by half a slice.
 OFF_SLICES: Final = 0.5 - 1e-3
+#: Less than this is no sign of anything, however thin the slices are, mm.
+LEAST_MM: Final = 2.0
 #: So far beside the middle of T2 the canal must lie before its window moves.
 T2_OFF_SLICES: Final = 1 - 1e-3
 _SAGITTAL: Final[tuple[SeriesType, ...]] = ("sagittal_t1", "sagittal_t2")
@@ -90,9 +92,9 @@ def off_centre(study: Study, preprocessing: Preprocessing, canal: float | None) 
     step = min(t1.spacing_mm, t2.spacing_mm)
     middle = _middle(t1, normal)
     apart, beside = middle - _middle(t2, normal), 0.0 if canal is None else canal - middle
-    if abs(apart) >= OFF_SLICES * step:
+    if abs(apart) >= max(OFF_SLICES * step, LEAST_MM):
         what = f"the middle of sagittal T1 lies {_beside(apart)} sagittal T2's"
-    elif abs(beside) >= step:
+    elif abs(beside) >= max(step, LEAST_MM):
         what = f"the canal lies {_beside(beside)} the middle of sagittal T1"
     else:
         return []

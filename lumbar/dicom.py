@@ -17,14 +17,16 @@ from lumbar import geometry
 from lumbar.dicom_arrange import arrange
 from lumbar.dicom_consistency import usable_field
 from lumbar.dicom_file import Slice, is_dicom, read_slices
-from lumbar.dicom_flaws import IssueLog, RoomError
+from lumbar.dicom_flaws import IssueLog, RoomError, few_files
 from lumbar.dicom_pixels import is_constant
 from lumbar.dicom_values import levelled
 from lumbar.geometry import Plane
-from lumbar.issues import Issue, cut, few
+from lumbar.issues import Issue, cut
 
 __all__ = ["Series", "Slice", "dicom_files", "read_series", "read_stations"]
 
+#: Folders in a series' folder are looked into down to here.
+MAX_DEPTH: Final = 16
 #: What desktops leave in folders.
 _LITTER: Final = frozenset({".DS_Store", "Thumbs.db", "desktop.ini"})
 #: Decoded pixels that a study may hold; 2,000 slices of 1,024 x 1,024 pixels just fit.
@@ -151,31 +153,31 @@ def _by_content(folder: Path) -> tuple[list[Path], list[Path]]:
     paths: list[Path] = []
     others: list[Path] = []
     for path in _files_below(folder):
-        named = path.suffix.lower() == ".dcm" and not path.name.startswith(".")
-        (paths if named or is_dicom(path) else others).append(path)
+        hidden = path.name.startswith(".")
+        if (path.suffix.lower() == ".dcm" and not hidden) or is_dicom(path):
+            paths.append(path)
+        elif path.name not in _LITTER and not path.name.startswith("._"):
+            others.append(path)
     return paths, others
 
 
-def _files_below(folder: Path) -> list[Path]:
-    """Whatever is no folder below a folder, in natural order; what a desktop leaves there is left out."""
-    inside = sorted(folder.iterdir(), key=lambda path: (_natural(path.stem), path.name))
+def _files_below(folder: Path, depth: int = MAX_DEPTH) -> list[Path]:
+    """What is no folder below a folder, in natural order; folders of the last depth and links to any as they are."""
     found: list[Path] = []
-    for path in inside:
-        if path.is_dir() and not path.is_symlink() and path.suffix.lower() != ".dcm":
-            found += _files_below(path)
-        elif path.name not in _LITTER and not path.name.startswith("._"):
-            found.append(path)
+    for path in sorted(folder.iterdir(), key=lambda path: (_natural(path.stem), path.name)):
+        inside = depth > 0 and path.is_dir() and not path.is_symlink() and path.suffix.lower() != ".dcm"
+        found += _files_below(path, depth - 1) if inside else [path]
     return found
 
 
 def _tell_names(folder: Path, paths: Sequence[Path], others: Sequence[Path], log: IssueLog) -> None:
     """Issues for files that were passed over, and for odd names beside usual ones."""
     if others:
-        names = few([path.relative_to(folder).as_posix() for path in others])
-        log.add("file_ignored", f"{len(others)} file(s) that are no DICOM image were passed over ({names})")
+        names = few_files([path.relative_to(folder).as_posix() for path in others])
+        log.add("file_ignored", f"{len(others)} file(s) do not begin as DICOM images do and were passed over ({names})")
     odd = [path for path in paths if path.suffix.lower() != ".dcm" or path.name.startswith(".")]
     if 0 < len(odd) < len(paths):
-        names = few([path.relative_to(folder).as_posix() for path in odd])
+        names = few_files([path.relative_to(folder).as_posix() for path in odd])
         detail = (
             f"{len(odd)} of {len(paths)} files are DICOM by their content, not by their name ({names}); they were read"
         )

@@ -8,19 +8,19 @@ from typing import Final
 import numpy as np
 
 from lumbar import geometry
-from lumbar.dicom_consistency import axes_alike, fields_alike, stations, usable_steps
+from lumbar.dicom_consistency import FEW, axes_alike, behind_each_other, fields_alike, stations, usable_steps
 from lumbar.dicom_file import Slice
-from lumbar.dicom_flaws import IssueLog
+from lumbar.dicom_flaws import IssueLog, few_files
 from lumbar.dicom_mixture import one_origin
 from lumbar.geometry import Plane
 from lumbar.issues import few
 
 #: Slices whose normals differ by more belong to different stacks, degrees.
 STACK_ANGLE_DEG: Final = 1.0
-#: Sagittal slices turned by more than this against most of their series are a localiser's, degrees.
-SAGITTAL_ANGLE_DEG: Final = 15.0
+#: Sagittal slices turned by more than this against most of their series are a localiser's, degrees; few by the first.
+FEW_ANGLE_DEG, SAGITTAL_ANGLE_DEG = 5.0, 15.0
 #: The plane that a series is named after counts while it has at least this share of the slices of another.
-NAMED_SHARE: Final = 1 / 3
+NAMED_SHARE: Final = 1 / 5
 #: A step longer than this many ordinary steps starts a new axial stack.
 STACK_GAP: Final = 2.5
 #: A step longer than this many ordinary steps means that slices are missing.
@@ -47,7 +47,8 @@ def arrange(
     kept = one_origin(kept, description, plane, log)
     parts = [kept] if kept else []
     if plane == "sagittal" and kept:
-        parts = stations(fields_alike(_without_localisers(_by_orientation(kept), log), log), log)
+        alike = axes_alike(_without_localisers(_by_orientation(kept), log), log)
+        parts = [behind_each_other(part, log) for part in stations(fields_alike(alike, log), log)]
     if len(parts) > 1:
         log.add("several_stations", f"{len(parts)} stations of {_sizes(parts)} slices")
     arranged = []
@@ -60,15 +61,16 @@ def arrange(
 
 def _without_localisers(lots: list[list[Slice]], log: IssueLog) -> list[Slice]:
     """Sagittal slices of the orientation that most have; those turned clearly against it are left out."""
-    usual = geometry.normal(max(lots, key=len)[0].affine)
+    largest = max(lots, key=len)
+    usual = geometry.normal(largest[0].affine)
     kept: list[Slice] = []
     for lot in lots:
         turned = math.degrees(math.acos(min(1.0, abs(float(geometry.normal(lot[0].affine) @ usual)))))
-        if turned <= SAGITTAL_ANGLE_DEG:
+        if turned <= (FEW_ANGLE_DEG if len(lot) <= FEW * len(largest) else SAGITTAL_ANGLE_DEG):
             kept += lot
         else:
             what = f"turned by {turned:.0f} degrees against the orientation of the series, as a localiser is"
-            log.add("slice_dropped", f"{few([item.name for item in lot])}: {what}")
+            log.add("slice_dropped", f"{few_files([item.name for item in lot])}: {what}")
     return kept
 
 
@@ -144,9 +146,9 @@ def _checked(stack: list[tuple[float, Slice]], usual: float, plane: Plane, log: 
     """The slices of a stack that agree with each other; none where they lie as no slices of a spine can."""
     slices = [item for _, item in stack]
     if plane != "sagittal":  # sagittal ones were looked at in common
-        found = [item for part in stations(fields_alike(slices, log), log) for item in part]
+        alike = fields_alike(axes_alike(slices, log), log)
+        found = [item for part in stations(alike, log) for item in behind_each_other(part, log)]
         slices = [item for item in slices if item in found]
-    slices = axes_alike(slices, log)
     kept = [(position, item) for position, item in stack if item in slices]
     steps = np.diff([position for position, _ in kept])
     if not usable_steps(slices, steps.tolist(), plane, log):

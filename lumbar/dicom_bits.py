@@ -1,5 +1,6 @@
 """Which bits of a file's samples are the image: what the header says is compared with what the samples hold."""
 
+import re
 from collections.abc import Iterator
 from typing import Any, Final, NamedTuple
 
@@ -19,6 +20,10 @@ WRAPPED: Final = 1 / 2
 
 #: Images have at least so many bits; a header that says fewer of samples that use more is believed in nothing.
 FEWEST_BITS: Final = 8
+
+#: So many pixels of one value, so many times farther from the others than these reach, are no part of an image, which
+#: takes more values than a mask.
+MANY_PIXELS, FAR, MANY_VALUES = 16, 3, 8
 
 Samples = NDArray[Any]
 
@@ -113,6 +118,27 @@ def padding_limits(dataset: Dataset, pixels: Samples) -> tuple[int, int] | None:
     return limits if padded.any() else None  # type: ignore[return-value]
 
 
+def lone_extreme(pixels: Samples) -> int | None:
+    """The smallest or largest stored value, where many pixels and corners hold it, far from all others; else None.
+
+    Such is a background outside of the value range (-1 read as 65535, or -32768) that no tag calls padding.
+    """
+    low, high = int(pixels.min()), int(pixels.max())
+    corners = pixels[[0, 0, -1, -1], [0, -1, 0, -1]].tolist()
+    sample = pixels[::4, ::4]
+    quarter = (high - low) / 4
+    if ((sample > low + quarter) & (sample < high - quarter)).any():  # of nearly every image
+        return None
+    for end in (low, high):
+        rest = pixels[pixels != end]
+        if corners.count(end) < 2 or pixels.size - rest.size < MANY_PIXELS or not rest.size:
+            continue
+        reach = int(rest.max()) - int(rest.min())
+        if reach >= MANY_VALUES and min(abs(end - int(rest.min())), abs(end - int(rest.max()))) > FAR * reach:
+            return end
+    return None
+
+
 def is_padding(pixels: Samples, limits: tuple[float, float]) -> NDArray[np.bool_]:
     """Which stored pixels (H, W) lie between the limits, both included."""
     return (pixels >= limits[0]) & (pixels <= limits[1])
@@ -126,6 +152,8 @@ def _padding_tags(dataset: Dataset) -> list[int]:
         value = dataset.get(keyword)
         if isinstance(value, bytes):  # neither US nor SS
             value = int.from_bytes(value, "little" if dataset.file_meta.TransferSyntaxUID.is_little_endian else "big")
+        if isinstance(value, str | float) and re.fullmatch(r"-?\d{1,19}(\.0*)?", str(value).strip()):
+            value = int(float(value))  # DS or IS instead of US or SS
         if not isinstance(value, int):
             raise UnusableError("values_repaired", f"{keyword} is {shown(dataset, keyword)}, no number; it was ignored")
         found.append(value)

@@ -1,5 +1,6 @@
 """Whether the slices of a series agree with each other and with what an image of a lumbar spine can be."""
 
+from collections import Counter
 from collections.abc import Sequence
 from typing import Final
 
@@ -8,9 +9,8 @@ import numpy as np
 
 from lumbar import geometry
 from lumbar.dicom_file import Slice
-from lumbar.dicom_flaws import IssueLog
+from lumbar.dicom_flaws import IssueLog, few_files
 from lumbar.geometry import Plane
-from lumbar.issues import few
 
 #: Height and width of an image, mm: a lumbar axial image is 120 or more, one of the whole spine less than 700.
 FIELD_MM: Final = (60.0, 700.0)
@@ -18,12 +18,17 @@ FIELD_MM: Final = (60.0, 700.0)
 STEP_MM: Final = (0.3, 15.0)
 #: Slices nearer to each other than this share of their thickness are positions in other units.
 MIN_STEP_SHARE: Final = 0.2
-#: A slice whose field of view differs from the usual one of its stack by more than this factor is odd.
-SAME_FIELD: Final = 1.25
+#: A slice whose field of view differs from the usual one of its stack by more than this factor is odd: of as many
+#: pixels, and of another number (a cropped image has a smaller field).
+SAME_FIELD, SAME_FIELD_CROPPED = 1.05, 1.25
 #: Row and column axes turned by more than this against the usual ones of the stack are odd, degrees.
-SAME_AXES_DEG: Final = 10.0
+SAME_AXES_DEG: Final = 3.0
+#: Slices of one stack lie behind each other: where most do to the first limit, one beyond the second is odd, mm.
+BEHIND_MM, BESIDE_MM = 2.0, 5.0
 #: Centres farther apart within their common plane belong to different stations of a longer spine, mm.
-STATION_MM: Final = 60.0
+STATION_MM: Final = 25.0
+#: Most slices: so many say what is usual.
+FAIR_MOST: Final = 0.5
 #: Odd slices are left out while they are at most this share of their stack.
 FEW: Final = 0.25
 #: Correlation with the neighbours must differ by this much before the pixels decide how an image lies.
@@ -44,7 +49,7 @@ def usable_field(slices: Sequence[Slice], log: IssueLog) -> list[Slice]:
     for size, names in odd.items():
         log.add(
             "slice_dropped",
-            f"{few(names)}: a field of view of {size} is not that of a lumbar spine "
+            f"{few_files(names)}: a field of view of {size} is not that of a lumbar spine "
             f"({FIELD_MM[0]:g} to {FIELD_MM[1]:g} mm); PixelSpacing or the image size is wrong",
         )
     return kept
@@ -87,7 +92,9 @@ def fields_alike(stack: list[Slice], log: IssueLog) -> list[Slice]:
     """The slices of a stack without the few whose field of view contradicts the rest; where they are many, all."""
     extents = np.array([_extent_mm(item, stack[0]) for item in stack])
     usual = np.median(extents, axis=0)
-    odd = ((extents > usual * SAME_FIELD) | (extents < usual / SAME_FIELD)).any(axis=1)
+    shape = _usual_shape(stack)
+    limit = np.array([SAME_FIELD if item.shape == shape else SAME_FIELD_CROPPED for item in stack])[:, None]
+    odd = ((extents > usual * limit) | (extents < usual / limit)).any(axis=1)
     if not odd.any() or len(stack) < 3:
         return stack
     names = [item.name for item, strange in zip(stack, odd, strict=True) if strange]
@@ -95,10 +102,35 @@ def fields_alike(stack: list[Slice], log: IssueLog) -> list[Slice]:
     rare = odd.sum() <= max(1, FEW * len(stack))
     log.add(
         "slice_dropped" if rare else "geometry_differs",
-        f"{few(names)}: a field of view of {height:.4g} x {width:.4g} mm, where the other slices have "
+        f"{few_files(names)}: a field of view of {height:.4g} x {width:.4g} mm, where the other slices have "
         f"{usual[1]:.4g} x {usual[0]:.4g} mm; PixelSpacing may be wrong",
     )
     return [item for item, strange in zip(stack, odd, strict=True) if not strange] if rare else stack
+
+
+def behind_each_other(stack: list[Slice], log: IssueLog) -> list[Slice]:
+    """The slices of a stack without the few that lie beside the line on which the middles of most lie; it is told."""
+    if len(stack) < 3:
+        return stack
+    along = geometry.normal(stack[0].affine)
+    middles = np.array([geometry.centre_mm(item.affine, item.shape) for item in stack])
+    middles -= (middles @ along)[:, None] * along
+    beside = np.linalg.norm(middles - np.median(middles, axis=0), axis=1)
+    shape = _usual_shape(stack)
+    odd = (beside > BESIDE_MM) & np.array([item.shape == shape for item in stack])  # a crop has another middle
+    if not odd.any() or (beside <= BEHIND_MM).mean() < FAIR_MOST:
+        return stack
+    names = [item.name for item, strange in zip(stack, odd, strict=True) if strange]
+    rare = odd.sum() <= max(1, FEW * len(stack))
+    log.add(
+        "slice_dropped" if rare else "geometry_differs",
+        f"{few_files(names)}: {beside[odd].max():.0f} mm beside the other slices; ImagePositionPatient may be wrong",
+    )
+    return [item for item, strange in zip(stack, odd, strict=True) if not strange] if rare else stack
+
+
+def _usual_shape(stack: Sequence[Slice]) -> tuple[int, int]:
+    return Counter(item.shape for item in stack).most_common(1)[0][0]
 
 
 def _extent_mm(item: Slice, first: Slice) -> tuple[float, float]:
@@ -135,7 +167,7 @@ def axes_alike(stack: list[Slice], log: IssueLog) -> list[Slice]:
 
 def _contradicting(lot: list[Slice], usual: list[Slice], log: IssueLog) -> list[Slice]:
     """The slices of a lot with axes of its own, where the pixels lie as the usual axes say and not as their own."""
-    names = few([item.name for item in lot])
+    names = few_files([item.name for item in lot])
     what = f"{names}: the in-plane axes (ImageOrientationPatient) differ from those of the other {len(usual)} slices"
     gain = float(np.mean([_fit(item, usual, own=True) - _fit(item, usual, own=False) for item in lot]))
     rare = len(lot) <= max(1, FEW * (len(lot) + len(usual)))
@@ -193,6 +225,6 @@ def stations(slices: Sequence[Slice], log: IssueLog) -> list[list[Slice]]:
             what = f"lies {beside_mm(part[0], largest[0]):.0f} mm beside the other slices"
             log.add(
                 "slice_dropped",
-                f"{few([item.name for item in part])}: {what}; its position or orientation may be wrong",
+                f"{few_files([item.name for item in part])}: {what}; its position or orientation may be wrong",
             )
     return sorted(kept, key=lambda part: float(np.mean([geometry.centre_mm(one.affine, one.shape)[2] for one in part])))

@@ -219,8 +219,10 @@ def _parse(content: bytes, name: str, log: IssueLog, *, stop_before_pixels: bool
 def is_dicom(path: Path) -> bool:
     """Whether a file holds a DICOM image by its first bytes: a directory of files (DICOMDIR) does not."""
     try:
+        if not path.is_file():  # opening a pipe waits for ever
+            return False
         with path.open("rb") as stream:
-            start = stream.read(1024) if path.is_file() else b""
+            start = stream.read(1024)
     except OSError:
         return False
     return start[128:132] == b"DICM" and MediaStorageDirectoryStorage.encode() not in start

@@ -3,6 +3,7 @@
 import re
 import struct
 import zlib
+from collections.abc import Sequence
 from typing import Final, NamedTuple
 
 from pydicom.datadict import tag_for_keyword
@@ -90,8 +91,14 @@ def _detail(entry: _Entry) -> str:
     if len(entry.names) < 2:
         return ": ".join([*entry.names, reason])
     kind = "frames" if all(" frame " in name for name in entry.names) else "files"
-    names = few([cut(name, SHOWN_CHARS) for name in entry.names])
-    return f"{len(entry.names)} {kind} ({names}): {reason}" + (" (so the first)" if len(entry.reasons) > 1 else "")
+    return f"{len(entry.names)} {kind} ({few_files(entry.names)}): {reason}" + (
+        " (so the first)" if len(entry.reasons) > 1 else ""
+    )
+
+
+def few_files(names: Sequence[str]) -> str:
+    """The first names of files, each short enough for a sentence, and how many more there are."""
+    return few([cut(name, SHOWN_CHARS) for name in names])
 
 
 def plain(error: Exception) -> str:

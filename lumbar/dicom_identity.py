@@ -19,6 +19,9 @@ class Identity:
     study: str = ""
     series: str = ""
     frame_of_reference: str = ""
+    number: str = ""
+    kind: str = ""
+    words: str = ""
     image: str = ""
     echo_ms: float | None = None
 
@@ -29,6 +32,9 @@ TAGS: Final = {
     "study": "StudyInstanceUID",
     "frame_of_reference": "FrameOfReferenceUID",
     "series": "SeriesInstanceUID",
+    "number": "SeriesNumber",
+    "kind": "ImageType",
+    "words": "SeriesDescription",
     "image": "SOPInstanceUID",
 }
 
@@ -41,7 +47,7 @@ def read_identity(dataset: Dataset, header: Dataset) -> Identity:
 
 def _text(dataset: Dataset, tag: str) -> str:
     try:
-        return str(dataset.get(tag) or "").strip().strip("\0")
+        return str(dataset.get(tag) or "").strip().strip("\0").casefold()
     except DAMAGE:
         return ""
 

@@ -7,10 +7,9 @@ import numpy as np
 
 from lumbar import geometry
 from lumbar.dicom_file import Slice
-from lumbar.dicom_flaws import IssueLog
+from lumbar.dicom_flaws import IssueLog, few_files
 from lumbar.dicom_identity import TAGS
 from lumbar.geometry import Plane
-from lumbar.issues import few
 
 #: Echo times within this factor of each other are one echo; the echoes of a dual-echo sequence are three to ten apart.
 SAME_ECHO: Final = 1.3
@@ -28,12 +27,12 @@ def one_origin(slices: Sequence[Slice], description: str, plane: Plane, log: Iss
     over, with an Issue. Axial stacks that were stored as series of their own, one beside the other, all stay.
     """
     kept = list(slices)
-    for field in ("patient", "study", "frame_of_reference", "series"):
+    for field in ("patient", "study", "frame_of_reference", "series", "number", "kind", "words"):
 
         def own(item: Slice, field: str = field) -> Hashable:
             return getattr(item.identity, field) or None
 
-        beside = field == "series" and plane != "sagittal"
+        beside = field in ("series", "number", "words") and plane != "sagittal"
         kept = _largest_lot(kept, own, TAGS[field], description, log, beside=beside)
     echoes = _echoes(kept)
     return _largest_lot(kept, lambda item: echoes.get(item.identity.echo_ms), "EchoTime", description, log)
@@ -65,7 +64,7 @@ def _largest_lot(
     log.add(
         "series_mixed",
         f"{len(left)} of {len(slices)} slices have another {tag} than the rest and were left out "
-        f"({few([item.name for item in left])}); a series has one",
+        f"({few_files([item.name for item in left])}); a series has one",
     )
     return [item for item in slices if item not in left]
 

@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 from pydicom.dataset import Dataset, FileDataset
 from pydicom.pixels import get_decoder
 
-from lumbar.dicom_bits import Settled, declared, is_padding, padding_limits, settle
+from lumbar.dicom_bits import Settled, declared, is_padding, lone_extreme, padding_limits, settle
 from lumbar.dicom_flaws import IssueLog, RoomError, UnusableError
 from lumbar.dicom_frames import decode_frame, decoder_of
 from lumbar.dicom_tags import shown, whole
@@ -95,7 +95,11 @@ def decode(dataset: FileDataset, index: int, frames: int, name: str, log: IssueL
     if settled.remark:
         log.add("values_repaired", settled.remark, name)
     settled.pixels.setflags(write=False)
-    return _with_padding(dataset, settled)
+    made = _with_padding(dataset, settled)
+    if made.padding is None and (end := lone_extreme(made.values)) is not None:
+        log.add("values_repaired", f"many pixels hold {end}, far from all others, and were taken for padding", name)
+        return made._replace(padding=(end, end))
+    return made
 
 
 def _with_padding(dataset: FileDataset, settled: Settled) -> Pixels:

@@ -5,50 +5,48 @@ from collections.abc import Iterable
 from typing import Final
 
 from pydicom.dataset import Dataset
+from pydicom.uid import UID, EnhancedMRImageStorage, LegacyConvertedEnhancedMRImageStorage, MRImageStorage
 
 from lumbar.dicom_flaws import IssueLog, UnusableError
 
-#: Words of ImageType that no grader has a use for: projections, and many images painted into one.
-_OTHER_TYPES: Final = frozenset({"MIP", "MINIP", "MAX_IP", "MIN_IP", "PROJECTION IMAGE", "MOSAIC"})
-#: Words of ImageType that make one wonder; what the series table lists is graded all the same, with an Issue.
-_DOUBTFUL_TYPES: Final = frozenset(
-    {"LOCALIZER", "MPR", "SUBTRACTION", "SUBTRACT", "ADC", "DIFFUSION", "TRACEW", "FA", "PHASE MAP", "SCREEN SAVE"}
+#: Values of ImageType that no grader has a use for: projections, and many images painted into one.
+_OTHER_TYPES: Final = re.compile(r"M(AX|IN)?_?IP|PROJECTION|MOSAIC|MONTAGE|RENDER")
+#: Values that make one wonder; what the series table lists is graded all the same, with an Issue.
+_DOUBTFUL_TYPES: Final = re.compile(r"^(P|FA|ADC|MPR)$|LOCALI[SZ]ER|SUBTRACT|DIFFUSION|TRACE|PHASE|\bMAP\b|SCREEN")
+#: BodyPartExamined of the lumbar spine and of what shows it, letters only. Scanners copy the tag from protocols and it
+#: is often wrong, so that anything else only makes one wonder.
+_OWN_PARTS: Final = re.compile(
+    r"LUMB|SACR|^(L|LS|TL|WHOLE|ENTIRE|TOTAL)?SPINE$|^LWS|LENDEN|COLUMNA|RACHIS|VERTEBRA|WIRBEL"
 )
-#: BodyPartExamined of other parts; only doubtful, since scanners copy the tag from protocols and it is often wrong.
-_OTHER_PARTS: Final = frozenset(
-    {"ABDOMEN", "ANKLE", "ARM", "BRAIN", "BREAST", "CHEST", "ELBOW", "EXTREMITY", "FINGER", "FOOT", "FOREARM", "HAND"}
-    | {
-        "HEAD",
-        "HEART",
-        "HIP",
-        "KNEE",
-        "LEG",
-        "NECK",
-        "PELVIS",
-        "PROSTATE",
-        "SHOULDER",
-        "SKULL",
-        "THIGH",
-        "TOE",
-        "WRIST",
-    }
-    | {"CSPINE", "CERVICALSPINE", "CERVICAL", "TSPINE", "THORACICSPINE", "THORACIC", "CTSPINE", "COCCYX"}
-)
+_MR_CLASSES: Final = frozenset({MRImageStorage, EnhancedMRImageStorage, LegacyConvertedEnhancedMRImageStorage})
 
 
 def check_subject(dataset: Dataset, name: str, log: IssueLog) -> None:
     """Refuse what says of itself that it is no slice of an MR series; tell what may be none of the lumbar spine."""
     modality = str(dataset.get("Modality") or "").strip().upper()
-    if modality and not modality.startswith("MR"):
+    if modality not in ("", "MR"):
         raise UnusableError("slice_dropped", f"Modality is {modality[:16]}; only MR images are graded")
-    types = {str(word).strip().upper() for word in _several(dataset.get("ImageType"))}
-    if wrong := sorted(types & _OTHER_TYPES):
-        raise UnusableError("slice_dropped", f"ImageType says {wrong[0]}, which is no slice of the body")
+    _check_class(dataset, name, log)
+    types = [str(word).strip().upper() for word in _several(dataset.get("ImageType"))]
+    if wrong := next((word for word in types if _OTHER_TYPES.search(word)), None):
+        raise UnusableError("slice_dropped", f"ImageType says {wrong[:24]}, which is no slice of the body")
     part = str(dataset.get("BodyPartExamined") or "").strip().upper()
-    if re.sub(r"[^A-Z]", "", part) in _OTHER_PARTS:
+    letters = re.sub(r"[^A-Z]", "", part)
+    if letters and not _OWN_PARTS.search(letters):
         log.add("subject_doubtful", f"BodyPartExamined is {part[:16]}; graded as the series table says", name)
-    if doubtful := sorted(types & _DOUBTFUL_TYPES):
-        log.add("subject_doubtful", f"ImageType says {doubtful[0]}; graded as the series table says", name)
+    if doubtful := next((word for word in types if _DOUBTFUL_TYPES.search(word)), None):
+        log.add("subject_doubtful", f"ImageType says {doubtful[:24]}; graded as the series table says", name)
+
+
+def _check_class(dataset: Dataset, name: str, log: IssueLog) -> None:
+    """By SOPClassUID, where it is one that DICOM knows: other objects are refused, screenshots are told."""
+    kind = UID(str(dataset.get("SOPClassUID") or "").strip())
+    if kind in _MR_CLASSES or kind.type != "SOP Class" or "Rows" not in dataset:  # what is no image is told later
+        return
+    what = kind.name.removesuffix(" Storage")
+    if "Secondary Capture" not in what:
+        raise UnusableError("slice_dropped", f"it is a {what}, and only MR images are graded")
+    log.add("subject_doubtful", f"it is a {what}; graded as the series table says", name)
 
 
 def _several(value: object) -> list[object]:

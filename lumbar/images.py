@@ -20,21 +20,22 @@ def slice_values(item: Slice, preprocessing: Preprocessing) -> tuple[NDArray[np.
     bits can hold; padding outside the range of the image becomes its smallest value. stored: the decoded pixels as they
     are.
     """
-    values = item.pixels.astype(np.float32)
+    wide = item.pixels.dtype.itemsize > 2  # float32 holds 16 bits, not 32
+    values: NDArray[np.floating] = item.pixels.astype(np.float64) if wide else item.pixels.astype(np.float32)
     if preprocessing.values == "modality":
         if item.inverted:
-            values = np.float32(turning_point(item.stored_range)) - values
+            values = np.asarray(turning_point(item.stored_range), values.dtype) - values
         if (item.slope, item.intercept) != (1.0, 0.0):
-            values = (values * np.float64(item.slope) + item.intercept).astype(np.float32)
+            values = values * np.float64(item.slope) + item.intercept
         if item.padding is not None:
             _darken(values, is_padding(item.pixels, item.padding))
     affine = item.affine
     if preprocessing.orientation == "canonical":
         values, affine = geometry.canonical(values, affine, item.plane)
-    return np.ascontiguousarray(values), affine
+    return np.ascontiguousarray(values, np.float32), affine
 
 
-def _darken(values: NDArray[np.float32], padded: NDArray[np.bool_]) -> None:
+def _darken(values: NDArray[np.floating], padded: NDArray[np.bool_]) -> None:
     """Give padding the smallest value of the image, in place.
 
     Where the image itself takes values on both sides of it, as with 0 in noise around 0, padding is left as it is.

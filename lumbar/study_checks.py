@@ -16,6 +16,8 @@ from lumbar.labels import SeriesType
 
 #: Series whose middles lie this near to each other (mm) and whose normals differ by no more (degrees) lie in one place.
 SAME_PLACE_MM, SAME_NORMAL_DEG = 5.0, 2.0
+#: Echo times of T2 and STIR are longer, ms.
+LEAST_T2_ECHO_MS: Final = 20.0
 #: Share of a series' images that must be another's, too, to call it a copy.
 COPIED: Final = 0.5
 
@@ -43,6 +45,7 @@ def belonging(study_id: int, candidates: Sequence[Candidate]) -> tuple[list[Cand
     kept = _of_one_patient(study_id, list(candidates), issues)
     kept = _of_one_region(study_id, _one_station(study_id, kept, issues), issues)
     kept = _without_copies(study_id, kept, issues)
+    issues += [issue for each in kept for issue in _contrast(study_id, each)]
     for field, what in (("study", "StudyInstanceUID"), ("frame_of_reference", "FrameOfReferenceUID")):
         lots = _lots(kept, field)
         if len(lots) > 1:
@@ -167,6 +170,20 @@ def _bounds(series: Series) -> tuple[FloatArray, FloatArray]:
         ]
     )
     return corners.min(axis=0), corners.max(axis=0)
+
+
+def _contrast(study_id: int, candidate: Candidate) -> list[Issue]:
+    """An Issue where the echo time is that of the other weighting."""
+    series = candidate.series
+    times = [item.identity.echo_ms for item in series.slices if item.identity.echo_ms is not None]
+    if not times:
+        return []
+    time = float(np.median(times))
+    t1 = candidate.series_type == "sagittal_t1"
+    if weighting(time) != "T2" if t1 else time >= LEAST_T2_ECHO_MS:
+        return []
+    detail = f"listed as {series.description}, but its EchoTime of {time:g} ms is that of T{2 if t1 else 1} weighting"
+    return [Issue("subject_doubtful", study_id, series.series_id, detail)]
 
 
 def _without_copies(study_id: int, candidates: list[Candidate], issues: list[Issue]) -> list[Candidate]:

@@ -306,8 +306,9 @@ def test_a_missing_or_broken_wheel_and_a_wrong_account_are_one_sentence(
     command = ["kaggle", "--weights", str(ROOT / "weights"), "--out", str(tmp_path / "out")]
     assert train_utils.main([*command, "--wheels", str(tmp_path / "empty"), "--owner", "me"]) == 1
     assert f"no wheel of {WHEELS[0]} for cp312" in capsys.readouterr().err
-    assert train_utils.main([*command, "--owner", "a/b"]) == 1
-    assert "no Kaggle account name" in capsys.readouterr().err
+    with pytest.raises(SystemExit, match="2"):
+        train_utils.main([*command, "--owner", "a/b"])
+    assert "is not a Kaggle account" in capsys.readouterr().err
     for wrong in ("no archive", None):  # the name says that it is a wheel
         folder = tmp_path / "wrong"
         shutil.copytree(wheels, folder)

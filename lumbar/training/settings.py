@@ -52,7 +52,7 @@ class Training(Strict):
     epochs: int = Field(5, ge=1, le=MOST)
     batch_size: int = Field(16, ge=1, le=MOST)  # over all processes together
     accumulate: int = Field(1, ge=1, le=MOST)  # batches an optimizer step
-    learning_rate: float = Field(1e-3, gt=0, le=100)
+    learning_rate: float = Field(1e-3, gt=0, le=1e38)
     weight_decay: float = Field(0.01, ge=0, le=100)
     schedule: Literal["cosine", "step", "constant"] = "cosine"
     warmup: float = Field(0.0, ge=0, lt=1)  # share of all steps with a rising rate
