@@ -10,6 +10,7 @@ import torch
 import train_utils
 from lumbar.bundle import MANIFEST
 from lumbar.bundle.card import CARD
+from lumbar.issues import InputError
 from lumbar.labels import LABEL_COLUMNS, SEVERITIES, SEVERITY_LABELS, row_ids
 from tests.conftest import ROOT
 from tests.test_exchange import tree
@@ -188,6 +189,9 @@ def test_phantoms_replace_the_same_phantoms_and_more_may_join_them(
     slices[1].write_bytes(slices[1].read_bytes()[:900])  # the end of a kill
     small_phantoms(tmp_path / "data", 1)
     assert tree(tmp_path / "data") == first
+    table = tmp_path / "data/train_label_coordinates.csv"
+    head, *lines = table.read_text().splitlines(keepends=True)
+    table.write_text("".join([head, *sorted(lines, reverse=True)]))  # in another order it says the same
     small_phantoms(tmp_path / "data", 2)
     assert tree(tmp_path / "data") == tree(world / "data")
     for command in (["--studies", "1", "--seed", "5"], ["--studies", "2", "--seed", "6"]):
@@ -197,6 +201,33 @@ def test_phantoms_replace_the_same_phantoms_and_more_may_join_them(
     before = tree(tmp_path)
     refused(["phantom", "--studies", "2", "--seed", "5", "--out", str(tmp_path / "data")], capsys, "holds train.csv")
     assert tree(tmp_path) == before
+
+
+#: What a user does to the tables of two phantoms.
+CUT: dict[str, dict[str, Callable[[list[str]], list[str]]]] = {
+    "one table": {"train.csv": lambda lines: lines[:2]},
+    "a point": {"train_label_coordinates.csv": lambda lines: lines[:-1]},
+    "a line twice": {"train_series_descriptions.csv": lambda lines: [*lines, lines[-1]]},
+    "all tables to one study": {
+        name: lambda lines: [line for line in lines if line.split(",")[0] in ("study_id", lines[1].split(",")[0])]
+        for name in ("train.csv", "train_label_coordinates.csv", "train_series_descriptions.csv")
+    },
+}
+
+
+@pytest.mark.parametrize("what", CUT)
+def test_tables_of_phantoms_that_somebody_cut_down_stay(
+    what: str, copied: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, change in CUT[what].items():
+        table = copied / "data" / name
+        table.write_text("\n".join(change(table.read_text().splitlines())) + "\n")
+    before = tree(copied)
+    monkeypatch.setattr("lumbar.phantom.dataset.write_study", lambda *_: pytest.fail("rendered for nothing"))
+    for studies in (2, 3):
+        with pytest.raises(InputError, match=rf"data holds .*{min(CUT[what])}.* or which somebody changed since"):
+            small_phantoms(copied / "data", studies)
+    assert tree(copied) == before
 
 
 @pytest.mark.parametrize("number", ["0", "-2"])

@@ -3,6 +3,7 @@
 import csv
 import functools
 import io
+from collections import Counter
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import replace
@@ -77,14 +78,19 @@ def write_phantoms(
 
 
 def _own_files(studies: list[_Study], folder: Path) -> list[str]:
-    """Files of an earlier call: slices with these studies' UIDs, and tables without a line that is not theirs."""
+    """Files of an earlier call: slices with these studies' UIDs, and tables with the lines of those up to the last.
+
+    The last is the last whose images are there: a table that somebody cut down or corrected is nobody's to replace.
+    """
     split = studies[0][3]
-    rows = [table_rows(plan(seed, index, study, options)) for seed, index, study, _, options in studies]
+    places = [folder / f"{split}_images" / str(study) for _, _, study, _, _ in studies]
+    last = max((index for index, place in enumerate(places) if place.is_dir()), default=-1)
+    rows = [table_rows(plan(seed, index, study, options)) for seed, index, study, _, options in studies[: last + 1]]
     own = []
     for name, text in _tables(split, rows).items():
         with suppress(OSError, UnicodeDecodeError):
             stands = (folder / name).read_bytes().decode().splitlines() if (folder / name).is_file() else []
-            own += [name] if stands and set(stands) <= set(text.splitlines()) else []
+            own += [name] if Counter(stands) == Counter(text.splitlines()) else []
     for seed, index, study, _, _ in studies:
         images = Path(f"{split}_images", str(study))
         own += [
