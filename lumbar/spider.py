@@ -13,7 +13,8 @@ get the same point for the left and the right foramen of a level, where both wou
 
 import functools
 import itertools
-from collections.abc import Iterator, Mapping
+import re
+from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,7 +31,7 @@ from lumbar.labels import LABEL_COLUMNS, LEVELS, level_title
 from lumbar.phantom.scan import Plane, SeriesPlan
 from lumbar.phantom.writer import Coding, own_slices, slice_dataset, write_slice
 from lumbar.progress import follow
-from lumbar.texts import read_table
+from lumbar.spider_tables import MOST, check_within, columns_spacing, merged, read_overview, read_points
 
 Part = Literal["train", "held_out", "images"]
 #: T2 SPACE: pixel spacing and distance of neighbouring slice numbers, mm, of all 31 patients in SPIDER's overview.csv.
@@ -81,9 +82,10 @@ def write_spider(source: Path, out: Path, part: Part = "train", points: Path | N
     `source` holds `t2_space/` (`images/`, `canal_keypoints.csv`: patient, image, slice, level, x, y in pixels), and for
     the mid-sagittal images `midsagittal/` and `overview.csv`. `points`: table of canal points on those (patient, level,
     x, y in pixels of `<patient>_t2.png`; t1: 1 where `<patient>_t1.png` shows the same place, 0 where it does not or is
-    missing; how it was made, `how`, is not read); without it they are left out. Studies that are there already are
-    written anew, all at the end. Raises InputError for a table or an image that cannot be read, and where a study or
-    row of the same number is there that this did not write.
+    missing; how it was made, `how`, is not read); without it they are left out. Of studies that are there already
+    the images are written anew, and the rows stay as they stand. Raises InputError for a table or an image that cannot
+    be read or used, where there is no study to write, and where a study or row of the same number is there that this
+    did not write or that somebody changed.
     """
     ids, labels, series, coordinates, sources = [], [], [], [], []
     if part == "images":
@@ -103,9 +105,11 @@ def write_spider(source: Path, out: Path, part: Part = "train", points: Path | N
             for number, title in enumerate(TITLES[: 1 if labelled.t1 is None else 2], SERIES_ID):
                 series.append({"study_id": labelled.study, "series_id": number, "series_description": title})
             coordinates += list(_coordinates(labelled, instances[labelled.number]))
+        if not ids:
+            raise InputError(f"{source}: holds no study of the part {part}; check the folder or give another part")
         points_table = pd.DataFrame(coordinates, columns=list(COORDINATES))
         rows = zip(TABLES, map(pd.DataFrame, (sources, labels, series, points_table)), strict=True)
-        tables = _merged(Path(out), dict(rows), ids)
+        tables = merged(Path(out), dict(rows), ids)
     with writing_into(out):
         for name, table in tables.items():  # the sources first: they say that the other rows are ours
             write_csv(table, Path(out) / name)
@@ -113,15 +117,17 @@ def write_spider(source: Path, out: Path, part: Part = "train", points: Path | N
 
 
 def _of_part(path: Path, columns: tuple[str, ...], part: Part) -> pd.DataFrame:
-    table = read_table(path, columns)
-    return table[[is_held_out(int(patient)) == (part == "held_out") for patient in table["patient"]]]
+    table = read_points(path, columns)
+    return table[[is_held_out(patient) == (part == "held_out") for patient in table["patient"]]]
 
 
 def _t2_space(source: Path, part: Part) -> Iterator[_Labelled]:
-    table = _of_part(source / "canal_keypoints.csv", ("patient", "image", "slice", "level", "x", "y"), part)
+    path = source / "canal_keypoints.csv"
+    table = _of_part(path, ("patient", "image", "slice", "level", "x", "y"), part)
     for _, points in table.groupby(["patient", "slice"]):
         patient, number, image = (points[name].iloc[0] for name in ("patient", "slice", "image"))
         pixels = _neighbours(source / "images", str(image), int(number))
+        check_within(path, points, *pixels[int(number)].shape)
         study = FIRST_ID + int(patient) * 1000 + int(number)
         yield _Labelled(study, pixels, int(number), points, PIXEL_MM, "SPIDER T2 SPACE")
 
@@ -140,13 +146,14 @@ def _neighbours(folder: Path, image: str, number: int) -> dict[int, np.ndarray]:
 def _midsagittal(source: Path, points: Path, part: Part) -> Iterator[_Labelled]:
     """Mid-sagittal T2 slices, and T1 of the same place, with a table's points; pairs stored head down are turned."""
     table = _of_part(points, ("patient", "level", "x", "y", "t1"), part)
-    overview = _overview(source)
+    overview = read_overview(source / "overview.csv")
     for patient, rows in table.groupby("patient"):
         squared, spacing, height = _squared(source, f"{patient}_t2", overview)
         size = len(squared)
-        placed = rows.assign(y=rows["y"].astype(float) * size / height)
+        check_within(points, rows, height, size)
+        placed = rows.assign(y=rows["y"] * size / height)
         heights = placed.set_index("level")["y"].sort_index()
-        t1 = _t1_beside(source, int(patient), size * spacing, overview) if rows["t1"].astype(int).all() else None
+        t1 = _t1_beside(source, int(patient), size * spacing, overview) if rows["t1"].all() else None
         if heights.iloc[0] > heights.iloc[-1]:  # L1/L2 below L5/S1
             squared, placed = squared[::-1], placed.assign(y=size - 1 - placed["y"])
             t1 = None if t1 is None else (t1[0][::-1], t1[1])
@@ -156,10 +163,13 @@ def _midsagittal(source: Path, points: Path, part: Part) -> Iterator[_Labelled]:
 
 def _pairs(source: Path) -> Iterator[_Labelled]:
     """Every mid-sagittal T2 slice, with the T1 slice of the patient where both show the same width."""
-    overview = _overview(source)
+    overview = read_overview(source / "overview.csv")
     nothing = pd.DataFrame(columns=["level", "x", "y"])
     for path in sorted((source / "midsagittal").glob("*_t2.png")):
-        patient = int(path.name.removesuffix("_t2.png"))
+        number = path.name.removesuffix("_t2.png")
+        if not re.fullmatch("0|[1-9][0-9]*", number) or int(number) > MOST["patient"]:
+            raise InputError(f"{path}: its name does not begin with a patient's number; rename it or take it away")
+        patient = int(number)
         pixels, spacing, _ = _squared(source, f"{patient}_t2", overview)
         t1 = _t1_beside(source, patient, len(pixels) * spacing, overview)
         study = FIRST_ID + patient * 1000 + MIDSAGITTAL
@@ -174,10 +184,6 @@ def _t1_beside(source: Path, patient: int, width_mm: float, overview: pd.DataFra
     return (pixels, spacing) if abs(len(pixels) * spacing / width_mm - 1) < SAME_WIDTH else None
 
 
-def _overview(source: Path) -> pd.DataFrame:
-    return read_table(source / "overview.csv", ("new_file_name", "PixelSpacing")).set_index("new_file_name")
-
-
 def _squared(source: Path, name: str, overview: pd.DataFrame) -> tuple[np.ndarray, float, int]:
     """A mid-sagittal image as wide as high, its spacing (mm), and its stored height.
 
@@ -187,16 +193,16 @@ def _squared(source: Path, name: str, overview: pd.DataFrame) -> tuple[np.ndarra
     stored = _image(source / "midsagittal" / f"{name}.png")
     height, width = stored.shape
     way = cv2.INTER_AREA if height > width else cv2.INTER_LINEAR
-    if name not in overview.index:
-        raise InputError(f"{source / 'overview.csv'}: no row {name}, though the image is there; copy the table again")
-    spacing = float(str(overview["PixelSpacing"][name]).strip("[]").split(",")[1])
+    spacing = columns_spacing(source / "overview.csv", overview, name)
     return cv2.resize(stored, (width, width), interpolation=way), spacing, height
 
 
 def _image(path: Path) -> np.ndarray:
+    if not path.is_file():  # to read a pipe may take for ever
+        raise InputError(f"{path}: not a readable image (there is no such file); copy it again")
     pixels = cv2.imread(str(path), cv2.IMREAD_GRAYSCALE)
     if pixels is None:
-        raise InputError(f"{path}: not a readable image, though the table of points names it; copy it again")
+        raise InputError(f"{path}: not a readable image; copy it again")
     return pixels
 
 
@@ -241,8 +247,6 @@ def _coordinates(labelled: _Labelled, instance: int) -> Iterator[dict[str, objec
     titles = [level_title(level) for level in LEVELS]
     points = labelled.points
     for level, x, y in zip(points["level"], points["x"], points["y"], strict=True):
-        if str(level) not in titles:
-            raise InputError(f"SPIDER's points: unknown level {level!r}; write one of {', '.join(titles)}")
         common = {"study_id": labelled.study, "level": str(level)}
         canal = {"series_id": SERIES_ID, "instance_number": instance, "condition": "Spinal Canal Stenosis"}
         yield common | canal | {"x": float(x), "y": float(y)}
@@ -259,33 +263,3 @@ def _coordinates(labelled: _Labelled, instance: int) -> Iterator[dict[str, objec
         for side in ("Left", "Right"):
             condition = f"{side} Neural Foraminal Narrowing"
             yield common | {"series_id": SERIES_ID + 1, "instance_number": 1, "condition": condition} | place
-
-
-def _merged(out: Path, tables: Mapping[str, pd.DataFrame], ids: list[int]) -> dict[str, pd.DataFrame]:
-    """The tables in `out` with these rows in the place of the same studies' older ones; other rows as they stand there.
-
-    InputError where such an older row is not of SPIDER, or holds a grade, which somebody must have given it.
-    """
-    merged, told = {}, _old_rows(out / TABLES[0], ids)[1]
-    known = {row.study_id for row in told.itertuples() if str(getattr(row, "source", "")).startswith("SPIDER")}
-    for name, rows in tables.items():
-        others, older = _old_rows(out / name, ids)
-        given = (older[[column for column in LABEL_COLUMNS if column in older]] != "").any(axis=1)
-        if len(strange := older[~older["study_id"].isin(known) | given]):
-            raise InputError(
-                f"{out / name}: study {strange['study_id'].iloc[0]} has the number of one of SPIDER's, and rows that "
-                "were not written from it; give another folder"
-            )
-        merged[name] = pd.concat([others, rows.astype(object)], ignore_index=True)
-    return merged
-
-
-def _old_rows(path: Path, ids: list[int]) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """The rows of a table, as text, that are of other studies and those that are of these; none where it is missing."""
-    if not path.is_file():
-        return pd.DataFrame(columns=["study_id"]), pd.DataFrame(columns=["study_id"])
-    read_table(path, ("study_id",))
-    table = pd.read_csv(path, dtype=str, keep_default_na=False, encoding="utf-8-sig", index_col=False)
-    table.columns = table.columns.str.strip()
-    ours = pd.to_numeric(table["study_id"], errors="coerce").isin(ids)
-    return table[~ours], table[ours]
