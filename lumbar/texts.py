@@ -168,7 +168,8 @@ def read_table(path: Path | str, columns: Sequence[str], *, text: Sequence[str] 
     """`read_texts` with numbers as numbers and NaN where a field is empty; the columns in `text` stay text."""
     frame = read_texts(path, columns)
     kinds = {name: "str" for name in frame.columns if name in text}
-    plain = io.StringIO(frame.to_csv(index=False))
+    # all quoted, since pandas ends a row at a bare carriage return outside of quotes
+    plain = io.StringIO(frame.to_csv(index=False, lineterminator="\n", quoting=csv.QUOTE_ALL))
     return pd.read_csv(plain, dtype=kinds, low_memory=False)
 
 

@@ -276,3 +276,13 @@ def test_ids_of_any_length_are_read_or_told_for_what_they_are(tmp_path: Path, te
     data = open_data(tmp_path)
     assert [issue.detail for issue in data.issues if IDS[text] and IDS[text] in issue.detail] or not IDS[text]
     assert len(data.series) == (not IDS[text])
+
+
+@pytest.mark.parametrize("break_", ["\r", "\n", "\r\n"])
+def test_a_line_end_within_quotes_ends_no_row(tmp_path: Path, break_: str) -> None:
+    found = table(tmp_path / "a.csv", f'id,name,value,"no{break_}te"\n1,"a{break_}b",0.5,\n2,,1e-3,"{break_}x"\n')
+    assert found["id"].tolist() == [1, 2]
+    assert found["value"].tolist() == [0.5, 1e-3]
+    assert found["name"][0] == f"a{break_}b"
+    assert pd.isna(found["name"][1])
+    assert found.columns[3] == f"no{break_}te"
