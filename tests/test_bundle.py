@@ -176,6 +176,12 @@ def test_a_manifest_that_is_no_json_is_refused(folder):
         (lambda m: m.update(prior=[[[1.0]]]), "prior: the prior has shape (1, 1, 1)"),
         (lambda m: m["members"][1].update(name="spinal_fold0"), "two members have the name 'spinal_fold0'"),
         (lambda m: m["members"][0].update(sha256="0"), "members.0.sha256"),
+        (lambda m: m["members"][0].update(file="a\0.safetensors"), "members.0.file: a file's name may hold no control"),
+        (lambda m: m["members"][0].update(file="a\x1b[2J.safetensors"), "may hold no control characters"),
+        (
+            lambda m: m["blend"].update(files={"x": {"file": "blend.x\0.txt", "sha256": "0" * 64}}),
+            "blend.files.x.file",
+        ),
         (lambda m: m["blend"].update(method="vote"), "blend.method: Input should be 'mean', 'mean_logits', 'median'"),
     ],
 )

@@ -40,6 +40,13 @@ class Member(Strict):
             raise ValueError(f"member name {name!r} may hold letters, digits, '.', '_' and '-' only")
         return name
 
+    @field_validator("file")
+    @classmethod
+    def _plain_file(cls, file: str) -> str:
+        if not file.isprintable():
+            raise ValueError("a file's name may hold no control characters")
+        return file
+
 
 class BlendFile(Strict):
     """A model that belongs to a fitted blend: its file in the bundle's folder."""

@@ -23,8 +23,15 @@ def own_files(folder: Path) -> list[str]:
         return []
     files = {member.file: member.sha256 for member in manifest.members}
     files |= {model.file: model.sha256 for model in manifest.blend.files.values()}
-    own = [name for name, digest in files.items() if (folder / name).is_file() and sha256(folder / name) == digest]
+    own = [name for name, digest in files.items() if _is(folder / name, digest)]
     if len(own) == len(files) and (folder / CARD).is_file():
         bundle = Bundle(folder, manifest, hashlib.sha256(raw).hexdigest())
         own += [CARD] if (folder / CARD).read_bytes() == card_text(bundle).encode(errors="backslashreplace") else []
     return [MANIFEST, *own]
+
+
+def _is(path: Path, digest: str) -> bool:
+    try:
+        return path.is_file() and sha256(path) == digest
+    except (OSError, ValueError):  # a name that no file can have, or what may not be read
+        return False
