@@ -8,7 +8,9 @@ import errno
 import hashlib
 import json
 import os
+import re
 import secrets
+import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -73,10 +75,19 @@ def writing_into(folder: Path | str) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        reason = error.strerror or str(error)
+        reason = error.strerror or _first_reason(error)
         raise InputError(
             f"{folder}: cannot be written to ({reason}); make room there or give another folder"
         ) from error
+
+
+def _first_reason(error: OSError) -> str:
+    """What an error without a reason of the system's says; of those that `shutil.copytree` gathers, the first."""
+    gathered = error.args[0] if isinstance(error, shutil.Error) and error.args else None
+    if isinstance(gathered, list) and gathered:
+        reason = str(gathered[0][-1])  # of (from, to, reason), where the reason may name both once more
+        return re.sub(r"^\[\w+ \d+\] ", "", reason).partition(": ")[0]
+    return str(error)
 
 
 def check_writable(folder: Path | str) -> None:

@@ -217,6 +217,8 @@ def _fits(wheel: str, python: str) -> bool:
 def _check_wheel(path: Path) -> None:
     """InputError where a file is no sound zip archive with a wheel's metadata in it."""
     try:
+        if not path.is_file():  # to open a pipe may take for ever
+            raise OSError("no ordinary file")
         with zipfile.ZipFile(path) as archive:
             damaged = archive.testzip()
             whole = damaged is None and any(name.endswith(".dist-info/WHEEL") for name in archive.namelist())

@@ -1,5 +1,6 @@
 """Bundles, charts, blends, runs and studies are written over their own kind only; what is refused stays as it was."""
 
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -10,7 +11,9 @@ import torch
 import train_utils
 from lumbar.bundle import MANIFEST
 from lumbar.bundle.card import CARD
+from lumbar.files import writing_into
 from lumbar.issues import InputError
+from lumbar.kaggle import WHEELS
 from lumbar.labels import LABEL_COLUMNS, SEVERITIES, SEVERITY_LABELS, row_ids
 from tests.conftest import ROOT
 from tests.test_exchange import tree
@@ -239,3 +242,27 @@ def test_no_studies_at_all_are_refused(number: str, tmp_path: Path, capsys: pyte
     assert code in (1, 2)
     assert number in capsys.readouterr().err
     assert not (tmp_path / "data").exists()
+
+
+# -- packs -------------------------------------------------------------------------------------------------------------
+
+
+def test_a_pipe_named_as_a_wheel_is_not_waited_for(
+    world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "wheels").mkdir()
+    pipe = tmp_path / "wheels" / f"{WHEELS[0].replace('-', '_')}-1.0-py3-none-any.whl"
+    os.mkfifo(pipe)
+    command = ["kaggle", "--weights", str(world / "weights"), "--owner", "me", "--out", str(tmp_path / "out")]
+    refused([*command, "--wheels", str(pipe.parent)], capsys, f"{pipe.name}: is no wheel, or a damaged one")
+
+
+def test_of_a_folder_that_cannot_be_copied_the_first_reason_is_told(tmp_path: Path) -> None:
+    (tmp_path / "from").mkdir()
+    for name in "abc":
+        (tmp_path / "from" / name).symlink_to("nowhere")
+    with pytest.raises(InputError) as told, writing_into(tmp_path / "to"):
+        shutil.copytree(tmp_path / "from", tmp_path / "to")
+    assert str(told.value) == (
+        f"{tmp_path / 'to'}: cannot be written to (No such file or directory); make room there or give another folder"
+    )
