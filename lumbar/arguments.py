@@ -4,9 +4,10 @@ import argparse
 import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NoReturn
 
 from lumbar.ensemble.names import CHOICES
+from lumbar.issues import InputError
 
 #: The words of `lumbar.compute.engine`, which loads torch.
 ENGINES: Final = ("auto", "eager", "fused", "half", "openvino", "openvino-half")
@@ -222,9 +223,16 @@ ARGUMENTS: Final[dict[str, list[Argument]]] = {
 WRITES: Final = {"evaluate": ("run",), "card": ("weights",), "score": ("plots",)}
 
 
+class _Parser(argparse.ArgumentParser):
+    """Says what is wrong as every other sentence is said: printable, and of sane length."""
+
+    def error(self, message: str) -> NoReturn:
+        super().error(str(InputError(message)))
+
+
 def make_parser(description: str, commands: Mapping[str, Callable[..., int]]) -> argparse.ArgumentParser:
     """The parser of the command line; `run_command` of what it parses is the function of that command."""
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="train_utils.py", description=description, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")

@@ -141,3 +141,14 @@ def test_known_devices_are_tried(monkeypatch: pytest.MonkeyPatch) -> None:
     assert str(choose_device("auto").device) == "cpu"
     with pytest.raises(InputError, match="device 'cuda:77' does not work here"):
         choose_device("cuda:77")
+
+
+@pytest.mark.parametrize("word", ["--x\x1b[31m\n\udcff", "--" + "x" * 5000, "\x1b[2J"])
+def test_a_usage_error_is_printable_and_no_book(word: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        train_utils.main(["score", "--labels", "a", "--predictions", "b", word])
+    told = capsys.readouterr().err.splitlines()
+    assert ended.value.code == 2
+    assert "unrecognized arguments: " + ascii(word)[1:7] in told[-1]
+    assert all(line.isprintable() for line in told)
+    assert len(told[-1]) < 600
