@@ -18,6 +18,7 @@ import train_utils
 from lumbar import dicom_sr
 from lumbar.dicom_sr import codes
 from lumbar.geometry import to_patient
+from lumbar.issues import InputError
 from lumbar.keypoints.keypoint import Keypoint
 from lumbar.labels import CONDITIONS, KEYPOINT_SERIES, LEVELS, SEVERITIES, condition_title, level_title, side_of
 from lumbar.phantom import write_phantoms
@@ -90,6 +91,30 @@ def groups_of(path: Path) -> dict[str, Any]:
 
 def named(code: Any) -> tuple[str, str]:
     return code.value, code.scheme_designator
+
+
+@pytest.mark.parametrize("change", ["verified", "noted", "renamed", "cut short"])
+def test_a_report_replaces_a_report_and_none_that_somebody_changed(phantom: Path, tmp_path: Path, change: str) -> None:
+    data = open_data(phantom)
+    path = write(made_up(data), data, tmp_path)
+    whole = path.read_bytes()
+    assert write(made_up(data), data, tmp_path).read_bytes() == whole
+    report = dcmread(path)
+    if change == "verified":
+        report.VerificationFlag = "VERIFIED"
+    elif change == "noted":
+        report.ImageComments = "seen by a radiologist"
+    else:
+        report.PatientName = "Somebody"
+    report.save_as(path)
+    if change == "cut short":
+        path.write_bytes(whole[:100])
+    changed = path.read_bytes()
+    with pytest.raises(InputError, match=r"\.dcm: is there already"):
+        dicom_sr.check_out(tmp_path, data)
+    with pytest.raises(InputError, match=r"\.dcm: is there already"):
+        write(made_up(data), data, tmp_path)
+    assert path.read_bytes() == changed
 
 
 def test_the_report_says_level_side_condition_and_probabilities(phantom: Path, tmp_path: Path) -> None:

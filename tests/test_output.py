@@ -94,10 +94,25 @@ TAKEN: dict[str, tuple[Callable[[Path], object], str]] = {
     "a link named finished": (lambda w: (w / "out/finished").symlink_to(w / "data"), "finished: is no folder"),
     "a model named as a study": (lambda w: write(_study_file(w)), "safetensors: is there already"),
     "notes in the lock's place": (lambda w: write(w / "out/finished/.running"), ".running: is there already"),
+    "a report that somebody wrote into": (lambda w: _note(w / "out/run_report.json"), "run_report.json: is there"),
+    "a report in other words": (lambda w: _flat(w / "out/run_report.json"), "run_report.json: is there"),
+    "a page that bears our title": (
+        lambda w: write(w / "out/report.html", "<html><title>Lumbar report</title>"),
+        "report.html: is there already",
+    ),
     "a web page": (lambda w: write(w / "out/report.html", "<title>Mine</title>"), "report.html: is there already"),
     "a file named dicom_sr": (lambda w: write(w / "out/dicom_sr"), "dicom_sr: is no folder"),
     "another report": (lambda w: write(w / f"out/dicom_sr/{_study_file(w).stem}.dcm"), ".dcm: is there already"),
 }
+
+
+def _note(path: Path) -> None:
+    report = json.loads(path.read_text())
+    path.write_text(json.dumps({**report, "note": "mine"}, indent=2, ensure_ascii=False) + "\n")
+
+
+def _flat(path: Path) -> None:
+    path.write_text(json.dumps(json.loads(path.read_text())))
 
 
 def _folder(path: Path) -> None:

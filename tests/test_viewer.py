@@ -23,6 +23,7 @@ from lumbar.bundle import Bundle, load_bundle
 from lumbar.geometry import plane_distances, to_pixel
 from lumbar.grading.regions import cut_regions, region_key
 from lumbar.grading.tasks import VIEWS
+from lumbar.issues import InputError
 from lumbar.labels import CONDITIONS, KEYPOINT_SERIES, LEVELS
 from lumbar.member import GraderSpec
 from lumbar.prediction import job
@@ -100,6 +101,20 @@ def test_the_command_writes_the_report_only_when_asked(
     assert (tmp_path / "submission.csv").is_file()
     assert world.page.is_file()
     assert not (tmp_path / "report.html").exists()
+
+
+@pytest.mark.parametrize("change", [lambda page: page + b"<!-- mine -->\n", lambda page: page.replace(b"L4", b"L3", 1)])
+def test_a_report_replaces_a_report_and_none_that_somebody_changed(
+    world: World, tmp_path: Path, change: Callable[[bytes], bytes]
+) -> None:
+    page = tmp_path / viewer.REPORT
+    whole = world.page.read_bytes()
+    page.write_bytes(whole)
+    viewer.check_out(tmp_path)
+    page.write_bytes(change(whole))
+    with pytest.raises(InputError, match=r"report\.html: is there already"):
+        viewer.check_out(tmp_path)
+    assert page.read_bytes() == change(whole) != whole
 
 
 def test_it_names_no_resource_but_itself_no_folder_of_this_machine_and_only_the_given_ids(world: World) -> None:

@@ -5,17 +5,15 @@ slice where it was found. The report is a function of images, weights and code a
 It repeats of the patient what DICOM wants of a report in the same study, and nothing is said of it elsewhere.
 """
 
+import hashlib
 import importlib.util
 import os
-import struct
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
-from pydicom import dcmread
 from pydicom.dataset import Dataset
-from pydicom.errors import InvalidDicomError
 from pydicom.uid import generate_uid
 
 from lumbar import __version__
@@ -33,6 +31,8 @@ if TYPE_CHECKING:
 
 FOLDER: Final = "dicom_sr"
 SERIES_DESCRIPTION: Final = "Lumbar grades, research use only"
+#: Bytes before the prefix DICM.
+_PREAMBLE: Final = 128
 SERIES_NUMBER: Final = 9001  # far above those of scanners
 #: Stands where the images tell no date: the content's date may not be empty, and today's would differ in every run.
 NO_DATE: Final[tuple[str, str]] = ("19000101", "000000")
@@ -59,12 +59,15 @@ def report_path(out: Path, study_id: int) -> Path:
 
 
 def _is_report(path: Path) -> bool:
-    try:
-        found = dcmread(path, specific_tags=["ManufacturerModelName", "SeriesDescription", "VerificationFlag"])
-    except (InvalidDicomError, ValueError, KeyError, AttributeError, NotImplementedError, EOFError, struct.error):
-        return False
-    words = [str(found.get(name, "")) for name in ("ManufacturerModelName", "SeriesDescription", "VerificationFlag")]
-    return words == ["Lumbar", SERIES_DESCRIPTION, "UNVERIFIED"]
+    """Whether a file begins with the signature of what comes behind it: ours, and nobody changed or verified it."""
+    with path.open("rb") as stream:
+        signature = stream.read(_PREAMBLE)
+        return signature == _signature(stream.read())
+
+
+def _signature(content: bytes) -> bytes:
+    """What stands in the preamble, which DICOM leaves to programs: the SHA-256 of all that comes behind it."""
+    return f"Lumbar report, SHA-256 {hashlib.sha256(content).hexdigest()}".encode().ljust(_PREAMBLE, b"\0")
 
 
 def write_reports(
@@ -86,6 +89,8 @@ def write_reports(
         path = report_path(out, result.study_id)
         with writing_into(path.parent), replacing(path, _is_report) as temporary:
             report.save_as(temporary)
+            content = temporary.read_bytes()[_PREAMBLE:]
+            temporary.write_bytes(_signature(content) + content)
         written.append(path)
     return written, left_out
 

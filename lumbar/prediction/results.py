@@ -33,6 +33,8 @@ from lumbar.study import DataFolder
 SUBMISSION: Final = "submission.csv"
 KEYPOINTS: Final = "keypoints.csv"
 REPORT: Final = "run_report.json"
+#: In the run report: the SHA-256 of the report without this key.
+_OWN_HASH: Final = "sha256"
 
 
 @dataclass(frozen=True)
@@ -97,10 +99,8 @@ def write_outputs(
     texts = {SUBMISSION: csv_text(table), KEYPOINTS: csv_text(keypoint_table(results))}
     report["files"] = {name: _hashes(text, out / name) for name, text in texts.items()}
     with writing_into(out), ExitStack() as written:
-        for name, text in (*texts.items(), (REPORT, json_text(report))):  # the last is there first: it knows the others
-            written.enter_context(replacing(out / name, _left_by_a_run)).write_bytes(
-                text.encode(errors="backslashreplace")
-            )
+        for name, text in (*texts.items(), (REPORT, _signed(report))):  # the last is there first: it knows the others
+            written.enter_context(replacing(out / name, _left_by_a_run)).write_bytes(_as_bytes(text))
     remove_finished(out, data.study_ids)
     return out / SUBMISSION
 
@@ -120,12 +120,25 @@ def check_out(out: Path, data: DataFolder) -> None:
 def _left_by_a_run(path: Path) -> bool:
     """Whether a file of results is as a run left it: a run report, or what the report beside it knows by its hash."""
     try:
-        report = json.loads(path.with_name(REPORT).read_bytes())
+        raw = path.with_name(REPORT).read_bytes()
+        report = json.loads(raw)
         if report["notice"] != NOTICE or report["bundle"]["identity"] is None:
             return False
-        return path.name == REPORT or sha256(path) in report["files"][path.name]
+        if path.name != REPORT:
+            return sha256(path) in report["files"][path.name]
+        del report[_OWN_HASH]
+        return _as_bytes(_signed(report)) == raw
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return False
+
+
+def _signed(report: Mapping[str, Any]) -> str:
+    """A run report's text with its own hash at the end, by which a later run knows that nobody wrote into it."""
+    return json_text({**report, _OWN_HASH: hashlib.sha256(_as_bytes(json_text(report))).hexdigest()})
+
+
+def _as_bytes(text: str) -> bytes:
+    return text.encode(errors="backslashreplace")
 
 
 def _hashes(text: str, path: Path) -> list[str]:

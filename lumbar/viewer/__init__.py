@@ -5,12 +5,14 @@ keypoints and regions, the regions as the networks saw them, what in them moved 
 The page is plain HTML, CSS and JavaScript in `page/`; what it shows is JSON, and text enters it as text only.
 """
 
+import hashlib
+import io
 import json
 import string
 from collections.abc import Iterable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, BinaryIO, Final
 
 import numpy as np
 import torch
@@ -66,23 +68,38 @@ def write_report(
     path = Path(out) / REPORT
     before, after = _frame(results, bundle)
     opened = partial(open, mode="w", encoding="utf-8", errors="backslashreplace")
-    with writing_into(out), replacing(path, _is_report) as temporary, opened(temporary) as stream:
-        stream.write(before)
-        for result in follow(results, "report", len(results), show=progress, name=lambda one: f"study {one.study_id}"):
-            view = study_view(result, data, graders, device)
-            stream.write(f'<script type="application/json" id="study-{result.study_id}">{as_json(view)}</script>\n')
-        stream.write(after)
+    with writing_into(out), replacing(path, _is_report) as temporary:
+        with opened(temporary) as stream:
+            stream.write(before)
+            named = follow(results, "report", len(results), show=progress, name=lambda one: f"study {one.study_id}")
+            for result in named:
+                view = as_json(study_view(result, data, graders, device))
+                stream.write(f'<script type="application/json" id="study-{result.study_id}">{view}</script>\n')
+            stream.write(after)
+        with temporary.open("r+b") as page:
+            page.write(_signature(page, temporary.stat().st_size))
     return path
 
 
 def check_out(out: Path) -> None:
-    """InputError where a `report.html` stands in `out` that is none of ours."""
+    """InputError where a `report.html` stands in `out` that is none of ours, or that somebody changed."""
     check_replaceable(Path(out) / REPORT, _is_report)
 
 
 def _is_report(path: Path) -> bool:
-    with path.open("rb") as stream:
-        return b"<title>Lumbar report</title>" in stream.read(2000)  # as page/report.html begins
+    """Whether a page ends with the signature of what stands above it: ours, and nobody wrote into it."""
+    above = path.stat().st_size - len(_signature(io.BytesIO(), 0))
+    with path.open("rb") as page:
+        return above > 0 and _signature(page, above) == page.read()
+
+
+def _signature(page: BinaryIO, size: int) -> bytes:
+    """The last line of a page: the SHA-256 of its first `size` bytes. `page` stands behind them afterwards."""
+    digest = hashlib.sha256()
+    while piece := page.read(min(size, 1 << 22)):
+        digest.update(piece)
+        size -= len(piece)
+    return f"<!-- Lumbar report, SHA-256 of all above: {digest.hexdigest()} -->\n".encode()
 
 
 def study_view(
