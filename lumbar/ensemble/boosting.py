@@ -14,6 +14,7 @@ from lumbar.ensemble import linear
 from lumbar.ensemble.cells import GROUPS, Cells, context, deviations
 from lumbar.ensemble.cells import speakers as speakers_of
 from lumbar.ensemble.fit import Fit, inner_folds, with_prior
+from lumbar.ensemble.lightgbm_text import check_text
 from lumbar.ensemble.objective import softmax
 from lumbar.issues import InputError
 from lumbar.labels import LEVELS, SEVERITIES, SEVERITY_WEIGHTS
@@ -126,6 +127,7 @@ def _raw(name: str, model: bytes, features: np.ndarray) -> np.ndarray:
     """What a stored model adds to the logits: (…, F) to (…, 3)."""
     rows, tool = features.reshape(-1, features.shape[-1]), library(name)
     if name == "lightgbm":
+        check_text(model.decode(), _CLASSES)
         try:
             added = tool.Booster(model_str=model.decode()).predict(rows, raw_score=True, num_threads=1)
         except tool.basic.LightGBMError as error:
