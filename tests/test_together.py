@@ -5,6 +5,7 @@ import csv
 import gzip
 import io
 import json
+import os
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -168,6 +169,36 @@ def oblique_localiser(folder: Path) -> None:
     dataset.save_as(folder / str(T2) / "99.dcm")
 
 
+def both_of_dixon(folder: Path) -> None:
+    """Water and fat images of one series, in the same places."""
+    put(T2, ImageType=["ORIGINAL", "PRIMARY", "WATER"])(folder)
+
+    def fat(dataset: Dataset, place: int) -> None:
+        dataset.PixelData = (dataset.pixel_array.max() - dataset.pixel_array).astype("<u2").tobytes()
+        dataset.ImageType = ["ORIGINAL", "PRIMARY", "FAT"]
+
+    beside(T2, fat)(folder)
+
+
+def exchanged(folder: Path) -> None:
+    (folder / str(T1)).rename(folder / "t")
+    (folder / str(T2)).rename(folder / str(T1))
+    (folder / "t").rename(folder / str(T2))
+
+
+def dark_background(dataset: Dataset, place: int) -> None:
+    """Signed numbers, -1 in the air, said to be unsigned."""
+    pixels = dataset.pixel_array.astype("<i2")
+    pixels[:20], pixels[:, :20], pixels[-20:] = -1, -1, -1
+    dataset.BitsStored, dataset.HighBit = 16, 15
+    dataset.PixelData = pixels.tobytes()
+
+
+def far_from_zero(dataset: Dataset, place: int) -> None:
+    dataset.PixelData = (dataset.pixel_array.astype("<u4") + 2**30).tobytes()
+    dataset.BitsAllocated, dataset.BitsStored, dataset.HighBit = 32, 32, 31
+
+
 def own_uids(dataset: Dataset, place: int) -> None:
     """What a careless tool does: every file a series, a study and a frame of reference of its own."""
     for keyword in ("SeriesInstanceUID", "FrameOfReferenceUID", "StudyInstanceUID"):
@@ -222,7 +253,10 @@ CASES: dict[str, Case] = {
     "a series twice": Case(
         second_series(AX, lambda *_: None), "study_mixed", "the same images", same=True, rows="9,Axial T2"
     ),
+    "water and fat": Case(both_of_dixon, "series_mixed", "ImageType", same=True),
+    "T1 and T2 exchanged": Case(exchanged, "subject_doubtful", "EchoTime of 105 ms is that of T2"),
     # -- what is a file of the series
+    "a pipe": Case(lambda folder: os.mkfifo(folder / "2/pipe"), "file_ignored", "pipe", same=True),
     "no ending": Case(renamed(""), "name_of_file_ignored", "2 of 9 files", same=True),
     "IMA": Case(renamed(".IMA", slice(0, 1)), "name_of_file_ignored", "1 of 9", same=True),
     "a backup's ending": Case(renamed(".dcm.bak", slice(None, 5), T2), "name_of_file_ignored", "5 of 9", same=True),
@@ -242,6 +276,9 @@ CASES: dict[str, Case] = {
     ),
     "one field of view": Case(put(T1, 3, PixelSpacing=["2.0", "2.0"]), "slice_dropped", "field of view"),
     "one slice far beside": Case(every(T2, moved(0, 0, 180), slice(2, 3)), "slice_dropped", "beside the other slices"),
+    "one slice up a little": Case(every(T2, moved(0, 0, 40), slice(4, 5)), "slice_dropped", "40 mm beside"),
+    "one slice a little larger": Case(every(T2, scaled("PixelSpacing", 1.2), slice(4, 5)), "slice_dropped", "field of"),
+    "stations half a body apart": Case(beside(T2, moved(2, 0, 55)), "several_stations", "the station around"),
     "axes exchanged": Case(every(T2, axes((1, 0), (1, 1)), slice(4, 5)), "slice_dropped", "in-plane axes"),
     "an axis negated": Case(every(T1, axes((0, 1), (1, -1)), slice(2, 3)), "slice_dropped", "3.dcm"),
     "an axial slice turned over": Case(every(AX, axes((1, 0), (1, 1)), slice(7, 8)), "slice_dropped", "in-plane axes"),
@@ -254,7 +291,16 @@ CASES: dict[str, Case] = {
     ),
     "coronal slices beside": Case(coronal_beside, "slice_dropped", "coronal", same=True),
     "an oblique localiser": Case(oblique_localiser, "slice_dropped", "as a localiser is", same=True),
+    # -- what their pixels are
+    "a background that no tag explains": Case(every(T2, dark_background), "values_repaired", "taken for padding"),
+    "numbers far from 0": Case(every(T2, far_from_zero), "", same=True),
     # -- what they show
+    "a screenshot by its class": Case(
+        put(T1, SOPClassUID="1.2.840.10008.5.1.4.1.1.7"), "subject_doubtful", "Secondary Capture", same=True
+    ),
+    "a CT by its class": Case(
+        put(T1, SOPClassUID="1.2.840.10008.5.1.4.1.1.2"), "slice_dropped", "CT Image", prior="foraminal"
+    ),
     "a segmentation": Case(put(T1, Modality="SEG"), "slice_dropped", "Modality is SEG", prior="foraminal"),
     "a projection": Case(put(T2, 8, ImageType=["DERIVED", "PRIMARY", "MIP"]), "slice_dropped", "MIP"),
     "a mosaic": Case(put(T1, ImageType=["ORIGINAL", "MOSAIC"]), "slice_dropped", "MOSAIC", prior="foraminal"),
