@@ -154,7 +154,8 @@ def _break(item: int) -> int:
 
 
 def test_ctrl_c_reaches_one_process_of_many_and_the_others_make_no_noise() -> None:
-    code = "import tests.test_terminal as t, lumbar.terminal as e, sys; from lumbar.pool import spread\n"
+    code = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # a job behind `&` ignores it
+    code += "import tests.test_terminal as t, lumbar.terminal as e, sys; from lumbar.pool import spread\n"
     code += "def work():\n"
     code += "    for one in spread(t._wait, [0.01, 0.01] + [1.5] * 2, 2, lost='lost'): print('begun', flush=True)\n"
     code += "    return 0\n"
