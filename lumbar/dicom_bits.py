@@ -24,6 +24,8 @@ FEWEST_BITS: Final = 8
 #: So many pixels of one value, so many times farther from the others than these reach, are no part of an image, which
 #: takes more values than a mask.
 MANY_PIXELS, FAR, MANY_VALUES = 16, 3, 8
+#: Share of the border of an image that such a background takes at least.
+BORDER: Final = 0.75
 
 Samples = NDArray[Any]
 
@@ -119,19 +121,19 @@ def padding_limits(dataset: Dataset, pixels: Samples) -> tuple[int, int] | None:
 
 
 def lone_extreme(pixels: Samples) -> int | None:
-    """The smallest or largest stored value, where many pixels and corners hold it, far from all others; else None.
+    """The smallest or largest stored value, where most of the border holds it, far from all others; else None.
 
     Such is a background outside of the value range (-1 read as 65535, or -32768) that no tag calls padding.
     """
     low, high = int(pixels.min()), int(pixels.max())
-    corners = pixels[[0, 0, -1, -1], [0, -1, 0, -1]].tolist()
+    border = np.concatenate([pixels[0], pixels[-1], pixels[:, 0], pixels[:, -1]])
     sample = pixels[::4, ::4]
     quarter = (high - low) / 4
     if ((sample > low + quarter) & (sample < high - quarter)).any():  # of nearly every image
         return None
     for end in (low, high):
         rest = pixels[pixels != end]
-        if corners.count(end) < 2 or pixels.size - rest.size < MANY_PIXELS or not rest.size:
+        if (border == end).mean() < BORDER or pixels.size - rest.size < MANY_PIXELS or not rest.size:
             continue
         reach = int(rest.max()) - int(rest.min())
         if reach >= MANY_VALUES and min(abs(end - int(rest.min())), abs(end - int(rest.max()))) > FAR * reach:

@@ -356,7 +356,9 @@ CASES: dict[str, Case] = {
         told=(("series_relabelled", AX),), same=True, descriptions={AX: "Sagittal T1"}, says="its slices are axial"
     ),
     "T1 labelled axial": Case(
-        told=(("series_relabelled", T1), ("series_missing", None)), blind=(T1,), descriptions={T1: "Axial T2"}
+        told=(("series_relabelled", T1), ("subject_doubtful", T1), ("series_missing", None)),
+        blind=(T1,),
+        descriptions={T1: "Axial T2"},
     ),
     "unknown description": Case(told=gone(T1), blind=(T1,), descriptions={T1: "Localizer"}, says="'Localizer'"),
     "coronal localiser mixed in": Case(_localiser, (("slice_dropped", T2),), same=True, says="a coronal slice"),
