@@ -31,6 +31,7 @@ PASSED_ON = (
     "{case.reason}",
     "{sentence(error)}",
     "{lost}",
+    "{message}",
     "{report.describe_prior(",
 )
 #: The fault named exactly is the remedy: what is missing is to be there, what is double is to be single.
