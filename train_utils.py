@@ -30,27 +30,27 @@ except ModuleNotFoundError:  # pushed to Kaggle as a utility script: the package
     from lumbar.issues import InputError
 
 if TYPE_CHECKING:  # what a notebook imports from here; loaded on first use, so that --help does not wait for torch
-    from lumbar.bundle import load_bundle
-    from lumbar.kaggle import choose_device, find_inputs, is_competition_rerun
+    from lumbar.bundle.bundle import load_bundle
+    from lumbar.kaggle.inputs import choose_device, find_inputs, is_competition_rerun
     from lumbar.metric import read_labels, score
-    from lumbar.pictures import show_study
     from lumbar.prediction.job import predict_all
-    from lumbar.prediction.pipeline import predict, write_outputs
-    from lumbar.report import describe_rows, show_issues
-    from lumbar.study import open_data
+    from lumbar.prediction.run_report import describe_rows, show_issues
+    from lumbar.prediction.schedule import predict, write_outputs
+    from lumbar.report.pictures import show_study
+    from lumbar.study.study import open_data
 
 _HOME = {
-    "find_inputs": "lumbar.kaggle",
-    "choose_device": "lumbar.kaggle",
-    "is_competition_rerun": "lumbar.kaggle",
-    "open_data": "lumbar.study",
-    "load_bundle": "lumbar.bundle",
-    "predict": "lumbar.prediction.pipeline",
+    "find_inputs": "lumbar.kaggle.inputs",
+    "choose_device": "lumbar.kaggle.inputs",
+    "is_competition_rerun": "lumbar.kaggle.inputs",
+    "open_data": "lumbar.study.study",
+    "load_bundle": "lumbar.bundle.bundle",
+    "predict": "lumbar.prediction.schedule",
     "predict_all": "lumbar.prediction.job",
-    "write_outputs": "lumbar.prediction.pipeline",
-    "show_study": "lumbar.pictures",
-    "describe_rows": "lumbar.report",
-    "show_issues": "lumbar.report",
+    "write_outputs": "lumbar.prediction.schedule",
+    "show_study": "lumbar.report.pictures",
+    "describe_rows": "lumbar.prediction.run_report",
+    "show_issues": "lumbar.prediction.run_report",
     "read_labels": "lumbar.metric",
     "score": "lumbar.metric",
 }
@@ -79,8 +79,8 @@ def __getattr__(name: str) -> Any:
 
 def phantom(args: argparse.Namespace) -> int:
     """Write synthetic studies in the competition layout, with labels and coordinates."""
-    from lumbar.phantom import write_phantoms
-    from lumbar.progress import bar
+    from lumbar.phantom.dataset import write_phantoms
+    from lumbar.terminal import bar
 
     options = {"split": args.split, "label_noise": args.label_noise, "workers": args.workers}
     with bar("painting phantoms", args.studies) as shown:
@@ -90,7 +90,7 @@ def phantom(args: argparse.Namespace) -> int:
 
 def spider(args: argparse.Namespace) -> int:
     """Add SPIDER's real T2 slices with canal keypoints to a data folder, for training or held out."""
-    from lumbar.spider import write_spider
+    from lumbar.spider.write import write_spider
 
     terminal.tell(
         f"{args.out}: {len(write_spider(args.source, args.out, args.part, args.points))} studies of SPIDER (CC BY 4.0)"
@@ -100,7 +100,7 @@ def spider(args: argparse.Namespace) -> int:
 
 def train(args: argparse.Namespace) -> int:
     """Train every stage and fold of a recipe; resumes where it stopped."""
-    from lumbar.training.launch import start_all_processes
+    from lumbar.compute.launch import start_all_processes
 
     start_all_processes()
     from lumbar.training.run import train as train_recipe
@@ -111,7 +111,7 @@ def train(args: argparse.Namespace) -> int:
 
 def evaluate(args: argparse.Namespace) -> int:
     """Out-of-fold score by condition and keypoint error in mm, printed and stored in the run."""
-    from lumbar.training.evaluate import evaluate as evaluate_run
+    from lumbar.training.outcome.evaluate import evaluate as evaluate_run
 
     terminal.show(evaluate_run(args.run))
     return 0
@@ -119,7 +119,7 @@ def evaluate(args: argparse.Namespace) -> int:
 
 def bundle(args: argparse.Namespace) -> int:
     """Make a weights bundle from a run, or one with random weights from a recipe (for timing)."""
-    from lumbar.training.bundling import make_bundle, make_random_bundle
+    from lumbar.training.outcome.bundling import make_bundle, make_random_bundle
 
     if args.random:
         make_random_bundle(args.recipe, args.out, args.seed)
@@ -130,9 +130,9 @@ def bundle(args: argparse.Namespace) -> int:
 
 def verify(args: argparse.Namespace) -> int:
     """Check every file of a bundle, ask each network once, and say what each member is."""
-    from lumbar.bundle import load_bundle
-    from lumbar.bundle.blending import BundleBlend
+    from lumbar.bundle.bundle import load_bundle
     from lumbar.bundle.network import try_out
+    from lumbar.prediction.blend import BundleBlend
 
     checked = load_bundle(args.weights)
     members = checked.manifest.members
@@ -153,7 +153,7 @@ def card(args: argparse.Namespace) -> int:
 
 def convert(args: argparse.Namespace) -> int:
     """Turn the original ninth-place checkpoints (.pt) into a bundle."""
-    from lumbar.convert import convert_checkpoints
+    from lumbar.bundle.convert.convert import convert_checkpoints
 
     convert_checkpoints(args.checkpoints, args.out, folds=args.folds, labels=args.labels)
     return 0
@@ -161,9 +161,10 @@ def convert(args: argparse.Namespace) -> int:
 
 def predict_folder(args: argparse.Namespace) -> int:
     """Grade a data folder: submission.csv, keypoints.csv and run_report.json, with --html a report to look at."""
-    from lumbar import dicom_sr, report, study
-    from lumbar.bundle import load_bundle
-    from lumbar.prediction import job, results
+    from lumbar.bundle.bundle import load_bundle
+    from lumbar.prediction import job, outputs, run_report
+    from lumbar.report.dicom_sr import write as dicom_sr
+    from lumbar.study import study
 
     if args.dicom_sr:
         dicom_sr.check_available()
@@ -171,9 +172,9 @@ def predict_folder(args: argparse.Namespace) -> int:
     if args.dicom_sr:
         dicom_sr.check_out(args.out, data)
     if args.html:
-        from lumbar import viewer
+        from lumbar.report.html import write as html
 
-        viewer.check_out(args.out)
+        html.check_out(args.out)
     options = job.Options(args.device, args.engine, args.on_error, args.hours, args.shard)
     processes = job.Processes()
     with job.holding(data, weights, args.out, options):
@@ -188,15 +189,15 @@ def predict_folder(args: argparse.Namespace) -> int:
     if not processes.first:
         processes.wait()
         return 0
-    terminal.show(results.write_outputs(found, data, weights, args.out, options.report()))
+    terminal.show(outputs.write_outputs(found, data, weights, args.out, options.report()))
     if args.html:
         device = processes.device(args.device, say=terminal.tell).device
-        terminal.show(viewer.write_report(found, data, weights, args.out, device=device))
+        terminal.show(html.write_report(found, data, weights, args.out, device=device))
     if args.dicom_sr:
         for sentence in dicom_sr.write_reports(found, data, weights, args.out)[1]:
             terminal.tell(sentence)
-    if report.exceeded_share(found):
-        raise InputError(f"{args.data}: {report.describe_prior(found)}, see {args.out / 'run_report.json'}")
+    if run_report.exceeded_share(found):
+        raise InputError(f"{args.data}: {run_report.describe_prior(found)}, see {args.out / 'run_report.json'}")
     return 0
 
 
@@ -207,7 +208,7 @@ def score_table(args: argparse.Namespace) -> int:
     labels, predictions = metric.read_labels(args.labels), metric.read_predictions(args.predictions)
     result = metric.score(labels, predictions)
     if args.plots:
-        from lumbar.charts import draw_score_charts
+        from lumbar.drawing.charts import draw_score_charts
 
         draw_score_charts(labels, predictions, args.plots)
     terminal.show(result.to_json() if args.json else result)
@@ -227,7 +228,7 @@ def blend_tables(args: argparse.Namespace) -> int:
 
 def pack_for_kaggle(args: argparse.Namespace) -> int:
     """Write what a Kaggle user uploads: the dataset, notebook and utility script folders, wheels included."""
-    from lumbar.kaggle_pack import pack, upload_commands
+    from lumbar.kaggle.pack import pack, upload_commands
 
     pack(args.weights, args.out, owner=args.owner, wheels=args.wheels, say=terminal.tell)
     terminal.show("\n".join(upload_commands(args.out)))
@@ -236,7 +237,7 @@ def pack_for_kaggle(args: argparse.Namespace) -> int:
 
 def show_batches(args: argparse.Namespace) -> int:
     """Draw what the networks really get in training: stage 1 with targets, stage 2 with labels."""
-    from lumbar.training.show import show_batches as draw
+    from lumbar.training.outcome.show import show_batches as draw
 
     draw(args.recipe, args.data, args.out, args.set, args.run)
     return 0
@@ -286,7 +287,7 @@ def _main(argv: Sequence[str] | None) -> int:
 
 def _run(args: argparse.Namespace) -> int:
     from lumbar.arguments import WRITES
-    from lumbar.files import check_writable
+    from lumbar.files.write import check_writable
 
     for name in WRITES.get(args.command, ("out",)):
         if (folder := getattr(args, name, None)) is not None:

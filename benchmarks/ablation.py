@@ -16,12 +16,12 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from lumbar import kaggle, report
-from lumbar.bundle import load_bundle
+from lumbar.bundle.bundle import load_bundle
+from lumbar.kaggle import inputs
 from lumbar.labels import SERIES_DESCRIPTIONS
 from lumbar.metric import label_codes, score_arrays
-from lumbar.prediction import pipeline
-from lumbar.study import DataFolder, open_data
+from lumbar.prediction import run_report, schedule
+from lumbar.study.study import DataFolder, open_data
 
 PARTS = ("spinal", "foraminal", "subarticular", "any_severe_spinal", "total")
 
@@ -41,19 +41,19 @@ def main() -> None:
     data, bundle = open_data(args.data, "train"), load_bundle(args.weights)
     if data.labels is None:
         raise SystemExit(f"{args.data} has no train.csv; give a labelled folder")
-    device, amp = kaggle.choose_device(say=lambda sentence: print(sentence, file=sys.stderr))
+    device, amp = inputs.choose_device(say=lambda sentence: print(sentence, file=sys.stderr))
     order, codes = label_codes(data.labels.loc[list(data.study_ids)])
     prior = np.broadcast_to(np.asarray(bundle.manifest.prior), (len(order), 5, 5, 3))
     floor = score_arrays(codes, prior)
     print("hidden       " + "".join(f"{part:>26}" for part in PARTS))
     for series_type in (None, *dict.fromkeys(SERIES_DESCRIPTIONS.values())):
         folder = hidden(data, series_type)
-        results = list(pipeline.predict(folder, bundle, device=device, amp=amp, on_error="prior"))
+        results = list(schedule.predict(folder, bundle, device=device, amp=amp, on_error="prior"))
         by_study = {result.study_id: result.probabilities for result in results}
         found = score_arrays(codes, np.stack([by_study[int(study)] for study in order]))
         cells = [f"{getattr(found, part):.3f} (prior {getattr(floor, part):.3f})" for part in PARTS]
         print(f"{series_type or 'nothing':<13}" + "".join(f"{cell:>26}" for cell in cells))
-        print(f"{'':<13}{report.describe_rows(results)}", flush=True)
+        print(f"{'':<13}{run_report.describe_rows(results)}", flush=True)
 
 
 if __name__ == "__main__":

@@ -21,14 +21,14 @@ from torch import nn
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from lumbar.bundle import build_network
-from lumbar.files import write_csv, write_json
-from lumbar.member import DetectorSpec
-from lumbar.spider import FIRST_ID
-from lumbar.study import open_data
-from lumbar.training import checkpoint
-from lumbar.training.machine import make_accelerator
-from lumbar.training.recipe import load_recipe
+from lumbar.bundle.bundle import build_network
+from lumbar.compute.accelerator import make_accelerator
+from lumbar.files.write import write_csv, write_json
+from lumbar.recipe.member import DetectorSpec
+from lumbar.recipe.recipe import load_recipe
+from lumbar.spider.write import FIRST_ID
+from lumbar.study.study import open_data
+from lumbar.training.loop import checkpoint
 from lumbar.training.run import Run
 
 MEMBER = "sagittal_t2"

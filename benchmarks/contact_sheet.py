@@ -22,8 +22,8 @@ import pydicom
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from lumbar import style
-from lumbar.phantom import write_phantoms
+from lumbar.drawing import style
+from lumbar.phantom.dataset import write_phantoms
 
 _DESCRIPTIONS = ("Sagittal T1", "Sagittal T2/STIR", "Axial T2")
 _COLUMNS = 8

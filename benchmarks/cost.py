@@ -22,10 +22,10 @@ import pandas as pd
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from lumbar.bundle import Bundle, Weights, load_bundle, save_bundle
-from lumbar.prediction import pipeline
-from lumbar.study import DataFolder, open_data
-from lumbar.style import INK
+from lumbar.bundle.bundle import Bundle, Weights, load_bundle, save_bundle
+from lumbar.drawing.style import INK
+from lumbar.prediction import schedule
+from lumbar.study.study import DataFolder, open_data
 from tests.worlds import small_phantoms
 
 WEIGHTS = Path(__file__).resolve().parents[1] / "weights"
@@ -48,15 +48,15 @@ def many(phantoms: Path, out: Path, studies: int) -> DataFolder:
     return open_data(out)
 
 
-def run(predictor: pipeline.Predictor, data: DataFolder) -> tuple[float, float]:
+def run(predictor: schedule.Predictor, data: DataFolder) -> tuple[float, float]:
     """Processor seconds of all studies, and the most memory held after one of them, MB; children's too."""
     started, most = sum(os.times()[:4]), 0.0
-    for _ in pipeline.grade_all(predictor, data, list(data.study_ids), progress=False):
+    for _ in schedule.grade_all(predictor, data, list(data.study_ids), progress=False):
         most = max(most, held_mb())
     return sum(os.times()[:4]) - started, most
 
 
-def cheapest(predictor: pipeline.Predictor, data: DataFolder) -> tuple[float, float]:
+def cheapest(predictor: schedule.Predictor, data: DataFolder) -> tuple[float, float]:
     """The least of each over some runs, seconds a study: what else the machine did is in the others."""
     seconds, memory = zip(*(run(predictor, data) for _ in range(ROUNDS)), strict=True)
     return min(seconds) / len(data.study_ids), min(memory)
@@ -85,7 +85,7 @@ def measure(scratch: Path, counts: list[int]) -> dict[str, list[tuple[float, flo
     """Points (size, processor seconds, MB) by what grows; seconds a study for slices and members."""
     bundle = load_bundle(WEIGHTS)
     phantoms = small_phantoms(scratch / "few", studies=4)
-    predictor = pipeline.Predictor(bundle)
+    predictor = schedule.Predictor(bundle)
     run(predictor, many(phantoms, scratch / "warm", 4))
     points: dict[str, list[tuple[float, float, float]]] = {"studies": [], "slices a series": [], "graders": []}
     for count in counts:
@@ -96,7 +96,7 @@ def measure(scratch: Path, counts: list[int]) -> dict[str, list[tuple[float, flo
         points["slices a series"].append((slices, *cheapest(predictor, data)))
     few = open_data(phantoms)
     for count in FOLDS:
-        more = pipeline.Predictor(folds(bundle, scratch / f"folds{count}", count))
+        more = schedule.Predictor(folds(bundle, scratch / f"folds{count}", count))
         points["graders"].append((len(more.graders), *cheapest(more, few)))
     return points
 

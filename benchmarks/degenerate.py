@@ -23,15 +23,15 @@ from sklearn.metrics import roc_auc_score
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from lumbar.bundle import Bundle, load_bundle
-from lumbar.card import Measured, write_measured
+from lumbar.bundle.bundle import Bundle, load_bundle
 from lumbar.keypoints.detect import detect
-from lumbar.keypoints.keypoint import Keypoint
-from lumbar.keypoints.plausible import LOW_CONFIDENCE
+from lumbar.keypoints.repair import LOW_CONFIDENCE
 from lumbar.labels import KEYPOINT_SERIES
-from lumbar.prediction.pipeline import Predictor
-from lumbar.study import DataFolder, Study, open_data, read_study
-from lumbar.training.derive import label_keypoints, study_rows
+from lumbar.prediction.schedule import Predictor
+from lumbar.recipe.card import Measured, write_measured
+from lumbar.study.keypoint import Keypoint
+from lumbar.study.study import DataFolder, Study, open_data, read_study
+from lumbar.training.data.derived import label_keypoints, study_rows
 
 Change = Callable[[np.ndarray, np.random.Generator], np.ndarray]
 

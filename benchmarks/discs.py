@@ -12,15 +12,15 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from lumbar.bundle import Bundle
-from lumbar.dicom import Series
-from lumbar.images import standardise
+from lumbar.bundle.bundle import Bundle
+from lumbar.dicom.series import Series
+from lumbar.files.read import read_table
 from lumbar.keypoints.detect import detect
 from lumbar.labels import LEVELS, SeriesType
-from lumbar.member import DetectorSpec
-from lumbar.spider import FIRST_ID, write_spider
-from lumbar.study import Study, open_data, read_study
-from lumbar.texts import read_table
+from lumbar.recipe.member import DetectorSpec
+from lumbar.spider.write import FIRST_ID, write_spider
+from lumbar.study.images import standardise
+from lumbar.study.study import Study, open_data, read_study
 
 SIDE_PX, MARGIN = 80, 1.3  # of a region; the margin keeps borders out of sight when regions are turned
 REGION_MM = 46.0

@@ -15,26 +15,27 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from lumbar import ensemble, kaggle
-from lumbar.bundle import Bundle, load_bundle
-from lumbar.card import Measured, write_measured
-from lumbar.files import write_json
+from lumbar import ensemble
+from lumbar.bundle.bundle import Bundle, load_bundle
+from lumbar.files.write import write_json
+from lumbar.kaggle import inputs
 from lumbar.labels import CONDITION_GROUPS
-from lumbar.member import GraderSpec
 from lumbar.metric import label_codes, weighted_prior
-from lumbar.prediction import pipeline
-from lumbar.study import DataFolder, open_data, read_study
-from lumbar.training import evaluate
-from lumbar.training.derive import label_keypoints, study_rows
+from lumbar.prediction import schedule
+from lumbar.recipe.card import Measured, write_measured
+from lumbar.recipe.member import GraderSpec
+from lumbar.study.study import DataFolder, open_data, read_study
+from lumbar.training.data.derived import label_keypoints, study_rows
+from lumbar.training.outcome import evaluate
 
 
 def judge(data: DataFolder, bundle: Bundle, studies: int | None = None, engine: str = "auto") -> dict[str, object]:
-    """Figures as `lumbar.training.evaluate` names them, over the first `studies` of the folder (None: all)."""
+    """Figures as `lumbar.training.outcome.evaluate` names them, over the first `studies` of the folder (None: all)."""
     if data.labels is None or data.coordinates is None:
         raise SystemExit(f"{data.root} has no train.csv or no train_label_coordinates.csv; give a labelled folder")
     ids = [study for study in data.study_ids if study in data.labels.index][:studies]
-    device, amp = kaggle.choose_device(say=lambda sentence: print(sentence, file=sys.stderr))
-    results = list(pipeline.predict(data, bundle, device=device, amp=amp, engine=engine, study_ids=ids))
+    device, amp = inputs.choose_device(say=lambda sentence: print(sentence, file=sys.stderr))
+    results = list(schedule.predict(data, bundle, device=device, amp=amp, engine=engine, study_ids=ids))
     order, codes = label_codes(data.labels.loc[ids])
     by_study = {result.study_id: result for result in results}
     members = np.stack([by_study[int(study)].members for study in order])  # (N, M, 5, 5, 3)

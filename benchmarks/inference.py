@@ -28,12 +28,12 @@ import torch
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import lumbar.prediction.predictor
-from lumbar import kaggle
-from lumbar.bundle import load_bundle
+from lumbar.bundle.bundle import load_bundle
 from lumbar.compute.compiled import Part
 from lumbar.compute.lanes import Lanes
-from lumbar.prediction import pipeline
-from lumbar.study import DataFolder, open_data
+from lumbar.kaggle import inputs
+from lumbar.prediction import schedule
+from lumbar.study.study import DataFolder, open_data
 
 #: Seconds a sample are taken at these shares of a study's samples, the last being two studies together.
 SHARES = (0.5, 1.0, 2.0)
@@ -53,21 +53,21 @@ def timed(spent: dict[str, float], name: str, call: Callable[..., Any]) -> Calla
     return measured
 
 
-def end_to_end(predictor: pipeline.Predictor, data: DataFolder, study_ids: list[int]) -> float:
+def end_to_end(predictor: schedule.Predictor, data: DataFolder, study_ids: list[int]) -> float:
     """Seconds a study."""
     started = time.perf_counter()
-    for _ in pipeline.grade_all(predictor, data, study_ids):
+    for _ in schedule.grade_all(predictor, data, study_ids):
         pass
     return (time.perf_counter() - started) / len(study_ids)
 
 
-def by_place(predictor: pipeline.Predictor, data: DataFolder, study_ids: list[int]) -> tuple[float, dict[str, float]]:
+def by_place(predictor: schedule.Predictor, data: DataFolder, study_ids: list[int]) -> tuple[float, dict[str, float]]:
     """Seconds a study, and of them by place; by this process alone."""
     spent: dict[str, float] = defaultdict(float)
     places = {"detect": "stage 1", "cut_regions": "regions", "grade": "stage 2"}
     with ExitStack() as stack:
         for module, name, place in [
-            (pipeline, "read_study", "reading"),
+            (schedule, "read_study", "reading"),
             *((lumbar.prediction.predictor, *of) for of in places.items()),
         ]:
             call = getattr(module, name)
@@ -80,7 +80,7 @@ def by_place(predictor: pipeline.Predictor, data: DataFolder, study_ids: list[in
 
 
 def measured(
-    predictor: pipeline.Predictor, data: DataFolder, study_ids: list[int]
+    predictor: schedule.Predictor, data: DataFolder, study_ids: list[int]
 ) -> tuple[float, dict[str, float], "Recorder"]:
     """Seconds a study as everybody runs it, seconds by place, and what went through the networks.
 
@@ -113,7 +113,7 @@ def floor_a(data: DataFolder, study_ids: list[int]) -> float:
 class Recorder:
     """Counts the batches that go through networks, and keeps one of each kind."""
 
-    def __init__(self, predictor: pipeline.Predictor) -> None:
+    def __init__(self, predictor: schedule.Predictor) -> None:
         self.predictor = predictor
         self.counts: dict[tuple[str, tuple[int, ...]], int] = defaultdict(int)
         self.kept: dict[tuple[str, tuple[int, ...]], tuple[torch.nn.Module, torch.Tensor]] = {}
@@ -142,7 +142,7 @@ class Recorder:
         return seconds
 
 
-def best(network: torch.nn.Module, batch: torch.Tensor, predictor: pipeline.Predictor) -> float:
+def best(network: torch.nn.Module, batch: torch.Tensor, predictor: schedule.Predictor) -> float:
     """Seconds for the batch, at the batch size at which a sample takes least."""
     a_sample: list[float] = []
     amp, device = predictor.engine.amp, predictor.device
@@ -203,8 +203,8 @@ def measure(folder: Path, weights: Path, studies: int, engine: str) -> dict[str,
     """All figures of a run over the first `studies` of a data folder."""
     started = time.perf_counter()
     data, bundle = open_data(folder), load_bundle(weights)
-    device, amp = kaggle.choose_device(say=lambda text: print(text, file=sys.stderr))
-    predictor = pipeline.Predictor(bundle, device, amp, engine)
+    device, amp = inputs.choose_device(say=lambda text: print(text, file=sys.stderr))
+    predictor = schedule.Predictor(bundle, device, amp, engine)
     loaded = time.perf_counter() - started
     study_ids = list(data.study_ids[:studies])
     # On a CPU large ensembles would take minutes, beside which warming up is nothing, and where OpenVINO computes,

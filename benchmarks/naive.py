@@ -22,21 +22,21 @@ from torch import nn
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from lumbar import kaggle
-from lumbar.bundle import Bundle, load_bundle
+from lumbar.bundle.bundle import Bundle, load_bundle
 from lumbar.compute.engine import Engine
-from lumbar.dicom import Slice
+from lumbar.dicom.series import Slice
 from lumbar.grading.grade import speaks
-from lumbar.grading.gru import GruGrader
+from lumbar.grading.networks.gru import GruGrader
 from lumbar.grading.regions import Points, Regions, cut_region
 from lumbar.grading.tasks import OWN_VIEW, TASKS, VIEWS
-from lumbar.images import slice_values
+from lumbar.kaggle import inputs
 from lumbar.keypoints.detect import detect
 from lumbar.labels import CONDITIONS, LEVELS
-from lumbar.member import DetectorSpec, GraderSpec
-from lumbar.prediction import pipeline
+from lumbar.prediction import schedule
 from lumbar.prediction.networks import Networks
-from lumbar.study import DataFolder, Study, open_data, read_study
+from lumbar.recipe.member import DetectorSpec, GraderSpec
+from lumbar.study.images import slice_values
+from lumbar.study.study import DataFolder, Study, open_data, read_study
 
 reads = 0
 
@@ -154,7 +154,7 @@ def main() -> None:
     args = parser.parse_args()
     data, bundle = open_data(args.data), load_bundle(args.weights)
     study_ids = list(data.study_ids[: args.studies])
-    device, amp = kaggle.choose_device(say=lambda text: print(text, file=sys.stderr))
+    device, amp = inputs.choose_device(say=lambda text: print(text, file=sys.stderr))
     slow_ids = study_ids[: args.slow]
     expected, slow = naive(data, bundle, slow_ids, device)
     figures: dict[str, Any] = {
@@ -165,9 +165,9 @@ def main() -> None:
         "naive_seconds": slow,
     }
     for word in args.engines:
-        predictor = pipeline.Predictor(bundle, device, amp, word)
+        predictor = schedule.Predictor(bundle, device, amp, word)
         started = time.perf_counter()
-        results = list(pipeline.grade_all(predictor, data, study_ids))
+        results = list(schedule.grade_all(predictor, data, study_ids))
         seconds = (time.perf_counter() - started) / len(study_ids)
         moved = np.nanmax(np.abs(np.stack([result.members for result in results[: len(slow_ids)]]) - expected))
         figures[word] = {"seconds": seconds, "times_faster": slow / seconds, "probabilities_moved": float(moved)}

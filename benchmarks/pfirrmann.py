@@ -30,15 +30,16 @@ from torch import Tensor, nn
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from lumbar.bundle import Bundle, load_bundle
-from lumbar.files import write_json
-from lumbar.grading.network import build_grader
-from lumbar.member import GraderSpec
-from lumbar.training import augment, checkpoint
-from lumbar.training.batches import Batch
-from lumbar.training.loop import Job, Term, fit
-from lumbar.training.machine import make_accelerator
-from lumbar.training.settings import Augment, Loop, Training
+from lumbar.bundle.bundle import Bundle, load_bundle
+from lumbar.compute.accelerator import make_accelerator
+from lumbar.files.write import write_json
+from lumbar.grading.networks.registry import build_grader
+from lumbar.recipe.member import GraderSpec
+from lumbar.recipe.settings import Augment, Loop, Training
+from lumbar.training.data import augment
+from lumbar.training.loop import checkpoint
+from lumbar.training.loop.batches import Batch
+from lumbar.training.loop.loop import Job, Term, fit
 
 GRADES, FOLDS = 5, 5
 STARTS = ("random", "phantoms", "ImageNet")

@@ -4,7 +4,7 @@
     python benchmarks/real_images.py --weights weights --held HELD [--study DIR --points FILE] [--card FILE]
 
 T2 SPACE: points from SPIDER's masks. Mid-sagittal T2 turbo spin echo: points that a person checked or set. Mid-sagittal
-T1: no foramen is to be seen there; the points are where the foramina of each level would be (see lumbar/spider.py), so
+T1: no foramen is to be seen there; the points are where the foramina of each level would be (see lumbar/spider/write.py), so
 that the figures tell whether levels are recognised. Each detector is judged alone, without the other's points.
 
 --study: a whole study, judged against a JSON of points set by hand: {"sagt2": {level: [x, y]}, "sagt1": {side: {level:
@@ -21,16 +21,16 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from lumbar.bundle import Bundle, load_bundle
-from lumbar.card import Measured, write_measured
+from lumbar.bundle.bundle import Bundle, load_bundle
 from lumbar.keypoints.detect import Detectors, detect
 from lumbar.labels import SeriesType, condition_title, level_title
-from lumbar.member import DetectorSpec
-from lumbar.prediction.pipeline import predict
-from lumbar.spider import MIDSAGITTAL
-from lumbar.study import open_data, read_study
-from lumbar.training.derive import label_keypoints, study_rows
-from lumbar.training.evaluate import error_figures, errors_mm
+from lumbar.prediction.schedule import predict
+from lumbar.recipe.card import Measured, write_measured
+from lumbar.recipe.member import DetectorSpec
+from lumbar.spider.write import MIDSAGITTAL
+from lumbar.study.study import open_data, read_study
+from lumbar.training.data.derived import label_keypoints, study_rows
+from lumbar.training.outcome.evaluate import error_figures, errors_mm
 
 NEAR_MM = 6.0
 #: Kind of image: the series type, and whether the studies are mid-sagittal pairs.

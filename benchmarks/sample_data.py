@@ -17,7 +17,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from lumbar.phantom import PhantomOptions, write_phantoms
+from lumbar.phantom.dataset import write_phantoms
+from lumbar.phantom.options import PhantomOptions
 
 SEED = 11
 FIRST_ID = 100_001

@@ -18,8 +18,8 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from lumbar.prediction import pipeline
-from lumbar.study import open_data
+from lumbar.prediction import schedule
+from lumbar.study.study import open_data
 from tests.worlds import small_phantoms, tiny_bundle
 
 
@@ -45,11 +45,11 @@ def soak(studies: int, phantoms: int = 10, *, shared: bool = False) -> dict[str,
     """
     with tempfile.TemporaryDirectory() as name:
         data = open_data(small_phantoms(Path(name) / "data", phantoms))
-        predictor = pipeline.Predictor(tiny_bundle(Path(name) / "bundle"))
+        predictor = schedule.Predictor(tiny_bundle(Path(name) / "bundle"))
         predictor.lanes = predictor.lanes if shared else 1
         ids = list(islice(cycle(data.study_ids), studies))
         memory, handles = [], []
-        for _ in islice(pipeline.grade_all(predictor, data, ids, progress=False), studies - 10):  # while all are there
+        for _ in islice(schedule.grade_all(predictor, data, ids, progress=False), studies - 10):  # while all are there
             memory.append(resident_mb())
             handles.append(open_handles())
     warm = len(memory) // 10

@@ -21,16 +21,16 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from lumbar.bundle import build_network
-from lumbar.member import DetectorSpec
-from lumbar.training import loop
-from lumbar.training.batches import Batch, Plan, load
-from lumbar.training.checks import open_checked
-from lumbar.training.data import RegionSamples, StackSamples
-from lumbar.training.loop import Job
-from lumbar.training.machine import make_accelerator
-from lumbar.training.objectives import HeatmapObjective, SeverityObjective
-from lumbar.training.recipe import load_recipe
+from lumbar.bundle.bundle import build_network
+from lumbar.compute.accelerator import make_accelerator
+from lumbar.recipe.member import DetectorSpec
+from lumbar.recipe.recipe import load_recipe
+from lumbar.training.checks.tables import open_checked
+from lumbar.training.data.samples import RegionSamples, StackSamples
+from lumbar.training.loop import loop
+from lumbar.training.loop.batches import Batch, Plan, load
+from lumbar.training.loop.loop import Job
+from lumbar.training.loop.objectives import HeatmapObjective, SeverityObjective
 from lumbar.training.run import Run
 
 
@@ -147,7 +147,7 @@ def _wait(accelerator: Any) -> None:
 
 
 def _phantoms(folder: Path, studies: int) -> Path:
-    from lumbar.phantom import write_phantoms
+    from lumbar.phantom.dataset import write_phantoms
 
     if not (folder / "train.csv").is_file():
         write_phantoms(folder, studies, 1, workers=2)

@@ -15,6 +15,7 @@ from typing import Final
 import numpy as np
 import pandas as pd
 
+from lumbar.files.read import read_table, whole_numbers
 from lumbar.issues import InputError, cut, few
 from lumbar.labels import (
     CONDITION_GROUPS,
@@ -29,7 +30,6 @@ from lumbar.labels import (
     row_ids,
     split_row_id,
 )
-from lumbar.texts import read_table, whole_numbers
 
 #: Probabilities are clipped to [EPSILON, 1 - EPSILON] like scikit-learn's float64 ones, so that no row costs infinity.
 EPSILON: Final = float(np.finfo(np.float64).eps)

@@ -9,13 +9,16 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Final
+from typing import Any, Final, TypeVar
+
+from tqdm import tqdm
 
 from lumbar.issues import InputError, printable
 
+Item = TypeVar("Item")
 FAILED, STOPPED = 1, 130  # 130: what a shell shows for a program that Ctrl-C ended
 _log = logging.getLogger(__name__)
 #: What is true of a command after Ctrl-C, where it is not that all begins anew.
@@ -55,6 +58,41 @@ def tell(sentence: str) -> None:
     """Say a sentence about the work on standard error."""
     if sys.stderr is not None:
         sys.stderr.write(printable(sentence) + "\n")
+
+
+def bar(stage: str, total: int | None, unit: str = "study", *, show: bool | None = None, initial: int = 0) -> Any:
+    """A tqdm bar named after the current stage; nothing where standard error is no terminal.
+
+    `show` True draws it all the same (a notebook is no terminal), False never.
+    """
+    return tqdm(
+        desc=stage,
+        total=total,
+        initial=initial,
+        unit=unit,
+        file=sys.stderr,
+        disable=None if show is None else not show,
+        mininterval=0.5,
+        dynamic_ncols=True,
+    )
+
+
+def follow(
+    items: Iterable[Item],
+    stage: str,
+    total: int | None,
+    unit: str = "study",
+    *,
+    show: bool | None = None,
+    name: Callable[[Item], str] | None = None,
+) -> Iterator[Item]:
+    """The items one by one, with a bar of how many have been worked on; `name` says which one is at work."""
+    with bar(stage, total, unit, show=show) as shown:
+        for item in items:
+            if name is not None:
+                shown.set_postfix_str(printable(name(item)))
+            yield item
+            shown.update()
 
 
 def ended(command: Callable[[], int], name: str, kept: str | None = None) -> int:

@@ -3,9 +3,9 @@
 import pytest
 import torch
 
-from lumbar.bundle import Weights, build_network, load_bundle, save_bundle
+from lumbar.bundle.bundle import Weights, build_network, load_bundle, save_bundle
 from lumbar.grading.tasks import TASKS
-from lumbar.member import DetectorSpec, GraderSpec
+from lumbar.recipe.member import DetectorSpec, GraderSpec
 
 UNIFORM = [[[1 / 3] * 3] * 5] * 5
 

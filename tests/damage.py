@@ -27,9 +27,9 @@ from pydicom.uid import (
     RLELossless,
 )
 
-from lumbar.bundle import Bundle, Weights, build_network, save_bundle
+from lumbar.bundle.bundle import Bundle, Weights, build_network, save_bundle
 from lumbar.labels import SERIES_DESCRIPTIONS
-from lumbar.phantom import write_phantoms
+from lumbar.phantom.dataset import write_phantoms
 from tests.tiny_dicom import CORONAL, image, merge_into_enhanced, write_slice
 from tests.worlds import detector_spec, grader_spec
 

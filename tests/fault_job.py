@@ -19,10 +19,12 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import train_utils
-from lumbar import bundle, kaggle, report, study
-from lumbar.prediction import pipeline
+from lumbar.bundle import bundle
+from lumbar.kaggle import inputs
+from lumbar.prediction import run_report, schedule
+from lumbar.study import study
 
-LOADED = (bundle, kaggle, pipeline, report, study)  # before the children are born
+LOADED = (bundle, inputs, schedule, run_report, study)  # before the children are born
 
 
 def child(act: Callable[[], int]) -> int:

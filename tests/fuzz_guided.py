@@ -32,7 +32,7 @@ GUIDED = (
     "pydicom.values",
     "pydicom.valuerep",
     "pydicom.pixels",
-    "lumbar.dicom",
+    "lumbar.dicom.series",
 )
 
 

@@ -73,9 +73,9 @@ def attempt(pool: list[bytes], kind: str, dealer: random.Random) -> str:
     """Decode the first mutation that passes the reader's own check of its claims."""
     from pydicom.uid import JPEGLosslessSV1, JPEGLSLossless
 
-    from lumbar.dicom_flaws import DAMAGE, UnusableError
-    from lumbar.dicom_frames import _decode_jpeg, _jpeg_claim
-    from lumbar.dicom_pixels import MAX_SIDE_PX, MIN_SIDE_PX
+    from lumbar.dicom.flaws import DAMAGE, UnusableError
+    from lumbar.dicom.frames import _decode_jpeg, _jpeg_claim
+    from lumbar.dicom.pixels import MAX_SIDE_PX, MIN_SIDE_PX
 
     while True:
         frame = mutate(dealer.choice(pool), kind, dealer)

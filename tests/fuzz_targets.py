@@ -136,7 +136,7 @@ def dicom_seeds(folder: Path) -> list[bytes]:
         RLELossless,
     )
 
-    from lumbar.phantom import write_phantoms
+    from lumbar.phantom.dataset import write_phantoms
     from tests.tiny_dicom import image, merge_into_enhanced, write_slice, write_stack
 
     write_phantoms(folder / "plain", 1, 5, matrices=(64,), sagittal_slices=(5, 5), stack_slices=(2, 2))
@@ -160,7 +160,7 @@ def read_changed(folder: Path, description: str) -> str:
     """Read the one file of a series folder; what must hold of it, whatever is in there."""
     import numpy as np
 
-    from lumbar.dicom import read_series
+    from lumbar.dicom.series import read_series
 
     series, issues = read_series(folder, 7, description, 1)
     if series is None:
@@ -192,8 +192,8 @@ def table_attack(work: Path) -> Callable[[random.Random], str]:
     from lumbar.issues import InputError
     from lumbar.labels import LABEL_COLUMNS, row_ids
     from lumbar.metric import read_labels, read_predictions
-    from lumbar.phantom import write_phantoms
-    from lumbar.study import open_data
+    from lumbar.phantom.dataset import write_phantoms
+    from lumbar.study.study import open_data
 
     root = work / "tables"
     write_phantoms(root, 2, 5, matrices=(64,), sagittal_slices=(5, 5), stack_slices=(2, 2))
@@ -228,7 +228,7 @@ def table_attack(work: Path) -> Callable[[random.Random], str]:
 def bundle_attack(work: Path) -> Callable[[random.Random], str]:
     import torch
 
-    from lumbar.bundle import MANIFEST, load_bundle, sha256
+    from lumbar.bundle.bundle import MANIFEST, load_bundle, sha256
     from lumbar.issues import InputError
     from tests.worlds import tiny_bundle
 

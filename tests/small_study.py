@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 
 from lumbar import geometry
-from lumbar.dicom import Series, Slice
-from lumbar.study import Study
+from lumbar.dicom.series import Series, Slice
+from lumbar.study.study import Study
 
 #: Displayed as usual: sagittal columns to the back, rows to the feet; axial columns to the left, rows to the back.
 SAGITTAL, AXIAL = (0.0, 1.0, 0.0, 0.0, 0.0, -1.0), (1.0, 0.0, 0.0, 0.0, 1.0, 0.0)

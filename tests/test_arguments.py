@@ -8,7 +8,7 @@ import pytest
 import train_utils
 from lumbar.arguments import ARGUMENTS, DEVICE, LARGEST_SEED
 from lumbar.issues import InputError
-from lumbar.kaggle import choose_device
+from lumbar.kaggle.inputs import choose_device
 
 NONSENSE = (
     "nan",

@@ -8,17 +8,18 @@ import pandas as pd
 import pytest
 
 import train_utils
-from lumbar.bundle import Bundle, FittedBlend, load_bundle, save_bundle
-from lumbar.ensemble import METHOD_NAMES, methods, nested
+from lumbar.bundle.bundle import Bundle, FittedBlend, load_bundle, save_bundle
+from lumbar.ensemble import methods, nested
 from lumbar.ensemble.average import blend
 from lumbar.ensemble.command import run_blend
+from lumbar.ensemble.names import METHOD_NAMES
 from lumbar.ensemble.store import read_fit
-from lumbar.files import write_csv
+from lumbar.files.write import write_csv
 from lumbar.issues import InputError
 from lumbar.labels import CONDITIONS, LABEL_COLUMNS, LEVELS, SEVERITIES
 from lumbar.metric import UNLABELLED, Score, score_arrays
-from lumbar.prediction import pipeline
-from lumbar.study import open_data
+from lumbar.prediction import schedule
+from lumbar.study.study import open_data
 from lumbar.submission import rounded, to_rows
 from tests.test_notebook import execute
 from tests.worlds import small_phantoms, tiny_bundle, tiny_weights
@@ -232,7 +233,7 @@ def blended_bundle(method: str, phantoms: Path, plain: Bundle, folder: Path) -> 
     (5, 5, 3) of the first phantom.
     """
     graders = ("spinal", "foraminal", "subarticular", "global")
-    unlabelled = {result.study_id: result.members for result in pipeline.predict(open_data(phantoms), plain)}
+    unlabelled = {result.study_id: result.members for result in schedule.predict(open_data(phantoms), plain)}
     members, codes = world(40, seed=6)
     rows = np.concatenate([members, members[:, :1]], axis=1)
     labels, _ = write_world(folder, members, codes)

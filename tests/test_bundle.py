@@ -10,9 +10,9 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from lumbar.bundle import MANIFEST, Weights, build_network, load_bundle, save_bundle
+from lumbar.bundle.bundle import MANIFEST, Weights, build_network, load_bundle, save_bundle
 from lumbar.issues import InputError
-from lumbar.member import DetectorSpec, GraderSpec
+from lumbar.recipe.member import DetectorSpec, GraderSpec
 
 PRIOR = np.full((5, 5, 3), 1 / 3)
 GRADER = GraderSpec(task="spinal", backbone_args={"channels": [8, 8, 8, 8]}, image_size=32, rnn_hidden=8)

@@ -13,16 +13,16 @@ from hypothesis import strategies as st
 
 import train_utils
 from lumbar import geometry
-from lumbar.bundle import load_bundle
-from lumbar.canal import canal_mm, off_centre
-from lumbar.dicom import Series, Slice
+from lumbar.bundle.bundle import load_bundle
+from lumbar.dicom.series import Series, Slice
 from lumbar.grading.regions import cut_regions, region_key
-from lumbar.keypoints.inputs import sagittal_stacks
+from lumbar.keypoints.stacks import sagittal_stacks
 from lumbar.labels import CONDITIONS, LEVELS
-from lumbar.member import DetectorSpec, GraderSpec, Preprocessing
-from lumbar.prediction import pipeline
-from lumbar.study import Study, open_data, read_study
-from lumbar.training import derive
+from lumbar.prediction import schedule
+from lumbar.recipe.member import DetectorSpec, GraderSpec, Preprocessing
+from lumbar.study.canal import canal_mm, off_centre
+from lumbar.study.study import Study, open_data, read_study
+from lumbar.training.data import derived
 from tests.conftest import ROOT
 from tests.mirror import mirror_coordinates, mirror_study
 from tests.small_study import CANAL, axial, make_slice, sagittal, small_study
@@ -267,18 +267,18 @@ def sample() -> tuple[Study, dict, Path]:
     """A shipped phantom study, its labelled keypoints and its folder."""
     data = open_data(ROOT / "sample_data")
     study = read_study(data, 100001)
-    rows = derive.study_rows(data.coordinates)[100001]
-    return study, derive.label_keypoints(study, rows), data.image_folder / "100001"
+    rows = derived.study_rows(data.coordinates)[100001]
+    return study, derived.label_keypoints(study, rows), data.image_folder / "100001"
 
 
 def test_labelled_recesses_tell_where_training_stacks_lie(sample):
     study, keypoints, _ = sample
     t1 = study.series["sagittal_t1"][0]
     cut = Study(study.study_id, {**study.series, "sagittal_t1": (shorter(t1, right=1),)})
-    whole, less = (derive.stack_arrays(one, keypoints, T1)["images"] for one in (study, cut))
+    whole, less = (derived.stack_arrays(one, keypoints, T1)["images"] for one in (study, cut))
     assert np.array_equal(whole[0], less[0])  # the left stack: none of its slices is missing
     plain = T1.model_copy(update={"preprocessing": SERIES_RULE})
-    before, after = (derive.stack_arrays(one, keypoints, plain)["images"] for one in (study, cut))
+    before, after = (derived.stack_arrays(one, keypoints, plain)["images"] for one in (study, cut))
     assert before.shape == after.shape == whole.shape
 
 
@@ -308,7 +308,7 @@ def test_a_mirrored_study_that_lacks_slices_on_one_side_swaps_its_regions(sample
     cuts = []
     for data, table in ((here, rows), (there, mirror_coordinates(rows, cut))):
         one = read_study(data, 100001)
-        cuts.append(cut_regions(one, derive.label_keypoints(one, table), spec))
+        cuts.append(cut_regions(one, derived.label_keypoints(one, table), spec))
     first, second = cuts
     for view in ("sagittal_t1_left", "sagittal_t1_right"):
         assert first.present[view].any()
@@ -331,7 +331,7 @@ def test_a_run_with_slices_missing_says_so_and_grades_the_same_foramina(sample, 
         kept = [table[0], *(line for line in table if line.startswith("100001"))]
         (tmp_path / name / "test_series_descriptions.csv").write_text("\n".join(kept) + "\n")
     bundle = load_bundle(ROOT / "weights")
-    results = {name: next(pipeline.predict(open_data(tmp_path / name), bundle)) for name in ("whole", "t1", "t2")}
+    results = {name: next(schedule.predict(open_data(tmp_path / name), bundle)) for name in ("whole", "t1", "t2")}
     row = CONDITIONS.index("right_neural_foraminal_narrowing")
     for name in ("t1", "t2"):
         (said,) = [issue for issue in results[name].issues if issue.code == "series_off_centre"]

@@ -7,8 +7,8 @@ import pytest
 from test_bundle import DETECTOR, PRIOR, weights
 
 import train_utils
-from lumbar.bundle import MANIFEST, Weights, build_network, load_bundle, save_bundle
-from lumbar.card import Card, Measured, Source, write_measured
+from lumbar.bundle.bundle import MANIFEST, Weights, build_network, load_bundle, save_bundle
+from lumbar.recipe.card import Card, Measured, Source, write_measured
 
 TABLE = Measured(
     title="Keypoint error", command="python measure.py", columns=("images", "median, mm"), rows=(("phantoms", 1.5),)

@@ -10,7 +10,7 @@ from matplotlib.image import imread
 from sklearn.metrics import roc_auc_score
 
 import train_utils
-from lumbar import charts, style
+from lumbar.drawing import charts, style
 from lumbar.labels import CONDITIONS, LABEL_COLUMNS, LEVELS, SERIES_TYPES, SEVERITY_LABELS, row_ids
 from lumbar.metric import UNLABELLED
 

@@ -7,8 +7,8 @@ import pytest
 import torch
 from test_convert import FORAMINAL, SPINAL, blank, in_process, refusal, save
 
-from lumbar.convert import convert_checkpoints, read_checkpoint
-from lumbar.convert.original import own_keys, plain_keys
+from lumbar.bundle.convert.convert import convert_checkpoints, read_checkpoint
+from lumbar.bundle.convert.original import own_keys, plain_keys
 from lumbar.issues import InputError
 
 DETECTOR = "sagittal_t2"

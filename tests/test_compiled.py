@@ -11,15 +11,15 @@ import pytest
 import torch
 from torch import nn
 
-from lumbar.bundle import build_network
+from lumbar.bundle.bundle import build_network
 from lumbar.compute import compiled, crew
 from lumbar.compute.compiled import CompiledRunner
 from lumbar.compute.engine import Engine, choose_engine, make_runner
 from lumbar.compute.lanes import Lanes
 from lumbar.issues import InputError
-from lumbar.prediction import pipeline
+from lumbar.prediction import schedule
 from lumbar.prediction.networks import Networks
-from lumbar.study import DataFolder, open_data
+from lumbar.study.study import DataFolder, open_data
 from tests.test_engine import CPU, SPECS, inputs, lived_in, two_folds
 from tests.worlds import small_phantoms
 
@@ -172,15 +172,15 @@ def test_large_networks_stay_compiled_for_their_turn(tmp_path: Path, monkeypatch
 def test_openvino_grades_as_pytorch_does(tmp_path: Path, data: DataFolder, monkeypatch: pytest.MonkeyPatch) -> None:
     """With a network for each fold and with weights swapped, in processes and in threads."""
     folds = two_folds(tmp_path, ("canal", "foramen", "recess", "foraminal"))
-    expected = list(pipeline.predict(data, folds))
-    monkeypatch.setattr("lumbar.prediction.pipeline.MANY", 1)
+    expected = list(schedule.predict(data, folds))
+    monkeypatch.setattr("lumbar.prediction.schedule.MANY", 1)
     monkeypatch.setattr("torch.get_num_threads", lambda: 2)
     compiled.started.clear()
     for room in (2**30, 0):
         monkeypatch.setattr("lumbar.prediction.networks.CPU_ROOM", room)
-        predictor = pipeline.Predictor(folds, engine="openvino")
+        predictor = schedule.Predictor(folds, engine="openvino")
         assert predictor.networks.swaps == (not room)
-        found = list(pipeline.grade_all(predictor, data, list(data.study_ids)))
+        found = list(schedule.grade_all(predictor, data, list(data.study_ids)))
         assert compiled.started.is_set() == (not room)  # children compute where each fold has a network of its own
         for one, other in zip(expected, found, strict=True):
             np.testing.assert_allclose(one.members, other.members, atol=1e-5)

@@ -10,15 +10,15 @@ import torch
 from conftest import SHARED
 from safetensors.torch import save_file
 
-from lumbar import convert
-from lumbar.bundle import load_bundle
-from lumbar.convert import convert_checkpoints, read_checkpoint
-from lumbar.convert.original import EXACT, own_keys, plain_keys, recognise
-from lumbar.convert.reader import state_dicts
-from lumbar.ensemble import blend
+from lumbar.bundle.bundle import load_bundle
+from lumbar.bundle.convert import convert
+from lumbar.bundle.convert.convert import convert_checkpoints, read_checkpoint
+from lumbar.bundle.convert.original import EXACT, own_keys, plain_keys, recognise
+from lumbar.bundle.convert.reader import state_dicts
+from lumbar.ensemble.average import blend
 from lumbar.issues import InputError
 from lumbar.labels import CONDITIONS, LABEL_COLUMNS, row_ids
-from lumbar.prediction import pipeline
+from lumbar.prediction import schedule
 
 SPINAL, FORAMINAL = "spinal_resnet18", "foraminal_resnet18"
 
@@ -284,7 +284,7 @@ def test_converted_checkpoints_predict_the_original_tables(tmp_path, monkeypatch
     convert_checkpoints(tmp_path / "in", tmp_path / "out")
     bundle = load_bundle(tmp_path / "out")
     monkeypatch.setattr("lumbar.prediction.predictor.detect", lambda *_: (list(parity.points().values()), []))
-    result = pipeline.Predictor(bundle)(parity.study())
+    result = schedule.Predictor(bundle)(parity.study())
     order = [member.name.removesuffix("_fold0") for member in bundle.manifest.members if member.spec.stage == "grading"]
     assert sorted(order) == sorted(graders)
     for table, tasks in tables.items():

@@ -13,13 +13,13 @@ import cv2
 import numpy as np
 import pytest
 
-from lumbar.bundle import Bundle
+from lumbar.bundle.bundle import Bundle
 from lumbar.compute import crew
 from lumbar.issues import InputError
-from lumbar.prediction import pipeline
+from lumbar.prediction import schedule
 from lumbar.prediction.finished import FINISHED
 from lumbar.prediction.job import Options, gather, work
-from lumbar.study import DataFolder, open_data
+from lumbar.study.study import DataFolder, open_data
 from tests.worlds import small_phantoms, tiny_bundle
 
 HOUSE = Path(__file__).resolve().parent.parent
@@ -110,10 +110,10 @@ def test_a_process_that_ends_is_one_sentence(end: str, capfd: pytest.CaptureFixt
 def test_processes_grade_to_the_bit_what_one_process_grades(
     data: DataFolder, bundle: Bundle, monkeypatch: pytest.MonkeyPatch, two_cores: None
 ) -> None:
-    shared = list(pipeline.predict(data, bundle))
+    shared = list(schedule.predict(data, bundle))
     monkeypatch.setattr(crew, "answers", lambda *_: pytest.fail("no process was wanted"))
     monkeypatch.setattr(crew, "POSSIBLE", False)
-    alone = list(pipeline.predict(data, bundle))
+    alone = list(schedule.predict(data, bundle))
     assert [one.study_id for one in shared] == list(data.study_ids)
     for one, other in zip(shared, alone, strict=True):
         np.testing.assert_array_equal(one.members, other.members)
@@ -124,24 +124,24 @@ def test_processes_grade_to_the_bit_what_one_process_grades(
 def test_what_was_finished_before_a_process_was_killed_is_kept(
     data: DataFolder, bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, two_cores: None
 ) -> None:
-    read, last = pipeline.read_study, data.study_ids[-1]
+    read, last = schedule.read_study, data.study_ids[-1]
 
     def killed(folder: DataFolder, study_id: int) -> object:
         if study_id == last:
             os.kill(os.getpid(), signal.SIGKILL)
         return read(folder, study_id)
 
-    monkeypatch.setattr(pipeline, "read_study", killed)
+    monkeypatch.setattr(schedule, "read_study", killed)
     with pytest.raises(InputError, match="was killed"):
         work(data, bundle, tmp_path, Options(device="cpu"))
     kept = len(list((tmp_path / FINISHED).iterdir()))
     assert 0 < kept < len(data.study_ids)
-    monkeypatch.setattr(pipeline, "read_study", read)
+    monkeypatch.setattr(schedule, "read_study", read)
     said: list[str] = []
     work(data, bundle, tmp_path, Options(device="cpu"), say=said.append)
     assert said == [f"{kept} of {len(data.study_ids)} studies were finished before"]
-    pipeline.write_outputs(gather(data, bundle, tmp_path, Options(device="cpu")), data, bundle, tmp_path / "again")
-    pipeline.write_outputs(list(pipeline.predict(data, bundle)), data, bundle, tmp_path / "undisturbed")
+    schedule.write_outputs(gather(data, bundle, tmp_path, Options(device="cpu")), data, bundle, tmp_path / "again")
+    schedule.write_outputs(list(schedule.predict(data, bundle)), data, bundle, tmp_path / "undisturbed")
     for name in ("submission.csv", "keypoints.csv"):
         assert (tmp_path / "again" / name).read_bytes() == (tmp_path / "undisturbed" / name).read_bytes()
 
@@ -150,19 +150,19 @@ def test_where_every_study_must_have_rows_the_rest_is_done_without_a_lost_proces
     data: DataFolder, bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, two_cores: None
 ) -> None:
     """As in Kaggle's hidden rerun, whose submission must be there whatever happens, and the same."""
-    read, last, here = pipeline.read_study, data.study_ids[-1], os.getpid()
+    read, last, here = schedule.read_study, data.study_ids[-1], os.getpid()
 
     def killed(folder: DataFolder, study_id: int) -> object:
         if study_id == last and os.getpid() != here:
             os.kill(os.getpid(), signal.SIGKILL)
         return read(folder, study_id)
 
-    undisturbed = list(pipeline.predict(data, bundle, on_error="prior"))
-    monkeypatch.setattr(pipeline, "read_study", killed)
-    results = list(pipeline.predict(data, bundle, on_error="prior"))
+    undisturbed = list(schedule.predict(data, bundle, on_error="prior"))
+    monkeypatch.setattr(schedule, "read_study", killed)
+    results = list(schedule.predict(data, bundle, on_error="prior"))
     assert not multiprocessing.active_children()
     for folder, found in (("a", undisturbed), ("b", results)):
-        pipeline.write_outputs(found, data, bundle, tmp_path / folder)
+        schedule.write_outputs(found, data, bundle, tmp_path / folder)
     for name in ("submission.csv", "keypoints.csv"):
         assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
 
@@ -170,10 +170,10 @@ def test_where_every_study_must_have_rows_the_rest_is_done_without_a_lost_proces
 SLOW_RUN = """
 import sys, time
 from pathlib import Path
-from lumbar.bundle import load_bundle
-from lumbar.prediction import pipeline
+from lumbar.bundle.bundle import load_bundle
+from lumbar.prediction import schedule as pipeline
 from lumbar.prediction.job import Options, work
-from lumbar.study import open_data
+from lumbar.study.study import open_data
 import torch
 
 read = pipeline.read_study
@@ -196,8 +196,8 @@ def test_a_killed_run_leaves_no_process_and_a_rerun_gives_the_same_bytes(
     soon(lambda: not any(map(runs, children)))
     assert 0 < len(finished(tmp_path)) < len(data.study_ids)
     work(data, bundle, tmp_path, Options(device="cpu"))
-    pipeline.write_outputs(gather(data, bundle, tmp_path, Options(device="cpu")), data, bundle, tmp_path / "again")
-    pipeline.write_outputs(list(pipeline.predict(data, bundle)), data, bundle, tmp_path / "undisturbed")
+    schedule.write_outputs(gather(data, bundle, tmp_path, Options(device="cpu")), data, bundle, tmp_path / "again")
+    schedule.write_outputs(list(schedule.predict(data, bundle)), data, bundle, tmp_path / "undisturbed")
     for name in ("submission.csv", "keypoints.csv"):
         assert (tmp_path / "again" / name).read_bytes() == (tmp_path / "undisturbed" / name).read_bytes()
 

@@ -12,11 +12,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from lumbar.bundle import Bundle
+from lumbar.bundle.bundle import Bundle
 from lumbar.issues import InputError, Issue
 from lumbar.labels import CONDITIONS, LABEL_COLUMNS
-from lumbar.prediction import pipeline
-from lumbar.study import DataFolder, open_data, read_study
+from lumbar.prediction import schedule
+from lumbar.study.study import DataFolder, open_data, read_study
 from lumbar.submission import rounded, to_rows
 from tests.damage import CASES, GROUP_OF, watchful_bundle, write_matrix
 from tests.tiny_dicom import SAGITTAL, write_stack
@@ -44,11 +44,11 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> tuple[DataFolder, Bundle,
 @pytest.fixture(scope="module")
 def matrix(
     world: tuple[DataFolder, Bundle, dict[str, int]],
-) -> tuple[dict[str, list[Issue]], dict[str, pipeline.StudyResult]]:
+) -> tuple[dict[str, list[Issue]], dict[str, schedule.StudyResult]]:
     """What reading tells of each case, and the result of each."""
     data, bundle, studies = world
     told = {name: list(read_study(data, study).issues) for name, study in studies.items()}
-    by_id = {result.study_id: result for result in pipeline.predict(data, bundle, on_error="prior")}
+    by_id = {result.study_id: result for result in schedule.predict(data, bundle, on_error="prior")}
     return told, {name: by_id[study] for name, study in studies.items()}
 
 
@@ -86,7 +86,7 @@ def test_the_report_says_of_every_row_of_every_damaged_study_what_it_came_from(
 ) -> None:
     data, bundle, studies = world
     results = sorted(matrix[1].values(), key=lambda result: data.study_ids.index(result.study_id))
-    submission = pd.read_csv(pipeline.write_outputs(results, data, bundle, tmp_path), index_col="row_id")
+    submission = pd.read_csv(schedule.write_outputs(results, data, bundle, tmp_path), index_col="row_id")
     assert list(submission.index) == [f"{study}_{column}" for study in data.study_ids for column in LABEL_COLUMNS]
     report = json.loads((tmp_path / "run_report.json").read_text())
     entries = {entry["study_id"]: entry["rows"] for entry in report["studies"]}
@@ -148,13 +148,13 @@ def as_nobody() -> Iterator[None]:
     ],
 )
 def test_what_may_not_be_read_is_told(guarded: Path, closed: str, told: list, graded: bool, world: tuple) -> None:
-    predictor = pipeline.Predictor(world[1])
-    list(pipeline.grade_all(predictor, open_data(guarded), [11]))  # everything is imported before the user changes
+    predictor = schedule.Predictor(world[1])
+    list(schedule.grade_all(predictor, open_data(guarded), [11]))  # everything is imported before the user changes
     (guarded / closed).chmod(0)
     try:
         with as_nobody():
             issues = read_study(open_data(guarded), 11).issues
-            result = next(pipeline.grade_all(predictor, open_data(guarded), [11], on_error="prior"))
+            result = next(schedule.grade_all(predictor, open_data(guarded), [11], on_error="prior"))
     finally:
         (guarded / closed).chmod(0o755)
     missing = [("series_missing", None)] * 2  # the two types that the folder never had
@@ -216,10 +216,10 @@ def test_an_odd_series_table_is_understood(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr("torch.get_num_threads", lambda: 1)  # so that as many cores share a layer here and there
-    plain = next(pipeline.predict(open_data(guarded), world[1]))
+    plain = next(schedule.predict(open_data(guarded), world[1]))
     (guarded / "test_series_descriptions.csv").write_bytes(table.encode())
     data = open_data(guarded)
-    found = list(pipeline.predict(data, world[1], on_error="prior"))
+    found = list(schedule.predict(data, world[1], on_error="prior"))
     assert [result.study_id for result in found] == list(studies)
     assert [result.failed for result in found] == [not used, *(True for _ in studies[1:])]
     expected = plain.probabilities if used else np.asarray(world[1].manifest.prior)

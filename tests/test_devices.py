@@ -9,13 +9,13 @@ import pytest
 import torch
 
 import lumbar.prediction.predictor
-from lumbar.bundle import Bundle
-from lumbar.compute.faults import in_halves, is_device_fault
+from lumbar.bundle.bundle import Bundle
+from lumbar.compute.forward import in_halves, is_device_fault
 from lumbar.compute.lanes import Lanes
 from lumbar.keypoints.detect import detect
-from lumbar.prediction import pipeline
+from lumbar.prediction import schedule
 from lumbar.prediction.budget import Budget
-from lumbar.study import DataFolder, open_data
+from lumbar.study.study import DataFolder, open_data
 from tests.worlds import small_phantoms, tiny_bundle
 
 
@@ -30,8 +30,8 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> DataFolder:
 
 
 @pytest.fixture(scope="module")
-def results(data: DataFolder, bundle: Bundle) -> list[pipeline.StudyResult]:
-    return list(pipeline.predict(data, bundle))
+def results(data: DataFolder, bundle: Bundle) -> list[schedule.StudyResult]:
+    return list(schedule.predict(data, bundle))
 
 
 class Small(torch.nn.Module):
@@ -70,7 +70,7 @@ def test_a_fault_that_is_no_lack_of_memory_is_not_tried_again() -> None:
 
 
 def test_too_little_memory_changes_no_byte_of_the_submission(
-    results: list[pipeline.StudyResult],
+    results: list[schedule.StudyResult],
     data: DataFolder,
     bundle: Bundle,
     tmp_path: Path,
@@ -79,11 +79,11 @@ def test_too_little_memory_changes_no_byte_of_the_submission(
     """The tolerance that `benchmarks/README.md` states, and what rounding makes of it."""
     network = Bundle.network
     monkeypatch.setattr(Bundle, "network", lambda *arguments: Small(network(*arguments), 1))
-    again = list(pipeline.predict(data, bundle))
+    again = list(schedule.predict(data, bundle))
     for whole, halved in zip(results, again, strict=True):
         np.testing.assert_allclose(halved.probabilities, whole.probabilities, atol=1e-6)
         assert halved.issues == whole.issues
-    first, second = (pipeline.write_outputs(r, data, bundle, tmp_path / str(n)) for n, r in enumerate((results, again)))
+    first, second = (schedule.write_outputs(r, data, bundle, tmp_path / str(n)) for n, r in enumerate((results, again)))
     assert first.read_bytes() == second.read_bytes()
 
 
@@ -106,7 +106,7 @@ def test_a_device_that_breaks_leaves_the_rest_to_the_cpu(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     monkeypatch.setattr("torch.get_num_threads", lambda: 1)  # so that as many cores share a layer here and there
-    results = list(pipeline.predict(data, bundle))
+    results = list(schedule.predict(data, bundle))
     network, seen = Bundle.network, []
 
     def load(self: Bundle, name: str, device: torch.device) -> torch.nn.Module:
@@ -127,7 +127,7 @@ def test_a_device_that_breaks_leaves_the_rest_to_the_cpu(
     monkeypatch.setattr(Bundle, "network", load)
     monkeypatch.setattr("lumbar.prediction.predictor.detect", look)
     monkeypatch.setattr("lumbar.prediction.predictor.grade", on_cpu)
-    found = list(pipeline.predict(data, bundle, device="cuda"))
+    found = list(schedule.predict(data, bundle, device="cuda"))
     for one, other in zip(results, found, strict=True):
         np.testing.assert_array_equal(one.probabilities, other.probabilities)
     assert seen[-1] == "cpu"
@@ -161,10 +161,10 @@ def test_what_is_left_begins_anew_where_a_device_was_given_up(
     monkeypatch.setattr(
         "lumbar.prediction.predictor.grade", lambda *given: grade(*given[:3], torch.device("cpu"), None)
     )
-    monkeypatch.setattr(pipeline, "Lanes", Counted)
+    monkeypatch.setattr(schedule, "Lanes", Counted)
     monkeypatch.setattr(Budget, "restart", lambda self: restarts.append(self))
     budget = Budget(3600.0, time.monotonic())
-    found = list(pipeline.predict(data, bundle, device="cuda", budget=budget))
+    found = list(schedule.predict(data, bundle, device="cuda", budget=budget))
     assert [result.study_id for result in found] == wanted
     assert lanes == [1, 1, 3, 1]
     assert restarts == [budget]
@@ -222,7 +222,7 @@ def test_a_network_that_overflows_is_told_of_and_leaves_the_rest_to_others(
         return Overflows(built) if name in ("spinal", "foramen") else built
 
     monkeypatch.setattr(Bundle, "network", load)
-    result = next(iter(pipeline.predict(data, bundle, study_ids=data.study_ids[:1])))
+    result = next(iter(schedule.predict(data, bundle, study_ids=data.study_ids[:1])))
     told = [issue.detail for issue in result.issues if issue.code == "answer_not_finite"]
     assert told == ["spinal gave no number for 5 of its answers (fused float32); other members spoke for it"]
     assert np.isfinite(result.probabilities).all()

@@ -15,9 +15,9 @@ from pydicom.uid import (
     RLELossless,
 )
 
-from lumbar import images
 from lumbar.geometry import normal
-from lumbar.member import Preprocessing
+from lumbar.recipe.member import Preprocessing
+from lumbar.study import images
 from tests.tiny_dicom import (
     AXIAL,
     CORONAL,

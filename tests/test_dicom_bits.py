@@ -10,9 +10,9 @@ from openjpeg.utils import encode_array
 from pydicom import dcmread
 from pydicom.uid import JPEG2000Lossless, RLELossless
 
-from lumbar import images
-from lumbar.dicom import Slice, read_series
-from lumbar.member import Preprocessing
+from lumbar.dicom.series import Slice, read_series
+from lumbar.recipe.member import Preprocessing
+from lumbar.study import images
 from tests.tiny_dicom import ORIGIN, image, read_one, smooth, write_slice
 
 #: Spots that an overlay plane would mark, one in twenty pixels.

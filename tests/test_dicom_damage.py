@@ -19,8 +19,8 @@ from pydicom.uid import (
     RLELossless,
 )
 
-from lumbar import dicom_file
-from lumbar.dicom import read_series
+from lumbar.dicom import file
+from lumbar.dicom.series import read_series
 from tests.tiny_dicom import ORIGIN, PYDICOM_FILES, SAGITTAL, image, instances, read, read_one, write_slice, write_stack
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")  # pydicom's remarks on damaged files
@@ -150,7 +150,7 @@ def test_a_deflated_file_that_grows_without_end_is_refused(tmp_path: Path, monke
     start = 144 + int.from_bytes(content[140:144], "little")
     packer = zlib.compressobj(9, zlib.DEFLATED, -zlib.MAX_WBITS)
     path.write_bytes(content[:start] + packer.compress(bytes(2**21)) + packer.flush())
-    monkeypatch.setattr(dicom_file, "MAX_FILE_BYTES", 2**20)
+    monkeypatch.setattr(file, "MAX_FILE_BYTES", 2**20)
     _, issues = read_series(tmp_path, 7, "Sagittal T1", 1)
     assert "inflates" in issues[0].detail
 

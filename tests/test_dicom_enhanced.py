@@ -13,7 +13,7 @@ from pydicom.uid import (
     RLELossless,
 )
 
-from lumbar.dicom import read_series
+from lumbar.dicom.series import read_series
 from tests.tiny_dicom import instances, merge_into_enhanced, read, write_stack
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")  # pydicom's remarks on damaged files

@@ -21,8 +21,8 @@ from pydicom.uid import (
     JPEGLSNearLossless,
 )
 
-from lumbar import dicom_frames
-from lumbar.dicom import read_series
+from lumbar.dicom import frames
+from lumbar.dicom.series import read_series
 from tests.tiny_dicom import ORIGIN, PYDICOM_FILES, image, instances, merge_into_enhanced, read, smooth, write_slice
 
 SYNTAXES = (JPEGLossless, JPEGLosslessSV1, JPEGLSLossless, JPEGLSNearLossless)
@@ -116,7 +116,7 @@ def test_pydicoms_own_jpeg_ls_file_is_the_image_of_the_others(tmp_path: Path) ->
 def test_a_codestream_that_claims_something_else_is_refused_before_it_is_decoded(
     tmp_path: Path, syntax: UID, harm: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(dicom_frames, "_decode_jpeg", lambda *_: pytest.fail("was decoded"))
+    monkeypatch.setattr(frames, "_decode_jpeg", lambda *_: pytest.fail("was decoded"))
     stream = bytearray(encoded(image(1), syntax, 16))
     marker = b"\xff\xc3" if syntax in SYNTAXES[:2] else b"\xff\xf7"
     at = stream.index(marker)
@@ -140,7 +140,7 @@ def test_a_codestream_that_claims_something_else_is_refused_before_it_is_decoded
 def test_without_its_decoder_the_sentence_names_it_and_the_remedy(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(dicom_frames, "find_spec", lambda name: None)
+    monkeypatch.setattr(frames, "find_spec", lambda name: None)
     for number in range(9):
         syntax = SYNTAXES[1]
         write_slice(tmp_path / f"{number}.dcm", image(1), [number, 0, 0], syntax=syntax, codestream=b"\xff\xd8")

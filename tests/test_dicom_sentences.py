@@ -21,9 +21,9 @@ from pydicom.uid import (
     RTStructureSetStorage,
 )
 
-from lumbar.dicom import read_series
-from lumbar.dicom_file import read_header
-from lumbar.dicom_flaws import IssueLog
+from lumbar.dicom.file import read_header
+from lumbar.dicom.flaws import IssueLog
+from lumbar.dicom.series import read_series
 from lumbar.issues import InputError
 from tests.tiny_dicom import AXIAL, ORIGIN, image, merge_into_enhanced, read, write_slice, write_stack
 

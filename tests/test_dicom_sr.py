@@ -15,15 +15,15 @@ from pydicom import Dataset, dcmread
 from pydicom.sr.codedict import codes as standard
 
 import train_utils
-from lumbar import dicom_sr
-from lumbar.dicom_sr import codes
 from lumbar.geometry import to_patient
 from lumbar.issues import InputError
-from lumbar.keypoints.keypoint import Keypoint
 from lumbar.labels import CONDITIONS, KEYPOINT_SERIES, LEVELS, SEVERITIES, condition_title, level_title, side_of
-from lumbar.phantom import write_phantoms
-from lumbar.prediction.pipeline import StudyResult
-from lumbar.study import DataFolder, open_data, read_study
+from lumbar.phantom.dataset import write_phantoms
+from lumbar.prediction.schedule import StudyResult
+from lumbar.report.dicom_sr import codes
+from lumbar.report.dicom_sr import write as dicom_sr
+from lumbar.study.keypoint import Keypoint
+from lumbar.study.study import DataFolder, open_data, read_study
 
 hd = pytest.importorskip("highdicom", reason="structured reports need highdicom")
 BUNDLE: Any = SimpleNamespace(identity="0123456789abcdef" * 4)

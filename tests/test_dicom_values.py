@@ -10,11 +10,11 @@ from pydicom import dcmread
 from pydicom.dataelem import DataElement
 from pydicom.uid import ImplicitVRLittleEndian
 
-from lumbar import images
-from lumbar.dicom import Series, read_series
+from lumbar.dicom.series import Series, read_series
 from lumbar.issues import Issue
-from lumbar.member import Preprocessing
-from lumbar.viewer.images import to_grey, window
+from lumbar.recipe.member import Preprocessing
+from lumbar.report.html.images import to_grey, window
+from lumbar.study import images
 from tests.tiny_dicom import image, merge_into_enhanced, read_one, smooth, write_slice
 
 SOUND = Preprocessing(orientation="stored")

@@ -11,13 +11,13 @@ from torch import nn
 
 import lumbar.prediction.networks
 import lumbar.prediction.predictor
-from lumbar.bundle import Bundle, Weights, build_network, save_bundle
+from lumbar.bundle.bundle import Bundle, Weights, build_network, save_bundle
 from lumbar.compute.engine import Engine, Runner, choose_engine
 from lumbar.issues import InputError
-from lumbar.member import DetectorSpec, GraderSpec
-from lumbar.prediction import pipeline
+from lumbar.prediction import schedule
 from lumbar.prediction.networks import Networks
-from lumbar.study import DataFolder, open_data
+from lumbar.recipe.member import DetectorSpec, GraderSpec
+from lumbar.study.study import DataFolder, open_data
 from tests.worlds import detector_spec, grader_spec, small_phantoms, tiny_weights
 
 CPU = torch.device("cpu")
@@ -138,13 +138,13 @@ def test_folds_swapped_through_one_network_answer_as_with_one_each(
     folds: Bundle, data: DataFolder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("torch.get_num_threads", lambda: 1)  # so that as many cores share a layer here and there
-    roomy = list(pipeline.predict(data, folds))
+    roomy = list(schedule.predict(data, folds))
     monkeypatch.setattr("lumbar.prediction.networks.CPU_ROOM", 0)
     monkeypatch.setattr("lumbar.prediction.predictor.TOGETHER", 2)
-    predictor = pipeline.Predictor(folds)
+    predictor = schedule.Predictor(folds)
     assert predictor.networks.swaps
     assert predictor.together == 2
-    for one, other in zip(roomy, pipeline.predict(data, folds), strict=True):
+    for one, other in zip(roomy, schedule.predict(data, folds), strict=True):
         np.testing.assert_array_equal(one.members, other.members)
         assert one.keypoints == other.keypoints
         assert np.nanmax(np.abs(one.members[:4] - one.members[4:])) > 1e-4  # the folds do differ
@@ -177,7 +177,7 @@ def test_regions_are_cut_once_and_a_stage_1_stack_is_never_repeated(
 
     monkeypatch.setattr("lumbar.prediction.predictor.cut_regions", count)
     monkeypatch.setattr(Networks, "call", see)
-    list(pipeline.predict(data, folds, study_ids=data.study_ids[:1]))
+    list(schedule.predict(data, folds, study_ids=data.study_ids[:1]))
     assert len(cuts) == 1
     assert stacks
     assert len(set(stacks)) == len(stacks)

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from lumbar.ensemble import BLEND_METHODS, blend
+from lumbar.ensemble.average import BLEND_METHODS, blend
 
 PRIOR = np.random.default_rng(9).dirichlet([4, 2, 1], size=(5, 5))
 

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from lumbar.exchange import SUMS, exchanging, summed, write_sums
-from lumbar.files import check_apart, check_replaceable, replacing, write_text
+from lumbar.files.exchange import SUMS, exchanging, summed, write_sums
+from lumbar.files.write import check_apart, check_replaceable, replacing, write_text
 from lumbar.issues import InputError
 from tests.conftest import ROOT
 from tests.test_damage import as_nobody

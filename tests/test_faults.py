@@ -14,12 +14,12 @@ from typing import Any
 import pytest
 
 import train_utils
-from lumbar import files
-from lumbar.bundle import Bundle
+from lumbar.bundle.bundle import Bundle
+from lumbar.files import write
 from lumbar.issues import InputError
-from lumbar.phantom import write_phantoms
-from lumbar.prediction import job, pipeline
-from lumbar.study import DataFolder, open_data
+from lumbar.phantom.dataset import write_phantoms
+from lumbar.prediction import job, schedule
+from lumbar.study.study import DataFolder, open_data
 from tests.conftest import ROOT
 from tests.test_damage import as_nobody
 from tests.worlds import small_phantoms, tiny_bundle
@@ -38,8 +38,8 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> DataFolder:
 
 
 @pytest.fixture(scope="module")
-def results(data: DataFolder, bundle: Bundle) -> list[pipeline.StudyResult]:
-    return list(pipeline.predict(data, bundle))
+def results(data: DataFolder, bundle: Bundle) -> list[schedule.StudyResult]:
+    return list(schedule.predict(data, bundle))
 
 
 def predict(data: DataFolder, bundle: Bundle, out: Path) -> int:
@@ -87,13 +87,13 @@ def test_a_killed_run_leaves_nothing_half_written_and_a_rerun_gives_the_same_byt
 @pytest.mark.parametrize("refused", ["submission.csv", "keypoints.csv", "run_report.json"])
 def test_a_full_disk_is_one_sentence_and_older_results_stay_whole(
     refused: str,
-    results: list[pipeline.StudyResult],
+    results: list[schedule.StudyResult],
     data: DataFolder,
     bundle: Bundle,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    pipeline.write_outputs(results[::-1], data, bundle, tmp_path)
+    schedule.write_outputs(results[::-1], data, bundle, tmp_path)
     older = {name: (tmp_path / name).read_bytes() for name in OUTPUTS}
     write = Path.write_bytes
 
@@ -105,11 +105,11 @@ def test_a_full_disk_is_one_sentence_and_older_results_stay_whole(
 
     monkeypatch.setattr(Path, "write_bytes", full)
     with pytest.raises(InputError, match=r"cannot be written to \(No space left on device\); make room"):
-        pipeline.write_outputs(results, data, bundle, tmp_path)
+        schedule.write_outputs(results, data, bundle, tmp_path)
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == older
     monkeypatch.undo()
-    pipeline.write_outputs(results, data, bundle, tmp_path)
-    pipeline.write_outputs(results, data, bundle, tmp_path / "undisturbed")
+    schedule.write_outputs(results, data, bundle, tmp_path)
+    schedule.write_outputs(results, data, bundle, tmp_path / "undisturbed")
     for name in OUTPUTS - {"run_report.json"}:  # which says when
         assert (tmp_path / name).read_bytes() == (tmp_path / "undisturbed" / name).read_bytes() != older[name]
 
@@ -135,7 +135,7 @@ def test_a_read_only_folder_is_one_sentence(tmp_path: Path, monkeypatch: pytest.
 
     monkeypatch.setattr(Path, "write_bytes", refuse)
     with pytest.raises(InputError, match=r"cannot be written to \(Read-only file system\)"):
-        files.check_writable(tmp_path)
+        write.check_writable(tmp_path)
     assert not list(tmp_path.iterdir())
 
 
@@ -145,7 +145,7 @@ def test_a_folder_of_somebody_else_is_one_sentence() -> None:
         root = Path(name)
         root.chmod(0o555)
         with as_nobody(), pytest.raises(InputError, match=r"cannot be written to \(Permission denied\)"):
-            files.check_writable(root / "out")
+            write.check_writable(root / "out")
         assert not list(root.iterdir())
 
 
@@ -173,9 +173,9 @@ def test_many_studies_leave_no_handle_open_and_no_memory_taken(data: DataFolder,
     if not Path("/proc/self/fd").is_dir():
         pytest.skip("needs /proc")
     handles, memory = [], []
-    predictor = pipeline.Predictor(bundle)
+    predictor = schedule.Predictor(bundle)
     predictor.lanes = 1  # all of it in this process
-    for _ in pipeline.grade_all(predictor, data, list(data.study_ids) * 15):
+    for _ in schedule.grade_all(predictor, data, list(data.study_ids) * 15):
         handles.append(len(list(Path("/proc/self/fd").iterdir())))
         memory.append(int(Path("/proc/self/statm").read_text().split()[1]) * 4096 / 2**20)
     assert max(handles[5:]) - min(handles[5:]) <= 1  # the reader may have a file open just then

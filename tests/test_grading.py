@@ -5,12 +5,12 @@ import pytest
 import torch
 from torch import nn
 
-from lumbar.convert.original import EXACT
+from lumbar.bundle.convert.original import EXACT
 from lumbar.grading.grade import Batches, grade, is_unanswered
 from lumbar.grading.regions import Regions
 from lumbar.grading.tasks import VIEWS
 from lumbar.labels import CONDITIONS, LEVELS
-from lumbar.member import GraderSpec
+from lumbar.recipe.member import GraderSpec
 
 
 class Sums(nn.Module):

@@ -4,12 +4,12 @@ import pytest
 import torch
 from contract import GraderContract
 
-from lumbar.grading.mil import GatedAttention
-from lumbar.grading.network import build_grader
+from lumbar.grading.networks.mil import GatedAttention
+from lumbar.grading.networks.registry import build_grader
 from lumbar.grading.tasks import OWN_VIEW, TASKS
 from lumbar.issues import InputError
 from lumbar.labels import CONDITIONS
-from lumbar.member import GraderSpec
+from lumbar.recipe.member import GraderSpec
 
 SMALL = {"backbone_args": {"channels": [8, 8, 16, 16]}, "image_size": 32, "slices": 3, "rnn_hidden": 8}
 

@@ -9,11 +9,11 @@ from hypothesis import strategies as st
 from small_study import CANAL, axial, patterned, sagittal, small_study, turned, upside_down
 
 from lumbar import geometry
-from lumbar.convert.original import EXACT
+from lumbar.bundle.convert.original import EXACT
 from lumbar.grading.regions import cut_region, cut_regions, region_key
 from lumbar.grading.tasks import VIEWS
-from lumbar.member import GraderSpec, Preprocessing
-from lumbar.study import Study
+from lumbar.recipe.member import GraderSpec, Preprocessing
+from lumbar.study.study import Study
 
 SMALL = {"backbone_args": {"channels": [8, 8, 16, 16]}, "image_size": 32, "slices": 3, "rnn_hidden": 8}
 

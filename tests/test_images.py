@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from lumbar import images
-from lumbar.member import Preprocessing
+from lumbar.recipe.member import Preprocessing
+from lumbar.study import images
 from tests.conftest import shared_path
 from tests.tiny_dicom import read
 

@@ -17,15 +17,15 @@ import torch
 
 import lumbar.prediction.predictor
 import train_utils
-from lumbar.bundle import Bundle, Weights, save_bundle
-from lumbar.kaggle import Device
-from lumbar.prediction import job, pipeline, reading
+from lumbar.bundle.bundle import Bundle, Weights, save_bundle
+from lumbar.kaggle.inputs import Device
+from lumbar.prediction import job, reading, schedule
 from lumbar.prediction.budget import Budget, choose_dropped, enough, ranked_graders
 from lumbar.prediction.finished import FINISHED
+from lumbar.prediction.outputs import StudyResult
 from lumbar.prediction.reading import ReadAhead
-from lumbar.prediction.results import StudyResult
 from lumbar.prediction.store import Store
-from lumbar.study import DataFolder, Study, open_data, read_study
+from lumbar.study.study import DataFolder, Study, open_data, read_study
 from tests.conftest import ROOT
 from tests.worlds import small_phantoms, tiny_bundle, tiny_weights
 
@@ -118,7 +118,7 @@ def test_finished_studies_are_not_computed_again_after_a_kill(
 def test_what_was_kept_counts_only_for_the_same_run_and_the_same_files(
     data: DataFolder, bundle: Bundle, folder: Path, tmp_path: Path
 ) -> None:
-    result = next(pipeline.predict(data, bundle))
+    result = next(schedule.predict(data, bundle))
     store = Store(tmp_path, data, {"bundle": bundle.identity})
     store.save(result)
     _equal(store.load(result.study_id), result)
@@ -232,7 +232,7 @@ def test_a_kernel_that_has_used_a_gpu_works_alone(
 
 def test_of_several_processes_each_takes_the_gpu_with_its_number(monkeypatch: pytest.MonkeyPatch) -> None:
     asked = []
-    monkeypatch.setattr("lumbar.kaggle.choose_device", lambda wanted, say: asked.append(wanted))
+    monkeypatch.setattr("lumbar.kaggle.inputs.choose_device", lambda wanted, say: asked.append(wanted))
     monkeypatch.setattr("torch.cuda.is_available", lambda: True)
     processes = job.Processes()
     for count, local, wanted in ((2, 1, "auto"), (2, 1, "cuda"), (1, 0, "cuda"), (2, 1, "cpu"), (1, 0, "auto")):
@@ -246,7 +246,7 @@ def test_a_process_settles_on_its_own_gpu_alone(
 ) -> None:
     settled: list[object] = []
     monkeypatch.setattr("torch.cuda.set_device", settled.append)
-    monkeypatch.setattr(pipeline, "predict", lambda *_, device, **__: settled.append(device) or [])
+    monkeypatch.setattr(schedule, "predict", lambda *_, device, **__: settled.append(device) or [])
     for name in ("cuda:1", "cpu"):
         chosen = Device(torch.device(name), None)
         monkeypatch.setattr(job.Processes, "device", lambda *_, chosen=chosen: chosen)
@@ -331,7 +331,7 @@ def slow_members(monkeypatch: pytest.MonkeyPatch) -> Clock:
 
 
 def budgeted(data: DataFolder, bundle: Bundle, seconds: float, clock: Clock) -> list[StudyResult]:
-    return list(pipeline.predict(data, bundle, budget=Budget(seconds, clock.now, clock)))
+    return list(schedule.predict(data, bundle, budget=Budget(seconds, clock.now, clock)))
 
 
 def test_a_budget_that_suffices_drops_nothing(data: DataFolder, folds: Bundle, slow_members: Clock) -> None:

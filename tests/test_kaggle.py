@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from lumbar import kaggle
 from lumbar.issues import InputError
-from lumbar.kaggle import choose_device, error_policy, find_inputs, install_missing_wheels, is_competition_rerun
+from lumbar.kaggle import inputs
+from lumbar.kaggle.inputs import choose_device, error_policy, find_inputs, install_missing_wheels, is_competition_rerun
 
 
 def make_data(folder: Path, split: str = "test", text: str = "study_id,series_id,series_description\n") -> Path:
@@ -28,7 +28,7 @@ def make_bundle(folder: Path, name: str = "a") -> Path:
     return folder
 
 
-def look(tmp_path: Path, **environment: str) -> kaggle.Inputs:
+def look(tmp_path: Path, **environment: str) -> inputs.Inputs:
     here = tmp_path / "here"
     here.mkdir(exist_ok=True)
     return find_inputs(kaggle=tmp_path / "kaggle", here=here, environment=environment, say=lambda line: None)
@@ -37,10 +37,10 @@ def look(tmp_path: Path, **environment: str) -> kaggle.Inputs:
 @pytest.mark.parametrize(
     ("data_place", "bundle_place"),
     [
-        (kaggle.COMPETITION, "my-weights"),
-        (f"competitions/{kaggle.COMPETITION}", "datasets/someone/my-weights"),
-        (f"competitions/{kaggle.COMPETITION}", "datasets/someone/my-weights/bundles/first"),
-        (f"competitions/{kaggle.COMPETITION}", "models/someone/lumbar/pytorch/default/1/bundle"),
+        (inputs.COMPETITION, "my-weights"),
+        (f"competitions/{inputs.COMPETITION}", "datasets/someone/my-weights"),
+        (f"competitions/{inputs.COMPETITION}", "datasets/someone/my-weights/bundles/first"),
+        (f"competitions/{inputs.COMPETITION}", "models/someone/lumbar/pytorch/default/1/bundle"),
         ("datasets/someone/other-studies", "notebooks/someone/training/run"),
     ],
 )
@@ -73,7 +73,7 @@ def test_a_checkout_on_a_laptop_is_enough(tmp_path: Path) -> None:
 def test_attached_studies_go_before_sample_data_in_the_current_folder(tmp_path: Path) -> None:
     make_data(tmp_path / "here" / "sample_data", "train")
     make_bundle(tmp_path / "here" / "weights", "shipped")
-    data = make_data(tmp_path / "kaggle" / "input" / "competitions" / kaggle.COMPETITION)
+    data = make_data(tmp_path / "kaggle" / "input" / "competitions" / inputs.COMPETITION)
     bundle = make_bundle(tmp_path / "kaggle" / "input" / "datasets" / "someone" / "weights", "own")
     found = look(tmp_path)
     assert (found.data, found.weights) == (data, bundle)
@@ -84,12 +84,12 @@ def test_the_competition_goes_before_other_attached_studies(tmp_path: Path) -> N
     make_bundle(mounted / "weights")
     make_data(mounted / "aaa-other", text="another table\n")
     make_data(mounted / "bbb-labelled", "train")
-    data = make_data(mounted / "competitions" / kaggle.COMPETITION)
+    data = make_data(mounted / "competitions" / inputs.COMPETITION)
     assert look(tmp_path).data == data
 
 
 def test_environment_variables_go_before_everything(tmp_path: Path) -> None:
-    make_data(tmp_path / "kaggle" / "input" / kaggle.COMPETITION)
+    make_data(tmp_path / "kaggle" / "input" / inputs.COMPETITION)
     make_bundle(tmp_path / "kaggle" / "input" / "weights")
     data, bundle = make_data(tmp_path / "d", "train"), make_bundle(tmp_path / "w")
     found = look(tmp_path, LUMBAR_DATA=str(data), LUMBAR_WEIGHTS=str(bundle), LUMBAR_OUT=str(tmp_path / "o"))
@@ -140,18 +140,18 @@ def test_two_different_bundles_are_never_chosen_from_in_silence(tmp_path: Path) 
 
 def test_a_folder_that_is_mounted_twice_is_one_folder(tmp_path: Path) -> None:
     mounted = tmp_path / "kaggle" / "input"
-    make_data(mounted / kaggle.COMPETITION)
-    make_data(mounted / "competitions" / kaggle.COMPETITION)
+    make_data(mounted / inputs.COMPETITION)
+    make_data(mounted / "competitions" / inputs.COMPETITION)
     make_bundle(mounted / "weights")
     make_bundle(mounted / "datasets" / "me" / "weights")
     found = look(tmp_path)
-    assert found.data.name == kaggle.COMPETITION
+    assert found.data.name == inputs.COMPETITION
     assert found.weights.name == "weights"
 
 
 def test_weights_that_ship_with_attached_code_step_back_behind_own_weights(tmp_path: Path) -> None:
     mounted = tmp_path / "kaggle" / "input"
-    make_data(mounted / kaggle.COMPETITION)
+    make_data(mounted / inputs.COMPETITION)
     checkout = mounted / "a-checkout"
     (checkout / "lumbar").mkdir(parents=True)
     (checkout / "lumbar" / "labels.py").touch()
@@ -172,7 +172,7 @@ def test_another_datasets_manifest_is_no_bundle(tmp_path: Path) -> None:
 
 
 def test_image_folders_are_not_searched(tmp_path: Path) -> None:
-    data = make_data(tmp_path / "kaggle" / "input" / kaggle.COMPETITION)
+    data = make_data(tmp_path / "kaggle" / "input" / inputs.COMPETITION)
     make_bundle(data / "test_images" / "1" / "2")
     with pytest.raises(InputError, match="weights bundle"):
         look(tmp_path)
@@ -193,7 +193,7 @@ def pretend_gpu(monkeypatch: pytest.MonkeyPatch, capability: tuple[int, int], er
 
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device=None: capability)
-    monkeypatch.setattr(kaggle, "_try_kernel", kernel)
+    monkeypatch.setattr(inputs, "_try_kernel", kernel)
 
 
 def test_a_gpu_that_fails_on_its_first_kernel_gives_way_to_the_cpu_with_a_sentence(
@@ -236,7 +236,7 @@ def test_the_probe_kernel_runs_on_a_real_gpu() -> None:
 
 
 def test_the_probe_kernel_computes(monkeypatch: pytest.MonkeyPatch) -> None:
-    kaggle._try_kernel(torch.device("cpu"))  # a fault in the probe itself would send every GPU to the CPU
+    inputs._try_kernel(torch.device("cpu"))  # a fault in the probe itself would send every GPU to the CPU
 
 
 PROBE = "lumbar-probe"
@@ -265,15 +265,15 @@ def make_wheel(folder: Path) -> Path:
 
 
 def test_nothing_is_installed_outside_kaggle(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(kaggle, "WHEELS", (PROBE,))
-    monkeypatch.setattr(kaggle.subprocess, "run", lambda *args, **options: pytest.fail("pip was started"))
+    monkeypatch.setattr(inputs, "WHEELS", (PROBE,))
+    monkeypatch.setattr(inputs.subprocess, "run", lambda *args, **options: pytest.fail("pip was started"))
     assert install_missing_wheels(kaggle=tmp_path / "kaggle") == []
 
 
 def test_nothing_is_installed_where_nothing_is_missing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     make_wheel(tmp_path / "kaggle" / "input" / "w" / "wheels")
-    monkeypatch.setattr(kaggle, "WHEELS", ("numpy",))
-    monkeypatch.setattr(kaggle.subprocess, "run", lambda *args, **options: pytest.fail("pip was started"))
+    monkeypatch.setattr(inputs, "WHEELS", ("numpy",))
+    monkeypatch.setattr(inputs.subprocess, "run", lambda *args, **options: pytest.fail("pip was started"))
     assert install_missing_wheels(kaggle=tmp_path / "kaggle") == []
 
 
@@ -281,7 +281,7 @@ def test_a_missing_package_without_wheels_is_told_in_a_sentence(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     (tmp_path / "kaggle" / "input").mkdir(parents=True)
-    monkeypatch.setattr(kaggle, "WHEELS", (PROBE,))
+    monkeypatch.setattr(inputs, "WHEELS", (PROBE,))
     lines: list[str] = []
     assert install_missing_wheels(kaggle=tmp_path / "kaggle", say=lines.append) == []
     assert len(lines) == 1
@@ -295,7 +295,7 @@ def test_wheels_install_from_the_attached_dataset_without_network(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, place: str
 ) -> None:
     make_wheel(tmp_path / "kaggle" / "input" / place / "wheels")
-    monkeypatch.setattr(kaggle, "WHEELS", (PROBE, "lumbar-no-such-wheel"))
+    monkeypatch.setattr(inputs, "WHEELS", (PROBE, "lumbar-no-such-wheel"))
     monkeypatch.setenv("PIP_TARGET", str(tmp_path / "site"))
     lines: list[str] = []
     assert install_missing_wheels(kaggle=tmp_path / "kaggle", say=lines.append) == [PROBE]

@@ -19,8 +19,8 @@ import pandas as pd
 import pytest
 
 import train_utils
-from lumbar.kaggle import COMPETITION, WHEELS
-from lumbar.kaggle_pack import PYTHONS, pinned_wheels
+from lumbar.kaggle.inputs import COMPETITION, WHEELS
+from lumbar.kaggle.pack import PYTHONS, pinned_wheels
 from tests.test_notebook import check_submission
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -11,13 +11,13 @@ from small_study import CANAL, axial, sagittal, small_study, turned, upside_down
 from torch import nn
 
 from lumbar import geometry
-from lumbar.convert.original import EXACT
+from lumbar.bundle.convert.original import EXACT
 from lumbar.issues import InputError
-from lumbar.keypoints.coding import gaussian_heatmaps
+from lumbar.keypoints.answers.heatmaps import gaussian_heatmaps
 from lumbar.keypoints.detect import detect
-from lumbar.keypoints.inputs import Stack, axial_stacks, channel_names, sagittal_stacks
+from lumbar.keypoints.stacks import Stack, axial_stacks, channel_names, sagittal_stacks
 from lumbar.labels import LABEL_COLUMNS
-from lumbar.member import DetectorSpec, Preprocessing
+from lumbar.recipe.member import DetectorSpec, Preprocessing
 
 SIZE = 64
 

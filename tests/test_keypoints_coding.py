@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lumbar.keypoints.coding import confidence, decode, gaussian_heatmaps, refine
+from lumbar.keypoints.answers.heatmaps import confidence, decode, gaussian_heatmaps, refine
 
 SIZE = 64
 

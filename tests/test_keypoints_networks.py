@@ -6,11 +6,11 @@ from contract import DetectorContract
 from safetensors.torch import save_file
 from torch import nn
 
+from lumbar.backbones import load_pretrained
 from lumbar.issues import InputError
-from lumbar.keypoints.inputs import channel_names
-from lumbar.keypoints.network import build_detector
-from lumbar.member import DetectorSpec
-from lumbar.pretrained import load_pretrained
+from lumbar.keypoints.networks.registry import build_detector
+from lumbar.keypoints.stacks import channel_names
+from lumbar.recipe.member import DetectorSpec
 
 SIZE = 64
 

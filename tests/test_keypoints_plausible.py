@@ -10,9 +10,9 @@ from small_study import CANAL
 
 from lumbar import geometry
 from lumbar.keypoints.detect import canal_points
-from lumbar.keypoints.keypoint import Keypoint
-from lumbar.keypoints.plausible import repair_axial, repair_sagittal
+from lumbar.keypoints.repair import repair_axial, repair_sagittal
 from lumbar.labels import LEVELS
+from lumbar.study.keypoint import Keypoint
 
 
 def keypoint(condition: str, level: str, mm, confidence: float = 0.9, instance: int = 1) -> Keypoint:

@@ -9,10 +9,10 @@ import pandas as pd
 import pytest
 
 import train_utils
-from lumbar.bundle import Bundle, load_bundle
-from lumbar.files import write_json, write_text
+from lumbar.bundle.bundle import Bundle, load_bundle
+from lumbar.files.write import write_json, write_text
 from lumbar.issues import LONGEST, InputError, Issue, cut, few, printable
-from lumbar.study import open_data, read_study
+from lumbar.study.study import open_data, read_study
 from tests.test_blend import world as tables_of
 from tests.test_blend import write_world
 from tests.worlds import small_phantoms, tiny_bundle

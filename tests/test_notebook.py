@@ -14,10 +14,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from lumbar.bundle import Weights, build_network, load_bundle, save_bundle
+from lumbar.bundle.bundle import Weights, build_network, load_bundle, save_bundle
 from lumbar.labels import LABEL_COLUMNS, SEVERITIES, SUBMISSION_COLUMNS
-from lumbar.member import DetectorSpec, GraderSpec
-from lumbar.phantom import write_phantoms
+from lumbar.phantom.dataset import write_phantoms
+from lumbar.recipe.member import DetectorSpec, GraderSpec
 
 ROOT = Path(__file__).resolve().parents[1]
 NOTEBOOK = ROOT / "inference.ipynb"

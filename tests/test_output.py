@@ -11,11 +11,11 @@ from pathlib import Path
 import pytest
 
 import train_utils
-from lumbar.bundle import load_bundle
+from lumbar.bundle.bundle import load_bundle
 from lumbar.prediction import job
 from lumbar.prediction.finished import FINISHED, computing, is_kept
 from lumbar.prediction.store import Store
-from lumbar.study import open_data
+from lumbar.study.study import open_data
 from tests.conftest import ROOT
 from tests.test_exchange import tree
 from tests.worlds import small_phantoms, tiny_bundle
@@ -130,7 +130,7 @@ def _linked(path: Path) -> None:
 def test_predict_names_what_is_not_its_own_before_it_computes(
     what: str, copied: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("lumbar.dicom_sr.check_available", lambda: None)
+    monkeypatch.setattr("lumbar.report.dicom_sr.write.check_available", lambda: None)
     spoil, words = TAKEN[what]
     spoil(copied)
     before = tree(copied)

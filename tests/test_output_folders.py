@@ -9,11 +9,11 @@ import pytest
 import torch
 
 import train_utils
-from lumbar.bundle import MANIFEST
+from lumbar.bundle.bundle import MANIFEST
 from lumbar.bundle.card import CARD
-from lumbar.files import writing_into
+from lumbar.files.write import writing_into
 from lumbar.issues import InputError
-from lumbar.kaggle import WHEELS
+from lumbar.kaggle.inputs import WHEELS
 from lumbar.labels import LABEL_COLUMNS, SEVERITIES, SEVERITY_LABELS, row_ids
 from tests.conftest import ROOT
 from tests.test_exchange import tree

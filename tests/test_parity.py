@@ -16,22 +16,22 @@ import torch
 from conftest import ROOT, SHARED
 
 from lumbar import geometry
-from lumbar.bundle import build_network
-from lumbar.convert.original import ORIGINALS, own_keys
-from lumbar.ensemble import blend
+from lumbar.bundle.bundle import build_network
+from lumbar.bundle.convert.original import ORIGINALS, own_keys
+from lumbar.ensemble.average import blend
 from lumbar.grading.grade import grade
 from lumbar.grading.regions import Regions, cut_region, cut_regions
 from lumbar.grading.tasks import View
-from lumbar.images import crop, resize
-from lumbar.keypoints.coding import decode
+from lumbar.keypoints.answers.heatmaps import decode
 from lumbar.keypoints.detect import heatmaps
-from lumbar.keypoints.inputs import Stack, axial_stacks, sagittal_stacks
-from lumbar.keypoints.keypoint import Keypoint
+from lumbar.keypoints.stacks import Stack, axial_stacks, sagittal_stacks
 from lumbar.labels import CONDITIONS, LEVELS, SIDES, Condition, Level, row_ids
-from lumbar.member import DetectorSpec, GraderSpec
-from lumbar.study import Study, open_data, read_study
-from lumbar.training.recipe import load_recipe
-from lumbar.windows import middle_slice
+from lumbar.recipe.member import DetectorSpec, GraderSpec
+from lumbar.recipe.recipe import load_recipe
+from lumbar.study.images import crop, resize
+from lumbar.study.keypoint import Keypoint
+from lumbar.study.slices import middle_slice
+from lumbar.study.study import Study, open_data, read_study
 
 TOLERANCE = 1e-4
 PARITY, REAL = SHARED / "parity", SHARED / "real" / "cc0_study"

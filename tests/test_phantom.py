@@ -10,9 +10,9 @@ import pydicom
 import pytest
 
 from lumbar.labels import CONDITIONS, LABEL_COLUMNS, LEVELS
-from lumbar.phantom import PhantomOptions, write_phantoms
 from lumbar.phantom.anatomy import Anatomy, draw_anatomy
-from lumbar.phantom.dataset import study_ids
+from lumbar.phantom.dataset import study_ids, write_phantoms
+from lumbar.phantom.options import PhantomOptions
 from lumbar.phantom.render import draw_camera, picture, tissue_maps
 from lumbar.phantom.scan import Plane, SeriesPlan
 from lumbar.phantom.severity import REAL_COUNTS, Grades, draw_grades

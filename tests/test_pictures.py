@@ -13,13 +13,13 @@ from matplotlib.colors import to_rgba
 from matplotlib.figure import Figure
 from matplotlib.patches import Circle, Rectangle, RegularPolygon
 
-from lumbar import style
-from lumbar.dicom import Series, Slice
+from lumbar.dicom.series import Series, Slice
+from lumbar.drawing import style
 from lumbar.geometry import slice_affine, to_pixel
-from lumbar.keypoints.keypoint import Keypoint
 from lumbar.labels import CONDITIONS, KEYPOINT_SERIES, LABEL_COLUMNS, LEVELS, SeriesType, level_title, side_of
-from lumbar.pictures import save_picture, show_study
-from lumbar.study import DataFolder, Study
+from lumbar.report.pictures import save_picture, show_study
+from lumbar.study.keypoint import Keypoint
+from lumbar.study.study import DataFolder, Study
 
 SIDE_PX, STEP_MM = 160, 1.25
 HEIGHTS_MM = {level: 70.0 - 35.0 * place for place, level in enumerate(LEVELS)}
@@ -314,7 +314,7 @@ def test_a_saved_picture_is_a_png_with_something_on_it(tmp_path: Path) -> None:
 
 
 def test_the_real_study_can_be_drawn(cc0_study: Path) -> None:
-    from lumbar.study import open_data
+    from lumbar.study.study import open_data
 
     result: Any = SimpleNamespace(**vars(make_result(make_study(), study_id=1001, keypoints=())))
     figure = show_study(result, open_data(cc0_study))

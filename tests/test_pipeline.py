@@ -13,14 +13,14 @@ import pandas as pd
 import pytest
 
 import train_utils
-from lumbar.bundle import Bundle, load_bundle
+from lumbar.bundle.bundle import Bundle, load_bundle
 from lumbar.grading.grade import grade
 from lumbar.grading.regions import cut_regions
 from lumbar.issues import InputError
 from lumbar.labels import CONDITIONS, LABEL_COLUMNS, LEVELS, SEVERITIES, mirrored
-from lumbar.member import GraderSpec
-from lumbar.prediction import pipeline
-from lumbar.study import DataFolder, Study, open_data, read_study
+from lumbar.prediction import schedule
+from lumbar.recipe.member import GraderSpec
+from lumbar.study.study import DataFolder, Study, open_data, read_study
 from lumbar.submission import rounded, to_rows
 from tests.conftest import ROOT
 from tests.mirror import mirror_coordinates, mirror_study
@@ -43,8 +43,8 @@ def data(folder: Path) -> DataFolder:
 
 
 @pytest.fixture(scope="module")
-def results(data: DataFolder, bundle: Bundle) -> list[pipeline.StudyResult]:
-    return list(pipeline.predict(data, bundle))
+def results(data: DataFolder, bundle: Bundle) -> list[schedule.StudyResult]:
+    return list(schedule.predict(data, bundle))
 
 
 @dataclass(frozen=True)
@@ -71,7 +71,7 @@ def run(capfd: pytest.CaptureFixture[str]) -> Callable[..., Ended]:
 
 
 def test_every_study_gets_distributions_and_says_which_series_it_used(
-    results: list[pipeline.StudyResult], data: DataFolder
+    results: list[schedule.StudyResult], data: DataFolder
 ) -> None:
     assert [result.study_id for result in results] == list(data.study_ids)
     for result in results:
@@ -84,7 +84,7 @@ def test_every_study_gets_distributions_and_says_which_series_it_used(
 
 
 def test_a_missing_series_silences_its_conditions_and_nothing_else(
-    results: list[pipeline.StudyResult], bundle: Bundle
+    results: list[schedule.StudyResult], bundle: Bundle
 ) -> None:
     without_t1 = results[1]
     foraminal = [CONDITIONS.index(name) for name in CONDITIONS if "foraminal" in name]
@@ -99,9 +99,9 @@ def test_a_missing_series_silences_its_conditions_and_nothing_else(
 
 
 def test_the_same_studies_give_the_same_numbers_in_any_order(
-    results: list[pipeline.StudyResult], data: DataFolder, bundle: Bundle
+    results: list[schedule.StudyResult], data: DataFolder, bundle: Bundle
 ) -> None:
-    backwards = list(pipeline.predict(data, bundle, study_ids=reversed(data.study_ids)))
+    backwards = list(schedule.predict(data, bundle, study_ids=reversed(data.study_ids)))
     for first, again in zip(results, reversed(backwards), strict=True):
         np.testing.assert_array_equal(first.probabilities, again.probabilities)
         assert first.keypoints == again.keypoints
@@ -109,9 +109,9 @@ def test_the_same_studies_give_the_same_numbers_in_any_order(
 
 
 def test_outputs_hold_25_rows_a_study_and_keypoints_in_the_competitions_words(
-    results: list[pipeline.StudyResult], data: DataFolder, bundle: Bundle, tmp_path: Path
+    results: list[schedule.StudyResult], data: DataFolder, bundle: Bundle, tmp_path: Path
 ) -> None:
-    path = pipeline.write_outputs(results, data, bundle, tmp_path)
+    path = schedule.write_outputs(results, data, bundle, tmp_path)
     table = pd.read_csv(path)
     assert set(table["row_id"]) == {f"{study}_{column}" for study in data.study_ids for column in LABEL_COLUMNS}
     np.testing.assert_allclose(table[list(SEVERITIES)].sum(axis=1), 1.0, atol=1e-9)
@@ -125,7 +125,7 @@ def test_outputs_hold_25_rows_a_study_and_keypoints_in_the_competitions_words(
     assert report["rows"]["from_prior"] == sum(int((~result.graded).sum()) for result in results)
 
 
-def test_keypoints_lie_on_the_slices_they_name(results: list[pipeline.StudyResult], data: DataFolder) -> None:
+def test_keypoints_lie_on_the_slices_they_name(results: list[schedule.StudyResult], data: DataFolder) -> None:
     study = read_study(data, results[0].study_id)
     assert results[0].keypoints
     for point in results[0].keypoints:
@@ -150,7 +150,7 @@ def broken(folder: Path, tmp_path: Path) -> Path:
 def test_a_study_that_cannot_be_read_fails_the_run_with_its_reason(broken: Path, bundle: Bundle) -> None:
     data = open_data(broken)
     with pytest.raises(InputError, match=rf"study {data.study_ids[1]}: no usable series"):
-        list(pipeline.predict(data, bundle))
+        list(schedule.predict(data, bundle))
 
 
 def test_on_error_prior_writes_everything_and_exits_1_beyond_a_tenth(
@@ -182,11 +182,11 @@ def test_a_fault_in_our_own_code_stays_inside_its_study(
         raise ZeroDivisionError("planted")
 
     monkeypatch.setattr("lumbar.prediction.predictor.detect", explode)
-    replaced = list(pipeline.predict(data, bundle, on_error="prior"))
+    replaced = list(schedule.predict(data, bundle, on_error="prior"))
     assert [result.failed for result in replaced] == [True, True]
     assert "ZeroDivisionError: planted" in replaced[0].issues[-1].detail
     with pytest.raises(InputError, match="planted"):
-        list(pipeline.predict(data, bundle))
+        list(schedule.predict(data, bundle))
 
 
 def test_split_members_swap_sides_exactly_when_the_study_is_mirrored(

@@ -14,9 +14,9 @@ from typing import Any
 import pytest
 
 import train_utils
-from lumbar.prediction import pipeline
-from lumbar.progress import bar, follow
-from lumbar.training.processes import each
+from lumbar.compute.processes import each
+from lumbar.prediction import schedule
+from lumbar.terminal import bar, follow
 
 ROOT = Path(__file__).resolve().parents[1]
 #: Done of all, time so far < time to go.
@@ -95,9 +95,9 @@ def graded(monkeypatch: pytest.MonkeyPatch, **options: Any) -> Any:
         result=lambda case: case.study_id,
     )
     empty = {"issues": (), "series": {}}
-    monkeypatch.setattr(pipeline, "Predictor", lambda *args: idle)
-    monkeypatch.setattr(pipeline, "read_study", lambda data, study_id: SimpleNamespace(study_id=study_id, **empty))
-    return pipeline.predict(SimpleNamespace(study_ids=(1, 2)), None, **options)  # type: ignore[arg-type]
+    monkeypatch.setattr(schedule, "Predictor", lambda *args: idle)
+    monkeypatch.setattr(schedule, "read_study", lambda data, study_id: SimpleNamespace(study_id=study_id, **empty))
+    return schedule.predict(SimpleNamespace(study_ids=(1, 2)), None, **options)  # type: ignore[arg-type]
 
 
 def test_predict_names_the_study_at_work(terminal: Terminal, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -145,7 +145,7 @@ def test_what_is_followed_is_unchanged_and_named(terminal: Terminal) -> None:
 
 def test_a_whole_process_in_a_terminal_keeps_results_apart_from_progress(tmp_path: Path) -> None:
     own, other = open_terminal()
-    program = "from lumbar.progress import follow\nfor one in follow(range(3), 'counting', 3): print(one)"
+    program = "from lumbar.terminal import follow\nfor one in follow(range(3), 'counting', 3): print(one)"
     ended = subprocess.run(
         [sys.executable, "-c", program], cwd=ROOT, stdout=subprocess.PIPE, stderr=other, text=True, check=True
     )

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from lumbar.issues import InputError
-from lumbar.training.recipe import check_recipe, load_recipe
+from lumbar.recipe.recipe import check_recipe, load_recipe
 
 RECIPES = Path(__file__).resolve().parents[1] / "recipes"
 NINTH, DEMO = RECIPES / "ninth_place.toml", RECIPES / "demo.toml"

@@ -12,7 +12,7 @@ import pytest
 
 from lumbar.issues import CODES, Issue
 from lumbar.labels import CONDITIONS, LABEL_COLUMNS
-from lumbar.report import (
+from lumbar.prediction.run_report import (
     describe_prior,
     describe_rows,
     exceeded_share,

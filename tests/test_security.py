@@ -18,12 +18,12 @@ from pydicom import dcmread
 from pydicom.uid import DeflatedExplicitVRLittleEndian, RLELossless
 
 import train_utils
-from lumbar import dicom, dicom_file
-from lumbar.bundle import MANIFEST, Bundle, load_bundle
-from lumbar.dicom import read_series
+from lumbar.bundle.bundle import MANIFEST, Bundle, load_bundle
+from lumbar.dicom import file
+from lumbar.dicom.series import read_series
 from lumbar.issues import InputError
-from lumbar.prediction import pipeline
-from lumbar.study import DataFolder, open_data
+from lumbar.prediction import schedule
+from lumbar.study.study import DataFolder, open_data
 from lumbar.submission import rounded, to_rows
 from tests.conftest import ROOT
 from tests.tiny_dicom import image, merge_into_enhanced, write_slice, write_stack
@@ -139,7 +139,7 @@ def test_small_files_that_unpack_without_end_are_refused(tmp_path: Path, monkeyp
     start = 144 + int.from_bytes(content[140:144], "little")
     packer = zlib.compressobj(9, zlib.DEFLATED, -zlib.MAX_WBITS)
     path.write_bytes(content[:start] + b"".join(packer.compress(bytes(2**20)) for _ in range(8)) + packer.flush())
-    monkeypatch.setattr(dicom_file, "MAX_FILE_BYTES", 2**22)
+    monkeypatch.setattr(file, "MAX_FILE_BYTES", 2**22)
     assert path.stat().st_size < 2**15
     assert "inflates to more than 4 MB" in read_series(tmp_path, 7, "Sagittal T1", 1)[1][0].detail
 
@@ -155,7 +155,7 @@ def test_many_small_compressed_images_cannot_fill_the_memory(tmp_path: Path, enh
     series, issues = read_series(tmp_path, 7, "Sagittal T1", 1, room=needed - 1)
     assert series is None
     assert [issue.code for issue in issues] == ["series_ignored"]
-    assert f"need more than {dicom.MAX_STUDY_BYTES >> 30} GB" in issues[0].detail
+    assert f"need more than {series.MAX_STUDY_BYTES >> 30} GB" in issues[0].detail
 
 
 def test_a_frame_cannot_be_checked_in_one_place_and_decoded_in_another(tmp_path: Path) -> None:
@@ -256,7 +256,7 @@ def test_the_number_of_threads_changes_no_byte(
 
 def test_other_studies_beside_it_change_no_row_of_a_study(data: DataFolder, bundle: Bundle, written: Path) -> None:
     whole = pd.read_csv(written / "submission.csv", dtype=str)
-    alone = next(iter(pipeline.predict(data, bundle, study_ids=[data.study_ids[-1]])))
+    alone = next(iter(schedule.predict(data, bundle, study_ids=[data.study_ids[-1]])))
     rows = whole[whole["row_id"].str.startswith(f"{alone.study_id}_")].reset_index(drop=True)
     expected = rounded(to_rows([alone.study_id], alone.probabilities[None]))
     assert rows.to_csv() == expected.to_csv()

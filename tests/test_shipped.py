@@ -10,11 +10,11 @@ from pydicom import dcmread
 from pydicom.uid import RLELossless
 
 from lumbar import submission
-from lumbar.bundle import Bundle, load_bundle
+from lumbar.bundle.bundle import Bundle, load_bundle
 from lumbar.labels import CONDITIONS, SEVERITIES, mirrored
 from lumbar.metric import read_labels, score, weighted_prior
-from lumbar.prediction import pipeline
-from lumbar.study import DataFolder, open_data
+from lumbar.prediction import schedule
+from lumbar.study.study import DataFolder, open_data
 from tests.conftest import ROOT
 from tests.mirror import mirror_study
 
@@ -36,8 +36,8 @@ def data() -> DataFolder:
 
 
 @pytest.fixture(scope="module")
-def results(data: DataFolder, bundle: Bundle) -> list[pipeline.StudyResult]:
-    return list(pipeline.predict(data, bundle))
+def results(data: DataFolder, bundle: Bundle) -> list[schedule.StudyResult]:
+    return list(schedule.predict(data, bundle))
 
 
 def _megabytes(folder: Path) -> float:
@@ -64,9 +64,9 @@ def test_sample_studies_show_what_real_data_does(data: DataFolder) -> None:
 
 
 def test_the_shipped_bundle_gives_the_expected_submission(
-    results: list[pipeline.StudyResult], data: DataFolder, bundle: Bundle, tmp_path: Path
+    results: list[schedule.StudyResult], data: DataFolder, bundle: Bundle, tmp_path: Path
 ) -> None:
-    found = pd.read_csv(pipeline.write_outputs(results, data, bundle, tmp_path)).set_index("row_id")
+    found = pd.read_csv(schedule.write_outputs(results, data, bundle, tmp_path)).set_index("row_id")
     expected = pd.read_csv(ROOT / "sample_data" / "expected_submission.csv").set_index("row_id")
     assert sorted(found.index) == sorted(expected.index)
     difference = (found.loc[expected.index, list(SEVERITIES)] - expected[list(SEVERITIES)]).abs()
@@ -74,7 +74,7 @@ def test_the_shipped_bundle_gives_the_expected_submission(
 
 
 def test_the_shipped_bundle_beats_the_prior_of_the_very_studies(
-    results: list[pipeline.StudyResult], data: DataFolder
+    results: list[schedule.StudyResult], data: DataFolder
 ) -> None:
     """A weak floor for six studies; the README's figure on held-out phantoms is measured by a benchmark."""
     labels = read_labels(data.root / "train.csv")
@@ -85,7 +85,7 @@ def test_the_shipped_bundle_beats_the_prior_of_the_very_studies(
 
 
 def test_a_mirrored_study_swaps_left_and_right_through_the_whole_pipeline(
-    results: list[pipeline.StudyResult], data: DataFolder, bundle: Bundle, tmp_path: Path
+    results: list[schedule.StudyResult], data: DataFolder, bundle: Bundle, tmp_path: Path
 ) -> None:
     """Split graders see both sides alike, so what is left is what the detectors and the global network find different
     when the order of the sagittal slices is reversed."""
@@ -96,7 +96,7 @@ def test_a_mirrored_study_swaps_left_and_right_through_the_whole_pipeline(
     for study_id in MIRRORED:
         mirror_study(data.image_folder / str(study_id), twin / "train_images" / str(study_id))
     swapped = [CONDITIONS.index(mirrored(condition)) for condition in CONDITIONS]
-    there = list(pipeline.predict(open_data(twin), bundle, study_ids=MIRRORED))
+    there = list(schedule.predict(open_data(twin), bundle, study_ids=MIRRORED))
     here = [result for result in results if result.study_id in MIRRORED]
     change, asymmetry = [], []
     for first, second in zip(here, there, strict=True):

@@ -12,15 +12,15 @@ from small_study import CANAL, small_study
 from test_keypoints import SIZE, Placed, by_name, canal_pixels, placed_detectors, spec_of
 from torch import nn
 
-from lumbar.bundle import Bundle, Weights, save_bundle
+from lumbar.bundle.bundle import Bundle, Weights, save_bundle
 from lumbar.issues import Issue
 from lumbar.keypoints.detect import detect
-from lumbar.keypoints.keypoint import Keypoint
 from lumbar.labels import LEVELS
-from lumbar.member import Preprocessing
-from lumbar.pictures import show_study
-from lumbar.prediction import pipeline
-from lumbar.study import DataFolder, open_data
+from lumbar.prediction import schedule
+from lumbar.recipe.member import Preprocessing
+from lumbar.report.pictures import show_study
+from lumbar.study.keypoint import Keypoint
+from lumbar.study.study import DataFolder, open_data
 from tests.worlds import small_phantoms, tiny_weights
 from train_utils import main
 
@@ -240,7 +240,7 @@ def test_a_run_with_a_silent_detector_rests_on_others_or_the_prior(data: DataFol
 
 def test_a_study_without_one_keypoint_is_the_prior_and_can_be_drawn(data: DataFolder, tmp_path: Path) -> None:
     bundle = silenced(tmp_path / "bundle", "canal", "foramen", "recess")
-    (result,) = pipeline.predict(data, bundle)
+    (result,) = schedule.predict(data, bundle)
     assert result.keypoints == ()
     assert not result.graded.any()
     assert np.allclose(result.probabilities, bundle.manifest.prior)
@@ -249,8 +249,8 @@ def test_a_study_without_one_keypoint_is_the_prior_and_can_be_drawn(data: DataFo
 
 
 def test_a_second_fold_of_a_silent_detector_speaks_for_it(data: DataFolder, tmp_path: Path) -> None:
-    (alone,) = pipeline.predict(data, silenced(tmp_path / "one"))
-    (both,) = pipeline.predict(data, silenced(tmp_path / "two", "canal", "foramen", "recess", folds=2))
+    (alone,) = schedule.predict(data, silenced(tmp_path / "one"))
+    (both,) = schedule.predict(data, silenced(tmp_path / "two", "canal", "foramen", "recess", folds=2))
     assert np.array_equal(alone.probabilities, both.probabilities)
     assert both.graded[:3].all()  # the canal and both sides' foramina
     assert both.keypoints == alone.keypoints
@@ -265,7 +265,7 @@ def test_a_grader_without_numbers_is_told_with_what_spoke_for_it(data: DataFolde
             state |= {key: torch.zeros_like(value) for key, value in state.items() if "running_var" in key}
             members[place] = Weights(each.name, each.spec, state)
     bundle = save_bundle(tmp_path / "bundle", members, prior=np.full((5, 5, 3), 1 / 3))
-    (result,) = pipeline.predict(data, bundle)
+    (result,) = schedule.predict(data, bundle)
     assert told(list(result.issues), "answer_not_finite") == [
         "foraminal gave no number for 10 of its answers (fused float32); the prior spoke for it"
     ]

@@ -10,7 +10,7 @@ import pytest
 
 import train_utils
 from lumbar.labels import LEVELS, level_title
-from lumbar.spider import FIRST_ID
+from lumbar.spider.write import FIRST_ID
 
 STUDY = FIRST_ID + 8 * 1000 + 60
 POINTS = "t2_space/canal_keypoints.csv"

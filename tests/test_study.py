@@ -6,12 +6,13 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from lumbar import geometry, images
-from lumbar.dicom import Series
+from lumbar import geometry
+from lumbar.dicom.series import Series
 from lumbar.issues import InputError
 from lumbar.labels import LABEL_COLUMNS, SERIES_TYPES
-from lumbar.member import Preprocessing
-from lumbar.study import Study, choose_series, open_data, read_coordinates, read_study
+from lumbar.recipe.member import Preprocessing
+from lumbar.study import images
+from lumbar.study.study import Study, choose_series, open_data, read_coordinates, read_study
 from tests.mirror import mirror_coordinates, mirror_labels, mirror_study
 from tests.tiny_dicom import AXIAL, CORONAL, SAGITTAL, write_stack
 

@@ -10,12 +10,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lumbar import files
-from lumbar.files import replacing, write_bytes, write_csv, write_json, write_text
+from lumbar.files import write
+from lumbar.files.read import read_table
+from lumbar.files.write import replacing, write_bytes, write_csv, write_json, write_text
 from lumbar.issues import InputError
 from lumbar.labels import CONDITIONS, LEVELS, SEVERITIES, SUBMISSION_COLUMNS, row_id
 from lumbar.submission import DECIMALS, FLOOR, rounded, to_rows, validate
-from lumbar.texts import read_table
 
 STUDIES = [44036939, 7, 1001]
 
@@ -201,7 +201,7 @@ def test_failed_writer_leaves_the_old_file_and_no_rubbish(tmp_path):
 def test_content_is_on_the_disk_before_it_takes_the_name(tmp_path, monkeypatch):
     events = []
     fsync, replace = os.fsync, Path.replace
-    monkeypatch.setattr(files.os, "fsync", lambda descriptor: (events.append("fsync"), fsync(descriptor))[1])
+    monkeypatch.setattr(write.os, "fsync", lambda descriptor: (events.append("fsync"), fsync(descriptor))[1])
     monkeypatch.setattr(Path, "replace", lambda self, target: (events.append("replace"), replace(self, target))[1])
     write_text("a", tmp_path / "a.txt")
     assert events[:2] == ["fsync", "replace"]

@@ -53,7 +53,7 @@ def test_what_a_machine_refuses_is_one_sentence(
 ) -> None:
     error, words = ENDS[name]
     monkeypatch.setattr("lumbar.metric.read_labels", raising(error))
-    monkeypatch.setattr("lumbar.bundle.load_bundle", raising(error))
+    monkeypatch.setattr("lumbar.bundle.bundle.load_bundle", raising(error))
     given = {"score": ["--labels", "a", "--predictions", "b"], "verify": ["--weights", "a"]}[command]
     assert train_utils.main([command, *given]) == 1
     told = capsys.readouterr().err
@@ -74,7 +74,7 @@ def test_faults_of_the_code_are_not_hidden(error: Exception, monkeypatch: pytest
     [
         (
             ["predict", "--data", "d", "--weights", "w", "--out", "{o}"],
-            "lumbar.study.open_data",
+            "lumbar.study.study.open_data",
             "finished studies are",
         ),
         (["train", "--recipe", "r", "--data", "d", "--out", "{o}"], "lumbar.training.run.train", "last checkpoint"),

@@ -9,18 +9,18 @@ import pandas as pd
 import pytest
 
 import train_utils
-from lumbar.bundle import load_bundle
-from lumbar.card import read_measured
+from lumbar.bundle.bundle import load_bundle
 from lumbar.ensemble.store import read_fit
+from lumbar.files.read import read_json, read_table, read_texts
 from lumbar.issues import InputError
-from lumbar.kaggle import find_inputs
+from lumbar.kaggle.inputs import find_inputs
 from lumbar.labels import LARGEST_ID
 from lumbar.metric import read_labels, read_predictions
-from lumbar.study import open_data
-from lumbar.tables import read_coordinates
-from lumbar.texts import read_json, read_table, read_texts
+from lumbar.recipe.card import read_measured
+from lumbar.recipe.recipe import load_recipe
+from lumbar.study.study import open_data
+from lumbar.study.tables import read_coordinates
 from lumbar.training.folder import RunFolder
-from lumbar.training.recipe import load_recipe
 from tests.conftest import ROOT
 
 DEEP = 100_000

@@ -17,10 +17,10 @@ from pydicom import Dataset, dcmread
 from pydicom.uid import generate_uid
 
 import train_utils
-from lumbar.dicom import Series
-from lumbar.dicom_identity import Identity
+from lumbar.dicom.identity import Identity
+from lumbar.dicom.series import Series
 from lumbar.labels import CONDITIONS, LEVELS
-from lumbar.study_checks import same_frame
+from lumbar.study.checks import same_frame
 from tests.conftest import ROOT
 from tests.damage import AX, T1, T2, Harm, files, put
 from tests.small_study import axial, sagittal

@@ -6,9 +6,10 @@ import torch
 from torchvision import tv_tensors
 from torchvision.transforms import v2
 
-from lumbar.keypoints.coding import gaussian_heatmaps
-from lumbar.training import augment, losses
-from lumbar.training.settings import Augment
+from lumbar.keypoints.answers.heatmaps import gaussian_heatmaps
+from lumbar.recipe.settings import Augment
+from lumbar.training.data import augment
+from lumbar.training.loop import losses
 
 
 def _batch(draws: list[augment.Draw]) -> dict[str, torch.Tensor]:

@@ -11,14 +11,14 @@ import pytest
 from worlds import small_phantoms
 
 import train_utils
+from lumbar.compute.accelerator import make_accelerator
 from lumbar.issues import InputError
-from lumbar.training import space
-from lumbar.training.cache import Packs
-from lumbar.training.checks import find_faults, open_checked
-from lumbar.training.data import StackSamples
-from lumbar.training.feasible import check_samples, weights_bytes
-from lumbar.training.machine import make_accelerator
-from lumbar.training.recipe import load_recipe
+from lumbar.recipe.recipe import load_recipe
+from lumbar.training.checks import disk
+from lumbar.training.checks.recipe import check_samples, weights_bytes
+from lumbar.training.checks.tables import find_faults, open_checked
+from lumbar.training.data.packs import Packs
+from lumbar.training.data.samples import StackSamples
 from lumbar.training.run import Run
 
 RECIPE = Path(__file__).resolve().parents[1] / "recipes" / "demo.toml"
@@ -161,12 +161,12 @@ def test_a_full_disk_is_told_before_anything_is_read(
     sound: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     data, recipe = open_checked(sound, load_recipe(RECIPE)), load_recipe(RECIPE)
-    needed = space.needed_bytes(data, data.study_ids, recipe, tmp_path / "none")
+    needed = disk.needed_bytes(data, data.study_ids, recipe, tmp_path / "none")
     assert needed > 2 * recipe.stage1.members["sagittal_t2"].spec.image_size ** 2
-    space.check_space(tmp_path / "run", needed)
-    monkeypatch.setattr(space.shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(10, 9, 1))
+    disk.check_space(tmp_path / "run", needed)
+    monkeypatch.setattr(disk.shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(10, 9, 1))
     with pytest.raises(InputError, match="free some or give --out on another disk"):
-        space.check_space(tmp_path / "run", needed)
+        disk.check_space(tmp_path / "run", needed)
     words = ["train", "--recipe", RECIPE, "--data", sound, "--out", tmp_path / "run", "--set", "folds.count=2"]
     words += ["--set", 'loop.mixed_precision="no"']  # the same for every run of a process
     assert train_utils.main([*map(str, words), "--set", "folds.train=[0]"]) == 1
@@ -257,12 +257,12 @@ def test_a_labelled_slice_that_cannot_be_read_is_told_and_its_stack_is_not_taugh
 def test_a_disk_must_hold_weights_and_checkpoints_too(sound: Path, tmp_path: Path) -> None:
     data = open_checked(sound, load_recipe(RECIPE))
     recipes = [load_recipe(RECIPE, [f"folds.train={folds}"]) for folds in ("[0]", "[0, 1, 2]")]
-    one, three = (space.needed_bytes(data, data.study_ids, recipe, tmp_path) for recipe in recipes)
+    one, three = (disk.needed_bytes(data, data.study_ids, recipe, tmp_path) for recipe in recipes)
     weights = sum(weights_bytes(member) for member in recipes[0].members().values())
     assert three - one == 2 * weights > 2 * 4 * 1e6
     (tmp_path / "members").mkdir()
     (tmp_path / "members" / "best.safetensors").write_bytes(bytes(weights))
-    assert space.needed_bytes(data, data.study_ids, recipes[0], tmp_path) == one - weights
+    assert disk.needed_bytes(data, data.study_ids, recipes[0], tmp_path) == one - weights
 
 
 def test_a_machine_that_does_not_see_the_first_ones_packs_says_so(sound: Path, tmp_path: Path) -> None:

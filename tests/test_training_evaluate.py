@@ -5,12 +5,12 @@ import pandas as pd
 import pytest
 
 from lumbar.issues import InputError
-from lumbar.keypoints.keypoint import Keypoint
 from lumbar.labels import CONDITIONS, LEVELS
 from lumbar.metric import UNLABELLED
-from lumbar.training.evaluate import calibration, confusion, error_figures, errors_mm, member_score
+from lumbar.recipe.settings import Folds
+from lumbar.study.keypoint import Keypoint
 from lumbar.training.folds import make_folds
-from lumbar.training.settings import Folds
+from lumbar.training.outcome.evaluate import calibration, confusion, error_figures, errors_mm, member_score
 
 
 def test_a_study_never_straddles_folds_and_severe_ones_are_spread() -> None:

@@ -13,11 +13,11 @@ import numpy as np
 import pytest
 import torch
 
+from lumbar.compute.processes import each
 from lumbar.issues import InputError
-from lumbar.training.batches import load
-from lumbar.training.cache import write_arrays
-from lumbar.training.processes import each
-from lumbar.training.settings import Loop
+from lumbar.recipe.settings import Loop
+from lumbar.training.data.packs import write_arrays
+from lumbar.training.loop.batches import load
 
 CPU = torch.device("cpu")
 

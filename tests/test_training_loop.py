@@ -17,14 +17,14 @@ from accelerate import Accelerator
 from safetensors.torch import load_file
 from training_job import Points, Severities, run
 
+from lumbar.compute.accelerator import choose_precision, make_accelerator
+from lumbar.compute.launch import asked_for
 from lumbar.issues import InputError
-from lumbar.training import checkpoint
-from lumbar.training.batches import Plan, validation
-from lumbar.training.cache import read_header
-from lumbar.training.launch import asked_for
-from lumbar.training.loop import Term
-from lumbar.training.machine import choose_precision, make_accelerator
-from lumbar.training.settings import Loop, Training
+from lumbar.recipe.settings import Loop, Training
+from lumbar.training.data.packs import read_header
+from lumbar.training.loop import checkpoint
+from lumbar.training.loop.batches import Plan, validation
+from lumbar.training.loop.loop import Term
 
 SCRIPT = Path(__file__).with_name("training_job.py")
 

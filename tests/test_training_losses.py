@@ -6,12 +6,12 @@ import pytest
 import torch
 
 from lumbar import metric
-from lumbar.grading.network import build_grader
+from lumbar.grading.networks.registry import build_grader
 from lumbar.labels import LABEL_COLUMNS
-from lumbar.member import GraderSpec
-from lumbar.training import losses
-from lumbar.training.objectives import SeverityObjective
-from lumbar.training.settings import Training
+from lumbar.recipe.member import GraderSpec
+from lumbar.recipe.settings import Training
+from lumbar.training.loop import losses
+from lumbar.training.loop.objectives import SeverityObjective
 
 
 def test_a_heatmap_loss_of_one_is_plain_mse_over_all_maps() -> None:

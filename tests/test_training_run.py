@@ -18,20 +18,20 @@ from safetensors.torch import save_file
 from worlds import small_phantoms
 
 import train_utils
-from lumbar.bundle import load_bundle
-from lumbar.files import write_json
+from lumbar.bundle.bundle import load_bundle
+from lumbar.compute.accelerator import make_accelerator
+from lumbar.files.write import write_json
 from lumbar.issues import InputError
-from lumbar.keypoints.network import build_detector
+from lumbar.keypoints.networks.registry import build_detector
 from lumbar.labels import CONDITIONS, LEVELS
 from lumbar.metric import UNLABELLED, label_codes, score
-from lumbar.study import open_data
+from lumbar.recipe.recipe import load_recipe
+from lumbar.study.study import open_data
 from lumbar.training import run as training_run
-from lumbar.training.bundling import make_bundle
-from lumbar.training.cache import read_header
-from lumbar.training.data import RegionSamples
-from lumbar.training.evaluate import evaluate
-from lumbar.training.machine import make_accelerator
-from lumbar.training.recipe import load_recipe
+from lumbar.training.data.packs import read_header
+from lumbar.training.data.samples import RegionSamples
+from lumbar.training.outcome.bundling import make_bundle
+from lumbar.training.outcome.evaluate import evaluate
 
 RECIPE = """
 name = "tiny"
@@ -230,7 +230,7 @@ def test_another_file_of_pretrained_weights_is_trained_from_again(world: Path, t
 SLOWLY = """
 import sys, time
 import train_utils
-from lumbar.training import loop
+from lumbar.training.loop import loop
 
 show = loop._show
 loop._show = lambda *batch: time.sleep(0.1) or show(*batch)
@@ -342,9 +342,9 @@ def test_the_run_becomes_a_bundle_that_predicts(world: Path) -> None:
 
 def test_out_of_fold_probabilities_are_those_that_prediction_gives(world: Path) -> None:
     """A held-out study through a bundle of its fold's members alone gives the run's own out-of-fold rows."""
-    from lumbar.prediction.pipeline import Predictor
-    from lumbar.study import open_data, read_study
-    from lumbar.training.bundling import make_bundle
+    from lumbar.prediction.schedule import Predictor
+    from lumbar.study.study import open_data, read_study
+    from lumbar.training.outcome.bundling import make_bundle
 
     make_bundle(world / "run", world / "bundle32", precision="float32")
     bundle = load_bundle(world / "bundle32")

@@ -18,21 +18,21 @@ from small_study import CANAL, small_study, turned, upside_down
 from torch import nn
 
 import train_utils
-from lumbar import viewer
-from lumbar.bundle import Bundle, load_bundle
+from lumbar.bundle.bundle import Bundle, load_bundle
 from lumbar.geometry import plane_distances, to_pixel
 from lumbar.grading.regions import cut_regions, region_key
 from lumbar.grading.tasks import VIEWS
 from lumbar.issues import InputError
 from lumbar.labels import CONDITIONS, KEYPOINT_SERIES, LEVELS
-from lumbar.member import GraderSpec
 from lumbar.prediction import job
-from lumbar.prediction.results import StudyResult
-from lumbar.study import DataFolder, open_data, read_study
-from lumbar.viewer.panel import panel
-from lumbar.viewer.regions import Seen, region_views
-from lumbar.viewer.saliency import graded_views, saliency
-from lumbar.viewer.slices import Shown
+from lumbar.prediction.outputs import StudyResult
+from lumbar.recipe.member import GraderSpec
+from lumbar.report.html import write
+from lumbar.report.html.panel import panel
+from lumbar.report.html.regions import Seen, region_views
+from lumbar.report.html.saliency import graded_views, saliency
+from lumbar.report.html.slices import Shown
+from lumbar.study.study import DataFolder, open_data, read_study
 from tests.conftest import ROOT
 
 GRADED, BROKEN = "100002", "100009"
@@ -74,13 +74,13 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> World:
         results.extend(found)
         return write_report(found, *args, **options)
 
-    write_report = viewer.write_report
+    write_report = write.write_report
     command = ["predict", "--data", str(root), "--weights", str(ROOT / "weights"), "--out", str(out)]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(viewer, "write_report", recorded)
+        patch.setattr(write, "write_report", recorded)
         code = train_utils.main([*command, "--on-error", "prior", "--html"])
     assert code == 1, "half of the studies failed; everything is written all the same"
-    return World(open_data(root), load_bundle(ROOT / "weights"), results, out / viewer.REPORT)
+    return World(open_data(root), load_bundle(ROOT / "weights"), results, out / write.REPORT)
 
 
 def picture(text: str) -> np.ndarray:
@@ -107,13 +107,13 @@ def test_the_command_writes_the_report_only_when_asked(
 def test_a_report_replaces_a_report_and_none_that_somebody_changed(
     world: World, tmp_path: Path, change: Callable[[bytes], bytes]
 ) -> None:
-    page = tmp_path / viewer.REPORT
+    page = tmp_path / write.REPORT
     whole = world.page.read_bytes()
     page.write_bytes(whole)
-    viewer.check_out(tmp_path)
+    write.check_out(tmp_path)
     page.write_bytes(change(whole))
     with pytest.raises(InputError, match=r"report\.html: is there already"):
-        viewer.check_out(tmp_path)
+        write.check_out(tmp_path)
     assert page.read_bytes() == change(whole) != whole
 
 
@@ -186,7 +186,7 @@ def test_points_and_boxes_lie_where_the_geometry_says(world: World) -> None:
 
 
 def _axial(point: dict[str, Any]) -> bool:
-    return KEYPOINT_SERIES[viewer.cells.ORDER[point["column"]]] == "axial_t2"
+    return KEYPOINT_SERIES[write.cells.ORDER[point["column"]]] == "axial_t2"
 
 
 def test_the_panel_has_three_sagittal_tiles_and_an_axial_one_a_level(world: World) -> None:
@@ -226,9 +226,9 @@ def place_of(point: dict[str, Any]) -> tuple[int, int]:
 
 def test_a_report_that_breaks_off_leaves_the_old_one(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     before = world.text
-    monkeypatch.setattr(viewer, "study_view", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+    monkeypatch.setattr(write, "study_view", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
     with pytest.raises(KeyboardInterrupt):
-        viewer.write_report(world.results, world.data, world.bundle, world.page.parent)
+        write.write_report(world.results, world.data, world.bundle, world.page.parent)
     assert world.text == before
     assert not list(world.page.parent.glob(".*")), "nor a part of the new one"
 

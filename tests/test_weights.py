@@ -12,14 +12,14 @@ import torch
 from pydantic import ValidationError
 from safetensors.torch import load_file, save_file
 
-from lumbar.bundle import MANIFEST, Bundle, Weights, build_network, load_bundle, save_bundle
+from lumbar.backbones import load_pretrained
+from lumbar.bundle.bundle import MANIFEST, Bundle, Weights, build_network, load_bundle, save_bundle
 from lumbar.bundle.network import MAX_BYTES, blueprint, check_size
 from lumbar.issues import InputError
-from lumbar.member import DetectorSpec, GraderSpec
 from lumbar.prediction.predictor import Predictor
-from lumbar.pretrained import load_pretrained
-from lumbar.training import checkpoint
-from lumbar.training.settings import Augment
+from lumbar.recipe.member import DetectorSpec, GraderSpec
+from lumbar.recipe.settings import Augment
+from lumbar.training.loop import checkpoint
 from tests.worlds import detector_spec, grader_spec, tiny_bundle
 from train_utils import main
 

@@ -21,7 +21,7 @@ from pydicom.uid import (
     generate_uid,
 )
 
-from lumbar.dicom import Series, read_series
+from lumbar.dicom.series import Series, read_series
 from lumbar.issues import Issue
 
 SAGITTAL = (0.0, 1.0, 0.0, 0.0, 0.0, -1.0)

@@ -19,10 +19,10 @@ from torch import nn
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from lumbar.training import losses
-from lumbar.training.launch import start_all_processes
-from lumbar.training.loop import Job, Term, fit
-from lumbar.training.settings import Loop, Training
+from lumbar.compute.launch import start_all_processes
+from lumbar.recipe.settings import Loop, Training
+from lumbar.training.loop import losses
+from lumbar.training.loop.loop import Job, Term, fit
 
 
 class Points:

@@ -8,9 +8,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from lumbar.bundle import Bundle, Weights, build_network, save_bundle
-from lumbar.member import DetectorSpec, GraderSpec, Preprocessing, TaskName
-from lumbar.phantom import PhantomOptions, write_phantoms
+from lumbar.bundle.bundle import Bundle, Weights, build_network, save_bundle
+from lumbar.phantom.dataset import write_phantoms
+from lumbar.phantom.options import PhantomOptions
+from lumbar.recipe.member import DetectorSpec, GraderSpec, Preprocessing, TaskName
 
 #: Small matrices and short stacks: what a test needs of a phantom takes a second instead of four.
 SMALL = PhantomOptions(matrices=(128,), sagittal_slices=(9, 9), stack_slices=(3, 3), axial_kind="angled")

@@ -6,11 +6,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
-from lumbar.bundle import MANIFEST, Bundle, Manifest, load_bundle
-from lumbar.card import Card, Measured, read_measured
-from lumbar.files import json_text, replacing, write_text, writing_into
-from lumbar.member import DetectorSpec
-from lumbar.report import NOTICE
+from lumbar.bundle.bundle import MANIFEST, Bundle, Manifest, load_bundle
+from lumbar.files.write import json_text, replacing, write_text, writing_into
+from lumbar.prediction.run_report import NOTICE
+from lumbar.recipe.card import Card, Measured, read_measured
+from lumbar.recipe.member import DetectorSpec
 
 #: Name of the card in the bundle's folder.
 CARD: Final = "README.md"

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
-from lumbar.files import sha256
+from lumbar.files.write import sha256
 from lumbar.issues import InputError
 
 #: First bytes of a zip archive (today's `torch.save`) and of a bare pickle.

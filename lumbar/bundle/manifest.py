@@ -5,10 +5,11 @@ from typing import Annotated, Any, Final, Literal
 import numpy as np
 from pydantic import Field, ValidationError, field_validator, model_validator
 
-from lumbar.card import Card
-from lumbar.ensemble import BLEND_METHODS, MethodName
+from lumbar.ensemble.average import BLEND_METHODS
+from lumbar.ensemble.names import MethodName
 from lumbar.labels import CONDITIONS, LEVELS, SEVERITIES
-from lumbar.member import LAST_FOLD, MEMBER_NAME, MemberSpec, Strict
+from lumbar.recipe.card import Card
+from lumbar.recipe.member import LAST_FOLD, MEMBER_NAME, MemberSpec, Strict
 
 #: Name of the file in the bundle's folder.
 MANIFEST: Final = "manifest.json"

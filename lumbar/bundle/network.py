@@ -8,12 +8,12 @@ from typing import Final
 import torch
 from torch import nn
 
-from lumbar.compute.faults import is_device_fault
-from lumbar.grading.network import build_grader
+from lumbar.compute.forward import is_device_fault
+from lumbar.grading.networks.registry import build_grader
 from lumbar.grading.tasks import TASKS
 from lumbar.issues import InputError
-from lumbar.keypoints.network import build_detector
-from lumbar.member import DetectorSpec, GraderSpec
+from lumbar.keypoints.networks.registry import build_detector
+from lumbar.recipe.member import DetectorSpec, GraderSpec
 
 #: Memory in float32 that one network may take: ten times what the largest of the ninth place takes.
 MAX_BYTES: Final = 2**32

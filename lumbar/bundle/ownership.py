@@ -5,7 +5,7 @@ import json
 from pathlib import Path
 
 from lumbar.bundle.manifest import MANIFEST, Manifest
-from lumbar.files import sha256
+from lumbar.files.write import sha256
 
 
 def own_files(folder: Path) -> list[str]:
@@ -13,7 +13,7 @@ def own_files(folder: Path) -> list[str]:
 
     Empty where there is no manifest of ours.
     """
-    from lumbar.bundle import Bundle
+    from lumbar.bundle.bundle import Bundle
     from lumbar.bundle.card import CARD, card_text
 
     try:

@@ -10,20 +10,20 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from lumbar.charts import draw_reliability
+from lumbar.drawing.charts import draw_reliability
 from lumbar.ensemble import methods, nested
 from lumbar.ensemble.cells import GROUPS, Cells
 from lumbar.ensemble.names import ALL, CHOSEN, METHOD_NAMES
 from lumbar.ensemble.store import FIT_FILE, Blender, studies_of, write_fit
 from lumbar.ensemble.suspects import suspect_labels, write_suspects
-from lumbar.exchange import check_own, exchanging, summed, write_sums
-from lumbar.files import write_csv, writing_into
+from lumbar.files.exchange import check_own, exchanging, summed, write_sums
+from lumbar.files.read import plain_texts, read_table, whole_numbers
+from lumbar.files.write import write_csv, writing_into
 from lumbar.issues import InputError, printable
 from lumbar.labels import CONDITION_GROUPS
 from lumbar.metric import UNLABELLED, label_codes, prediction_array, prior_of_codes, read_labels, read_predictions
-from lumbar.progress import follow
 from lumbar.submission import to_rows
-from lumbar.texts import plain_texts, read_table, whole_numbers
+from lumbar.terminal import follow
 
 LEAST_FOLDS_TO_CHOOSE = 3
 #: Where nobody says how many.

@@ -8,11 +8,11 @@ import numpy as np
 import pandas as pd
 
 from lumbar.ensemble.cells import Cells
-from lumbar.files import write_csv
+from lumbar.files.read import read_table
+from lumbar.files.write import write_csv
 from lumbar.issues import InputError
 from lumbar.labels import CONDITIONS, LEVELS, SEVERITIES, row_id, split_row_id
 from lumbar.metric import UNLABELLED
-from lumbar.texts import read_table
 
 #: A label is suspect where the blend gives it less than this, whatever the costs of the severities.
 BELIEVED: Final = 0.05

@@ -3,11 +3,11 @@
 import numpy as np
 import torch
 
-from lumbar.compute.faults import Network, in_halves, is_out_of_memory, moved
+from lumbar.compute.forward import Network, in_halves, is_out_of_memory, moved
 from lumbar.grading.regions import Regions
 from lumbar.grading.tasks import OWN_VIEW, TASKS, Sample
 from lumbar.labels import CONDITIONS, LEVELS, SEVERITIES, Condition
-from lumbar.member import GraderSpec
+from lumbar.recipe.member import GraderSpec
 
 Rows = list[tuple[int, Sample]]
 #: Batches of one study's regions that lie on a device, by what distinguishes members that see the same regions.

@@ -12,15 +12,15 @@ from typing import Protocol
 import numpy as np
 
 from lumbar import geometry
-from lumbar.canal import canal_mm, moved_middle_mm
-from lumbar.dicom import Slice
+from lumbar.dicom.series import Slice
 from lumbar.grading.tasks import OWN_VIEW, VIEWS, View
-from lumbar.images import crop, resize, slice_values, standardise
 from lumbar.issues import Issue
 from lumbar.labels import LEVELS, Condition, Level, level_title
-from lumbar.member import GraderSpec, Preprocessing
-from lumbar.study import Study
-from lumbar.windows import Window, axial_window, find_slice, playing_series, sagittal_window
+from lumbar.recipe.member import GraderSpec, Preprocessing
+from lumbar.study.canal import canal_mm, moved_middle_mm
+from lumbar.study.images import crop, resize, slice_values, standardise
+from lumbar.study.slices import Window, axial_window, find_slice, playing_series, sagittal_window
+from lumbar.study.study import Study
 
 Box = tuple[int, int, int, int]
 Values = Callable[[Slice], tuple[np.ndarray, np.ndarray]]

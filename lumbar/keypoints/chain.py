@@ -9,8 +9,8 @@ from typing import Final
 
 import numpy as np
 
-from lumbar.keypoints.coding import local_maxima
-from lumbar.keypoints.plausible import FAINT, MIN_DROP_MM, STEP_MM
+from lumbar.keypoints.answers.heatmaps import local_maxima
+from lumbar.keypoints.repair import FAINT, MIN_DROP_MM, STEP_MM
 
 #: Maxima looked at in each map.
 CANDIDATES: Final = 5

@@ -6,14 +6,13 @@ from functools import partial
 import numpy as np
 import torch
 
-from lumbar.compute.faults import Network, in_halves
+from lumbar.compute.forward import Network, in_halves
 from lumbar.issues import InputError, Issue
+from lumbar.keypoints.answers.heatmaps import RAISED, confidence, decode, read_at, refine
 from lumbar.keypoints.chain import choose_chain
-from lumbar.keypoints.coding import RAISED, confidence, decode, read_at, refine
 from lumbar.keypoints.frames import within_reach
-from lumbar.keypoints.inputs import Stack, axial_stacks, channel_names, sagittal_stacks
-from lumbar.keypoints.keypoint import Keypoint
-from lumbar.keypoints.plausible import FAINT, LOW_CONFIDENCE, is_spine, repair_axial, repair_sagittal
+from lumbar.keypoints.repair import FAINT, LOW_CONFIDENCE, is_spine, repair_axial, repair_sagittal
+from lumbar.keypoints.stacks import Stack, axial_stacks, channel_names, sagittal_stacks
 from lumbar.keypoints.turned import contradicting_series, turned_series
 from lumbar.labels import (
     CONDITIONS,
@@ -26,8 +25,9 @@ from lumbar.labels import (
     condition_title,
     level_title,
 )
-from lumbar.member import DetectorSpec
-from lumbar.study import Study
+from lumbar.recipe.member import DetectorSpec
+from lumbar.study.keypoint import Keypoint
+from lumbar.study.study import Study
 
 Detectors = Mapping[SeriesType, Sequence[tuple[DetectorSpec, Network]]]
 #: What makes detectors of one series type different without changing what they see.

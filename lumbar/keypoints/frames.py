@@ -3,11 +3,11 @@
 from collections.abc import Sequence
 from dataclasses import replace
 
-from lumbar.dicom import Series
+from lumbar.dicom.series import Series
 from lumbar.issues import Issue
-from lumbar.keypoints.keypoint import Keypoint
 from lumbar.labels import SeriesType
-from lumbar.study import Study
+from lumbar.study.keypoint import Keypoint
+from lumbar.study.study import Study
 
 
 def within_reach(

@@ -7,12 +7,12 @@ from typing import Final
 import numpy as np
 
 from lumbar.issues import Issue
-from lumbar.keypoints.coding import confidence, decode
-from lumbar.keypoints.inputs import Stack, channel_names
-from lumbar.keypoints.keypoint import Keypoint
-from lumbar.keypoints.plausible import LOW_CONFIDENCE, is_spine, near_canal
+from lumbar.keypoints.answers.heatmaps import confidence, decode
+from lumbar.keypoints.repair import LOW_CONFIDENCE, is_spine, near_canal
+from lumbar.keypoints.stacks import Stack, channel_names
 from lumbar.labels import Level
-from lumbar.member import DetectorSpec
+from lumbar.recipe.member import DetectorSpec
+from lumbar.study.keypoint import Keypoint
 
 #: A stack whose points are this sure on average lies as its header says: of six phantoms and a real study .83 or more
 #: are upright, .55 or less upside down.

@@ -13,8 +13,8 @@ from typing import Any
 import cv2
 import numpy as np
 
-from lumbar.exchange import exchanging
-from lumbar.files import write_text
+from lumbar.files.exchange import exchanging
+from lumbar.files.write import write_text
 from lumbar.issues import InputError
 from lumbar.labels import LABEL_COLUMNS
 from lumbar.phantom.options import PhantomOptions

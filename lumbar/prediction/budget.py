@@ -4,10 +4,10 @@ import time
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Final
 
-from lumbar.bundle import Manifest
+from lumbar.bundle.bundle import Manifest
 from lumbar.grading.tasks import TASKS
 from lumbar.labels import CONDITIONS
-from lumbar.member import GraderSpec
+from lumbar.recipe.member import GraderSpec
 
 #: Share of the budget kept for writing the results and for what a measurement on few studies does not show.
 RESERVE: Final = 0.03

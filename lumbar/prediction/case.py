@@ -13,8 +13,8 @@ import numpy as np
 from lumbar.grading.grade import Batches
 from lumbar.grading.regions import Regions
 from lumbar.issues import InputError, Issue, cut
-from lumbar.keypoints.keypoint import Keypoint
-from lumbar.study import Study
+from lumbar.study.keypoint import Keypoint
+from lumbar.study.study import Study
 
 OnError = Literal["fail", "prior"]
 _log = logging.getLogger(__name__)

@@ -13,7 +13,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final
 
-from lumbar.files import check_replaceable, writing_into
+from lumbar.files.write import check_replaceable, writing_into
 from lumbar.issues import InputError
 
 if sys.platform != "win32":  # where nobody is told of the others

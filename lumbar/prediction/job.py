@@ -16,18 +16,18 @@ from typing import Any
 import torch
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 
-from lumbar import kaggle
-from lumbar.bundle import Bundle
+from lumbar.bundle.bundle import Bundle
 from lumbar.compute.crew import no_cv2_threads, share
 from lumbar.compute.engine import choose_engine
 from lumbar.issues import InputError
-from lumbar.prediction import pipeline
+from lumbar.kaggle import inputs
+from lumbar.prediction import schedule
 from lumbar.prediction.budget import Budget
 from lumbar.prediction.finished import computing
-from lumbar.prediction.pipeline import OnError
-from lumbar.prediction.results import StudyResult, check_out
+from lumbar.prediction.outputs import StudyResult, check_out
+from lumbar.prediction.schedule import OnError
 from lumbar.prediction.store import Store
-from lumbar.study import DataFolder
+from lumbar.study.study import DataFolder
 
 Say = Callable[[str], object]
 
@@ -131,7 +131,7 @@ def work(
     if options.progress:
         say(f"{len(todo)} studies on {device}, {choose_engine(options.engine, device, amp)}")
     budget = None if options.hours is None else Budget(3600 * options.hours, started)
-    results = pipeline.predict(
+    results = schedule.predict(
         data,
         bundle,
         device=device,
@@ -190,17 +190,17 @@ class Processes:
         if self._state is not None:
             self._state.wait_for_everyone()
 
-    def device(self, wanted: str, say: Say) -> kaggle.Device:
+    def device(self, wanted: str, say: Say) -> inputs.Device:
         """This process's device: of several processes each has a GPU of its own, where there are GPUs."""
         if wanted == "auto" and self.count > 1 and torch.cuda.is_available():
             try:
-                return kaggle.choose_device(f"cuda:{self.local}", say=say)
+                return inputs.choose_device(f"cuda:{self.local}", say=say)
             except InputError as error:
                 say(f"{error}; this process goes on with the CPU, which is slower")
-                return kaggle.Device(torch.device("cpu"), None)
+                return inputs.Device(torch.device("cpu"), None)
         if wanted == "cuda" and self.count > 1:
             wanted = f"cuda:{self.local}"
-        return kaggle.choose_device(None if wanted == "auto" else wanted, say=say)
+        return inputs.choose_device(None if wanted == "auto" else wanted, say=say)
 
 
 def _launched(data: DataFolder, bundle: Bundle, out: Path, options: Options, started: float) -> None:

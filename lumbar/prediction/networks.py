@@ -6,11 +6,11 @@ from typing import Final
 
 import torch
 
-from lumbar.bundle import Bundle, Member
+from lumbar.bundle.bundle import Bundle, Member
 from lumbar.bundle.network import blamed_on, example
 from lumbar.compute.compiled import CompiledRunner, in_children
 from lumbar.compute.engine import Engine, Runner, make_runner
-from lumbar.member import DetectorSpec
+from lumbar.recipe.member import DetectorSpec
 
 #: Memory for networks on a CPU, bytes: the full ninth-place ensemble needs 10 GB in float32, Kaggle has 13 GB without
 #: a GPU, and a run may be several processes.

@@ -11,22 +11,22 @@ from typing import Final
 import numpy as np
 import torch
 
-from lumbar.bundle import Bundle, BundleBlend
+from lumbar.bundle.bundle import Bundle, BundleBlend
 from lumbar.compute import compiled
 from lumbar.compute.engine import choose_engine
-from lumbar.compute.faults import Network, is_device_fault
+from lumbar.compute.forward import Network, is_device_fault
 from lumbar.grading.grade import grade, is_unanswered, unanswered
 from lumbar.grading.regions import cut_regions, region_key
 from lumbar.grading.tasks import OWN_VIEW
 from lumbar.issues import InputError, Issue, cut, few
 from lumbar.keypoints.detect import check_detectors, detect
 from lumbar.labels import CONDITIONS, SeriesType
-from lumbar.member import DetectorSpec, GraderSpec
 from lumbar.prediction.budget import Budget, enough, ranked_graders
 from lumbar.prediction.case import Case, Step
 from lumbar.prediction.networks import Networks
-from lumbar.prediction.results import StudyResult, left_out, not_finite
-from lumbar.study import Study
+from lumbar.prediction.outputs import StudyResult, left_out, not_finite
+from lumbar.recipe.member import DetectorSpec, GraderSpec
+from lumbar.study.study import Study
 
 #: Studies that go through stage 2 together where weights are swapped; swapping then costs some percent of a study.
 TOGETHER: Final = 8

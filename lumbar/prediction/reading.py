@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Final
 
-from lumbar.study import Study
+from lumbar.study.study import Study
 
 #: Decoded pixels that may wait for the device, bytes; a study of 200 slices of 512 x 512 has 100 MB.
 MAX_WAITING_BYTES: Final = 2**30

@@ -14,12 +14,12 @@ from pydantic import TypeAdapter, ValidationError
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
-from lumbar.files import write_bytes, writing_into
+from lumbar.files.write import write_bytes, writing_into
 from lumbar.issues import Issue
-from lumbar.keypoints.keypoint import Keypoint
 from lumbar.prediction.finished import kept_path
-from lumbar.prediction.results import StudyResult
-from lumbar.study import DataFolder
+from lumbar.prediction.outputs import StudyResult
+from lumbar.study.keypoint import Keypoint
+from lumbar.study.study import DataFolder
 
 _ARRAYS: Final = ("probabilities", "members", "graded", "seen")
 

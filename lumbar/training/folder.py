@@ -23,15 +23,15 @@ import pandas as pd
 from pydantic import TypeAdapter, ValidationError
 
 from lumbar.bundle.manifest import first_fault
-from lumbar.files import sha256, write_csv, write_json
+from lumbar.files.read import read_json, read_table, whole_numbers
+from lumbar.files.write import sha256, write_csv, write_json
 from lumbar.issues import InputError, few
-from lumbar.keypoints.keypoint import Keypoint
 from lumbar.labels import SEVERITIES, row_ids
 from lumbar.metric import read_labels
-from lumbar.texts import read_json, read_table, whole_numbers
-from lumbar.training.cache import fingerprint, read_header
-from lumbar.training.recipe import Recipe, check_recipe
-from lumbar.training.settings import Folds
+from lumbar.recipe.recipe import Recipe, check_recipe
+from lumbar.recipe.settings import Folds
+from lumbar.study.keypoint import Keypoint
+from lumbar.training.data.packs import fingerprint, read_header
 
 _POINTS: Final = TypeAdapter(dict[int, list[Keypoint]])
 _AGAIN: Final = "run train_utils.py train again, it makes what is missing"

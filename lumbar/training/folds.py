@@ -8,7 +8,7 @@ from sklearn.model_selection import KFold, StratifiedKFold
 
 from lumbar.issues import InputError
 from lumbar.metric import label_codes
-from lumbar.training.settings import Folds
+from lumbar.recipe.settings import Folds
 
 
 def make_folds(labels: pd.DataFrame, study_ids: list[int], folds: Folds) -> pd.DataFrame:

@@ -12,33 +12,33 @@ import numpy as np
 from accelerate import Accelerator
 from torch import nn
 
+from lumbar.compute.accelerator import make_accelerator
+from lumbar.compute.processes import each
 from lumbar.ensemble.suspects import read_left_out, without
-from lumbar.files import check_apart, check_writable, sha256, write_csv, write_json, write_text, writing_into
-from lumbar.grading.network import build_grader
+from lumbar.files.write import check_apart, check_writable, sha256, write_csv, write_json, write_text, writing_into
+from lumbar.grading.networks.registry import build_grader
 from lumbar.grading.regions import region_key
 from lumbar.issues import InputError, printable
-from lumbar.keypoints.network import build_detector
+from lumbar.keypoints.networks.registry import build_detector
 from lumbar.labels import LABEL_COLUMNS
-from lumbar.member import DetectorSpec, GraderSpec
 from lumbar.metric import label_codes
-from lumbar.study import DataFolder
-from lumbar.training import derive
-from lumbar.training.cache import Packs, fingerprint, read_header
-from lumbar.training.checks import open_checked
-from lumbar.training.data import RegionSamples, StackSamples, drawn
-from lumbar.training.feasible import check_samples
+from lumbar.recipe.member import DetectorSpec, GraderSpec
+from lumbar.recipe.recipe import Member, Recipe, load_recipe
+from lumbar.recipe.settings import Training
+from lumbar.study.study import DataFolder
+from lumbar.training.checks.disk import check_space, needed_bytes
+from lumbar.training.checks.issues import tell_issues
+from lumbar.training.checks.recipe import check_samples
+from lumbar.training.checks.tables import open_checked
+from lumbar.training.data import derived
+from lumbar.training.data.packs import Packs, fingerprint, read_header
+from lumbar.training.data.samples import RegionSamples, StackSamples, drawn
 from lumbar.training.folder import RunFolder
 from lumbar.training.folds import make_folds
-from lumbar.training.loop import Job, fit
-from lumbar.training.machine import make_accelerator
-from lumbar.training.objectives import HeatmapObjective, SeverityObjective
-from lumbar.training.outoffold import find_keypoints, grade_held_out
-from lumbar.training.processes import each
-from lumbar.training.recipe import Member, Recipe, load_recipe
-from lumbar.training.settings import Training
-from lumbar.training.space import check_space, needed_bytes
-from lumbar.training.tensorboard import Board
-from lumbar.training.unread import tell_issues
+from lumbar.training.loop.loop import Job, fit
+from lumbar.training.loop.objectives import HeatmapObjective, SeverityObjective
+from lumbar.training.loop.tensorboard import Board
+from lumbar.training.outcome.outoffold import find_keypoints, grade_held_out
 
 
 def train(recipe_path: Path, data_folder: Path, out: Path, overrides: Sequence[str] = ()) -> Path:
@@ -72,7 +72,7 @@ class Run:
         self.labels = data.labels
         self.study_ids = sorted(set(data.study_ids) & {int(study) for study in data.labels.index})
         self.packs = Packs(self.folder.cache / "studies", data)
-        self.rows = derive.study_rows(data.coordinates)
+        self.rows = derived.study_rows(data.coordinates)
         found, codes = label_codes(self.labels)
         self.codes = {int(study): code for study, code in zip(found, codes, strict=True)}
         left_out = read_left_out(recipe.leave_out) if recipe.leave_out else set()
@@ -154,12 +154,12 @@ class Run:
 
     def region_folder(self, spec: GraderSpec, kind: str) -> Path:
         """Where regions of one kind of input lie; `kind` of keypoints: labels or found."""
-        key = fingerprint(region_key(derive.margin_spec(spec, self.recipe.loop.region_margin)))
+        key = fingerprint(region_key(derived.margin_spec(spec, self.recipe.loop.region_margin)))
         return self.folder.cache / "regions" / f"{key[:12]}_{kind}"
 
     def stacks(self, name: str, spec: Any) -> None:
         """Cache the stacks of a detector."""
-        make = functools.partial(derive.make_stacks, self.packs, self.rows, spec)
+        make = functools.partial(derived.make_stacks, self.packs, self.rows, spec)
         self._derive(self.stack_folder(name), self.study_ids, make, lambda study: [spec.model_dump(mode="json")], name)
 
     def regions(self, kind: str, study_ids: Sequence[int]) -> None:
@@ -167,9 +167,9 @@ class Run:
         found = self.folder.keypoints(self.recipe.folds.train) if kind == "found" else {}
         specs = [m.spec for m in self.recipe.stage2.members.values() if isinstance(m.spec, GraderSpec)]
         for spec in {region_key(spec): spec for spec in specs}.values():
-            wide = derive.margin_spec(spec, self.recipe.loop.region_margin)
+            wide = derived.margin_spec(spec, self.recipe.loop.region_margin)
             make = functools.partial(
-                derive.make_regions, self.packs, self.rows, found if kind == "found" else None, wide
+                derived.make_regions, self.packs, self.rows, found if kind == "found" else None, wide
             )
 
             def parts(study: int, wide: GraderSpec = wide) -> list[Any]:

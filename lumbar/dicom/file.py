@@ -1,0 +1,280 @@
+"""One DICOM file -> its checked `Slice`s: header and pixels in one read, nothing allocated on a header's word alone.
+
+An ordinary file holds one slice; an enhanced (multi-frame) MR file holds one a frame.
+"""
+
+import warnings
+import zlib
+from contextlib import suppress
+from dataclasses import dataclass, field
+from io import BytesIO
+from pathlib import Path
+from typing import Final, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from pydicom import dcmread
+from pydicom.dataset import Dataset, FileDataset
+from pydicom.uid import DeflatedExplicitVRLittleEndian, MediaStorageDirectoryStorage
+
+from lumbar import geometry
+from lumbar.dicom.flaws import DAMAGE, IssueLog, UnusableError, plain
+from lumbar.dicom.frames import END_OF_SEQUENCE, has_whole_items
+from lumbar.dicom.identity import Identity, read_identity
+from lumbar.dicom.pixels import check_size, decode, is_constant, prepare
+from lumbar.dicom.subject import check_subject
+from lumbar.dicom.tags import number, required, rescale
+from lumbar.geometry import Plane
+from lumbar.issues import InputError, cut
+
+# pydicom remarks on odd files; what matters of it becomes an Issue. A filter set once, since reading may be threaded.
+warnings.filterwarnings("ignore", module=r"pydicom\.")
+
+MAX_FILE_BYTES: Final = 256 * 2**20
+MIN_SPACING_MM, MAX_SPACING_MM = 0.02, 20.0
+MIN_THICKNESS_MM, MAX_THICKNESS_MM = 0.3, 12.0
+MAX_POSITION_MM: Final = 10_000.0
+#: Orientation vectors: rounding of the decimal strings is kept, up to the second limit it is repaired.
+EXACT_ORIENTATION, REPAIRABLE_ORIENTATION = 1e-3, 2e-2
+#: Where an enhanced file keeps what an ordinary one has at the top, once for all frames or frame by frame.
+_FUNCTIONAL_GROUPS: Final = {
+    "PlanePositionSequence": ("ImagePositionPatient",),
+    "PlaneOrientationSequence": ("ImageOrientationPatient",),
+    "PixelMeasuresSequence": ("PixelSpacing", "SpacingBetweenSlices", "SliceThickness"),
+    "PixelValueTransformationSequence": ("RescaleIntercept", "RescaleSlope"),
+    "MREchoSequence": ("EffectiveEchoTime",),
+}
+
+
+@dataclass(frozen=True, eq=False)
+class Slice:
+    """One decoded image. `pixels` (H, W) as stored, read-only; `affine` (4, 4) as in `lumbar.geometry`."""
+
+    path: Path
+    #: The number in the file name if it is one, else InstanceNumber; of an enhanced file the frame's number. No two
+    #: slices of a series share one.
+    instance: int
+    pixels: NDArray[np.generic]
+    affine: geometry.FloatArray
+    slope: float = 1.0
+    intercept: float = 0.0
+    #: MONOCHROME1: the smallest stored value is white.
+    inverted: bool = False
+    #: SpacingBetweenSlices in mm as the tag says.
+    spacing_between: float | None = None
+    #: Rank in the natural order of the file names of the series folder, frames of one file in their order.
+    file_order: int = 0
+    #: Frame of an enhanced file, counted from 1; None in an ordinary file.
+    frame: int | None = None
+    #: Smallest and largest value that the stored bits can hold.
+    stored_range: tuple[float, float] = (0.0, 0.0)
+    #: Smallest and largest stored value that is padding and no image, where there are such pixels.
+    padding: tuple[int, int] | None = None
+    #: Plane of the series that the slice belongs to.
+    plane: Plane = "sagittal"
+    #: SliceThickness in mm as the tag says; None where it is absent or that of no MR image.
+    thickness_mm: float | None = None
+    #: Whose image it is.
+    identity: Identity = field(default_factory=Identity)
+
+    @property
+    def name(self) -> str:
+        """File name, and the frame where the file holds several."""
+        return _name(self.path, self.frame)
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(rows, columns)."""
+        return self.pixels.shape[0], self.pixels.shape[1]
+
+    @property
+    def spacing_mm(self) -> tuple[float, float]:
+        """Distance between rows and between columns, mm."""
+        return geometry.spacing_mm(self.affine)
+
+
+def read_slices(path: Path, order: int, log: IssueLog, room: int) -> list[Slice]:
+    """The slices of one file, their plane not yet decided; what is unusable is logged and left out.
+
+    `order` is the rank of its first slice. Raises RoomError where its pixels need more than `room` bytes.
+    """
+    try:
+        dataset = _open(path, log)
+        check_subject(dataset, path.name, log)
+        headers = _headers(dataset)
+        check_size(dataset, len(headers), room)
+        prepare(dataset, len(headers), path.name, log)
+    except UnusableError as flaw:
+        log.add(flaw.code, str(flaw), path.name)
+        return []
+    except DAMAGE as error:
+        log.add("file_unreadable", plain(error), path.name)
+        return []
+    enhanced = headers[0] is not dataset
+    found = []
+    for index, header in enumerate(headers):
+        frame = index + 1 if enhanced else None
+        try:
+            found.append(_slice(dataset, header, path, index, frame, order + index, log))
+        except UnusableError as flaw:
+            log.add(flaw.code, str(flaw), _name(path, frame))
+    return found
+
+
+class Header(NamedTuple):
+    """One file without its pixels: the dataset, and for each usable frame its number (as in `Slice`) and affine."""
+
+    dataset: FileDataset
+    affines: list[tuple[int | None, geometry.FloatArray]]
+
+
+def read_header(path: Path) -> Header:
+    """A file's header; InputError where it cannot be read."""
+    log = IssueLog(0, 0)  # what the geometry lacks was told when the study was read
+    try:
+        dataset = _open(path, log, stop_before_pixels=True)
+        headers = _headers(dataset)
+    except (UnusableError, *DAMAGE) as error:
+        raise InputError(f"{path}: {plain(error)}; check the file") from error
+    affines = []
+    for index, header in enumerate(headers):
+        with suppress(UnusableError):
+            frame = None if header is dataset else index + 1
+            affines.append((frame, _affine(header, path.name, log)))
+    return Header(dataset, affines)
+
+
+def _slice(
+    dataset: FileDataset, header: Dataset, path: Path, index: int, frame: int | None, order: int, log: IssueLog
+) -> Slice:
+    """One frame (counted from 0) as a Slice; raises UnusableError."""
+    name = _name(path, frame)
+    try:
+        affine = _affine(header, name, log)
+        frames = len(dataset.get("PerFrameFunctionalGroupsSequence") or [0])
+        pixels, stored_range, padding = decode(dataset, index, frames, name, log)
+        instance = frame or (int(path.stem) if path.stem.isdecimal() else number(dataset, "InstanceNumber"))
+        inverted = dataset.get("PhotometricInterpretation") == "MONOCHROME1"
+    except DAMAGE as error:
+        raise UnusableError("file_unreadable", plain(error)) from error
+    if is_constant(pixels):
+        log.add("pixels_constant", f"every pixel is {pixels.flat[0]}", name)
+    slope, intercept = rescale(header, name, log)
+    return Slice(
+        path=path,
+        instance=order + 1 if instance is None else int(instance),
+        pixels=pixels,
+        affine=affine,
+        slope=slope,
+        intercept=intercept,
+        inverted=inverted,
+        spacing_between=number(header, "SpacingBetweenSlices"),
+        file_order=order,
+        frame=frame,
+        stored_range=stored_range,
+        thickness_mm=_thickness(header),
+        identity=read_identity(dataset, header),
+        padding=padding,
+    )
+
+
+def _name(path: Path, frame: int | None) -> str:
+    return path.name if frame is None else f"{path.name} frame {frame}"
+
+
+def _open(path: Path, log: IssueLog, *, stop_before_pixels: bool = False) -> FileDataset:
+    try:
+        if not path.is_file():
+            raise UnusableError("file_unreadable", "is a folder or a link to nothing, not a file")
+        if path.stat().st_size > MAX_FILE_BYTES:
+            raise UnusableError("file_unreadable", f"larger than {MAX_FILE_BYTES >> 20} MB")
+        content = path.read_bytes()
+    except OSError as error:
+        raise UnusableError("file_unreadable", f"cannot be read ({error.strerror})") from error
+    if content[128:132] != b"DICM":
+        raise UnusableError("file_unreadable", "is no DICOM file" if content else "is empty")
+    if DeflatedExplicitVRLittleEndian.encode() in content[:1024]:
+        _check_inflated(content)
+    return _parse(content, path.name, log, stop_before_pixels=stop_before_pixels)
+
+
+def _parse(content: bytes, name: str, log: IssueLog, *, stop_before_pixels: bool) -> FileDataset:
+    """The dataset of a file's bytes; a file that only lacks the mark behind its compressed pixels is read too."""
+    dataset = dcmread(BytesIO(content), stop_before_pixels=stop_before_pixels)
+    if not len(dataset):  # pydicom gives up everything where the file ends before it should
+        dataset = dcmread(BytesIO(content + END_OF_SEQUENCE), stop_before_pixels=stop_before_pixels)
+        if not has_whole_items(dataset):
+            raise UnusableError("file_unreadable", "is damaged: it ends too early")
+        log.add(
+            "values_repaired", "the mark behind its compressed pixels is missing; they were read all the same", name
+        )
+    syntax = dataset.file_meta.get("TransferSyntaxUID")
+    if not syntax:
+        raise UnusableError("file_unreadable", "does not say how it is coded (its TransferSyntaxUID is missing)")
+    if not syntax.is_transfer_syntax:
+        raise UnusableError("file_unreadable", f"is coded in an unknown way (TransferSyntaxUID {cut(syntax, 64)})")
+    return dataset
+
+
+def is_dicom(path: Path) -> bool:
+    """Whether a file holds a DICOM image by its first bytes: a directory of files (DICOMDIR) does not."""
+    try:
+        if not path.is_file():  # opening a pipe waits for ever
+            return False
+        with path.open("rb") as stream:
+            start = stream.read(1024)
+    except OSError:
+        return False
+    return start[128:132] == b"DICM" and MediaStorageDirectoryStorage.encode() not in start
+
+
+def _headers(dataset: FileDataset) -> list[Dataset]:
+    """Geometry and rescale tags of each frame; the dataset itself where the file is an ordinary one."""
+    if "PerFrameFunctionalGroupsSequence" not in dataset:
+        return [dataset]
+    shared = list(dataset.get("SharedFunctionalGroupsSequence") or [])[:1]
+    headers = []
+    for groups in dataset.PerFrameFunctionalGroupsSequence:
+        header = Dataset()
+        for source in (*shared, groups):  # what a frame says for itself counts
+            for sequence, keywords in _FUNCTIONAL_GROUPS.items():
+                for item in list(source.get(sequence) or [])[:1]:
+                    for keyword in keywords:
+                        if keyword in item:
+                            header.add(item[keyword])
+        headers.append(header)
+    return headers
+
+
+def _check_inflated(content: bytes) -> None:
+    """Refuse a deflated file that would grow beyond the limit; its meta header's length stands at byte 140."""
+    start = 144 + int.from_bytes(content[140:144], "little")
+    inflated = zlib.decompressobj(-zlib.MAX_WBITS).decompress(content[start:], MAX_FILE_BYTES + 1)
+    if len(inflated) > MAX_FILE_BYTES:
+        raise UnusableError("file_unreadable", f"inflates to more than {MAX_FILE_BYTES >> 20} MB")
+
+
+def _thickness(header: Dataset) -> float | None:
+    value = number(header, "SliceThickness")
+    return value if value is not None and MIN_THICKNESS_MM <= value <= MAX_THICKNESS_MM else None
+
+
+def _affine(dataset: Dataset, name: str, log: IssueLog) -> geometry.FloatArray:
+    """Affine of a file, or UnusableError where a tag is missing or cannot be true."""
+    position = required(dataset, "ImagePositionPatient", 3)
+    direction = required(dataset, "ImageOrientationPatient", 6)
+    spacing = required(dataset, "PixelSpacing", 2)
+    if np.abs(position).max() > MAX_POSITION_MM:
+        raise UnusableError("slice_dropped", f"ImagePositionPatient {position.tolist()} lies outside any scanner")
+    if spacing.min() < MIN_SPACING_MM or spacing.max() > MAX_SPACING_MM:
+        raise UnusableError("slice_dropped", f"PixelSpacing {spacing.tolist()} is not that of an MR image")
+    row, column = direction[:3], direction[3:]
+    flaw = max(abs(row @ row - 1), abs(column @ column - 1), abs(row @ column))
+    if flaw > REPAIRABLE_ORIENTATION:
+        raise UnusableError("slice_dropped", f"ImageOrientationPatient {direction.tolist()} is not orthonormal")
+    if flaw > EXACT_ORIENTATION:
+        row = row / np.linalg.norm(row)
+        column = column - (column @ row) * row
+        direction = np.concatenate([row, column / np.linalg.norm(column)])
+        log.add("geometry_repaired", f"ImageOrientationPatient was orthonormal only to {flaw:.3f}", name)
+    return geometry.slice_affine(position, direction, spacing)

@@ -1,0 +1,60 @@
+"""Whose image it is and of what: the identifiers in a file's header.
+
+Names, numbers and dates of patients are read to be compared, and appear in no message.
+"""
+
+from dataclasses import dataclass
+from typing import Final
+
+from pydicom.dataset import Dataset
+
+from lumbar.dicom.flaws import DAMAGE
+
+
+@dataclass(frozen=True)
+class Identity:
+    """Identifiers as the header gives them, empty where it does not; `echo_ms` is EchoTime, None where unknown."""
+
+    patient: str = ""
+    study: str = ""
+    series: str = ""
+    frame_of_reference: str = ""
+    number: str = ""
+    kind: str = ""
+    words: str = ""
+    image: str = ""
+    echo_ms: float | None = None
+
+
+#: Field of `Identity` → the tag that it comes from, in the order in which slices are parted.
+TAGS: Final = {
+    "patient": "PatientID",
+    "study": "StudyInstanceUID",
+    "frame_of_reference": "FrameOfReferenceUID",
+    "series": "SeriesInstanceUID",
+    "number": "SeriesNumber",
+    "kind": "ImageType",
+    "words": "SeriesDescription",
+    "image": "SOPInstanceUID",
+}
+
+
+def read_identity(dataset: Dataset, header: Dataset) -> Identity:
+    """Of a file and one of its frames; what is damaged counts as missing."""
+    words = {field: _text(dataset, tag) for field, tag in TAGS.items()}
+    return Identity(**words, echo_ms=_echo(header, "EffectiveEchoTime") or _echo(dataset, "EchoTime"))
+
+
+def _text(dataset: Dataset, tag: str) -> str:
+    try:
+        return str(dataset.get(tag) or "").strip().strip("\0").casefold()
+    except DAMAGE:
+        return ""
+
+
+def _echo(dataset: Dataset, tag: str) -> float | None:
+    try:
+        value = float(dataset.get(tag) or 0)
+    except DAMAGE:
+        return None
+    return value if 0 < value < 10_000 else None

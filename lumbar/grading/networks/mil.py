@@ -1,0 +1,81 @@
+"""The first place's grader: a 2D backbone per slice, a bi-LSTM along the slices, attention that picks the slices.
+
+The region is a bag of slices of which only some show the disease (multiple-instance learning): gated attention (Ilse
+et al., 2018) weighs them. In training each slice is also asked alone: the auxiliary loss (`auxiliary_weight`).
+"""
+
+import torch
+from torch import nn
+
+from lumbar.grading.networks.gru import create_backbone
+from lumbar.grading.tasks import TASKS
+from lumbar.labels import SEVERITIES
+from lumbar.recipe.member import GraderSpec
+
+
+class GatedAttention(nn.Module):
+    """(N, T, F) → (N, F): the sum over T by weights that softmax(w · (tanh(V f) * sigmoid(U f))) gives."""
+
+    def __init__(self, features: int, hidden: int) -> None:
+        super().__init__()
+        self.value, self.gate = nn.Linear(features, hidden), nn.Linear(features, hidden)
+        self.weight = nn.Linear(hidden, 1, bias=False)  # the softmax does not see a bias
+
+    def forward(self, slices: torch.Tensor) -> torch.Tensor:
+        scores = self.weight(torch.tanh(self.value(slices)) * torch.sigmoid(self.gate(slices)))  # (N, T, 1)
+        return (scores.softmax(dim=1) * slices).sum(dim=1)
+
+
+class BagEncoder(nn.Module):
+    """(N, T, H, W) one-channel slices → features of each slice (N, T, 2 · hidden) and of the bag (N, 2 · hidden)."""
+
+    def __init__(self, spec: GraderSpec) -> None:
+        super().__init__()
+        self.backbone = create_backbone(spec)
+        self.rnn = nn.LSTM(
+            self.backbone.num_features, spec.rnn_hidden, spec.rnn_layers, batch_first=True, bidirectional=True
+        )
+        self.attention = GatedAttention(2 * spec.rnn_hidden, spec.rnn_hidden)
+
+    def forward(self, stacks: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        N, T, H, W = stacks.shape
+        pooled = self.backbone(stacks.reshape(N * T, 1, H, W)).reshape(N, T, -1)
+        slices, _ = self.rnn(pooled)
+        return slices, self.attention(slices)
+
+
+class MilGrader(nn.Module):
+    """Views (B, V, T, H, W) → logits (B, C, 3); in training also the logits of every slice (B, T, C, 3)."""
+
+    def __init__(self, spec: GraderSpec) -> None:
+        super().__init__()
+        task = TASKS[spec.task]
+        self.encoder_of_view = task.encoders
+        self.num_conditions = task.num_conditions
+        self.encoders = nn.ModuleList(BagEncoder(spec) for _ in range(max(task.encoders) + 1))
+        features, answers = 2 * spec.rnn_hidden * len(task.encoders), self.num_conditions * len(SEVERITIES)
+        self.head, self.slice_head = nn.Linear(features, answers), nn.Linear(features, answers)
+
+    def forward(self, views: torch.Tensor) -> torch.Tensor | tuple[torch.Tensor, torch.Tensor]:
+        slices, bags = self._encoded(views)
+        logits = self.head(bags).unflatten(-1, (self.num_conditions, len(SEVERITIES)))
+        if not self.training:
+            return logits
+        return logits, self.slice_head(slices).unflatten(-1, (self.num_conditions, len(SEVERITIES)))
+
+    def _encoded(self, views: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """(B, V, T, H, W) → features of each slice (B, T, V · F) and of the bags (B, V · F), views side by side."""
+        B = views.shape[0]
+        found: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
+        for index, encoder in enumerate(self.encoders):
+            places = [place for place, of_view in enumerate(self.encoder_of_view) if of_view == index]
+            slices, bags = encoder(views[:, places].flatten(0, 1))
+            for slot, place in enumerate(places):
+                found[place] = slices.unflatten(0, (B, -1))[:, slot], bags.unflatten(0, (B, -1))[:, slot]
+        pairs = [found[place] for place in sorted(found)]
+        return torch.cat([slices for slices, _ in pairs], dim=-1), torch.cat([bags for _, bags in pairs], dim=-1)
+
+
+def build(spec: GraderSpec) -> nn.Module:
+    """The network of `spec` with random weights."""
+    return MilGrader(spec)

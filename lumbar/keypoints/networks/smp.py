@@ -1,0 +1,40 @@
+"""Any architecture of segmentation-models-pytorch as a detector: what its network files have in common."""
+
+import inspect
+
+from torch import nn
+
+from lumbar.backbones import refuse_sources
+from lumbar.issues import InputError
+from lumbar.recipe.member import DetectorSpec
+
+
+def build_smp(spec: DetectorSpec, architecture: type[nn.Module]) -> nn.Module:
+    """The architecture with random weights; state-dict names are those of segmentation-models-pytorch.
+
+    `spec.network_args` go to the constructor (`decoder_channels`, `encoder_depth`, …). `spec.encoder_args` go to timm
+    and need a `tu-` encoder (`tu-resnet18` with `channels=[16, 32, 64, 128]`): the library ignores them on its own
+    encoders, so they are refused there. Raises InputError naming the encoder that cannot be built.
+    """
+    if spec.encoder_args and not spec.encoder.startswith("tu-"):
+        raise InputError(
+            f"encoder {spec.encoder!r} takes no encoder_args ({', '.join(spec.encoder_args)}); "
+            f"use timm's, 'tu-{spec.encoder}'"
+        )
+    known = inspect.signature(architecture).parameters  # it hands others on to encoders that ignore them
+    for key in spec.network_args:
+        if key not in known:
+            raise InputError(f"{spec.network} takes no network_args {key!r}; known: {', '.join(known)}")
+    refuse_sources(spec.encoder, {**spec.encoder_args, **spec.network_args})
+    try:
+        return architecture(
+            encoder_name=spec.encoder,
+            encoder_weights=None,
+            in_channels=spec.in_chans,
+            classes=spec.num_classes,
+            **spec.network_args,
+            **spec.encoder_args,
+        )
+    except (AssertionError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
+        reason = str(error).strip("\"'").partition(", supported")[0]
+        raise InputError(f"{spec.network} cannot be built on encoder {spec.encoder!r}: {reason}") from error

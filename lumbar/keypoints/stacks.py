@@ -1,0 +1,153 @@
+"""What a detector sees: stacks of whole slices, resized and standardised, and the way back to the patient. No torch."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from lumbar import geometry
+from lumbar.dicom.series import Series, Slice
+from lumbar.issues import InputError, Issue
+from lumbar.labels import CONDITIONS, KEYPOINT_SERIES, LEVELS, SIDES, Condition, Level, Side, level_title, side_of
+from lumbar.recipe.member import DetectorSpec
+from lumbar.study.canal import Places, canal_mm, moved_middle_mm, off_centre
+from lumbar.study.images import resize, slice_values, standardise
+from lumbar.study.slices import Window, axial_slices, axial_window, middle_slice, playing_series, sagittal_window
+from lumbar.study.study import Study
+
+Name = tuple[Condition, Level]
+
+
+@dataclass(frozen=True, eq=False)
+class Stack:
+    """One input of a detector.
+
+    `pixels` (C, S, S) float32, standardised; `centre` the slice on which its keypoints lie; `side` of a T1 stack,
+    `level` of an axial one. `frame` is the affine of the centre slice as the network sees it (turned or stored) and
+    `shape` its (rows, columns) before resizing.
+    """
+
+    pixels: np.ndarray
+    window: Window
+    centre: Slice
+    frame: np.ndarray
+    shape: tuple[int, int]
+    side: Side | None = None
+    level: Level | None = None
+
+    @property
+    def series(self) -> Series:
+        """The series that the slices come from."""
+        return self.window.series
+
+    def to_slice(self, xy_px: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Points (..., 2) of the network's image → (column, row) of the centre slice as stored, and patient mm.
+
+        A column c of the network's image is column c / S x columns of the slice, the original's convention.
+        """
+        framed = np.asarray(xy_px, np.float64) / self.pixels.shape[-1] * self.shape[::-1]
+        mm = geometry.to_patient(self.frame, framed)
+        if np.array_equal(self.frame, self.centre.affine):
+            return framed, mm
+        return geometry.to_pixel(self.centre.affine, mm)[..., :2], mm
+
+    def from_patient(self, mm: np.ndarray) -> np.ndarray:
+        """Patient points (..., 3) in mm → (column, row) of the network's image, along the centre slice's normal."""
+        framed = geometry.to_pixel(self.frame, mm)[..., :2]
+        return framed * self.pixels.shape[-1] / np.asarray(self.shape[::-1], np.float64)
+
+
+def channel_names(spec: DetectorSpec, side: Side | None = None, level: Level | None = None) -> tuple[Name | None, ...]:
+    """The keypoint that each heatmap of a stack shows; None for a heatmap that has no meaning on this stack.
+
+    Five heatmaps are the five levels of a sagittal stack (T1: of its `side`), two are left and right of an axial stack
+    (of its `level`), 25 are all conditions with all levels. Raises InputError for any other number.
+    """
+    own = [condition for condition in CONDITIONS if KEYPOINT_SERIES[condition] == spec.series_type]
+    if side is not None:
+        own = [condition for condition in own if side_of(condition) == side]
+    levels = LEVELS if level is None else (level,)
+    here = [(condition, each) for condition in own for each in levels]
+    if spec.num_classes == len(here):
+        return tuple(here)
+    every = [(condition, each) for condition in CONDITIONS for each in LEVELS]
+    if spec.num_classes == len(every):
+        return tuple(name if name in here else None for name in every)
+    raise InputError(
+        f"a detector for {spec.series_type} with num_classes = {spec.num_classes} has no meaning; "
+        f"set it to {len(here)} or {len(every)}"
+    )
+
+
+def sagittal_stacks(study: Study, spec: DetectorSpec, points: Places | None = None) -> tuple[list[Stack], list[Issue]]:
+    """The stacks of a sagittal detector: one for T2, left and right for T1; none where the series is missing.
+
+    `points`, found before or labelled, may tell where T1's lie (see `canal.canal_mm`).
+    """
+    series = playing_series(study, spec.series_type, spec.preprocessing)
+    if series is None:
+        return [], []
+    sides: tuple[Side | None, ...] = SIDES if spec.series_type == "sagittal_t1" else (None,)
+    stacks, issues = [], []
+    if spec.series_type == "sagittal_t1":
+        canal = canal_mm(study, series, points or {}, spec.preprocessing)
+        issues = off_centre(study, spec.preprocessing, canal)
+    else:
+        canal = moved_middle_mm(study, series, {}, spec.preprocessing)  # T2 is looked at before any point is known
+    for side in sides:
+        offset = {"left": spec.offset_mm, "right": -spec.offset_mm, None: 0.0}[side]
+        window = sagittal_window(series, spec.in_chans, offset, spec.preprocessing, canal)
+        centre = middle_slice(series, spec.preprocessing, canal) if side is None else window.centre
+        if centre is None:
+            centre = series.ordered(spec.preprocessing.order)[-1]
+        stacks.append(make_stack(window, centre, spec, side=side))
+        issues += _repeated(study, window, f"the {side or 'middle'} slices of {spec.series_type}")
+    return stacks, issues
+
+
+def axial_stacks(
+    study: Study, canal_mm: Mapping[Level, np.ndarray], spec: DetectorSpec
+) -> tuple[list[Stack], list[Issue]]:
+    """One stack a level around the axial plane nearest to that level's canal point (3,) in mm.
+
+    A level whose nearest plane is farther than `spec.max_plane_distance_mm` has no stack but an Issue.
+    """
+    slices = axial_slices(study, spec.preprocessing)
+    if not slices:
+        return [], []
+    affines = np.stack([item.affine for _, item in slices])
+    stacks, issues = [], []
+    for level, point in canal_mm.items():
+        index, distance = geometry.nearest_plane(affines, point, spec.max_plane_distance_mm)
+        if index is None:
+            detail = f"{level_title(level)}: the nearest axial slice is {distance:.1f} mm away"
+            issues.append(Issue("no_axial_slice", study.study_id, None, detail))
+            continue
+        series, centre = slices[index]
+        window = axial_window(series, centre, spec.in_chans, spec.preprocessing)
+        stacks.append(make_stack(window, centre, spec, level=level))
+        issues += _repeated(study, window, f"the axial slices of {level_title(level)}")
+    return stacks, issues
+
+
+def make_stack(
+    window: Window, centre: Slice, spec: DetectorSpec, *, side: Side | None = None, level: Level | None = None
+) -> Stack:
+    """Resize the slices of a window and standardise them together; slices that are None stay zero and take part."""
+    pixels = np.zeros((len(window.slices), spec.image_size, spec.image_size), np.float32)
+    seen = None
+    for place, item in enumerate(window.slices):
+        if item is not None:
+            image, frame = slice_values(item, spec.preprocessing)
+            pixels[place] = resize(image, spec.image_size)
+            seen = (image, frame) if item is centre else seen
+    image, frame = seen or slice_values(centre, spec.preprocessing)
+    rows, columns = image.shape
+    return Stack(standardise(pixels), window, centre, frame, (rows, columns), side, level)
+
+
+def _repeated(study: Study, window: Window, what: str) -> list[Issue]:
+    if not window.repeated:
+        return []
+    detail = f"{what} reach past the end of the series; its border slice was repeated for keypoints"
+    return [Issue("window_repeated", study.study_id, window.series.series_id, detail)]

@@ -1,0 +1,185 @@
+"""What a run of prediction came to, study by study, and the three files that it leaves."""
+
+import hashlib
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import pandas as pd
+
+from lumbar import submission
+from lumbar.bundle.bundle import Bundle
+from lumbar.files.write import (
+    check_apart,
+    check_replaceable,
+    check_writable,
+    csv_text,
+    json_text,
+    replacing,
+    sha256,
+    writing_into,
+)
+from lumbar.issues import Issue
+from lumbar.labels import CONDITIONS, LEVELS, condition_title, level_title
+from lumbar.prediction.finished import check_finished, remove_finished
+from lumbar.prediction.run_report import NOTICE, run_report
+from lumbar.study.keypoint import Keypoint
+from lumbar.study.study import DataFolder
+
+SUBMISSION: Final = "submission.csv"
+KEYPOINTS: Final = "keypoints.csv"
+REPORT: Final = "run_report.json"
+#: In the run report: the SHA-256 of the report without this key.
+_OWN_HASH: Final = "sha256"
+
+
+@dataclass(frozen=True)
+class StudyResult:
+    """What one study came to. Axes are named by `labels.CONDITIONS`, `labels.LEVELS` and `labels.SEVERITIES`."""
+
+    study_id: int
+    probabilities: np.ndarray  # (5 conditions, 5 levels, 3), blended, each row sums to 1
+    members: np.ndarray  # (M, 5, 5, 3), NaN where a member stays silent
+    graded: np.ndarray  # (5, 5) bool; False: no member spoke, the weighted prior stands in
+    seen: np.ndarray  # (5, 5) bool; False: no region on the condition's own view, who spoke saw the level on others
+    keypoints: tuple[Keypoint, ...] = ()
+    issues: tuple[Issue, ...] = ()
+    used: Mapping[str, list[int]] = field(default_factory=dict)  # series ids by series type
+    seconds: float = 0.0
+    failed: bool = False
+    ran_on: str = ""  # device and number type
+    dropped: tuple[str, ...] = ()  # members that a time budget had left out by then
+
+
+KEYPOINT_COLUMNS = ("study_id", "series_id", "instance_number", "condition", "level", "x", "y", "confidence")
+
+
+def keypoint_table(results: Iterable[StudyResult]) -> pd.DataFrame:
+    """Keypoints in the columns of `train_label_coordinates.csv` plus `confidence`; x, y in pixels of the slice."""
+    rows = [
+        (
+            result.study_id,
+            point.series_id,
+            point.instance,
+            condition_title(point.condition),
+            level_title(point.level),
+            round(float(point.xy_px[0]), 3),
+            round(float(point.xy_px[1]), 3),
+            round(float(point.confidence), 4),
+        )
+        for result in results
+        for point in result.keypoints
+    ]
+    return pd.DataFrame(rows, columns=list(KEYPOINT_COLUMNS))
+
+
+def write_outputs(
+    results: Iterable[StudyResult],
+    data: DataFolder,
+    bundle: Bundle,
+    out: Path,
+    options: Mapping[str, Any] | None = None,
+) -> Path:
+    """Write `submission.csv`, `keypoints.csv` and `run_report.json` into `out`, whole or none; returns the first.
+
+    `options` (device, error policy, …) go into the report. The submission is validated before anything is written;
+    InputError says what is wrong with it, why the folder cannot be written to, or which file in it is not one that an
+    earlier run left. What was kept study by study in `out` is taken away at the end.
+    """
+    results, out = list(results), Path(out)
+    study_ids = [result.study_id for result in results]
+    table = submission.rounded(submission.to_rows(study_ids, np.stack([result.probabilities for result in results])))
+    ungraded = [result.study_id for result in results if not result.graded.any()]
+    submission.validate(table, data.study_ids, prior_studies=ungraded)
+    report = run_report(results, data, bundle, options=options)
+    texts = {SUBMISSION: csv_text(table), KEYPOINTS: csv_text(keypoint_table(results))}
+    report["files"] = {name: _hashes(text, out / name) for name, text in texts.items()}
+    with writing_into(out), ExitStack() as written:
+        for name, text in (*texts.items(), (REPORT, _signed(report))):  # the last is there first: it knows the others
+            written.enter_context(replacing(out / name, _left_by_a_run)).write_bytes(_as_bytes(text))
+    remove_finished(out, data.study_ids)
+    return out / SUBMISSION
+
+
+def check_out(out: Path, data: DataFolder) -> None:
+    """InputError where the results of these studies cannot be written to `out`, before anything is computed.
+
+    It lies in what is read, it may not be written to, or something stands in it that no earlier run left there.
+    """
+    check_apart(out, data.image_folder)
+    check_writable(out)
+    for name in (REPORT, SUBMISSION, KEYPOINTS):
+        check_replaceable(Path(out) / name, _left_by_a_run)
+    check_finished(out, data.study_ids)
+
+
+def _left_by_a_run(path: Path) -> bool:
+    """Whether a file of results is as a run left it: a run report, or what the report beside it knows by its hash."""
+    try:
+        raw = path.with_name(REPORT).read_bytes()
+        report = json.loads(raw)
+        if report["notice"] != NOTICE or report["bundle"]["identity"] is None:
+            return False
+        if path.name != REPORT:
+            return sha256(path) in report["files"][path.name]
+        del report[_OWN_HASH]
+        return _as_bytes(_signed(report)) == raw
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return False
+
+
+def _signed(report: Mapping[str, Any]) -> str:
+    """A run report's text with its own hash at the end, by which a later run knows that nobody wrote into it."""
+    return json_text({**report, _OWN_HASH: hashlib.sha256(_as_bytes(json_text(report))).hexdigest()})
+
+
+def _as_bytes(text: str) -> bytes:
+    return text.encode(errors="backslashreplace")
+
+
+def _hashes(text: str, path: Path) -> list[str]:
+    """The hash of a file's new content; where an older one stands, that one's too, since a kill may leave it there."""
+    new = hashlib.sha256(text.encode()).hexdigest()
+    return list(dict.fromkeys([new, *([sha256(path)] if path.is_file() else [])]))
+
+
+def left_out(study_id: int, graded: np.ndarray, seen: np.ndarray) -> tuple[Issue, ...]:
+    """What members could not see of a study: `graded` and `seen` (5, 5) as in `StudyResult`."""
+    return (*_unseen(study_id, graded & ~seen), *_ungraded(study_id, graded, seen))
+
+
+def not_finite(
+    study_id: int, unanswered: Mapping[str, np.ndarray], graded: np.ndarray, engine: str
+) -> tuple[Issue, ...]:
+    """One Issue a member that gave no numbers; `unanswered` (5, 5) bool by its name says where it should have spoken.
+
+    `graded` (5, 5) tells whether others spoke there; `engine` is how the networks ran.
+    """
+    issues = []
+    for name, silent in unanswered.items():
+        others = "other members or the prior" if graded[silent].any() else "the prior"
+        others = "other members" if graded[silent].all() else others
+        what = f"{name} gave no number for {silent.sum()} of its answers ({engine}); {others} spoke for it"
+        issues.append(Issue("answer_not_finite", study_id, None, what))
+    return tuple(issues)
+
+
+def _unseen(study_id: int, spoken: np.ndarray) -> Iterator[Issue]:
+    """One Issue a condition for the levels (5, 5) at which only members without its own view spoke."""
+    for condition, row in zip(CONDITIONS, spoken, strict=True):
+        if row.any():
+            levels = ", ".join(level_title(level) for level, there in zip(LEVELS, row, strict=True) if there)
+            detail = f"{condition_title(condition)} {levels}: graded by members that see the level on other series"
+            yield Issue("condition_unseen", study_id, None, detail)
+
+
+def _ungraded(study_id: int, graded: np.ndarray, seen: np.ndarray) -> Iterator[Issue]:
+    for (row, column), spoken in np.ndenumerate(graded):
+        if not spoken:
+            what = f"{condition_title(CONDITIONS[row])} {level_title(LEVELS[column])}"
+            why = "no member gave an answer" if seen[row, column] else "no member could see its region"
+            yield Issue("condition_ungraded", study_id, None, f"{what}: {why}; the prior stands in")

@@ -1,0 +1,176 @@
+"""A data folder → its results, study by study: who reads and who computes what, when.
+
+Studies are read ahead while the device computes. Where members share networks, several studies go through stage 2
+together, so that weights are swapped once for all; each study's samples stay a batch of their own, since its numbers
+must not depend on its company. Many studies on a CPU are shared out over processes of one core each.
+"""
+
+import logging
+from collections.abc import Generator, Iterable, Iterator
+from concurrent.futures import Future
+from contextlib import closing
+from functools import partial
+from typing import Final
+
+import torch
+
+from lumbar.bundle.bundle import Bundle
+from lumbar.compute import crew
+from lumbar.compute.lanes import Lanes
+from lumbar.prediction.budget import Budget
+from lumbar.prediction.case import Case, OnError, attempt
+from lumbar.prediction.outputs import StudyResult, keypoint_table, write_outputs
+from lumbar.prediction.predictor import Predictor
+from lumbar.prediction.reading import ReadAhead
+from lumbar.study.study import DataFolder, Study, read_study
+from lumbar.terminal import bar
+
+__all__ = ["OnError", "Predictor", "StudyResult", "keypoint_table", "predict", "write_outputs"]
+
+_log = logging.getLogger(__name__)
+
+Group = list[tuple[int, Future[Study]]]
+#: Threads that read for an accelerator; a CPU has something better to do.
+READERS: Final = 3
+#: Studies a core from which on processes pay for their beginning.
+MANY: Final = 3
+_LATE: Final = "the time budget was spent before its turn; run again with more hours or fewer members"
+
+
+def predict(
+    data: DataFolder,
+    bundle: Bundle,
+    *,
+    device: torch.device | str = "cpu",
+    amp: torch.dtype | None = None,
+    engine: str = "auto",
+    on_error: OnError = "fail",
+    progress: bool | None = None,
+    study_ids: Iterable[int] | None = None,
+    budget: Budget | None = None,
+) -> Iterator[StudyResult]:
+    """Grade every study of a data folder, in the folder's order, the next ones read ahead.
+
+    `on_error="fail"` raises InputError at the first study that cannot be graded; `"prior"` gives it the weighted prior
+    and a `study_failed` Issue. With a `budget`, members are dropped that would make the run late; a study whose turn
+    comes too late all the same takes the prior. `progress=None` shows a bar on standard error where that is a terminal.
+    """
+    wanted = list(data.study_ids if study_ids is None else study_ids)
+    yield from grade_all(Predictor(bundle, device, amp, engine), data, wanted, on_error, progress, budget)
+
+
+def grade_all(
+    predictor: Predictor,
+    data: DataFolder,
+    wanted: list[int],
+    on_error: OnError = "fail",
+    progress: bool | None = None,
+    budget: Budget | None = None,
+) -> Iterator[StudyResult]:
+    """`predict` with networks that are loaded already."""
+    # A study's numbers depend, in the last bits, on how many cores compute it: what decides is the whole folder.
+    predictor.lanes = min(predictor.lanes, len(data.study_ids))
+    arguments = predictor, data, on_error, budget
+    if crew.POSSIBLE and predictor.alone and len(wanted) >= MANY * predictor.lanes > MANY:
+        results = _by_processes(*arguments, wanted)
+    else:
+        results = _in_lanes(*arguments, wanted)
+    with bar("grading", len(wanted), show=progress) as shown, closing(results):
+        for study_id in wanted:
+            shown.set_postfix_str(f"study {study_id}")
+            yield next(results)
+            shown.update()
+
+
+def _by_processes(
+    predictor: Predictor, data: DataFolder, on_error: OnError, budget: Budget | None, wanted: list[int]
+) -> Generator[StudyResult, None, None]:
+    """The studies' results; where a process is lost and every study must have one, this process computes the rest."""
+    arguments = predictor, data, on_error, budget
+    done = 0
+    try:
+        with closing(crew.answers(partial(_on_one_core, *arguments), wanted, predictor.lanes)) as results:
+            for result in results:
+                yield result
+                done += 1
+    except crew.LostProcessError as error:
+        if on_error == "fail":
+            raise
+        _log.warning("%s: here, one process goes on alone.", str(error).partition(";")[0])
+        yield from _in_lanes(*arguments, wanted[done:])
+
+
+def _on_one_core(
+    predictor: Predictor, data: DataFolder, on_error: OnError, budget: Budget | None, wanted: list[int]
+) -> Generator[StudyResult, None, None]:
+    """The share of one process among several."""
+    predictor.lanes = 1
+    yield from _in_lanes(predictor, data, on_error, budget, wanted)
+
+
+def _in_lanes(
+    predictor: Predictor, data: DataFolder, on_error: OnError, budget: Budget | None, wanted: list[int]
+) -> Generator[StudyResult, None, None]:
+    """The studies' results, computed by this process; begun anew with what is left where the device is given up."""
+    done = 0
+    while done < len(wanted):
+        for result in _on_one_device(predictor, data, on_error, budget, wanted[done:]):
+            yield result
+            done += 1
+
+
+def _on_one_device(
+    predictor: Predictor, data: DataFolder, on_error: OnError, budget: Budget | None, wanted: list[int]
+) -> Generator[StudyResult, None, None]:
+    """Results, the next studies read ahead, until the device changes: how many go together depends on it."""
+    device = predictor.device
+    size, left = predictor.together, len(wanted)
+    ahead = max(size, predictor.lanes)
+    ahead, workers = (ahead, 1) if predictor.device.type == "cpu" else (ahead + READERS, READERS)
+    # Where weights are swapped the lanes go through a group together; else each takes a study from start to end.
+    with (
+        ReadAhead(lambda study_id: read_study(data, study_id), wanted, ahead, workers) as reading,
+        Lanes(1 if size > 1 else predictor.lanes) as apart,
+        Lanes(predictor.lanes if size > 1 else 1) as within,
+    ):
+
+        def take(group: Group) -> list[StudyResult]:
+            return _graded(predictor, within, group, on_error, budget)
+
+        since = 0
+        for results in apart.answers(take, reading.groups(size)):
+            yield from results
+            since, left = since + len(results), left - len(results)
+            if predictor.device != device:
+                if budget is not None:
+                    budget.restart()
+                return
+            if budget is not None and since >= ahead:
+                predictor.keep_time(budget, since, left)
+                since = 0
+
+
+def _graded(
+    predictor: Predictor, lanes: Lanes, group: Group, on_error: OnError, budget: Budget | None
+) -> list[StudyResult]:
+    """The results of some studies that were read."""
+    if budget is not None and budget.is_over(max(len(group), predictor.lanes)):
+        return [predictor.stand_in(study_id, _LATE, code="out_of_time") for study_id, _ in group]
+    cases = _received(group, on_error)
+    for step in predictor.steps():
+        lanes.each(partial(attempt, partial(predictor.take, step), on_error), cases)
+    return [predictor.result(case) for case in cases]
+
+
+def _received(group: Group, on_error: OnError) -> list[Case]:
+    """The studies of a group as they were read; the group lets go of them."""
+    cases = [Case(study_id) for study_id, _ in group]
+    for case, (_, future) in zip(cases, group, strict=True):
+        attempt(partial(_receive, future=future), on_error, case)
+    group.clear()
+    return cases
+
+
+def _receive(case: Case, future: Future[Study]) -> None:
+    case.study = future.result()
+    case.issues = list(case.study.issues)

@@ -1,0 +1,250 @@
+"""What to train: a TOML recipe read into frozen, checked data. Nothing here imports torch.
+
+A recipe's stage holds settings that all its members share, and a table of members with what differs:
+
+    [stage2]                      # shared by the stage's members
+    epochs = 5
+    [stage2.members.resnet18]     # one entry; `tasks` makes one member a task, named <task>_resnet18
+    tasks = ["spinal", "global"]
+    backbone = "resnet18"
+
+Every key is one of `Training` or of the member's spec (`DetectorSpec` in stage 1, `GraderSpec` in stage 2). A command
+line override `stage2.epochs=1` holds for every member of the stage, `stage2.members.resnet18.epochs=1` for that entry.
+"""
+
+import difflib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field, ValidationError, model_validator
+
+from lumbar.arguments import LARGEST_SEED
+from lumbar.files.read import parse_toml, read_text
+from lumbar.issues import InputError, cut, few, printable
+from lumbar.recipe.card import Card
+from lumbar.recipe.member import MEMBER_NAME, DetectorSpec, GraderSpec, MemberSpec, Strict
+from lumbar.recipe.settings import Blend, Folds, Loop, Training
+
+Table = dict[str, Any]
+#: So many known keys are named where none is near.
+KNOWN = 8
+_SPECS: dict[str, type[Strict]] = {"stage1": DetectorSpec, "stage2": GraderSpec}
+#: Keys that hold for a stage as a whole, not for its members.
+_STAGE_ONLY: dict[str, tuple[str, ...]] = {"stage1": (), "stage2": ("keypoints",)}
+
+
+class Member(Strict):
+    """One network to train, once a fold."""
+
+    spec: MemberSpec
+    training: Training
+
+
+class Stage(Strict):
+    """The members of one stage, by name."""
+
+    members: dict[str, Member]
+    #: Stage 2 cuts its training regions around: keypoints that stage 1 found on studies it had not seen, or the
+    #: label table's (faster; to be used with jitter).
+    keypoints: Literal["out_of_fold", "labels"] = "out_of_fold"
+
+
+class Recipe(Strict):
+    """A whole system: folds, stage 1, stage 2, blend."""
+
+    name: str
+    description: str = ""
+    seed: int = Field(42, ge=0, le=LARGEST_SEED)
+    #: A table with a column `row_id`, such as an earlier run's suspect_labels.csv: labels that graders do not train on.
+    #: They count in every score all the same.
+    leave_out: str = ""
+    folds: Folds = Folds()
+    loop: Loop = Loop()
+    blend: Blend = Blend()
+    #: What the bundle's card says of data, licences, commands and limits.
+    card: Card = Card()
+    stage1: Stage
+    stage2: Stage
+
+    def members(self) -> dict[str, Member]:
+        """All members by name, stage 1 first."""
+        return {**self.stage1.members, **self.stage2.members}
+
+    @model_validator(mode="after")
+    def _check(self) -> "Recipe":
+        if strange := [name for name in self.members() if not MEMBER_NAME.fullmatch(name)]:
+            raise ValueError(f"member name {cut(strange[0])!r} may hold letters, digits, '.', '_' and '-' only")
+        both = self.stage1.members.keys() & self.stage2.members.keys()
+        if both:
+            raise ValueError(f"member {sorted(both)[0]!r} stands in both stages; names must differ")
+        types = {member.spec.series_type for member in self.stage1.members.values()}  # type: ignore[union-attr]
+        if "sagittal_t2" not in types and "axial_t2" in types:
+            raise ValueError("an axial detector needs a sagittal_t2 one: its planes are chosen by T2 keypoints")
+        return self
+
+
+def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
+    """Read a TOML recipe, apply `key=value` overrides and check everything.
+
+    Raises InputError with one sentence: file, key, what is wrong, the nearest known name.
+    """
+    remedy = "give the path of a TOML file"
+    raw = parse_toml(read_text(path, remedy), str(path), remedy)
+    for text in overrides:
+        _override(raw, text)
+    for stage in _SPECS:
+        raw[stage] = _expand(stage, raw.get(stage), path)
+    raw.setdefault("name", printable(Path(path).stem))
+    return check_recipe(raw, str(path))
+
+
+def check_recipe(values: Table, source: str) -> Recipe:
+    """A recipe from its expanded values (also the stored form of a run). Raises InputError."""
+    try:
+        return Recipe.model_validate(values)
+    except ValidationError as error:
+        raise InputError(f"{source}: {describe(error)}") from error
+
+
+def describe(error: ValidationError) -> str:
+    """The first faults of a pydantic check in one sentence: where and what, and how many more there are."""
+    faults = []
+    for fault in error.errors():
+        place = ".".join(cut(str(part)) for part in fault["loc"] if part not in {"keypoints", "grading"})
+        what = cut(fault["msg"].removeprefix("Value error, "), 200)
+        faults.append(f"{place}: {what}" if place else what)
+    return few(list(dict.fromkeys(faults)))
+
+
+def _expand(stage: str, table: Any, path: Path) -> Table:
+    """Shared values and member entries of one stage -> the fields of `Stage`."""
+    if not isinstance(table, dict) or not isinstance(table.get("members"), dict) or not table["members"]:
+        raise InputError(f"{path}: [{stage}] has no members; add a table [{stage}.members.<name>]")
+    own = {"members", *(_STAGE_ONLY[stage])}
+    shared = {key: value for key, value in table.items() if key not in own}
+    members: Table = {}
+    for name, entry in table["members"].items():
+        if not isinstance(entry, dict):
+            raise InputError(
+                f"{path}: {stage}.members.{name} is {cut(repr(entry))}; write a table [{stage}.members.{name}]"
+            )
+        merged = _merge(shared, entry)
+        tasks = merged.pop("tasks", None)
+        if tasks is not None and not (isinstance(tasks, list) and all(isinstance(task, str) for task in tasks)):
+            wrong = f"tasks is {cut(repr(tasks))}"
+            raise InputError(f'{path}: {stage}.members.{name}: {wrong}; write a list of names, as ["spinal"]')
+        if tasks is None:
+            members[name] = _split(stage, merged, f"{path}: {stage}.members.{name}")
+            continue
+        for task in tasks:
+            members[f"{task}_{name}"] = _split(stage, {**merged, "task": task}, f"{path}: {stage}.members.{name}")
+    return {"members": members} | {key: table[key] for key in _STAGE_ONLY[stage] if key in table}
+
+
+def _split(stage: str, values: Table, place: str) -> Table:
+    spec = _SPECS[stage]
+    known = _stage_keys(stage)
+    for key in values:
+        if key in _STAGE_ONLY[stage]:
+            raise InputError(f"{place}: {key!r} holds for all members of a stage; write it below [{stage}]")
+        if key not in known:
+            raise InputError(f"{place}: unknown key {cut(key)!r}; {_nearest(key, [*known, *_STAGE_ONLY[stage]])}")
+    return {
+        "spec": {"stage": spec.model_fields["stage"].default}
+        | {key: value for key, value in values.items() if key in spec.model_fields},
+        "training": {key: value for key, value in values.items() if key in Training.model_fields},
+    }
+
+
+def _merge(base: Table, over: Table) -> Table:
+    out = dict(base)
+    for key, value in over.items():
+        deep = isinstance(value, dict) and isinstance(out.get(key), dict) and not key.endswith("_args")
+        out[key] = _merge(out[key], value) if deep else value
+    return out
+
+
+def _stage_keys(stage: str) -> list[str]:
+    extra = ["tasks"] if stage == "stage2" else []
+    return [*Training.model_fields, *(key for key in _SPECS[stage].model_fields if key != "stage"), *extra]
+
+
+def _nearest(key: str, known: Sequence[str]) -> str:
+    near = difflib.get_close_matches(key, known, n=1)
+    return f"did you mean {near[0]!r}?" if near else f"known: {few(known, KNOWN)}"
+
+
+def _override(raw: Table, text: str) -> None:
+    """Apply one `a.b=value`; the value is TOML, or a bare word."""
+    path, equals, written = text.partition("=")
+    keys, place = path.strip().split("."), f"--set {cut(text)}"
+    if not equals or not all(keys):
+        raise InputError(f"{place}: write it as key=value, e.g. stage2.epochs=1")
+    value = _value(written, place)
+    _check_override(raw, keys, place)
+    if keys[0] in _SPECS and keys[1] != "members":
+        for entry in _members(raw, keys[0]).values():
+            _remove(entry, keys[1:])
+    table = raw
+    for key in keys[:-1]:
+        table = table.setdefault(key, {})
+        if not isinstance(table, dict):
+            raise InputError(f"{place}: {key} is {cut(repr(table))} in the recipe, no table; set {key} itself")
+    table[keys[-1]] = value
+
+
+def _value(written: str, place: str) -> Any:
+    try:
+        return parse_toml(f"value = {written}", place, "write a plainer value")["value"]
+    except InputError as error:
+        if isinstance(error.__cause__, ValueError):  # no TOML: a bare word
+            return written.strip()
+        raise
+
+
+def _members(raw: Table, stage: str) -> Table:
+    """The entries of a stage's members; what is no table is refused later, as of a recipe without overrides."""
+    table = raw.get(stage)
+    members = table.get("members") if isinstance(table, dict) else None
+    return members if isinstance(members, dict) else {}
+
+
+def _check_override(raw: Table, keys: list[str], place: str) -> None:
+    """Refuse what the recipe cannot hold before it is written: every key on the way must be known."""
+    known: Sequence[str] = list(Recipe.model_fields)
+    for depth, key in enumerate(keys):
+        if known and key not in known:
+            raise InputError(f"{place}: unknown key {cut(key)!r}; {_nearest(key, known)}")
+        known = _known_below(raw, keys[: depth + 1])
+    if known and keys[-1] != "members":
+        raise InputError(f"{place}: {'.'.join(keys)} is a table; set one of {few(known, KNOWN)}")
+    if keys[0] in _SPECS and (len(keys) == 1 or (keys[1] == "members" and len(keys) < 4)):
+        raise InputError(f"{place}: name a key, e.g. {keys[0]}.epochs=1")
+
+
+def _known_below(raw: Table, keys: list[str]) -> Sequence[str]:
+    """Keys that may follow a path; empty where anything may (or nothing does)."""
+    if keys[0] in _SPECS:
+        if len(keys) == 1:
+            return [*_stage_keys(keys[0]), "members", *_STAGE_ONLY[keys[0]]]
+        if keys[1] == "members" and len(keys) == 2:
+            return list(_members(raw, keys[0]))
+        rest = keys[3:] if keys[1] == "members" else keys[1:]
+        if not rest:
+            return _stage_keys(keys[0])
+        fields = {**Training.model_fields, **_SPECS[keys[0]].model_fields}
+    else:
+        rest, fields = keys, dict(Recipe.model_fields)
+    kind: Any = None
+    for key in rest:
+        kind = fields[key].annotation if key in fields else None
+        fields = kind.model_fields if isinstance(kind, type) and issubclass(kind, Strict) else {}
+    return list(fields)
+
+
+def _remove(table: Any, keys: list[str]) -> None:
+    for key in keys[:-1]:
+        table = table.get(key) if isinstance(table, dict) else None
+    if isinstance(table, dict):
+        table.pop(keys[-1], None)

@@ -1,0 +1,238 @@
+"""A graded study as a DICOM Structured Report: TID 1500, one measurement group for each condition at each level.
+
+A group holds the three probabilities, the likeliest severity, what the probabilities rest on, and the keypoint on the
+slice where it was found. The report is a function of images, weights and code alone: made again, it is the same file.
+It repeats of the patient what DICOM wants of a report in the same study, and nothing is said of it elsewhere.
+"""
+
+import hashlib
+import importlib.util
+import os
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+from pydicom.dataset import Dataset
+from pydicom.uid import generate_uid
+
+from lumbar import __version__
+from lumbar.files.write import check_replaceable, replacing, writing_into
+from lumbar.issues import InputError
+from lumbar.labels import CONDITIONS, LEVELS, SEVERITIES, Condition, Level, condition_title, level_title, side_of
+from lumbar.report.dicom_sr import codes
+from lumbar.report.dicom_sr.sources import Source, find_sources, first_of, nameless, repeat_study
+from lumbar.terminal import follow
+
+if TYPE_CHECKING:
+    from lumbar.bundle.bundle import Bundle
+    from lumbar.prediction.schedule import StudyResult
+    from lumbar.study.study import DataFolder
+
+FOLDER: Final = "dicom_sr"
+SERIES_DESCRIPTION: Final = "Lumbar grades, research use only"
+#: Bytes before the prefix DICM.
+_PREAMBLE: Final = 128
+SERIES_NUMBER: Final = 9001  # far above those of scanners
+#: Stands where the images tell no date: the content's date may not be empty, and today's would differ in every run.
+NO_DATE: Final[tuple[str, str]] = ("19000101", "000000")
+
+
+def check_available() -> None:
+    """InputError where the optional package that writes reports is not installed."""
+    if importlib.util.find_spec("highdicom") is None:
+        raise InputError("structured reports need the package highdicom; install it with: pip install highdicom")
+
+
+def check_out(out: Path, data: "DataFolder") -> None:
+    """InputError where a file stands in the place of a report that is none of ours, or where somebody verified it."""
+    folder = Path(out) / FOLDER
+    if os.path.lexists(folder) and not folder.is_dir():
+        raise InputError(f"{folder}: is no folder, and reports are written into one of that name; rename it")
+    for study_id in data.study_ids:
+        check_replaceable(report_path(out, study_id), _is_report)
+
+
+def report_path(out: Path, study_id: int) -> Path:
+    """The file of a study's report."""
+    return Path(out) / FOLDER / f"{study_id}.dcm"
+
+
+def _is_report(path: Path) -> bool:
+    """Whether a file begins with the signature of what comes behind it: ours, and nobody changed or verified it."""
+    with path.open("rb") as stream:
+        signature = stream.read(_PREAMBLE)
+        return signature == _signature(stream.read())
+
+
+def _signature(content: bytes) -> bytes:
+    """What stands in the preamble, which DICOM leaves to programs: the SHA-256 of all that comes behind it."""
+    return f"Lumbar report, SHA-256 {hashlib.sha256(content).hexdigest()}".encode().ljust(_PREAMBLE, b"\0")
+
+
+def write_reports(
+    results: Iterable["StudyResult"], data: "DataFolder", bundle: "Bundle", out: Path
+) -> tuple[list[Path], list[str]]:
+    """Write `dicom_sr/<study>.dcm` into `out` for every study; returns the files, and a sentence for each left out.
+
+    A study is left out where nothing of it could be read, or where its files do not say which study they belong to.
+    """
+    check_available()
+    written, left_out = [], []
+    results = list(results)
+    for result in follow(results, "writing structured reports", len(results)):
+        try:
+            report = make_report(result, data, bundle)
+        except InputError as error:
+            left_out.append(f"study {result.study_id} has no structured report: {error}")
+            continue
+        path = report_path(out, result.study_id)
+        with writing_into(path.parent), replacing(path, _is_report) as temporary:
+            report.save_as(temporary)
+            content = temporary.read_bytes()[_PREAMBLE:]
+            temporary.write_bytes(_signature(content) + content)
+        written.append(path)
+    return written, left_out
+
+
+def make_report(result: "StudyResult", data: "DataFolder", bundle: "Bundle") -> Dataset:
+    """The report of one study, as a dataset to be saved. Raises InputError where it has no image to refer to."""
+    import highdicom as hd
+
+    folder = data.folder(result.study_id)
+    sources = find_sources(folder, result.keypoints)
+    evidence = list({str(source.evidence.SOPInstanceUID): source.evidence for source in sources.values()}.values())
+    evidence = evidence or first_of(folder, [number for listed in result.used.values() for number in listed])
+    if not evidence:
+        raise InputError("none of its images could be read; see the issues in the run report")
+    if len({(one.get("PatientID"), one.StudyInstanceUID) for one in evidence}) > 1:
+        raise InputError(
+            f"{folder}: its images are of several patients or studies, and a report is of one; make a study of each"
+        )
+    by_name = {(point.condition, point.level): (point, sources[point]) for point in sources}
+    groups = [
+        _group(result, condition, level, by_name.get((condition, level)), evidence[0].StudyInstanceUID, bundle)
+        for condition in CONDITIONS
+        for level in LEVELS
+    ]
+    content = hd.sr.MeasurementReport(
+        observation_context=_observer(bundle),
+        procedure_reported=_concept(codes.PROCEDURE),
+        imaging_measurements=groups,
+    )
+    date, time = _moment(evidence[0])
+    identity = (evidence[0].StudyInstanceUID, bundle.identity)
+    report = hd.sr.ComprehensiveSR(
+        evidence=[nameless(one) for one in evidence],
+        content=content[0],
+        series_instance_uid=_uid("series", *identity),
+        series_number=SERIES_NUMBER,
+        sop_instance_uid=_uid("report", *identity, __version__, content[0].to_json()),
+        instance_number=1,
+        manufacturer="Lumbar",
+        manufacturer_model_name="Lumbar",
+        software_versions=__version__,
+        device_serial_number=bundle.identity[:16],
+        series_description=SERIES_DESCRIPTION,
+        is_complete=True,
+        content_date=date,
+        content_time=time,
+        specific_character_set="ISO_IR 192",
+    )
+    repeat_study(report, evidence[0])
+    report.InstanceCreationDate, report.InstanceCreationTime = date, time
+    for equipment in report.get("ContributingEquipmentSequence") or []:  # highdicom's own, stamped with the hour
+        equipment.ContributionDateTime = date + time
+    report.CodingSchemeIdentificationSequence = [codes.private_scheme()]
+    return report
+
+
+def _group(
+    result: "StudyResult",
+    condition: Condition,
+    level: Level,
+    found: tuple[Any, Source] | None,
+    study_uid: str,
+    bundle: "Bundle",
+) -> Any:
+    """One measurement group: TID 1410 with the keypoint as its region, TID 1501 without."""
+    import highdicom as hd
+
+    row, column = CONDITIONS.index(condition), LEVELS.index(level)
+    probabilities = result.probabilities[row, column]
+    side = side_of(condition)
+    basis = codes.OWN_VIEW if result.seen[row, column] else codes.OTHER_VIEWS
+    common = {
+        "tracking_identifier": hd.sr.TrackingIdentifier(
+            uid=_uid("group", study_uid, bundle.identity, condition, level),
+            identifier=f"{condition_title(condition)} {level_title(level)}",
+        ),
+        "finding_type": _concept(codes.CONDITION_CODES[condition]),
+        "finding_sites": [
+            hd.sr.FindingSite(
+                _concept(codes.LEVEL_CODES[level]), laterality=_concept(codes.SIDE_CODES[side]) if side else None
+            )
+        ],
+        "algorithm_id": hd.sr.AlgorithmIdentification("Lumbar", __version__, [f"bundle {bundle.identity}"]),
+        "measurements": [
+            hd.sr.Measurement(
+                _concept(codes.PROBABILITY_CODES[severity]), round(float(value), 6), _concept(codes.NO_UNITS)
+            )
+            for severity, value in zip(SEVERITIES, probabilities, strict=True)
+        ],
+        "qualitative_evaluations": [
+            hd.sr.QualitativeEvaluation(
+                _concept(codes.SEVERITY), _concept(codes.SEVERITY_CODES[SEVERITIES[int(np.argmax(probabilities))]])
+            ),
+            hd.sr.QualitativeEvaluation(
+                _concept(codes.BASIS), _concept(basis if result.graded[row, column] else codes.PRIOR)
+            ),
+        ],
+    }
+    if found is None:
+        return hd.sr.MeasurementsAndQualitativeEvaluations(**common)
+    point, source = found
+    image = {
+        "referenced_sop_class_uid": source.evidence.SOPClassUID,
+        "referenced_sop_instance_uid": source.evidence.SOPInstanceUID,
+        "referenced_frame_numbers": None if source.frame is None else [source.frame],
+    }
+    if not source.inside:
+        return hd.sr.MeasurementsAndQualitativeEvaluations(
+            **common, source_images=[hd.sr.SourceImageForMeasurementGroup(**image)]
+        )
+    # DICOM counts from the corner of the first pixel, our pixels from its centre
+    place = np.array([point.xy_px], np.float64) + 0.5
+    region = hd.sr.ImageRegion("POINT", place, hd.sr.SourceImageForRegion(**image))
+    return hd.sr.PlanarROIMeasurementsAndQualitativeEvaluations(**common, referenced_region=region)
+
+
+def _observer(bundle: "Bundle") -> Any:
+    import highdicom as hd
+    from pydicom.sr.codedict import codes as standard
+
+    device = hd.sr.DeviceObserverIdentifyingAttributes(
+        uid=_uid("device", bundle.identity, __version__), name="Lumbar", model_name=f"Lumbar {__version__}"
+    )
+    return hd.sr.ObservationContext(
+        observer_device_context=hd.sr.ObserverContext(
+            observer_type=standard.DCM.Device, observer_identifying_attributes=device
+        )
+    )
+
+
+def _moment(evidence: Dataset) -> tuple[str, str]:
+    """Date and time of the report's content: the study's, or a fixed one where either is not told."""
+    told = str(evidence.StudyDate), str(evidence.StudyTime)
+    return told if all(told) else NO_DATE
+
+
+def _concept(code: codes.Code) -> Any:
+    import highdicom as hd
+
+    return hd.sr.CodedConcept(*code)
+
+
+def _uid(*parts: str) -> str:
+    """The same UID for the same parts."""
+    return generate_uid(entropy_srcs=["lumbar structured report", *parts])

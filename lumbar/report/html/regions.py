@@ -1,0 +1,93 @@
+"""The regions of a study for the report, exactly as the networks saw them, with what in them moved the networks."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+
+from lumbar import geometry
+from lumbar.dicom.series import Slice
+from lumbar.grading.regions import Region, Regions
+from lumbar.grading.tasks import View
+from lumbar.labels import LEVELS, Condition
+from lumbar.recipe.member import GraderSpec
+from lumbar.report.html import images
+from lumbar.report.html.cells import ORDER
+from lumbar.report.html.saliency import graded_views
+from lumbar.report.html.slices import Shown
+
+VIEW_TITLES: Final[dict[View, str]] = {
+    "sagittal_t2": "Sagittal T2",
+    "sagittal_t1_left": "Sagittal T1, left",
+    "sagittal_t1_right": "Sagittal T1, right",
+    "axial_left": "Axial T2, left",
+    "axial_right": "Axial T2, right",
+    "axial_middle": "Axial T2, middle",
+}
+
+
+@dataclass(frozen=True, eq=False)
+class Seen:
+    """The regions of one kind of input, and maps of what in them moved the members that see them."""
+
+    spec: GraderSpec
+    regions: Regions
+    maps: Mapping[tuple[Condition, View, int], np.ndarray]
+
+
+def region_views(seen: Sequence[Seen], shown: Shown) -> list[dict[str, Any]]:
+    """Every region for JSON, a condition's own view first; boxes in mm of the slices as `shown` has them."""
+    return [
+        _view(part, region, row, column, shown)
+        for row, level in enumerate(LEVELS)
+        for column, condition in enumerate(ORDER)
+        for view in graded_views(condition)
+        for part in seen
+        if (region := part.regions.cuts.get((view, level))) is not None
+    ]
+
+
+def _view(part: Seen, region: Region, row: int, column: int, shown: Shown) -> dict[str, Any]:
+    frames = [_frame(item, part.spec) if item is not None else None for item in region.slices]
+    first = next(frame for frame in frames if frame is not None)
+    edges = geometry.edge_letters(first)
+    saliency = part.maps.get((ORDER[column], region.view, row))
+    return {
+        "row": row,
+        "column": column,
+        "series": str(region.series_id),
+        "title": VIEW_TITLES[region.view],
+        "size": part.spec.image_size,
+        "mm": part.spec.roi_mm,
+        "edges": edges[::-1] if region.mirrored else edges,
+        "mirrored": region.mirrored,
+        "padded": region.padded,
+        "repeated": region.repeated,
+        "slices": [
+            None if item is None or box is None or frame is None
+            else {"instance": item.instance, "name": item.name, "box": _box(item, box, frame, region.series_id, shown)}
+            for item, box, frame in zip(region.slices, region.boxes, frames, strict=True)
+        ],
+        "image": images.region_film(region.pixels),
+        "map": None if saliency is None else images.map_film(saliency),
+    }  # fmt: skip
+
+
+def _frame(item: Slice, spec: GraderSpec) -> geometry.FloatArray:
+    """The affine of a slice as the network sees it."""
+    if spec.preprocessing.orientation == "stored":
+        return item.affine
+    return geometry.canonical(item.pixels, item.affine, item.plane)[1]
+
+
+def _box(
+    item: Slice, box: tuple[int, int, int, int], frame: geometry.FloatArray, series_id: int, shown: Shown
+) -> list[float]:
+    """(x, y, width, height) in mm of the shown slice; box ends are excluded, pixel centres lie at whole numbers."""
+    x1, y1, x2, y2 = (value - 0.5 for value in box)
+    corners = [
+        shown.place(series_id, item.instance, geometry.to_patient(frame, corner)) for corner in ((x1, y1), (x2, y2))
+    ]
+    (ax, ay), (bx, by) = (corner for corner in corners if corner is not None)
+    return [round(value, 2) for value in (min(ax, bx), min(ay, by), abs(bx - ax), abs(by - ay))]

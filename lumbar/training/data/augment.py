@@ -1,0 +1,262 @@
+"""Random changes to training samples, drawn one sample at a time and applied to a whole batch on its device.
+
+`draw` names every random number of one sample (so a sample's change depends on seed, epoch and index alone, whatever
+the number of processes); `Warp` and `Filter` are torchvision v2 transforms that take images and their keypoints
+together. Pixel coordinates are (column, row) with pixel centres at whole numbers.
+"""
+
+import functools
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as nnf
+from torch import Tensor
+from torchvision import tv_tensors
+from torchvision.transforms import v2
+
+from lumbar.recipe.settings import Augment
+
+Draw = dict[str, np.ndarray]
+KERNEL = 5  # pixels; sharpening and motion blur
+SHADE = 4  # control points a side of the bias field
+#: What a draw holds.
+KEYS = ("matrix", "shift", "kernel", "order", "gamma", "noise", "shade", "coarse", "bands", "grain")
+
+
+def draw(rng: np.random.Generator, augment: Augment, slices: int, *, shuffle: bool = True) -> Draw:
+    """The random numbers of one image stack.
+
+    `matrix` (2, 2) and `shift` (2,) (share of the image) move its content, `kernel` (5, 5) filters it, `order`
+    (slices,) places its slices, `gamma` `noise` `shade` `coarse` change its intensities, `bands` (4,) darkens its top,
+    bottom, left and right (share of the image), `grain` says where in a field its noise begins. `shuffle` False keeps
+    order.
+    """
+    order = np.arange(slices)
+    if shuffle and rng.random() < augment.channel_shuffle_p:
+        order = rng.permutation(slices)
+    gamma = (1 + augment.gamma) ** rng.uniform(-1, 1)
+    coarse = 1 - (augment.coarsen * rng.random() if rng.random() < 0.5 else 0)
+    if augment.repeat_p and rng.random() < augment.repeat_p:
+        order = np.full(slices, slices // 2)
+    return {
+        "matrix": _matrix(rng, augment),
+        "shift": rng.uniform(-augment.shift, augment.shift, 2).astype(np.float32),
+        "kernel": _kernel(rng, augment.sharpen_or_blur_p),
+        "order": order,
+        "gamma": np.array(gamma, np.float32),
+        "noise": np.array(augment.noise * rng.random(), np.float32),
+        "shade": (augment.shading * rng.uniform(-1, 1, (SHADE, SHADE))).astype(np.float32),
+        "coarse": np.array(coarse, np.float32),
+        "bands": _bands(rng, augment.bands),
+        "grain": np.array(rng.integers(2**31)),
+    }
+
+
+def no_change(slices: int) -> Draw:
+    """The draw that leaves a stack as it is."""
+    return draw(np.random.default_rng(0), OFF, slices)
+
+
+OFF = Augment(rotate_deg=0, shear_deg=0, sharpen_or_blur_p=0, channel_shuffle_p=0)
+
+
+def _matrix(rng: np.random.Generator, augment: Augment) -> np.ndarray:
+    turn = np.deg2rad(rng.uniform(-augment.rotate_deg, augment.rotate_deg))
+    shear_x, shear_y = np.tan(np.deg2rad(rng.uniform(-augment.shear_deg, augment.shear_deg, 2)))
+    if rng.random() < 0.5:  # shear along one axis at a time: both together would be a rotation again
+        shear_x = 0.0
+    else:
+        shear_y = 0.0
+    rotation = np.array([[np.cos(turn), -np.sin(turn)], [np.sin(turn), np.cos(turn)]])
+    zoom = 1 + rng.uniform(-augment.zoom, augment.zoom)
+    stretched = np.diag(_stretch(rng, augment.stretch))
+    return (zoom * rotation @ np.array([[1, shear_x], [shear_y, 1]]) @ stretched).astype(np.float32)
+
+
+def _stretch(rng: np.random.Generator, most: float) -> tuple[float, float]:
+    """Factors of width and height, one the inverse of the other: an image keeps its area."""
+    factor = (1 + most) ** rng.uniform(-0.5, 0.5) if most else 1.0
+    return factor, 1 / factor
+
+
+def _bands(rng: np.random.Generator, widest: float) -> np.ndarray:
+    """(4,) widths; each border has a band in half of the images that have any."""
+    if not widest or rng.random() < 0.5:
+        return np.zeros(4, np.float32)
+    return (widest * rng.random(4) * (rng.random(4) < 0.5)).astype(np.float32)
+
+
+def _kernel(rng: np.random.Generator, probability: float) -> np.ndarray:
+    """(5, 5): identity, an unsharp mask of random strength, or motion blur along a random direction."""
+    kernel = np.zeros((KERNEL, KERNEL), np.float32)
+    middle = KERNEL // 2
+    kernel[middle, middle] = 1
+    if rng.random() >= probability:
+        return kernel
+    if rng.random() < 0.5:
+        strength = rng.uniform(0.2, 0.5)
+        blur = np.zeros_like(kernel)
+        blur[middle - 1 : middle + 2, middle - 1 : middle + 2] = 1 / 9
+        return (kernel + strength * 4 * (kernel - blur)).astype(np.float32)
+    length, angle = rng.integers(3, KERNEL + 1), rng.uniform(0, np.pi)
+    kernel[:] = 0
+    for step in np.linspace(-(length - 1) / 2, (length - 1) / 2, 2 * KERNEL):
+        row, column = round(middle + step * np.sin(angle)), round(middle + step * np.cos(angle))
+        kernel[row, column] += 1
+    return kernel / kernel.sum()
+
+
+@functools.lru_cache(maxsize=8)
+def _spread(side: int, device: torch.device) -> Tensor:
+    """(side, SHADE): bicubic interpolation of a bias field's control points along one axis, as a matrix."""
+    unit = torch.eye(SHADE, device=device)[None, None]
+    return nnf.interpolate(unit, (side, SHADE), mode="bicubic", align_corners=True)[0, 0]
+
+
+class Warp(v2.Transform):
+    """Moves each image of a batch, and the keypoints on it, by its own matrix and shift; crops the middle to `size`.
+
+    Content at offset d from the image's middle goes to matrix @ d + shift x size. What comes from outside the source
+    repeats its border.
+    """
+
+    def __init__(self, matrix: Tensor, shift: Tensor, size: int) -> None:
+        super().__init__()
+        self.matrix, self.shift, self.size = matrix, shift * size, size  # (B, 2, 2), (B, 2) px
+
+    def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
+        """One image batch (B, C, H, W) or keypoint batch (B, K, 2)."""
+        if isinstance(inpt, tv_tensors.KeyPoints):
+            return self._points(inpt)
+        return self._images(inpt) if isinstance(inpt, tv_tensors.Image) else inpt
+
+    def _points(self, points: tv_tensors.KeyPoints) -> tv_tensors.KeyPoints:
+        height, width = points.canvas_size
+        middle = torch.tensor([(width - 1) / 2, (height - 1) / 2], device=points.device)
+        offset = (points.as_subclass(Tensor) - middle) @ self.matrix.transpose(1, 2)
+        moved = offset + self.shift[:, None] + (self.size - 1) / 2
+        return tv_tensors.KeyPoints(moved, canvas_size=(self.size, self.size))
+
+    def _images(self, images: tv_tensors.Image) -> tv_tensors.Image:
+        height, width = images.shape[-2:]
+        axis = torch.arange(self.size, device=images.device, dtype=torch.float32) - (self.size - 1) / 2
+        offset = torch.stack(torch.meshgrid(axis, axis, indexing="xy"), -1).view(1, -1, 2) - self.shift[:, None]
+        source = offset @ torch.linalg.inv(self.matrix).transpose(1, 2)
+        grid = source * torch.tensor([2 / width, 2 / height], device=images.device)
+        out = nnf.grid_sample(
+            images.as_subclass(Tensor),
+            grid.view(-1, self.size, self.size, 2),
+            padding_mode="border",
+            align_corners=False,
+        )
+        return tv_tensors.Image(out)
+
+
+class Filter(v2.Transform):
+    """Sharpens, blurs, shades, coarsens, pads, adds noise to each image of a batch by its own numbers; points stay."""
+
+    def __init__(self, numbers: dict[str, Tensor]) -> None:
+        super().__init__()
+        self.numbers = numbers
+
+    def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
+        """One image batch (B, C, H, W), standardised before and after."""
+        if not isinstance(inpt, tv_tensors.Image):
+            return inpt
+        images = self._coarse(self._tones(self._kernels(inpt.as_subclass(Tensor))))
+        images = self._darkened(images)
+        if bool(self.numbers["noise"].any()):
+            images = images.addcmul(self._grain(images), self.numbers["noise"].view(-1, 1, 1, 1))
+        return tv_tensors.Image(images)
+
+    def _kernels(self, images: Tensor) -> Tensor:
+        kernels = self.numbers["kernel"]
+        chosen = torch.nonzero(kernels[:, KERNEL // 2, KERNEL // 2] != 1).flatten()
+        if not len(chosen):
+            return images
+        some = images[chosen]
+        padded = nnf.pad(some.reshape(1, -1, *some.shape[-2:]), [KERNEL // 2] * 4, mode="replicate")
+        weight = kernels[chosen].repeat_interleave(images.shape[1], 0)[:, None]
+        out = images.clone()
+        out[chosen] = nnf.conv2d(padded, weight, groups=len(weight)).view_as(some)
+        return out
+
+    def _tones(self, images: Tensor) -> Tensor:
+        """Gamma and bias field, above each stack's darkest value; in one buffer, which is what costs on a CPU."""
+        gamma, shade = self.numbers["gamma"].view(-1, 1, 1, 1), self.numbers["shade"]
+        bends, shades = bool((gamma != 1).any()), bool(shade.any())
+        if not (bends or shades):
+            return images
+        low, high = (value.view(-1, 1, 1, 1) for value in torch.aminmax(images.flatten(1), dim=1))
+        raised = images - low
+        if bends:
+            span = (high - low).clamp_min(1e-6)
+            raised.div_(span).clamp_min_(1e-6).pow_(gamma).mul_(span)
+        if shades:
+            rows, columns = (_spread(side, shade.device) for side in images.shape[-2:])
+            raised.mul_((rows @ shade @ columns.T).exp_()[:, None])
+        return raised.add_(low)
+
+    def _grain(self, images: Tensor) -> Tensor:
+        """Noise for a batch (B, C, H, W): one field, moved by another random way for each stack.
+
+        Drawing a field for every stack takes a CPU longer than all the rest of the augmentation.
+        """
+        field = torch.randn_like(images[:1]).flatten()
+        starts = (self.numbers["grain"] % len(field)).tolist()
+        return torch.stack([field.roll(start) for start in starts]).view_as(images)
+
+    def _darkened(self, images: Tensor) -> Tensor:
+        """Bands as dark as the stack's darkest value."""
+        bands = self.numbers["bands"]  # (B, 4)
+        for index in torch.nonzero(bands.any(dim=1)).flatten().tolist():
+            height, width = images.shape[-2:]
+            top, bottom, left, right = (
+                round(float(share) * side)
+                for share, side in zip(bands[index], (height, height, width, width), strict=True)
+            )
+            inner = images[index, :, top : height - bottom, left : width - right].clone()
+            images[index] = images[index].min()
+            images[index, :, top : height - bottom, left : width - right] = inner
+        return images
+
+    def _coarse(self, images: Tensor) -> Tensor:
+        coarse = self.numbers["coarse"]
+        for index in torch.nonzero(coarse < 1).flatten().tolist():
+            size = [max(8, round(side * float(coarse[index]))) for side in images.shape[-2:]]
+            small = nnf.interpolate(images[index : index + 1], size, mode="bilinear", antialias=True)
+            images[index : index + 1] = nnf.interpolate(small, images.shape[-2:], mode="bilinear")
+        return images
+
+
+def apply(images: Tensor, points: Tensor | None, numbers: dict[str, Tensor], size: int) -> tuple[Tensor, Tensor | None]:
+    """A batch of stacks (B, C, H, W) and keypoints (B, K, 2) px, changed by their draws and cut to (B, C, size, size).
+
+    Stacks come back standardised. Keypoints that are NaN stay NaN.
+    """
+    order = numbers["order"]  # (B, C)
+    if bool((order.diff(dim=1) != 1).any()):
+        images = images.gather(1, order.view(*images.shape[:2], 1, 1).expand_as(images))
+    image = tv_tensors.Image(images)
+    spots = tv_tensors.KeyPoints(
+        points if points is not None else images.new_zeros(len(images), 0, 2), canvas_size=tuple(images.shape[-2:])
+    )
+    change = v2.Compose([Warp(numbers["matrix"], numbers["shift"], size), Filter(numbers)])
+    with torch.autocast(images.device.type, enabled=False):
+        image, spots = change(image, spots)
+    return standardise(image.as_subclass(Tensor)), None if points is None else spots.as_subclass(Tensor)
+
+
+def crop_middle(images: Tensor, size: int) -> Tensor:
+    """The middle (…, size, size) of (…, H, W), standardised: what validation sees."""
+    top, left = (images.shape[-2] - size) // 2, (images.shape[-1] - size) // 2
+    return standardise(images[..., top : top + size, left : left + size])
+
+
+def standardise(images: Tensor) -> Tensor:
+    """(x - mean) / std over the last three axes, population std; constant stacks become zero."""
+    flat = images.flatten(-3)
+    centred = flat - flat.mean(-1, keepdim=True)
+    deviation = torch.linalg.vector_norm(centred, dim=-1, keepdim=True) / flat.shape[-1] ** 0.5
+    return centred.div_(torch.where(deviation > 0, deviation, 1.0)).view(images.shape)

@@ -1,0 +1,167 @@
+"""Studies read once: every usable slice of a study in one file, and what is derived from it, each file written whole.
+
+A pack (`<study>.safetensors`) holds the pixels as stored and, in its header, everything else of the `Study`, with a
+fingerprint of the DICOM files (names, sizes, times) and table rows it came from. A derived file carries the
+fingerprint of its recipe part and of its pack. What does not match is made again; an interrupted run loses one file.
+"""
+
+import hashlib
+import json
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import asdict, fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import load, save
+
+from lumbar.dicom.identity import Identity
+from lumbar.dicom.series import Series, Slice
+from lumbar.files.write import write_bytes
+from lumbar.issues import InputError, Issue
+from lumbar.study.study import DataFolder, Study, read_study
+
+VERSION = 1  # raise where packs or derived files change their layout or their numbers
+_HEADER = "lumbar"
+
+
+def fingerprint(*parts: Any) -> str:
+    """SHA-256 of the parts' JSON: equal inputs, equal words."""
+    return hashlib.sha256(json.dumps([VERSION, *parts], sort_keys=True, default=str).encode()).hexdigest()
+
+
+def write_arrays(path: Path, arrays: Mapping[str, np.ndarray], **header: Any) -> None:
+    """Write named arrays and a JSON header as one safetensors file, whole or not at all."""
+    plain = {name: np.ascontiguousarray(_native(array)) for name, array in arrays.items()}
+    try:
+        write_bytes(save(plain, metadata={_HEADER: json.dumps(header)}), path)
+    except OSError as error:
+        raise InputError(
+            f"{path}: cannot be written ({error.strerror}); free space on that disk and run again"
+        ) from error
+
+
+def read_header(path: Path) -> dict[str, Any] | None:
+    """The JSON header of a file of `write_arrays`; None where there is no such file or it is damaged."""
+    try:
+        with safe_open(path, "np") as file:
+            header = json.loads((file.metadata() or {})[_HEADER])
+            return header if isinstance(header, dict) else None
+    except (OSError, SafetensorError, KeyError, ValueError, RecursionError):
+        return None
+
+
+def read_arrays(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    """All arrays and the header of a file of `write_arrays`."""
+    data = path.read_bytes()
+    size = int.from_bytes(data[:8], "little")
+    return load(data), json.loads(json.loads(data[8 : 8 + size])["__metadata__"][_HEADER])
+
+
+def _native(array: np.ndarray) -> np.ndarray:
+    return array.astype(array.dtype.newbyteorder("=")) if not array.dtype.isnative else array
+
+
+def study_fingerprint(data: DataFolder, study_id: int) -> str:
+    """Of everything a study is read from: files with size and time, rows of the series table."""
+    folder = data.folder(study_id)
+    files = []
+    for path in folder.rglob("*"):
+        if path.is_file():
+            found = path.stat()
+            files.append((path.relative_to(folder).as_posix(), found.st_size, found.st_mtime_ns))
+    rows = data.series[data.series["study_id"] == study_id]
+    return fingerprint(study_id, sorted(files), rows.astype(str).to_numpy().tolist())
+
+
+def write_study(study: Study, path: Path, source: str) -> None:
+    """Write a pack."""
+    arrays: dict[str, np.ndarray] = {}
+    table: dict[str, list[dict[str, Any]]] = {}
+    for series_type, group in study.series.items():
+        table[series_type] = []
+        for series in group:
+            rows = []
+            for number, item in enumerate(series.slices):
+                name = f"{series.series_id}/{number}"
+                arrays[name], arrays[f"{name}/affine"] = item.pixels, item.affine
+                rows.append({f.name: _plain(getattr(item, f.name)) for f in fields(Slice) if f.name not in _ARRAYS})
+            entry = {"series_id": series.series_id, "description": series.description, "plane": series.plane}
+            table[series_type].append({**entry, "stacks": [int(stack) for stack in series.stacks], "slices": rows})
+    issues = [asdict(issue) for issue in study.issues]
+    write_arrays(path, arrays, source=source, study_id=study.study_id, series=table, issues=issues)
+
+
+_ARRAYS = {"pixels", "affine"}
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Path):
+        return str(value)
+    if isinstance(value, Identity):
+        return asdict(value)
+    return value.item() if isinstance(value, np.generic) else value
+
+
+def load_study(path: Path) -> Study:
+    """The study of a pack, equal to what `read_study` gave."""
+    arrays, header = read_arrays(path)
+    for array in arrays.values():
+        array.flags.writeable = False
+
+    def one(entry: dict[str, Any]) -> Series:
+        slices = []
+        for number, row in enumerate(entry["slices"]):
+            name = f"{entry['series_id']}/{number}"
+            padding = row.get("padding")
+            pairs = {"stored_range": tuple(row["stored_range"]), "padding": tuple(padding) if padding else None}
+            values = {**row, **pairs, "path": Path(row["path"])}
+            values["identity"] = Identity(**row.get("identity", {}))
+            slices.append(Slice(**values, pixels=arrays[name], affine=arrays[f"{name}/affine"]))
+        place = (entry["series_id"], entry["description"], entry["plane"])
+        return Series(*place, tuple(slices), tuple(entry["stacks"]))
+
+    series = {name: tuple(one(entry) for entry in group) for name, group in header["series"].items()}
+    return Study(header["study_id"], series, tuple(Issue(**issue) for issue in header["issues"]))  # type: ignore[arg-type]
+
+
+class Packs:
+    """The packs of a run: `ensure` reads what is missing or changed, `study` gives one."""
+
+    def __init__(self, folder: Path, data: DataFolder) -> None:
+        self.folder, self.data = folder, data
+        self.sources: dict[int, str] = {}
+
+    def path(self, study_id: int) -> Path:
+        """Where a study's pack lies."""
+        return self.folder / f"{study_id}.safetensors"
+
+    def ensure(self, study_ids: Iterable[int], each: Callable[[Callable[[int], None], list[int], str], None]) -> None:
+        """Make every pack that is missing or out of date; `each(function, items, title)` runs it over processes."""
+        stale = []
+        for study_id in study_ids:
+            self.sources[study_id] = study_fingerprint(self.data, study_id)
+            header = read_header(self.path(study_id))
+            if header is None or header.get("source") != self.sources[study_id]:
+                stale.append(study_id)
+        each(self.make, stale, "reading studies")
+
+    def know(self, study_ids: Iterable[int]) -> None:
+        """Learn the fingerprints of packs that another process made; InputError where this one cannot see them."""
+        for study_id in study_ids:
+            header = read_header(self.path(study_id))
+            if header is None:
+                raise InputError(
+                    f"{self.path(study_id)}: missing, although the first process wrote it; give --out on a disk that "
+                    "all machines share"
+                )
+            self.sources[study_id] = header["source"]
+
+    def make(self, study_id: int) -> None:
+        """Read one study's DICOM files and write its pack."""
+        write_study(read_study(self.data, study_id), self.path(study_id), self.sources[study_id])
+
+    def study(self, study_id: int) -> Study:
+        """One study, from its pack."""
+        return load_study(self.path(study_id))

@@ -1,0 +1,194 @@
+"""Training samples from the cached files of a run: heatmap stacks (stage 1) and regions (stage 2).
+
+A sample is read from disk as little as possible: one stack, or one level's views, out of a study's file. What changes
+it at random is drawn here and applied on the device (see `augment`).
+"""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors import safe_open
+
+from lumbar.grading.tasks import OWN_VIEW, TASKS, View
+from lumbar.labels import CONDITIONS, LABEL_COLUMNS, LEVELS, SIDES, Condition
+from lumbar.labels import mirrored as other_side
+from lumbar.recipe.member import DetectorSpec, GraderSpec
+from lumbar.recipe.settings import Training
+from lumbar.training.data import augment
+from lumbar.training.loop.losses import EMPTY
+
+#: The view that takes a view's place in the mirrored study.
+MIRROR_VIEW: Mapping[View, View] = {
+    "sagittal_t2": "sagittal_t2",
+    "sagittal_t1_left": "sagittal_t1_right",
+    "sagittal_t1_right": "sagittal_t1_left",
+    "axial_left": "axial_right",
+    "axial_right": "axial_left",
+    "axial_middle": "axial_middle",
+}
+
+
+def drawn(rows: np.ndarray, draws: Mapping[int, int]) -> np.ndarray:
+    """Rows of samples (N, …), study first, each as often as `draws` says of its study (once where it says nothing)."""
+    return np.repeat(rows, [draws.get(int(study), 1) for study in rows[:, 0]], axis=0)
+
+
+class StackSamples:
+    """Stage 1: stacks and keypoints. Files hold: `images` (N, C, S, S), `points` (N, K, 2) px, `mm_per_px` (N, 2) and
+    `flip` (N,), see `derive.stack_arrays`.
+    """
+
+    def __init__(self, folder: Path, studies: Sequence[int], spec: DetectorSpec, training: Training) -> None:
+        self.folder, self.spec, self.training = folder, spec, training
+        rows = []
+        for study in studies:
+            with safe_open(self._path(study), "np") as file:
+                rows += [(study, number) for number in range(file.get_slice("images").get_shape()[0])]
+        self.rows = np.array(rows, dtype=np.int64).reshape(-1, 2)
+
+    @property
+    def studies(self) -> np.ndarray:
+        """(N,) study of each sample."""
+        return self.rows[:, 0]
+
+    def _path(self, study: int) -> Path:
+        return self.folder / f"{study}.safetensors"
+
+    def sample(self, index: int, rng: np.random.Generator | None) -> dict[str, Any]:
+        """`image` (C, S, S) float16, `points` (K, 2) px, `mm_per_px` (2,), and the draw where `rng` is given."""
+        study, number = self.rows[index]
+        with safe_open(self._path(study), "np") as file:
+            image, points, scale = (file.get_slice(name)[number] for name in ("images", "points", "mm_per_px"))
+            flip = float(file.get_tensor("flip")[number])
+        out: dict[str, Any] = {"image": image, "points": points, "mm_per_px": scale}
+        if rng is None:
+            return out
+        if rng.random() < self.training.augment.mirror_p:
+            out["image"], out["points"] = mirror_stack(out["image"], points, flip, self.spec)
+        return out | augment.draw(rng, self.training.augment, len(image))
+
+
+def mirror_stack(
+    image: np.ndarray, points: np.ndarray, flip: float, spec: DetectorSpec
+) -> tuple[np.ndarray, np.ndarray]:
+    """A stack (C, S, S) and its keypoints (K, 2) as the mirrored study would give them.
+
+    Sagittal: slices in opposite order; a side's stack that runs from the middle outwards is that of the mirrored
+    study's other side as it is. Axial: columns flipped (column x becomes `flip` - x). Maps change sides by name.
+    """
+    moved = points[mirrored_maps(spec)].copy()
+    if spec.series_type == "axial_t2":
+        moved[:, 0] = flip - moved[:, 0]
+        return image[..., ::-1].copy(), moved
+    if spec.series_type == "sagittal_t1" and spec.preprocessing.side_order == "medial":
+        return image, moved
+    return image[::-1].copy(), moved
+
+
+def mirrored_maps(spec: DetectorSpec) -> list[int]:
+    """For each map of a detector, the map that shows the same place of the mirrored study.
+
+    Two maps are left and right; 25 are all conditions with all levels; five are the levels of either side.
+    """
+    if spec.num_classes == len(SIDES):
+        return [1, 0]
+    if spec.num_classes == len(LABEL_COLUMNS):
+        return [CONDITIONS.index(other_side(name)) * len(LEVELS) + k for name in CONDITIONS for k in range(len(LEVELS))]
+    return list(range(spec.num_classes))
+
+
+class RegionSamples:
+    """Stage 2: the views of one level and the severities of its conditions.
+
+    Files hold, for each view, `<view>` (5, T, S, S) uint8, `<view>/range` (5, 2) and `<view>/present` (5,).
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        studies: Sequence[int],
+        codes: Mapping[int, np.ndarray],
+        spec: GraderSpec,
+        training: Training,
+    ) -> None:
+        """`codes`: each study's labels (5 conditions, 5 levels), places in `SEVERITIES`, `EMPTY` where unknown."""
+        self.folder, self.spec, self.training = folder, spec, training
+        self.task, self.codes = TASKS[spec.task], codes
+        self.present = {study: self._present(study) for study in studies}
+        rows = [
+            (study, level, number)
+            for study in studies
+            for level in range(len(LEVELS))
+            for number, sample in enumerate(self.task.samples)
+            if any(self.present[study][view][level] for view in sample.views)
+            and (self._labels(study, level, sample.conditions, mirrored=False) != EMPTY).any()
+        ]
+        self.rows = np.array(rows, dtype=np.int64).reshape(-1, 3)
+
+    @property
+    def studies(self) -> np.ndarray:
+        """(N,) study of each sample."""
+        return self.rows[:, 0]
+
+    def _path(self, study: int) -> Path:
+        return self.folder / f"{study}.safetensors"
+
+    def _present(self, study: int) -> dict[View, np.ndarray]:
+        with safe_open(self._path(study), "np") as file:
+            return {view: file.get_tensor(f"{view}/present") for view in self.task.views}
+
+    def _labels(self, study: int, level: int, conditions: Sequence[Condition], *, mirrored: bool) -> np.ndarray:
+        """(C,) labels; EMPTY where the member would stay silent, since it cannot see the condition's own view."""
+        sources = [other_side(name) if mirrored else name for name in conditions]
+        labels = np.array([self.codes[study][CONDITIONS.index(name), level] for name in sources], dtype=np.int64)
+        if self.spec.preprocessing.missing == "silent" and self.spec.view_dropout == 0:
+            seen = [bool(self.present[study][OWN_VIEW[name]][level]) for name in sources]
+            labels[~np.array(seen)] = EMPTY
+        return labels
+
+    def sample(self, index: int, rng: np.random.Generator | None) -> dict[str, Any]:
+        """`views` (V, T, S, S), `seen` (V,), `labels` (C,), `study` (), and the draws (V, …) where `rng` is given."""
+        study, level, number = (int(value) for value in self.rows[index])
+        names, conditions = self.task.samples[number].views, self.task.samples[number].conditions
+        mirrored = rng is not None and rng.random() < self.training.augment.mirror_p
+        labels = self._labels(study, level, conditions, mirrored=mirrored)
+        if mirrored and (labels == EMPTY).all():
+            mirrored, labels = False, self._labels(study, level, conditions, mirrored=False)
+        views, seen = self._views(study, level, names, mirrored)
+        out: dict[str, Any] = {"views": views, "seen": seen, "labels": labels, "study": np.int64(study)}
+        if rng is None:
+            return out
+        out["seen"] = self._drop(seen, rng)
+        draws = [self._draw(name, rng) for name in names]
+        return out | {key: np.stack([draw[key] for draw in draws]) for key in draws[0]}
+
+    def _views(self, study: int, level: int, names: Sequence[View], mirrored: bool) -> tuple[np.ndarray, np.ndarray]:
+        views, seen = [], []
+        with safe_open(self._path(study), "np") as file:
+            for name in names:
+                source = MIRROR_VIEW[name] if mirrored else name
+                low, high = file.get_slice(f"{source}/range")[level]
+                view = file.get_slice(source)[level].astype(np.float32) * ((high - low) / 255) + low
+                views.append(mirror_view(view, name, self.spec) if mirrored else view)
+                seen.append(bool(file.get_slice(f"{source}/present")[level]))
+        return np.stack(views), np.array(seen)
+
+    def _drop(self, seen: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        kept = seen & (rng.random(len(seen)) >= self.spec.view_dropout)
+        return kept if kept.any() else seen
+
+    def _draw(self, view: View, rng: np.random.Generator) -> augment.Draw:
+        draw = augment.draw(rng, self.training.augment, self.spec.slices, shuffle=view.startswith("axial"))
+        jitter = rng.normal(0, self.training.keypoint_jitter_mm / self.spec.roi_mm, 2)
+        return draw | {"shift": (draw["shift"] + jitter).astype(np.float32)}
+
+
+def mirror_view(region: np.ndarray, view: View, spec: GraderSpec) -> np.ndarray:
+    """The region (T, S, S) of the mirrored study's `view`, made from the region of `MIRROR_VIEW[view]`."""
+    if view == "sagittal_t2" or (view.startswith("sagittal") and spec.preprocessing.side_order == "patient"):
+        return region[::-1]
+    if view == "axial_middle" or (view.startswith("axial") and not spec.mirror_right):
+        return region[..., ::-1]
+    return region

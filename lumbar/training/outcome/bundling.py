@@ -1,0 +1,118 @@
+"""From a run, or from a recipe alone, to a weights bundle."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+import torch
+from pydantic import TypeAdapter, ValidationError
+
+from lumbar.bundle.bundle import Bundle, FittedBlend, Precision, Weights, build_network, save_bundle
+from lumbar.files.read import read_json
+from lumbar.issues import InputError
+from lumbar.labels import CONDITIONS, LEVELS
+from lumbar.metric import weighted_prior
+from lumbar.recipe.member import DetectorSpec
+from lumbar.recipe.recipe import Recipe, load_recipe
+from lumbar.training.folder import RunFolder
+from lumbar.training.loop import checkpoint
+from lumbar.training.outcome.blending import bundled
+
+_SCORES: Final = TypeAdapter(dict[str, dict[str, float | None]])
+
+
+def make_bundle(run: Path, out: Path, precision: Precision = "float16") -> Bundle:
+    """Write the bundle of a finished run: every member of every trained fold.
+
+    Raises InputError where training has not ended.
+    """
+    folder = RunFolder(Path(run))
+    recipe = folder.recipe()
+    folder.check_finished()
+    names = {name: [_member_name(recipe, name, fold) for fold in recipe.folds.train] for name in recipe.stage2.members}
+    blend = bundled(folder, names)
+    prior = blend.blender.prior if isinstance(blend, FittedBlend) else weighted_prior(folder.labels(), 0.5)
+    return save_bundle(
+        Path(out),
+        _weights(folder, recipe),
+        prior=prior,
+        blend=blend,
+        description=recipe.description or recipe.name,
+        card=recipe.card,
+        precision=precision,
+    )
+
+
+def _weights(folder: RunFolder, recipe: Recipe) -> Iterator[Weights]:
+    scores, ranks = _scores(folder), _ranks(folder, recipe)
+    for fold in recipe.folds.train:
+        for name, member in recipe.members().items():
+            result = folder.result(name, fold)
+            assert result is not None
+            network = build_network(member.spec)
+            checkpoint.read_weights(network, folder.member(name, fold) / "best.safetensors")
+            valid = {key: round(value, 5) for key, value in result["best"].items() if key.startswith("valid_")}
+            yield Weights(
+                _member_name(recipe, name, fold),
+                member.spec,
+                network.state_dict(),
+                fold=fold,
+                saw=result["saw"],
+                scores=valid | scores.get(name, {}),
+                rank=ranks.get((name, fold)),
+            )
+
+
+def _member_name(recipe: Recipe, name: str, fold: int) -> str:
+    """A member's name in the bundle: with its fold, where there are several."""
+    return name if len(recipe.folds.train) == 1 else f"{name}_fold{fold}"
+
+
+def _scores(folder: RunFolder) -> dict[str, dict[str, float]]:
+    """Out-of-fold scores a member, where the run was evaluated."""
+    path, remedy = folder.root / "evaluation.json", "run train_utils.py evaluate again"
+    if not path.is_file():
+        return {}
+    try:
+        found = read_json(path, remedy)
+        members = _SCORES.validate_python(found.get("scores") if isinstance(found, dict) else None)
+    except ValidationError as error:
+        raise InputError(f"{path}: is not what evaluate writes there; {remedy}") from error
+    return {name: {k: v for k, v in parts.items() if v is not None} for name, parts in members.items()}
+
+
+def _ranks(folder: RunFolder, recipe: Recipe) -> dict[tuple[str, int], int]:
+    """Rank of each grader's fold, 1 the most valuable: within a task by validation loss, mean over its folds.
+
+    A member's first fold is worth more than any member's second one: other networks add more than other folds do.
+    """
+    tasks: dict[str, list[tuple[float, str]]] = {}
+    for name, member in recipe.stage2.members.items():
+        found = [folder.result(name, fold) for fold in recipe.folds.train]
+        loss = float(np.mean([result["best"]["valid_loss"] for result in found if result is not None]))
+        tasks.setdefault(member.spec.task, []).append((loss, name))  # type: ignore[union-attr]
+    return {
+        (name, fold): 1 + turn * len(members) + place
+        for members in tasks.values()
+        for place, (_, name) in enumerate(sorted(members))
+        for turn, fold in enumerate(recipe.folds.train)
+    }
+
+
+def make_random_bundle(recipe_path: Path, out: Path, seed: int = 0) -> Bundle:
+    """A bundle of a recipe's members, all folds, with random weights: for timing and tests, it knows nothing."""
+    recipe = load_recipe(Path(recipe_path))
+
+    def weights() -> Iterator[Weights]:
+        for fold in recipe.folds.train:
+            for number, (name, member) in enumerate(recipe.members().items()):
+                torch.manual_seed(seed + 1000 * fold + number)
+                state = build_network(member.spec).state_dict()
+                what = "detector" if isinstance(member.spec, DetectorSpec) else "grader"
+                yield Weights(f"{name}_fold{fold}", member.spec, state, fold=fold, saw=f"nothing: a random {what}")
+
+    prior = np.full((len(CONDITIONS), len(LEVELS), 3), 1 / 3)
+    return save_bundle(
+        Path(out), weights(), prior=prior, blend=recipe.blend.average, description=f"random {recipe.name}"
+    )

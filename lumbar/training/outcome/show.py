@@ -1,0 +1,144 @@
+"""Pictures of what the networks really get in training: stage 1 with targets, stage 2 with labels."""
+
+import shutil
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import matplotlib
+
+matplotlib.use("Agg")
+import numpy as np
+import torch
+from matplotlib import pyplot as plt
+
+from lumbar.drawing import charts, style
+from lumbar.files.write import check_apart, check_replaceable, replacing, writing_into
+from lumbar.grading.tasks import TASKS
+from lumbar.issues import InputError
+from lumbar.keypoints.answers.heatmaps import gaussian_heatmaps
+from lumbar.labels import SEVERITIES
+from lumbar.recipe.member import DetectorSpec, GraderSpec
+from lumbar.recipe.recipe import Member, load_recipe
+from lumbar.training.checks.tables import open_checked
+from lumbar.training.data.samples import RegionSamples, StackSamples
+from lumbar.training.folder import RunFolder
+from lumbar.training.loop.loop import Batch
+from lumbar.training.loop.objectives import HeatmapObjective, SeverityObjective
+
+if TYPE_CHECKING:
+    from lumbar.training.run import Run
+
+SAMPLES = 6  # a picture
+STUDIES = 12  # read for it
+KEYPOINTS = {"labels": "labelled", "found": "out-of-fold"}
+
+
+def show_batches(
+    recipe_path: Path, data_folder: Path, out: Path, overrides: Sequence[str] = (), trained: Path | None = None
+) -> list[Path]:
+    """Write one picture a member into `out`: a training batch after augmentation, as the network gets it.
+
+    Stage 1: each sample's middle slice with its targets, then as it was. Stage 2: each view's middle slice, labels
+    above; where the recipe grades around out-of-fold keypoints, around those of the run `trained`, else around the
+    labelled ones. Nothing is trained. Raises InputError as training would, and where
+    a picture of such a name is none of ours.
+    """
+    from lumbar.compute.accelerator import make_accelerator
+    from lumbar.training.run import Run
+
+    recipe = load_recipe(Path(recipe_path), overrides)
+    kind = "found" if trained is not None and recipe.stage2.keypoints == "out_of_fold" else "labels"
+    check_apart(out, Path(data_folder) / "train_images")
+    data = open_checked(Path(data_folder), recipe)
+    paths = {name: Path(out) / f"{name}.png" for name in recipe.members()}
+    with writing_into(out):
+        for path in paths.values():
+            check_replaceable(path, charts.drawn_here)
+    written = []
+    with tempfile.TemporaryDirectory() as scratch:
+        run = Run(Path(scratch), recipe, data, make_accelerator(recipe.loop))
+        if trained is not None:
+            _take_keypoints(RunFolder(trained), run)
+        run.study_ids = run.study_ids[:STUDIES]
+        run.prepare()
+        for name, member in recipe.members().items():
+            samples = _samples(run, name, member, kind)
+            if not len(samples.studies):
+                raise InputError(
+                    f"{data_folder}: none of the first {STUDIES} studies has a labelled sample for {name}; give a "
+                    "folder that has some"
+                )
+            draw = _stacks if isinstance(samples, StackSamples) else _regions
+            figure = draw(samples, member, kind)  # type: ignore[arg-type]
+            with writing_into(out), replacing(paths[name], charts.drawn_here) as temporary:
+                figure.savefig(temporary, dpi=80, bbox_inches="tight", metadata=charts.MARK)
+            plt.close(figure)
+            written.append(paths[name])
+    return written
+
+
+def _take_keypoints(trained: RunFolder, run: "Run") -> None:
+    """Let a run begin with the keypoints that another one found, and with the studies that these are of."""
+    found = trained.keypoints(run.recipe.folds.train)
+    shutil.copytree(trained.root / "keypoints", run.folder.root / "keypoints")
+    run.study_ids = [study for study in run.study_ids if study in found]
+    if not run.study_ids:
+        raise InputError(f"{trained.root}: its keypoints are of none of these studies; give the run of this data")
+
+
+def _samples(run: "Run", name: str, member: Member, kind: str) -> StackSamples | RegionSamples:
+    """The training samples of a member, graders' around a kind of keypoints."""
+    if isinstance(member.spec, DetectorSpec):
+        run.stacks(name, member.spec)
+        return StackSamples(run.stack_folder(name), run.study_ids, member.spec, member.training)
+    run.regions(kind, run.study_ids)
+    folder = run.region_folder(member.spec, kind)
+    return RegionSamples(folder, run.study_ids, run.training_codes, member.spec, member.training)
+
+
+def batch_of(samples: StackSamples | RegionSamples, count: int, seed: int = 0, *, augmented: bool = True) -> Batch:
+    """A batch of samples spread over the data set, with draws where `augmented`."""
+    chosen = np.linspace(0, len(samples.studies) - 1, count).astype(int)
+    rows = [samples.sample(int(i), np.random.default_rng([seed, int(i)]) if augmented else None) for i in chosen]
+    return torch.utils.data.default_collate(rows)
+
+
+def _stacks(samples: StackSamples, member: Member, kind: str) -> Any:
+    assert isinstance(member.spec, DetectorSpec)
+    objective = HeatmapObjective(member.spec, member.training)
+    figure, axes = plt.subplots(2, SAMPLES, figsize=(3 * SAMPLES, 6.4), squeeze=False)
+    for row, augmented in enumerate((True, False)):
+        images, points = objective.inputs(batch_of(samples, SAMPLES, augmented=augmented))
+        for column in range(SAMPLES):
+            axis, targets = axes[row, column], points[column].numpy()
+            axis.imshow(images[column, images.shape[1] // 2], cmap="gray", vmin=-1.5, vmax=3)
+            maps = gaussian_heatmaps(targets, member.spec.image_size, member.spec.sigma_px)
+            axis.contour(maps.max(0), levels=[0.5], colors=style.COLOURS[4], linewidths=0.8)
+            for number, (x, y) in enumerate(targets):
+                if np.isfinite(x):
+                    axis.text(x + 4, y, str(number), color=style.COLOURS[5], size=style.NOTE_SIZE, clip_on=True)
+            axis.axis("off")
+    figure.suptitle("as trained on (top), as it is (bottom); contours: targets at half height, numbers: their maps")
+    return figure
+
+
+def _regions(samples: RegionSamples, member: Member, kind: str) -> Any:
+    assert isinstance(member.spec, GraderSpec)
+    objective = SeverityObjective(member.spec, member.training)
+    batch = batch_of(samples, SAMPLES)
+    views = objective.inputs(batch)
+    names = TASKS[member.spec.task].samples[0].views
+    figure, axes = plt.subplots(len(names), SAMPLES, figsize=(2.4 * SAMPLES, 2.7 * len(names)), squeeze=False)
+    for column in range(SAMPLES):
+        words = [SEVERITIES[code] if code >= 0 else "empty" for code in batch["labels"][column].tolist()]
+        axes[0, column].set_title(f"{int(batch['study'][column])}\n" + "\n".join(words), size=style.NOTE_SIZE)
+        for row, name in enumerate(names):
+            axis = axes[row, column]
+            axis.imshow(views[column, row, views.shape[2] // 2].numpy(), cmap="gray", vmin=-2, vmax=3)
+            axis.set(xticks=[], yticks=[])
+            if column == 0:
+                axis.set_ylabel(name if len(words) > 1 else name.replace("_left", " side"), size=style.NOTE_SIZE)
+    figure.suptitle(f"around {KEYPOINTS[kind]} keypoints", size=style.TITLE_SIZE, y=0)
+    return figure
