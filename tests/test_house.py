@@ -1,69 +1,53 @@
-"""The plan of the house: which room may use which, and where torch stays outside."""
+"""The plan of the house: which room may use which, where torch stays outside, and how long a file may grow.
+
+Floors and forbidden arrows are data; each test lists every offender at once.
+"""
 
 import ast
 import subprocess
 import sys
 from collections.abc import Iterator
-from graphlib import TopologicalSorter
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
-
-import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "lumbar"
 
 #: From the ground up. A room uses rooms of its own floor and below; a new room is given its floor here.
 FLOORS = {
-    "words": {"labels", "issues", "style", "progress", "terminal", "pool"},
-    "arrays": {
-        "arguments",
-        "card",
-        "exchange",
-        "files",
-        "texts",
-        "member",
-        "geometry",
-        "dicom_arrange",
-        "dicom_bits",
-        "dicom_consistency",
-        "dicom_file",
-        "dicom_flaws",
-        "dicom_frames",
-        "dicom_identity",
-        "dicom_mixture",
-        "dicom_pixels",
-        "dicom_subject",
-        "dicom_tags",
-        "dicom_values",
-        "dicom",
-        "images",
-        "metric",
-        "charts",
-        "submission",
-        "ensemble",
-    },
-    "study": {
-        "study",
-        "study_checks",
-        "tables",
-        "windows",
-        "canal",
-        "severity_table",
-        "phantom",
-        "spider",
-        "spider_tables",
-    },
-    "stages": {"compute", "pretrained", "keypoints", "grading"},
-    "prediction": {"bundle", "convert", "kaggle", "prediction", "report", "pictures", "viewer", "dicom_sr"},
-    "training": {"training", "kaggle_pack"},
+    "words": {"labels", "issues", "terminal", "pool", "geometry"},
+    "files": {"files"},
+    "dicom": {"dicom", "metric", "submission"},
+    "drawing": {"drawing"},
+    "ensemble": {"ensemble"},
+    "recipe": {"arguments", "recipe"},
+    "made studies": {"phantom", "spider"},
+    "study": {"study", "compute", "backbones"},
+    "stages": {"keypoints", "grading"},
+    "bundle": {"bundle"},
+    "work": {"prediction", "training", "kaggle"},
+    "report": {"report"},
 }
 FLOOR_OF = {room: height for height, rooms in enumerate(FLOORS.values()) for room in rooms}
-#: Floors on which no file imports torch, not even inside of a function.
-WITHOUT_TORCH = ("words", "arrays", "study")
-#: Files further up that answer without torch too.
+#: Arrows within a floor that are forbidden all the same: the first may not use the second.
+FORBIDDEN = {
+    ("keypoints", "grading"): "the stages meet in prediction and training only",
+    ("grading", "keypoints"): "the stages meet in prediction and training only",
+    ("prediction", "training"): "a bundle is all that prediction needs",
+    ("kaggle", "training"): "what is packed is code and a bundle",
+    ("phantom", "spider"): "each makes studies from its own source",
+    ("study", "compute"): "what a network sees is told without torch",
+    ("study", "backbones"): "what a network sees is told without torch",
+}
+#: Rooms in which no file imports torch, not even inside of a function; and files elsewhere that answer without it.
+LOWER = ("words", "files", "dicom", "drawing", "ensemble", "recipe", "made studies")
+WITHOUT_TORCH = {"study"}.union(*(FLOORS[floor] for floor in LOWER))
 ALSO_WITHOUT_TORCH = ("lumbar.grading.tasks", "train_utils")
+TORCH = ("torch", "torchvision", "timm", "segmentation_models_pytorch", "accelerate")
 #: A file longer than this holds more than one thing; 300 lines are a reason to look.
 LONGEST_FILE = 400
+#: Files and folders directly below the package.
+MOST_ROOMS = 26
 
 
 def room_of(path: Path) -> str:
@@ -71,75 +55,96 @@ def room_of(path: Path) -> str:
     return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
 
 
-def files(rooms: set[str] | None = None) -> list[Path]:
-    every = [path for path in sorted(PACKAGE.rglob("*.py")) if path != PACKAGE / "__init__.py"]
-    return [path for path in every if rooms is None or room_of(path) in rooms]
+def files() -> list[Path]:
+    return [path for path in sorted(PACKAGE.rglob("*.py")) if path != PACKAGE / "__init__.py"]
 
 
-def run_time_imports(tree: ast.AST) -> Iterator[str]:
-    """Dotted names of everything a file imports, inside of functions too; what only type checkers read is left out."""
-    for node in ast.iter_child_nodes(tree):
-        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
-            continue
+def named(path: Path) -> str:
+    """Dotted name of a module, `lumbar.dicom.file`."""
+    return ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+
+
+MODULES = {named(path) for path in files()}
+
+
+def imports_of(path: Path) -> Iterator[str]:
+    """Dotted names of everything a file imports, inside of functions and for type checkers too.
+
+    Of this package the module that an import means: `from lumbar.dicom import file` is `lumbar.dicom.file`.
+    """
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
-            assert node.level == 0, "relative imports hide which room is meant"
-            yield from (f"{node.module}.{alias.name}" for alias in node.names)
-        yield from run_time_imports(node)
+            assert node.level == 0, f"{path}: relative imports hide which room is meant"
+            for alias in node.names:
+                whole = f"{node.module}.{alias.name}"
+                yield whole if whole in MODULES else f"{node.module}"
 
 
-def imports_of(path: Path) -> list[str]:
-    return list(run_time_imports(ast.parse(path.read_text(encoding="utf-8"))))
+ARROWS = {named(path): set(imports_of(path)) & MODULES for path in files()}
 
 
 def rooms_used_by(path: Path) -> set[str]:
-    used = {name.split(".")[1] for name in imports_of(path) if name.startswith("lumbar.")}
-    return {room for room in used if room in FLOOR_OF} - {room_of(path)}
+    return {name.split(".")[1] for name in ARROWS[named(path)]} - {room_of(path)}
 
 
-def test_every_room_has_a_floor():
-    assert {room_of(path) for path in files()} <= set(FLOOR_OF)
-
-
-@pytest.mark.parametrize("path", files(), ids=lambda path: path.relative_to(ROOT).as_posix())
-def test_no_arrow_runs_up(path):
-    above = {room for room in rooms_used_by(path) if FLOOR_OF[room] > FLOOR_OF[room_of(path)]}
-    assert not above, f"{room_of(path)} uses {above}, which lies on a floor above"
-
-
-def test_the_two_stages_do_not_use_each_other():
-    for path in files({"keypoints", "grading"}):
-        assert not rooms_used_by(path) & {"keypoints", "grading"}, path
-
-
-def test_rooms_of_one_floor_do_not_use_each_other_in_a_circle():
-    graph: dict[str, set[str]] = {}
+def test_rooms_use_rooms_of_their_own_floor_and_below() -> None:
+    wrong = [f"{room} has no floor" for room in sorted({room_of(path) for path in files()} - set(FLOOR_OF))]
+    entries = [path.name for path in PACKAGE.iterdir() if path.name != "__pycache__"]
+    wrong += [f"{len(entries)} entries below lumbar/, {MOST_ROOMS} are enough"] if len(entries) > MOST_ROOMS else []
     for path in files():
-        graph.setdefault(room_of(path), set()).update(rooms_used_by(path))
-    TopologicalSorter(graph).prepare()  # raises CycleError with the circle
+        room = room_of(path)
+        for used in sorted(rooms_used_by(path)):
+            if FLOOR_OF[used] > FLOOR_OF[room]:
+                wrong.append(f"{named(path)} uses {used}, which lies on a floor above")
+            elif (room, used) in FORBIDDEN:
+                wrong.append(f"{named(path)} uses {used}: {FORBIDDEN[room, used]}")
+    assert not wrong, "\n".join(wrong)
 
 
-def test_lower_floors_know_no_torch():
-    rooms = set().union(*(FLOORS[floor] for floor in WITHOUT_TORCH))
-    for path in files(rooms):
-        found = [name for name in imports_of(path) if name.split(".")[0] in ("torch", "torchvision", "timm")]
-        assert not found, f"{path.relative_to(ROOT)} imports {found}"
+def test_no_files_and_no_rooms_use_each_other_in_a_circle() -> None:
+    rooms: dict[str, set[str]] = {}
+    for path in files():
+        rooms.setdefault(room_of(path), set()).update(rooms_used_by(path))
+    circles = []
+    for graph in (ARROWS, rooms):
+        left = {name: set(used) for name, used in graph.items()}
+        while True:
+            try:
+                TopologicalSorter(left).prepare()
+                break
+            except CycleError as error:
+                circle = error.args[1]
+                circles.append(" -> ".join(reversed(circle)))
+                left[circle[1]].discard(circle[0])
+    assert not circles, "\n".join(circles)
 
 
-def test_lower_floors_load_no_torch_by_detours():
-    rooms = set().union(*(FLOORS[floor] for floor in WITHOUT_TORCH)) & {room_of(path) for path in files()}
-    modules = [f"lumbar.{room}" for room in sorted(rooms)] + list(ALSO_WITHOUT_TORCH)
-    script = "import importlib, sys\n" + "\n".join(
-        f"importlib.import_module({name!r}); assert 'torch' not in sys.modules, {name!r}" for name in modules
+def test_lower_floors_know_no_torch() -> None:
+    wrong = []
+    for path in files():
+        if room_of(path) in WITHOUT_TORCH:
+            wrong += [f"{named(path)} imports {name}" for name in imports_of(path) if name.split(".")[0] in TORCH]
+    assert not wrong, "\n".join(wrong)
+    modules = [name for name in sorted(MODULES) if name.split(".")[1] in WITHOUT_TORCH] + list(ALSO_WITHOUT_TORCH)
+    script = (
+        "import importlib, sys\nfor name in sys.argv[1:]:\n    importlib.import_module(name)\n"
+        "    if 'torch' in sys.modules:\n        sys.exit(f'{name} loads torch by a detour')"
     )
-    done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=False)
+    command = [sys.executable, "-c", script, *modules]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
 
 
-@pytest.mark.parametrize(
-    "path", [*files(), ROOT / "train_utils.py"], ids=lambda path: path.relative_to(ROOT).as_posix()
-)
-def test_files_stay_short_enough_to_read(path):
-    lines = path.read_text(encoding="utf-8").count("\n")
-    assert lines <= LONGEST_FILE
+def test_files_stay_short_enough_to_read_and_faces_stay_empty() -> None:
+    wrong = []
+    for path in [*files(), ROOT / "train_utils.py"]:
+        text = path.read_text(encoding="utf-8")
+        if text.count("\n") > LONGEST_FILE:
+            wrong.append(f"{path.relative_to(ROOT)} has more than {LONGEST_FILE} lines")
+        if path.name == "__init__.py":
+            body = ast.parse(text).body
+            if not all(isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) for node in body):
+                wrong.append(f"{path.relative_to(ROOT)} holds more than a docstring")
+    assert not wrong, "\n".join(wrong)
