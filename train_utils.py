@@ -31,11 +31,13 @@ except ModuleNotFoundError:  # pushed to Kaggle as a utility script: the package
 
 if TYPE_CHECKING:  # what a notebook imports from here; loaded on first use, so that --help does not wait for torch
     from lumbar.bundle.bundle import load_bundle
-    from lumbar.kaggle.inputs import choose_device, find_inputs, is_competition_rerun
+    from lumbar.compute.device import choose_device
+    from lumbar.kaggle.inputs import find_inputs, is_competition_rerun
     from lumbar.metric import read_labels, score
     from lumbar.prediction.job import predict_all
+    from lumbar.prediction.outputs import write_outputs
     from lumbar.prediction.run_report import describe_rows, show_issues
-    from lumbar.prediction.schedule import predict, write_outputs
+    from lumbar.prediction.schedule import predict
     from lumbar.report.pictures import show_study
     from lumbar.study.study import open_data
 

@@ -17,7 +17,7 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from lumbar.bundle.bundle import load_bundle
-from lumbar.kaggle import inputs
+from lumbar.compute import device as devices
 from lumbar.labels import SERIES_DESCRIPTIONS
 from lumbar.metric import label_codes, score_arrays
 from lumbar.prediction import run_report, schedule
@@ -41,7 +41,7 @@ def main() -> None:
     data, bundle = open_data(args.data, "train"), load_bundle(args.weights)
     if data.labels is None:
         raise SystemExit(f"{args.data} has no train.csv; give a labelled folder")
-    device, amp = inputs.choose_device(say=lambda sentence: print(sentence, file=sys.stderr))
+    device, amp = devices.choose_device(say=lambda sentence: print(sentence, file=sys.stderr))
     order, codes = label_codes(data.labels.loc[list(data.study_ids)])
     prior = np.broadcast_to(np.asarray(bundle.manifest.prior), (len(order), 5, 5, 3))
     floor = score_arrays(codes, prior)

@@ -21,7 +21,7 @@ from torch import nn
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from lumbar.bundle.bundle import build_network
+from lumbar.bundle.network import build_network
 from lumbar.compute.accelerator import make_accelerator
 from lumbar.files.write import write_csv, write_json
 from lumbar.recipe.member import DetectorSpec

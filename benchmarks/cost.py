@@ -22,7 +22,8 @@ import pandas as pd
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from lumbar.bundle.bundle import Bundle, Weights, load_bundle, save_bundle
+from lumbar.bundle.bundle import Bundle, load_bundle
+from lumbar.bundle.save import Weights, save_bundle
 from lumbar.drawing.style import INK
 from lumbar.prediction import schedule
 from lumbar.study.study import DataFolder, open_data

@@ -27,7 +27,7 @@ from lumbar.bundle.bundle import Bundle, load_bundle
 from lumbar.keypoints.detect import detect
 from lumbar.keypoints.repair import LOW_CONFIDENCE
 from lumbar.labels import KEYPOINT_SERIES
-from lumbar.prediction.schedule import Predictor
+from lumbar.prediction.predictor import Predictor
 from lumbar.recipe.card import Measured, write_measured
 from lumbar.study.keypoint import Keypoint
 from lumbar.study.study import DataFolder, Study, open_data, read_study

@@ -15,10 +15,10 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from lumbar import ensemble
 from lumbar.bundle.bundle import Bundle, load_bundle
+from lumbar.compute import device as devices
+from lumbar.ensemble.average import BLEND_METHODS, blend
 from lumbar.files.write import write_json
-from lumbar.kaggle import inputs
 from lumbar.labels import CONDITION_GROUPS
 from lumbar.metric import label_codes, weighted_prior
 from lumbar.prediction import schedule
@@ -34,7 +34,7 @@ def judge(data: DataFolder, bundle: Bundle, studies: int | None = None, engine: 
     if data.labels is None or data.coordinates is None:
         raise SystemExit(f"{data.root} has no train.csv or no train_label_coordinates.csv; give a labelled folder")
     ids = [study for study in data.study_ids if study in data.labels.index][:studies]
-    device, amp = inputs.choose_device(say=lambda sentence: print(sentence, file=sys.stderr))
+    device, amp = devices.choose_device(say=lambda sentence: print(sentence, file=sys.stderr))
     results = list(schedule.predict(data, bundle, device=device, amp=amp, engine=engine, study_ids=ids))
     order, codes = label_codes(data.labels.loc[ids])
     by_study = {result.study_id: result for result in results}
@@ -70,8 +70,8 @@ def _groups(bundle: Bundle) -> dict[str, list[int]]:
 def _blend(members: np.ndarray, bundle: Bundle, prior: np.ndarray) -> np.ndarray:
     """(N, m, 5, 5, 3) → (N, 5, 5, 3); the prior where none of the members speaks. What was fitted, was for all."""
     method = bundle.manifest.blend.method
-    average = method if method in ensemble.BLEND_METHODS else "mean"
-    return np.stack([ensemble.blend(study, prior, average)[0] for study in members])
+    average = method if method in BLEND_METHODS else "mean"
+    return np.stack([blend(study, prior, average)[0] for study in members])
 
 
 COMMAND = "python benchmarks/heldout.py --data HELDOUT --weights weights"

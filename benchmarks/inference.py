@@ -29,9 +29,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import lumbar.prediction.predictor
 from lumbar.bundle.bundle import load_bundle
+from lumbar.compute import device as devices
 from lumbar.compute.compiled import Part
 from lumbar.compute.lanes import Lanes
-from lumbar.kaggle import inputs
 from lumbar.prediction import schedule
 from lumbar.study.study import DataFolder, open_data
 
@@ -203,7 +203,7 @@ def measure(folder: Path, weights: Path, studies: int, engine: str) -> dict[str,
     """All figures of a run over the first `studies` of a data folder."""
     started = time.perf_counter()
     data, bundle = open_data(folder), load_bundle(weights)
-    device, amp = inputs.choose_device(say=lambda text: print(text, file=sys.stderr))
+    device, amp = devices.choose_device(say=lambda text: print(text, file=sys.stderr))
     predictor = schedule.Predictor(bundle, device, amp, engine)
     loaded = time.perf_counter() - started
     study_ids = list(data.study_ids[:studies])

@@ -23,13 +23,13 @@ from torch import nn
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from lumbar.bundle.bundle import Bundle, load_bundle
+from lumbar.compute import device as devices
 from lumbar.compute.engine import Engine
 from lumbar.dicom.series import Slice
 from lumbar.grading.grade import speaks
 from lumbar.grading.networks.gru import GruGrader
 from lumbar.grading.regions import Points, Regions, cut_region
 from lumbar.grading.tasks import OWN_VIEW, TASKS, VIEWS
-from lumbar.kaggle import inputs
 from lumbar.keypoints.detect import detect
 from lumbar.labels import CONDITIONS, LEVELS
 from lumbar.prediction import schedule
@@ -154,7 +154,7 @@ def main() -> None:
     args = parser.parse_args()
     data, bundle = open_data(args.data), load_bundle(args.weights)
     study_ids = list(data.study_ids[: args.studies])
-    device, amp = inputs.choose_device(say=lambda text: print(text, file=sys.stderr))
+    device, amp = devices.choose_device(say=lambda text: print(text, file=sys.stderr))
     slow_ids = study_ids[: args.slow]
     expected, slow = naive(data, bundle, slow_ids, device)
     figures: dict[str, Any] = {

@@ -20,9 +20,9 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from lumbar.bundle.bundle import Bundle, load_bundle
+from lumbar.compute import device as devices
 from lumbar.dicom.series import Series
 from lumbar.files.write import write_json
-from lumbar.kaggle import inputs
 from lumbar.labels import CONDITIONS, LEVELS, SIDES, Side
 from lumbar.metric import UNLABELLED, label_codes, score_arrays
 from lumbar.prediction.predictor import Predictor
@@ -140,7 +140,7 @@ def main() -> None:
     data, bundle = open_data(args.data, "train"), load_bundle(args.weights)
     if data.labels is None or data.coordinates is None:
         raise SystemExit(f"{data.root} has no train.csv or no train_label_coordinates.csv; give a labelled folder")
-    device, amp = inputs.choose_device(say=lambda sentence: print(sentence, file=sys.stderr))
+    device, amp = devices.choose_device(say=lambda sentence: print(sentence, file=sys.stderr))
     order, codes = label_codes(data.labels.loc[list(data.study_ids)])
     assert tuple(order) == data.study_ids
     cuts = (Cut(), *ONE_SERIES, *(FEWER_TYPES if args.fewer_types else ()))

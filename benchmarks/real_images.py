@@ -4,8 +4,9 @@
     python benchmarks/real_images.py --weights weights --held HELD [--study DIR --points FILE] [--card FILE]
 
 T2 SPACE: points from SPIDER's masks. Mid-sagittal T2 turbo spin echo: points that a person checked or set. Mid-sagittal
-T1: no foramen is to be seen there; the points are where the foramina of each level would be (see lumbar/spider/write.py), so
-that the figures tell whether levels are recognised. Each detector is judged alone, without the other's points.
+T1: no foramen is to be seen there; the points are where the foramina of each level would be (see
+lumbar/spider/write.py), so that the figures tell whether levels are recognised. Each detector is judged alone, without
+the other's points.
 
 --study: a whole study, judged against a JSON of points set by hand: {"sagt2": {level: [x, y]}, "sagt1": {side: {level:
 [x, y]}}, "axial": {side: ...}} in pixels of the slices as stored.

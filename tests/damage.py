@@ -27,7 +27,9 @@ from pydicom.uid import (
     RLELossless,
 )
 
-from lumbar.bundle.bundle import Bundle, Weights, build_network, save_bundle
+from lumbar.bundle.bundle import Bundle
+from lumbar.bundle.network import build_network
+from lumbar.bundle.save import Weights, save_bundle
 from lumbar.labels import SERIES_DESCRIPTIONS
 from lumbar.phantom.dataset import write_phantoms
 from tests.tiny_dicom import CORONAL, image, merge_into_enhanced, write_slice

@@ -228,7 +228,9 @@ def table_attack(work: Path) -> Callable[[random.Random], str]:
 def bundle_attack(work: Path) -> Callable[[random.Random], str]:
     import torch
 
-    from lumbar.bundle.bundle import MANIFEST, load_bundle, sha256
+    from lumbar.bundle.bundle import load_bundle
+    from lumbar.bundle.manifest import MANIFEST
+    from lumbar.files.write import sha256
     from lumbar.issues import InputError
     from tests.worlds import tiny_bundle
 

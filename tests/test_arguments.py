@@ -7,8 +7,8 @@ import pytest
 
 import train_utils
 from lumbar.arguments import ARGUMENTS, DEVICE, LARGEST_SEED
+from lumbar.compute.device import choose_device
 from lumbar.issues import InputError
-from lumbar.kaggle.inputs import choose_device
 
 NONSENSE = (
     "nan",

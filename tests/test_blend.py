@@ -8,7 +8,9 @@ import pandas as pd
 import pytest
 
 import train_utils
-from lumbar.bundle.bundle import Bundle, FittedBlend, load_bundle, save_bundle
+from lumbar.bundle.blend import FittedBlend
+from lumbar.bundle.bundle import Bundle, load_bundle
+from lumbar.bundle.save import save_bundle
 from lumbar.ensemble import methods, nested
 from lumbar.ensemble.average import blend
 from lumbar.ensemble.command import run_blend

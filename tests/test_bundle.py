@@ -10,7 +10,10 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from lumbar.bundle.bundle import MANIFEST, Weights, build_network, load_bundle, save_bundle
+from lumbar.bundle.bundle import load_bundle
+from lumbar.bundle.manifest import MANIFEST
+from lumbar.bundle.network import build_network
+from lumbar.bundle.save import Weights, save_bundle
 from lumbar.issues import InputError
 from lumbar.recipe.member import DetectorSpec, GraderSpec
 

@@ -7,7 +7,10 @@ import pytest
 from test_bundle import DETECTOR, PRIOR, weights
 
 import train_utils
-from lumbar.bundle.bundle import MANIFEST, Weights, build_network, load_bundle, save_bundle
+from lumbar.bundle.bundle import load_bundle
+from lumbar.bundle.manifest import MANIFEST
+from lumbar.bundle.network import build_network
+from lumbar.bundle.save import Weights, save_bundle
 from lumbar.recipe.card import Card, Measured, Source, write_measured
 
 TABLE = Measured(

@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import nn
 
-from lumbar.bundle.bundle import build_network
+from lumbar.bundle.network import build_network
 from lumbar.compute import compiled, crew
 from lumbar.compute.compiled import CompiledRunner
 from lumbar.compute.engine import Engine, choose_engine, make_runner

@@ -19,7 +19,7 @@ from lumbar.geometry import to_patient
 from lumbar.issues import InputError
 from lumbar.labels import CONDITIONS, KEYPOINT_SERIES, LEVELS, SEVERITIES, condition_title, level_title, side_of
 from lumbar.phantom.dataset import write_phantoms
-from lumbar.prediction.schedule import StudyResult
+from lumbar.prediction.result import StudyResult
 from lumbar.report.dicom_sr import codes
 from lumbar.report.dicom_sr import write as dicom_sr
 from lumbar.study.keypoint import Keypoint

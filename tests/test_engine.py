@@ -11,7 +11,9 @@ from torch import nn
 
 import lumbar.prediction.networks
 import lumbar.prediction.predictor
-from lumbar.bundle.bundle import Bundle, Weights, build_network, save_bundle
+from lumbar.bundle.bundle import Bundle
+from lumbar.bundle.network import build_network
+from lumbar.bundle.save import Weights, save_bundle
 from lumbar.compute.engine import Engine, Runner, choose_engine
 from lumbar.issues import InputError
 from lumbar.prediction import schedule

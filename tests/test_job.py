@@ -17,13 +17,14 @@ import torch
 
 import lumbar.prediction.predictor
 import train_utils
-from lumbar.bundle.bundle import Bundle, Weights, save_bundle
-from lumbar.kaggle.inputs import Device
+from lumbar.bundle.bundle import Bundle
+from lumbar.bundle.save import Weights, save_bundle
+from lumbar.compute.device import Device
 from lumbar.prediction import job, reading, schedule
 from lumbar.prediction.budget import Budget, choose_dropped, enough, ranked_graders
 from lumbar.prediction.finished import FINISHED
-from lumbar.prediction.outputs import StudyResult
 from lumbar.prediction.reading import ReadAhead
+from lumbar.prediction.result import StudyResult
 from lumbar.prediction.store import Store
 from lumbar.study.study import DataFolder, Study, open_data, read_study
 from tests.conftest import ROOT
@@ -232,7 +233,7 @@ def test_a_kernel_that_has_used_a_gpu_works_alone(
 
 def test_of_several_processes_each_takes_the_gpu_with_its_number(monkeypatch: pytest.MonkeyPatch) -> None:
     asked = []
-    monkeypatch.setattr("lumbar.kaggle.inputs.choose_device", lambda wanted, say: asked.append(wanted))
+    monkeypatch.setattr("lumbar.compute.device.choose_device", lambda wanted, say: asked.append(wanted))
     monkeypatch.setattr("torch.cuda.is_available", lambda: True)
     processes = job.Processes()
     for count, local, wanted in ((2, 1, "auto"), (2, 1, "cuda"), (1, 0, "cuda"), (2, 1, "cpu"), (1, 0, "auto")):

@@ -11,9 +11,10 @@ from pathlib import Path
 import pytest
 import torch
 
+from lumbar.compute.device import choose_device
 from lumbar.issues import InputError
 from lumbar.kaggle import inputs
-from lumbar.kaggle.inputs import choose_device, error_policy, find_inputs, install_missing_wheels, is_competition_rerun
+from lumbar.kaggle.inputs import error_policy, find_inputs, install_missing_wheels, is_competition_rerun
 
 
 def make_data(folder: Path, split: str = "test", text: str = "study_id,series_id,series_description\n") -> Path:

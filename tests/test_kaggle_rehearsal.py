@@ -267,7 +267,7 @@ def test_packing_twice_replaces_and_refuses_to_replace_what_is_not_its_own(
     assert sorted(path.name for path in (tmp_path / "dataset").iterdir()) == [
         "README.md", "SHA256SUMS", "dataset-metadata.json", "lumbar", "train_utils.py", "weights", "wheels",
     ]  # fmt: skip
-    page = Path("lumbar", "viewer", "page")
+    page = Path("lumbar", "report", "html", "page")
     packed = {path.name for path in (tmp_path / "dataset" / page).iterdir()}
     assert packed == {path.name for path in (ROOT / page).iterdir()}, "the report's page travels with the package"
     card = (tmp_path / "dataset" / "README.md").read_text()

@@ -14,7 +14,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from lumbar.bundle.bundle import Weights, build_network, load_bundle, save_bundle
+from lumbar.bundle.bundle import load_bundle
+from lumbar.bundle.network import build_network
+from lumbar.bundle.save import Weights, save_bundle
 from lumbar.labels import LABEL_COLUMNS, SEVERITIES, SUBMISSION_COLUMNS
 from lumbar.phantom.dataset import write_phantoms
 from lumbar.recipe.member import DetectorSpec, GraderSpec

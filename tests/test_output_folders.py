@@ -9,8 +9,8 @@ import pytest
 import torch
 
 import train_utils
-from lumbar.bundle.bundle import MANIFEST
 from lumbar.bundle.card import CARD
+from lumbar.bundle.manifest import MANIFEST
 from lumbar.files.write import writing_into
 from lumbar.issues import InputError
 from lumbar.kaggle.inputs import WHEELS

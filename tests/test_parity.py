@@ -16,8 +16,8 @@ import torch
 from conftest import ROOT, SHARED
 
 from lumbar import geometry
-from lumbar.bundle.bundle import build_network
 from lumbar.bundle.convert.original import ORIGINALS, own_keys
+from lumbar.bundle.network import build_network
 from lumbar.ensemble.average import blend
 from lumbar.grading.grade import grade
 from lumbar.grading.regions import Regions, cut_region, cut_regions

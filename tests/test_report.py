@@ -20,8 +20,8 @@ from lumbar.prediction.run_report import (
     prior_studies,
     run_report,
     show_issues,
-    versions_here,
 )
+from lumbar.prediction.versions import versions_here
 
 ROOT = Path("/home/someone/private folder")
 DATA: Any = SimpleNamespace(

@@ -18,7 +18,8 @@ from pydicom import dcmread
 from pydicom.uid import DeflatedExplicitVRLittleEndian, RLELossless
 
 import train_utils
-from lumbar.bundle.bundle import MANIFEST, Bundle, load_bundle
+from lumbar.bundle.bundle import Bundle, load_bundle
+from lumbar.bundle.manifest import MANIFEST
 from lumbar.dicom import file
 from lumbar.dicom.series import read_series
 from lumbar.issues import InputError

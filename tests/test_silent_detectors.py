@@ -12,7 +12,8 @@ from small_study import CANAL, small_study
 from test_keypoints import SIZE, Placed, by_name, canal_pixels, placed_detectors, spec_of
 from torch import nn
 
-from lumbar.bundle.bundle import Bundle, Weights, save_bundle
+from lumbar.bundle.bundle import Bundle
+from lumbar.bundle.save import Weights, save_bundle
 from lumbar.issues import Issue
 from lumbar.keypoints.detect import detect
 from lumbar.labels import LEVELS

@@ -12,7 +12,9 @@ from mirror import mirror_coordinates, mirror_labels, mirror_study
 from worlds import detector_spec, grader_spec, small_phantoms
 
 from lumbar import geometry
+from lumbar.grading.mirror import MIRROR_VIEW, mirror_view
 from lumbar.grading.regions import cut_regions
+from lumbar.keypoints.mirror import mirror_stack
 from lumbar.keypoints.stacks import sagittal_stacks
 from lumbar.labels import LABEL_COLUMNS, SERIES_DESCRIPTIONS, condition_title, level_title
 from lumbar.metric import label_codes
@@ -20,7 +22,7 @@ from lumbar.recipe.settings import Augment, Training
 from lumbar.study.study import DataFolder, Study, open_data, read_study
 from lumbar.training.data import derived
 from lumbar.training.data.packs import Packs, load_study, read_arrays, read_header, write_arrays
-from lumbar.training.data.samples import MIRROR_VIEW, RegionSamples, StackSamples, mirror_stack, mirror_view
+from lumbar.training.data.samples import RegionSamples, StackSamples
 from lumbar.training.loop.losses import EMPTY
 
 T2, T1, AXIAL = detector_spec("sagittal_t2", 5, 5), detector_spec("sagittal_t1", 3, 5), detector_spec("axial_t2", 3, 2)

@@ -342,7 +342,7 @@ def test_the_run_becomes_a_bundle_that_predicts(world: Path) -> None:
 
 def test_out_of_fold_probabilities_are_those_that_prediction_gives(world: Path) -> None:
     """A held-out study through a bundle of its fold's members alone gives the run's own out-of-fold rows."""
-    from lumbar.prediction.schedule import Predictor
+    from lumbar.prediction.predictor import Predictor
     from lumbar.study.study import open_data, read_study
     from lumbar.training.outcome.bundling import make_bundle
 

@@ -25,7 +25,7 @@ from lumbar.grading.tasks import VIEWS
 from lumbar.issues import InputError
 from lumbar.labels import CONDITIONS, KEYPOINT_SERIES, LEVELS
 from lumbar.prediction import job
-from lumbar.prediction.outputs import StudyResult
+from lumbar.prediction.result import StudyResult
 from lumbar.recipe.member import GraderSpec
 from lumbar.report.html import write
 from lumbar.report.html.panel import panel

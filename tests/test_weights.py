@@ -13,8 +13,10 @@ from pydantic import ValidationError
 from safetensors.torch import load_file, save_file
 
 from lumbar.backbones import load_pretrained
-from lumbar.bundle.bundle import MANIFEST, Bundle, Weights, build_network, load_bundle, save_bundle
-from lumbar.bundle.network import MAX_BYTES, blueprint, check_size
+from lumbar.bundle.bundle import Bundle, load_bundle
+from lumbar.bundle.manifest import MANIFEST
+from lumbar.bundle.network import MAX_BYTES, blueprint, build_network, check_size
+from lumbar.bundle.save import Weights, save_bundle
 from lumbar.issues import InputError
 from lumbar.prediction.predictor import Predictor
 from lumbar.recipe.member import DetectorSpec, GraderSpec

@@ -8,7 +8,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from lumbar.bundle.bundle import Bundle, Weights, build_network, save_bundle
+from lumbar.bundle.bundle import Bundle
+from lumbar.bundle.network import build_network
+from lumbar.bundle.save import Weights, save_bundle
 from lumbar.phantom.dataset import write_phantoms
 from lumbar.phantom.options import PhantomOptions
 from lumbar.recipe.member import DetectorSpec, GraderSpec, Preprocessing, TaskName

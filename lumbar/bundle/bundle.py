@@ -5,65 +5,25 @@ Loading checks everything, runs nothing from the files, and reaches for no hub.
 """
 
 import hashlib
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Any
 
-import numpy as np
 import torch
 from pydantic import ValidationError
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
 from torch import nn
 
 from lumbar.bundle.content import check_file, inside
-from lumbar.bundle.manifest import MANIFEST, Blend, Manifest, Member, first_fault
+from lumbar.bundle.manifest import MANIFEST, Manifest, Member, first_fault
 from lumbar.bundle.network import blueprint, build_network, check_size
-from lumbar.bundle.ownership import own_files
-from lumbar.compute.state import check_numbers, check_shapes, check_state
+from lumbar.compute.state import check_numbers, check_shapes
 from lumbar.compute.tensors import load_tensors
-from lumbar.ensemble.average import BlendMethod
 from lumbar.ensemble.store import SUFFIXES
-from lumbar.files.exchange import exchanging
 from lumbar.files.read import decoded, parse_json, read_bytes
-from lumbar.files.write import sha256, write_bytes, write_json, writing_into
 from lumbar.issues import InputError, few, printable
-from lumbar.prediction.blend import BundleBlend, FittedBlend, store_blend
-from lumbar.recipe.card import Card
-from lumbar.recipe.member import MEMBER_NAME, DetectorSpec, GraderSpec
-
-__all__ = [
-    "MANIFEST",
-    "Blend",
-    "Bundle",
-    "BundleBlend",
-    "FittedBlend",
-    "Manifest",
-    "Member",
-    "Weights",
-    "build_network",
-    "check_state",
-    "load_bundle",
-    "save_bundle",
-    "sha256",
-]
-
-Precision = Literal["float16", "float32"]
-
-
-@dataclass(frozen=True)
-class Weights:
-    """A member to be saved: its entry's content and its state dict."""
-
-    name: str
-    spec: DetectorSpec | GraderSpec
-    state: Mapping[str, torch.Tensor]
-    fold: int | None = None
-    saw: str = ""
-    scores: Mapping[str, float] = field(default_factory=dict)
-    rank: int | None = None  # what a time budget keeps longest has 1
-    source: str = ""  # the file they come from, for sentences
+from lumbar.recipe.member import DetectorSpec
 
 
 @dataclass(frozen=True)
@@ -149,73 +109,6 @@ def _stored_shapes(path: Path) -> dict[str, tuple[int, ...]]:
         raise InputError(f"{path}: cannot be read as safetensors ({error}); copy the bundle again") from error
 
 
-def save_bundle(
-    folder: Path | str,
-    members: Iterable[Weights],
-    *,
-    prior: np.ndarray,
-    blend: BlendMethod | FittedBlend = "mean",
-    description: str = "",
-    card: Card | None = None,
-    precision: Precision = "float16",
-) -> Bundle:
-    """Write a bundle and check it; members may come from a generator, one is held at a time.
-
-    With `float16`, matrices are stored in half precision; vectors (biases, norms), integers and tensors that half
-    precision cannot hold stay as they are. The folder must be new, empty, or a bundle and nothing else; that one is
-    replaced when all of the new one is there.
-    """
-    folder = Path(folder)
-    with exchanging(folder, own_files, MANIFEST) as new:
-        entries = []
-        for weights in members:
-            name = f"{weights.name}.safetensors"
-            if not MEMBER_NAME.fullmatch(weights.name):
-                raise InputError(f"{folder}: member name {weights.name!r} is not usable as a file name; rename it")
-            planned = blueprint(weights.spec, weights.source or name)
-            check_size(planned, weights.source or name)
-            own = planned.state_dict()
-            check_state(weights.state, own, weights.source or name)
-            stored = save({key: _stored(value, own[key], precision) for key, value in weights.state.items()})
-            with writing_into(folder):
-                write_bytes(stored, new / name)
-            entries.append(_entry(weights, new / name))
-        with writing_into(folder):
-            kept = store_blend(blend, new)
-            manifest = _manifest(folder, entries, prior, kept, description, card or Card())
-            write_json(manifest.model_dump(mode="json"), new / MANIFEST)
-        bundle = load_bundle(new)
-    return replace(bundle, folder=folder)
-
-
-def _entry(weights: Weights, file: Path) -> Member:
-    return Member(
-        name=weights.name,
-        spec=weights.spec,
-        fold=weights.fold,
-        file=file.name,
-        sha256=sha256(file),
-        saw=weights.saw,
-        scores=dict(weights.scores),
-        rank=weights.rank,
-    )
-
-
-def _manifest(
-    folder: Path, members: list[Member], prior: np.ndarray, blend: Blend, description: str, card: Card
-) -> Manifest:
-    try:
-        return Manifest(
-            description=description,
-            members=tuple(members),
-            blend=blend,
-            prior=np.asarray(prior, dtype=np.float64).tolist(),
-            card=card,
-        )
-    except ValidationError as error:
-        raise InputError(f"{folder}: no bundle can be made; {first_fault(error)}") from error
-
-
 def load_bundle(folder: Path | str) -> Bundle:
     """Read and check a bundle: manifest, paths, file kinds and hashes. Raises InputError with one sentence."""
     folder = Path(folder)
@@ -233,13 +126,16 @@ def load_bundle(folder: Path | str) -> Bundle:
     return Bundle(folder, manifest, hashlib.sha256(raw).hexdigest())
 
 
-def _stored(value: torch.Tensor, own: torch.Tensor, precision: Precision) -> torch.Tensor:
-    """A tensor as it is written; where the network's `own` one counts, in its type."""
-    value = value.detach().cpu().contiguous()
-    if not own.is_floating_point():
-        return value.to(own.dtype, copy=True)
-    if precision == "float16" and value.ndim > 1:
-        half = value.to(torch.float16)
-        if torch.isfinite(half).all():
-            return half
-    return value.to(torch.float32)
+def bundle_identity(bundle: Bundle) -> dict[str, Any]:
+    """What names a bundle and each of its members, as data."""
+    manifest = bundle.manifest
+    return {
+        "name": printable(bundle.folder.name),
+        "identity": bundle.identity,
+        "description": manifest.description,
+        "members": [
+            {"name": member.name, "stage": member.spec.stage, "fold": member.fold, "sha256": member.sha256}
+            for member in manifest.members
+        ],
+        "blend": manifest.blend.model_dump(),
+    }

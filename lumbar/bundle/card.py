@@ -6,9 +6,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
-from lumbar.bundle.bundle import MANIFEST, Bundle, Manifest, load_bundle
+from lumbar.bundle.bundle import Bundle, load_bundle
+from lumbar.bundle.manifest import MANIFEST, Manifest
 from lumbar.files.write import json_text, replacing, write_text, writing_into
-from lumbar.prediction.run_report import NOTICE
+from lumbar.issues import NOTICE
 from lumbar.recipe.card import Card, Measured, read_measured
 from lumbar.recipe.member import DetectorSpec
 

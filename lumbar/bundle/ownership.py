@@ -4,6 +4,8 @@ import hashlib
 import json
 from pathlib import Path
 
+from lumbar.bundle.bundle import Bundle
+from lumbar.bundle.card import CARD, card_text
 from lumbar.bundle.manifest import MANIFEST, Manifest
 from lumbar.files.write import sha256
 
@@ -13,9 +15,6 @@ def own_files(folder: Path) -> list[str]:
 
     Empty where there is no manifest of ours.
     """
-    from lumbar.bundle.bundle import Bundle
-    from lumbar.bundle.card import CARD, card_text
-
     try:
         raw = (folder / MANIFEST).read_bytes() if (folder / MANIFEST).is_file() else b""
         manifest = Manifest.model_validate(json.loads(raw))

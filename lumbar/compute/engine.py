@@ -42,7 +42,7 @@ class Engine:
 
 
 def choose_engine(word: str, device: torch.device, amp: torch.dtype | None = None) -> Engine:
-    """The engine of a word on a device; `amp` is the type that suits an accelerator (see `kaggle.choose_device`).
+    """The engine of a word on a device; `amp` is the type that suits an accelerator (see `lumbar.compute.device`).
 
     `auto`: what is safe: float32 with folded layers on a CPU, the accelerator's half type where `amp` names one.
     `half`: also on a CPU, which must compute in bfloat16; it moves probabilities, so that it is a choice. `openvino`

@@ -1,6 +1,6 @@
 """The 25 probabilities of a study as a small coloured table, for a picture."""
 
-from typing import TYPE_CHECKING, Any, Final
+from typing import Final
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -8,10 +8,7 @@ from matplotlib.colors import to_rgba
 from matplotlib.patches import Rectangle
 
 from lumbar.drawing import style
-from lumbar.labels import CONDITIONS, LEVELS, SEVERITIES, SEVERITY_LABELS, Condition, level_title
-
-if TYPE_CHECKING:
-    from lumbar.study.study import DataFolder
+from lumbar.labels import CONDITIONS, LEVELS, SEVERITIES, Condition, level_title
 
 #: Table columns as an axial image shows them: the patient's right on the viewer's left.
 COLUMNS: Final[tuple[tuple[Condition, str], ...]] = (
@@ -79,17 +76,3 @@ def _draw_shares(ax: Axes, x: int, y: int, probabilities: np.ndarray) -> None:
     for place, share in enumerate(probabilities):
         ax.add_patch(Rectangle((left, top), wide * share, tall, facecolor=style.SEVERITY_MAP(place / 2)))
         left += wide * share
-
-
-def true_severities(data: "DataFolder", study_id: int) -> np.ndarray | None:
-    """True severities (5 conditions, 5 levels) as 0, 1, 2, and -1 where empty; None without labels."""
-    if data.labels is None or study_id not in data.labels.index:
-        return None
-    row = data.labels.loc[study_id]
-    words = [[row.get(f"{condition}_{level}") for level in LEVELS] for condition in CONDITIONS]
-    return np.array([[_severity_index(word) for word in line] for line in words])
-
-
-def _severity_index(word: Any) -> int:
-    severity = SEVERITY_LABELS.get(word, word) if isinstance(word, str) else None
-    return SEVERITIES.index(severity) if severity in SEVERITIES else -1

@@ -1,7 +1,8 @@
 """Files out: written whole or not at all, and never over what is somebody else's.
 
-Whatever a command writes goes through `replacing` (a file) or `lumbar.files.exchange` (a folder of its own). What stands
-there is replaced only where its content proves that the command wrote it; else one sentence names it, and it stays.
+Whatever a command writes goes through `replacing` (a file) or `lumbar.files.exchange` (a folder of its own). What
+stands there is replaced only where its content proves that the command wrote it; else one sentence names it, and it
+stays.
 """
 
 import errno

@@ -13,14 +13,10 @@ import sys
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, Literal, NamedTuple
+from typing import Final, Literal
 
-from lumbar.arguments import DEVICE, DEVICES
 from lumbar.files.read import read_json
 from lumbar.issues import InputError, few, printable
-
-if TYPE_CHECKING:
-    import torch
 
 KAGGLE: Final = Path("/kaggle")
 COMPETITION: Final = "rsna-2024-lumbar-spine-degenerative-classification"
@@ -45,13 +41,6 @@ class Inputs:
 
     def __str__(self) -> str:
         return printable(f"data: {self.data} · weights: {self.weights} · results go to: {self.out}")
-
-
-class Device(NamedTuple):
-    """A device on which a kernel ran, and the autocast type that suits it (None: float32 throughout)."""
-
-    device: "torch.device"
-    amp: "torch.dtype | None"
 
 
 def find_inputs(
@@ -93,35 +82,6 @@ def error_policy(environment: Mapping[str, str] | None = None) -> Literal["fail"
     return "prior" if is_competition_rerun(environment) else "fail"
 
 
-def choose_device(wanted: str | None = None, *, say: Say = print) -> Device:
-    """The GPU if a kernel really runs on it, else the CPU with a sentence why.
-
-    An old card (a P100 under recent builds) says that it is available and fails on the first kernel, so one is tried.
-    Autocast type: bfloat16 from compute capability 8 on, float16 below (a T4 only emulates bfloat16), none on the CPU.
-    `wanted` (`cuda`, `cuda:1`, `cpu`) overrides the choice, `auto` is None; InputError where that device does not work.
-    """
-    import torch
-
-    if wanted is not None and not DEVICE.fullmatch(wanted):
-        raise InputError(f"unknown device {wanted[:60]!r}; known: {DEVICES}")
-    wanted = None if wanted == "auto" else wanted
-    if wanted == "cpu" or (wanted is None and not torch.cuda.is_available()):
-        return Device(torch.device("cpu"), None)
-    device = torch.device(wanted or "cuda")
-    try:
-        _try_kernel(device)
-    except (RuntimeError, AssertionError) as error:  # torch without CUDA raises AssertionError
-        reason = (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
-        if wanted is not None:
-            raise InputError(
-                f"device {wanted!r} does not work here ({reason}); choose 'cpu' or leave it out"
-            ) from error
-        say(f"The GPU does not run this build of torch ({reason}); the CPU is used, which is slower.")
-        return Device(torch.device("cpu"), None)
-    major, _ = torch.cuda.get_device_capability(device)
-    return Device(device, torch.bfloat16 if major >= 8 else torch.float16)
-
-
 def install_missing_wheels(*, kaggle: Path = KAGGLE, say: Say = print) -> list[str]:
     """Install what Kaggle's image lacks from the attached wheels, without network; returns what was installed.
 
@@ -147,14 +107,6 @@ def install_missing_wheels(*, kaggle: Path = KAGGLE, say: Say = print) -> list[s
             say(f"Not installed from the attached wheels: {name} ({reason}).")
     importlib.invalidate_caches()
     return installed
-
-
-def _try_kernel(device: "torch.device") -> None:
-    import torch
-
-    image = torch.ones(1, 1, 8, 8, device=device)
-    weight = torch.ones(1, 1, 3, 3, device=device)
-    torch.nn.functional.conv2d(image, weight).sum().item()  # .item() waits for the kernel
 
 
 def _is_installed(name: str) -> bool:

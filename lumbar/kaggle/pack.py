@@ -17,8 +17,9 @@ from pathlib import Path
 from typing import Any, Final
 
 from lumbar.arguments import OWNER
-from lumbar.bundle.bundle import MANIFEST, Bundle, load_bundle
+from lumbar.bundle.bundle import Bundle, load_bundle
 from lumbar.bundle.card import CARD, card_text
+from lumbar.bundle.manifest import MANIFEST
 from lumbar.files.exchange import Proof, exchanging, summed, write_sums
 from lumbar.files.write import check_apart, write_json, write_text, writing_into
 from lumbar.issues import InputError

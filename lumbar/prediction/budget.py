@@ -4,7 +4,7 @@ import time
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Final
 
-from lumbar.bundle.bundle import Manifest
+from lumbar.bundle.manifest import Manifest
 from lumbar.grading.tasks import TASKS
 from lumbar.labels import CONDITIONS
 from lumbar.recipe.member import GraderSpec

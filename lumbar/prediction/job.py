@@ -17,15 +17,16 @@ import torch
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 
 from lumbar.bundle.bundle import Bundle
+from lumbar.compute import device as devices
 from lumbar.compute.crew import no_cv2_threads, share
 from lumbar.compute.engine import choose_engine
 from lumbar.issues import InputError
-from lumbar.kaggle import inputs
 from lumbar.prediction import schedule
 from lumbar.prediction.budget import Budget
+from lumbar.prediction.case import OnError
 from lumbar.prediction.finished import computing
-from lumbar.prediction.outputs import StudyResult, check_out
-from lumbar.prediction.schedule import OnError
+from lumbar.prediction.outputs import check_out
+from lumbar.prediction.result import StudyResult
 from lumbar.prediction.store import Store
 from lumbar.study.study import DataFolder
 
@@ -190,17 +191,17 @@ class Processes:
         if self._state is not None:
             self._state.wait_for_everyone()
 
-    def device(self, wanted: str, say: Say) -> inputs.Device:
+    def device(self, wanted: str, say: Say) -> devices.Device:
         """This process's device: of several processes each has a GPU of its own, where there are GPUs."""
         if wanted == "auto" and self.count > 1 and torch.cuda.is_available():
             try:
-                return inputs.choose_device(f"cuda:{self.local}", say=say)
+                return devices.choose_device(f"cuda:{self.local}", say=say)
             except InputError as error:
                 say(f"{error}; this process goes on with the CPU, which is slower")
-                return inputs.Device(torch.device("cpu"), None)
+                return devices.Device(torch.device("cpu"), None)
         if wanted == "cuda" and self.count > 1:
             wanted = f"cuda:{self.local}"
-        return inputs.choose_device(None if wanted == "auto" else wanted, say=say)
+        return devices.choose_device(None if wanted == "auto" else wanted, say=say)
 
 
 def _launched(data: DataFolder, bundle: Bundle, out: Path, options: Options, started: float) -> None:

@@ -6,7 +6,8 @@ from typing import Final
 
 import torch
 
-from lumbar.bundle.bundle import Bundle, Member
+from lumbar.bundle.bundle import Bundle
+from lumbar.bundle.manifest import Member
 from lumbar.bundle.network import blamed_on, example
 from lumbar.compute.compiled import CompiledRunner, in_children
 from lumbar.compute.engine import Engine, Runner, make_runner

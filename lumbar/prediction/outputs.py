@@ -2,9 +2,8 @@
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
@@ -23,11 +22,11 @@ from lumbar.files.write import (
     sha256,
     writing_into,
 )
-from lumbar.issues import Issue
-from lumbar.labels import CONDITIONS, LEVELS, condition_title, level_title
+from lumbar.issues import NOTICE
+from lumbar.labels import condition_title, level_title
 from lumbar.prediction.finished import check_finished, remove_finished
-from lumbar.prediction.run_report import NOTICE, run_report
-from lumbar.study.keypoint import Keypoint
+from lumbar.prediction.result import StudyResult
+from lumbar.prediction.run_report import run_report
 from lumbar.study.study import DataFolder
 
 SUBMISSION: Final = "submission.csv"
@@ -35,24 +34,6 @@ KEYPOINTS: Final = "keypoints.csv"
 REPORT: Final = "run_report.json"
 #: In the run report: the SHA-256 of the report without this key.
 _OWN_HASH: Final = "sha256"
-
-
-@dataclass(frozen=True)
-class StudyResult:
-    """What one study came to. Axes are named by `labels.CONDITIONS`, `labels.LEVELS` and `labels.SEVERITIES`."""
-
-    study_id: int
-    probabilities: np.ndarray  # (5 conditions, 5 levels, 3), blended, each row sums to 1
-    members: np.ndarray  # (M, 5, 5, 3), NaN where a member stays silent
-    graded: np.ndarray  # (5, 5) bool; False: no member spoke, the weighted prior stands in
-    seen: np.ndarray  # (5, 5) bool; False: no region on the condition's own view, who spoke saw the level on others
-    keypoints: tuple[Keypoint, ...] = ()
-    issues: tuple[Issue, ...] = ()
-    used: Mapping[str, list[int]] = field(default_factory=dict)  # series ids by series type
-    seconds: float = 0.0
-    failed: bool = False
-    ran_on: str = ""  # device and number type
-    dropped: tuple[str, ...] = ()  # members that a time budget had left out by then
 
 
 KEYPOINT_COLUMNS = ("study_id", "series_id", "instance_number", "condition", "level", "x", "y", "confidence")
@@ -145,41 +126,3 @@ def _hashes(text: str, path: Path) -> list[str]:
     """The hash of a file's new content; where an older one stands, that one's too, since a kill may leave it there."""
     new = hashlib.sha256(text.encode()).hexdigest()
     return list(dict.fromkeys([new, *([sha256(path)] if path.is_file() else [])]))
-
-
-def left_out(study_id: int, graded: np.ndarray, seen: np.ndarray) -> tuple[Issue, ...]:
-    """What members could not see of a study: `graded` and `seen` (5, 5) as in `StudyResult`."""
-    return (*_unseen(study_id, graded & ~seen), *_ungraded(study_id, graded, seen))
-
-
-def not_finite(
-    study_id: int, unanswered: Mapping[str, np.ndarray], graded: np.ndarray, engine: str
-) -> tuple[Issue, ...]:
-    """One Issue a member that gave no numbers; `unanswered` (5, 5) bool by its name says where it should have spoken.
-
-    `graded` (5, 5) tells whether others spoke there; `engine` is how the networks ran.
-    """
-    issues = []
-    for name, silent in unanswered.items():
-        others = "other members or the prior" if graded[silent].any() else "the prior"
-        others = "other members" if graded[silent].all() else others
-        what = f"{name} gave no number for {silent.sum()} of its answers ({engine}); {others} spoke for it"
-        issues.append(Issue("answer_not_finite", study_id, None, what))
-    return tuple(issues)
-
-
-def _unseen(study_id: int, spoken: np.ndarray) -> Iterator[Issue]:
-    """One Issue a condition for the levels (5, 5) at which only members without its own view spoke."""
-    for condition, row in zip(CONDITIONS, spoken, strict=True):
-        if row.any():
-            levels = ", ".join(level_title(level) for level, there in zip(LEVELS, row, strict=True) if there)
-            detail = f"{condition_title(condition)} {levels}: graded by members that see the level on other series"
-            yield Issue("condition_unseen", study_id, None, detail)
-
-
-def _ungraded(study_id: int, graded: np.ndarray, seen: np.ndarray) -> Iterator[Issue]:
-    for (row, column), spoken in np.ndenumerate(graded):
-        if not spoken:
-            what = f"{condition_title(CONDITIONS[row])} {level_title(LEVELS[column])}"
-            why = "no member gave an answer" if seen[row, column] else "no member could see its region"
-            yield Issue("condition_ungraded", study_id, None, f"{what}: {why}; the prior stands in")

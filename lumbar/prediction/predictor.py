@@ -11,7 +11,7 @@ from typing import Final
 import numpy as np
 import torch
 
-from lumbar.bundle.bundle import Bundle, BundleBlend
+from lumbar.bundle.bundle import Bundle
 from lumbar.compute import compiled
 from lumbar.compute.engine import choose_engine
 from lumbar.compute.forward import Network, is_device_fault
@@ -21,10 +21,11 @@ from lumbar.grading.tasks import OWN_VIEW
 from lumbar.issues import InputError, Issue, cut, few
 from lumbar.keypoints.detect import check_detectors, detect
 from lumbar.labels import CONDITIONS, SeriesType
+from lumbar.prediction.blend import BundleBlend
 from lumbar.prediction.budget import Budget, enough, ranked_graders
 from lumbar.prediction.case import Case, Step
 from lumbar.prediction.networks import Networks
-from lumbar.prediction.outputs import StudyResult, left_out, not_finite
+from lumbar.prediction.result import StudyResult, left_out, not_finite
 from lumbar.recipe.member import DetectorSpec, GraderSpec
 from lumbar.study.study import Study
 

@@ -54,7 +54,7 @@ class ReadAhead:
             self._waiting.append((study_id, self._pool.submit(self._read, study_id)))
 
 
-def _is_there(future: "Future[Study]") -> bool:
+def _is_there(future: Future[Study]) -> bool:
     return future.done() and not future.cancelled() and future.exception() is None
 
 

@@ -4,50 +4,31 @@
 folder of the machine.
 """
 
-import importlib.metadata
-import platform
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 import numpy as np
 import pandas as pd
 
-from lumbar.issues import CODES, Issue, printable
+from lumbar.bundle.bundle import Bundle, bundle_identity
+from lumbar.issues import CODES, NOTICE, Issue, printable
 from lumbar.labels import CONDITIONS, LABEL_COLUMNS, LEVELS
-
-if TYPE_CHECKING:
-    from lumbar.bundle.bundle import Bundle, Member
-    from lumbar.prediction.schedule import StudyResult
-    from lumbar.study.study import DataFolder
+from lumbar.prediction.result import StudyResult
+from lumbar.prediction.versions import versions_here
+from lumbar.study.study import DataFolder
 
 #: Layout of the report; raised when a key changes its meaning.
 FORMAT: Final = 1
 #: More studies with nothing but the prior than this share, and a run that went on with it still counts as failed.
 MAX_FAILED_SHARE: Final = 0.1
-#: Distributions whose version can change a probability.
-DISTRIBUTIONS: Final = (
-    "torch",
-    "torchvision",
-    "timm",
-    "segmentation-models-pytorch",
-    "numpy",
-    "pandas",
-    "opencv-python-headless",
-    "pydicom",
-    "pylibjpeg",
-    "pylibjpeg-openjpeg",
-    "pylibjpeg-rle",
-    "safetensors",
-)
-NOTICE: Final = "Research use only, not for clinical decisions."
 
 
 def run_report(
-    results: Sequence["StudyResult"],
-    data: "DataFolder",
-    bundle: "Bundle",
+    results: Sequence[StudyResult],
+    data: DataFolder,
+    bundle: Bundle,
     *,
     options: Mapping[str, Any] | None = None,
     versions: Mapping[str, str] | None = None,
@@ -88,28 +69,17 @@ def run_report(
     }
 
 
-def versions_here() -> dict[str, str]:
-    """Versions of Python and of every installed distribution that can change a probability."""
-    found = {"python": platform.python_version(), "platform": f"{platform.system()} {platform.machine()}"}
-    for name in DISTRIBUTIONS:
-        try:
-            found[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            found[name] = "not installed"
-    return found
-
-
-def failed_studies(results: Iterable["StudyResult"]) -> list[int]:
+def failed_studies(results: Iterable[StudyResult]) -> list[int]:
     """Ids of the studies that could not be read or graded, whose error or lateness is an Issue."""
     return [result.study_id for result in results if result.failed]
 
 
-def prior_studies(results: Iterable["StudyResult"]) -> list[int]:
+def prior_studies(results: Iterable[StudyResult]) -> list[int]:
     """Ids of the studies whose 25 rows all are the prior's: those that failed, and those that show nothing to grade."""
     return [result.study_id for result in results if _is_prior(result)]
 
 
-def describe_prior(results: Sequence["StudyResult"]) -> str:
+def describe_prior(results: Sequence[StudyResult]) -> str:
     """One sentence: how many studies took the prior, from which causes, and what to do."""
     failed = [result for result in results if _is_prior(result)]
     causes = Counter(_cause(result) for result in failed)
@@ -124,22 +94,22 @@ def describe_prior(results: Sequence["StudyResult"]) -> str:
     return f"{share}; everything is written all the same; {remedy}"
 
 
-def _is_prior(result: "StudyResult") -> bool:
+def _is_prior(result: StudyResult) -> bool:
     return result.failed or not np.asarray(result.graded, dtype=bool).any()
 
 
-def _cause(result: "StudyResult") -> str:
+def _cause(result: StudyResult) -> str:
     """The code that says why a study took the prior."""
     codes = {issue.code for issue in result.issues}
     return next((code for code in ("out_of_time", "study_failed") if code in codes), "condition_ungraded")
 
 
-def exceeded_share(results: Sequence["StudyResult"], limit: float = MAX_FAILED_SHARE) -> bool:
+def exceeded_share(results: Sequence[StudyResult], limit: float = MAX_FAILED_SHARE) -> bool:
     """Whether more than `limit` of the studies took the prior in all rows; False where there are no studies."""
     return len(prior_studies(results)) > limit * len(results)
 
 
-def show_issues(results: Iterable["StudyResult"]) -> pd.DataFrame:
+def show_issues(results: Iterable[StudyResult]) -> pd.DataFrame:
     """Every kind of issue found, the most frequent first: how often, in how many studies, meaning, first example."""
     by_code: dict[str, list[Issue]] = {}
     for result in results:
@@ -157,7 +127,7 @@ def _example(issue: Issue) -> str:
     return f"study {issue.study}{series}: {issue.detail}"
 
 
-def describe_rows(results: Sequence["StudyResult"]) -> str:
+def describe_rows(results: Sequence[StudyResult]) -> str:
     """One sentence: how many rows there are, and how many come from what."""
     rows = _row_origins(results)
     return (
@@ -166,7 +136,7 @@ def describe_rows(results: Sequence["StudyResult"]) -> str:
     )
 
 
-def _row_origins(results: Sequence["StudyResult"]) -> dict[str, Any]:
+def _row_origins(results: Sequence[StudyResult]) -> dict[str, Any]:
     """How many of the 25 rows a study come from members, and where the prior stands in, by condition."""
     size = (-1, len(CONDITIONS), len(LEVELS))
     graded = np.array([result.graded for result in results], dtype=bool).reshape(size)
@@ -183,7 +153,7 @@ def _row_origins(results: Sequence["StudyResult"]) -> dict[str, Any]:
     return {"total": int(graded.size), **counts(np.s_[:]), "by_condition": by_condition}
 
 
-def _study_entry(result: "StudyResult") -> dict[str, Any]:
+def _study_entry(result: StudyResult) -> dict[str, Any]:
     confidences = [float(point.confidence) for point in result.keypoints]
     return {
         "study_id": int(result.study_id),
@@ -200,7 +170,7 @@ def _study_entry(result: "StudyResult") -> dict[str, Any]:
     }
 
 
-def _row_sources(result: "StudyResult") -> dict[str, dict[str, Any]]:
+def _row_sources(result: StudyResult) -> dict[str, dict[str, Any]]:
     """Where each of the 25 rows came from (own view, other views or prior), and how many members spoke."""
     graded, seen = np.asarray(result.graded, dtype=bool).ravel(), np.asarray(result.seen, dtype=bool).ravel()
     spoke = (~np.isnan(result.members).all(axis=-1)).sum(axis=0).ravel()  # all in the order of LABEL_COLUMNS
@@ -216,22 +186,6 @@ def issue_entry(issue: Issue, root: Path) -> dict[str, Any]:
     folder = printable(str(root))  # as it stands in an Issue
     detail = issue.detail.replace(f"{folder}/", "").replace(folder, "the data folder")
     return {"code": issue.code, "study": int(issue.study), "series": _plain(issue.series), "detail": detail}
-
-
-def bundle_identity(bundle: "Bundle") -> dict[str, Any]:
-    """What names a bundle and each of its members, as data."""
-    manifest = bundle.manifest
-    return {
-        "name": printable(bundle.folder.name),
-        "identity": bundle.identity,
-        "description": manifest.description,
-        "members": [_member_identity(member) for member in manifest.members],
-        "blend": manifest.blend.model_dump(),
-    }
-
-
-def _member_identity(member: "Member") -> dict[str, Any]:
-    return {"name": member.name, "stage": member.spec.stage, "fold": member.fold, "sha256": member.sha256}
 
 
 def _plain(value: Any) -> Any:

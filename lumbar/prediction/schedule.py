@@ -19,13 +19,11 @@ from lumbar.compute import crew
 from lumbar.compute.lanes import Lanes
 from lumbar.prediction.budget import Budget
 from lumbar.prediction.case import Case, OnError, attempt
-from lumbar.prediction.outputs import StudyResult, keypoint_table, write_outputs
 from lumbar.prediction.predictor import Predictor
 from lumbar.prediction.reading import ReadAhead
+from lumbar.prediction.result import StudyResult
 from lumbar.study.study import DataFolder, Study, read_study
 from lumbar.terminal import bar
-
-__all__ = ["OnError", "Predictor", "StudyResult", "keypoint_table", "predict", "write_outputs"]
 
 _log = logging.getLogger(__name__)
 

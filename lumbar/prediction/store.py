@@ -17,7 +17,7 @@ from safetensors.numpy import save
 from lumbar.files.write import write_bytes, writing_into
 from lumbar.issues import Issue
 from lumbar.prediction.finished import kept_path
-from lumbar.prediction.outputs import StudyResult
+from lumbar.prediction.result import StudyResult
 from lumbar.study.keypoint import Keypoint
 from lumbar.study.study import DataFolder
 

@@ -67,8 +67,8 @@ class Preprocessing(Strict):
     #: positions: slice spacing from positions; tag: SpacingBetweenSlices, and the middle window where it is missing.
     spacing: Literal["positions", "tag"] = "positions"
     #: series: sagittal T1 windows are counted from the middle of the series; canal: from the spinal canal, wherever the
-    #: series lies (see `lumbar.study.canal`); T2 windows move where it lies a slice or more off. The default is what members
-    #: saw before there was a choice.
+    #: series lies (see `lumbar.study.canal`); T2 windows move where it lies a slice or more off. The default is what
+    #: members saw before there was a choice.
     middle: Literal["series", "canal"] = "series"
     #: best: of several series of one type the one with most slices, then the finest; first: the first listed.
     series: Literal["best", "first"] = "best"

@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -16,8 +16,9 @@ from matplotlib.figure import Figure
 from matplotlib.gridspec import GridSpec
 from matplotlib.patches import Rectangle
 
+from lumbar.dicom.series import Slice
 from lumbar.drawing import style
-from lumbar.drawing.severity_table import draw_table, true_severities
+from lumbar.drawing.severity_table import draw_table
 from lumbar.files.write import replacing
 from lumbar.geometry import spacing_mm, to_pixel
 from lumbar.keypoints.repair import LOW_CONFIDENCE
@@ -31,15 +32,11 @@ from lumbar.labels import (
     level_title,
     side_of,
 )
+from lumbar.prediction.result import StudyResult
 from lumbar.recipe.member import Preprocessing
 from lumbar.study.images import slice_values
-from lumbar.study.study import read_study
-
-if TYPE_CHECKING:
-    from lumbar.dicom.series import Slice
-    from lumbar.prediction.schedule import StudyResult
-    from lumbar.study.keypoint import Keypoint
-    from lumbar.study.study import DataFolder, Study
+from lumbar.study.keypoint import Keypoint
+from lumbar.study.study import DataFolder, Study, read_study, true_severities
 
 FIGURE_INCHES: Final = (16.0, 9.6)
 AXIAL_MM: Final = 110.0  # shown part of an axial image; its field of view is often 200 to 280 mm
@@ -58,11 +55,11 @@ class _View:
 
     image: np.ndarray  # (H, W)
     step_mm: tuple[float, float]  # column to column, row to row
-    points: tuple[tuple["Keypoint", tuple[float, float]], ...]  # with their place on the slice, mm from pixel (0, 0)
+    points: tuple[tuple[Keypoint, tuple[float, float]], ...]  # with their place on the slice, mm from pixel (0, 0)
     name: str
 
 
-def show_study(result: "StudyResult", data: "DataFolder", *, study: "Study | None" = None) -> Figure:
+def show_study(result: StudyResult, data: DataFolder, *, study: Study | None = None) -> Figure:
     """One study as a figure: T2 with the levels, both T1 sides, one axial slice a level, and the 25 probabilities.
 
     `study` saves reading it again. The images of a study that cannot be read stay empty and say so. Where the data
@@ -105,12 +102,12 @@ def save_picture(figure: Figure, path: Path | str, *, dpi: float = 100) -> Path:
     return Path(path)
 
 
-def _belongs(point: "Keypoint", kind: SeriesType, side: Side | None) -> bool:
+def _belongs(point: Keypoint, kind: SeriesType, side: Side | None) -> bool:
     return KEYPOINT_SERIES[point.condition] == kind and side in (None, side_of(point.condition))
 
 
 def _sagittal_view(
-    study: "Study", slices: dict[tuple[int, int], "Slice"], points: Sequence["Keypoint"], kind: SeriesType
+    study: Study, slices: dict[tuple[int, int], Slice], points: Sequence[Keypoint], kind: SeriesType
 ) -> _View | None:
     """The slice that most of the points lie on; without points the middle slice of the first series."""
     view = _view(slices, points)
@@ -121,13 +118,13 @@ def _sagittal_view(
     return view
 
 
-def _view(slices: dict[tuple[int, int], "Slice"], points: Sequence["Keypoint"]) -> _View | None:
+def _view(slices: dict[tuple[int, int], Slice], points: Sequence[Keypoint]) -> _View | None:
     named = Counter((point.series_id, point.instance) for point in points)
     known = [key for key, _ in named.most_common() if key in slices]
     return _upright(slices[known[0]], points, known[0][0]) if known else None
 
 
-def _upright(item: "Slice", points: Iterable["Keypoint"], series_id: int) -> _View:
+def _upright(item: Slice, points: Iterable[Keypoint], series_id: int) -> _View:
     image, affine = slice_values(item, _DISPLAY)
     row_step, column_step = spacing_mm(affine)
     placed = []
@@ -137,7 +134,7 @@ def _upright(item: "Slice", points: Iterable["Keypoint"], series_id: int) -> _Vi
     return _View(image, (column_step, row_step), tuple(placed), f"series {series_id} · {item.instance}.dcm")
 
 
-def _draw_sagittal(ax: Axes, view: _View | None, result: "StudyResult", kind: SeriesType, side: Side | None) -> None:
+def _draw_sagittal(ax: Axes, view: _View | None, result: StudyResult, kind: SeriesType, side: Side | None) -> None:
     title = f"{_KIND_TITLES[kind]} · {side} foramina" if side else f"{_KIND_TITLES[kind]} · canal"
     if view is None:
         _draw_nothing(ax, title, "no such series")
@@ -158,7 +155,7 @@ def _draw_sagittal(ax: Axes, view: _View | None, result: "StudyResult", kind: Se
         ax.text(*place, text, color="white", size=style.LABEL_SIZE, ha="right", va="bottom", path_effects=halo)
 
 
-def _draw_axial(ax: Axes, view: _View | None, result: "StudyResult", level: Level) -> None:
+def _draw_axial(ax: Axes, view: _View | None, result: StudyResult, level: Level) -> None:
     title = f"Axial T2 · {level_title(level)}"
     if view is None:
         _draw_nothing(ax, title, "no axial slice\nat this level")
@@ -172,7 +169,7 @@ def _draw_axial(ax: Axes, view: _View | None, result: "StudyResult", level: Leve
     ax.set_title(" · ".join(text for _, text in sides), loc="right", size=style.NOTE_SIZE, color=style.FAINT, pad=4)
 
 
-def sureness(point: "Keypoint") -> str:
+def sureness(point: Keypoint) -> str:
     """The confidence in per cent; a repaired point has none of its own."""
     return "repaired" if point.repaired else f"{100 * point.confidence:.0f} %"
 
@@ -235,7 +232,7 @@ def _window(view: _View, x: float, y: float, wide: float, tall: float) -> tuple[
     return float(low), float(high if high > low else low + 1)
 
 
-def _draw_marks(ax: Axes, view: _View, result: "StudyResult") -> None:
+def _draw_marks(ax: Axes, view: _View, result: StudyResult) -> None:
     for point, xy in view.points:
         row, column = CONDITIONS.index(point.condition), LEVELS.index(point.level)
         graded = bool(result.graded[row, column])
@@ -251,7 +248,7 @@ def _bare(ax: Axes, title: str) -> None:
     ax.set_title(title, loc="left", size=style.TITLE_SIZE, color=style.INK, pad=4)
 
 
-def _draw_title(figure: Figure, result: "StudyResult") -> None:
+def _draw_title(figure: Figure, result: StudyResult) -> None:
     figure.text(0.012, 0.965, f"Study {result.study_id}", size=16, weight="bold", color=style.INK, va="center")
     from_prior = int((~np.asarray(result.graded, bool)).sum())
     parts = [f"{result.seconds:.1f} s", f"{len(result.issues)} issue{'' if len(result.issues) == 1 else 's'}"]

@@ -10,13 +10,14 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final, Literal, TypeVar
+from typing import Any, Final, Literal, TypeVar
 
+import numpy as np
 import pandas as pd
 
 from lumbar.dicom.series import MAX_STUDY_BYTES, Series, read_stations
 from lumbar.issues import InputError, Issue, cut
-from lumbar.labels import SERIES_DESCRIPTIONS, SERIES_TYPES, SeriesType
+from lumbar.labels import CONDITIONS, LEVELS, SERIES_DESCRIPTIONS, SERIES_TYPES, SEVERITIES, SEVERITY_LABELS, SeriesType
 from lumbar.study.checks import Candidate, belonging, same_frame
 from lumbar.study.tables import read_coordinates, read_label_words, read_series_table, read_sources
 
@@ -234,3 +235,17 @@ def _numbered_folders(folder: Path) -> list[int]:
     """Numbers that folders in a folder bear; OSError where it is missing or may not be read."""
     numbers = [(path, _number(path.name)) for path in folder.iterdir()]
     return [number for path, number in numbers if number is not None and path.is_dir()]
+
+
+def true_severities(data: "DataFolder", study_id: int) -> np.ndarray | None:
+    """True severities (5 conditions, 5 levels) as 0, 1, 2, and -1 where empty; None without labels."""
+    if data.labels is None or study_id not in data.labels.index:
+        return None
+    row = data.labels.loc[study_id]
+    words = [[row.get(f"{condition}_{level}") for level in LEVELS] for condition in CONDITIONS]
+    return np.array([[_severity_index(word) for word in line] for line in words])
+
+
+def _severity_index(word: Any) -> int:
+    severity = SEVERITY_LABELS.get(word, word) if isinstance(word, str) else None
+    return SEVERITIES.index(severity) if severity in SEVERITIES else -1

@@ -19,9 +19,10 @@ import torch
 from pydantic import Field, ValidationError
 from safetensors.torch import load_file
 
-from lumbar.bundle.bundle import Bundle, Weights, save_bundle
+from lumbar.bundle.bundle import Bundle
 from lumbar.bundle.content import PICKLE_STARTS, refuse_stand_in
 from lumbar.bundle.convert.original import EXACT, ORIGINALS, own_keys, plain_keys, recognise
+from lumbar.bundle.save import Weights, save_bundle
 from lumbar.files.read import parse_toml, read_json, read_text
 from lumbar.issues import InputError, few, printable
 from lumbar.labels import CONDITIONS, LEVELS, SEVERITIES

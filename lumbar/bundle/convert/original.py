@@ -12,7 +12,7 @@ from typing import Final
 
 import torch
 
-from lumbar.bundle.bundle import build_network
+from lumbar.bundle.network import build_network
 from lumbar.issues import InputError
 from lumbar.labels import SeriesType
 from lumbar.recipe.member import DetectorSpec, GraderSpec, Preprocessing, TaskName

@@ -7,7 +7,7 @@ et al., 2018) weighs them. In training each slice is also asked alone: the auxil
 import torch
 from torch import nn
 
-from lumbar.grading.networks.gru import create_backbone
+from lumbar.backbones import create_backbone
 from lumbar.grading.tasks import TASKS
 from lumbar.labels import SEVERITIES
 from lumbar.recipe.member import GraderSpec

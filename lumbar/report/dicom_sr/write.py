@@ -10,24 +10,22 @@ import importlib.util
 import os
 from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 import numpy as np
 from pydicom.dataset import Dataset
 from pydicom.uid import generate_uid
 
 from lumbar import __version__
+from lumbar.bundle.bundle import Bundle
 from lumbar.files.write import check_replaceable, replacing, writing_into
 from lumbar.issues import InputError
 from lumbar.labels import CONDITIONS, LEVELS, SEVERITIES, Condition, Level, condition_title, level_title, side_of
+from lumbar.prediction.result import StudyResult
 from lumbar.report.dicom_sr import codes
 from lumbar.report.dicom_sr.sources import Source, find_sources, first_of, nameless, repeat_study
+from lumbar.study.study import DataFolder
 from lumbar.terminal import follow
-
-if TYPE_CHECKING:
-    from lumbar.bundle.bundle import Bundle
-    from lumbar.prediction.schedule import StudyResult
-    from lumbar.study.study import DataFolder
 
 FOLDER: Final = "dicom_sr"
 SERIES_DESCRIPTION: Final = "Lumbar grades, research use only"
@@ -44,7 +42,7 @@ def check_available() -> None:
         raise InputError("structured reports need the package highdicom; install it with: pip install highdicom")
 
 
-def check_out(out: Path, data: "DataFolder") -> None:
+def check_out(out: Path, data: DataFolder) -> None:
     """InputError where a file stands in the place of a report that is none of ours, or where somebody verified it."""
     folder = Path(out) / FOLDER
     if os.path.lexists(folder) and not folder.is_dir():
@@ -71,7 +69,7 @@ def _signature(content: bytes) -> bytes:
 
 
 def write_reports(
-    results: Iterable["StudyResult"], data: "DataFolder", bundle: "Bundle", out: Path
+    results: Iterable[StudyResult], data: DataFolder, bundle: Bundle, out: Path
 ) -> tuple[list[Path], list[str]]:
     """Write `dicom_sr/<study>.dcm` into `out` for every study; returns the files, and a sentence for each left out.
 
@@ -95,7 +93,7 @@ def write_reports(
     return written, left_out
 
 
-def make_report(result: "StudyResult", data: "DataFolder", bundle: "Bundle") -> Dataset:
+def make_report(result: StudyResult, data: DataFolder, bundle: Bundle) -> Dataset:
     """The report of one study, as a dataset to be saved. Raises InputError where it has no image to refer to."""
     import highdicom as hd
 
@@ -148,12 +146,12 @@ def make_report(result: "StudyResult", data: "DataFolder", bundle: "Bundle") -> 
 
 
 def _group(
-    result: "StudyResult",
+    result: StudyResult,
     condition: Condition,
     level: Level,
     found: tuple[Any, Source] | None,
     study_uid: str,
-    bundle: "Bundle",
+    bundle: Bundle,
 ) -> Any:
     """One measurement group: TID 1410 with the keypoint as its region, TID 1501 without."""
     import highdicom as hd
@@ -207,7 +205,7 @@ def _group(
     return hd.sr.PlanarROIMeasurementsAndQualitativeEvaluations(**common, referenced_region=region)
 
 
-def _observer(bundle: "Bundle") -> Any:
+def _observer(bundle: Bundle) -> Any:
     import highdicom as hd
     from pydicom.sr.codedict import codes as standard
 

@@ -1,6 +1,7 @@
 """The 25 answers of a study for the report: distributions, colours, where each came from, and the worst of them."""
 
-from typing import TYPE_CHECKING, Any, Final
+from collections.abc import Sequence
+from typing import Any, Final
 
 import numpy as np
 from matplotlib.colors import to_hex
@@ -8,11 +9,7 @@ from matplotlib.colors import to_hex
 from lumbar.drawing import style
 from lumbar.drawing.severity_table import COLUMNS
 from lumbar.labels import CONDITIONS, LEVELS, SEVERITIES, Condition, level_title
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from lumbar.prediction.outputs import StudyResult
+from lumbar.prediction.result import StudyResult
 
 #: Conditions as columns: the patient's right on the viewer's left.
 ORDER: Final[tuple[Condition, ...]] = tuple(condition for condition, _ in COLUMNS)
@@ -20,7 +17,7 @@ COLUMN_TITLES: Final = tuple(title.replace("\n", " ") for _, title in COLUMNS)
 SEVERITY_WORDS: Final = tuple(severity.replace("_", " or ") for severity in SEVERITIES)
 
 
-def table(result: "StudyResult", names: "Sequence[str]", truth: np.ndarray | None) -> list[list[dict[str, Any]]]:
+def table(result: StudyResult, names: Sequence[str], truth: np.ndarray | None) -> list[list[dict[str, Any]]]:
     """Cells by level and condition (`ORDER`).
 
     `names`: the graders in the order of `result.members`. `truth` (5, 5): severities 0 to 2 or -1 by `CONDITIONS` and
@@ -29,14 +26,14 @@ def table(result: "StudyResult", names: "Sequence[str]", truth: np.ndarray | Non
     return [[_cell(result, condition, level, names, truth) for condition in ORDER] for level in range(len(LEVELS))]
 
 
-def fill(result: "StudyResult", condition: Condition, level: int) -> str:
+def fill(result: StudyResult, condition: Condition, level: int) -> str:
     """The colour of a cell, which is that of its keypoint's mark, too; grey where the prior stands in."""
     row = CONDITIONS.index(condition)
     graded = bool(result.graded[row, level])
     return to_hex(style.severity_colour(result.probabilities[row, level]) if graded else style.UNGRADED_COLOUR)
 
 
-def worst(result: "StudyResult") -> dict[str, Any]:
+def worst(result: StudyResult) -> dict[str, Any]:
     """The cell of the largest expected severity; cells that the prior fills count only where there is no other."""
     expected = style.expected_severity(result.probabilities)  # (conditions, levels)
     counted = np.where(result.graded, expected, -1.0) if np.any(result.graded) else expected
@@ -57,7 +54,7 @@ def worst(result: "StudyResult") -> dict[str, Any]:
 
 
 def _cell(
-    result: "StudyResult", condition: Condition, level: int, names: "Sequence[str]", truth: np.ndarray | None
+    result: StudyResult, condition: Condition, level: int, names: Sequence[str], truth: np.ndarray | None
 ) -> dict[str, Any]:
     row = CONDITIONS.index(condition)
     probabilities = result.probabilities[row, level]

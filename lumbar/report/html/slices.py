@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -12,14 +12,12 @@ from lumbar.dicom.series import Series
 from lumbar.issues import printable
 from lumbar.keypoints.repair import LOW_CONFIDENCE
 from lumbar.labels import LEVELS, SERIES_TYPES, SeriesType, level_title, side_of
+from lumbar.prediction.result import StudyResult
 from lumbar.report.html import cells, images
 from lumbar.report.pictures import sureness
 from lumbar.study.images import slice_values
+from lumbar.study.keypoint import Keypoint
 from lumbar.study.study import Study
-
-if TYPE_CHECKING:
-    from lumbar.prediction.outputs import StudyResult
-    from lumbar.study.keypoint import Keypoint
 
 SERIES_TITLES: Final[dict[SeriesType, str]] = {
     "sagittal_t1": "Sagittal T1",
@@ -54,7 +52,7 @@ class Shown:
         column, row, _ = geometry.to_pixel(affine, mm)
         return [_short((column + 0.5) * column_step), _short((row + 0.5) * row_step)]
 
-    def points(self, result: "StudyResult") -> list[dict[str, Any]]:
+    def points(self, result: StudyResult) -> list[dict[str, Any]]:
         """The keypoints of a study, each on its own slice."""
         found = ((point, self.place(point.series_id, point.instance, point.mm)) for point in result.keypoints)
         return [_point(point, xy, result) for point, xy in found if xy is not None]
@@ -90,7 +88,7 @@ def middle(values: Iterable[float]) -> float:
     return (min(listed) + max(listed)) / 2
 
 
-def _point(point: "Keypoint", xy: list[float], result: "StudyResult") -> dict[str, Any]:
+def _point(point: Keypoint, xy: list[float], result: StudyResult) -> dict[str, Any]:
     side = side_of(point.condition)
     level = LEVELS.index(point.level)
     return {

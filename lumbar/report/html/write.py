@@ -12,32 +12,30 @@ import string
 from collections.abc import Iterable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO, Final
+from typing import Any, BinaryIO, Final
 
 import numpy as np
 import torch
 from matplotlib.colors import to_hex
 from torch import nn
 
-from lumbar.bundle.bundle import Bundle
+from lumbar.bundle.bundle import Bundle, bundle_identity
 from lumbar.drawing import style
-from lumbar.drawing.severity_table import true_severities
 from lumbar.files.write import check_replaceable, replacing, writing_into
 from lumbar.grading.regions import Regions, cut_regions, region_key
-from lumbar.issues import CODES
+from lumbar.issues import CODES, NOTICE
 from lumbar.labels import LEVELS, level_title
-from lumbar.prediction.run_report import NOTICE, bundle_identity, issue_entry, versions_here
+from lumbar.prediction.result import StudyResult
+from lumbar.prediction.run_report import issue_entry
+from lumbar.prediction.versions import versions_here
 from lumbar.recipe.member import GraderSpec
 from lumbar.report.html import cells
 from lumbar.report.html.panel import panel
 from lumbar.report.html.regions import Seen, region_views
 from lumbar.report.html.saliency import METHOD, saliency
 from lumbar.report.html.slices import Shown
-from lumbar.study.study import DataFolder, Study, read_study
+from lumbar.study.study import DataFolder, Study, read_study, true_severities
 from lumbar.terminal import follow
-
-if TYPE_CHECKING:
-    from lumbar.prediction.outputs import StudyResult
 
 PAGE: Final = Path(__file__).parent / "page"
 #: In the order in which they are joined.
@@ -47,7 +45,7 @@ Grader = tuple[str, GraderSpec, nn.Module]
 
 
 def write_report(
-    results: Iterable["StudyResult"],
+    results: Iterable[StudyResult],
     data: DataFolder,
     bundle: Bundle,
     out: Path,
@@ -103,7 +101,7 @@ def _signature(page: BinaryIO, size: int) -> bytes:
 
 
 def study_view(
-    result: "StudyResult", data: DataFolder, graders: Sequence[Grader], device: torch.device | str
+    result: StudyResult, data: DataFolder, graders: Sequence[Grader], device: torch.device | str
 ) -> dict[str, Any]:
     """All that the page of a study shows, as data for JSON; a study that failed has no images."""
     names = [name for name, _, _ in graders]
@@ -148,7 +146,7 @@ def _graders(bundle: Bundle, device: torch.device | str) -> list[Grader]:
     return found
 
 
-def _seen(study: Study, result: "StudyResult", graders: Sequence[Grader], device: torch.device | str) -> list[Seen]:
+def _seen(study: Study, result: StudyResult, graders: Sequence[Grader], device: torch.device | str) -> list[Seen]:
     """The regions of every kind of input, cut as they were for grading, with their saliency maps."""
     points = {(point.condition, point.level): point for point in result.keypoints}
     kinds: dict[str, list[tuple[GraderSpec, nn.Module]]] = {}
@@ -162,7 +160,7 @@ def _seen(study: Study, result: "StudyResult", graders: Sequence[Grader], device
     return seen
 
 
-def _frame(results: Sequence["StudyResult"], bundle: Bundle) -> tuple[str, str]:
+def _frame(results: Sequence[StudyResult], bundle: Bundle) -> tuple[str, str]:
     """The page up to the studies' data, and the rest."""
     colours = {"ink": style.INK, "paper": style.PAPER, "prior": style.PRIOR_COLOUR}
     here = "<!-- studies -->"
@@ -177,7 +175,7 @@ def _frame(results: Sequence["StudyResult"], bundle: Bundle) -> tuple[str, str]:
     return before, after
 
 
-def _index(results: Sequence["StudyResult"], bundle: Bundle) -> dict[str, Any]:
+def _index(results: Sequence[StudyResult], bundle: Bundle) -> dict[str, Any]:
     """What every page needs: the words, the colours, the studies in short, the bundle."""
     return {
         "notice": NOTICE,
@@ -194,7 +192,7 @@ def _index(results: Sequence["StudyResult"], bundle: Bundle) -> dict[str, Any]:
     }
 
 
-def _summary(result: "StudyResult") -> dict[str, Any]:
+def _summary(result: StudyResult) -> dict[str, Any]:
     likeliest = np.where(result.graded, np.argmax(result.probabilities, axis=-1), -1)
     confidences = [float(point.confidence) for point in result.keypoints]
     return {

@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -21,9 +20,7 @@ from lumbar.training.data.samples import drawn
 from lumbar.training.loop.batches import Plan
 from lumbar.training.loop.losses import EMPTY
 from lumbar.training.loop.objectives import SeverityObjective
-
-if TYPE_CHECKING:
-    from lumbar.training.run import Run
+from lumbar.training.run import Run
 
 
 def recipe_faults(recipe: Recipe, root: Path) -> list[str]:
@@ -51,7 +48,7 @@ def weights_bytes(member: Member) -> int:
     return 4 * sum(value.numel() for value in network.state_dict().values())
 
 
-def check_samples(run: "Run") -> None:
+def check_samples(run: Run) -> None:
     """Raise InputError with all members and folds that have too little to train or to validate on.
 
     Detectors' samples are known once their stacks are made; of graders', whose regions wait for keypoints, what labels
@@ -95,7 +92,7 @@ def _asks_any_severe(member: Member) -> bool:
     return isinstance(member.spec, GraderSpec) and SeverityObjective(member.spec, member.training).asks_any_severe
 
 
-def _labelled(run: "Run", member: Member, fold: int) -> tuple[np.ndarray, np.ndarray]:
+def _labelled(run: Run, member: Member, fold: int) -> tuple[np.ndarray, np.ndarray]:
     """(N,) study of each sample that a grader has where all can be seen, to train and to validate on."""
     assert isinstance(member.spec, GraderSpec)
     samples = TASKS[member.spec.task].samples

@@ -11,23 +11,15 @@ from typing import Any
 import numpy as np
 from safetensors import safe_open
 
+from lumbar.grading.mirror import MIRROR_VIEW, mirror_view
 from lumbar.grading.tasks import OWN_VIEW, TASKS, View
-from lumbar.labels import CONDITIONS, LABEL_COLUMNS, LEVELS, SIDES, Condition
+from lumbar.keypoints.mirror import mirror_stack
+from lumbar.labels import CONDITIONS, LEVELS, Condition
 from lumbar.labels import mirrored as other_side
 from lumbar.recipe.member import DetectorSpec, GraderSpec
 from lumbar.recipe.settings import Training
 from lumbar.training.data import augment
 from lumbar.training.loop.losses import EMPTY
-
-#: The view that takes a view's place in the mirrored study.
-MIRROR_VIEW: Mapping[View, View] = {
-    "sagittal_t2": "sagittal_t2",
-    "sagittal_t1_left": "sagittal_t1_right",
-    "sagittal_t1_right": "sagittal_t1_left",
-    "axial_left": "axial_right",
-    "axial_right": "axial_left",
-    "axial_middle": "axial_middle",
-}
 
 
 def drawn(rows: np.ndarray, draws: Mapping[int, int]) -> np.ndarray:
@@ -68,35 +60,6 @@ class StackSamples:
         if rng.random() < self.training.augment.mirror_p:
             out["image"], out["points"] = mirror_stack(out["image"], points, flip, self.spec)
         return out | augment.draw(rng, self.training.augment, len(image))
-
-
-def mirror_stack(
-    image: np.ndarray, points: np.ndarray, flip: float, spec: DetectorSpec
-) -> tuple[np.ndarray, np.ndarray]:
-    """A stack (C, S, S) and its keypoints (K, 2) as the mirrored study would give them.
-
-    Sagittal: slices in opposite order; a side's stack that runs from the middle outwards is that of the mirrored
-    study's other side as it is. Axial: columns flipped (column x becomes `flip` - x). Maps change sides by name.
-    """
-    moved = points[mirrored_maps(spec)].copy()
-    if spec.series_type == "axial_t2":
-        moved[:, 0] = flip - moved[:, 0]
-        return image[..., ::-1].copy(), moved
-    if spec.series_type == "sagittal_t1" and spec.preprocessing.side_order == "medial":
-        return image, moved
-    return image[::-1].copy(), moved
-
-
-def mirrored_maps(spec: DetectorSpec) -> list[int]:
-    """For each map of a detector, the map that shows the same place of the mirrored study.
-
-    Two maps are left and right; 25 are all conditions with all levels; five are the levels of either side.
-    """
-    if spec.num_classes == len(SIDES):
-        return [1, 0]
-    if spec.num_classes == len(LABEL_COLUMNS):
-        return [CONDITIONS.index(other_side(name)) * len(LEVELS) + k for name in CONDITIONS for k in range(len(LEVELS))]
-    return list(range(spec.num_classes))
 
 
 class RegionSamples:
@@ -183,12 +146,3 @@ class RegionSamples:
         draw = augment.draw(rng, self.training.augment, self.spec.slices, shuffle=view.startswith("axial"))
         jitter = rng.normal(0, self.training.keypoint_jitter_mm / self.spec.roi_mm, 2)
         return draw | {"shift": (draw["shift"] + jitter).astype(np.float32)}
-
-
-def mirror_view(region: np.ndarray, view: View, spec: GraderSpec) -> np.ndarray:
-    """The region (T, S, S) of the mirrored study's `view`, made from the region of `MIRROR_VIEW[view]`."""
-    if view == "sagittal_t2" or (view.startswith("sagittal") and spec.preprocessing.side_order == "patient"):
-        return region[::-1]
-    if view == "axial_middle" or (view.startswith("axial") and not spec.mirror_right):
-        return region[..., ::-1]
-    return region

@@ -4,11 +4,12 @@ import json
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+import pandas as pd
 
-from lumbar.bundle.bundle import FittedBlend
+from lumbar.bundle.blend import FittedBlend
 from lumbar.ensemble.average import BLEND_METHODS, BlendMethod
 from lumbar.ensemble.names import METHOD_NAMES
 from lumbar.ensemble.store import FIT_FILE
@@ -20,11 +21,7 @@ from lumbar.labels import CONDITION_GROUPS
 from lumbar.metric import UNLABELLED, label_codes
 from lumbar.recipe.settings import Blend
 from lumbar.submission import to_rows
-
-if TYPE_CHECKING:
-    import pandas as pd
-
-    from lumbar.training.folder import RunFolder
+from lumbar.training.folder import RunFolder
 
 CHOICE = "choice.json"
 #: Folds of the nested score where a run trained a single one.
@@ -32,9 +29,9 @@ FOLDS = 5
 
 
 def blend_run(
-    folder: "RunFolder",
+    folder: RunFolder,
     tables: Mapping[str, Mapping[int, np.ndarray]],
-    labels: "pd.DataFrame",
+    labels: pd.DataFrame,
     settings: Blend,
     seed: int,
 ) -> str:
@@ -99,7 +96,7 @@ def _graded_groups(scored: np.ndarray) -> list[str]:
     return [group for group, places in pairs if (scored[:, list(places)] != UNLABELLED).any()]
 
 
-def _folds(folder: "RunFolder", studies: np.ndarray, seed: int) -> np.ndarray:
+def _folds(folder: RunFolder, studies: np.ndarray, seed: int) -> np.ndarray:
     """The run's own folds; drawn ones where it trained a single one, which cannot teach another."""
     from lumbar.ensemble.nested import random_folds
 
@@ -107,7 +104,7 @@ def _folds(folder: "RunFolder", studies: np.ndarray, seed: int) -> np.ndarray:
     return table if len(np.unique(table)) > 1 else random_folds(len(studies), min(FOLDS, len(studies)), seed)
 
 
-def choice(folder: "RunFolder") -> dict[str, Any]:
+def choice(folder: RunFolder) -> dict[str, Any]:
     """`method`, `why` and `nested` of a run's blend; the plain mean where the run is older than such choices."""
     path = folder.blend / CHOICE
     if not path.is_file():
@@ -119,7 +116,7 @@ def choice(folder: "RunFolder") -> dict[str, Any]:
     return found
 
 
-def bundled(folder: "RunFolder", tables: Mapping[str, Sequence[str]]) -> BlendMethod | FittedBlend:
+def bundled(folder: RunFolder, tables: Mapping[str, Sequence[str]]) -> BlendMethod | FittedBlend:
     """The run's blend for a bundle; `tables`: for each grader its members' names, one a fold."""
     from lumbar.ensemble.store import read_fit
 
@@ -127,7 +124,7 @@ def bundled(folder: "RunFolder", tables: Mapping[str, Sequence[str]]) -> BlendMe
     return method if method in BLEND_METHODS else FittedBlend(read_fit(folder.blend), tables)
 
 
-def suspects(folder: "RunFolder", studies: np.ndarray, codes: np.ndarray, tables: Mapping[str, np.ndarray]) -> int:
+def suspects(folder: RunFolder, studies: np.ndarray, codes: np.ndarray, tables: Mapping[str, np.ndarray]) -> int:
     """Write `suspect_labels.csv` of a run from its out-of-fold tables (N, 5, 5, 3), `blend` among them; how many."""
     from lumbar.ensemble.store import member_array
     from lumbar.ensemble.suspects import suspect_labels, write_suspects

@@ -8,7 +8,10 @@ import numpy as np
 import torch
 from pydantic import TypeAdapter, ValidationError
 
-from lumbar.bundle.bundle import Bundle, FittedBlend, Precision, Weights, build_network, save_bundle
+from lumbar.bundle.blend import FittedBlend
+from lumbar.bundle.bundle import Bundle
+from lumbar.bundle.network import build_network
+from lumbar.bundle.save import Precision, Weights, save_bundle
 from lumbar.files.read import read_json
 from lumbar.issues import InputError
 from lumbar.labels import CONDITIONS, LEVELS

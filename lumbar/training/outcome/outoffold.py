@@ -3,7 +3,7 @@
 import functools
 from collections.abc import Mapping
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -23,12 +23,10 @@ from lumbar.training.data.packs import fingerprint
 from lumbar.training.folder import seal_predictions, write_predictions
 from lumbar.training.loop import checkpoint
 from lumbar.training.outcome.blending import blend_run
-
-if TYPE_CHECKING:
-    from lumbar.training.run import Run
+from lumbar.training.run import Run
 
 
-def trained_networks(run: "Run", stage: Stage, fold: int) -> dict[str, tuple[Any, torch.nn.Module]]:
+def trained_networks(run: Run, stage: Stage, fold: int) -> dict[str, tuple[Any, torch.nn.Module]]:
     """Networks of one stage and fold with their best weights, on the run's device: name to (spec, network)."""
     out = {}
     for name, member in stage.members.items():
@@ -39,7 +37,7 @@ def trained_networks(run: "Run", stage: Stage, fold: int) -> dict[str, tuple[Any
     return out
 
 
-def find_keypoints(run: "Run", fold: int) -> None:
+def find_keypoints(run: Run, fold: int) -> None:
     """Find the keypoints of a fold's held-out studies with its own detectors, and write them beside the labelled ones.
 
     Skipped where the file is there and was made by the same detectors from the same studies.
@@ -67,7 +65,7 @@ def find_keypoints(run: "Run", fold: int) -> None:
         write_json({"fingerprint": words, "studies": found, "labels": labelled}, path)
 
 
-def grade_held_out(run: "Run") -> None:
+def grade_held_out(run: Run) -> None:
     """Grade every held-out study with its fold's graders, as prediction would, and write the tables.
 
     Skipped where the tables were made from the same networks and keypoints.
@@ -91,7 +89,7 @@ def grade_held_out(run: "Run") -> None:
 
 
 def _grade(
-    run: "Run",
+    run: Run,
     graders: Mapping[str, tuple[Any, torch.nn.Module]],
     keypoints: Mapping[int, list[Keypoint]],
     tables: Mapping[str, dict[int, np.ndarray]],

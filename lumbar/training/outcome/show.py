@@ -4,7 +4,7 @@ import shutil
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import matplotlib
 
@@ -26,9 +26,7 @@ from lumbar.training.data.samples import RegionSamples, StackSamples
 from lumbar.training.folder import RunFolder
 from lumbar.training.loop.loop import Batch
 from lumbar.training.loop.objectives import HeatmapObjective, SeverityObjective
-
-if TYPE_CHECKING:
-    from lumbar.training.run import Run
+from lumbar.training.run import Run
 
 SAMPLES = 6  # a picture
 STUDIES = 12  # read for it
@@ -79,7 +77,7 @@ def show_batches(
     return written
 
 
-def _take_keypoints(trained: RunFolder, run: "Run") -> None:
+def _take_keypoints(trained: RunFolder, run: Run) -> None:
     """Let a run begin with the keypoints that another one found, and with the studies that these are of."""
     found = trained.keypoints(run.recipe.folds.train)
     shutil.copytree(trained.root / "keypoints", run.folder.root / "keypoints")
@@ -88,7 +86,7 @@ def _take_keypoints(trained: RunFolder, run: "Run") -> None:
         raise InputError(f"{trained.root}: its keypoints are of none of these studies; give the run of this data")
 
 
-def _samples(run: "Run", name: str, member: Member, kind: str) -> StackSamples | RegionSamples:
+def _samples(run: Run, name: str, member: Member, kind: str) -> StackSamples | RegionSamples:
     """The training samples of a member, graders' around a kind of keypoints."""
     if isinstance(member.spec, DetectorSpec):
         run.stacks(name, member.spec)

@@ -1,0 +1,66 @@
+"""What one study came to, and what its members could not see of it."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from lumbar.issues import Issue
+from lumbar.labels import CONDITIONS, LEVELS, condition_title, level_title
+from lumbar.study.keypoint import Keypoint
+
+
+@dataclass(frozen=True)
+class StudyResult:
+    """What one study came to. Axes are named by `labels.CONDITIONS`, `labels.LEVELS` and `labels.SEVERITIES`."""
+
+    study_id: int
+    probabilities: np.ndarray  # (5 conditions, 5 levels, 3), blended, each row sums to 1
+    members: np.ndarray  # (M, 5, 5, 3), NaN where a member stays silent
+    graded: np.ndarray  # (5, 5) bool; False: no member spoke, the weighted prior stands in
+    seen: np.ndarray  # (5, 5) bool; False: no region on the condition's own view, who spoke saw the level on others
+    keypoints: tuple[Keypoint, ...] = ()
+    issues: tuple[Issue, ...] = ()
+    used: Mapping[str, list[int]] = field(default_factory=dict)  # series ids by series type
+    seconds: float = 0.0
+    failed: bool = False
+    ran_on: str = ""  # device and number type
+    dropped: tuple[str, ...] = ()  # members that a time budget had left out by then
+
+
+def left_out(study_id: int, graded: np.ndarray, seen: np.ndarray) -> tuple[Issue, ...]:
+    """What members could not see of a study: `graded` and `seen` (5, 5) as in `StudyResult`."""
+    return (*_unseen(study_id, graded & ~seen), *_ungraded(study_id, graded, seen))
+
+
+def not_finite(
+    study_id: int, unanswered: Mapping[str, np.ndarray], graded: np.ndarray, engine: str
+) -> tuple[Issue, ...]:
+    """One Issue a member that gave no numbers; `unanswered` (5, 5) bool by its name says where it should have spoken.
+
+    `graded` (5, 5) tells whether others spoke there; `engine` is how the networks ran.
+    """
+    issues = []
+    for name, silent in unanswered.items():
+        others = "other members or the prior" if graded[silent].any() else "the prior"
+        others = "other members" if graded[silent].all() else others
+        what = f"{name} gave no number for {silent.sum()} of its answers ({engine}); {others} spoke for it"
+        issues.append(Issue("answer_not_finite", study_id, None, what))
+    return tuple(issues)
+
+
+def _unseen(study_id: int, spoken: np.ndarray) -> Iterator[Issue]:
+    """One Issue a condition for the levels (5, 5) at which only members without its own view spoke."""
+    for condition, row in zip(CONDITIONS, spoken, strict=True):
+        if row.any():
+            levels = ", ".join(level_title(level) for level, there in zip(LEVELS, row, strict=True) if there)
+            detail = f"{condition_title(condition)} {levels}: graded by members that see the level on other series"
+            yield Issue("condition_unseen", study_id, None, detail)
+
+
+def _ungraded(study_id: int, graded: np.ndarray, seen: np.ndarray) -> Iterator[Issue]:
+    for (row, column), spoken in np.ndenumerate(graded):
+        if not spoken:
+            what = f"{condition_title(CONDITIONS[row])} {level_title(LEVELS[column])}"
+            why = "no member gave an answer" if seen[row, column] else "no member could see its region"
+            yield Issue("condition_ungraded", study_id, None, f"{what}: {why}; the prior stands in")
