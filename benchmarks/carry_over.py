@@ -28,8 +28,13 @@ from lumbar.recipe.member import DetectorSpec
 from lumbar.recipe.recipe import load_recipe
 from lumbar.spider.write import FIRST_ID
 from lumbar.study.study import open_data
+from lumbar.training.data.make import make_stacks
+from lumbar.training.job import train_member
+from lumbar.training.journal import Journal
 from lumbar.training.loop import checkpoint
-from lumbar.training.run import Run
+from lumbar.training.run import prepare
+from lumbar.training.setup import set_up
+from lumbar.training.stages import as_trained
 
 MEMBER = "sagittal_t2"
 PLACE = f"stage1.members.{MEMBER}.augment."
@@ -79,13 +84,13 @@ def train(
     once = f"stage1.members.{MEMBER}.draws={{}}"  # every sample once an epoch, whatever a row trains on
     settings = [*more, once, f"stage1.members.{MEMBER}.epochs={epochs}", *(f"{PLACE}{key}=0.0" for key in off)]
     chosen = load_recipe(recipe, settings)
-    run = Run(out, chosen, open_data(data, "train"), make_accelerator(chosen.loop))
-    run.prepare()
-    run.stacks(MEMBER, chosen.stage1.members[MEMBER].spec)
-    run.train_member(MEMBER, chosen.stage1.members[MEMBER], chosen.folds.train[0])
+    setup = set_up(out, chosen, open_data(data, "train"), make_accelerator(chosen.loop))
+    prepare(setup)
     spec = chosen.stage1.members[MEMBER].spec
-    assert isinstance(spec, DetectorSpec)
-    weights = run.folder.member(MEMBER, chosen.folds.train[0]) / "best.safetensors"
+    make_stacks(setup, MEMBER, spec)
+    journal = Journal(setup.folder.root, keeps=setup.main, tensorboard=False)
+    train_member(setup, as_trained(MEMBER, chosen.stage1.members[MEMBER]), chosen.folds.train[0], journal)
+    weights = setup.folder.member(MEMBER, chosen.folds.train[0]) / "best.safetensors"
     return spec, checkpoint.read_weights(build_network(spec), weights).eval()
 
 

@@ -23,32 +23,31 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from lumbar.bundle.network import build_network
 from lumbar.compute.accelerator import make_accelerator
-from lumbar.recipe.member import DetectorSpec
 from lumbar.recipe.recipe import load_recipe
 from lumbar.training.checks.tables import open_checked
-from lumbar.training.data.samples import RegionSamples, StackSamples
 from lumbar.training.loop import loop
 from lumbar.training.loop.batches import Batch, Plan, load
 from lumbar.training.loop.loop import Job
-from lumbar.training.loop.objectives import HeatmapObjective, SeverityObjective
-from lumbar.training.run import Run
+from lumbar.training.run import prepare
+from lumbar.training.setup import Setup, set_up
+from lumbar.training.stages import MemberStage, members_of
 
 
 def main() -> None:
     args = _arguments()
     data = args.data or _phantoms(args.out / "phantoms", args.studies)
     recipe = load_recipe(args.recipe, args.set)
-    run = Run(args.out, recipe, open_checked(data, recipe), make_accelerator(recipe.loop))
-    run.study_ids = run.study_ids[: args.studies]
-    run.prepare()
-    accelerator = run.accelerator
+    setup = set_up(args.out, recipe, open_checked(data, recipe), make_accelerator(recipe.loop))
+    setup = setup.limited_to(setup.study_ids[: args.studies])
+    prepare(setup)
+    accelerator = setup.accelerator
     print(f"{accelerator.device}, {torch.get_num_threads()} threads, {accelerator.mixed_precision}, ", end="")
-    print(f"{recipe.loop.workers} loader processes, {len(run.study_ids)} studies")
+    print(f"{recipe.loop.workers} loader processes, {len(setup.study_ids)} studies")
     print(f"{'member':<24}{'batch':>6}{'loading':>12}{'network':>12}{'together':>12}{'of slower':>12}")
-    for name, member in recipe.members().items():
+    for name, member in members_of(recipe).items():
         if args.members and name not in args.members:
             continue
-        job = _job(run, name, member)
+        job = _job(setup, member)
         rounds = [
             [measure(job, accelerator, args.seconds) for measure in (loading, network, together)]
             for _ in range(args.rounds)
@@ -87,20 +86,21 @@ def _inputs(job: Job, batch: Batch) -> Any:
     return job.objective.inputs(batch)  # type: ignore[attr-defined]  # both stages' objectives have it
 
 
-def _job(run: Run, name: str, member: Any) -> Job:
-    spec, training = member.spec, member.training
-    samples: StackSamples | RegionSamples
-    if isinstance(spec, DetectorSpec):
-        run.stacks(name, spec)
-        samples = StackSamples(run.stack_folder(name), run.study_ids, spec, training)
-        objective: Any = HeatmapObjective(spec, training)
-    else:
-        run.regions("labels", run.study_ids)
-        samples = RegionSamples(run.region_folder(spec, "labels"), run.study_ids, run.codes, spec, training)
-        objective = SeverityObjective(spec, training)
-    place, settings = run.folder.member(name, 0), run.recipe.loop
+def _job(setup: Setup, member: MemberStage) -> Job:
+    """The member around labelled keypoints, on all studies, from random weights."""
+    samples = member.shown(setup, "labels")
     return Job(
-        name, 0, place, "", functools.partial(build_network, spec), objective, samples, samples, training, settings, 1
+        member=member.name,
+        fold=0,
+        folder=setup.folder.member(member.name, 0),
+        fingerprint="",
+        network=functools.partial(build_network, setup.recipe.members()[member.name].spec),
+        objective=member.objective(),
+        train=samples,
+        valid=samples,
+        training=member.training,
+        loop=setup.recipe.loop,
+        seed=1,
     )
 
 

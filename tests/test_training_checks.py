@@ -3,6 +3,7 @@
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -15,11 +16,14 @@ from lumbar.compute.accelerator import make_accelerator
 from lumbar.issues import InputError
 from lumbar.recipe.recipe import load_recipe
 from lumbar.training.checks import disk
-from lumbar.training.checks.recipe import check_samples, weights_bytes
+from lumbar.training.checks.recipe import weights_bytes
+from lumbar.training.checks.samples import check_samples
 from lumbar.training.checks.tables import find_faults, open_checked
+from lumbar.training.data.make import make_stacks, stack_folder
 from lumbar.training.data.packs import Packs
 from lumbar.training.data.samples import StackSamples
-from lumbar.training.run import Run
+from lumbar.training.run import prepare
+from lumbar.training.setup import set_up
 
 RECIPE = Path(__file__).resolve().parents[1] / "recipes" / "demo.toml"
 SERIES, LABELS, POINTS = "train_series_descriptions.csv", "train.csv", "train_label_coordinates.csv"
@@ -217,14 +221,14 @@ def test_batches_too_small_for_the_processes_are_told_for_every_member(
 ) -> None:
     settings = ['folds.method="kfold"', "folds.count=2", "folds.train=[0, 1]", 'loop.mixed_precision="no"']
     recipe = load_recipe(RECIPE, settings)
-    run = Run(tmp_path, recipe, open_checked(sound, recipe), make_accelerator(recipe.loop))
-    run.prepare()
+    setup = set_up(tmp_path, recipe, open_checked(sound, recipe), make_accelerator(recipe.loop))
+    prepare(setup)
     for name, member in recipe.stage1.members.items():
-        run.stacks(name, member.spec)
-    check_samples(run)
-    run.accelerator = SimpleNamespace(num_processes=40)  # type: ignore[assignment]
+        make_stacks(setup, name, member.spec)
+    check_samples(setup)
+    many = replace(setup, accelerator=SimpleNamespace(num_processes=40))  # type: ignore[arg-type]
     with pytest.raises(InputError, match=r"sagittal_t2: a batch of .*40 processes.* as those above"):
-        check_samples(run)
+        check_samples(many)
     assert "global_small: a batch of" in capsys.readouterr().err
 
 
@@ -239,8 +243,8 @@ def test_a_labelled_slice_that_cannot_be_read_is_told_and_its_stack_is_not_taugh
     _edit(data / LABELS, lambda t: pd.concat([t, t.iloc[[0]].assign(study_id="31")]))
     settings = ['folds.method="kfold"', "folds.count=2", "folds.train=[0, 1]", 'loop.mixed_precision="no"']
     recipe = load_recipe(RECIPE, settings)
-    run = Run(tmp_path / "run", recipe, open_checked(data, recipe), make_accelerator(recipe.loop))
-    run.prepare()
+    setup = set_up(tmp_path / "run", recipe, open_checked(data, recipe), make_accelerator(recipe.loop))
+    prepare(setup)
     told = json.loads((tmp_path / "run" / "issues.json").read_text())["issues"]
     codes = {(issue["study"], issue["code"]) for issue in told}
     assert {(study, "file_unreadable"), (study, "keypoint_lost"), (31, "label_unused")} <= codes
@@ -248,8 +252,9 @@ def test_a_labelled_slice_that_cannot_be_read_is_told_and_its_stack_is_not_taugh
     assert "keypoint_lost" in said
     assert str(tmp_path / "run" / "issues.json") in said
     member = recipe.stage1.members["sagittal_t2"]
-    run.stacks("sagittal_t2", member.spec)
-    samples = StackSamples(run.stack_folder("sagittal_t2"), run.study_ids, member.spec, member.training)
+    make_stacks(setup, "sagittal_t2", member.spec)
+    folder = stack_folder(setup, "sagittal_t2")
+    samples = StackSamples(folder, setup.study_ids, member.spec, member.training)
     assert study not in samples.studies
     assert len(samples.studies)
 

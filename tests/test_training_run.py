@@ -27,11 +27,18 @@ from lumbar.labels import CONDITIONS, LEVELS
 from lumbar.metric import UNLABELLED, label_codes, score
 from lumbar.recipe.recipe import load_recipe
 from lumbar.study.study import open_data
-from lumbar.training import run as training_run
+from lumbar.training import job as training_job
+from lumbar.training.data.make import make_stacks
 from lumbar.training.data.packs import read_header
 from lumbar.training.data.samples import RegionSamples
+from lumbar.training.folder import RunFolder
+from lumbar.training.job import make_job
+from lumbar.training.loop.loop import Job
 from lumbar.training.outcome.bundling import make_bundle
 from lumbar.training.outcome.evaluate import evaluate
+from lumbar.training.run import prepare
+from lumbar.training.setup import set_up
+from lumbar.training.stages import as_trained
 
 RECIPE = """
 name = "tiny"
@@ -111,10 +118,10 @@ class _TrainsError(Exception):
 def no_training(monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever would be trained from now on raises its name."""
 
-    def refuse(job: training_run.Job, *rest: object) -> None:
+    def refuse(job: Job, *rest: object) -> None:
         raise _TrainsError(f"{job.member} {job.fold}")
 
-    monkeypatch.setattr(training_run, "fit", refuse)
+    monkeypatch.setattr(training_job, "fit", refuse)
 
 
 def test_a_run_holds_every_result(world: Path) -> None:
@@ -152,7 +159,7 @@ def test_only_members_whose_settings_changed_are_trained_again_and_until_then_no
     run = str(shutil.copytree(world / "run", tmp_path / "run"))
     with pytest.raises(_TrainsError, match="whole 0"):
         _train(world, "--out", run, "--set", "stage2.members.whole.roi_mm=60.0")
-    assert training_run.RunFolder(tmp_path / "run").untrained() == []  # older results that say nothing of the region
+    assert RunFolder(tmp_path / "run").untrained() == []  # older results that say nothing of the region
     for words in (["evaluate", "--run", run], ["bundle", "--run", run, "--out", str(tmp_path / "bundle")]):
         assert train_utils.main(words) == 1
         assert "training by its present recipe and data has not ended; run" in capsys.readouterr().err
@@ -171,13 +178,13 @@ def test_graders_train_again_without_the_labels_left_out_and_are_judged_on_all(
         int(row.study_id) for row in folds.itertuples() if row.fold != 0 and labels[column].notna()[row.study_id]
     )
     pd.DataFrame({"row_id": [f"{study}_{column}"], "loss": [3.2]}).to_csv(tmp_path / "suspect_labels.csv", index=False)
-    jobs: list[training_run.Job] = []
+    jobs: list[Job] = []
 
-    def look(job: training_run.Job, *rest: object) -> None:
+    def look(job: Job, *rest: object) -> None:
         jobs.append(job)
         raise _TrainsError(job.member)
 
-    monkeypatch.setattr(training_run, "fit", look)
+    monkeypatch.setattr(training_job, "fit", look)
     run = str(shutil.copytree(world / "run", tmp_path / "run"))
     with pytest.raises(_TrainsError):
         _train(world, "--out", run, "--set", f"leave_out={tmp_path / 'suspect_labels.csv'}")
@@ -195,17 +202,17 @@ def test_weights_of_other_settings_are_never_taken_for_the_result(
 ) -> None:
     """A run with another rate is stopped behind its first epoch: its weights lie beside the older run's result."""
     shutil.copytree(world / "run", tmp_path / "run")
-    end = training_run.fit
+    end = training_job.fit
 
-    def stopped(job: training_run.Job, *rest: object) -> None:
+    def stopped(job: Job, *rest: object) -> None:
         end(job, *rest)  # type: ignore[arg-type]
         raise _TrainsError(f"{job.member} {job.fold}")
 
-    monkeypatch.setattr(training_run, "fit", stopped)
+    monkeypatch.setattr(training_job, "fit", stopped)
     out = ["--out", str(tmp_path / "run")]
     with pytest.raises(_TrainsError, match="whole 0"):
         _train(world, *out, "--set", "stage2.members.whole.learning_rate=0.002")
-    folder = training_run.RunFolder(tmp_path / "run")
+    folder = RunFolder(tmp_path / "run")
     assert (folder.member("whole", 0) / "result.json").is_file()
     assert folder.untrained() == ["whole fold 0"]
     with pytest.raises(_TrainsError, match="whole 0"):
@@ -221,9 +228,9 @@ def test_another_file_of_pretrained_weights_is_trained_from_again(world: Path, t
     for scale in (1.0, 2.0):
         save_file({name: value * scale for name, value in encoder.state_dict().items()}, weights)
         recipe = load_recipe(world / "tiny.toml", words[1:])
-        run = training_run.Run(world / "run", recipe, open_data(world / "data"), make_accelerator(recipe.loop))
-        run.packs.know(run.study_ids)
-        found.append(run.job("t2", recipe.stage1.members["t2"], 0).fingerprint)
+        setup = set_up(world / "run", recipe, open_data(world / "data"), make_accelerator(recipe.loop))
+        setup.packs.know(setup.study_ids)
+        found.append(make_job(setup, as_trained("t2", recipe.stage1.members["t2"]), 0).fingerprint)
     assert found[0] != found[1]
 
 
@@ -442,7 +449,7 @@ def test_a_bundle_ranks_graders_by_how_well_they_did_on_what_they_had_not_seen(w
         result = json.loads((ours / "result.json").read_text())
         result["best"]["valid_loss"] -= 0.1
         write_json(result, Path(other) / "result.json")
-    training_run.RunFolder(run).finish()
+    RunFolder(run).finish()
     bundle = make_bundle(run, tmp_path / "weights")
     ranks = {member.name: member.rank for member in bundle.manifest.members if member.name.startswith("spinal")}
     assert ranks == {
@@ -467,12 +474,12 @@ def test_a_recipe_draws_more_often_from_one_source(world: Path, tmp_path: Path, 
     sources = pd.DataFrame({"study_id": ids[:2], "source": "scanner"})
     sources.to_csv(data / "train_sources.csv", index=False)
     recipe = load_recipe(world / "tiny.toml", [more[1]])
-    run = training_run.Run(tmp_path / "run", recipe, open_data(data), make_accelerator(recipe.loop))
-    run.prepare()
-    member = recipe.stage1.members["t2"]
-    run.stacks("t2", member.spec)
+    setup = set_up(tmp_path / "run", recipe, open_data(data), make_accelerator(recipe.loop))
+    prepare(setup)
+    member = as_trained("t2", recipe.stage1.members["t2"])
+    make_stacks(setup, "t2", recipe.stage1.members["t2"].spec)
     for fold in (0, 1):
-        job = run.job("t2", member, fold)
-        often = [study for study in run.trained_on(fold, member.spec) for _ in range(3 if study in ids[:2] else 1)]
+        job = make_job(setup, member, fold)
+        often = [study for study in member.trained_on(setup, fold) for _ in range(3 if study in ids[:2] else 1)]
         assert job.train.studies.tolist() == often
-        assert sorted(job.valid.studies) == run.held_out(fold)
+        assert sorted(job.valid.studies) == setup.held_out(fold)

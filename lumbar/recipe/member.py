@@ -38,7 +38,7 @@ class Strict(BaseModel):
                 if key not in cls.model_fields:
                     near = difflib.get_close_matches(str(key), cls.model_fields, n=1)
                     hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(cls.model_fields)}"
-                    raise ValueError(f"unknown key {key!r} in {cls.__name__}; {hint}")
+                    raise ValueError(f"unknown key {key!r} in {cls.__name__.partition('[')[0]}; {hint}")
         return values
 
 

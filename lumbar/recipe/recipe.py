@@ -15,7 +15,7 @@ line override `stage2.epochs=1` holds for every member of the stage, `stage2.mem
 import difflib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Generic, Literal, TypeVar
 
 from pydantic import Field, ValidationError, model_validator
 
@@ -23,7 +23,7 @@ from lumbar.arguments import LARGEST_SEED
 from lumbar.files.read import parse_toml, read_text
 from lumbar.issues import InputError, cut, few, printable
 from lumbar.recipe.card import Card
-from lumbar.recipe.member import MEMBER_NAME, DetectorSpec, GraderSpec, MemberSpec, Strict
+from lumbar.recipe.member import MEMBER_NAME, DetectorSpec, GraderSpec, Strict
 from lumbar.recipe.settings import Blend, Folds, Loop, Training
 
 Table = dict[str, Any]
@@ -34,17 +34,23 @@ _SPECS: dict[str, type[Strict]] = {"stage1": DetectorSpec, "stage2": GraderSpec}
 _STAGE_ONLY: dict[str, tuple[str, ...]] = {"stage1": (), "stage2": ("keypoints",)}
 
 
-class Member(Strict):
+Spec = TypeVar("Spec", DetectorSpec, GraderSpec)
+
+
+class Member(Strict, Generic[Spec]):
     """One network to train, once a fold."""
 
-    spec: MemberSpec
+    spec: Spec
     training: Training
 
 
-class Stage(Strict):
+AnyMember = Member[DetectorSpec] | Member[GraderSpec]
+
+
+class Stage(Strict, Generic[Spec]):
     """The members of one stage, by name."""
 
-    members: dict[str, Member]
+    members: dict[str, Member[Spec]]
     #: Stage 2 cuts its training regions around: keypoints that stage 1 found on studies it had not seen, or the
     #: label table's (faster; to be used with jitter).
     keypoints: Literal["out_of_fold", "labels"] = "out_of_fold"
@@ -64,10 +70,10 @@ class Recipe(Strict):
     blend: Blend = Blend()
     #: What the bundle's card says of data, licences, commands and limits.
     card: Card = Card()
-    stage1: Stage
-    stage2: Stage
+    stage1: Stage[DetectorSpec]
+    stage2: Stage[GraderSpec]
 
-    def members(self) -> dict[str, Member]:
+    def members(self) -> dict[str, AnyMember]:
         """All members by name, stage 1 first."""
         return {**self.stage1.members, **self.stage2.members}
 
@@ -78,7 +84,7 @@ class Recipe(Strict):
         both = self.stage1.members.keys() & self.stage2.members.keys()
         if both:
             raise ValueError(f"member {sorted(both)[0]!r} stands in both stages; names must differ")
-        types = {member.spec.series_type for member in self.stage1.members.values()}  # type: ignore[union-attr]
+        types = {member.spec.series_type for member in self.stage1.members.values()}
         if "sagittal_t2" not in types and "axial_t2" in types:
             raise ValueError("an axial detector needs a sagittal_t2 one: its planes are chosen by T2 keypoints")
         return self

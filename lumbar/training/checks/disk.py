@@ -4,18 +4,13 @@ import shutil
 from collections.abc import Iterable
 from pathlib import Path
 
-from lumbar.grading.regions import region_key
-from lumbar.grading.tasks import VIEWS
 from lumbar.issues import InputError
-from lumbar.labels import LEVELS, SIDES
-from lumbar.recipe.member import DetectorSpec, GraderSpec
 from lumbar.recipe.recipe import Recipe
 from lumbar.study.study import DataFolder
 from lumbar.training.checks.recipe import weights_bytes
-from lumbar.training.data.derived import margin_spec
+from lumbar.training.stages import members_of
 
 SPARE_BYTES = 2**30  # results, and what else the machine writes meanwhile
-STACKS = {"sagittal_t2": 1, "sagittal_t1": len(SIDES), "axial_t2": 1.2 * len(LEVELS)}  # a study; some levels have two
 
 
 def needed_bytes(data: DataFolder, study_ids: Iterable[int], recipe: Recipe, run: Path) -> int:
@@ -25,16 +20,7 @@ def needed_bytes(data: DataFolder, study_ids: Iterable[int], recipe: Recipe, run
     """
     studies = list(study_ids)
     total = float(sum(_size(data.folder(study)) for study in studies))
-    regions: dict[str, GraderSpec] = {}
-    for member in recipe.members().values():
-        spec = member.spec
-        if isinstance(spec, DetectorSpec):
-            total += len(studies) * STACKS[spec.series_type] * spec.in_chans * spec.image_size**2 * 2
-        else:
-            regions[region_key(spec)] = margin_spec(spec, recipe.loop.region_margin)
-    kinds = 2 if recipe.stage2.keypoints == "labels" else 1
-    for spec in regions.values():
-        total += kinds * len(studies) * len(VIEWS) * len(LEVELS) * spec.slices * spec.image_size**2
+    total += sum(dict(member.cache(len(studies), recipe) for member in members_of(recipe).values()).values())
     return max(0, round(total) - _size(run / "cache")) + max(0, _weights_bytes(recipe) - _size(run / "members"))
 
 

@@ -3,24 +3,13 @@
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-import numpy as np
-
 from lumbar.bundle.network import blueprint, check_size
-from lumbar.grading.networks.registry import build_grader
-from lumbar.grading.tasks import TASKS
 from lumbar.issues import InputError
-from lumbar.keypoints.networks.registry import build_detector
-from lumbar.labels import CONDITIONS
-from lumbar.recipe.member import DetectorSpec, GraderSpec
-from lumbar.recipe.recipe import Member, Recipe
+from lumbar.recipe.recipe import AnyMember, Recipe
 from lumbar.recipe.settings import Training
 from lumbar.study.tables import read_sources
 from lumbar.terminal import tell
-from lumbar.training.data.samples import drawn
-from lumbar.training.loop.batches import Plan
-from lumbar.training.loop.losses import EMPTY
-from lumbar.training.loop.objectives import SeverityObjective
-from lumbar.training.run import Run
+from lumbar.training.stages import as_trained
 
 
 def recipe_faults(recipe: Recipe, root: Path) -> list[str]:
@@ -42,33 +31,10 @@ def recipe_faults(recipe: Recipe, root: Path) -> list[str]:
     return list(faults.values())
 
 
-def weights_bytes(member: Member) -> int:
+def weights_bytes(member: AnyMember) -> int:
     """What a member's weights take on the disk, in float32."""
     network = blueprint(member.spec, "the recipe")
     return 4 * sum(value.numel() for value in network.state_dict().values())
-
-
-def check_samples(run: Run) -> None:
-    """Raise InputError with all members and folds that have too little to train or to validate on.
-
-    Detectors' samples are known once their stacks are made; of graders', whose regions wait for keypoints, what labels
-    alone tell.
-    """
-    faults: dict[str, None] = {}
-    for fold in run.recipe.folds.train:
-        for name, member in run.recipe.members().items():
-            if isinstance(member.spec, GraderSpec):
-                studies, held_out, together = *_labelled(run, member, fold), _asks_any_severe(member)
-            else:
-                job = run.job(name, member, fold)
-                studies, held_out, together = job.train.studies, job.valid.studies, job.keep_studies
-            for found, what in ((studies, "train"), (held_out, "validate")):
-                if not len(found):
-                    faults[f"{name} fold {fold}: no labelled sample to {what} on; add studies"] = None
-            if wrong := _batch_fault(studies, member.training, run.accelerator.num_processes, together=together):
-                faults[f"{name}: {wrong}"] = None
-    if faults:
-        raise all_told(str(run.data.root), list(faults))
 
 
 def all_told(place: str, faults: Sequence[str]) -> InputError:
@@ -79,41 +45,11 @@ def all_told(place: str, faults: Sequence[str]) -> InputError:
     return InputError(f"{place}: {len(faults)} fault(s). (1) {faults[0]}{more}")
 
 
-def _batch_fault(studies: np.ndarray, training: Training, processes: int, *, together: bool) -> str | None:
-    try:
-        if len(studies):
-            Plan(studies, training, seed=0, world=processes, together=together)
-    except InputError as error:
-        return str(error)
-    return None
-
-
-def _asks_any_severe(member: Member) -> bool:
-    return isinstance(member.spec, GraderSpec) and SeverityObjective(member.spec, member.training).asks_any_severe
-
-
-def _labelled(run: Run, member: Member, fold: int) -> tuple[np.ndarray, np.ndarray]:
-    """(N,) study of each sample that a grader has where all can be seen, to train and to validate on."""
-    assert isinstance(member.spec, GraderSpec)
-    samples = TASKS[member.spec.task].samples
-    places = [[CONDITIONS.index(condition) for condition in sample.conditions] for sample in samples]
-
-    def rows(studies: list[int], codes: Mapping[int, np.ndarray]) -> np.ndarray:
-        found = [study for study in studies for own in places for level in (codes[study][own] != EMPTY).any(0) if level]
-        return np.array(found, np.int64)[:, None]
-
-    trained = rows(run.trained_on(fold, member.spec), run.training_codes)
-    return drawn(trained, run.draws(member.training))[:, 0], rows(run.held_out(fold), run.codes)[:, 0]
-
-
-def _network_fault(member: Member) -> str | None:
-    pretrained = member.training.pretrained
+def _network_fault(member: AnyMember) -> str | None:
     try:
         check_size(blueprint(member.spec, "the recipe"), "the recipe")
-        if pretrained and isinstance(member.spec, DetectorSpec):
-            build_detector(member.spec, pretrained)
-        elif pretrained and isinstance(member.spec, GraderSpec):
-            build_grader(member.spec, pretrained)
+        if member.training.pretrained:
+            as_trained("", member).network()
     except InputError as error:
         return str(error)
     return None

@@ -8,14 +8,12 @@ from typing import Any
 import numpy as np
 import torch
 
+from lumbar.bundle.network import build_network
 from lumbar.compute.processes import each
 from lumbar.files.write import write_json, writing_into
 from lumbar.grading.grade import grade
-from lumbar.grading.networks.registry import build_grader
 from lumbar.grading.regions import Regions, cut_regions, region_key
 from lumbar.keypoints.detect import detect
-from lumbar.keypoints.networks.registry import build_detector
-from lumbar.recipe.member import DetectorSpec
 from lumbar.recipe.recipe import Stage
 from lumbar.study.keypoint import Keypoint
 from lumbar.training.data import derived
@@ -23,83 +21,84 @@ from lumbar.training.data.packs import fingerprint
 from lumbar.training.folder import seal_predictions, write_predictions
 from lumbar.training.loop import checkpoint
 from lumbar.training.outcome.blending import blend_run
-from lumbar.training.run import Run
+from lumbar.training.setup import Setup
 
 
-def trained_networks(run: Run, stage: Stage, fold: int) -> dict[str, tuple[Any, torch.nn.Module]]:
+def trained_networks(setup: Setup, stage: Stage[Any], fold: int) -> dict[str, tuple[Any, torch.nn.Module]]:
     """Networks of one stage and fold with their best weights, on the run's device: name to (spec, network)."""
     out = {}
     for name, member in stage.members.items():
         spec = member.spec
-        network = build_detector(spec) if isinstance(spec, DetectorSpec) else build_grader(spec)
-        checkpoint.read_weights(network, run.folder.member(name, fold) / "best.safetensors")
-        out[name] = (spec, network.to(run.accelerator.device))
+        network = build_network(spec)
+        checkpoint.read_weights(network, setup.folder.member(name, fold) / "best.safetensors")
+        out[name] = (spec, network.to(setup.accelerator.device))
     return out
 
 
-def find_keypoints(run: Run, fold: int) -> None:
+def find_keypoints(setup: Setup, fold: int) -> None:
     """Find the keypoints of a fold's held-out studies with its own detectors, and write them beside the labelled ones.
 
     Skipped where the file is there and was made by the same detectors from the same studies.
     """
-    path, studies = run.folder.keypoint_file(fold), run.held_out(fold)
-    results = [run.folder.result(name, fold) for name in run.recipe.stage1.members]
-    words = fingerprint([found and found["fingerprint"] for found in results], [run.source(study) for study in studies])
-    if run.folder.keypoint_fingerprint(fold) == words:
+    path, studies = setup.folder.keypoint_file(fold), setup.held_out(fold)
+    results = [setup.folder.result(name, fold) for name in setup.recipe.stage1.members]
+    sources = [setup.source(study) for study in studies]
+    made_from = fingerprint([found and found["fingerprint"] for found in results], sources)
+    if setup.folder.keypoint_fingerprint(fold) == made_from:
         return
     detectors: dict[Any, list[Any]] = {}
-    for spec, network in trained_networks(run, run.recipe.stage1, fold).values():
+    for spec, network in trained_networks(setup, setup.recipe.stage1, fold).values():
         detectors.setdefault(spec.series_type, []).append((spec, network))
     found: dict[str, list[Any]] = {}
     labelled: dict[str, list[Any]] = {}
 
     def one(study_id: int) -> None:
-        study = run.packs.study(study_id)
-        points, _ = detect(study, detectors, run.accelerator.device)
+        study = setup.packs.study(study_id)
+        points, _ = detect(study, detectors, setup.accelerator.device)
         found[str(study_id)] = [asdict(point) for point in points]
-        told = derived.label_keypoints(study, run.rows[study_id]) if study_id in run.rows else {}
+        told = derived.label_keypoints(study, setup.rows[study_id]) if study_id in setup.rows else {}
         labelled[str(study_id)] = [asdict(point) for point in told.values()]
 
     each(one, studies, f"keypoints of fold {fold}", 1)
     with writing_into(path.parent):
-        write_json({"fingerprint": words, "studies": found, "labels": labelled}, path)
+        write_json({"fingerprint": made_from, "studies": found, "labels": labelled}, path)
 
 
-def grade_held_out(run: Run) -> None:
+def grade_held_out(setup: Setup) -> None:
     """Grade every held-out study with its fold's graders, as prediction would, and write the tables.
 
     Skipped where the tables were made from the same networks and keypoints.
     """
-    folds = run.recipe.folds.train
-    results = [run.folder.result(name, fold) for fold in folds for name in run.recipe.stage2.members]
-    made_from = [run.folder.keypoint_fingerprint(fold) for fold in folds]
-    words = fingerprint([found and found["fingerprint"] for found in results], made_from, run.recipe.blend.method)
-    if run.folder.prediction_fingerprint() == words:
+    folds = setup.recipe.folds.train
+    results = [setup.folder.result(name, fold) for fold in folds for name in setup.recipe.stage2.members]
+    points = [setup.folder.keypoint_fingerprint(fold) for fold in folds]
+    made_from = fingerprint([found and found["fingerprint"] for found in results], points, setup.recipe.blend.method)
+    if setup.folder.prediction_fingerprint() == made_from:
         return
-    keypoints = run.folder.keypoints(run.recipe.folds.train)
-    tables: dict[str, dict[int, np.ndarray]] = {name: {} for name in run.recipe.stage2.members}
-    for fold in run.recipe.folds.train:
-        graders = trained_networks(run, run.recipe.stage2, fold)
-        one = functools.partial(_grade, run, graders, keypoints, tables)
-        each(one, run.held_out(fold), f"grades of fold {fold}", 1)
-    with writing_into(run.folder.root):
-        write_predictions(run.folder, tables)
-        blend_run(run.folder, tables, run.labels, run.recipe.blend, run.recipe.seed)
-        seal_predictions(run.folder, words)
+    keypoints = setup.folder.keypoints(setup.recipe.folds.train)
+    tables: dict[str, dict[int, np.ndarray]] = {name: {} for name in setup.recipe.stage2.members}
+    for fold in setup.recipe.folds.train:
+        graders = trained_networks(setup, setup.recipe.stage2, fold)
+        one = functools.partial(_grade, setup, graders, keypoints, tables)
+        each(one, setup.held_out(fold), f"grades of fold {fold}", 1)
+    with writing_into(setup.folder.root):
+        write_predictions(setup.folder, tables)
+        blend_run(setup.folder, tables, setup.labels, setup.recipe.blend, setup.recipe.seed)
+        seal_predictions(setup.folder, made_from)
 
 
 def _grade(
-    run: Run,
+    setup: Setup,
     graders: Mapping[str, tuple[Any, torch.nn.Module]],
     keypoints: Mapping[int, list[Keypoint]],
     tables: Mapping[str, dict[int, np.ndarray]],
     study_id: int,
 ) -> None:
-    study = run.packs.study(study_id)
+    study = setup.packs.study(study_id)
     points = {(point.condition, point.level): point for point in keypoints[study_id]}
     cut: dict[str, Regions] = {}
     for name, (spec, network) in graders.items():
         key = region_key(spec)
         if key not in cut:
             cut[key] = cut_regions(study, points, spec)
-        tables[name][study_id] = grade(cut[key], spec, network, run.accelerator.device)
+        tables[name][study_id] = grade(cut[key], spec, network, setup.accelerator.device)

@@ -13,20 +13,22 @@ import numpy as np
 import torch
 from matplotlib import pyplot as plt
 
+from lumbar.compute.accelerator import make_accelerator
 from lumbar.drawing import charts, style
 from lumbar.files.write import check_apart, check_replaceable, replacing, writing_into
 from lumbar.grading.tasks import TASKS
 from lumbar.issues import InputError
 from lumbar.keypoints.answers.heatmaps import gaussian_heatmaps
 from lumbar.labels import SEVERITIES
-from lumbar.recipe.member import DetectorSpec, GraderSpec
-from lumbar.recipe.recipe import Member, load_recipe
+from lumbar.recipe.recipe import load_recipe
 from lumbar.training.checks.tables import open_checked
+from lumbar.training.data.make import make_packs
 from lumbar.training.data.samples import RegionSamples, StackSamples
 from lumbar.training.folder import RunFolder
 from lumbar.training.loop.loop import Batch
 from lumbar.training.loop.objectives import HeatmapObjective, SeverityObjective
-from lumbar.training.run import Run
+from lumbar.training.setup import Setup, set_up
+from lumbar.training.stages import members_of
 
 SAMPLES = 6  # a picture
 STUDIES = 12  # read for it
@@ -43,9 +45,6 @@ def show_batches(
     labelled ones. Nothing is trained. Raises InputError as training would, and where
     a picture of such a name is none of ours.
     """
-    from lumbar.compute.accelerator import make_accelerator
-    from lumbar.training.run import Run
-
     recipe = load_recipe(Path(recipe_path), overrides)
     kind = "found" if trained is not None and recipe.stage2.keypoints == "out_of_fold" else "labels"
     check_apart(out, Path(data_folder) / "train_images")
@@ -56,20 +55,19 @@ def show_batches(
             check_replaceable(path, charts.drawn_here)
     written = []
     with tempfile.TemporaryDirectory() as scratch:
-        run = Run(Path(scratch), recipe, data, make_accelerator(recipe.loop))
+        setup = set_up(Path(scratch), recipe, data, make_accelerator(recipe.loop))
         if trained is not None:
-            _take_keypoints(RunFolder(trained), run)
-        run.study_ids = run.study_ids[:STUDIES]
-        run.prepare()
-        for name, member in recipe.members().items():
-            samples = _samples(run, name, member, kind)
+            setup = _with_keypoints(RunFolder(trained), setup)
+        setup = setup.limited_to(setup.study_ids[:STUDIES])
+        make_packs(setup)
+        for name, member in members_of(recipe).items():
+            samples = member.shown(setup, kind)
             if not len(samples.studies):
                 raise InputError(
                     f"{data_folder}: none of the first {STUDIES} studies has a labelled sample for {name}; give a "
                     "folder that has some"
                 )
-            draw = _stacks if isinstance(samples, StackSamples) else _regions
-            figure = draw(samples, member, kind)  # type: ignore[arg-type]
+            figure = _stacks(samples) if isinstance(samples, StackSamples) else _regions(samples, kind)
             with writing_into(out), replacing(paths[name], charts.drawn_here) as temporary:
                 figure.savefig(temporary, dpi=80, bbox_inches="tight", metadata=charts.MARK)
             plt.close(figure)
@@ -77,23 +75,14 @@ def show_batches(
     return written
 
 
-def _take_keypoints(trained: RunFolder, run: Run) -> None:
-    """Let a run begin with the keypoints that another one found, and with the studies that these are of."""
-    found = trained.keypoints(run.recipe.folds.train)
-    shutil.copytree(trained.root / "keypoints", run.folder.root / "keypoints")
-    run.study_ids = [study for study in run.study_ids if study in found]
-    if not run.study_ids:
+def _with_keypoints(trained: RunFolder, setup: Setup) -> Setup:
+    """The setup with the keypoints that another run found, and with the studies that these are of."""
+    found = trained.keypoints(setup.recipe.folds.train)
+    shutil.copytree(trained.root / "keypoints", setup.folder.root / "keypoints")
+    studies = [study for study in setup.study_ids if study in found]
+    if not studies:
         raise InputError(f"{trained.root}: its keypoints are of none of these studies; give the run of this data")
-
-
-def _samples(run: Run, name: str, member: Member, kind: str) -> StackSamples | RegionSamples:
-    """The training samples of a member, graders' around a kind of keypoints."""
-    if isinstance(member.spec, DetectorSpec):
-        run.stacks(name, member.spec)
-        return StackSamples(run.stack_folder(name), run.study_ids, member.spec, member.training)
-    run.regions(kind, run.study_ids)
-    folder = run.region_folder(member.spec, kind)
-    return RegionSamples(folder, run.study_ids, run.training_codes, member.spec, member.training)
+    return setup.limited_to(studies)
 
 
 def batch_of(samples: StackSamples | RegionSamples, count: int, seed: int = 0, *, augmented: bool = True) -> Batch:
@@ -103,16 +92,16 @@ def batch_of(samples: StackSamples | RegionSamples, count: int, seed: int = 0, *
     return torch.utils.data.default_collate(rows)
 
 
-def _stacks(samples: StackSamples, member: Member, kind: str) -> Any:
-    assert isinstance(member.spec, DetectorSpec)
-    objective = HeatmapObjective(member.spec, member.training)
+def _stacks(samples: StackSamples) -> Any:
+    spec = samples.spec
+    objective = HeatmapObjective(spec, samples.training)
     figure, axes = plt.subplots(2, SAMPLES, figsize=(3 * SAMPLES, 6.4), squeeze=False)
     for row, augmented in enumerate((True, False)):
         images, points = objective.inputs(batch_of(samples, SAMPLES, augmented=augmented))
         for column in range(SAMPLES):
             axis, targets = axes[row, column], points[column].numpy()
             axis.imshow(images[column, images.shape[1] // 2], cmap="gray", vmin=-1.5, vmax=3)
-            maps = gaussian_heatmaps(targets, member.spec.image_size, member.spec.sigma_px)
+            maps = gaussian_heatmaps(targets, spec.image_size, spec.sigma_px)
             axis.contour(maps.max(0), levels=[0.5], colors=style.COLOURS[4], linewidths=0.8)
             for number, (x, y) in enumerate(targets):
                 if np.isfinite(x):
@@ -122,12 +111,11 @@ def _stacks(samples: StackSamples, member: Member, kind: str) -> Any:
     return figure
 
 
-def _regions(samples: RegionSamples, member: Member, kind: str) -> Any:
-    assert isinstance(member.spec, GraderSpec)
-    objective = SeverityObjective(member.spec, member.training)
+def _regions(samples: RegionSamples, kind: str) -> Any:
+    objective = SeverityObjective(samples.spec, samples.training)
     batch = batch_of(samples, SAMPLES)
     views = objective.inputs(batch)
-    names = TASKS[member.spec.task].samples[0].views
+    names = TASKS[samples.spec.task].samples[0].views
     figure, axes = plt.subplots(len(names), SAMPLES, figsize=(2.4 * SAMPLES, 2.7 * len(names)), squeeze=False)
     for column in range(SAMPLES):
         words = [SEVERITIES[code] if code >= 0 else "empty" for code in batch["labels"][column].tolist()]

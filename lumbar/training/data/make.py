@@ -1,0 +1,81 @@
+"""The files that training reads, made once: studies, detectors' stacks, graders' regions; what is there is kept."""
+
+import functools
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from lumbar.compute.processes import each
+from lumbar.grading.regions import region_key
+from lumbar.recipe.member import DetectorSpec, GraderSpec
+from lumbar.training.data import derived
+from lumbar.training.data.packs import fingerprint, read_header
+from lumbar.training.setup import Setup
+
+
+def make_packs(setup: Setup) -> None:
+    """Read the studies that are not cached yet; other processes than the first learn what there is."""
+    if setup.main:
+        setup.packs.ensure(setup.study_ids, functools.partial(_each, setup))
+    setup.accelerator.wait_for_everyone()
+    if not setup.main:
+        setup.packs.know(setup.study_ids)
+
+
+def stack_folder(setup: Setup, name: str) -> Path:
+    """Where a detector's stacks lie."""
+    return setup.folder.cache / "stacks" / name
+
+
+def region_folder(setup: Setup, spec: GraderSpec, kind: str) -> Path:
+    """Where regions of one kind of input lie; `kind` of keypoints: labels or found."""
+    key = fingerprint(region_key(derived.margin_spec(spec, setup.recipe.loop.region_margin)))
+    return setup.folder.cache / "regions" / f"{key[:12]}_{kind}"
+
+
+def make_stacks(setup: Setup, name: str, spec: DetectorSpec) -> None:
+    """Make the stacks of a detector that are missing or out of date."""
+    make = functools.partial(derived.make_stacks, setup.packs, setup.rows, spec)
+    parts = [spec.model_dump(mode="json")]
+    _derive(setup, stack_folder(setup, name), setup.study_ids, make, lambda study: parts, name)
+
+
+def make_regions(setup: Setup, kind: str, study_ids: Sequence[int]) -> None:
+    """Make the regions around labelled or found keypoints, once for every kind of input that graders ask for."""
+    found = setup.folder.keypoints(setup.recipe.folds.train) if kind == "found" else {}
+    specs = [member.spec for member in setup.recipe.stage2.members.values()]
+    for spec in {region_key(spec): spec for spec in specs}.values():
+        wide = derived.margin_spec(spec, setup.recipe.loop.region_margin)
+        around = found if kind == "found" else None
+        make = functools.partial(derived.make_regions, setup.packs, setup.rows, around, wide)
+
+        def parts(study: int, wide: GraderSpec = wide) -> list[Any]:
+            return [region_key(wide), [asdict(point) for point in found.get(study, [])]]
+
+        _derive(setup, region_folder(setup, spec, kind), study_ids, make, parts, f"regions {kind}")
+
+
+def source_of(folder: Path, study: int) -> str | None:
+    """The fingerprint of what a study's file was made from; None where it is not there."""
+    return (read_header(folder / f"{study}.safetensors") or {}).get("source")
+
+
+def _derive(
+    setup: Setup,
+    folder: Path,
+    study_ids: Sequence[int],
+    make: Any,
+    parts: Callable[[int], list[Any]],
+    title: str,
+) -> None:
+    """Make a study's file again where its study or the `parts` of the recipe that it depends on are others."""
+    if setup.main:
+        wanted = {study: fingerprint(setup.source(study), *parts(study)) for study in study_ids}
+        stale = [study for study in study_ids if source_of(folder, study) != wanted[study]]
+        _each(setup, functools.partial(make, folder, wanted), stale, title)
+    setup.accelerator.wait_for_everyone()
+
+
+def _each(setup: Setup, function: Callable[[int], None], items: Sequence[int], title: str) -> None:
+    each(function, items, title, setup.recipe.loop.read_processes)

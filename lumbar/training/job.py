@@ -1,0 +1,68 @@
+"""One member on one fold: what the loop needs for it, and its training unless its result is there."""
+
+from pathlib import Path
+from typing import Any
+
+from lumbar.files.write import sha256, write_json, writing_into
+from lumbar.issues import InputError, printable
+from lumbar.training.data.make import source_of
+from lumbar.training.data.packs import fingerprint
+from lumbar.training.data.samples import RegionSamples, StackSamples, drawn
+from lumbar.training.journal import Journal
+from lumbar.training.loop.loop import Job, fit
+from lumbar.training.setup import Setup
+from lumbar.training.stages import MemberStage
+
+
+def train_member(setup: Setup, member: MemberStage, fold: int, journal: Journal) -> None:
+    """Train one member on one fold, unless its result is there. Raises InputError where there is no sample for it."""
+    job = make_job(setup, member, fold)
+    result = setup.folder.result(member.name, fold)
+    if result is not None and result["fingerprint"] == job.fingerprint:
+        return
+    if not len(job.train.studies) or not len(job.valid.studies):
+        raise InputError(f"{member.name} fold {fold}: no labelled sample to train or to validate on; add studies")
+    progress = fit(job, setup.accelerator, journal.add)
+    if setup.main:
+        studies = len(member.trained_on(setup, fold))
+        saw = f"{studies} studies of {printable(setup.data.root.resolve().name)}"
+        best = progress.history[progress.best_epoch - 1]
+        found = {"fingerprint": job.fingerprint, "saw": saw, "best": best, "history": progress.history}
+        with writing_into(job.folder):
+            write_json(found, job.folder / "result.json")
+        (job.folder / "checkpoint.safetensors").unlink(missing_ok=True)
+    setup.accelerator.wait_for_everyone()
+
+
+def make_job(setup: Setup, member: MemberStage, fold: int) -> Job:
+    """What the loop needs to train one member on one fold; its fingerprint changes with whatever changes the result."""
+    spec, training, recipe = setup.recipe.members()[member.name].spec, member.training, setup.recipe
+    seed = int(fingerprint(recipe.seed, member.name, fold)[:8], 16)
+    train, valid = member.samples(setup, fold)
+    inputs: list[Any] = [_made_from(samples) for samples in (train, valid)]
+    if draws := setup.draws(training):
+        train.rows = drawn(train.rows, draws)
+        inputs.append(sorted(draws.items()))
+    if gone := member.labels_left_out(setup, member.trained_on(setup, fold)):
+        inputs.append(gone)
+    if isinstance(training.pretrained, str):
+        inputs.append(sha256(Path(training.pretrained)))
+    return Job(
+        member=member.name,
+        fold=fold,
+        folder=setup.folder.member(member.name, fold),
+        fingerprint=fingerprint(seed, spec.model_dump(mode="json"), training.model_dump(mode="json"), inputs),
+        network=member.network,
+        objective=member.objective(),
+        train=train,
+        valid=valid,
+        training=training,
+        loop=recipe.loop,
+        seed=seed,
+        keep_studies=member.keep_studies,
+    )
+
+
+def _made_from(samples: StackSamples | RegionSamples) -> list[Any]:
+    """The source fingerprint of each of a data set's files."""
+    return [(study, source_of(samples.folder, study)) for study in sorted(set(samples.studies.tolist()))]

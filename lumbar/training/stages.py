@@ -1,0 +1,186 @@
+"""A member as training sees it: the one place that knows what the two stages do differently.
+
+Everything else asks these questions of any member: how its network is built, which samples it has, what it is asked
+for. A `DetectorStage` learns from stacks, a `GraderStage` from regions.
+"""
+
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+import numpy as np
+from torch import nn
+
+from lumbar.grading.networks.registry import build_grader
+from lumbar.grading.regions import region_key
+from lumbar.grading.tasks import TASKS, VIEWS
+from lumbar.keypoints.networks.registry import build_detector
+from lumbar.labels import CONDITIONS, LEVELS, SIDES
+from lumbar.recipe.member import DetectorSpec, GraderSpec
+from lumbar.recipe.recipe import AnyMember, Member, Recipe
+from lumbar.recipe.settings import Training
+from lumbar.training.data.derived import margin_spec
+from lumbar.training.data.make import make_regions, make_stacks, region_folder, stack_folder
+from lumbar.training.data.samples import RegionSamples, StackSamples, drawn
+from lumbar.training.loop.losses import EMPTY
+from lumbar.training.loop.objectives import HeatmapObjective, SeverityObjective
+from lumbar.training.setup import Setup
+
+#: Stacks of a study by series type; some levels have two axial ones.
+STACKS = {"sagittal_t2": 1, "sagittal_t1": len(SIDES), "axial_t2": 1.2 * len(LEVELS)}
+
+
+class MemberStage(Protocol):
+    """What training asks of a member, whichever stage it belongs to."""
+
+    name: str
+    training: Training
+    keep_studies: bool  # all samples of a study stand in one batch
+
+    def network(self) -> nn.Module:
+        """The network with the weights it begins with."""
+
+    def objective(self) -> Any:
+        """The loss terms of a batch, see `loop.Objective`."""
+
+    def trained_on(self, setup: Setup, fold: int) -> list[int]:
+        """Studies that train a fold."""
+
+    def samples(self, setup: Setup, fold: int) -> tuple[Any, Any]:
+        """The data sets to train and to validate on; their files are there."""
+
+    def sample_studies(self, setup: Setup, fold: int) -> tuple[np.ndarray, np.ndarray]:
+        """(N,) study of each sample to train and to validate on, as far as it is known before anything is trained."""
+
+    def labels_left_out(self, setup: Setup, studies: list[int]) -> list[Any]:
+        """Which labels of these studies are not trained on: part of what a result was made from."""
+
+    def shown(self, setup: Setup, kind: str) -> Any:
+        """Training samples of all studies for pictures; graders' around a `kind` of keypoints, labels or found."""
+
+    def cache(self, studies: int, recipe: Recipe) -> tuple[str, float]:
+        """What the cached inputs of so many studies are (equal ones are cached once), and their bytes."""
+
+
+class DetectorStage:
+    """A member of stage 1: stacks in, heatmaps out."""
+
+    keep_studies = False
+
+    def __init__(self, name: str, member: Member[DetectorSpec]) -> None:
+        self.name, self.spec, self.training = name, member.spec, member.training
+
+    def network(self) -> nn.Module:
+        """See `MemberStage`."""
+        return build_detector(self.spec, self.training.pretrained)
+
+    def objective(self) -> HeatmapObjective:
+        """See `MemberStage`."""
+        return HeatmapObjective(self.spec, self.training)
+
+    def trained_on(self, setup: Setup, fold: int) -> list[int]:
+        """All studies of other folds."""
+        held_out = set(setup.held_out(fold))
+        return [study for study in setup.study_ids if study not in held_out]
+
+    def samples(self, setup: Setup, fold: int) -> tuple[StackSamples, StackSamples]:
+        """See `MemberStage`."""
+        folder = stack_folder(setup, self.name)
+        both = (self.trained_on(setup, fold), setup.held_out(fold))
+        train, valid = (StackSamples(folder, studies, self.spec, self.training) for studies in both)
+        return train, valid
+
+    def sample_studies(self, setup: Setup, fold: int) -> tuple[np.ndarray, np.ndarray]:
+        """Of the stacks, which are made before anything is trained."""
+        train, valid = self.samples(setup, fold)
+        return drawn(train.rows, setup.draws(self.training))[:, 0], valid.studies
+
+    def labels_left_out(self, setup: Setup, studies: list[int]) -> list[Any]:
+        """None: severities are no matter to a detector."""
+        return []
+
+    def shown(self, setup: Setup, kind: str) -> StackSamples:
+        """See `MemberStage`."""
+        make_stacks(setup, self.name, self.spec)
+        return StackSamples(stack_folder(setup, self.name), setup.study_ids, self.spec, self.training)
+
+    def cache(self, studies: int, recipe: Recipe) -> tuple[str, float]:
+        """Two bytes a pixel."""
+        spec = self.spec
+        return self.name, studies * STACKS[spec.series_type] * spec.in_chans * spec.image_size**2 * 2
+
+
+class GraderStage:
+    """A member of stage 2: regions in, severities out."""
+
+    def __init__(self, name: str, member: Member[GraderSpec]) -> None:
+        self.name, self.spec, self.training = name, member.spec, member.training
+        self.keep_studies = self.objective().asks_any_severe
+
+    def network(self) -> nn.Module:
+        """See `MemberStage`."""
+        return build_grader(self.spec, self.training.pretrained)
+
+    def objective(self) -> SeverityObjective:
+        """See `MemberStage`."""
+        return SeverityObjective(self.spec, self.training)
+
+    def trained_on(self, setup: Setup, fold: int) -> list[int]:
+        """All studies of other folds; around out-of-fold keypoints those that have them."""
+        found_only = setup.recipe.stage2.keypoints == "out_of_fold"
+        held_out = set(setup.held_out(fold))
+        return [
+            study for study in (setup.in_trained_folds() if found_only else setup.study_ids) if study not in held_out
+        ]
+
+    def samples(self, setup: Setup, fold: int) -> tuple[RegionSamples, RegionSamples]:
+        """Around labelled keypoints where the recipe says so; validated around found ones, with every label."""
+        kind = "labels" if setup.recipe.stage2.keypoints == "labels" else "found"
+        folder, studies = region_folder(setup, self.spec, kind), self.trained_on(setup, fold)
+        train = RegionSamples(folder, studies, setup.training_codes, self.spec, self.training)
+        folder, studies = region_folder(setup, self.spec, "found"), setup.held_out(fold)
+        return train, RegionSamples(folder, studies, setup.codes, self.spec, self.training)
+
+    def sample_studies(self, setup: Setup, fold: int) -> tuple[np.ndarray, np.ndarray]:
+        """What labels alone tell: regions wait for keypoints."""
+        samples = TASKS[self.spec.task].samples
+        places = [[CONDITIONS.index(condition) for condition in sample.conditions] for sample in samples]
+
+        def rows(studies: list[int], codes: Mapping[int, np.ndarray]) -> np.ndarray:
+            found = []
+            for study in studies:
+                for own in places:
+                    labelled_levels = (codes[study][own] != EMPTY).any(0)
+                    found += [study] * int(labelled_levels.sum())
+            return np.array(found, np.int64)[:, None]
+
+        trained = rows(self.trained_on(setup, fold), setup.training_codes)
+        return drawn(trained, setup.draws(self.training))[:, 0], rows(setup.held_out(fold), setup.codes)[:, 0]
+
+    def labels_left_out(self, setup: Setup, studies: list[int]) -> list[Any]:
+        """A study and the places of its labels, for each that the recipe leaves out."""
+        codes, kept = setup.codes, setup.training_codes
+        changed = [study for study in studies if kept[study] is not codes[study]]
+        return [(study, np.flatnonzero(codes[study] != kept[study]).tolist()) for study in changed]
+
+    def shown(self, setup: Setup, kind: str) -> RegionSamples:
+        """See `MemberStage`."""
+        make_regions(setup, kind, setup.study_ids)
+        folder = region_folder(setup, self.spec, kind)
+        return RegionSamples(folder, setup.study_ids, setup.training_codes, self.spec, self.training)
+
+    def cache(self, studies: int, recipe: Recipe) -> tuple[str, float]:
+        """One byte a pixel, around found keypoints and, where they are trained on, around labelled ones."""
+        spec, kinds = margin_spec(self.spec, recipe.loop.region_margin), 2 if recipe.stage2.keypoints == "labels" else 1
+        return region_key(self.spec), kinds * studies * len(VIEWS) * len(LEVELS) * spec.slices * spec.image_size**2
+
+
+def as_trained(name: str, member: AnyMember) -> DetectorStage | GraderStage:
+    """A recipe's member as training sees it."""
+    if isinstance(member.spec, DetectorSpec):
+        return DetectorStage(name, member)
+    return GraderStage(name, member)
+
+
+def members_of(recipe: Recipe) -> dict[str, DetectorStage | GraderStage]:
+    """All members of a recipe as training sees them, stage 1 first."""
+    return {name: as_trained(name, member) for name, member in recipe.members().items()}
