@@ -43,13 +43,13 @@ if TYPE_CHECKING:  # what a notebook imports from here; loaded on first use, so 
 
 _HOME = {
     "find_inputs": "lumbar.kaggle.inputs",
-    "choose_device": "lumbar.kaggle.inputs",
+    "choose_device": "lumbar.compute.device",
     "is_competition_rerun": "lumbar.kaggle.inputs",
     "open_data": "lumbar.study.study",
     "load_bundle": "lumbar.bundle.bundle",
     "predict": "lumbar.prediction.schedule",
     "predict_all": "lumbar.prediction.job",
-    "write_outputs": "lumbar.prediction.schedule",
+    "write_outputs": "lumbar.prediction.outputs",
     "show_study": "lumbar.report.pictures",
     "describe_rows": "lumbar.prediction.run_report",
     "show_issues": "lumbar.prediction.run_report",

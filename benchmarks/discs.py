@@ -64,9 +64,9 @@ def cut_discs(spider: Path, images: Path, bundle: Bundle) -> Discs:
         write_spider(spider, images, "images")
     data = open_data(images, "train")
     detectors = [
-        (member.spec, bundle.network(member.name, torch.device("cpu")))
-        for member in bundle.manifest.members
-        if isinstance(member.spec, DetectorSpec) and member.spec.series_type == "sagittal_t2"
+        (spec, bundle.network(name, torch.device("cpu")))
+        for name, spec in bundle.manifest.detectors.items()
+        if spec.series_type == "sagittal_t2"
     ]
     columns = ("Patient", "IVD label", "Pfirrman grade", *SIGNS)
     table = read_table(spider / "radiological_gradings.csv", columns)[list(columns)].astype(int).to_numpy()

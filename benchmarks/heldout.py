@@ -23,7 +23,6 @@ from lumbar.labels import CONDITION_GROUPS
 from lumbar.metric import label_codes, weighted_prior
 from lumbar.prediction import schedule
 from lumbar.recipe.card import Measured, write_measured
-from lumbar.recipe.member import GraderSpec
 from lumbar.study.study import DataFolder, open_data, read_study
 from lumbar.training.data.derived import label_keypoints, study_rows
 from lumbar.training.outcome import evaluate
@@ -59,7 +58,7 @@ def judge(data: DataFolder, bundle: Bundle, studies: int | None = None, engine: 
 
 def _groups(bundle: Bundle) -> dict[str, list[int]]:
     """Places of the graders: all that grade one condition group as `split`, all that grade everything as `global`."""
-    tasks = [member.spec.task for member in bundle.manifest.members if isinstance(member.spec, GraderSpec)]
+    tasks = [spec.task for spec in bundle.manifest.graders.values()]
     groups = {
         "split": [place for place, task in enumerate(tasks) if task != "global"],
         "global": [place for place, task in enumerate(tasks) if task == "global"],

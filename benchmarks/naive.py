@@ -34,7 +34,7 @@ from lumbar.keypoints.detect import detect
 from lumbar.labels import CONDITIONS, LEVELS
 from lumbar.prediction import schedule
 from lumbar.prediction.networks import Networks
-from lumbar.recipe.member import DetectorSpec, GraderSpec
+from lumbar.recipe.member import GraderSpec
 from lumbar.study.images import slice_values
 from lumbar.study.study import DataFolder, Study, open_data, read_study
 
@@ -92,9 +92,8 @@ def keypoints_of(study: Study, bundle: Bundle, networks: Networks) -> Points:
         return torch.cat([networks[name](one[None]) for one in batch])
 
     detectors: dict[Any, list[Any]] = {}
-    for member in bundle.manifest.members:
-        if isinstance(member.spec, DetectorSpec):
-            detectors.setdefault(member.spec.series_type, []).append((member.spec, partial(each, member.name)))
+    for name, spec in bundle.manifest.detectors.items():
+        detectors.setdefault(spec.series_type, []).append((spec, partial(each, name)))
     found, _ = detect(study, detectors, networks.device)
     return {(point.condition, point.level): point for point in found}
 

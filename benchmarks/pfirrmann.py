@@ -154,12 +154,11 @@ def starts(bundle: Bundle) -> dict[str, Start]:
     states: dict[int, dict[str, Tensor]] = {}
     specs = []
     for place, task in enumerate(("spinal", "foraminal")):
-        member = next(m for m in bundle.manifest.members if isinstance(m.spec, GraderSpec) and m.spec.task == task)
-        network = bundle.network(member.name, torch.device("cpu"))
+        name, spec = next((name, spec) for name, spec in bundle.manifest.graders.items() if spec.task == task)
+        network = bundle.network(name, torch.device("cpu"))
         state = network.get_submodule("encoders.0.backbone").state_dict()
         states[place] = {name: value.float() if value.is_floating_point() else value for name, value in state.items()}
-        specs.append(member.spec)
-    assert isinstance(specs[0], GraderSpec)
+        specs.append(spec)
     efficient = specs[0].model_copy(update={"backbone": "tf_efficientnet_lite0", "backbone_args": {}})
     # CPUs are slower with its depthwise convolutions in bf16 than in float32.
     fine_tuned = Start(efficient, pretrained=True, training=FINE_TUNING, half=False)

@@ -27,7 +27,6 @@ from lumbar.keypoints.detect import Detectors, detect
 from lumbar.labels import SeriesType, condition_title, level_title
 from lumbar.prediction.schedule import predict
 from lumbar.recipe.card import Measured, write_measured
-from lumbar.recipe.member import DetectorSpec
 from lumbar.spider.write import MIDSAGITTAL
 from lumbar.study.study import open_data, read_study
 from lumbar.training.data.derived import label_keypoints, study_rows
@@ -46,11 +45,10 @@ COLUMNS = ("kind", "images", "points", "median, mm", "95 %, mm", f"within {NEAR_
 def detectors_of(bundle: Bundle) -> dict[SeriesType, Detectors]:
     """The bundle's detectors by series type, each as `detect` takes them."""
     found: dict[SeriesType, Detectors] = {}
-    for member in bundle.manifest.members:
-        if isinstance(member.spec, DetectorSpec):
-            kind = member.spec.series_type
-            earlier = found.get(kind, {}).get(kind, ())
-            found[kind] = {kind: [*earlier, (member.spec, bundle.network(member.name))]}
+    for name, spec in bundle.manifest.detectors.items():
+        kind = spec.series_type
+        earlier = found.get(kind, {}).get(kind, ())
+        found[kind] = {kind: [*earlier, (spec, bundle.network(name))]}
     return found
 
 

@@ -9,9 +9,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
-import torch
 
-from lumbar.compute.device import choose_device
 from lumbar.issues import InputError
 from lumbar.kaggle import inputs
 from lumbar.kaggle.inputs import error_policy, find_inputs, install_missing_wheels, is_competition_rerun
@@ -185,59 +183,6 @@ def test_only_the_hidden_rerun_goes_on_with_the_prior() -> None:
     for environment in ({}, {"KAGGLE_KERNEL_RUN_TYPE": "Batch"}, {"KAGGLE_IS_COMPETITION_RERUN": ""}):
         assert not is_competition_rerun(environment)
         assert error_policy(environment) == "fail"
-
-
-def pretend_gpu(monkeypatch: pytest.MonkeyPatch, capability: tuple[int, int], error: Exception | None = None) -> None:
-    def kernel(device: torch.device) -> None:
-        if error is not None:
-            raise error
-
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device=None: capability)
-    monkeypatch.setattr(inputs, "_try_kernel", kernel)
-
-
-def test_a_gpu_that_fails_on_its_first_kernel_gives_way_to_the_cpu_with_a_sentence(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    error = RuntimeError("CUDA error: no kernel image is available for execution on the device\nmore lines")
-    pretend_gpu(monkeypatch, (6, 0), error)
-    lines: list[str] = []
-    assert choose_device(say=lines.append) == (torch.device("cpu"), None)
-    assert len(lines) == 1
-    assert "no kernel image" in lines[0]
-    assert "\n" not in lines[0]
-    with pytest.raises(InputError, match="'cuda' does not work here"):
-        choose_device("cuda", say=lines.append)
-
-
-@pytest.mark.parametrize(
-    ("capability", "amp"), [((7, 5), torch.float16), ((8, 0), torch.bfloat16), ((9, 0), torch.bfloat16)]
-)
-def test_autocast_fits_the_card(monkeypatch: pytest.MonkeyPatch, capability: tuple[int, int], amp: torch.dtype) -> None:
-    pretend_gpu(monkeypatch, capability)
-    lines: list[str] = []
-    assert choose_device(say=lines.append) == (torch.device("cuda"), amp)
-    assert lines == []
-
-
-def test_the_cpu_computes_in_float32_without_a_remark(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    lines: list[str] = []
-    assert choose_device(say=lines.append) == (torch.device("cpu"), None)
-    assert choose_device("cpu", say=lines.append) == (torch.device("cpu"), None)
-    assert lines == []
-
-
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
-def test_the_probe_kernel_runs_on_a_real_gpu() -> None:
-    device, amp = choose_device(say=lambda line: pytest.fail(line))
-    assert device.type == "cuda"
-    assert amp in (torch.float16, torch.bfloat16)
-
-
-def test_the_probe_kernel_computes(monkeypatch: pytest.MonkeyPatch) -> None:
-    inputs._try_kernel(torch.device("cpu"))  # a fault in the probe itself would send every GPU to the CPU
 
 
 PROBE = "lumbar-probe"

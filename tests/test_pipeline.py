@@ -19,6 +19,8 @@ from lumbar.grading.regions import cut_regions
 from lumbar.issues import InputError
 from lumbar.labels import CONDITIONS, LABEL_COLUMNS, LEVELS, SEVERITIES, mirrored
 from lumbar.prediction import schedule
+from lumbar.prediction.outputs import write_outputs
+from lumbar.prediction.result import StudyResult
 from lumbar.recipe.member import GraderSpec
 from lumbar.study.study import DataFolder, Study, open_data, read_study
 from lumbar.submission import rounded, to_rows
@@ -43,7 +45,7 @@ def data(folder: Path) -> DataFolder:
 
 
 @pytest.fixture(scope="module")
-def results(data: DataFolder, bundle: Bundle) -> list[schedule.StudyResult]:
+def results(data: DataFolder, bundle: Bundle) -> list[StudyResult]:
     return list(schedule.predict(data, bundle))
 
 
@@ -71,7 +73,7 @@ def run(capfd: pytest.CaptureFixture[str]) -> Callable[..., Ended]:
 
 
 def test_every_study_gets_distributions_and_says_which_series_it_used(
-    results: list[schedule.StudyResult], data: DataFolder
+    results: list[StudyResult], data: DataFolder
 ) -> None:
     assert [result.study_id for result in results] == list(data.study_ids)
     for result in results:
@@ -83,9 +85,7 @@ def test_every_study_gets_distributions_and_says_which_series_it_used(
     assert not results[1].used["sagittal_t1"]
 
 
-def test_a_missing_series_silences_its_conditions_and_nothing_else(
-    results: list[schedule.StudyResult], bundle: Bundle
-) -> None:
+def test_a_missing_series_silences_its_conditions_and_nothing_else(results: list[StudyResult], bundle: Bundle) -> None:
     without_t1 = results[1]
     foraminal = [CONDITIONS.index(name) for name in CONDITIONS if "foraminal" in name]
     assert not without_t1.graded[foraminal].any()
@@ -99,7 +99,7 @@ def test_a_missing_series_silences_its_conditions_and_nothing_else(
 
 
 def test_the_same_studies_give_the_same_numbers_in_any_order(
-    results: list[schedule.StudyResult], data: DataFolder, bundle: Bundle
+    results: list[StudyResult], data: DataFolder, bundle: Bundle
 ) -> None:
     backwards = list(schedule.predict(data, bundle, study_ids=reversed(data.study_ids)))
     for first, again in zip(results, reversed(backwards), strict=True):
@@ -109,9 +109,9 @@ def test_the_same_studies_give_the_same_numbers_in_any_order(
 
 
 def test_outputs_hold_25_rows_a_study_and_keypoints_in_the_competitions_words(
-    results: list[schedule.StudyResult], data: DataFolder, bundle: Bundle, tmp_path: Path
+    results: list[StudyResult], data: DataFolder, bundle: Bundle, tmp_path: Path
 ) -> None:
-    path = schedule.write_outputs(results, data, bundle, tmp_path)
+    path = write_outputs(results, data, bundle, tmp_path)
     table = pd.read_csv(path)
     assert set(table["row_id"]) == {f"{study}_{column}" for study in data.study_ids for column in LABEL_COLUMNS}
     np.testing.assert_allclose(table[list(SEVERITIES)].sum(axis=1), 1.0, atol=1e-9)
@@ -125,7 +125,7 @@ def test_outputs_hold_25_rows_a_study_and_keypoints_in_the_competitions_words(
     assert report["rows"]["from_prior"] == sum(int((~result.graded).sum()) for result in results)
 
 
-def test_keypoints_lie_on_the_slices_they_name(results: list[schedule.StudyResult], data: DataFolder) -> None:
+def test_keypoints_lie_on_the_slices_they_name(results: list[StudyResult], data: DataFolder) -> None:
     study = read_study(data, results[0].study_id)
     assert results[0].keypoints
     for point in results[0].keypoints:

@@ -23,7 +23,6 @@ from lumbar.compute.tensors import load_tensors
 from lumbar.ensemble.store import SUFFIXES
 from lumbar.files.read import decoded, parse_json, read_bytes
 from lumbar.issues import InputError, few, printable
-from lumbar.recipe.member import DetectorSpec
 
 
 @dataclass(frozen=True)
@@ -87,12 +86,11 @@ class Bundle:
         lines = [f"bundle {self.identity[:12]} in {self.folder}: {self.manifest.description}".rstrip(": ")]
         lines[0] = printable(lines[0])
         for member in self.manifest.members:
-            spec = member.spec
-            if isinstance(spec, DetectorSpec):
-                what = f"keypoints on {spec.series_type}, {spec.network} on {spec.encoder}"
-            else:
-                what = f"grading {spec.task}, {spec.network} on {spec.backbone}"
-            parts = [what, f"{spec.image_size} px", "all folds" if member.fold is None else f"fold {member.fold}"]
+            parts = [
+                member.spec.what,
+                f"{member.spec.image_size} px",
+                "all folds" if member.fold is None else f"fold {member.fold}",
+            ]
             parts += [f"saw {member.saw}"] if member.saw else []
             parts += [f"{name} {value:.4g}" for name, value in member.scores.items()]
             lines.append(f"  {member.name}: {', '.join(parts)}")

@@ -11,7 +11,6 @@ from lumbar.bundle.manifest import MANIFEST, Manifest
 from lumbar.files.write import json_text, replacing, write_text, writing_into
 from lumbar.issues import NOTICE
 from lumbar.recipe.card import Card, Measured, read_measured
-from lumbar.recipe.member import DetectorSpec
 
 #: Name of the card in the bundle's folder.
 CARD: Final = "README.md"
@@ -71,15 +70,11 @@ def _table(columns: Iterable[str], rows: Iterable[Iterable[str]]) -> list[str]:
 def _members(manifest: Manifest) -> list[str]:
     rows = []
     for member in manifest.members:
-        spec = member.spec
-        what = (
-            f"{spec.series_type}, {spec.encoder}" if isinstance(spec, DetectorSpec) else f"{spec.task}, {spec.backbone}"
-        )
         scores = ", ".join(f"{name} {value:.4g}" for name, value in member.scores.items())
         fold = "all" if member.fold is None else str(member.fold)
-        rows.append(
-            (member.name, f"{spec.network}: {what}, {spec.image_size} px", fold, member.saw or "not said", scores)
-        )
+        spec = member.spec
+        what = f"{spec.network}: {spec.subject}, {spec.backbone}, {spec.image_size} px"
+        rows.append((member.name, what, fold, member.saw or "not said", scores))
     return _table(("member", "network", "fold held out", "trained on", "scores on that fold"), rows)
 
 

@@ -9,7 +9,7 @@ from lumbar.ensemble.average import BLEND_METHODS
 from lumbar.ensemble.names import MethodName
 from lumbar.labels import CONDITIONS, LEVELS, SEVERITIES
 from lumbar.recipe.card import Card
-from lumbar.recipe.member import LAST_FOLD, MEMBER_NAME, MemberSpec, Strict
+from lumbar.recipe.member import LAST_FOLD, MEMBER_NAME, DetectorSpec, GraderSpec, MemberSpec, Strict
 
 #: Name of the file in the bundle's folder.
 MANIFEST: Final = "manifest.json"
@@ -102,15 +102,24 @@ class Manifest(Strict):
             raise ValueError("every row of the prior must be positive and sum to 1")
         return prior
 
+    @property
+    def detectors(self) -> dict[str, DetectorSpec]:
+        """Members of stage 1 by name."""
+        return {member.name: member.spec for member in self.members if isinstance(member.spec, DetectorSpec)}
+
+    @property
+    def graders(self) -> dict[str, GraderSpec]:
+        """Members of stage 2 by name."""
+        return {member.name: member.spec for member in self.members if isinstance(member.spec, GraderSpec)}
+
     @model_validator(mode="after")
     def _distinct(self) -> "Manifest":
         for what, values in (("name", [m.name for m in self.members]), ("file", [m.file for m in self.members])):
             twice = next((value for value in values if values.count(value) > 1), None)
             if twice is not None:
                 raise ValueError(f"two members have the {what} {twice!r}")
-        graders = {member.name for member in self.members if member.spec.stage == "grading"}
         for table, names in self.blend.tables.items():
-            if strangers := [name for name in names if name not in graders]:
+            if strangers := [name for name in names if name not in self.graders]:
                 raise ValueError(f"the blend's table {table!r} is made of {strangers[0]!r}, which is no grader here")
         return self
 

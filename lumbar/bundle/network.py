@@ -23,7 +23,7 @@ _NONSENSE: Final = (ArithmeticError, AssertionError, AttributeError, LookupError
 
 def build_network(spec: DetectorSpec | GraderSpec) -> nn.Module:
     """The network of either stage's spec, with random weights."""
-    return build_detector(spec) if isinstance(spec, DetectorSpec) else build_grader(spec)
+    return build_detector(spec) if spec.stage == "keypoints" else build_grader(spec)
 
 
 def blueprint(spec: DetectorSpec | GraderSpec, source: str) -> nn.Module:
@@ -48,7 +48,7 @@ def check_size(network: nn.Module, source: str) -> None:
 def example(spec: DetectorSpec | GraderSpec, device: torch.device | str = "cpu") -> torch.Tensor:
     """A member's input for one sample, all zeros."""
     side = spec.image_size
-    if isinstance(spec, DetectorSpec):
+    if spec.stage == "keypoints":
         return torch.zeros(1, spec.in_chans, side, side, device=device)
     return torch.zeros(1, len(TASKS[spec.task].encoders), spec.slices, side, side, device=device)
 

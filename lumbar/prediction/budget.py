@@ -7,7 +7,6 @@ from typing import Final
 from lumbar.bundle.manifest import Manifest
 from lumbar.grading.tasks import TASKS
 from lumbar.labels import CONDITIONS
-from lumbar.recipe.member import GraderSpec
 
 #: Share of the budget kept for writing the results and for what a measurement on few studies does not show.
 RESERVE: Final = 0.03
@@ -89,7 +88,7 @@ def ranked_graders(manifest: Manifest) -> list[str]:
     seen: dict[str, int] = {}
     order = []
     for place, member in enumerate(manifest.members):
-        if isinstance(member.spec, GraderSpec):
+        if member.name in manifest.graders:
             kind = member.spec.model_dump_json()
             seen[kind] = seen.get(kind, 0) + 1
             rank = member.rank if member.rank is not None else len(manifest.members)
@@ -100,7 +99,7 @@ def ranked_graders(manifest: Manifest) -> list[str]:
 def enough(manifest: Manifest, names: Iterable[str]) -> bool:
     """Whether these graders still answer every condition that all graders answer, and every table of the blend."""
     chosen = set(names)
-    graders = {member.name: member.spec for member in manifest.members if isinstance(member.spec, GraderSpec)}
+    graders = manifest.graders
     answered = {condition for name in chosen for condition in TASKS[graders[name].task].conditions}
     wanted = {condition for spec in graders.values() for condition in TASKS[spec.task].conditions}
     tables = all(chosen & set(members) for members in manifest.blend.tables.values())

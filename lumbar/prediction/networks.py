@@ -11,7 +11,6 @@ from lumbar.bundle.manifest import Member
 from lumbar.bundle.network import blamed_on, example
 from lumbar.compute.compiled import CompiledRunner, in_children
 from lumbar.compute.engine import Engine, Runner, make_runner
-from lumbar.recipe.member import DetectorSpec
 
 #: Memory for networks on a CPU, bytes: the full ninth-place ensemble needs 10 GB in float32, Kaggle has 13 GB without
 #: a GPU, and a run may be several processes.
@@ -43,7 +42,7 @@ class Networks:
         left = _room(device) if room is None else room
         specs = {name: bundle.member(name).spec for name in names}
         self._kinds = {name: spec.model_dump_json() for name, spec in specs.items()}
-        self._detectors = {name for name, spec in specs.items() if isinstance(spec, DetectorSpec)}
+        self._detectors = set(bundle.manifest.detectors)
         for name, kind in self._kinds.items():
             if kind not in self._first:
                 self._build(bundle.member(name), kind)

@@ -50,9 +50,8 @@ class Predictor:
     ) -> None:
         self.bundle, self.word = bundle, engine
         self.prior = np.asarray(bundle.manifest.prior, dtype=np.float64)  # (5, 5, 3)
-        members = bundle.manifest.members
-        self.graders = {member.name: member.spec for member in members if isinstance(member.spec, GraderSpec)}
-        if not self.graders or len(self.graders) == len(members):
+        self.graders = bundle.manifest.graders
+        if not self.graders or not bundle.manifest.detectors:
             raise InputError(
                 f"{bundle.folder}: the bundle lacks {'detectors' if self.graders else 'graders'}; "
                 "prediction needs both stages, make the bundle from a run that finished them"
@@ -74,20 +73,17 @@ class Predictor:
         self.engine = choose_engine(self.word, device, amp)
         if device.type == "cuda" and self.engine.amp is None:
             torch.backends.cudnn.allow_tf32 = False  # float32 is meant
-        members = self.bundle.manifest.members
-        detectors = [member for member in members if isinstance(member.spec, DetectorSpec)]
-        names = [*(member.name for member in detectors), *self.graders]  # what stays in memory: detectors first
+        detectors = self.bundle.manifest.detectors
+        names = [*detectors, *self.graders]  # what stays in memory: detectors first
         self.networks = Networks(self.bundle, names, self.engine, device)
         self.together = TOGETHER if self.networks.turns else 1
         #: Studies that may be computed side by side: where one has the whole device, a single one.
-        shared = device.type != "cpu" or not self.networks.stay(member.name for member in detectors)
+        shared = device.type != "cpu" or not self.networks.stay(detectors)
         self.lanes = 1 if shared else torch.get_num_threads()
         self._shared = shared
         self.detectors: dict[SeriesType, list[tuple[DetectorSpec, Network]]] = {}
-        for member in detectors:
-            assert isinstance(member.spec, DetectorSpec)
-            call = partial(self.networks.call, member.name)
-            self.detectors.setdefault(member.spec.series_type, []).append((member.spec, call))
+        for name, spec in detectors.items():
+            self.detectors.setdefault(spec.series_type, []).append((spec, partial(self.networks.call, name)))
         try:
             check_detectors(self.detectors)
         except InputError as error:

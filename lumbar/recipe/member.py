@@ -136,6 +136,21 @@ class DetectorSpec(Strict):
     sigma_px: float = Field(10.0, ge=0.5, le=64)
     preprocessing: Preprocessing = Preprocessing()
 
+    @property
+    def subject(self) -> str:
+        """What it looks at: the type of series."""
+        return self.series_type
+
+    @property
+    def backbone(self) -> str:
+        """Its encoder, as a grader would call it."""
+        return self.encoder
+
+    @property
+    def what(self) -> str:
+        """What it does, in a few words."""
+        return f"keypoints on {self.subject}, {self.network} on {self.backbone}"
+
     @model_validator(mode="after")
     def _fits_memory(self) -> "DetectorSpec":
         _refuse_many_pixels("in_chans", self.in_chans, self.image_size)
@@ -166,6 +181,16 @@ class GraderSpec(Strict):
     #: whose own view is missing, as long as it sees another.
     view_dropout: float = Field(0.0, ge=0, lt=1)
     preprocessing: Preprocessing = Preprocessing()
+
+    @property
+    def subject(self) -> str:
+        """What it answers: its task."""
+        return self.task
+
+    @property
+    def what(self) -> str:
+        """What it does, in a few words."""
+        return f"grading {self.subject}, {self.network} on {self.backbone}"
 
     @model_validator(mode="after")
     def _fits_memory(self) -> "GraderSpec":

@@ -138,12 +138,10 @@ def _as_text(entry: dict[str, Any]) -> dict[str, Any]:
 
 
 def _graders(bundle: Bundle, device: torch.device | str) -> list[Grader]:
-    found = []
-    for member in bundle.manifest.members:
-        if isinstance(member.spec, GraderSpec):
-            network = bundle.network(member.name, device).requires_grad_(False)
-            found.append((member.name, member.spec, network))
-    return found
+    return [
+        (name, spec, bundle.network(name, device).requires_grad_(False))
+        for name, spec in bundle.manifest.graders.items()
+    ]
 
 
 def _seen(study: Study, result: StudyResult, graders: Sequence[Grader], device: torch.device | str) -> list[Seen]:

@@ -16,7 +16,6 @@ from lumbar.files.read import read_json
 from lumbar.issues import InputError
 from lumbar.labels import CONDITIONS, LEVELS
 from lumbar.metric import weighted_prior
-from lumbar.recipe.member import DetectorSpec
 from lumbar.recipe.recipe import Recipe, load_recipe
 from lumbar.training.folder import RunFolder
 from lumbar.training.loop import checkpoint
@@ -112,8 +111,7 @@ def make_random_bundle(recipe_path: Path, out: Path, seed: int = 0) -> Bundle:
             for number, (name, member) in enumerate(recipe.members().items()):
                 torch.manual_seed(seed + 1000 * fold + number)
                 state = build_network(member.spec).state_dict()
-                what = "detector" if isinstance(member.spec, DetectorSpec) else "grader"
-                yield Weights(f"{name}_fold{fold}", member.spec, state, fold=fold, saw=f"nothing: a random {what}")
+                yield Weights(f"{name}_fold{fold}", member.spec, state, fold=fold, saw="nothing: random weights")
 
     prior = np.full((len(CONDITIONS), len(LEVELS), 3), 1 / 3)
     return save_bundle(
