@@ -130,13 +130,12 @@ def naive(data: DataFolder, bundle: Bundle, study_ids: list[int], device: torch.
     studies = [rereading(read_study(data, study_id)) for study_id in study_ids]
     points = [keypoints_of(study, bundle, networks) for study in studies]
     members = []
-    for member in bundle.manifest.members:
-        if isinstance(member.spec, GraderSpec):
-            before = time.perf_counter()
-            network = networks[member.name]
-            loading += time.perf_counter() - before
-            pairs = zip(studies, points, strict=True)
-            members.append([answers(study, found, member.spec, network, device) for study, found in pairs])
+    for name, spec in bundle.manifest.graders.items():
+        before = time.perf_counter()
+        network = networks[name]
+        loading += time.perf_counter() - before
+        pairs = zip(studies, points, strict=True)
+        members.append([answers(study, found, spec, network, device) for study, found in pairs])
     seconds = time.perf_counter() - started - loading
     return np.array(members).swapaxes(0, 1), seconds / len(study_ids)
 

@@ -19,6 +19,7 @@ from lumbar.compute.lanes import Lanes
 from lumbar.issues import InputError
 from lumbar.prediction import schedule
 from lumbar.prediction.networks import Networks
+from lumbar.prediction.predictor import Predictor
 from lumbar.study.study import DataFolder, open_data
 from tests.test_engine import CPU, SPECS, inputs, lived_in, two_folds
 from tests.worlds import small_phantoms
@@ -178,7 +179,7 @@ def test_openvino_grades_as_pytorch_does(tmp_path: Path, data: DataFolder, monke
     compiled.started.clear()
     for room in (2**30, 0):
         monkeypatch.setattr("lumbar.prediction.networks.CPU_ROOM", room)
-        predictor = schedule.Predictor(folds, engine="openvino")
+        predictor = Predictor(folds, engine="openvino")
         assert predictor.networks.swaps == (not room)
         found = list(schedule.grade_all(predictor, data, list(data.study_ids)))
         assert compiled.started.is_set() == (not room)  # children compute where each fold has a network of its own

@@ -18,7 +18,7 @@ from lumbar.bundle.convert.reader import state_dicts
 from lumbar.ensemble.average import blend
 from lumbar.issues import InputError
 from lumbar.labels import CONDITIONS, LABEL_COLUMNS, row_ids
-from lumbar.prediction import schedule
+from lumbar.prediction.predictor import Predictor
 
 SPINAL, FORAMINAL = "spinal_resnet18", "foraminal_resnet18"
 
@@ -284,7 +284,7 @@ def test_converted_checkpoints_predict_the_original_tables(tmp_path, monkeypatch
     convert_checkpoints(tmp_path / "in", tmp_path / "out")
     bundle = load_bundle(tmp_path / "out")
     monkeypatch.setattr("lumbar.prediction.predictor.detect", lambda *_: (list(parity.points().values()), []))
-    result = schedule.Predictor(bundle)(parity.study())
+    result = Predictor(bundle)(parity.study())
     order = [member.name.removesuffix("_fold0") for member in bundle.manifest.members if member.spec.stage == "grading"]
     assert sorted(order) == sorted(graders)
     for table, tasks in tables.items():

@@ -19,6 +19,7 @@ from lumbar.issues import InputError
 from lumbar.prediction import schedule
 from lumbar.prediction.finished import FINISHED
 from lumbar.prediction.job import Options, gather, work
+from lumbar.prediction.outputs import write_outputs
 from lumbar.study.study import DataFolder, open_data
 from tests.worlds import small_phantoms, tiny_bundle
 
@@ -140,8 +141,8 @@ def test_what_was_finished_before_a_process_was_killed_is_kept(
     said: list[str] = []
     work(data, bundle, tmp_path, Options(device="cpu"), say=said.append)
     assert said == [f"{kept} of {len(data.study_ids)} studies were finished before"]
-    schedule.write_outputs(gather(data, bundle, tmp_path, Options(device="cpu")), data, bundle, tmp_path / "again")
-    schedule.write_outputs(list(schedule.predict(data, bundle)), data, bundle, tmp_path / "undisturbed")
+    write_outputs(gather(data, bundle, tmp_path, Options(device="cpu")), data, bundle, tmp_path / "again")
+    write_outputs(list(schedule.predict(data, bundle)), data, bundle, tmp_path / "undisturbed")
     for name in ("submission.csv", "keypoints.csv"):
         assert (tmp_path / "again" / name).read_bytes() == (tmp_path / "undisturbed" / name).read_bytes()
 
@@ -162,7 +163,7 @@ def test_where_every_study_must_have_rows_the_rest_is_done_without_a_lost_proces
     results = list(schedule.predict(data, bundle, on_error="prior"))
     assert not multiprocessing.active_children()
     for folder, found in (("a", undisturbed), ("b", results)):
-        schedule.write_outputs(found, data, bundle, tmp_path / folder)
+        write_outputs(found, data, bundle, tmp_path / folder)
     for name in ("submission.csv", "keypoints.csv"):
         assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
 
@@ -196,8 +197,8 @@ def test_a_killed_run_leaves_no_process_and_a_rerun_gives_the_same_bytes(
     soon(lambda: not any(map(runs, children)))
     assert 0 < len(finished(tmp_path)) < len(data.study_ids)
     work(data, bundle, tmp_path, Options(device="cpu"))
-    schedule.write_outputs(gather(data, bundle, tmp_path, Options(device="cpu")), data, bundle, tmp_path / "again")
-    schedule.write_outputs(list(schedule.predict(data, bundle)), data, bundle, tmp_path / "undisturbed")
+    write_outputs(gather(data, bundle, tmp_path, Options(device="cpu")), data, bundle, tmp_path / "again")
+    write_outputs(list(schedule.predict(data, bundle)), data, bundle, tmp_path / "undisturbed")
     for name in ("submission.csv", "keypoints.csv"):
         assert (tmp_path / "again" / name).read_bytes() == (tmp_path / "undisturbed" / name).read_bytes()
 

@@ -16,6 +16,9 @@ from lumbar.bundle.bundle import Bundle
 from lumbar.issues import InputError, Issue
 from lumbar.labels import CONDITIONS, LABEL_COLUMNS
 from lumbar.prediction import schedule
+from lumbar.prediction.outputs import write_outputs
+from lumbar.prediction.predictor import Predictor
+from lumbar.prediction.result import StudyResult
 from lumbar.study.study import DataFolder, open_data, read_study
 from lumbar.submission import rounded, to_rows
 from tests.damage import CASES, GROUP_OF, watchful_bundle, write_matrix
@@ -44,7 +47,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> tuple[DataFolder, Bundle,
 @pytest.fixture(scope="module")
 def matrix(
     world: tuple[DataFolder, Bundle, dict[str, int]],
-) -> tuple[dict[str, list[Issue]], dict[str, schedule.StudyResult]]:
+) -> tuple[dict[str, list[Issue]], dict[str, StudyResult]]:
     """What reading tells of each case, and the result of each."""
     data, bundle, studies = world
     told = {name: list(read_study(data, study).issues) for name, study in studies.items()}
@@ -86,7 +89,7 @@ def test_the_report_says_of_every_row_of_every_damaged_study_what_it_came_from(
 ) -> None:
     data, bundle, studies = world
     results = sorted(matrix[1].values(), key=lambda result: data.study_ids.index(result.study_id))
-    submission = pd.read_csv(schedule.write_outputs(results, data, bundle, tmp_path), index_col="row_id")
+    submission = pd.read_csv(write_outputs(results, data, bundle, tmp_path), index_col="row_id")
     assert list(submission.index) == [f"{study}_{column}" for study in data.study_ids for column in LABEL_COLUMNS]
     report = json.loads((tmp_path / "run_report.json").read_text())
     entries = {entry["study_id"]: entry["rows"] for entry in report["studies"]}
@@ -148,7 +151,7 @@ def as_nobody() -> Iterator[None]:
     ],
 )
 def test_what_may_not_be_read_is_told(guarded: Path, closed: str, told: list, graded: bool, world: tuple) -> None:
-    predictor = schedule.Predictor(world[1])
+    predictor = Predictor(world[1])
     list(schedule.grade_all(predictor, open_data(guarded), [11]))  # everything is imported before the user changes
     (guarded / closed).chmod(0)
     try:

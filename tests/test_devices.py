@@ -15,6 +15,8 @@ from lumbar.compute.lanes import Lanes
 from lumbar.keypoints.detect import detect
 from lumbar.prediction import schedule
 from lumbar.prediction.budget import Budget
+from lumbar.prediction.outputs import write_outputs
+from lumbar.prediction.result import StudyResult
 from lumbar.study.study import DataFolder, open_data
 from tests.worlds import small_phantoms, tiny_bundle
 
@@ -30,7 +32,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> DataFolder:
 
 
 @pytest.fixture(scope="module")
-def results(data: DataFolder, bundle: Bundle) -> list[schedule.StudyResult]:
+def results(data: DataFolder, bundle: Bundle) -> list[StudyResult]:
     return list(schedule.predict(data, bundle))
 
 
@@ -70,7 +72,7 @@ def test_a_fault_that_is_no_lack_of_memory_is_not_tried_again() -> None:
 
 
 def test_too_little_memory_changes_no_byte_of_the_submission(
-    results: list[schedule.StudyResult],
+    results: list[StudyResult],
     data: DataFolder,
     bundle: Bundle,
     tmp_path: Path,
@@ -83,7 +85,7 @@ def test_too_little_memory_changes_no_byte_of_the_submission(
     for whole, halved in zip(results, again, strict=True):
         np.testing.assert_allclose(halved.probabilities, whole.probabilities, atol=1e-6)
         assert halved.issues == whole.issues
-    first, second = (schedule.write_outputs(r, data, bundle, tmp_path / str(n)) for n, r in enumerate((results, again)))
+    first, second = (write_outputs(r, data, bundle, tmp_path / str(n)) for n, r in enumerate((results, again)))
     assert first.read_bytes() == second.read_bytes()
 
 

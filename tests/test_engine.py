@@ -18,6 +18,7 @@ from lumbar.compute.engine import Engine, Runner, choose_engine
 from lumbar.issues import InputError
 from lumbar.prediction import schedule
 from lumbar.prediction.networks import Networks
+from lumbar.prediction.predictor import Predictor
 from lumbar.recipe.member import DetectorSpec, GraderSpec
 from lumbar.study.study import DataFolder, open_data
 from tests.worlds import detector_spec, grader_spec, small_phantoms, tiny_weights
@@ -143,7 +144,7 @@ def test_folds_swapped_through_one_network_answer_as_with_one_each(
     roomy = list(schedule.predict(data, folds))
     monkeypatch.setattr("lumbar.prediction.networks.CPU_ROOM", 0)
     monkeypatch.setattr("lumbar.prediction.predictor.TOGETHER", 2)
-    predictor = schedule.Predictor(folds)
+    predictor = Predictor(folds)
     assert predictor.networks.swaps
     assert predictor.together == 2
     for one, other in zip(roomy, schedule.predict(data, folds), strict=True):

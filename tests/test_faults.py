@@ -19,6 +19,9 @@ from lumbar.files import write
 from lumbar.issues import InputError
 from lumbar.phantom.dataset import write_phantoms
 from lumbar.prediction import job, schedule
+from lumbar.prediction.outputs import write_outputs
+from lumbar.prediction.predictor import Predictor
+from lumbar.prediction.result import StudyResult
 from lumbar.study.study import DataFolder, open_data
 from tests.conftest import ROOT
 from tests.test_damage import as_nobody
@@ -38,7 +41,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> DataFolder:
 
 
 @pytest.fixture(scope="module")
-def results(data: DataFolder, bundle: Bundle) -> list[schedule.StudyResult]:
+def results(data: DataFolder, bundle: Bundle) -> list[StudyResult]:
     return list(schedule.predict(data, bundle))
 
 
@@ -87,13 +90,13 @@ def test_a_killed_run_leaves_nothing_half_written_and_a_rerun_gives_the_same_byt
 @pytest.mark.parametrize("refused", ["submission.csv", "keypoints.csv", "run_report.json"])
 def test_a_full_disk_is_one_sentence_and_older_results_stay_whole(
     refused: str,
-    results: list[schedule.StudyResult],
+    results: list[StudyResult],
     data: DataFolder,
     bundle: Bundle,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    schedule.write_outputs(results[::-1], data, bundle, tmp_path)
+    write_outputs(results[::-1], data, bundle, tmp_path)
     older = {name: (tmp_path / name).read_bytes() for name in OUTPUTS}
     write = Path.write_bytes
 
@@ -105,11 +108,11 @@ def test_a_full_disk_is_one_sentence_and_older_results_stay_whole(
 
     monkeypatch.setattr(Path, "write_bytes", full)
     with pytest.raises(InputError, match=r"cannot be written to \(No space left on device\); make room"):
-        schedule.write_outputs(results, data, bundle, tmp_path)
+        write_outputs(results, data, bundle, tmp_path)
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == older
     monkeypatch.undo()
-    schedule.write_outputs(results, data, bundle, tmp_path)
-    schedule.write_outputs(results, data, bundle, tmp_path / "undisturbed")
+    write_outputs(results, data, bundle, tmp_path)
+    write_outputs(results, data, bundle, tmp_path / "undisturbed")
     for name in OUTPUTS - {"run_report.json"}:  # which says when
         assert (tmp_path / name).read_bytes() == (tmp_path / "undisturbed" / name).read_bytes() != older[name]
 
@@ -173,7 +176,7 @@ def test_many_studies_leave_no_handle_open_and_no_memory_taken(data: DataFolder,
     if not Path("/proc/self/fd").is_dir():
         pytest.skip("needs /proc")
     handles, memory = [], []
-    predictor = schedule.Predictor(bundle)
+    predictor = Predictor(bundle)
     predictor.lanes = 1  # all of it in this process
     for _ in schedule.grade_all(predictor, data, list(data.study_ids) * 15):
         handles.append(len(list(Path("/proc/self/fd").iterdir())))

@@ -14,6 +14,8 @@ from lumbar.bundle.bundle import Bundle, load_bundle
 from lumbar.labels import CONDITIONS, SEVERITIES, mirrored
 from lumbar.metric import read_labels, score, weighted_prior
 from lumbar.prediction import schedule
+from lumbar.prediction.outputs import write_outputs
+from lumbar.prediction.result import StudyResult
 from lumbar.study.study import DataFolder, open_data
 from tests.conftest import ROOT
 from tests.mirror import mirror_study
@@ -36,7 +38,7 @@ def data() -> DataFolder:
 
 
 @pytest.fixture(scope="module")
-def results(data: DataFolder, bundle: Bundle) -> list[schedule.StudyResult]:
+def results(data: DataFolder, bundle: Bundle) -> list[StudyResult]:
     return list(schedule.predict(data, bundle))
 
 
@@ -64,18 +66,16 @@ def test_sample_studies_show_what_real_data_does(data: DataFolder) -> None:
 
 
 def test_the_shipped_bundle_gives_the_expected_submission(
-    results: list[schedule.StudyResult], data: DataFolder, bundle: Bundle, tmp_path: Path
+    results: list[StudyResult], data: DataFolder, bundle: Bundle, tmp_path: Path
 ) -> None:
-    found = pd.read_csv(schedule.write_outputs(results, data, bundle, tmp_path)).set_index("row_id")
+    found = pd.read_csv(write_outputs(results, data, bundle, tmp_path)).set_index("row_id")
     expected = pd.read_csv(ROOT / "sample_data" / "expected_submission.csv").set_index("row_id")
     assert sorted(found.index) == sorted(expected.index)
     difference = (found.loc[expected.index, list(SEVERITIES)] - expected[list(SEVERITIES)]).abs()
     assert difference.to_numpy().max() <= EXPECTED_TOLERANCE
 
 
-def test_the_shipped_bundle_beats_the_prior_of_the_very_studies(
-    results: list[schedule.StudyResult], data: DataFolder
-) -> None:
+def test_the_shipped_bundle_beats_the_prior_of_the_very_studies(results: list[StudyResult], data: DataFolder) -> None:
     """A weak floor for six studies; the README's figure on held-out phantoms is measured by a benchmark."""
     labels = read_labels(data.root / "train.csv")
     ids = [result.study_id for result in results]
@@ -85,7 +85,7 @@ def test_the_shipped_bundle_beats_the_prior_of_the_very_studies(
 
 
 def test_a_mirrored_study_swaps_left_and_right_through_the_whole_pipeline(
-    results: list[schedule.StudyResult], data: DataFolder, bundle: Bundle, tmp_path: Path
+    results: list[StudyResult], data: DataFolder, bundle: Bundle, tmp_path: Path
 ) -> None:
     """Split graders see both sides alike, so what is left is what the detectors and the global network find different
     when the order of the sagittal slices is reversed."""

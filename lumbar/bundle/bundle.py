@@ -86,11 +86,8 @@ class Bundle:
         lines = [f"bundle {self.identity[:12]} in {self.folder}: {self.manifest.description}".rstrip(": ")]
         lines[0] = printable(lines[0])
         for member in self.manifest.members:
-            parts = [
-                member.spec.what,
-                f"{member.spec.image_size} px",
-                "all folds" if member.fold is None else f"fold {member.fold}",
-            ]
+            fold = "all folds" if member.fold is None else f"fold {member.fold}"
+            parts = [member.spec.what, f"{member.spec.image_size} px", fold]
             parts += [f"saw {member.saw}"] if member.saw else []
             parts += [f"{name} {value:.4g}" for name, value in member.scores.items()]
             lines.append(f"  {member.name}: {', '.join(parts)}")
