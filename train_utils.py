@@ -164,6 +164,7 @@ def convert(args: argparse.Namespace) -> int:
 def predict_folder(args: argparse.Namespace) -> int:
     """Grade a data folder: submission.csv, keypoints.csv and run_report.json, with --html a report to look at."""
     from lumbar.bundle.bundle import load_bundle
+    from lumbar.compute.device import choose_device
     from lumbar.prediction import job, outputs, run_report
     from lumbar.report.dicom_sr import write as dicom_sr
     from lumbar.study import study
@@ -177,23 +178,16 @@ def predict_folder(args: argparse.Namespace) -> int:
         from lumbar.report.html import write as html
 
         html.check_out(args.out)
-    options = job.Options(args.device, args.engine, args.on_error, args.hours, args.shard)
-    processes = job.Processes()
-    with job.holding(data, weights, args.out, options):
-        job.work(data, weights, args.out, options, processes, say=terminal.tell)
-        if options.shard != (1, 1):
-            part = f"Part {args.shard[0]} of {args.shard[1]}"
-            terminal.tell(f"{part} is done; after all parts, run the same without --shard.")
-            return 0
-        if processes.first:
-            processes.wait()
-            found = job.gather(data, weights, args.out, options)
-    if not processes.first:
-        processes.wait()
+    options = {name: getattr(args, name) for name in ("device", "engine", "on_error", "hours")}
+    found = job.predict_all(data, weights, args.out, terminal.tell, shard=args.shard, launch=False, **options)
+    if args.shard != (1, 1):
+        part = f"Part {args.shard[0]} of {args.shard[1]}"
+        terminal.tell(f"{part} is done; after all parts, run the same without --shard.")
+    if found is None:
         return 0
-    terminal.show(outputs.write_outputs(found, data, weights, args.out, options.report()))
+    terminal.show(outputs.write_outputs(found, data, weights, args.out, options))
     if args.html:
-        device = processes.device(args.device, say=terminal.tell).device
+        device = choose_device(args.device, say=terminal.tell).device
         terminal.show(html.write_report(found, data, weights, args.out, device=device))
     if args.dicom_sr:
         for sentence in dicom_sr.write_reports(found, data, weights, args.out)[1]:

@@ -26,6 +26,7 @@ from lumbar.bundle.bundle import Bundle, load_bundle
 from lumbar.bundle.save import Weights, save_bundle
 from lumbar.drawing.style import INK
 from lumbar.prediction import schedule
+from lumbar.prediction.predictor import Predictor
 from lumbar.study.study import DataFolder, open_data
 from tests.worlds import small_phantoms
 
@@ -49,7 +50,7 @@ def many(phantoms: Path, out: Path, studies: int) -> DataFolder:
     return open_data(out)
 
 
-def run(predictor: schedule.Predictor, data: DataFolder) -> tuple[float, float]:
+def run(predictor: Predictor, data: DataFolder) -> tuple[float, float]:
     """Processor seconds of all studies, and the most memory held after one of them, MB; children's too."""
     started, most = sum(os.times()[:4]), 0.0
     for _ in schedule.grade_all(predictor, data, list(data.study_ids), progress=False):
@@ -57,7 +58,7 @@ def run(predictor: schedule.Predictor, data: DataFolder) -> tuple[float, float]:
     return sum(os.times()[:4]) - started, most
 
 
-def cheapest(predictor: schedule.Predictor, data: DataFolder) -> tuple[float, float]:
+def cheapest(predictor: Predictor, data: DataFolder) -> tuple[float, float]:
     """The least of each over some runs, seconds a study: what else the machine did is in the others."""
     seconds, memory = zip(*(run(predictor, data) for _ in range(ROUNDS)), strict=True)
     return min(seconds) / len(data.study_ids), min(memory)
@@ -86,7 +87,7 @@ def measure(scratch: Path, counts: list[int]) -> dict[str, list[tuple[float, flo
     """Points (size, processor seconds, MB) by what grows; seconds a study for slices and members."""
     bundle = load_bundle(WEIGHTS)
     phantoms = small_phantoms(scratch / "few", studies=4)
-    predictor = schedule.Predictor(bundle)
+    predictor = Predictor(bundle)
     run(predictor, many(phantoms, scratch / "warm", 4))
     points: dict[str, list[tuple[float, float, float]]] = {"studies": [], "slices a series": [], "graders": []}
     for count in counts:
@@ -97,7 +98,7 @@ def measure(scratch: Path, counts: list[int]) -> dict[str, list[tuple[float, flo
         points["slices a series"].append((slices, *cheapest(predictor, data)))
     few = open_data(phantoms)
     for count in FOLDS:
-        more = schedule.Predictor(folds(bundle, scratch / f"folds{count}", count))
+        more = Predictor(folds(bundle, scratch / f"folds{count}", count))
         points["graders"].append((len(more.graders), *cheapest(more, few)))
     return points
 

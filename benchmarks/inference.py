@@ -33,6 +33,7 @@ from lumbar.compute import device as devices
 from lumbar.compute.compiled import Part
 from lumbar.compute.lanes import Lanes
 from lumbar.prediction import schedule
+from lumbar.prediction.predictor import Predictor
 from lumbar.study.study import DataFolder, open_data
 
 #: Seconds a sample are taken at these shares of a study's samples, the last being two studies together.
@@ -53,18 +54,20 @@ def timed(spent: dict[str, float], name: str, call: Callable[..., Any]) -> Calla
     return measured
 
 
-def end_to_end(predictor: schedule.Predictor, data: DataFolder, study_ids: list[int]) -> float:
+def end_to_end(predictor: Predictor, data: DataFolder, study_ids: list[int], most_lanes: int | None = None) -> float:
     """Seconds a study."""
     started = time.perf_counter()
-    for _ in schedule.grade_all(predictor, data, study_ids):
+    for _ in schedule.grade_all(predictor, data, study_ids, most_lanes=most_lanes):
         pass
     return (time.perf_counter() - started) / len(study_ids)
 
 
-def by_place(predictor: schedule.Predictor, data: DataFolder, study_ids: list[int]) -> tuple[float, dict[str, float]]:
+def by_place(
+    predictor: Predictor, data: DataFolder, study_ids: list[int], most_lanes: int | None = None
+) -> tuple[float, dict[str, float]]:
     """Seconds a study, and of them by place; by this process alone."""
     spent: dict[str, float] = defaultdict(float)
-    places = {"detect": "stage 1", "cut_regions": "regions", "grade": "stage 2"}
+    places = {"detect": "stage 1", "cut_all_regions": "regions", "grade": "stage 2"}
     with ExitStack() as stack:
         for module, name, place in [
             (schedule, "read_study", "reading"),
@@ -73,14 +76,14 @@ def by_place(predictor: schedule.Predictor, data: DataFolder, study_ids: list[in
             call = getattr(module, name)
             stack.callback(setattr, module, name, call)
             setattr(module, name, timed(spent, place, call))
-        seconds = end_to_end(predictor, data, study_ids)
+        seconds = end_to_end(predictor, data, study_ids, most_lanes)
     for place in ("stage 1", "regions", "stage 2"):  # side by side
-        spent[place] /= predictor.lanes
+        spent[place] /= most_lanes or predictor.lanes
     return seconds, {place: value / len(study_ids) for place, value in spent.items()}
 
 
 def measured(
-    predictor: schedule.Predictor, data: DataFolder, study_ids: list[int]
+    predictor: Predictor, data: DataFolder, study_ids: list[int]
 ) -> tuple[float, dict[str, float], "Recorder"]:
     """Seconds a study as everybody runs it, seconds by place, and what went through the networks.
 
@@ -93,11 +96,9 @@ def measured(
             return *by_place(predictor, data, study_ids), recorder
     seconds, lanes = end_to_end(predictor, data, study_ids), predictor.lanes
     torch.set_num_threads(1)
-    predictor.lanes = 1
     with recorder:
-        _, spent = by_place(predictor, data, study_ids)
+        _, spent = by_place(predictor, data, study_ids, most_lanes=1)
     torch.set_num_threads(cores)
-    predictor.lanes = lanes
     return seconds, {place: value / lanes for place, value in spent.items()}, recorder
 
 
@@ -113,7 +114,7 @@ def floor_a(data: DataFolder, study_ids: list[int]) -> float:
 class Recorder:
     """Counts the batches that go through networks, and keeps one of each kind."""
 
-    def __init__(self, predictor: schedule.Predictor) -> None:
+    def __init__(self, predictor: Predictor) -> None:
         self.predictor = predictor
         self.counts: dict[tuple[str, tuple[int, ...]], int] = defaultdict(int)
         self.kept: dict[tuple[str, tuple[int, ...]], tuple[torch.nn.Module, torch.Tensor]] = {}
@@ -142,7 +143,7 @@ class Recorder:
         return seconds
 
 
-def best(network: torch.nn.Module, batch: torch.Tensor, predictor: schedule.Predictor) -> float:
+def best(network: torch.nn.Module, batch: torch.Tensor, predictor: Predictor) -> float:
     """Seconds for the batch, at the batch size at which a sample takes least."""
     a_sample: list[float] = []
     amp, device = predictor.engine.amp, predictor.device
@@ -204,7 +205,7 @@ def measure(folder: Path, weights: Path, studies: int, engine: str) -> dict[str,
     started = time.perf_counter()
     data, bundle = open_data(folder), load_bundle(weights)
     device, amp = devices.choose_device(say=lambda text: print(text, file=sys.stderr))
-    predictor = schedule.Predictor(bundle, device, amp, engine)
+    predictor = Predictor(bundle, device, amp, engine)
     loaded = time.perf_counter() - started
     study_ids = list(data.study_ids[:studies])
     # On a CPU large ensembles would take minutes, beside which warming up is nothing, and where OpenVINO computes,

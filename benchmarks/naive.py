@@ -34,6 +34,7 @@ from lumbar.keypoints.detect import detect
 from lumbar.labels import CONDITIONS, LEVELS
 from lumbar.prediction import schedule
 from lumbar.prediction.networks import Networks
+from lumbar.prediction.predictor import Predictor
 from lumbar.recipe.member import GraderSpec
 from lumbar.study.images import slice_values
 from lumbar.study.study import DataFolder, Study, open_data, read_study
@@ -163,7 +164,7 @@ def main() -> None:
         "naive_seconds": slow,
     }
     for word in args.engines:
-        predictor = schedule.Predictor(bundle, device, amp, word)
+        predictor = Predictor(bundle, device, amp, word)
         started = time.perf_counter()
         results = list(schedule.grade_all(predictor, data, study_ids))
         seconds = (time.perf_counter() - started) / len(study_ids)

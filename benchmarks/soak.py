@@ -19,6 +19,7 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from lumbar.prediction import schedule
+from lumbar.prediction.predictor import Predictor
 from lumbar.study.study import open_data
 from tests.worlds import small_phantoms, tiny_bundle
 
@@ -45,11 +46,12 @@ def soak(studies: int, phantoms: int = 10, *, shared: bool = False) -> dict[str,
     """
     with tempfile.TemporaryDirectory() as name:
         data = open_data(small_phantoms(Path(name) / "data", phantoms))
-        predictor = schedule.Predictor(tiny_bundle(Path(name) / "bundle"))
-        predictor.lanes = predictor.lanes if shared else 1
+        predictor = Predictor(tiny_bundle(Path(name) / "bundle"))
         ids = list(islice(cycle(data.study_ids), studies))
         memory, handles = [], []
-        for _ in islice(schedule.grade_all(predictor, data, ids, progress=False), studies - 10):  # while all are there
+        for _ in islice(
+            schedule.grade_all(predictor, data, ids, progress=False, most_lanes=None if shared else 1), studies - 10
+        ):  # while all are there
             memory.append(resident_mb())
             handles.append(open_handles())
     warm = len(memory) // 10

@@ -309,8 +309,7 @@ def test_the_command_leaves_a_report_beside_the_submission(
     phantom: Path, root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     result = made_up(open_data(phantom))
-    monkeypatch.setattr("lumbar.prediction.job.work", lambda *args, **options: None)
-    monkeypatch.setattr("lumbar.prediction.job.gather", lambda *args: [result])
+    monkeypatch.setattr("lumbar.prediction.schedule.predict", lambda *_, **__: [result])
     command = ["predict", "--data", str(phantom), "--weights", str(root / "weights"), "--out", str(tmp_path)]
     assert train_utils.main(command) == 0
     assert not (tmp_path / "dicom_sr").exists()

@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch import nn
 
+import lumbar.grading.regions
 import lumbar.prediction.networks
-import lumbar.prediction.predictor
 from lumbar.bundle.bundle import Bundle
 from lumbar.bundle.network import build_network
 from lumbar.bundle.save import Weights, save_bundle
@@ -168,7 +168,7 @@ def test_regions_are_cut_once_and_a_stage_1_stack_is_never_repeated(
 ) -> None:
     """Twelve graders share one cut of the regions; every detector sees each stack once."""
     cuts, stacks = [], []
-    cut, call = lumbar.prediction.predictor.cut_regions, Networks.call
+    cut, call = lumbar.grading.regions.cut_regions, Networks.call
 
     def count(*arguments: object) -> object:
         cuts.append(arguments)
@@ -178,7 +178,7 @@ def test_regions_are_cut_once_and_a_stage_1_stack_is_never_repeated(
         stacks.extend((name, sample.numpy().tobytes()) for sample in batch)
         return call(self, name, batch)
 
-    monkeypatch.setattr("lumbar.prediction.predictor.cut_regions", count)
+    monkeypatch.setattr("lumbar.grading.regions.cut_regions", count)
     monkeypatch.setattr(Networks, "call", see)
     list(schedule.predict(data, folds, study_ids=data.study_ids[:1]))
     assert len(cuts) == 1

@@ -176,9 +176,7 @@ def test_many_studies_leave_no_handle_open_and_no_memory_taken(data: DataFolder,
     if not Path("/proc/self/fd").is_dir():
         pytest.skip("needs /proc")
     handles, memory = [], []
-    predictor = Predictor(bundle)
-    predictor.lanes = 1  # all of it in this process
-    for _ in schedule.grade_all(predictor, data, list(data.study_ids) * 15):
+    for _ in schedule.grade_all(Predictor(bundle), data, list(data.study_ids) * 15, most_lanes=1):  # in this process
         handles.append(len(list(Path("/proc/self/fd").iterdir())))
         memory.append(int(Path("/proc/self/statm").read_text().split()[1]) * 4096 / 2**20)
     assert max(handles[5:]) - min(handles[5:]) <= 1  # the reader may have a file open just then

@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 import time
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +21,13 @@ import train_utils
 from lumbar.bundle.bundle import Bundle
 from lumbar.bundle.save import Weights, save_bundle
 from lumbar.compute.device import Device
+from lumbar.issues import InputError
 from lumbar.prediction import job, reading, schedule
-from lumbar.prediction.budget import Budget, choose_dropped, enough, ranked_graders
+from lumbar.prediction.budget import RESERVE, Budget, choose_dropped, enough, ranked_graders
 from lumbar.prediction.finished import FINISHED
 from lumbar.prediction.reading import ReadAhead
-from lumbar.prediction.result import StudyResult
+from lumbar.prediction.result import REPORTED, StudyResult
+from lumbar.prediction.run_report import run_report
 from lumbar.prediction.store import Store
 from lumbar.study.study import DataFolder, Study, open_data, read_study
 from tests.conftest import ROOT
@@ -136,6 +139,31 @@ def test_what_was_kept_counts_only_for_the_same_run_and_the_same_files(
     assert store.load(result.study_id) is None
 
 
+@dataclass(frozen=True)
+class WithANote(StudyResult):
+    """A result with two fields more, as a later version may have them."""
+
+    note: str = field(default="", metadata={REPORTED: "note"})
+    doubts: np.ndarray = field(default_factory=lambda: np.zeros(3))
+
+
+def test_a_field_more_is_kept_and_reported_without_another_edit(
+    data: DataFolder, bundle: Bundle, tmp_path: Path
+) -> None:
+    plain = next(schedule.predict(data, bundle))
+    own = {one.name: getattr(plain, one.name) for one in fields(plain)}
+    result = WithANote(**own, note="tilted", doubts=np.array([0.5, 0.25, 0.0]))
+    store = Store(tmp_path, data, {}, WithANote)
+    store.save(result)
+    found = store.load(result.study_id)
+    assert isinstance(found, WithANote)
+    _equal(found, result)
+    assert found.note == "tilted"
+    np.testing.assert_array_equal(found.doubts, result.doubts)
+    (entry,) = run_report([found], data, bundle)["studies"]
+    assert entry["note"] == "tilted"
+
+
 def _equal(found: StudyResult | None, expected: StudyResult) -> None:
     assert found is not None
     for name in ("probabilities", "members", "graded", "seen"):
@@ -205,13 +233,13 @@ def test_the_clock_of_a_budget_goes_on_where_this_process_does_the_rest(
 ) -> None:
     begun = []
     monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
-    monkeypatch.setattr(job, "_launch", lambda gpus, given, say: begun.append(given[-1]) is not None)
-    monkeypatch.setattr(job, "work", lambda *_, started, **__: begun.append(started))
-    monkeypatch.setattr(job, "gather", lambda *_: [])
+    monkeypatch.setattr(job, "_launch", lambda gpus, given, say: begun.append(given.started) is not None)
+    monkeypatch.setattr(schedule, "predict", lambda *_, budget, **__: begun.append(budget.deadline) or [])
     before = time.monotonic()
-    job.predict_all(data, bundle, tmp_path, hours=8.5)
+    with pytest.raises(InputError, match="5 studies are not finished"):
+        job.predict_all(data, bundle, tmp_path, hours=8.5)
     assert len(begun) == 2
-    assert begun[0] == begun[1]
+    assert begun[1] == pytest.approx(begun[0] + 8.5 * 3600 * (1 - RESERVE))
     assert before <= begun[0] <= time.monotonic()
 
 
@@ -222,9 +250,9 @@ def test_a_kernel_that_has_used_a_gpu_works_alone(
     monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
     monkeypatch.setattr("torch.cuda.is_initialized", lambda: True)
     monkeypatch.setattr(job, "_launch", lambda *_: pytest.fail("children cannot use it any more"))
-    monkeypatch.setattr(job, "work", lambda *_, **__: said.append("worked"))
-    monkeypatch.setattr(job, "gather", lambda *_: [])
-    job.predict_all(data, bundle, tmp_path, say=said.append)
+    monkeypatch.setattr(schedule, "predict", lambda *_, **__: said.append("worked") or [])
+    with pytest.raises(InputError, match="5 studies are not finished"):
+        job.predict_all(data, bundle, tmp_path, say=said.append)
     assert said == [
         "one of 2 GPUs computes, since this kernel has used it before; restart the kernel for all of them",
         "worked",
@@ -251,7 +279,7 @@ def test_a_process_settles_on_its_own_gpu_alone(
     for name in ("cuda:1", "cpu"):
         chosen = Device(torch.device(name), None)
         monkeypatch.setattr(job.Processes, "device", lambda *_, chosen=chosen: chosen)
-        job.work(data, bundle, tmp_path, job.Options())
+        job.Job(data, bundle, tmp_path, job.Options(), 0.0).work(job.Processes())
     assert settled == [torch.device("cuda:1"), torch.device("cuda:1"), torch.device("cpu")]
 
 

@@ -228,7 +228,8 @@ def test_another_run_that_computes_there_is_waited_for_and_the_same_one_is_joine
     assert not (out / FINISHED).exists()
     results = job.predict_all(data, bundle, out, device="cpu")
     store = Store(out, data, {"bundle": bundle.identity, "engine": "auto", "split": data.split})
-    with job.holding(data, bundle, out, job.Options()):
+    assert results is not None
+    with computing(out, store.run):
         assert predict(copied, out) == 0  # ends while the other one still counts on what is kept
         for result in results:
             assert store.load(result.study_id) is not None

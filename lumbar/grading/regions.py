@@ -5,7 +5,7 @@ equal inputs share their regions.
 """
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -119,6 +119,12 @@ def cut_regions(study: Study, keypoints: Points, spec: GraderSpec) -> Regions:
                 present[view][index] = True
                 cuts[view, level] = region
     return Regions(tensors, present, cuts, tuple(_issues(study.study_id, cuts, spec)))
+
+
+def cut_all_regions(study: Study, keypoints: Points, specs: Iterable[GraderSpec]) -> dict[str, Regions]:
+    """The regions that members see, by `region_key`: cut once for all that see the same."""
+    by_key = {region_key(spec): spec for spec in specs}
+    return {key: cut_regions(study, keypoints, spec) for key, spec in by_key.items()}
 
 
 def cut_region(

@@ -6,8 +6,7 @@ it is brought together from the files, so that it makes no difference who comput
 
 import os
 import time
-from collections.abc import Callable
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -43,58 +42,51 @@ class Options:
     hours: float | None = None
     shard: tuple[int, int] = (1, 1)  # part, of how many
     progress: bool | None = None
+    launch: bool = True  # a process for each of several GPUs, started from here
 
     def report(self) -> dict[str, Any]:
         """What of it belongs into the run report."""
         return {key: getattr(self, key) for key in ("device", "engine", "on_error", "hours")}
 
 
-def predict_all(data: DataFolder, bundle: Bundle, out: Path, say: Say = print, **chosen: Any) -> list[StudyResult]:
-    """Grade every study on all that this machine has; for a notebook. `chosen`: fields of `Options`.
+def predict_all(
+    data: DataFolder, bundle: Bundle, out: Path, say: Say = print, **chosen: Any
+) -> list[StudyResult] | None:
+    """Grade every study: the one way in, for the notebook and the command line. `chosen`: fields of `Options`.
 
-    Where there are several GPUs, accelerate's launcher starts a process for each; where this process has used a GPU
+    With `launch`, accelerate's launcher starts a process for each of several GPUs; where this process has used a GPU
     before, that cannot be, and it works alone. Where one of them fails, this process does what is left, or meets the
     reason itself and says it. Finished studies are kept in `out` until the results are written, so that an interrupted
-    cell goes on.
+    run goes on. None where another process brings the results together, or other shards lack.
+
+    InputError where a study cannot be graded and `on_error` is "fail", where something in `out` is not ours to
+    replace, where it lies among the images, or where another run is computing there.
     """
     started, options = time.monotonic(), Options(**chosen)  # one clock for all that follows, whoever works
-    with holding(data, bundle, out, options):
-        return _predict_all(data, bundle, out, options, started, say)
+    job = Job(data, bundle, Path(out), options, started)
+    check_out(job.out, data)
+    with computing(job.out, job.store.run):  # so that nobody takes finished studies away meanwhile
+        gpus = job.gpus(say) if options.launch else 1
+        if gpus > 1 and _launch(gpus, job, say):
+            return job.gathered({})
+        if gpus > 1:
+            say(f"one of {gpus} processes failed; this one goes on alone, finished studies are kept")
+        processes = Processes()
+        found = job.work(processes, say)
+        processes.wait()
+        if options.shard != (1, 1) or not processes.first:
+            return None
+        return job.gathered(found)
 
 
-def holding(data: DataFolder, bundle: Bundle, out: Path, options: Options) -> AbstractContextManager[None]:
-    """Hold the folder of results from work to `gather`, so that nobody takes finished studies away meanwhile.
-
-    InputError where something in it is not ours to replace, where it lies among the images, or where another run is
-    computing there.
-    """
-    check_out(out, data)
-    return computing(out, _store(data, bundle, out, options).run)
-
-
-def _predict_all(
-    data: DataFolder, bundle: Bundle, out: Path, options: Options, started: float, say: Say
-) -> list[StudyResult]:
-    gpus = torch.cuda.device_count()  # asks the driver, and leaves the GPUs alone
-    if gpus > 1 and options.device == "auto" and torch.cuda.is_initialized():
-        say(f"one of {gpus} GPUs computes, since this kernel has used it before; restart the kernel for all of them")
-        gpus = 1
-    if gpus < 2 or options.device != "auto":
-        work(data, bundle, out, options, say=say, started=started)
-    elif not _launch(gpus, (data, bundle, out, options, started), say):
-        say(f"one of {gpus} processes failed; this one goes on alone, finished studies are kept")
-        work(data, bundle, out, options, say=say, started=started)
-    return gather(data, bundle, out, options)
-
-
-def _launch(gpus: int, arguments: tuple[Any, ...], say: Say) -> bool:
+def _launch(gpus: int, job: "Job", say: Say) -> bool:
     """A process for each GPU, until all are done; whether that went well. What happened is on standard error."""
     from accelerate import notebook_launcher
 
     say(f"{gpus} GPUs, each grades every {gpus}th study")
     try:
         with no_cv2_threads():
-            notebook_launcher(_launched, arguments, num_processes=gpus)
+            notebook_launcher(_launched, (job,), num_processes=gpus)
     except (RuntimeError, ChildFailedError):
         return False
     except ValueError as error:  # somebody trained in this kernel before
@@ -103,67 +95,80 @@ def _launch(gpus: int, arguments: tuple[Any, ...], say: Say) -> bool:
     return True
 
 
-def work(
-    data: DataFolder,
-    bundle: Bundle,
-    out: Path,
-    options: Options,
-    processes: "Processes | None" = None,
-    say: Say = print,
-    started: float | None = None,
-) -> None:
-    """Grade this process's share of the shard; what is already kept in `out` is not computed again.
+@dataclass(frozen=True)
+class Job:
+    """What a run of prediction is about."""
 
-    `started`: when the time budget began, a reading of `time.monotonic` (now). InputError where a study cannot be
-    graded and `on_error` is "fail", or a device or disk does not work.
-    """
-    started = time.monotonic() if started is None else started
-    processes = processes or Processes()
-    store = _store(data, bundle, out, options)
-    mine = share(share(data.study_ids, *options.shard), processes.rank + 1, processes.count)
-    todo = [study_id for study_id in mine if store.load(study_id) is None]
-    if len(todo) < len(mine):
-        say(f"{len(mine) - len(todo)} of {len(mine)} studies were finished before")
-    if not todo:
-        return
-    device, amp = processes.device(options.device, say)
-    if device.index is not None:
-        torch.cuda.set_device(device)  # pinned memory belongs to the current one, which is the first GPU otherwise
-    if options.progress:
-        say(f"{len(todo)} studies on {device}, {choose_engine(options.engine, device, amp)}")
-    budget = None if options.hours is None else Budget(3600 * options.hours, started)
-    results = schedule.predict(
-        data,
-        bundle,
-        device=device,
-        amp=amp,
-        engine=options.engine,
-        on_error=options.on_error,
-        progress=options.progress if processes.first else False,  # two bars would write over each other
-        study_ids=todo,
-        budget=budget,
-    )
-    for result in results:
-        store.save(result)
+    data: DataFolder
+    bundle: Bundle
+    out: Path
+    options: Options
+    started: float  # when the time budget began, a reading of `time.monotonic`
 
+    @property
+    def store(self) -> Store:
+        """Where finished studies are kept."""
+        identity = {"bundle": self.bundle.identity, "engine": self.options.engine, "split": self.data.split}
+        return Store(self.out, self.data, identity)
 
-def gather(data: DataFolder, bundle: Bundle, out: Path, options: Options) -> list[StudyResult]:
-    """The results of all studies, whoever computed them. InputError where one is missing."""
-    store = _store(data, bundle, out, options)
-    found = {study_id: store.load(study_id, failed=True) for study_id in data.study_ids}
-    results = [result for result in found.values() if result is not None]
-    if len(results) < len(found):
-        missing = [study_id for study_id, result in found.items() if result is None]
-        raise InputError(
-            f"{out}: {len(missing)} studies are not finished, {missing[0]} for instance; run the shards that lack, or "
-            "the same command without --shard, which computes them"
+    def gpus(self, say: Say) -> int:
+        """How many GPUs can be given a process each."""
+        gpus = torch.cuda.device_count()  # asks the driver, and leaves the GPUs alone
+        if gpus < 2 or self.options.device != "auto":
+            return 1
+        if torch.cuda.is_initialized():
+            say(
+                f"one of {gpus} GPUs computes, since this kernel has used it before; restart the kernel for all of them"
+            )
+            return 1
+        return gpus
+
+    def work(self, processes: "Processes", say: Say = print) -> dict[int, StudyResult]:
+        """Grade this process's share of the shard, and keep it; what was kept before is not computed again."""
+        options, store = self.options, self.store
+        mine = share(share(self.data.study_ids, *options.shard), processes.rank + 1, processes.count)
+        kept = {study_id: store.load(study_id) for study_id in mine}
+        found = {study_id: result for study_id, result in kept.items() if result is not None}
+        todo = [study_id for study_id in mine if study_id not in found]
+        if found:
+            say(f"{len(found)} of {len(mine)} studies were finished before")
+        if not todo:
+            return found
+        device, amp = processes.device(options.device, say)
+        if device.index is not None:
+            torch.cuda.set_device(device)  # pinned memory belongs to the current one, which is the first GPU otherwise
+        if options.progress:
+            say(f"{len(todo)} studies on {device}, {choose_engine(options.engine, device, amp)}")
+        results = schedule.predict(
+            self.data,
+            self.bundle,
+            device=device,
+            amp=amp,
+            engine=options.engine,
+            on_error=options.on_error,
+            progress=options.progress if processes.first else False,  # two bars would write over each other
+            study_ids=todo,
+            budget=None if options.hours is None else Budget(3600 * options.hours, self.started),
         )
-    return results
+        for result in results:
+            store.save(result)
+            found[result.study_id] = result
+        return found
 
+    def gathered(self, found: Mapping[int, StudyResult]) -> list[StudyResult]:
+        """The results of all studies: those `found` by this process, the others as they were kept.
 
-def _store(data: DataFolder, bundle: Bundle, out: Path, options: Options) -> Store:
-    identity = {"bundle": bundle.identity, "engine": options.engine, "split": data.split}
-    return Store(out, data, identity)
+        InputError where one is missing.
+        """
+        store = self.store
+        known = {study_id: found.get(study_id) or store.load(study_id, failed=True) for study_id in self.data.study_ids}
+        missing = [study_id for study_id, result in known.items() if result is None]
+        if missing:
+            raise InputError(
+                f"{self.out}: {len(missing)} studies are not finished, {missing[0]} for instance; run the shards that "
+                "lack, or the same command without --shard, which computes them"
+            )
+        return [result for result in known.values() if result is not None]
 
 
 class Processes:
@@ -204,8 +209,8 @@ class Processes:
         return devices.choose_device(None if wanted == "auto" else wanted, say=say)
 
 
-def _launched(data: DataFolder, bundle: Bundle, out: Path, options: Options, started: float) -> None:
+def _launched(job: Job) -> None:
     """What each process of the launcher does."""
     processes = Processes()
-    work(data, bundle, out, options, processes, started=started)
+    job.work(processes)
     processes.wait()

@@ -16,7 +16,7 @@ from lumbar.compute import compiled
 from lumbar.compute.engine import choose_engine
 from lumbar.compute.forward import Network, is_device_fault
 from lumbar.grading.grade import grade, is_unanswered, unanswered
-from lumbar.grading.regions import cut_regions, region_key
+from lumbar.grading.regions import cut_all_regions, region_key
 from lumbar.grading.tasks import OWN_VIEW
 from lumbar.issues import InputError, Issue, cut, few
 from lumbar.keypoints.detect import check_detectors, detect
@@ -140,14 +140,11 @@ class Predictor:
             raise InputError(f"study {study.study_id}: no usable series ({reasons}); check its folder and tables")
         case.keypoints, issues = detect(study, self.detectors, self.device, self.engine.amp)
         by_name = {(keypoint.condition, keypoint.level): keypoint for keypoint in case.keypoints}
-        case.regions, issues = {}, [*study.issues, *issues]
-        for spec in self.graders.values():
-            key = region_key(spec)
-            if key not in case.regions:
-                found = cut_regions(study, by_name, spec)
-                case.regions[key] = replace(found, cuts={})  # pictures, which hold the study's slices
-                issues += [issue for issue in case.regions[key].issues if issue not in issues]
-        case.issues = issues
+        regions = cut_all_regions(study, by_name, self.graders.values())
+        cut_issues = [issue for found in regions.values() for issue in found.issues]
+        case.issues = [*study.issues, *issues]
+        case.issues += [issue for issue in dict.fromkeys(cut_issues) if issue not in case.issues]
+        case.regions = {key: replace(found, cuts={}) for key, found in regions.items()}  # cuts hold the study's slices
         case.used = {kind: [series.series_id for series in listed] for kind, listed in study.series.items()}
         case.study = None
 
@@ -162,7 +159,7 @@ class Predictor:
             case.unanswered[name] = unanswered(regions, spec, answers)
         case.answers[name] = answers
         with self._lock:
-            self.spent[name] += (time.perf_counter() - started) / self.lanes
+            self.spent[name] += time.perf_counter() - started
 
     def result(self, case: Case) -> StudyResult:
         """What a study came to: its blend, or the prior where a step failed."""
@@ -194,9 +191,9 @@ class Predictor:
             dropped=tuple(name for name in self.graders if name not in case.answers),
         )
 
-    def keep_time(self, budget: Budget, done: int, left: int) -> None:
-        """After `done` more studies: drop members that `left` more leave no time for."""
-        budget.finished(done, self.spent)
+    def keep_time(self, budget: Budget, done: int, left: int, lanes: int) -> None:
+        """After `done` more studies, `lanes` side by side: drop members that `left` more leave no time for."""
+        budget.finished(done, {name: seconds / lanes for name, seconds in self.spent.items()})
         dropped = budget.surplus(left, self.at_work, partial(enough, self.bundle.manifest))
         if dropped:
             _log.warning("Dropped to end in time: %s.", ", ".join(dropped))

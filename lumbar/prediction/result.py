@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from typing import Final
 
 import numpy as np
 
@@ -9,21 +10,29 @@ from lumbar.issues import Issue
 from lumbar.labels import CONDITIONS, LEVELS, condition_title, level_title
 from lumbar.study.keypoint import Keypoint
 
+#: Metadata of a result's field that stands in the run report: its key there.
+REPORTED: Final = "report"
+
 
 @dataclass(frozen=True)
 class StudyResult:
-    """What one study came to. Axes are named by `labels.CONDITIONS`, `labels.LEVELS` and `labels.SEVERITIES`."""
+    """What one study came to. Axes are named by `labels.CONDITIONS`, `labels.LEVELS` and `labels.SEVERITIES`.
 
-    study_id: int
+    `store` keeps every field, whatever there is; the run report has those that say so. A new field is written here
+    alone, with a default.
+    """
+
+    study_id: int = field(metadata={REPORTED: "study_id"})
     probabilities: np.ndarray  # (5 conditions, 5 levels, 3), blended, each row sums to 1
     members: np.ndarray  # (M, 5, 5, 3), NaN where a member stays silent
     graded: np.ndarray  # (5, 5) bool; False: no member spoke, the weighted prior stands in
     seen: np.ndarray  # (5, 5) bool; False: no region on the condition's own view, who spoke saw the level on others
     keypoints: tuple[Keypoint, ...] = ()
     issues: tuple[Issue, ...] = ()
-    used: Mapping[str, list[int]] = field(default_factory=dict)  # series ids by series type
-    seconds: float = 0.0
-    failed: bool = False
+    #: Series ids by series type.
+    used: Mapping[str, list[int]] = field(default_factory=dict, metadata={REPORTED: "series_used"})
+    seconds: float = field(default=0.0, metadata={REPORTED: "seconds"})
+    failed: bool = field(default=False, metadata={REPORTED: "failed"})
     ran_on: str = ""  # device and number type
     dropped: tuple[str, ...] = ()  # members that a time budget had left out by then
 

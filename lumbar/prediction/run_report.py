@@ -6,6 +6,7 @@ folder of the machine.
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import Any, Final
 
@@ -15,7 +16,7 @@ import pandas as pd
 from lumbar.bundle.bundle import Bundle, bundle_identity
 from lumbar.issues import CODES, NOTICE, Issue, printable
 from lumbar.labels import CONDITIONS, LABEL_COLUMNS, LEVELS
-from lumbar.prediction.result import StudyResult
+from lumbar.prediction.result import REPORTED, StudyResult
 from lumbar.prediction.versions import versions_here
 from lumbar.study.study import DataFolder
 
@@ -155,11 +156,8 @@ def _row_origins(results: Sequence[StudyResult]) -> dict[str, Any]:
 
 def _study_entry(result: StudyResult) -> dict[str, Any]:
     confidences = [float(point.confidence) for point in result.keypoints]
-    return {
-        "study_id": int(result.study_id),
-        "failed": bool(result.failed),
-        "seconds": round(float(result.seconds), 3),
-        "series_used": {kind: [int(series) for series in listed] for kind, listed in result.used.items()},
+    own = {one.metadata[REPORTED]: getattr(result, one.name) for one in fields(result) if REPORTED in one.metadata}
+    return {key: _plain(value) for key, value in own.items()} | {
         "keypoints": {
             "found": len(result.keypoints),
             "repaired": sum(bool(point.repaired) for point in result.keypoints),
@@ -189,7 +187,13 @@ def issue_entry(issue: Issue, root: Path) -> dict[str, Any]:
 
 
 def _plain(value: Any) -> Any:
-    """JSON's own types as they are, anything else (a device, a path, a numpy number) as JSON can hold it."""
+    """JSON's own types as they are (seconds to the millisecond), anything else as JSON can hold it."""
     if isinstance(value, np.generic):
-        return value.item()
+        value = value.item()
+    if isinstance(value, Mapping):
+        return {str(key): _plain(one) for key, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(one) for one in value]
+    if isinstance(value, float):
+        return round(value, 3)
     return value if value is None or isinstance(value, bool | int | float | str) else str(value)

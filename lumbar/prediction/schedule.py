@@ -9,6 +9,7 @@ import logging
 from collections.abc import Generator, Iterable, Iterator
 from concurrent.futures import Future
 from contextlib import closing
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Final
 
@@ -64,15 +65,13 @@ def grade_all(
     on_error: OnError = "fail",
     progress: bool | None = None,
     budget: Budget | None = None,
+    most_lanes: int | None = None,
 ) -> Iterator[StudyResult]:
-    """`predict` with networks that are loaded already."""
+    """`predict` with networks that are loaded already; `most_lanes`: studies that may be computed side by side."""
     # A study's numbers depend, in the last bits, on how many cores compute it: what decides is the whole folder.
-    predictor.lanes = min(predictor.lanes, len(data.study_ids))
-    arguments = predictor, data, on_error, budget
-    if crew.POSSIBLE and predictor.alone and len(wanted) >= MANY * predictor.lanes > MANY:
-        results = _by_processes(*arguments, wanted)
-    else:
-        results = _in_lanes(*arguments, wanted)
+    work = Work(predictor, data, on_error, budget, most_lanes or len(data.study_ids))
+    apart = crew.POSSIBLE and predictor.alone and len(wanted) >= MANY * work.lanes > MANY
+    results = work.by_processes(wanted) if apart else work.here(wanted)
     with bar("grading", len(wanted), show=progress) as shown, closing(results):
         for study_id in wanted:
             shown.set_postfix_str(f"study {study_id}")
@@ -80,84 +79,80 @@ def grade_all(
             shown.update()
 
 
-def _by_processes(
-    predictor: Predictor, data: DataFolder, on_error: OnError, budget: Budget | None, wanted: list[int]
-) -> Generator[StudyResult, None, None]:
-    """The studies' results; where a process is lost and every study must have one, this process computes the rest."""
-    arguments = predictor, data, on_error, budget
-    done = 0
-    try:
-        with closing(crew.answers(partial(_on_one_core, *arguments), wanted, predictor.lanes)) as results:
-            for result in results:
+@dataclass(frozen=True)
+class Work:
+    """What is asked of whoever grades some studies."""
+
+    predictor: Predictor
+    data: DataFolder
+    on_error: OnError
+    budget: Budget | None
+    most_lanes: int
+
+    @property
+    def lanes(self) -> int:
+        """Studies that are computed side by side."""
+        return min(self.predictor.lanes, self.most_lanes)
+
+    def by_processes(self, wanted: list[int]) -> Generator[StudyResult, None, None]:
+        """The studies' results, by a process for each lane.
+
+        Where a process is lost and every study must have a result, this process computes the rest.
+        """
+        done = 0
+        share = replace(self, most_lanes=1)
+        try:
+            with closing(crew.answers(share.here, wanted, self.lanes)) as results:
+                for result in results:
+                    yield result
+                    done += 1
+        except crew.LostProcessError as error:
+            if self.on_error == "fail":
+                raise
+            _log.warning("%s: here, one process goes on alone.", str(error).partition(";")[0])
+            yield from self.here(wanted[done:])
+
+    def here(self, wanted: list[int]) -> Generator[StudyResult, None, None]:
+        """The studies' results, computed by this process; begun anew with what is left where the device is given up."""
+        done = 0
+        while done < len(wanted):
+            for result in self._on_one_device(wanted[done:]):
                 yield result
                 done += 1
-    except crew.LostProcessError as error:
-        if on_error == "fail":
-            raise
-        _log.warning("%s: here, one process goes on alone.", str(error).partition(";")[0])
-        yield from _in_lanes(*arguments, wanted[done:])
 
+    def _on_one_device(self, wanted: list[int]) -> Generator[StudyResult, None, None]:
+        """Results, the next studies read ahead, until the device changes: how many go together depends on it."""
+        device, budget = self.predictor.device, self.budget
+        size, left = self.predictor.together, len(wanted)
+        ahead = max(size, self.lanes)
+        ahead, workers = (ahead, 1) if device.type == "cpu" else (ahead + READERS, READERS)
+        # Where weights are swapped the lanes go through a group together; else each takes a study from start to end.
+        with (
+            ReadAhead(lambda study_id: read_study(self.data, study_id), wanted, ahead, workers) as reading,
+            Lanes(1 if size > 1 else self.lanes) as apart,
+            Lanes(self.lanes if size > 1 else 1) as within,
+        ):
+            since = 0
+            for results in apart.answers(partial(self._graded, within), reading.groups(size)):
+                yield from results
+                since, left = since + len(results), left - len(results)
+                if self.predictor.device != device:
+                    if budget is not None:
+                        budget.restart()
+                    return
+                if budget is not None and since >= ahead:
+                    self.predictor.keep_time(budget, since, left, self.lanes)
+                    since = 0
 
-def _on_one_core(
-    predictor: Predictor, data: DataFolder, on_error: OnError, budget: Budget | None, wanted: list[int]
-) -> Generator[StudyResult, None, None]:
-    """The share of one process among several."""
-    predictor.lanes = 1
-    yield from _in_lanes(predictor, data, on_error, budget, wanted)
-
-
-def _in_lanes(
-    predictor: Predictor, data: DataFolder, on_error: OnError, budget: Budget | None, wanted: list[int]
-) -> Generator[StudyResult, None, None]:
-    """The studies' results, computed by this process; begun anew with what is left where the device is given up."""
-    done = 0
-    while done < len(wanted):
-        for result in _on_one_device(predictor, data, on_error, budget, wanted[done:]):
-            yield result
-            done += 1
-
-
-def _on_one_device(
-    predictor: Predictor, data: DataFolder, on_error: OnError, budget: Budget | None, wanted: list[int]
-) -> Generator[StudyResult, None, None]:
-    """Results, the next studies read ahead, until the device changes: how many go together depends on it."""
-    device = predictor.device
-    size, left = predictor.together, len(wanted)
-    ahead = max(size, predictor.lanes)
-    ahead, workers = (ahead, 1) if predictor.device.type == "cpu" else (ahead + READERS, READERS)
-    # Where weights are swapped the lanes go through a group together; else each takes a study from start to end.
-    with (
-        ReadAhead(lambda study_id: read_study(data, study_id), wanted, ahead, workers) as reading,
-        Lanes(1 if size > 1 else predictor.lanes) as apart,
-        Lanes(predictor.lanes if size > 1 else 1) as within,
-    ):
-
-        def take(group: Group) -> list[StudyResult]:
-            return _graded(predictor, within, group, on_error, budget)
-
-        since = 0
-        for results in apart.answers(take, reading.groups(size)):
-            yield from results
-            since, left = since + len(results), left - len(results)
-            if predictor.device != device:
-                if budget is not None:
-                    budget.restart()
-                return
-            if budget is not None and since >= ahead:
-                predictor.keep_time(budget, since, left)
-                since = 0
-
-
-def _graded(
-    predictor: Predictor, lanes: Lanes, group: Group, on_error: OnError, budget: Budget | None
-) -> list[StudyResult]:
-    """The results of some studies that were read."""
-    if budget is not None and budget.is_over(max(len(group), predictor.lanes)):
-        return [predictor.stand_in(study_id, _LATE, code="out_of_time") for study_id, _ in group]
-    cases = _received(group, on_error)
-    for step in predictor.steps():
-        lanes.each(partial(attempt, partial(predictor.take, step), on_error), cases)
-    return [predictor.result(case) for case in cases]
+    def _graded(self, lanes: Lanes, group: Group) -> list[StudyResult]:
+        """The results of some studies that were read."""
+        predictor, budget = self.predictor, self.budget
+        if budget is not None and budget.is_over(max(len(group), self.lanes)):
+            return [predictor.stand_in(study_id, _LATE, code="out_of_time") for study_id, _ in group]
+        cases = _received(group, self.on_error)
+        for step in predictor.steps():
+            lanes.each(partial(attempt, partial(predictor.take, step), self.on_error), cases)
+        return [predictor.result(case) for case in cases]
 
 
 def _received(group: Group, on_error: OnError) -> list[Case]:

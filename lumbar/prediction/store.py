@@ -5,69 +5,45 @@ import json
 import os
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import fields
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, get_type_hints
 
 import numpy as np
-from pydantic import TypeAdapter, ValidationError
+from pydantic import BaseModel, ValidationError, create_model
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
 from lumbar.files.write import write_bytes, writing_into
-from lumbar.issues import Issue
 from lumbar.prediction.finished import kept_path
 from lumbar.prediction.result import StudyResult
-from lumbar.study.keypoint import Keypoint
 from lumbar.study.study import DataFolder
-
-_ARRAYS: Final = ("probabilities", "members", "graded", "seen")
-
-
-@dataclass(frozen=True)
-class _Words:
-    """What of a result is no array, and what it was made from."""
-
-    run: str
-    files: str
-    study_id: int
-    keypoints: tuple[Keypoint, ...]
-    issues: tuple[Issue, ...]
-    used: dict[str, list[int]]
-    seconds: float
-    failed: bool
-    ran_on: str
-    dropped: tuple[str, ...]
-
-
-_WORDS: Final = TypeAdapter(_Words)
 
 
 class Store:
-    """The folder `finished` in a folder of results. A result counts only for the run and the files it was made from."""
+    """The folder `finished` in a folder of results. A result counts only for the run and the files it was made from.
 
-    def __init__(self, out: Path, data: DataFolder, identity: Mapping[str, Any]) -> None:
+    Every field of a result is kept, arrays as tensors, all else as JSON in the header.
+    """
+
+    def __init__(
+        self, out: Path, data: DataFolder, identity: Mapping[str, Any], kind: type[StudyResult] = StudyResult
+    ) -> None:
         """`identity`: what decides the results beside a study's files (bundle, engine, …), as JSON can hold it."""
-        self.out, self.data = Path(out), data
+        self.out, self.data, self.kind = Path(out), data, kind
         self.run = hashlib.sha256(json.dumps(dict(identity), sort_keys=True).encode()).hexdigest()
+        types = get_type_hints(kind)
+        self._arrays = [one.name for one in fields(kind) if types[one.name] is np.ndarray]
+        words = {one.name: (types[one.name], ...) for one in fields(kind) if one.name not in self._arrays}
+        self._words: type[BaseModel] = create_model("Words", run=(str, ...), files=(str, ...), **words)  # type: ignore[call-overload]
 
     def save(self, result: StudyResult) -> None:
         """Keep a result; InputError where the disk refuses."""
-        words = _Words(
-            run=self.run,
-            files=_fingerprint(self.data, result.study_id),
-            study_id=result.study_id,
-            keypoints=result.keypoints,
-            issues=result.issues,
-            used={kind: list(listed) for kind, listed in result.used.items()},
-            seconds=result.seconds,
-            failed=result.failed,
-            ran_on=result.ran_on,
-            dropped=result.dropped,
-        )
-        arrays = {name: np.ascontiguousarray(getattr(result, name)) for name in _ARRAYS}
+        own = {one.name: getattr(result, one.name) for one in fields(result) if one.name not in self._arrays}
+        words = self._words(run=self.run, files=_fingerprint(self.data, result.study_id), **own)
+        arrays = {name: np.ascontiguousarray(getattr(result, name)) for name in self._arrays}
         with writing_into(self.out):
-            write_bytes(save(arrays, {"words": _WORDS.dump_json(words).decode()}), kept_path(self.out, result.study_id))
+            write_bytes(save(arrays, {"words": words.model_dump_json()}), kept_path(self.out, result.study_id))
 
     def load(self, study_id: int, *, failed: bool = False) -> StudyResult | None:
         """What is kept of a study; None where nothing is, or it is damaged, of another run, or its files have changed.
@@ -79,23 +55,14 @@ class Store:
             return None
         try:
             with safe_open(path, framework="np") as stored:
-                words = _WORDS.validate_json((stored.metadata() or {})["words"])
-                arrays = {name: stored.get_tensor(name) for name in _ARRAYS}
+                words = dict(self._words.model_validate_json((stored.metadata() or {})["words"]))
+                arrays = {name: stored.get_tensor(name) for name in self._arrays}
         except (SafetensorError, OSError, KeyError, ValidationError):
             return None
-        if words.run != self.run or (words.failed and not failed) or words.files != _fingerprint(self.data, study_id):
+        if words.pop("run") != self.run or words.pop("files") != _fingerprint(self.data, study_id):
             return None
-        return StudyResult(
-            study_id=words.study_id,
-            keypoints=words.keypoints,
-            issues=words.issues,
-            used=words.used,
-            seconds=words.seconds,
-            failed=words.failed,
-            ran_on=words.ran_on,
-            dropped=words.dropped,
-            **arrays,
-        )
+        result = self.kind(**words, **arrays)
+        return result if failed or not result.failed else None
 
 
 def _fingerprint(data: DataFolder, study_id: int) -> str:

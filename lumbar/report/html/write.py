@@ -22,7 +22,7 @@ from torch import nn
 from lumbar.bundle.bundle import Bundle, bundle_identity
 from lumbar.drawing import style
 from lumbar.files.write import check_replaceable, replacing, writing_into
-from lumbar.grading.regions import Regions, cut_regions, region_key
+from lumbar.grading.regions import cut_all_regions, region_key
 from lumbar.issues import CODES, NOTICE
 from lumbar.labels import LEVELS, level_title
 from lumbar.prediction.result import StudyResult
@@ -150,12 +150,10 @@ def _seen(study: Study, result: StudyResult, graders: Sequence[Grader], device: 
     kinds: dict[str, list[tuple[GraderSpec, nn.Module]]] = {}
     for _, spec, network in graders:
         kinds.setdefault(region_key(spec), []).append((spec, network))
-    seen = []
-    for members in kinds.values():
-        spec = members[0][0]
-        regions: Regions = cut_regions(study, points, spec)
-        seen.append(Seen(spec, regions, saliency(regions, members, device)))
-    return seen
+    regions = cut_all_regions(study, points, [spec for _, spec, _ in graders])
+    return [
+        Seen(members[0][0], regions[key], saliency(regions[key], members, device)) for key, members in kinds.items()
+    ]
 
 
 def _frame(results: Sequence[StudyResult], bundle: Bundle) -> tuple[str, str]:

@@ -12,7 +12,7 @@ from lumbar.bundle.network import build_network
 from lumbar.compute.processes import each
 from lumbar.files.write import write_json, writing_into
 from lumbar.grading.grade import grade
-from lumbar.grading.regions import Regions, cut_regions, region_key
+from lumbar.grading.regions import cut_all_regions, region_key
 from lumbar.keypoints.detect import detect
 from lumbar.recipe.recipe import Stage
 from lumbar.study.keypoint import Keypoint
@@ -96,9 +96,6 @@ def _grade(
 ) -> None:
     study = setup.packs.study(study_id)
     points = {(point.condition, point.level): point for point in keypoints[study_id]}
-    cut: dict[str, Regions] = {}
+    regions = cut_all_regions(study, points, [spec for spec, _ in graders.values()])
     for name, (spec, network) in graders.items():
-        key = region_key(spec)
-        if key not in cut:
-            cut[key] = cut_regions(study, points, spec)
-        tables[name][study_id] = grade(cut[key], spec, network, setup.accelerator.device)
+        tables[name][study_id] = grade(regions[region_key(spec)], spec, network, setup.accelerator.device)
