@@ -49,9 +49,8 @@ def soak(studies: int, phantoms: int = 10, *, shared: bool = False) -> dict[str,
         predictor = Predictor(tiny_bundle(Path(name) / "bundle"))
         ids = list(islice(cycle(data.study_ids), studies))
         memory, handles = [], []
-        for _ in islice(
-            schedule.grade_all(predictor, data, ids, progress=False, most_lanes=None if shared else 1), studies - 10
-        ):  # while all are there
+        results = schedule.grade_all(predictor, data, ids, progress=False, most_lanes=None if shared else 1)
+        for _ in islice(results, studies - 10):  # while all are there
             memory.append(resident_mb())
             handles.append(open_handles())
     warm = len(memory) // 10
