@@ -92,17 +92,6 @@ def common_normal(affines: FloatArray, axis: int | None = None) -> FloatArray:
     return -mean if turned else mean
 
 
-def order_along_normal(affines: FloatArray, axis: int | None = None) -> NDArray[np.intp]:
-    """Indices (N,) that sort slices along their common normal, so that patient `axis` (default: dominant) increases."""
-    return np.argsort(positions_mm(affines, axis), kind="stable")
-
-
-def slice_spacing(affines: FloatArray) -> float | None:
-    """Median distance in mm between neighbouring planes of one stack (N, 4, 4); None for fewer than two."""
-    steps = np.diff(np.sort(positions_mm(affines)))
-    return float(np.median(steps)) if len(steps) else None
-
-
 def plane_distances(affines: FloatArray, point_mm: ArrayLike) -> FloatArray:
     """Distance (N,) in mm, never negative, of a patient point (3,) from each of the planes (N, 4, 4)."""
     affines = np.asarray(affines, np.float64).reshape(-1, 4, 4)
@@ -220,18 +209,6 @@ def edge_letters(affine: FloatArray) -> tuple[str, str]:
     axis = int(np.argmax(np.abs(along)))
     low, high = ("RL", "AP", "FH")[axis]
     return (low, high) if along[axis] > 0 else (high, low)
-
-
-def mirror_affine(affine: FloatArray, columns: int | None = None) -> FloatArray:
-    """Affine of the slice in the patient mirrored left to right (x to -x).
-
-    With `columns`, the image is flipped along its rows as well (`pixels[:, ::-1]`), so that the columns of an axial
-    slice still run to the patient's left.
-    """
-    mirrored = np.diag([-1.0, 1.0, 1.0, 1.0]) @ affine
-    if columns is not None:
-        mirrored = _flip(mirrored, 0, columns)
-    return _with_normal(mirrored)
 
 
 def _start_nearest(count: int, num: int, center_index: float | None, shift: float | None) -> int:

@@ -33,13 +33,25 @@ def mirror_dataset(dataset: FileDataset) -> None:
         dataset.decompress(generate_instance_uid=False)
     affine = _affine(dataset)
     if geometry.plane_of(affine) == "sagittal":
-        _set_affine(dataset, geometry.mirror_affine(affine))
+        _set_affine(dataset, _mirror_affine(affine))
         return
     little = dataset.file_meta.TransferSyntaxUID.is_little_endian
     kind = f"{'<' if little else '>'}u{dataset.BitsAllocated // 8}"
     stored = np.frombuffer(dataset.PixelData, kind, dataset.Rows * dataset.Columns)
     dataset.PixelData = stored.reshape(dataset.Rows, dataset.Columns)[:, ::-1].tobytes()
-    _set_affine(dataset, geometry.mirror_affine(affine, int(dataset.Columns)))
+    _set_affine(dataset, _mirror_affine(affine, int(dataset.Columns)))
+
+
+def _mirror_affine(affine: np.ndarray, columns: int | None = None) -> np.ndarray:
+    """Affine (4, 4) of the slice in the patient mirrored left to right (x to -x).
+
+    With `columns`, the image is flipped along its rows as well, so that an axial slice's columns still run to the left.
+    """
+    mirrored = np.diag([-1.0, 1.0, 1.0, 1.0]) @ affine
+    if columns is not None:
+        mirrored[:3, 3] += (columns - 1) * mirrored[:3, 0]
+        mirrored[:3, 0] *= -1
+    return mirrored
 
 
 def mirror_coordinates(coordinates: pd.DataFrame, study_folder: Path) -> pd.DataFrame:

@@ -4,7 +4,7 @@ import json
 
 import numpy as np
 import pytest
-from hypothesis import assume, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
@@ -135,30 +135,6 @@ def test_the_edges_of_an_image_are_named_after_its_orientation(direction: list[f
 def test_an_axial_slice_shows_the_patients_left_on_the_right() -> None:
     affine = geometry.slice_affine([0, 0, 0], [-1, 0, 0, 0, 1, 0], [1, 1])
     assert geometry.canonical(np.array([[0, 1], [2, 3]]), affine)[0].tolist() == [[1, 0], [3, 2]]
-
-
-@given(tags(), points, st.integers(1, 600))
-def test_a_mirrored_affine_puts_every_pixel_on_the_other_side(plane: tuple, xy_px: NDArray, columns: int) -> None:
-    affine = geometry.slice_affine(*plane)
-    expected = geometry.to_patient(affine, xy_px) * [-1, 1, 1]
-    assert np.allclose(geometry.to_patient(geometry.mirror_affine(affine), xy_px), expected)
-    flipped = np.column_stack([columns - 1 - xy_px[:, 0], xy_px[:, 1]])
-    assert np.allclose(geometry.to_patient(geometry.mirror_affine(affine, columns), flipped), expected)
-
-
-@given(rotations(), st.permutations(range(7)), st.floats(0.5, 8))
-def test_order_follows_positions_whatever_the_files_order(turn: NDArray, order: list[int], step: float) -> None:
-    sizes = np.sort(np.abs(turn[:, 2]))
-    assume(sizes[2] - sizes[1] > 1e-6)  # halfway between two planes there is no dominant axis
-    affines = np.stack([geometry.slice_affine(turn[:, 2] * step * n, turn[:, :2].T.ravel(), [1, 1]) for n in order])
-    found = np.asarray(order)[geometry.order_along_normal(affines)].tolist()
-    rising = turn[int(np.argmax(np.abs(turn[:, 2]))), 2] > 0
-    assert found == (sorted(order) if rising else sorted(order, reverse=True))
-    assert geometry.slice_spacing(affines) == pytest.approx(step)
-
-
-def test_spacing_of_one_slice_is_unknown() -> None:
-    assert geometry.slice_spacing(_axial(0)[None]) is None
 
 
 def test_the_nearest_plane_is_found_and_a_far_one_is_none() -> None:

@@ -12,7 +12,7 @@ import pytest
 
 from lumbar.issues import InputError
 from lumbar.kaggle import inputs
-from lumbar.kaggle.inputs import error_policy, find_inputs, install_missing_wheels, is_competition_rerun
+from lumbar.kaggle.inputs import find_inputs, install_missing_wheels, is_competition_rerun
 
 
 def make_data(folder: Path, split: str = "test", text: str = "study_id,series_id,series_description\n") -> Path:
@@ -179,10 +179,8 @@ def test_image_folders_are_not_searched(tmp_path: Path) -> None:
 
 def test_only_the_hidden_rerun_goes_on_with_the_prior() -> None:
     assert is_competition_rerun({"KAGGLE_IS_COMPETITION_RERUN": "1"})
-    assert error_policy({"KAGGLE_IS_COMPETITION_RERUN": "1"}) == "prior"
     for environment in ({}, {"KAGGLE_KERNEL_RUN_TYPE": "Batch"}, {"KAGGLE_IS_COMPETITION_RERUN": ""}):
         assert not is_competition_rerun(environment)
-        assert error_policy(environment) == "fail"
 
 
 PROBE = "lumbar-probe"

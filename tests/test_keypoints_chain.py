@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lumbar.keypoints.answers.heatmaps import decode, gaussian_heatmaps, local_maxima, read_at
-from lumbar.keypoints.chain import choose_chain
+from lumbar.keypoints.repair import choose_chain
 
 SIZE, MM = 96, 2.0
 TRUE = np.array([[50, 12], [48, 28], [46, 44], [48, 60], [54, 73]])  # px; steps of 32 mm, the last shorter

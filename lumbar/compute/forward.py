@@ -1,7 +1,8 @@
 """What a device can do wrong in the middle of a run: too little memory (smaller batches go on) or a fault for good."""
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Final
 
 import torch
@@ -27,6 +28,20 @@ def in_halves(network: Network, batch: torch.Tensor, device: torch.device) -> to
     if device.type == "cuda":
         torch.cuda.empty_cache()
     return torch.cat([in_halves(network, half, device) for half in batch.split((len(batch) + 1) // 2)])
+
+
+@contextmanager
+def exact_convolutions(device: torch.device, amp: torch.dtype | None) -> Iterator[None]:
+    """Where float32 is meant (no autocast type), let cuDNN compute in it and not in TF32; set back at the end."""
+    if device.type != "cuda" or amp is not None:
+        yield
+        return
+    before = torch.backends.cudnn.allow_tf32
+    torch.backends.cudnn.allow_tf32 = False
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.allow_tf32 = before
 
 
 def moved(batch: torch.Tensor, device: torch.device) -> torch.Tensor:

@@ -1,11 +1,16 @@
 """Work on many studies spread over processes, with a progress bar. No torch: a reading process must start fast."""
 
 from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Final
 
 import cv2
 
 from lumbar.pool import spread
 from lumbar.terminal import bar
+
+#: Items that a process takes at once: the bar moves this often at least.
+LARGEST_CHUNK: Final = 16
 
 
 def each(function: Callable[[int], None], items: Sequence[int], title: str, processes: int) -> None:
@@ -20,19 +25,16 @@ def each(function: Callable[[int], None], items: Sequence[int], title: str, proc
             shown.update()
     else:
         lost = f"{title}: a reading process died, most likely out of memory; set loop.read_processes lower"
-        for _ in spread(_call, items, processes, lost=lost, prepare=(_install, function)):
-            shown.update()
+        size = max(1, min(LARGEST_CHUNK, len(items) // (4 * processes)))
+        chunks = [items[start : start + size] for start in range(0, len(items), size)]
+        for done in spread(partial(_chunk, function), chunks, processes, lost=lost):
+            shown.update(done)
     shown.close()
 
 
-_installed: list[Callable[[int], None]] = []
-
-
-def _install(function: Callable[[int], None]) -> None:
-    """Give a fresh process its work once, not once an item."""
+def _chunk(function: Callable[[int], None], items: Sequence[int]) -> int:
+    """Call the function, which travels to another process once a chunk, on its items; how many there are."""
     cv2.setNumThreads(1)
-    _installed[:] = [function]
-
-
-def _call(item: int) -> None:
-    _installed[0](item)
+    for item in items:
+        function(item)
+    return len(items)

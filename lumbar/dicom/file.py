@@ -3,7 +3,6 @@
 An ordinary file holds one slice; an enhanced (multi-frame) MR file holds one a frame.
 """
 
-import warnings
 import zlib
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -26,9 +25,6 @@ from lumbar.dicom.subject import check_subject
 from lumbar.dicom.tags import number, required, rescale
 from lumbar.geometry import Plane
 from lumbar.issues import InputError, cut
-
-# pydicom remarks on odd files; what matters of it becomes an Issue. A filter set once, since reading may be threaded.
-warnings.filterwarnings("ignore", module=r"pydicom\.")
 
 MAX_FILE_BYTES: Final = 256 * 2**20
 MIN_SPACING_MM, MAX_SPACING_MM = 0.02, 20.0

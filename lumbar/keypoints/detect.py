@@ -9,9 +9,8 @@ import torch
 from lumbar.compute.forward import Network, in_halves
 from lumbar.issues import InputError, Issue
 from lumbar.keypoints.answers.heatmaps import RAISED, confidence, decode, read_at, refine
-from lumbar.keypoints.chain import choose_chain
 from lumbar.keypoints.frames import within_reach
-from lumbar.keypoints.repair import FAINT, LOW_CONFIDENCE, is_spine, repair_axial, repair_sagittal
+from lumbar.keypoints.repair import FAINT, LOW_CONFIDENCE, choose_chain, is_spine, repair_axial, repair_sagittal
 from lumbar.keypoints.stacks import Stack, axial_stacks, channel_names, sagittal_stacks
 from lumbar.keypoints.turned import contradicting_series, turned_series
 from lumbar.labels import (

@@ -14,7 +14,7 @@ import torch
 from lumbar.bundle.bundle import Bundle
 from lumbar.compute import compiled
 from lumbar.compute.engine import choose_engine
-from lumbar.compute.forward import Network, is_device_fault
+from lumbar.compute.forward import Network, exact_convolutions, is_device_fault
 from lumbar.grading.grade import grade, is_unanswered, unanswered
 from lumbar.grading.regions import cut_all_regions, region_key
 from lumbar.grading.tasks import OWN_VIEW
@@ -71,8 +71,6 @@ class Predictor:
         """Every member's network on the device."""
         self.device = device
         self.engine = choose_engine(self.word, device, amp)
-        if device.type == "cuda" and self.engine.amp is None:
-            torch.backends.cudnn.allow_tf32 = False  # float32 is meant
         detectors = self.bundle.manifest.detectors
         names = [*detectors, *self.graders]  # what stays in memory: detectors first
         self.networks = Networks(self.bundle, names, self.engine, device)
@@ -110,7 +108,8 @@ class Predictor:
         """One step with one study; where the accelerator fails, this and all that follows is done by the CPU."""
         started = time.perf_counter()
         try:
-            step(case)
+            with exact_convolutions(self.device, self.engine.amp):
+                step(case)
             sentence = ""
         except RuntimeError as error:
             if not is_device_fault(error, self.device):

@@ -53,14 +53,6 @@ def draw(rng: np.random.Generator, augment: Augment, slices: int, *, shuffle: bo
     }
 
 
-def no_change(slices: int) -> Draw:
-    """The draw that leaves a stack as it is."""
-    return draw(np.random.default_rng(0), OFF, slices)
-
-
-OFF = Augment(rotate_deg=0, shear_deg=0, sharpen_or_blur_p=0, channel_shuffle_p=0)
-
-
 def _matrix(rng: np.random.Generator, augment: Augment) -> np.ndarray:
     turn = np.deg2rad(rng.uniform(-augment.rotate_deg, augment.rotate_deg))
     shear_x, shear_y = np.tan(np.deg2rad(rng.uniform(-augment.shear_deg, augment.shear_deg, 2)))

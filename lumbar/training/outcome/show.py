@@ -6,12 +6,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import matplotlib
-
-matplotlib.use("Agg")
 import numpy as np
 import torch
-from matplotlib import pyplot as plt
+from matplotlib.figure import Figure
 
 from lumbar.compute.accelerator import make_accelerator
 from lumbar.drawing import charts, style
@@ -70,7 +67,6 @@ def show_batches(
             figure = _stacks(samples) if isinstance(samples, StackSamples) else _regions(samples, kind)
             with writing_into(out), replacing(paths[name], charts.drawn_here) as temporary:
                 figure.savefig(temporary, dpi=80, bbox_inches="tight", metadata=charts.MARK)
-            plt.close(figure)
             written.append(paths[name])
     return written
 
@@ -95,7 +91,8 @@ def batch_of(samples: StackSamples | RegionSamples, count: int, seed: int = 0, *
 def _stacks(samples: StackSamples) -> Any:
     spec = samples.spec
     objective = HeatmapObjective(spec, samples.training)
-    figure, axes = plt.subplots(2, SAMPLES, figsize=(3 * SAMPLES, 6.4), squeeze=False)
+    figure = Figure(figsize=(3 * SAMPLES, 6.4))
+    axes = figure.subplots(2, SAMPLES, squeeze=False)
     for row, augmented in enumerate((True, False)):
         images, points = objective.inputs(batch_of(samples, SAMPLES, augmented=augmented))
         for column in range(SAMPLES):
@@ -116,7 +113,8 @@ def _regions(samples: RegionSamples, kind: str) -> Any:
     batch = batch_of(samples, SAMPLES)
     views = objective.inputs(batch)
     names = TASKS[samples.spec.task].samples[0].views
-    figure, axes = plt.subplots(len(names), SAMPLES, figsize=(2.4 * SAMPLES, 2.7 * len(names)), squeeze=False)
+    figure = Figure(figsize=(2.4 * SAMPLES, 2.7 * len(names)))
+    axes = figure.subplots(len(names), SAMPLES, squeeze=False)
     for column in range(SAMPLES):
         words = [SEVERITIES[code] if code >= 0 else "empty" for code in batch["labels"][column].tolist()]
         axes[0, column].set_title(f"{int(batch['study'][column])}\n" + "\n".join(words), size=style.NOTE_SIZE)
