@@ -18,7 +18,7 @@ from lumbar.compute import crew
 from lumbar.issues import InputError
 from lumbar.prediction import schedule
 from lumbar.prediction.finished import FINISHED
-from lumbar.prediction.job import Options, gather, work
+from lumbar.prediction.job import predict_all
 from lumbar.prediction.outputs import write_outputs
 from lumbar.study.study import DataFolder, open_data
 from tests.worlds import small_phantoms, tiny_bundle
@@ -134,14 +134,14 @@ def test_what_was_finished_before_a_process_was_killed_is_kept(
 
     monkeypatch.setattr(schedule, "read_study", killed)
     with pytest.raises(InputError, match="was killed"):
-        work(data, bundle, tmp_path, Options(device="cpu"))
+        predict_all(data, bundle, tmp_path, device="cpu")
     kept = len(list((tmp_path / FINISHED).iterdir()))
     assert 0 < kept < len(data.study_ids)
     monkeypatch.setattr(schedule, "read_study", read)
     said: list[str] = []
-    work(data, bundle, tmp_path, Options(device="cpu"), say=said.append)
+    again = predict_all(data, bundle, tmp_path, said.append, device="cpu")
     assert said == [f"{kept} of {len(data.study_ids)} studies were finished before"]
-    write_outputs(gather(data, bundle, tmp_path, Options(device="cpu")), data, bundle, tmp_path / "again")
+    write_outputs(again or [], data, bundle, tmp_path / "again")
     write_outputs(list(schedule.predict(data, bundle)), data, bundle, tmp_path / "undisturbed")
     for name in ("submission.csv", "keypoints.csv"):
         assert (tmp_path / "again" / name).read_bytes() == (tmp_path / "undisturbed" / name).read_bytes()
@@ -196,8 +196,8 @@ def test_a_killed_run_leaves_no_process_and_a_rerun_gives_the_same_bytes(
     assert len(children) == 2
     soon(lambda: not any(map(runs, children)))
     assert 0 < len(finished(tmp_path)) < len(data.study_ids)
-    work(data, bundle, tmp_path, Options(device="cpu"))
-    write_outputs(gather(data, bundle, tmp_path, Options(device="cpu")), data, bundle, tmp_path / "again")
+    again = predict_all(data, bundle, tmp_path, device="cpu")
+    write_outputs(again or [], data, bundle, tmp_path / "again")
     write_outputs(list(schedule.predict(data, bundle)), data, bundle, tmp_path / "undisturbed")
     for name in ("submission.csv", "keypoints.csv"):
         assert (tmp_path / "again" / name).read_bytes() == (tmp_path / "undisturbed" / name).read_bytes()

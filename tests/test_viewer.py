@@ -93,8 +93,7 @@ def picture(text: str) -> np.ndarray:
 def test_the_command_writes_the_report_only_when_asked(
     world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(job, "work", lambda *_, **__: None)
-    monkeypatch.setattr(job, "gather", lambda *_, **__: world.results)
+    monkeypatch.setattr(job, "predict_all", lambda *_, **__: world.results)
     train_utils.main(
         ["predict", "--data", str(world.data.root), "--weights", str(ROOT / "weights"), "--out", str(tmp_path)]
     )

@@ -3,8 +3,8 @@
 Only ImagePositionPatient and ImageOrientationPatient decide sides and order; a slice without them is left out.
 """
 
-import warnings
 import re
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Final, Literal
 
 import numpy as np
-from numpy.typing import NDArray
 
 from lumbar import geometry
 from lumbar.dicom.arrange import arrange
@@ -33,6 +32,39 @@ _LITTER: Final = frozenset({".DS_Store", "Thumbs.db", "desktop.ini"})
 #: Decoded pixels that a study may hold; 2,000 slices of 1,024 x 1,024 pixels just fit.
 MAX_STUDY_BYTES: Final = 4 * 2**30
 
+
+@dataclass(frozen=True, eq=False)
+class Series:
+    """The usable slices of one series in patient order: sagittal from right to left, axial from the feet to the head.
+
+    Several stacks are kept together stack by stack; `stacks` gives the stack of each slice, counted from 0.
+    """
+
+    series_id: int
+    description: str
+    plane: Plane
+    slices: tuple[Slice, ...]
+    stacks: tuple[int, ...]
+    affines: geometry.FloatArray = field(init=False, repr=False)  # (N, 4, 4)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "affines", np.stack([item.affine for item in self.slices]))
+
+    def __len__(self) -> int:
+        return len(self.slices)
+
+    def ordered(self, order: Literal["position", "file"] = "position") -> tuple[Slice, ...]:
+        """The slices in patient order, or in the original system's order.
+
+        file: natural order of the file names, reversed where the last slice lies before the first along the patient
+        axis on which the two differ most.
+        """
+        if order == "position":
+            return self.slices
+        natural = sorted(self.slices, key=lambda item: item.file_order)
+        way = natural[-1].affine[:3, 3] - natural[0].affine[:3, 3]
+        reverse = way[int(np.argmax(np.abs(way)))] < 0
+        return tuple(natural[::-1] if reverse else natural)
 
     @cached_property
     def spacing_mm(self) -> float | None:

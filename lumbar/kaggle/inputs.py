@@ -11,11 +11,12 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 from lumbar.files.read import read_json
-from lumbar.issues import InputError, few
+from lumbar.issues import InputError, few, printable
 
 KAGGLE: Final = Path("/kaggle")
 COMPETITION: Final = "rsna-2024-lumbar-spine-degenerative-classification"
@@ -28,6 +29,52 @@ BUNDLE_MARKER: Final = "manifest.json"
 #: Deepest marker: models/<owner>/<model>/<framework>/<variation>/<version>/<folder> below `/kaggle/input`.
 _MAX_DEPTH: Final = 7
 Say = Callable[[str], object]
+
+
+@dataclass(frozen=True, slots=True)
+class Inputs:
+    """The data folder (competition layout), the weights bundle and the folder for results."""
+
+    data: Path
+    weights: Path
+    out: Path
+
+    def __str__(self) -> str:
+        return printable(f"data: {self.data} · weights: {self.weights} · results go to: {self.out}")
+
+
+def find_inputs(
+    *,
+    kaggle: Path = KAGGLE,
+    here: Path | None = None,
+    environment: Mapping[str, str] | None = None,
+    say: Say = print,
+) -> Inputs:
+    """Find data, weights and output folder: environment variables first, then what is attached, then what ships.
+
+    What is attached on Kaggle goes before a `sample_data` or `weights` in the current folder, so that a checkout there
+    cannot stand in for the competition's studies. Says one line of what was found. Raises InputError, one sentence that
+    says what to attach, where something is missing or two different ones are attached.
+    """
+    here = Path.cwd() if here is None else here
+    environment = os.environ if environment is None else environment
+    attached = list(_folders(kaggle / "input"))
+    data = _given(environment, DATA_VARIABLE, TABLE_MARKERS) or _attached_data(attached)
+    data = data or _shipped(here / "sample_data", TABLE_MARKERS)
+    weights = _given(environment, WEIGHTS_VARIABLE, (BUNDLE_MARKER,)) or _attached_bundle(attached)
+    weights = weights or _shipped(here / "weights", (BUNDLE_MARKER,))
+    if data is None or weights is None:
+        raise InputError(_what_to_attach(data, weights, kaggle, here))
+    working = kaggle / "working"
+    out = environment.get(OUT_VARIABLE) or (working if working.is_dir() else here)
+    found = Inputs(data, weights, Path(out))
+    say(str(found))
+    return found
+
+
+def is_competition_rerun(environment: Mapping[str, str] | None = None) -> bool:
+    """Whether this is Kaggle's hidden rerun, where a missing submission costs everything and nobody reads a message."""
+    return bool((os.environ if environment is None else environment).get("KAGGLE_IS_COMPETITION_RERUN"))
 
 
 def install_missing_wheels(*, kaggle: Path = KAGGLE, say: Say = print) -> list[str]:

@@ -6,15 +6,18 @@ Points are placed by their millimetres, so a point also shows on a slice beside 
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from typing import Any, Final
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.gridspec import GridSpec
 from matplotlib.patches import Rectangle
 
 from lumbar.dicom.series import Slice
 from lumbar.drawing import style
+from lumbar.drawing.severity_table import draw_table
 from lumbar.geometry import spacing_mm, to_pixel
 from lumbar.keypoints.repair import LOW_CONFIDENCE
 from lumbar.labels import (
@@ -31,7 +34,7 @@ from lumbar.prediction.result import StudyResult
 from lumbar.recipe.member import Preprocessing
 from lumbar.study.images import slice_values
 from lumbar.study.keypoint import Keypoint
-from lumbar.study.study import Study
+from lumbar.study.study import DataFolder, Study, read_study, true_severities
 
 FIGURE_INCHES: Final = (16.0, 9.6)
 AXIAL_MM: Final = 110.0  # shown part of an axial image; its field of view is often 200 to 280 mm
@@ -42,6 +45,52 @@ _KIND_TITLES: Final[dict[SeriesType, str]] = {
     "sagittal_t2": "Sagittal T2",
     "axial_t2": "Axial T2",
 }
+
+
+@dataclass(frozen=True)
+class _View:
+    """One slice, upright, with the keypoints to be drawn on it."""
+
+    image: np.ndarray  # (H, W)
+    step_mm: tuple[float, float]  # column to column, row to row
+    points: tuple[tuple[Keypoint, tuple[float, float]], ...]  # with their place on the slice, mm from pixel (0, 0)
+    name: str
+
+
+def show_study(result: StudyResult, data: DataFolder, *, study: Study | None = None) -> Figure:
+    """One study as a figure: T2 with the levels, both T1 sides, one axial slice a level, and the 25 probabilities.
+
+    `study` saves reading it again. The images of a study that cannot be read stay empty and say so. Where the data
+    folder holds labels, the table boxes the true severity.
+    """
+    study = read_study(data, result.study_id) if study is None else study
+    slices = {
+        (series.series_id, item.instance): item
+        for listed in study.series.values()
+        for series in listed
+        for item in series.slices
+    }
+    figure = Figure(figsize=FIGURE_INCHES, dpi=100, facecolor=style.PAPER)
+    grid = GridSpec(
+        2, 1, figure, height_ratios=(1.42, 1), left=0.012, right=0.988, top=0.905, bottom=0.062, hspace=0.13
+    )
+    top = grid[0].subgridspec(1, 4, width_ratios=(1, 1, 1, 2.02), wspace=0.035)
+    sagittal: tuple[tuple[SeriesType, Side | None], ...] = (
+        ("sagittal_t1", "right"),
+        ("sagittal_t2", None),
+        ("sagittal_t1", "left"),
+    )
+    for column, (kind, side) in enumerate(sagittal):
+        points = [point for point in result.keypoints if _belongs(point, kind, side)]
+        _draw_sagittal(figure.add_subplot(top[column]), _sagittal_view(study, slices, points, kind), result, kind, side)
+    draw_table(figure.add_subplot(top[3]), result.probabilities, result.graded, true_severities(data, result.study_id))
+    bottom = grid[1].subgridspec(1, len(LEVELS), wspace=0.03)
+    for column, level in enumerate(LEVELS):
+        points = [point for point in result.keypoints if point.level == level and _belongs(point, "axial_t2", None)]
+        _draw_axial(figure.add_subplot(bottom[column]), _view(slices, points), result, level)
+    _draw_title(figure, result)
+    _draw_key(figure)
+    return figure
 
 
 def _belongs(point: Keypoint, kind: SeriesType, side: Side | None) -> bool:
