@@ -172,16 +172,16 @@ SLOW_RUN = """
 import sys, time
 from pathlib import Path
 from lumbar.bundle.bundle import load_bundle
-from lumbar.prediction import schedule as pipeline
-from lumbar.prediction.job import Options, work
+from lumbar.prediction import schedule
+from lumbar.prediction.job import predict_all
 from lumbar.study.study import open_data
 import torch
 
-read = pipeline.read_study
-pipeline.read_study = lambda *study: time.sleep(0.5) or read(*study)
+read = schedule.read_study
+schedule.read_study = lambda *study: time.sleep(0.5) or read(*study)
 torch.get_num_threads = lambda: 2
 data, weights, out = map(Path, sys.argv[1:])
-work(open_data(data), load_bundle(weights), out, Options(device="cpu"))
+predict_all(open_data(data), load_bundle(weights), out, device="cpu")
 """
 
 
