@@ -31,7 +31,7 @@ import lumbar.prediction.predictor
 from lumbar.bundle.bundle import load_bundle
 from lumbar.compute import device as devices
 from lumbar.compute.compiled import Part
-from lumbar.compute.lanes import Lanes
+from lumbar.compute.thread_pool import Lanes
 from lumbar.prediction import schedule
 from lumbar.prediction.predictor import Predictor
 from lumbar.study.study import DataFolder, open_data

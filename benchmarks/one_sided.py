@@ -66,7 +66,7 @@ def cut_study(study: Study, cut: Cut, side: Side) -> Study:
 def shorter(series: Series, count: int, side: Side) -> Series:
     """The series without `count` end slices on a side of the patient; it runs from right to left."""
     kept = slice(count, None) if side == "right" else slice(0, len(series) - count)
-    return Series(series.series_id, series.description, series.plane, series.slices[kept], series.stacks[kept])
+    return Series(series.series_id, series.description, series.plane, series.slices[kept], series.slabs[kept])
 
 
 def counted_from(bundle: Bundle, middle: str) -> Bundle:

@@ -158,7 +158,7 @@ def window_indices(
     return np.where(indices < count, indices, -1)
 
 
-def stack_window(
+def slab_window(
     stacks: Sequence[int],
     center_index: int,
     num: int,

@@ -64,7 +64,8 @@ def validate(frame: pd.DataFrame, study_ids: Sequence[int], *, prior_studies: Co
     _check_names(frame["row_id"].tolist(), wanted)
     values = frame.set_index("row_id").loc[wanted, list(SEVERITIES)].to_numpy(dtype=np.float64)  # (N * 25, 3)
     _check_values(values, wanted)
-    graded = values.reshape(len(study_ids), ROWS, len(SEVERITIES))[[study not in prior_studies for study in study_ids]]
+    from_images = [study not in prior_studies for study in study_ids]
+    graded = values.reshape(len(study_ids), ROWS, len(SEVERITIES))[from_images]
     if len(graded) > 1 and (graded == graded[0]).all():
         raise InputError(
             f"all {len(graded)} studies have the same 25 predictions, as if no image had been read; check the weights"

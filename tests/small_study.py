@@ -79,7 +79,7 @@ def turned(series: Series, turn: Callable[[np.ndarray, np.ndarray], tuple[np.nda
     for item in series.slices:
         pixels, affine = turn(item.pixels, item.affine)
         slices.append(Slice(item.path, item.instance, pixels, affine, plane=item.plane, file_order=item.file_order))
-    return Series(series.series_id, series.description, series.plane, tuple(slices), series.stacks)
+    return Series(series.series_id, series.description, series.plane, tuple(slices), series.slabs)
 
 
 def upside_down(pixels: np.ndarray, affine: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -56,7 +56,7 @@ def recesses(shift: Mapping[str, float] | float = 0.0, **fields) -> dict:
 def shorter(series: Series, right: int = 0, left: int = 0) -> Series:
     """The series without so many end slices of each side."""
     kept = slice(right, len(series) - left)
-    return Series(series.series_id, series.description, series.plane, series.slices[kept], series.stacks[kept])
+    return Series(series.series_id, series.description, series.plane, series.slices[kept], series.slabs[kept])
 
 
 def study_of(t2: tuple[int, int] = (0, 0), t1: tuple[int, int] = (0, 0), count: int = 15) -> Study:

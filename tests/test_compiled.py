@@ -12,10 +12,10 @@ import torch
 from torch import nn
 
 from lumbar.bundle.network import build_network
-from lumbar.compute import compiled, crew
+from lumbar.compute import compiled, process_pool
 from lumbar.compute.compiled import CompiledRunner
 from lumbar.compute.engine import Engine, choose_engine, make_runner
-from lumbar.compute.lanes import Lanes
+from lumbar.compute.thread_pool import Lanes
 from lumbar.issues import InputError
 from lumbar.prediction import schedule
 from lumbar.prediction.networks import Networks
@@ -93,7 +93,7 @@ def test_weights_are_converted_by_a_child_a_core_until_openvino_computes_here(
     monkeypatch.setattr("torch.get_num_threads", lambda: 2)
     monkeypatch.setattr(compiled.started, "is_set", lambda: False)
     compiled.in_children(who, "abcd")
-    if crew.POSSIBLE:
+    if process_pool.POSSIBLE:
         assert os.getpid() not in seen()
         assert [seen().count(process) for process in seen()] == [2] * 4
     monkeypatch.setattr(compiled.started, "is_set", lambda: True)

@@ -11,7 +11,7 @@ import torch
 import lumbar.prediction.predictor
 from lumbar.bundle.bundle import Bundle
 from lumbar.compute.forward import in_halves, is_device_fault
-from lumbar.compute.lanes import Lanes
+from lumbar.compute.thread_pool import Lanes
 from lumbar.keypoints.detect import detect
 from lumbar.prediction import schedule
 from lumbar.prediction.budget import Budget

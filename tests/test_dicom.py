@@ -76,7 +76,7 @@ def test_tilted_slices_keep_the_axial_plane_up_to_sixty_degrees(tmp_path: Path) 
     write_stack(tmp_path, [50, 54, 58, 62], AXIAL)
     series, codes = read(tmp_path, "Axial T2")
     assert codes == ["several_stacks"]
-    assert series.stacks == (0, 0, 0, 1, 1, 1, 1)
+    assert series.slabs == (0, 0, 0, 1, 1, 1, 1)
     assert instances(series) == [21, 22, 23, 1, 2, 3, 4]
     assert {item.plane for item in series.slices} == {"axial"}
 
@@ -84,7 +84,7 @@ def test_tilted_slices_keep_the_axial_plane_up_to_sixty_degrees(tmp_path: Path) 
 def test_stacks_of_one_angle_are_told_apart_by_the_gap(tmp_path: Path) -> None:
     write_stack(tmp_path, [0, 4, 8, 40, 44, 48, 80, 84], AXIAL)
     series, codes = read(tmp_path, "Axial T2")
-    assert series.stacks == (0, 0, 0, 1, 1, 1, 2, 2)
+    assert series.slabs == (0, 0, 0, 1, 1, 1, 2, 2)
     assert codes == ["several_stacks"]
     assert series.spacing_mm == pytest.approx(4.0)
 
@@ -95,14 +95,14 @@ def test_overlapping_angled_stacks_are_kept_apart(tmp_path: Path) -> None:
     write_stack(tmp_path, [6, 10, 14, 18], (1, 0, 0, 0, np.cos(tilt), np.sin(tilt)), names=[11, 12, 13, 14])
     series, _ = read(tmp_path, "Axial T2")
     assert instances(series) == [1, 2, 3, 4, 11, 12, 13, 14]
-    assert series.stacks == (0, 0, 0, 0, 1, 1, 1, 1)
+    assert series.slabs == (0, 0, 0, 0, 1, 1, 1, 1)
 
 
 def test_a_missing_sagittal_slice_is_told_and_makes_no_stack(tmp_path: Path) -> None:
     write_stack(tmp_path, [0, 4, 8, 20, 24], SAGITTAL)
     series, codes = read(tmp_path)
     assert codes == ["slices_missing"]
-    assert set(series.stacks) == {0}
+    assert set(series.slabs) == {0}
     assert series.spacing_mm == pytest.approx(4.0)
 
 
@@ -132,7 +132,7 @@ def test_slices_of_one_series_may_differ_in_shape(tmp_path: Path) -> None:
 def test_the_real_study_has_five_angled_stacks(cc0_study: Path) -> None:
     series, codes = read(cc0_study / "test_images" / "1001" / "8", "Axial T2")
     assert codes == ["several_stacks"]
-    assert series.stacks == (0,) * 4 + (1,) * 4 + (2,) * 3 + (3,) * 3 + (4,) * 3
+    assert series.slabs == (0,) * 4 + (1,) * 4 + (2,) * 3 + (3,) * 3 + (4,) * 3
     assert instances(series) == list(range(17, 0, -1))
     assert instances(series, "file") == list(range(17, 0, -1))
     assert series.spacing_mm == pytest.approx(4.5, abs=1e-3)

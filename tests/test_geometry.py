@@ -206,10 +206,10 @@ def test_an_impossible_window_is_refused(count: int, num: int) -> None:
 
 def test_a_window_stays_inside_its_stack() -> None:
     stacks = (0, 0, 0, 0, 1, 1, 1, 2)
-    assert geometry.stack_window(stacks, 4, 5).tolist() == [4, 4, 4, 5, 6]
-    assert geometry.stack_window(stacks, 3, 3).tolist() == [2, 3, 3]
-    assert geometry.stack_window(stacks, 7, 3).tolist() == [7, 7, 7]
-    assert geometry.stack_window(stacks, 6, 3, "ceil", "zeros").tolist() == [5, 6, -1]
+    assert geometry.slab_window(stacks, 4, 5).tolist() == [4, 4, 4, 5, 6]
+    assert geometry.slab_window(stacks, 3, 3).tolist() == [2, 3, 3]
+    assert geometry.slab_window(stacks, 7, 3).tolist() == [7, 7, 7]
+    assert geometry.slab_window(stacks, 6, 3, "ceil", "zeros").tolist() == [5, 6, -1]
 
 
 @pytest.fixture(scope="module")

@@ -313,7 +313,7 @@ def test_the_real_study_mirrored_is_mirrored(tmp_path: Path, cc0_study: Path) ->
     assert ids(one) == ids(other)
     for name in SERIES_TYPES:
         for series, twin in zip(one.series[name], other.series[name], strict=True):
-            assert series.stacks == twin.stacks
+            assert series.slabs == twin.slabs
             assert_mirrored(series, twin)
 
 

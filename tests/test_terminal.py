@@ -15,7 +15,7 @@ import pytest
 
 import train_utils
 from lumbar import terminal
-from lumbar.compute import crew
+from lumbar.compute import process_pool
 from lumbar.issues import InputError
 from lumbar.pool import spread
 from tests.conftest import ROOT
@@ -176,7 +176,7 @@ def test_what_a_child_meets_is_told_by_its_parent() -> None:
     with pytest.raises(OSError, match="No space left"):
         list(spread(_break, [1, 2, 3], 2, lost="lost"))
     with pytest.raises(InputError, match=r"/full/\d: No space left on device; free space"):
-        list(crew.answers(lambda items: map(_break, items), [1, 2, 3], 2))
+        list(process_pool.answers(lambda items: map(_break, items), [1, 2, 3], 2))
 
 
 def test_nothing_is_held_back_after_processes_have_begun() -> None:

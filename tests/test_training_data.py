@@ -67,7 +67,7 @@ def test_a_pack_gives_the_study_back(data: DataFolder, tmp_path: Path) -> None:
         assert packed.series.keys() == fresh.series.keys()
         for name, group in fresh.series.items():
             for one, other in zip(group, packed.series[name], strict=True):
-                assert (one.series_id, one.plane, one.stacks) == (other.series_id, other.plane, other.stacks)
+                assert (one.series_id, one.plane, one.slabs) == (other.series_id, other.plane, other.slabs)
                 for a, b in zip(one.slices, other.slices, strict=True):
                     assert a.pixels.dtype == b.pixels.dtype
                     assert np.array_equal(a.pixels, b.pixels)

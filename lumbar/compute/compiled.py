@@ -18,7 +18,7 @@ from typing import Any, Final
 import torch
 from torch import nn
 
-from lumbar.compute import crew, lanes
+from lumbar.compute import process_pool, thread_pool
 from lumbar.issues import InputError
 
 #: OpenVINO's name of a number type, by the engine's word.
@@ -149,7 +149,7 @@ class Part(nn.Module):
         with self._lock:
             if self._compiled is None:
                 started.set()
-                streams = lanes.count_here()
+                streams = thread_pool.count_here()
                 hints = {
                     "NUM_STREAMS": streams,
                     "INFERENCE_NUM_THREADS": streams * torch.get_num_threads(),
@@ -193,11 +193,11 @@ def _inputs(network: nn.Module, names: list[str], example: torch.Tensor) -> dict
 
 def in_children(call: Callable[[str], None], names: Sequence[str]) -> None:
     """Call it with every name, by a child for each core where there can be children."""
-    if started.is_set() or not crew.POSSIBLE:
+    if started.is_set() or not process_pool.POSSIBLE:
         for name in names:
             call(name)
     else:
-        list(crew.answers(partial(map, call), names, min(len(names), torch.get_num_threads())))
+        list(process_pool.answers(partial(map, call), names, min(len(names), torch.get_num_threads())))
 
 
 def _write(part: nn.Module, example: torch.Tensor, file: Path) -> None:

@@ -37,14 +37,14 @@ MAX_STUDY_BYTES: Final = 4 * 2**30
 class Series:
     """The usable slices of one series in patient order: sagittal from right to left, axial from the feet to the head.
 
-    Several stacks are kept together stack by stack; `stacks` gives the stack of each slice, counted from 0.
+    Several slabs (DICOM: stacks) are kept together slab by slab; `slabs` gives the slab of each slice, counted from 0.
     """
 
     series_id: int
     description: str
     plane: Plane
     slices: tuple[Slice, ...]
-    stacks: tuple[int, ...]
+    slabs: tuple[int, ...]
     affines: geometry.FloatArray = field(init=False, repr=False)  # (N, 4, 4)
 
     def __post_init__(self) -> None:
@@ -71,9 +71,9 @@ class Series:
         """Median distance between neighbouring slices of one stack from their positions, mm; None if there are none."""
         steps = [
             np.diff(
-                geometry.positions_mm(self.affines[np.asarray(self.stacks) == stack], geometry.PLANE_AXIS[self.plane])
+                geometry.positions_mm(self.affines[np.asarray(self.slabs) == slab], geometry.PLANE_AXIS[self.plane])
             )
-            for stack in sorted(set(self.stacks))
+            for slab in sorted(set(self.slabs))
         ]
         joined = np.concatenate(steps)
         return float(np.median(joined)) if len(joined) else None

@@ -37,7 +37,7 @@ def grade(
     ]
     if not rows:
         return probabilities
-    batch = _stacked(regions, rows) if batches is None else _kept(batches, regions, rows, spec, device)
+    batch = _batched(regions, rows) if batches is None else _kept(batches, regions, rows, spec, device)
     with torch.inference_mode(), torch.autocast(device.type, dtype=amp, enabled=amp is not None):
         logits = in_halves(network, batch, device)  # (B, C, 3)
     answers = torch.softmax(logits.cpu().double(), dim=-1).numpy()
@@ -48,7 +48,7 @@ def grade(
     return probabilities
 
 
-def _stacked(regions: Regions, rows: Rows) -> torch.Tensor:
+def _batched(regions: Regions, rows: Rows) -> torch.Tensor:
     """(B, V, T, S, S): the views of each row."""
     return torch.from_numpy(
         np.stack([np.stack([regions.tensors[view][level] for view in sample.views]) for level, sample in rows])
@@ -59,7 +59,7 @@ def _kept(batches: Batches, regions: Regions, rows: Rows, spec: GraderSpec, devi
     """The batch on the device, moved there once; where the device has no room for it, as it is."""
     key = spec.task, spec.view_dropout > 0  # which rows speak depends on nothing else
     if key not in batches:
-        batch = _stacked(regions, rows)
+        batch = _batched(regions, rows)
         try:
             batches[key] = moved(batch, device)
         except RuntimeError as error:

@@ -49,7 +49,7 @@ class Budget:
         now = self.clock()
         cost = {name: self._spent.get(name, 0.0) / self._studies for name in ranking}
         a_study = (now - self._since) / self._studies
-        # What was dropped on the way is in the elapsed time, but costs nothing any more.
+        # Dropped members are part of the elapsed time, but cost nothing from now on.
         a_study -= sum(spent for name, spent in self._spent.items() if name not in cost) / self._studies
         dropped = choose_dropped(ranking, cost, a_study - (self.deadline - now) / left, needed)
         self._a_study = a_study - sum(cost[name] for name in dropped)

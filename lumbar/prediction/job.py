@@ -17,8 +17,8 @@ from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 
 from lumbar.bundle.bundle import Bundle
 from lumbar.compute import device as devices
-from lumbar.compute.crew import no_cv2_threads, share
 from lumbar.compute.engine import choose_engine
+from lumbar.compute.process_pool import no_cv2_threads, share
 from lumbar.issues import InputError
 from lumbar.prediction import schedule
 from lumbar.prediction.budget import Budget

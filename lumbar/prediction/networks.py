@@ -78,9 +78,9 @@ class Networks:
         return self._runners[first].network
 
     def _take_turns(self, name: str) -> None:
-        """Where memory is short, whoever was asked before lets go of what it does not need to keep.
+        """Weight swapping: where memory is short, networks asked in the turn before release their compiled parts.
 
-        A turn is one grader's, or all detectors': a study asks them all before the next one does.
+        A turn is one grader's, or all detectors' together, since a study asks these one after the other.
         """
         with self._lock:
             if not (name in self._asked or self._detectors.issuperset({name, *self._asked})):

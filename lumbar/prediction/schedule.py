@@ -16,8 +16,8 @@ from typing import Final
 import torch
 
 from lumbar.bundle.bundle import Bundle
-from lumbar.compute import crew
-from lumbar.compute.lanes import Lanes
+from lumbar.compute import process_pool
+from lumbar.compute.thread_pool import Lanes
 from lumbar.prediction.budget import Budget
 from lumbar.prediction.case import Case, OnError, attempt
 from lumbar.prediction.predictor import Predictor
@@ -70,7 +70,7 @@ def grade_all(
     """`predict` with networks that are loaded already; `most_lanes`: studies that may be computed side by side."""
     # A study's numbers depend, in the last bits, on how many cores compute it: what decides is the whole folder.
     work = Work(predictor, data, on_error, budget, most_lanes or len(data.study_ids))
-    apart = crew.POSSIBLE and predictor.alone and len(wanted) >= MANY * work.lanes > MANY
+    apart = process_pool.POSSIBLE and predictor.alone and len(wanted) >= MANY * work.lanes > MANY
     results = work.by_processes(wanted) if apart else work.here(wanted)
     with bar("grading", len(wanted), show=progress) as shown, closing(results):
         for study_id in wanted:
@@ -102,11 +102,11 @@ class Work:
         done = 0
         share = replace(self, most_lanes=1)
         try:
-            with closing(crew.answers(share.here, wanted, self.lanes)) as results:
+            with closing(process_pool.answers(share.here, wanted, self.lanes)) as results:
                 for result in results:
                     yield result
                     done += 1
-        except crew.LostProcessError as error:
+        except process_pool.LostProcessError as error:
             if self.on_error == "fail":
                 raise
             _log.warning("%s: here, one process goes on alone.", str(error).partition(";")[0])

@@ -71,8 +71,8 @@ def axial_window(series: Series, centre: Slice, num: int, preprocessing: Preproc
     """`num` slices around one of an axial series; by position the window stays inside the slice's stack."""
     ordered = series.ordered(preprocessing.order)
     index = next(place for place, item in enumerate(ordered) if item is centre)
-    stacks = series.stacks if preprocessing.order == "position" else (0,) * len(ordered)
-    indices = geometry.stack_window(stacks, index, num, preprocessing.window_center, preprocessing.window_end)
+    slabs = series.slabs if preprocessing.order == "position" else (0,) * len(ordered)
+    indices = geometry.slab_window(slabs, index, num, preprocessing.window_center, preprocessing.window_end)
     return _window(series, ordered, indices)
 
 

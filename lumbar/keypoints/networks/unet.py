@@ -14,8 +14,8 @@ from lumbar.recipe.member import DetectorSpec
 def build(spec: DetectorSpec) -> nn.Module:
     """U-Net on the encoder of `spec`, see `build_smp`; untrained it answers zero everywhere.
 
-    Maps are nearly empty. From random answers the first gradients are a hundred times those that tell levels apart, and
-    Adam, which remembers a thousand steps, takes small steps for as long.
+    Target maps are nearly empty: with a random last layer the first gradients are a hundred times larger than later
+    ones, Adam's second moment remembers them for a thousand steps, and steps stay small for as long.
     """
     network = build_smp(spec, smp.Unet)
     for parameter in network.get_submodule("segmentation_head").parameters():

@@ -88,7 +88,7 @@ def write_study(study: Study, path: Path, source: str) -> None:
                 arrays[name], arrays[f"{name}/affine"] = item.pixels, item.affine
                 rows.append({f.name: _plain(getattr(item, f.name)) for f in fields(Slice) if f.name not in _ARRAYS})
             entry = {"series_id": series.series_id, "description": series.description, "plane": series.plane}
-            table[series_type].append({**entry, "stacks": [int(stack) for stack in series.stacks], "slices": rows})
+            table[series_type].append({**entry, "stacks": [int(stack) for stack in series.slabs], "slices": rows})
     issues = [asdict(issue) for issue in study.issues]
     write_arrays(path, arrays, source=source, study_id=study.study_id, series=table, issues=issues)
 

@@ -128,7 +128,7 @@ def load(samples: Samples, seed: int, batches: list[list[Key]], loop: Loop, devi
     coming: Iterator[Batch] | None = None
     while True:
         try:
-            coming = coming or _unalarmed(loader)
+            coming = coming or _without_sigchld(loader)
             batch = next(coming, None)
         except (RuntimeError, ConnectionError, EOFError) as error:
             if not workers or not _says_that_a_worker_died(error):
@@ -152,7 +152,7 @@ def _says_that_a_worker_died(error: Exception) -> bool:
     return "in DataLoader worker process" not in str(error)
 
 
-def _unalarmed(loader: DataLoader) -> Iterator[Batch]:  # type: ignore[type-arg]
+def _without_sigchld(loader: DataLoader) -> Iterator[Batch]:  # type: ignore[type-arg]
     """The loader's iterator, whose `next` raises where a worker died, within five seconds.
 
     torch's signal handler would raise at once, but in whatever the main thread is doing: in the middle of an

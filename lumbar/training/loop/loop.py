@@ -140,8 +140,8 @@ def _epoch(
         _show(bar, progress)
         if not last:
             continue
-        for group in optimizer.param_groups:
-            group["lr"] = plan.rate(progress.epoch, progress.batch - 1)
+        for parameters in optimizer.param_groups:
+            parameters["lr"] = plan.rate(progress.epoch, progress.batch - 1)
         if job.training.clip_norm:
             accelerator.clip_grad_norm_(network.parameters(), job.training.clip_norm)
         optimizer.step()

@@ -73,7 +73,7 @@ class SeverityObjective:
         labels = batch["labels"]
         total, weight = losses.severity_loss(logits, labels)
         if train and auxiliary is not None and not self.training.auxiliary_weight:
-            total = total + 0 * auxiliary.sum()  # several processes wait for a gradient of every layer
+            total = total + 0 * auxiliary.sum()  # DDP hangs on parameters without a gradient
         terms = {"severity": Term(total, weight)}
         if self.asks_any_severe:
             canal = self.conditions.index("spinal_canal_stenosis")

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from lumbar.bundle.bundle import Bundle
-from lumbar.compute import crew
+from lumbar.compute import process_pool
 from lumbar.issues import InputError
 from lumbar.prediction import schedule
 from lumbar.prediction.finished import FINISHED
@@ -24,7 +24,7 @@ from lumbar.study.study import DataFolder, open_data
 from tests.worlds import small_phantoms, tiny_bundle
 
 HOUSE = Path(__file__).resolve().parent.parent
-pytestmark = pytest.mark.skipif(not crew.POSSIBLE, reason="processes begin as copies on Linux only")
+pytestmark = pytest.mark.skipif(not process_pool.POSSIBLE, reason="processes begin as copies on Linux only")
 
 
 @pytest.fixture(scope="module")
@@ -51,7 +51,7 @@ def slowly(items: list[int]) -> Iterator[tuple[int, int]]:
 
 def test_every_item_is_answered_once_and_in_order() -> None:
     items = list(range(11))
-    found = list(crew.answers(slowly, items, 3))
+    found = list(process_pool.answers(slowly, items, 3))
     assert [item for item, _ in found] == items
     assert len({process for _, process in found}) == 3
     assert os.getpid() not in {process for _, process in found}
@@ -59,7 +59,7 @@ def test_every_item_is_answered_once_and_in_order() -> None:
 
 
 def test_whoever_stops_asking_leaves_no_process_behind() -> None:
-    asked = crew.answers(slowly, list(range(1000)), 2)
+    asked = process_pool.answers(slowly, list(range(1000)), 2)
     next(asked)
     assert len(multiprocessing.active_children()) == 2
     asked.close()
@@ -76,7 +76,7 @@ def test_threads_of_the_parent_are_no_trap() -> None:
         for _ in items:
             yield cv2.resize(picture, (3000, 3000), interpolation=cv2.INTER_AREA)[::100, ::100]
 
-    for found in crew.answers(resized, [1, 2, 3], 2):
+    for found in process_pool.answers(resized, [1, 2, 3], 2):
         np.testing.assert_array_equal(found, expected[::100, ::100])
     assert cv2.getNumThreads() == before
 
@@ -86,7 +86,7 @@ def test_what_is_wrong_with_the_input_comes_through() -> None:
         yield items[0]
         raise InputError("study 5: no usable series; check its folder")
 
-    asked = crew.answers(refuse, [1, 2, 3, 4], 2)
+    asked = process_pool.answers(refuse, [1, 2, 3, 4], 2)
     assert [next(asked), next(asked)] == [1, 2]
     with pytest.raises(InputError, match="study 5: no usable series"):
         next(asked)
@@ -103,7 +103,7 @@ def test_a_process_that_ends_is_one_sentence(end: str, capfd: pytest.CaptureFixt
 
     sentence = {"killed": "was killed, most likely out of memory; run again", "fault": "stopped with the error above"}
     with pytest.raises(InputError, match=sentence[end]):
-        list(crew.answers(stop, [1, 2, 3, 4], 2))
+        list(process_pool.answers(stop, [1, 2, 3, 4], 2))
     assert ("planted" in capfd.readouterr().err) == (end == "fault")
     assert not multiprocessing.active_children()
 
@@ -112,8 +112,8 @@ def test_processes_grade_to_the_bit_what_one_process_grades(
     data: DataFolder, bundle: Bundle, monkeypatch: pytest.MonkeyPatch, two_cores: None
 ) -> None:
     shared = list(schedule.predict(data, bundle))
-    monkeypatch.setattr(crew, "answers", lambda *_: pytest.fail("no process was wanted"))
-    monkeypatch.setattr(crew, "POSSIBLE", False)
+    monkeypatch.setattr(process_pool, "answers", lambda *_: pytest.fail("no process was wanted"))
+    monkeypatch.setattr(process_pool, "POSSIBLE", False)
     alone = list(schedule.predict(data, bundle))
     assert [one.study_id for one in shared] == list(data.study_ids)
     for one, other in zip(shared, alone, strict=True):

@@ -1,4 +1,4 @@
-"""Work shared out over processes of one core each: threads of one process would wait for each other's Python."""
+"""A process pool of forked children, one core each: threads of one process would wait for each other's Python (GIL)."""
 
 import multiprocessing
 import signal
@@ -15,12 +15,12 @@ import torch
 from lumbar.issues import InputError
 from lumbar.terminal import sentence, without_interrupts
 
-#: Children begin as copies of this process, networks and all, within milliseconds. Elsewhere that is not to be had.
+#: fork(): children begin as copies of this process, networks and all, within milliseconds. Other systems lack it.
 POSSIBLE: Final = sys.platform == "linux"
 
 
 class LostProcessError(InputError):
-    """A process of a crew ended before its work; what others had finished was handed over."""
+    """A process of the pool ended before its work; what others had finished was handed over."""
 
 
 Item = TypeVar("Item")

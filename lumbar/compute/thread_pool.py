@@ -1,4 +1,5 @@
-"""Several studies at once on a CPU, each on a core of its own: small layers leave a second core idle otherwise."""
+"""A thread pool whose threads, *lanes*, compute a study each on a core of their own: small layers leave a second core
+idle otherwise."""
 
 import threading
 from collections import deque
