@@ -28,7 +28,7 @@ from lumbar.drawing.style import INK
 from lumbar.prediction import schedule
 from lumbar.prediction.predictor import Predictor
 from lumbar.study.study import DataFolder, open_data
-from tests.worlds import small_phantoms
+from tests.support.worlds import small_phantoms
 
 WEIGHTS = Path(__file__).resolve().parents[1] / "weights"
 SLICES, FOLDS = (8, 40, 80, 120, 160, 200), (1, 2, 4, 8)

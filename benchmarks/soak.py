@@ -21,7 +21,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from lumbar.prediction import schedule
 from lumbar.prediction.predictor import Predictor
 from lumbar.study.study import open_data
-from tests.worlds import small_phantoms, tiny_bundle
+from tests.support.worlds import small_phantoms, tiny_bundle
 
 
 def processes() -> list[int]:

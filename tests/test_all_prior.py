@@ -9,7 +9,7 @@ import pytest
 
 import train_utils
 from lumbar.issues import CODES
-from tests.worlds import small_phantoms, tiny_bundle
+from tests.support.worlds import small_phantoms, tiny_bundle
 
 
 @pytest.fixture(scope="module")

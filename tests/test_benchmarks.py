@@ -5,7 +5,8 @@ import runpy
 from pathlib import Path
 
 import pytest
-from worlds import small_phantoms, tiny_bundle
+
+from tests.support.worlds import small_phantoms, tiny_bundle
 
 BENCHMARKS = Path(__file__).resolve().parent.parent / "benchmarks"
 

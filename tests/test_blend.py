@@ -23,8 +23,8 @@ from lumbar.metric import UNLABELLED, Score, score_arrays
 from lumbar.prediction import schedule
 from lumbar.study.study import open_data
 from lumbar.submission import rounded, to_rows
+from tests.support.worlds import small_phantoms, tiny_bundle, tiny_weights
 from tests.test_notebook import execute
-from tests.worlds import small_phantoms, tiny_bundle, tiny_weights
 
 #: As `train.csv` writes them, in the order of `SEVERITIES`.
 WRITTEN = ("Normal/Mild", "Moderate", "Severe")

@@ -24,8 +24,8 @@ from lumbar.study.canal import canal_mm, off_centre
 from lumbar.study.study import Study, open_data, read_study
 from lumbar.training.data import derived
 from tests.conftest import ROOT
-from tests.mirror import mirror_coordinates, mirror_study
-from tests.small_study import CANAL, axial, make_slice, sagittal, small_study
+from tests.support.mirror import mirror_coordinates, mirror_study
+from tests.support.small_study import CANAL, axial, make_slice, sagittal, small_study
 
 CANAL_RULE, SERIES_RULE = Preprocessing(middle="canal"), Preprocessing()
 SMALL = {"backbone_args": {"channels": [8, 8, 16, 16]}, "image_size": 16, "slices": 3, "rnn_hidden": 8}

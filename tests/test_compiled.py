@@ -21,8 +21,8 @@ from lumbar.prediction import schedule
 from lumbar.prediction.networks import Networks
 from lumbar.prediction.predictor import Predictor
 from lumbar.study.study import DataFolder, open_data
+from tests.support.worlds import small_phantoms
 from tests.test_engine import CPU, SPECS, inputs, lived_in, two_folds
-from tests.worlds import small_phantoms
 
 OPENVINO = importlib.util.find_spec("openvino") is not None
 

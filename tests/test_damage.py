@@ -1,4 +1,4 @@
-"""Every damaged study of `tests.damage`: its exact Issues, its rows, and nothing lost that could be graded."""
+"""Every damaged study of `tests.support.damage`: its exact Issues, its rows, and nothing lost that could be graded."""
 
 import json
 import os
@@ -21,8 +21,8 @@ from lumbar.prediction.predictor import Predictor
 from lumbar.prediction.result import StudyResult
 from lumbar.study.study import DataFolder, open_data, read_study
 from lumbar.submission import rounded, to_rows
-from tests.damage import CASES, GROUP_OF, watchful_bundle, write_matrix
-from tests.tiny_dicom import SAGITTAL, write_stack
+from tests.support.damage import CASES, GROUP_OF, watchful_bundle, write_matrix
+from tests.support.tiny_dicom import SAGITTAL, write_stack
 
 #: Issues that depend on what the random networks of the test believe to see, not on the files.
 OF_NETWORKS = {

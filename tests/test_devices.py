@@ -18,7 +18,7 @@ from lumbar.prediction.budget import Budget
 from lumbar.prediction.outputs import write_outputs
 from lumbar.prediction.result import StudyResult
 from lumbar.study.study import DataFolder, open_data
-from tests.worlds import small_phantoms, tiny_bundle
+from tests.support.worlds import small_phantoms, tiny_bundle
 
 
 @pytest.fixture(scope="module")

@@ -18,7 +18,7 @@ from pydicom.uid import (
 from lumbar.geometry import normal
 from lumbar.recipe.member import Preprocessing
 from lumbar.study import images
-from tests.tiny_dicom import (
+from tests.support.tiny_dicom import (
     AXIAL,
     CORONAL,
     ORIGIN,

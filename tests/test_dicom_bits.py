@@ -13,7 +13,7 @@ from pydicom.uid import JPEG2000Lossless, RLELossless
 from lumbar.dicom.series import Slice, read_series
 from lumbar.recipe.member import Preprocessing
 from lumbar.study import images
-from tests.tiny_dicom import ORIGIN, image, read_one, smooth, write_slice
+from tests.support.tiny_dicom import ORIGIN, image, read_one, smooth, write_slice
 
 #: Spots that an overlay plane would mark, one in twenty pixels.
 MARKED = np.random.default_rng(1).random((64, 48)) < 0.05

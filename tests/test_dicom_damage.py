@@ -21,7 +21,17 @@ from pydicom.uid import (
 
 from lumbar.dicom import file
 from lumbar.dicom.series import read_series
-from tests.tiny_dicom import ORIGIN, PYDICOM_FILES, SAGITTAL, image, instances, read, read_one, write_slice, write_stack
+from tests.support.tiny_dicom import (
+    ORIGIN,
+    PYDICOM_FILES,
+    SAGITTAL,
+    image,
+    instances,
+    read,
+    read_one,
+    write_slice,
+    write_stack,
+)
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")  # pydicom's remarks on damaged files
 

@@ -14,7 +14,7 @@ from pydicom.uid import (
 )
 
 from lumbar.dicom.series import read_series
-from tests.tiny_dicom import instances, merge_into_enhanced, read, write_stack
+from tests.support.tiny_dicom import instances, merge_into_enhanced, read, write_stack
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")  # pydicom's remarks on damaged files
 

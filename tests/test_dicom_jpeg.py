@@ -23,7 +23,16 @@ from pydicom.uid import (
 
 from lumbar.dicom import frames
 from lumbar.dicom.series import read_series
-from tests.tiny_dicom import ORIGIN, PYDICOM_FILES, image, instances, merge_into_enhanced, read, smooth, write_slice
+from tests.support.tiny_dicom import (
+    ORIGIN,
+    PYDICOM_FILES,
+    image,
+    instances,
+    merge_into_enhanced,
+    read,
+    smooth,
+    write_slice,
+)
 
 SYNTAXES = (JPEGLossless, JPEGLosslessSV1, JPEGLSLossless, JPEGLSNearLossless)
 needs_decoder = pytest.mark.skipif(not importlib.util.find_spec("imagecodecs"), reason="needs imagecodecs")
@@ -161,7 +170,7 @@ def test_what_no_decoder_is_known_for_says_so(tmp_path: Path) -> None:
 @needs_decoder
 def test_mutated_codestreams_neither_abort_nor_hang(tmp_path: Path) -> None:
     """In a process of its own, with glibc's checks of the heap where it has them; the large run is `fuzz_jpeg.py`."""
-    script = Path(__file__).with_name("fuzz_jpeg.py")
+    script = Path(__file__).parent / "support" / "fuzz_jpeg.py"
     command = [sys.executable, str(script), "--mutations", "400", "--seed", "3"]
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
     assert done.returncode == 0, done.stderr

@@ -25,7 +25,7 @@ from lumbar.dicom.file import read_header
 from lumbar.dicom.flaws import IssueLog
 from lumbar.dicom.series import read_series
 from lumbar.issues import InputError
-from tests.tiny_dicom import AXIAL, ORIGIN, image, merge_into_enhanced, read, write_slice, write_stack
+from tests.support.tiny_dicom import AXIAL, ORIGIN, image, merge_into_enhanced, read, write_slice, write_stack
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")  # pydicom's remarks on damaged files
 #: Words of Python and pydicom that tell a reader nothing.

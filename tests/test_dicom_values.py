@@ -15,7 +15,7 @@ from lumbar.issues import Issue
 from lumbar.recipe.member import Preprocessing
 from lumbar.report.html.images import to_grey, window
 from lumbar.study import images
-from tests.tiny_dicom import image, merge_into_enhanced, read_one, smooth, write_slice
+from tests.support.tiny_dicom import image, merge_into_enhanced, read_one, smooth, write_slice
 
 SOUND = Preprocessing(orientation="stored")
 EXACT = Preprocessing(orientation="stored", values="stored")

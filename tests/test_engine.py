@@ -21,7 +21,7 @@ from lumbar.prediction.networks import Networks
 from lumbar.prediction.predictor import Predictor
 from lumbar.recipe.member import DetectorSpec, GraderSpec
 from lumbar.study.study import DataFolder, open_data
-from tests.worlds import detector_spec, grader_spec, small_phantoms, tiny_weights
+from tests.support.worlds import detector_spec, grader_spec, small_phantoms, tiny_weights
 
 CPU = torch.device("cpu")
 

@@ -10,7 +10,7 @@ import pytest
 
 import train_utils
 from tests.conftest import ROOT
-from tests.worlds import small_phantoms, tiny_bundle
+from tests.support.worlds import small_phantoms, tiny_bundle
 
 #: A remedy starts with one of these, behind the reason.
 VERBS = (

@@ -24,8 +24,8 @@ from lumbar.prediction.predictor import Predictor
 from lumbar.prediction.result import StudyResult
 from lumbar.study.study import DataFolder, open_data
 from tests.conftest import ROOT
+from tests.support.worlds import small_phantoms, tiny_bundle
 from tests.test_damage import as_nobody
-from tests.worlds import small_phantoms, tiny_bundle
 
 OUTPUTS = {"submission.csv", "keypoints.csv", "run_report.json"}
 
@@ -59,7 +59,7 @@ def test_a_killed_run_leaves_nothing_half_written_and_a_rerun_gives_the_same_byt
 ) -> None:
     command = [
         sys.executable,
-        str(ROOT / "tests" / "fault_job.py"),
+        str(ROOT / "tests" / "support" / "fault_job.py"),
         str(data.root),
         str(bundle.folder),
         str(tmp_path),

@@ -1,11 +1,11 @@
-"""A small part of `tests/fuzz.py`, whose full run is one command: 300 mutations in processes of their own."""
+"""A small part of `tests/support/fuzz.py`, whose full run is one command: 300 mutations in processes of their own."""
 
 import random
 from pathlib import Path
 
 import pytest
 
-from tests import fuzz, fuzz_targets
+from tests.support import fuzz, fuzz_targets
 
 
 def test_three_hundred_mutations_end_in_a_result_or_a_sentence() -> None:

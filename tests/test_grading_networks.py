@@ -2,7 +2,6 @@
 
 import pytest
 import torch
-from contract import GraderContract
 
 from lumbar.grading.networks.mil import GatedAttention
 from lumbar.grading.networks.registry import build_grader
@@ -10,6 +9,7 @@ from lumbar.grading.tasks import OWN_VIEW, TASKS
 from lumbar.issues import InputError
 from lumbar.labels import CONDITIONS
 from lumbar.recipe.member import GraderSpec
+from tests.support.contract import GraderContract
 
 SMALL = {"backbone_args": {"channels": [8, 8, 16, 16]}, "image_size": 32, "slices": 3, "rnn_hidden": 8}
 

@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from small_study import CANAL, axial, patterned, sagittal, small_study, turned, upside_down
 
 from lumbar import geometry
 from lumbar.bundle.convert.original import EXACT
@@ -14,6 +13,7 @@ from lumbar.grading.regions import cut_region, cut_regions, region_key
 from lumbar.grading.tasks import VIEWS
 from lumbar.recipe.member import GraderSpec, Preprocessing
 from lumbar.study.study import Study
+from tests.support.small_study import CANAL, axial, patterned, sagittal, small_study, turned, upside_down
 
 SMALL = {"backbone_args": {"channels": [8, 8, 16, 16]}, "image_size": 32, "slices": 3, "rnn_hidden": 8}
 

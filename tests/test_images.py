@@ -9,7 +9,7 @@ import pytest
 from lumbar.recipe.member import Preprocessing
 from lumbar.study import images
 from tests.conftest import shared_path
-from tests.tiny_dicom import read
+from tests.support.tiny_dicom import read
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")  # pydicom's remarks on damaged files
 

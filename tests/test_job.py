@@ -31,7 +31,7 @@ from lumbar.prediction.run_report import run_report
 from lumbar.prediction.store import Store
 from lumbar.study.study import DataFolder, Study, open_data, read_study
 from tests.conftest import ROOT
-from tests.worlds import small_phantoms, tiny_bundle, tiny_weights
+from tests.support.worlds import small_phantoms, tiny_bundle, tiny_weights
 
 TABLES = ("submission.csv", "keypoints.csv")
 

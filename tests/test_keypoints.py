@@ -7,7 +7,6 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from small_study import CANAL, axial, sagittal, small_study, turned, upside_down
 from torch import nn
 
 from lumbar import geometry
@@ -18,6 +17,7 @@ from lumbar.keypoints.detect import detect
 from lumbar.keypoints.stacks import Stack, axial_stacks, channel_names, sagittal_stacks
 from lumbar.labels import LABEL_COLUMNS
 from lumbar.recipe.member import DetectorSpec, Preprocessing
+from tests.support.small_study import CANAL, axial, sagittal, small_study, turned, upside_down
 
 SIZE = 64
 

@@ -2,7 +2,6 @@
 
 import pytest
 import torch
-from contract import DetectorContract
 from safetensors.torch import save_file
 from torch import nn
 
@@ -11,6 +10,7 @@ from lumbar.issues import InputError
 from lumbar.keypoints.networks.registry import build_detector
 from lumbar.keypoints.stacks import channel_names
 from lumbar.recipe.member import DetectorSpec
+from tests.support.contract import DetectorContract
 
 SIZE = 64
 

@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from small_study import CANAL
 
 from lumbar import geometry
 from lumbar.keypoints.detect import canal_points
 from lumbar.keypoints.repair import repair_axial, repair_sagittal
 from lumbar.labels import LEVELS
 from lumbar.study.keypoint import Keypoint
+from tests.support.small_study import CANAL
 
 
 def keypoint(condition: str, level: str, mm, confidence: float = 0.9, instance: int = 1) -> Keypoint:

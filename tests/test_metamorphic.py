@@ -1,4 +1,4 @@
-"""Cases of `tests/metamorphic.py`: a short seeded run always, a long one and every change by itself when asked for.
+"""Cases of `support/metamorphic.py`: a short seeded run always, a long one and every change by itself when asked for.
 
 `LUMBAR_CASES="7/12 7/13 monochrome1"` runs these cases, or changes by themselves, instead of the short run.
 """
@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 
 import train_utils
-from tests import metamorphic
-from tests.changes import CHANGES
-from tests.draft import sound
+from tests.support import metamorphic
+from tests.support.changes import CHANGES
+from tests.support.draft import sound
 
 SHORT = os.environ.get("LUMBAR_CASES", "").split() or [f"3/{index}" for index in range(20)]
 LONG = [f"{seed}/{index}" for seed in (1, 2) for index in range(200)]

@@ -13,9 +13,9 @@ from lumbar.bundle.bundle import Bundle, load_bundle
 from lumbar.files.write import write_json, write_text
 from lumbar.issues import LONGEST, InputError, Issue, cut, few, printable
 from lumbar.study.study import open_data, read_study
+from tests.support.worlds import small_phantoms, tiny_bundle
 from tests.test_blend import world as tables_of
 from tests.test_blend import write_world
-from tests.worlds import small_phantoms, tiny_bundle
 
 #: A latin-1 umlaut from an old archive, a line end, a terminal's escape sequence, mark-up.
 ODD = os.fsdecode(b"R\xfccken\n\x1b[31m<b>")

@@ -17,8 +17,8 @@ from lumbar.prediction.finished import FINISHED, computing, is_kept
 from lumbar.prediction.store import Store
 from lumbar.study.study import open_data
 from tests.conftest import ROOT
+from tests.support.worlds import small_phantoms, tiny_bundle
 from tests.test_exchange import tree
-from tests.worlds import small_phantoms, tiny_bundle
 
 OUTPUTS = ("submission.csv", "keypoints.csv", "run_report.json")
 

@@ -16,9 +16,9 @@ from lumbar.issues import InputError
 from lumbar.kaggle.inputs import WHEELS
 from lumbar.labels import LABEL_COLUMNS, SEVERITIES, SEVERITY_LABELS, row_ids
 from tests.conftest import ROOT
+from tests.support.worlds import small_phantoms, tiny_bundle
 from tests.test_exchange import tree
 from tests.test_output import refused, write
-from tests.worlds import small_phantoms, tiny_bundle
 
 
 @pytest.fixture(scope="module")

@@ -25,8 +25,8 @@ from lumbar.recipe.member import GraderSpec
 from lumbar.study.study import DataFolder, Study, open_data, read_study
 from lumbar.submission import rounded, to_rows
 from tests.conftest import ROOT
-from tests.mirror import mirror_coordinates, mirror_study
-from tests.worlds import small_phantoms, tiny_bundle
+from tests.support.mirror import mirror_coordinates, mirror_study
+from tests.support.worlds import small_phantoms, tiny_bundle
 
 
 @pytest.fixture(scope="module")

@@ -21,7 +21,7 @@ from lumbar.prediction.finished import FINISHED
 from lumbar.prediction.job import predict_all
 from lumbar.prediction.outputs import write_outputs
 from lumbar.study.study import DataFolder, open_data
-from tests.worlds import small_phantoms, tiny_bundle
+from tests.support.worlds import small_phantoms, tiny_bundle
 
 HOUSE = Path(__file__).resolve().parent.parent
 pytestmark = pytest.mark.skipif(not process_pool.POSSIBLE, reason="processes begin as copies on Linux only")

@@ -27,8 +27,8 @@ from lumbar.prediction import schedule
 from lumbar.study.study import DataFolder, open_data
 from lumbar.submission import rounded, to_rows
 from tests.conftest import ROOT
-from tests.tiny_dicom import image, merge_into_enhanced, write_slice, write_stack
-from tests.worlds import small_phantoms, tiny_bundle
+from tests.support.tiny_dicom import image, merge_into_enhanced, write_slice, write_stack
+from tests.support.worlds import small_phantoms, tiny_bundle
 
 SOURCES = [*sorted((ROOT / "lumbar").rglob("*.py")), ROOT / "train_utils.py"]
 

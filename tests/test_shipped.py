@@ -18,7 +18,7 @@ from lumbar.prediction.outputs import write_outputs
 from lumbar.prediction.result import StudyResult
 from lumbar.study.study import DataFolder, open_data
 from tests.conftest import ROOT
-from tests.mirror import mirror_study
+from tests.support.mirror import mirror_study
 
 #: Agreement of the shipped submission between machines and library versions, on a CPU in float32.
 EXPECTED_TOLERANCE = 1e-3

@@ -8,7 +8,6 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from small_study import CANAL, small_study
 from test_keypoints import SIZE, Placed, by_name, canal_pixels, placed_detectors, spec_of
 from torch import nn
 
@@ -22,7 +21,8 @@ from lumbar.recipe.member import Preprocessing
 from lumbar.report.pictures import show_study
 from lumbar.study.keypoint import Keypoint
 from lumbar.study.study import DataFolder, open_data
-from tests.worlds import small_phantoms, tiny_weights
+from tests.support.small_study import CANAL, small_study
+from tests.support.worlds import small_phantoms, tiny_weights
 from train_utils import main
 
 CANAL_NAME, FORAMEN, RECESS = "spinal_canal_stenosis", "left_neural_foraminal_narrowing", "left_subarticular_stenosis"

@@ -13,8 +13,8 @@ from lumbar.labels import LABEL_COLUMNS, SERIES_TYPES
 from lumbar.recipe.member import Preprocessing
 from lumbar.study import images
 from lumbar.study.study import Study, choose_series, open_data, read_coordinates, read_study
-from tests.mirror import mirror_coordinates, mirror_labels, mirror_study
-from tests.tiny_dicom import AXIAL, CORONAL, SAGITTAL, write_stack
+from tests.support.mirror import mirror_coordinates, mirror_labels, mirror_study
+from tests.support.tiny_dicom import AXIAL, CORONAL, SAGITTAL, write_stack
 
 HEADER = "study_id,series_id,series_description\n"
 TILTED = (0.98, 0.05, -0.19, 0.0, 0.967, 0.2545)

@@ -22,9 +22,9 @@ from lumbar.dicom.series import Series
 from lumbar.labels import CONDITIONS, LEVELS
 from lumbar.study.checks import same_frame
 from tests.conftest import ROOT
-from tests.damage import AX, T1, T2, Harm, files, put
-from tests.small_study import axial, sagittal
-from tests.tiny_dicom import CORONAL
+from tests.support.damage import AX, T1, T2, Harm, files, put
+from tests.support.small_study import axial, sagittal
+from tests.support.tiny_dicom import CORONAL
 
 SOURCE = {T1: "794108896", T2: "3456246721", AX: "3913907269"}  # of phantom 100001
 WORDS = {T1: "Sagittal T1", T2: "Sagittal T2/STIR", AX: "Axial T2"}

@@ -9,7 +9,6 @@ from types import SimpleNamespace
 
 import pandas as pd
 import pytest
-from worlds import small_phantoms
 
 import train_utils
 from lumbar.compute.accelerator import make_accelerator
@@ -24,6 +23,7 @@ from lumbar.training.data.packs import Packs
 from lumbar.training.data.samples import StackSamples
 from lumbar.training.run import prepare
 from lumbar.training.setup import set_up
+from tests.support.worlds import small_phantoms
 
 RECIPE = Path(__file__).resolve().parents[1] / "recipes" / "demo.toml"
 SERIES, LABELS, POINTS = "train_series_descriptions.csv", "train.csv", "train_label_coordinates.csv"

@@ -8,8 +8,6 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from mirror import mirror_coordinates, mirror_labels, mirror_study
-from worlds import detector_spec, grader_spec, small_phantoms
 
 from lumbar import geometry
 from lumbar.grading.mirror import MIRROR_VIEW, mirror_view
@@ -24,6 +22,8 @@ from lumbar.training.data import derived
 from lumbar.training.data.packs import Packs, load_study, read_arrays, read_header, write_arrays
 from lumbar.training.data.samples import RegionSamples, StackSamples
 from lumbar.training.loop.losses import EMPTY
+from tests.support.mirror import mirror_coordinates, mirror_labels, mirror_study
+from tests.support.worlds import detector_spec, grader_spec, small_phantoms
 
 T2, T1, AXIAL = detector_spec("sagittal_t2", 5, 5), detector_spec("sagittal_t1", 3, 5), detector_spec("axial_t2", 3, 2)
 

@@ -15,7 +15,6 @@ import pytest
 import torch
 from accelerate import Accelerator
 from safetensors.torch import load_file
-from training_job import Points, Severities, run
 
 from lumbar.compute.accelerator import choose_precision, make_accelerator
 from lumbar.compute.launch import asked_for
@@ -25,6 +24,7 @@ from lumbar.training.data.packs import read_header
 from lumbar.training.loop import checkpoint
 from lumbar.training.loop.batches import Plan, validation
 from lumbar.training.loop.loop import Term
+from tests.support.training_job import Points, Severities, run
 
 SCRIPT = Path(__file__).with_name("training_job.py")
 

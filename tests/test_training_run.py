@@ -15,7 +15,6 @@ import pandas as pd
 import pytest
 import torch
 from safetensors.torch import save_file
-from worlds import small_phantoms
 
 import train_utils
 from lumbar.bundle.bundle import load_bundle
@@ -39,6 +38,7 @@ from lumbar.training.outcome.evaluate import evaluate
 from lumbar.training.run import prepare
 from lumbar.training.setup import set_up
 from lumbar.training.stages import as_trained
+from tests.support.worlds import small_phantoms
 
 RECIPE = """
 name = "tiny"

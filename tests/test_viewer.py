@@ -14,7 +14,6 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from small_study import CANAL, small_study, turned, upside_down
 from torch import nn
 
 import train_utils
@@ -34,6 +33,7 @@ from lumbar.report.html.saliency import graded_views, saliency
 from lumbar.report.html.slices import Shown
 from lumbar.study.study import DataFolder, open_data, read_study
 from tests.conftest import ROOT
+from tests.support.small_study import CANAL, small_study, turned, upside_down
 
 GRADED, BROKEN = "100002", "100009"
 HOSTILE = "</script><script>window.broken = 1</script><img src=x onerror='window.broken = 1'>"

@@ -22,7 +22,7 @@ from lumbar.prediction.predictor import Predictor
 from lumbar.recipe.member import DetectorSpec, GraderSpec
 from lumbar.recipe.settings import Augment
 from lumbar.training.loop import checkpoint
-from tests.worlds import detector_spec, grader_spec, tiny_bundle
+from tests.support.worlds import detector_spec, grader_spec, tiny_bundle
 from train_utils import main
 
 PRIOR = np.full((5, 5, 3), 1 / 3)

@@ -12,10 +12,10 @@ from pydicom.uid import (
     RLELossless,
 )
 
-from tests.changes import mirrored, same, same_alone
-from tests.draft import AX, SERIES, T2, Draft, decimals, floats, pixels, put_text, store, write
-from tests.mirror import mirror_dataset
-from tests.tiny_dicom import merge_into_enhanced
+from tests.support.changes import mirrored, same, same_alone
+from tests.support.draft import AX, SERIES, T2, Draft, decimals, floats, pixels, put_text, store, write
+from tests.support.mirror import mirror_dataset
+from tests.support.tiny_dicom import merge_into_enhanced
 
 # -- geometry: stored another way, and the header says so -------------------------------------------------------------
 

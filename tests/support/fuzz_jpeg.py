@@ -1,6 +1,6 @@
 """Mutated JPEG Lossless and JPEG-LS codestreams, decoded as the reader does, in processes of their own.
 
-    python tests/fuzz_jpeg.py --mutations 20000 --seed 1
+    python tests/support/fuzz_jpeg.py --mutations 20000 --seed 1
 
 imagecodecs is C: what matters is that a damaged file neither ends the process nor holds it up. glibc checks its heap
 where it can (`MALLOC_CHECK_`). A codestream that takes longer than LIMIT_SECONDS or ends the process is a finding;
@@ -20,10 +20,10 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from tests.fuzz import lines_of
-from tests.fuzz_targets import mutate_bytes
+from tests.support.fuzz import lines_of
+from tests.support.fuzz_targets import mutate_bytes
 
 LIMIT_SECONDS = 10.0
 MEMORY = 3 * 2**30

@@ -6,9 +6,9 @@ import numpy as np
 from pydicom import dcmread
 from pydicom.dataset import FileDataset
 
-from tests.changes import free
-from tests.draft import OTHER, SAMPLES, SERIES, Draft, decimals, floats, pixels, put_text, store
-from tests.fuzz_targets import NASTY_VALUES, mutate_dicom, mutate_text
+from tests.support.changes import free
+from tests.support.draft import OTHER, SAMPLES, SERIES, Draft, decimals, floats, pixels, put_text, store
+from tests.support.fuzz_targets import NASTY_VALUES, mutate_dicom, mutate_text
 
 # -- files and tables -------------------------------------------------------------------------------------------------
 

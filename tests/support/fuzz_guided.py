@@ -1,11 +1,11 @@
 """The DICOM reader under atheris, which keeps the changed files that reach new branches of pydicom or Lumbar.
 
     pip install atheris
-    python tests/fuzz_guided.py --seconds 600 --corpus CORPUS
+    python tests/support/fuzz_guided.py --seconds 600 --corpus CORPUS
 
 Every second change is one of `fuzz_targets` (tags as well as bytes), the others are libFuzzer's. CORPUS grows and is
 where a later call goes on. A file that raises, takes longer than LIMIT_SECONDS or more than MEMORY_MB ends the run with
-exit code 77 and lies in CORPUS, in a folder `found`. The 20,000 blind mutations of `tests/fuzz.py` need no atheris.
+exit code 77 and lies in CORPUS, in a folder `found`. The 20,000 blind mutations of `fuzz.py` need no atheris.
 """
 
 import argparse
@@ -17,9 +17,9 @@ import tempfile
 import warnings
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from tests.fuzz_targets import dicom_seeds, mutate_dicom, read_changed
+from tests.support.fuzz_targets import dicom_seeds, mutate_dicom, read_changed
 
 LIMIT_SECONDS = 20
 MEMORY_MB = 3072

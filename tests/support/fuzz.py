@@ -1,6 +1,6 @@
 """Mutated files, tables and bundles, read in processes of their own: nothing but a result, an Issue or one sentence.
 
-    python tests/fuzz.py --mutations 20000 --seed 1
+    python tests/support/fuzz.py --mutations 20000 --seed 1
 
 Limits, each of which ends the process that breaks it and is a finding: LIMIT_SECONDS a mutation, MEMORY of address
 space for files and tables (BUNDLE_MEMORY for bundles, which need torch). Mutation i of a seed is the same in every run,
@@ -24,9 +24,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from tests.fuzz_targets import ATTACKS
+from tests.support.fuzz_targets import ATTACKS
 
 LIMIT_SECONDS = 20.0
 MEMORY = 3 * 2**30

@@ -1,4 +1,4 @@
-"""What `tests/fuzz.py` does: files, tables and bundles to start from, how they are changed, what must hold of each."""
+"""What `fuzz.py` does: files, tables and bundles to start from, how they are changed, what must hold of each."""
 
 import io
 import json
@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 #: Values that break a careless reader when they stand for a length, a size or a number.
 NASTY_BYTES = (
     b"\0\0\0\0",
@@ -137,7 +137,7 @@ def dicom_seeds(folder: Path) -> list[bytes]:
     )
 
     from lumbar.phantom.dataset import write_phantoms
-    from tests.tiny_dicom import image, merge_into_enhanced, write_slice, write_stack
+    from tests.support.tiny_dicom import image, merge_into_enhanced, write_slice, write_stack
 
     write_phantoms(folder / "plain", 1, 5, matrices=(64,), sagittal_slices=(5, 5), stack_slices=(2, 2))
     write_phantoms(folder / "rle", 1, 6, matrices=(64,), sagittal_slices=(5, 5), stack_slices=(2, 2), compressed=True)
@@ -232,7 +232,7 @@ def bundle_attack(work: Path) -> Callable[[random.Random], str]:
     from lumbar.bundle.manifest import MANIFEST
     from lumbar.files.write import sha256
     from lumbar.issues import InputError
-    from tests.worlds import tiny_bundle
+    from tests.support.worlds import tiny_bundle
 
     torch.set_num_threads(1)
     folder = work / "bundle"

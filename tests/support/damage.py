@@ -32,8 +32,8 @@ from lumbar.bundle.network import build_network
 from lumbar.bundle.save import Weights, save_bundle
 from lumbar.labels import SERIES_DESCRIPTIONS
 from lumbar.phantom.dataset import write_phantoms
-from tests.tiny_dicom import CORONAL, image, merge_into_enhanced, write_slice
-from tests.worlds import detector_spec, grader_spec
+from tests.support.tiny_dicom import CORONAL, image, merge_into_enhanced, write_slice
+from tests.support.worlds import detector_spec, grader_spec
 
 T1, T2, AX = 1, 2, 3
 NUMBER_OF = {"Sagittal T1": T1, "Sagittal T2/STIR": T2, "Axial T2": AX}

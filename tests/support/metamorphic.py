@@ -1,6 +1,6 @@
 """A sound study changed in ways whose meaning is known, and graded whole: what must follow of each, see `changes.py`.
 
-    python tests/metamorphic.py --seed 1 --cases 200
+    python tests/support/metamorphic.py --seed 1 --cases 200
 
 Case i of a seed is the same in every run, so that `--only I` repeats a finding, and `--change NAME` makes one change
 alone. Of every case: it ends within LIMIT_SECONDS, with exit code 0, 1 or 2 and no traceback; 25 rows a study, each of
@@ -31,15 +31,15 @@ from unittest import mock
 
 import numpy as np
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 import train_utils
 from lumbar.labels import CONDITIONS, LEVELS, SEVERITIES, mirrored
 from lumbar.prediction import networks, predictor
-from tests import changes_free, changes_identity, changes_same, changes_stored, changes_told
-from tests.changes import CHANGES, Change, Kind, names
 from tests.conftest import ROOT
-from tests.draft import anything_goes, sound
+from tests.support import changes_free, changes_identity, changes_same, changes_stored, changes_told
+from tests.support.changes import CHANGES, Change, Kind, names
+from tests.support.draft import anything_goes, sound
 
 #: They enter their changes when they are imported.
 ROOMS = (changes_free, changes_identity, changes_same, changes_stored, changes_told)

@@ -9,8 +9,8 @@ import numpy as np
 from pydicom import dcmread
 from pydicom.dataset import FileDataset
 
-from tests.changes import told
-from tests.draft import T1, T2, Draft, pixels, put_text, store
+from tests.support.changes import told
+from tests.support.draft import T1, T2, Draft, pixels, put_text, store
 
 IGNORED = (
     "series_ignored",

@@ -5,8 +5,8 @@ import shutil
 import numpy as np
 from pydicom.dataset import FileDataset
 
-from tests.changes import told
-from tests.draft import AX, OTHER, SAMPLES, SERIES, T1, T2, Draft, decimals, floats, pixels, store
+from tests.support.changes import told
+from tests.support.draft import AX, OTHER, SAMPLES, SERIES, T1, T2, Draft, decimals, floats, pixels, store
 
 # -- whose they are ---------------------------------------------------------------------------------------------------
 

@@ -7,8 +7,8 @@ from pydicom import dcmread
 from pydicom.dataset import Dataset, FileDataset
 from pydicom.uid import ExplicitVRLittleEndian, MediaStorageDirectoryStorage
 
-from tests.changes import same, same_alone
-from tests.draft import SERIES, T1, Draft, put_text
+from tests.support.changes import same, same_alone
+from tests.support.draft import SERIES, T1, Draft, put_text
 
 #: Words that scanners and people write into headers and that decide nothing.
 ODD_WORDS = {

@@ -1,6 +1,6 @@
 """Runs `predict` again and again in children of one process, so that torch is loaded once: the faults' tests kill them.
 
-    python tests/fault_job.py DATA WEIGHTS WORK KILLS
+    python tests/support/fault_job.py DATA WEIGHTS WORK KILLS
 
 Writes one JSON object: what each killed child left in its folder, and how a file size limit (a full disk, to the child)
 ended. The last run in WORK/out is left to end well.
@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 import train_utils
 from lumbar.bundle import bundle

@@ -1,4 +1,4 @@
-"""Changes with a known meaning that `tests/metamorphic.py` makes to a sound study: their kinds, and what must follow.
+"""Changes with a known meaning that `metamorphic.py` makes to a sound study: their kinds, and what must follow.
 
 * same: nothing that matters has changed, and the answer stays.
 * mirrored: the patient is mirrored left to right, and the answer changes sides.
@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
-from tests.draft import Draft
+from tests.support.draft import Draft
 
 Kind = Literal["same", "mirrored", "told", "free"]
 Make = Callable[[Draft], None]
