@@ -26,7 +26,7 @@ from lumbar.training.loop.batches import Plan, validation
 from lumbar.training.loop.loop import Term
 from tests.support.training_job import Points, Severities, run
 
-SCRIPT = Path(__file__).with_name("training_job.py")
+SCRIPT = Path(__file__).parent / "support" / "training_job.py"
 
 
 @pytest.fixture

@@ -1,6 +1,9 @@
 """Small worlds that several tests share: phantom studies and a bundle of tiny networks with random weights."""
 
-from collections.abc import Mapping
+import atexit
+import shutil
+import tempfile
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -8,7 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from lumbar.bundle.bundle import Bundle
+from lumbar.bundle.bundle import Bundle, load_bundle
 from lumbar.bundle.network import build_network
 from lumbar.bundle.save import Weights, save_bundle
 from lumbar.phantom.dataset import write_phantoms
@@ -22,7 +25,11 @@ SMALL = PhantomOptions(matrices=(128,), sagittal_slices=(9, 9), stack_slices=(3,
 def small_phantoms(out: Path, studies: int = 2, seed: int = 5, variations: Mapping[int, Any] | None = None) -> Path:
     """A data folder of small phantom studies; `variations` are fields of `PhantomOptions` by the study's number."""
     chosen = {index: replace(SMALL, **fields) for index, fields in (variations or {}).items()}
-    write_phantoms(out, studies, seed, variations=chosen, **asdict(SMALL))
+    _copied(
+        f"{studies} {seed} {sorted((variations or {}).items())!r}",
+        lambda made: write_phantoms(made, studies, seed, variations=chosen, **asdict(SMALL)),
+        out,
+    )
     return out
 
 
@@ -67,5 +74,22 @@ def tiny_weights(seed: int = 0) -> list[Weights]:
 
 def tiny_bundle(folder: Path, seed: int = 0) -> Bundle:
     """A bundle of `tiny_weights` with a random prior."""
-    prior = np.random.default_rng(seed).dirichlet((8.0, 2.0, 1.0), size=(5, 5))
-    return save_bundle(folder, tiny_weights(seed), prior=prior, description="random weights, for tests")
+
+    def make(made: Path) -> None:
+        prior = np.random.default_rng(seed).dirichlet((8.0, 2.0, 1.0), size=(5, 5))
+        save_bundle(made, tiny_weights(seed), prior=prior, description="random weights, for tests")
+
+    _copied(f"bundle {seed}", make, folder)
+    return load_bundle(folder)
+
+
+def _copied(key: str, make: Callable[[Path], object], out: Path) -> None:
+    """What `make` writes into a folder, made once a process and copied to `out`, times and all."""
+    if key not in _MADE:
+        _MADE[key] = Path(tempfile.mkdtemp(prefix="lumbar-tests-")) / "made"
+        atexit.register(shutil.rmtree, _MADE[key].parent, ignore_errors=True)
+        make(_MADE[key])
+    shutil.copytree(_MADE[key], out, dirs_exist_ok=True)
+
+
+_MADE: dict[str, Path] = {}
