@@ -17,6 +17,7 @@ from typing import Any, Final, TypeVar
 from tqdm import tqdm
 
 from lumbar.issues import InputError, printable
+from lumbar.stopping import Stopped
 
 Item = TypeVar("Item")
 FAILED, STOPPED = 1, 130  # 130: what a shell shows for a program that Ctrl-C ended
@@ -51,7 +52,26 @@ def show(result: object) -> None:
     if sys.stdout is not None:
         lines = [str(result)] if isinstance(result, Path) else str(result).split("\n")
         plain, encoding = "\n".join(map(printable, lines)) + "\n", sys.stdout.encoding or "utf-8"
-        sys.stdout.write(plain.encode(encoding, "backslashreplace").decode(encoding))
+        with _on_standard_output():
+            sys.stdout.write(plain.encode(encoding, "backslashreplace").decode(encoding))
+
+
+@contextmanager
+def _on_standard_output() -> Iterator[None]:
+    """Name the place in what its disk refuses; a stream does not say its name."""
+    try:
+        yield
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, "standard output") from error
+
+
+def flush() -> None:
+    """Bring standard output to its disk, where a full one can still be told."""
+    if sys.stdout is not None:
+        with _on_standard_output():
+            sys.stdout.flush()
 
 
 def tell(sentence: str) -> None:
@@ -98,17 +118,21 @@ def follow(
 def ended(command: Callable[[], int], name: str, kept: str | None = None) -> int:
     """Run a command and return its exit code; what stops it is told after its `name`.
 
-    `kept`: what is true after Ctrl-C, and how to go on.
+    `kept`: what is true after Ctrl-C or another signal that stops, and how to go on.
     """
     try:
-        code = command()
-        if sys.stdout is not None:
-            sys.stdout.flush()  # here a full disk can still be told
+        try:
+            code = command()
+        except SystemExit:  # what argparse ends --help with
+            flush()
+            raise
+        flush()
         return code
     except BrokenPipeError:  # the reader has seen enough, as `head` does
         return FAILED
-    except KeyboardInterrupt:
-        return _told(name, f"stopped by Ctrl-C; {kept or 'run the same command again'}", STOPPED)
+    except KeyboardInterrupt as error:
+        by, code = (error.number.name, error.code) if isinstance(error, Stopped) else ("Ctrl-C", STOPPED)
+        return _told(name, f"stopped by {by}; {kept or 'run the same command again'}", code)
     except InputError as error:
         return _told(name, str(error))
     except (OSError, MemoryError, RecursionError) as error:

@@ -14,7 +14,7 @@ PACKAGE = ROOT / "lumbar"
 
 #: From the ground up. A room uses rooms of its own floor and below; a new room is given its floor here.
 FLOORS = {
-    "words": {"labels", "issues", "style", "progress", "terminal", "pool"},
+    "words": {"labels", "issues", "style", "progress", "stopping", "terminal", "pool", "wording"},
     "arrays": {
         "arguments",
         "card",

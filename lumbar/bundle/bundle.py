@@ -18,7 +18,7 @@ from safetensors.torch import save
 from torch import nn
 
 from lumbar.bundle.content import check_file, inside
-from lumbar.bundle.manifest import MANIFEST, Blend, Manifest, Member, first_fault
+from lumbar.bundle.manifest import MANIFEST, Blend, Manifest, Member
 from lumbar.bundle.network import blueprint, build_network, check_size
 from lumbar.bundle.ownership import own_files
 from lumbar.compute.state import check_numbers, check_shapes, check_state
@@ -32,6 +32,7 @@ from lumbar.issues import InputError, few, printable
 from lumbar.prediction.blend import BundleBlend, FittedBlend, store_blend
 from lumbar.recipe.card import Card
 from lumbar.recipe.member import MEMBER_NAME, DetectorSpec, GraderSpec
+from lumbar.wording import describe
 
 __all__ = [
     "MANIFEST",
@@ -213,7 +214,7 @@ def _manifest(
             card=card,
         )
     except ValidationError as error:
-        raise InputError(f"{folder}: no bundle can be made; {first_fault(error)}") from error
+        raise InputError(f"{folder}: no bundle can be made; {describe(error)}") from error
 
 
 def load_bundle(folder: Path | str) -> Bundle:
@@ -225,7 +226,7 @@ def load_bundle(folder: Path | str) -> Bundle:
     try:
         manifest = Manifest.model_validate(parse_json(decoded(raw, str(path)), str(path), remedy))
     except ValidationError as error:
-        raise InputError(f"{path}: {first_fault(error)}; {remedy}") from error
+        raise InputError(f"{path}: {describe(error)}; {remedy}") from error
     for member in manifest.members:
         check_file(inside(folder, f"member {member.name}", member.file, (".safetensors",)), member.sha256)
     for model in manifest.blend.files.values():

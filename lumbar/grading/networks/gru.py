@@ -13,6 +13,7 @@ from lumbar.grading.tasks import TASKS
 from lumbar.issues import InputError
 from lumbar.labels import SEVERITIES
 from lumbar.recipe.member import GraderSpec
+from lumbar.wording import why_refused
 
 
 class SliceEncoder(nn.Module):
@@ -72,7 +73,10 @@ def create_backbone(spec: GraderSpec) -> nn.Module:
     try:
         return timm.create_model(spec.backbone, pretrained=False, in_chans=1, num_classes=0, **spec.backbone_args)
     except (AssertionError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
-        raise InputError(f"timm cannot build backbone {spec.backbone!r}: {error}") from error
+        reason = why_refused(error, spec.backbone_args)
+        raise InputError(
+            f"timm cannot build backbone {spec.backbone!r}: {reason}; correct its arguments or name another"
+        ) from error
 
 
 def build(spec: GraderSpec) -> nn.Module:

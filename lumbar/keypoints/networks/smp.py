@@ -7,9 +7,10 @@ from torch import nn
 from lumbar.backbones import refuse_sources
 from lumbar.issues import InputError
 from lumbar.recipe.member import DetectorSpec
+from lumbar.wording import why_refused
 
 
-def build_smp(spec: DetectorSpec, architecture: type[nn.Module]) -> nn.Module:
+def build(spec: DetectorSpec, architecture: type[nn.Module]) -> nn.Module:
     """The architecture with random weights; state-dict names are those of segmentation-models-pytorch.
 
     `spec.network_args` go to the constructor (`decoder_channels`, `encoder_depth`, …). `spec.encoder_args` go to timm
@@ -36,5 +37,8 @@ def build_smp(spec: DetectorSpec, architecture: type[nn.Module]) -> nn.Module:
             **spec.encoder_args,
         )
     except (AssertionError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
-        reason = str(error).strip("\"'").partition(", supported")[0]
-        raise InputError(f"{spec.network} cannot be built on encoder {spec.encoder!r}: {reason}") from error
+        reason = why_refused(error, {**spec.encoder_args, **spec.network_args})
+        raise InputError(
+            f"{spec.network} cannot be built on encoder {spec.encoder!r}: {reason}; correct its arguments or name "
+            "another"
+        ) from error

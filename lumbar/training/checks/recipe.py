@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from lumbar.bundle.network import blueprint, check_size
+from lumbar.bundle.network import blueprint, check_inputs, check_size
 from lumbar.grading.networks.registry import build_grader
 from lumbar.grading.tasks import TASKS
 from lumbar.issues import InputError
@@ -112,7 +112,9 @@ def _labelled(run: "Run", member: Member, fold: int) -> tuple[np.ndarray, np.nda
 def _network_fault(member: Member) -> str | None:
     pretrained = member.training.pretrained
     try:
-        check_size(blueprint(member.spec, "the recipe"), "the recipe")
+        network = blueprint(member.spec, "the recipe")
+        check_size(network, "the recipe")
+        check_inputs(network, member.spec, "the recipe")
         if pretrained and isinstance(member.spec, DetectorSpec):
             build_detector(member.spec, pretrained)
         elif pretrained and isinstance(member.spec, GraderSpec):
