@@ -8,7 +8,8 @@ In a notebook (a Kaggle utility script or this file beside it):
     from train_utils import find_inputs, choose_device, open_data, load_bundle, predict, write_outputs
 
 Results go to files or standard output, progress to standard error. Exit codes: 0 done, 1 failed with one clear
-sentence, 2 bad usage, 130 stopped by Ctrl-C. Research use only, not for clinical decisions.
+sentence, 2 bad usage, 130 stopped by Ctrl-C (129 by SIGHUP, 143 by SIGTERM). Research use only, not for clinical
+decisions.
 """
 
 import argparse
@@ -264,10 +265,11 @@ def _parser() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code."""
-    try:
-        return terminal.ended(partial(_main, argv), "train_utils.py")
-    finally:
-        terminal.let_go_of_output()
+    with terminal.stoppable():
+        try:
+            return terminal.ended(partial(_main, argv), "train_utils.py")
+        finally:
+            terminal.let_go_of_output()
 
 
 def _main(argv: Sequence[str] | None) -> int:

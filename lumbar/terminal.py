@@ -1,7 +1,7 @@
 """What a command says on the terminal, and how it ends where it cannot go on: one sentence and the exit code.
 
-The net is for what is nobody's fault in the code: disks, memory, Ctrl-C, a reader that went away. Faults of the code
-itself (TypeError and the like) pass, with their traceback.
+Signals that stop a command end it as Ctrl-C does. The net is for what is nobody's fault in the code: disks, memory,
+Ctrl-C, a reader that went away. Faults of the code itself (TypeError and the like) pass, with their traceback.
 """
 
 import errno
@@ -9,6 +9,7 @@ import logging
 import os
 import signal
 import sys
+import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -21,6 +22,8 @@ from lumbar.issues import InputError, printable
 Item = TypeVar("Item")
 FAILED, STOPPED = 1, 130  # 130: what a shell shows for a program that Ctrl-C ended
 _log = logging.getLogger(__name__)
+#: Beside Ctrl-C: what ends programs by default, and what a terminal that is closed sends. Windows lacks the latter.
+_STOPS: Final = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name))
 #: What is true of a command after Ctrl-C, where it is not that all begins anew.
 KEPT: Final = {
     "predict": "finished studies are kept, the same command goes on with the others",
@@ -46,12 +49,60 @@ _REMEDIES: Final = {
 _NO_MEMORY: Final = "can't allocate memory"
 
 
+class Stopped(KeyboardInterrupt):
+    """A signal other than Ctrl-C's told the command to stop."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(number)
+        self.number = signal.Signals(number)
+
+    @property
+    def code(self) -> int:
+        """What a shell shows for a program that the signal ended."""
+        return 128 + self.number
+
+
+class _Ear:
+    """How often stopping is held back, and the signal that came meanwhile."""
+
+    depth = 0
+    waiting: int | None = None
+
+
+def _hear(number: int, frame: Any) -> None:
+    if _Ear.depth:
+        _Ear.waiting = number
+    elif number == signal.SIGINT:
+        raise KeyboardInterrupt
+    else:
+        raise Stopped(number)
+
+
 def show(result: object) -> None:
     """Print a command's result; names and descriptions from files reach the terminal as text only."""
     if sys.stdout is not None:
         lines = [str(result)] if isinstance(result, Path) else str(result).split("\n")
         plain, encoding = "\n".join(map(printable, lines)) + "\n", sys.stdout.encoding or "utf-8"
-        sys.stdout.write(plain.encode(encoding, "backslashreplace").decode(encoding))
+        with _on_standard_output():
+            sys.stdout.write(plain.encode(encoding, "backslashreplace").decode(encoding))
+
+
+@contextmanager
+def _on_standard_output() -> Iterator[None]:
+    """Name the place in what its disk refuses; a stream does not say its name."""
+    try:
+        yield
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, "standard output") from error
+
+
+def flush() -> None:
+    """Bring standard output to its disk, where a full one can still be told."""
+    if sys.stdout is not None:
+        with _on_standard_output():
+            sys.stdout.flush()
 
 
 def tell(sentence: str) -> None:
@@ -98,17 +149,21 @@ def follow(
 def ended(command: Callable[[], int], name: str, kept: str | None = None) -> int:
     """Run a command and return its exit code; what stops it is told after its `name`.
 
-    `kept`: what is true after Ctrl-C, and how to go on.
+    `kept`: what is true after Ctrl-C or another signal that stops, and how to go on.
     """
     try:
-        code = command()
-        if sys.stdout is not None:
-            sys.stdout.flush()  # here a full disk can still be told
+        try:
+            code = command()
+        except SystemExit:  # what argparse ends --help with
+            flush()
+            raise
+        flush()
         return code
     except BrokenPipeError:  # the reader has seen enough, as `head` does
         return FAILED
-    except KeyboardInterrupt:
-        return _told(name, f"stopped by Ctrl-C; {kept or 'run the same command again'}", STOPPED)
+    except KeyboardInterrupt as error:
+        by, code = (error.number.name, error.code) if isinstance(error, Stopped) else ("Ctrl-C", STOPPED)
+        return _told(name, f"stopped by {by}; {kept or 'run the same command again'}", code)
     except InputError as error:
         return _told(name, str(error))
     except (OSError, MemoryError, RecursionError) as error:
@@ -165,3 +220,52 @@ def without_interrupts() -> Iterator[None]:
         yield
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+@contextmanager
+def stoppable() -> Iterator[None]:
+    """In this block, signals that would end the process without a word raise `Stopped`.
+
+    Those that somebody ignores (nohup) or handles stay as they are, as do all in a thread that is not the main one, and
+    in one of several training processes: their launcher ends them, and none must wait for another.
+    """
+    before: dict[int, Any] = {}
+    if threading.current_thread() is threading.main_thread() and int(os.environ.get("WORLD_SIZE") or 1) <= 1:
+        usual = {signal.SIGINT: signal.default_int_handler, **dict.fromkeys(_STOPS, signal.SIG_DFL)}
+        before = {number: signal.getsignal(number) for number in usual}
+        before = {number: handler for number, handler in before.items() if handler == usual[signal.Signals(number)]}
+    try:
+        for number in before:
+            signal.signal(number, _hear)
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@contextmanager
+def held_back() -> Iterator[None]:
+    """In this block nothing stops a command that is `stoppable`, Ctrl-C included; at its end, what came meanwhile does.
+
+    For moments in which files change places, and for clearing away.
+    """
+    _Ear.depth += 1
+    try:
+        yield
+    finally:
+        _Ear.depth -= 1
+        if not _Ear.depth and _Ear.waiting is not None:
+            number, _Ear.waiting = _Ear.waiting, None
+            _hear(number, None)
+
+
+def _in_child() -> None:
+    """A child is ended by its parent, at once, whatever it is at."""
+    _Ear.depth, _Ear.waiting = 0, None
+    for number in _STOPS:
+        if signal.getsignal(number) is _hear:
+            signal.signal(number, signal.SIG_DFL)
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_in_child)

@@ -349,6 +349,22 @@ def test_a_table_without_a_labelled_study_is_told(tmp_path: Path, capsys: pytest
         assert told.count("\n") == 1
 
 
+@pytest.mark.parametrize("way", ["itself", "another path", "a link", "a copy"])
+def test_the_same_table_twice_is_refused(tmp_path: Path, way: str, capsys: pytest.CaptureFixture[str]) -> None:
+    labels, tables = write_world(tmp_path, *world(30, seed=1))
+    again = tables[1]
+    if way == "another path":
+        again = tmp_path / ".." / tmp_path.name / again.name
+    elif way != "itself":
+        again = tmp_path / "again.csv"
+        again.symlink_to(tables[1]) if way == "a link" else again.write_bytes(tables[1].read_bytes())
+    words = ["blend", "--labels", labels, "--tables", *tables, again, "--method", "mean"]
+    assert train_utils.main([*map(str, words)]) == 1
+    told = capsys.readouterr().err
+    assert told.endswith(f": --tables names {again} and {tables[1]}, which are the same table; name it once\n")
+    assert told.count("\n") == 1
+
+
 def test_the_largest_seed_works_for_every_method_that_takes_one(tmp_path: Path) -> None:
     labels, tables = write_world(tmp_path, *world(30, seed=1))
     for method in ("mlp", "lightgbm", "xgboost"):

@@ -10,12 +10,14 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+import train_utils
 from lumbar.bundle.bundle import load_bundle
 from lumbar.bundle.manifest import MANIFEST
 from lumbar.bundle.network import build_network
 from lumbar.bundle.save import Weights, save_bundle
 from lumbar.issues import InputError
 from lumbar.recipe.member import DetectorSpec, GraderSpec
+from tests.support.worlds import tiny_bundle
 
 PRIOR = np.full((5, 5, 3), 1 / 3)
 GRADER = GraderSpec(task="spinal", backbone_args={"channels": [8, 8, 8, 8]}, image_size=32, rnn_hidden=8)
@@ -166,16 +168,16 @@ def test_a_manifest_that_is_no_json_is_refused(folder):
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        (lambda m: m.update(colour=1), "unknown key 'colour' in Manifest; known: version"),
-        (lambda m: m.update(blnd={}), "unknown key 'blnd' in Manifest; did you mean 'blend'?"),
-        (lambda m: m["members"][0].update(sha=1), "members.0: unknown key 'sha' in Member"),
-        (lambda m: m["members"][0]["spec"].update(backbon="x"), "unknown key 'backbon' in GraderSpec; did you mean"),
+        (lambda m: m.update(colour=1), "unknown key 'colour'; known: version"),
+        (lambda m: m.update(blnd={}), "unknown key 'blnd'; did you mean 'blend'?"),
+        (lambda m: m["members"][0].update(sha=1), "members.0: unknown key 'sha'"),
+        (lambda m: m["members"][0]["spec"].update(backbon="x"), "unknown key 'backbon'; did you mean"),
         (
             lambda m: m["members"][0]["spec"]["preprocessing"].update(values="raw"),
-            "Input should be 'modality' or 'stored'",
+            "allowed: 'modality' or 'stored'",
         ),
-        (lambda m: m.update(version=2), "version: Input should be 1"),
-        (lambda m: m.update(members=[]), "members: "),
+        (lambda m: m.update(version=2), "version is 2; allowed: 1"),
+        (lambda m: m.update(members=[]), "members has 0 entries; allowed: 1 or more"),
         (lambda m: m.update(prior=[[[1.0]]]), "prior: the prior has shape (1, 1, 1)"),
         (lambda m: m["members"][1].update(name="spinal_fold0"), "two members have the name 'spinal_fold0'"),
         (lambda m: m["members"][0].update(sha256="0"), "members.0.sha256"),
@@ -185,7 +187,10 @@ def test_a_manifest_that_is_no_json_is_refused(folder):
             lambda m: m["blend"].update(files={"x": {"file": "blend.x\0.txt", "sha256": "0" * 64}}),
             "blend.files.x.file",
         ),
-        (lambda m: m["blend"].update(method="vote"), "blend.method: Input should be 'mean', 'mean_logits', 'median'"),
+        (
+            lambda m: m["blend"].update(method="vote"),
+            "blend.method is 'vote'; allowed: 'mean', 'mean_logits'",
+        ),
     ],
 )
 def test_manifests_that_say_something_else_are_refused(folder, change, words):
@@ -283,3 +288,18 @@ def test_a_network_that_would_fetch_its_weights_is_refused(folder):
 
 def test_an_unknown_member_is_named_with_the_known_ones(folder):
     assert "the bundle has no member 'other'; it has spinal_fold0, canal" in refusal(folder, "other")
+
+
+def test_of_many_faults_of_a_manifest_the_number_and_the_first_three_are_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tiny_bundle(tmp_path / "b")
+    manifest = json.loads((tmp_path / "b" / MANIFEST).read_text())
+    for member in manifest["members"]:
+        member.update(fold="none", rank=0, sha256="?", saw=7)
+    (tmp_path / "b" / MANIFEST).write_text(json.dumps(manifest))
+    assert train_utils.main(["verify", "--weights", str(tmp_path / "b")]) == 1
+    told = capsys.readouterr().err
+    assert f"{MANIFEST}: 4 values are wrong: (1) members.0.fold (and 6 more) is 'none'; allowed: a whole number" in told
+    assert told.endswith("; get the bundle again or one made for this version\n")
+    assert len(told) - len(str(tmp_path)) < 330

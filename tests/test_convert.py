@@ -189,7 +189,7 @@ def test_a_toml_file_names_what_the_files_do_not_say(tmp_path):
     [
         ("folds = [", "not valid TOML"),
         ('"other.pt" = 1', "'other.pt' names 0 of the files"),
-        ('"a.pt" = {fold = 1, colour = 2}', "unknown key 'colour' in FileEntry"),
+        ('"a.pt" = {fold = 1, colour = 2}', "unknown key 'colour'"),
         ('"a.pt" = {member = "spinal_resnet19"}', "no member 'spinal_resnet19'; known: sagittal_t2"),
         ('"a.pt" = {member = "global_resnet18"}', "the mapping says global_resnet18, its keys say spinal_resnet18"),
     ],

@@ -24,7 +24,7 @@ PASSED_ON = (
     "{sentence}",
     "{_what_to_attach(",
     "{describe(error)}",
-    "{first_fault(error)}",
+    "{describe(error, _PARTS)}",
     "{error}",
     "{what}",
     "{reason}",

@@ -84,7 +84,7 @@ def test_slices_folded_into_the_batch_give_the_numbers_of_a_loop_over_slices():
     ("fields", "words"),
     [
         ({"network": "unknown"}, "unknown grading network 'unknown'; known: .*gru"),
-        ({"backbone": "resnet999"}, r"timm cannot build backbone 'resnet999': Unknown model \(resnet999\)"),
+        ({"backbone": "resnet999"}, "timm cannot build backbone 'resnet999': there is no network of that name"),
         ({"backbone_args": {"colour": 1}}, "timm cannot build backbone 'resnet18': .*colour"),
         ({"backbone": "hf-hub:someone/model"}, "names a place to load from; give the plain name"),
         ({"backbone_args": {"pretrained": True}}, "'pretrained', which loads weights by itself; leave it out"),

@@ -233,6 +233,25 @@ def test_tables_of_phantoms_that_somebody_cut_down_stay(
     assert tree(copied) == before
 
 
+#: What a user does to a slice that keeps its UIDs.
+EDITED: dict[str, Callable[[bytes], bytes]] = {
+    "the last pixel": lambda data: data[:-1] + bytes([data[-1] ^ 1]),
+    "a name": lambda data: data.replace(b"Phantom^", b"Somebody", 1),
+    "something at the end": lambda data: data + b"\0\0",
+}
+
+
+@pytest.mark.parametrize("what", EDITED)
+def test_slices_of_phantoms_that_somebody_edited_stay(what: str, tmp_path: Path) -> None:
+    small_phantoms(tmp_path / "data", 1)
+    edited = sorted((tmp_path / "data").rglob("*.dcm"))[4]
+    edited.write_bytes(EDITED[what](edited.read_bytes()))
+    before = tree(tmp_path)
+    with pytest.raises(InputError, match=rf"holds {edited.parent.name}/{edited.name}, .*somebody changed since; move"):
+        small_phantoms(tmp_path / "data", 2)
+    assert tree(tmp_path) == before
+
+
 @pytest.mark.parametrize("number", ["0", "-2"])
 def test_no_studies_at_all_are_refused(number: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     try:

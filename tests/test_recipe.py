@@ -1,11 +1,13 @@
 """Recipes: what they expand to, and what they refuse."""
 
 import json
+import re
 import tomllib
 from pathlib import Path
 
 import pytest
 
+import train_utils
 from lumbar.issues import InputError
 from lumbar.recipe.recipe import check_recipe, load_recipe
 
@@ -101,7 +103,7 @@ def test_overrides_are_typed() -> None:
         ("stage2.members.smal.epochs=1", "'small'"),
         ("stage1.augment.rotate_degs=3", "'rotate_deg'"),
         ("stage2.epochs=many", "epochs"),
-        ("stage2.epochs=0", "greater than or equal to 1"),
+        ("stage2.epochs=0", "--set stage2.epochs=0: stage2.epochs is 0; allowed: 1 or more"),
         ("stage1.augment=3", "is a table"),
         ("stage1.members=3", "name a key"),
         ("stage2", "key=value"),
@@ -113,6 +115,79 @@ def test_overrides_are_typed() -> None:
 def test_a_wrong_override_is_refused_with_the_way_out(override: str, words: str) -> None:
     with pytest.raises(InputError, match=words):
         load_recipe(DEMO, [override])
+
+
+#: Overrides of the demo recipe, and the whole sentence.
+BLAMED = {
+    "a bound": (["seed=1", "stage2.epochs=0"], "--set stage2.epochs=0: stage2.epochs is 0; allowed: 1 or more"),
+    "a kind": (["folds.count=many"], "--set folds.count=many: folds.count is 'many'; allowed: a whole number"),
+    "words": (
+        ["stage1.preprocessing.values=raw"],
+        "--set stage1.preprocessing.values=raw: stage1.preprocessing.values is 'raw'; allowed: 'modality' or 'stored'",
+    ),
+    "two kinds": (
+        ["stage2.pretrained=5"],
+        "--set stage2.pretrained=5: stage2.pretrained is 5; allowed: true or false, or a text",
+    ),
+    "two settings": (
+        ["loop.workers=x", "seed=3", "loop.tensorboard=maybe"],
+        "--set loop.workers=x, loop.tensorboard=maybe: 2 values are wrong: (1) loop.workers is 'x'; allowed: a whole "
+        "number; (2) loop.tensorboard is 'maybe'; allowed: true or false",
+    ),
+    "a rule between settings": (
+        ["folds.train=[7]"],
+        "--set folds.train=[7]: folds: train must name different folds from 0 to 5, not [7]",
+    ),
+    "an entry": (
+        ["stage2.members.small.tasks=5"],
+        '--set stage2.members.small.tasks=5: stage2.members.small: tasks is 5; write a list of names, as ["spinal"]',
+    ),
+    "nothing in it": (
+        ["stage2.members.small.tasks=[]"],
+        "--set stage2.members.small.tasks=[]: stage2.members.small.tasks is an empty list; name what it should hold, "
+        "or leave it out",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", BLAMED)
+@pytest.mark.parametrize("command", ["train", "show-batches"])
+def test_what_an_override_does_wrong_is_said_in_its_name(
+    command: str, name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    overrides, sentence = BLAMED[name]
+    words = [command, "--recipe", str(DEMO), "--data", str(tmp_path), "--out", str(tmp_path / "run")]
+    assert train_utils.main([*words, *(word for each in overrides for word in ("--set", each))]) == 1
+    assert capsys.readouterr().err == f"train_utils.py {command}: {sentence}\n"
+
+
+def test_a_recipe_that_is_wrong_without_overrides_is_named_itself(tmp_path: Path) -> None:
+    (tmp_path / "r.toml").write_text("seed = -1\n" + _minimal(), encoding="utf-8")
+    with pytest.raises(InputError, match=r"r\.toml: seed is -1; allowed: 0 or more"):
+        load_recipe(tmp_path / "r.toml", ["stage2.epochs=1"])
+
+
+def test_of_forty_faults_the_number_and_the_first_three_are_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "r.toml"
+    members = [f"[stage1.members.m{at}]\nseries_type='sagittal_t2'\nepochs=-{at}\n" for at in range(1, 41)]
+    path.write_text("".join(members) + "[stage2.members.b]\ntask='global'\n", encoding="utf-8")
+    words = ["train", "--recipe", str(path), "--data", str(tmp_path), "--out", str(tmp_path / "run")]
+    assert train_utils.main(words) == 1
+    told = capsys.readouterr().err
+    assert f"{path}: 40 values are wrong: (1) stage1.members.m1.epochs is -1; allowed: 1 or more; (2) " in told
+    assert "(3) stage1.members.m3" in told
+    assert "m4" not in told
+    assert len(told) - len(str(path)) < 300
+
+
+@pytest.mark.parametrize("line", ["tasks = []", "backbone_args = { channels = [] }"])
+def test_a_list_without_anything_in_it_is_refused(line: str, tmp_path: Path) -> None:
+    (tmp_path / "r.toml").write_text(_minimal() + f"\n{line}\n", encoding="utf-8")
+    where = line.partition(" =")[0]
+    with pytest.raises(InputError, match=rf"r\.toml: stage2\.members\.b\.{where}.* is an empty list; name what"):
+        load_recipe(tmp_path / "r.toml")
 
 
 @pytest.mark.parametrize(
@@ -180,3 +255,42 @@ def test_the_fifth_place_has_a_map_for_every_condition_and_level() -> None:
 def test_the_first_place_asks_every_slice() -> None:
     members = load_recipe(RECIPES / "first_place.toml").stage2.members.values()
     assert all(member.training.auxiliary_weight > 0 for member in members)
+
+
+#: Settings that timm or torch refuse, and how the sentence names the member, the network and the reason.
+REFUSED = {
+    "an image size": (
+        ["stage2.backbone=vit_tiny_patch16_224", "stage2.backbone_args={img_size=33}"],
+        "spinal_small: .* backbone 'vit_tiny_patch16_224' .*it takes images of 33 pixels, not of 80",
+    ),
+    "an argument": (
+        ["stage2.backbone=resnet18", "stage2.backbone_args={colour=1}"],
+        "spinal_small: .* backbone 'resnet18': it takes no argument 'colour'",
+    ),
+    "arguments that do not fit": (
+        ["stage2.backbone=resnet18", "stage2.backbone_args={channels=[1]}"],
+        r"spinal_small: .* backbone 'resnet18' .*its settings \(channels = \[1\], image_size = 80\) do not fit",
+    ),
+    "a kind": (
+        ["stage2.backbone=resnet18", "stage2.backbone_args={block_args=3}"],
+        r"spinal_small: .* backbone 'resnet18': its settings \(block_args = 3\) do not fit",
+    ),
+    "a name": (["stage2.backbone=resnet17"], "backbone 'resnet17': there is no network of that name"),
+    "a detector's size": (
+        ["stage1.image_size=50"],
+        "sagittal_t2: .* encoder 'tu-resnet18' .*it takes images of 16, 16 x 2, … pixels, not of 50",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_settings_that_a_library_refuses_are_told_without_its_jargon(
+    name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    overrides, words = REFUSED[name]
+    command = ["train", "--recipe", str(DEMO), "--data", str(tmp_path), "--out", str(tmp_path / "run")]
+    assert train_utils.main([*command, *(word for each in overrides for word in ("--set", each))]) == 1
+    told = capsys.readouterr().err
+    assert re.search(words, told), told
+    assert not re.search(r"__init__|\(\) |object|attribute|mapping|tensor", told)
+    assert not (tmp_path / "run").exists()

@@ -90,6 +90,17 @@ TAKEN = {
 }
 
 
+def test_a_slice_that_somebody_edited_stays(source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert _convert(source, tmp_path / "data") == 0
+    edited = sorted((tmp_path / "data").rglob("*.dcm"))[-1]
+    edited.write_bytes(edited.read_bytes()[:-1] + b"\x7f")
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    assert _convert(source, tmp_path / "data") == 1
+    told = capsys.readouterr().err
+    assert f"holds {edited.parent.name}/{edited.name}, which this command did not write there, or which" in told
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
+
+
 @pytest.mark.parametrize("what", TAKEN)
 def test_a_study_of_the_same_number_that_is_not_of_spider_stays(
     what: str, source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]

@@ -128,13 +128,17 @@ def test_a_reader_that_goes_away_ends_a_command_silently() -> None:
     assert shell(f"{printing(SHORT)} 2>&1 >&-").returncode == 0
 
 
-def test_a_full_device_behind_standard_output_is_told(tmp_path: Path) -> None:
+@pytest.mark.parametrize("python", [sys.executable, f"{sys.executable} -u"])
+@pytest.mark.parametrize("words", [SHORT, LONG, "--help", "predict --help"])
+def test_a_full_device_behind_standard_output_is_told(python: str, words: str) -> None:
     if not Path("/dev/full").exists():
         pytest.skip("needs /dev/full")
-    done = shell(f"{printing(SHORT)} > /dev/full")
+    command = f"{sys.executable} train_utils.py {words}" if "--" in words else printing(words)
+    done = shell(f"{command.replace(sys.executable, python)} > /dev/full")
     assert done.returncode == 1
-    assert "No space left on device; free space" in done.stderr
-    assert done.stderr.count("\n") == 1
+    assert re.fullmatch(
+        r"train_utils.py( score)?: standard output: No space left on device; free space .*\n", done.stderr
+    )
 
 
 def test_output_that_the_terminal_cannot_show_is_escaped() -> None:

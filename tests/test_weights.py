@@ -274,7 +274,7 @@ def test_sizes_that_are_possible_alone_are_bounded_together(
 )  # fmt: skip
 def test_numbers_of_a_member_are_bounded_too(folder: Path, key: str, value: object) -> None:
     respell(folder, "spinal", lambda entry: entry.update({key: value}))
-    words = rf"manifest\.json: (members\.\d\.{key}|not JSON \(NaN is no number)"
+    words = rf"manifest\.json: (members\.\d\.{key}\b|not JSON \(NaN is no number)"
     with pytest.raises(InputError, match=words) as caught:
         load_bundle(folder)
     one_sentence(caught)
@@ -304,7 +304,11 @@ def test_a_network_beyond_all_memory_is_refused_before_it_takes_any(tmp_path: Pa
 @pytest.mark.parametrize(
     ("member", "fields", "words"),
     [
-        ("canal", {"image_size": 50}, r"canal\.safetensors: the network does not take its own inputs"),
+        (
+            "canal",
+            {"image_size": 50},
+            r"canal\.safetensors: the network on encoder .* does not take its own inputs \(it takes images of 16",
+        ),
         (
             "canal",
             {"network_args": {"decoder_channels": 16, "encoder_depth": 9}},

@@ -16,13 +16,14 @@ from safetensors import SafetensorError, safe_open
 from torch import nn
 
 from lumbar.bundle.content import check_file, inside
-from lumbar.bundle.manifest import MANIFEST, Manifest, Member, first_fault
+from lumbar.bundle.manifest import MANIFEST, Manifest, Member
 from lumbar.bundle.network import blueprint, build_network, check_size
 from lumbar.compute.state import check_numbers, check_shapes
 from lumbar.compute.tensors import load_tensors
 from lumbar.ensemble.store import SUFFIXES
 from lumbar.files.read import decoded, parse_json, read_bytes
 from lumbar.issues import InputError, few, printable
+from lumbar.recipe.wording import describe
 
 
 @dataclass(frozen=True)
@@ -113,7 +114,7 @@ def load_bundle(folder: Path | str) -> Bundle:
     try:
         manifest = Manifest.model_validate(parse_json(decoded(raw, str(path)), str(path), remedy))
     except ValidationError as error:
-        raise InputError(f"{path}: {first_fault(error)}; {remedy}") from error
+        raise InputError(f"{path}: {describe(error)}; {remedy}") from error
     for member in manifest.members:
         check_file(inside(folder, f"member {member.name}", member.file, (".safetensors",)), member.sha256)
     for model in manifest.blend.files.values():

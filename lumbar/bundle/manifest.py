@@ -3,7 +3,7 @@
 from typing import Annotated, Any, Final, Literal
 
 import numpy as np
-from pydantic import Field, ValidationError, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from lumbar.ensemble.average import BLEND_METHODS
 from lumbar.ensemble.names import MethodName
@@ -122,11 +122,3 @@ class Manifest(Strict):
             if strangers := [name for name in names if name not in self.graders]:
                 raise ValueError(f"the blend's table {table!r} is made of {strangers[0]!r}, which is no grader here")
         return self
-
-
-def first_fault(error: ValidationError) -> str:
-    """The first fault of a manifest: where and what."""
-    fault = error.errors()[0]
-    place = ".".join(str(part) for part in fault["loc"] if part not in {"keypoints", "grading"})
-    what = fault["msg"].removeprefix("Value error, ")
-    return f"{place}: {what}" if place else what

@@ -14,9 +14,11 @@ from lumbar.grading.tasks import TASKS
 from lumbar.issues import InputError
 from lumbar.keypoints.networks.registry import build_detector
 from lumbar.recipe.member import DetectorSpec, GraderSpec
+from lumbar.recipe.wording import why_refused
 
 #: Memory in float32 that one network may take: ten times what the largest of the ninth place takes.
 MAX_BYTES: Final = 2**32
+_NOT_TAKEN: Final = "does not take its own inputs"
 #: What building or calling a network raises where its spec makes no sense.
 _NONSENSE: Final = (ArithmeticError, AssertionError, AttributeError, LookupError, MemoryError, TypeError, ValueError)
 
@@ -31,7 +33,7 @@ def blueprint(spec: DetectorSpec | GraderSpec, source: str) -> nn.Module:
 
     Raises InputError where the spec cannot be built.
     """
-    with torch.device("meta"), blamed_on(source, "cannot be built"):
+    with torch.device("meta"), blamed_on(source, "cannot be built", spec):
         return build_network(spec)
 
 
@@ -59,14 +61,27 @@ def try_out(network: nn.Module, spec: DetectorSpec | GraderSpec, source: str) ->
     Raises InputError where it cannot take inputs of the size that its spec gives, or answers anything but numbers.
     """
     noise = torch.randn(example(spec).shape, generator=torch.Generator().manual_seed(0))
-    with torch.inference_mode(), blamed_on(source, "does not take its own inputs"):
+    with torch.inference_mode(), blamed_on(source, _NOT_TAKEN, spec):
         answer = network(noise.to(next(network.parameters()).device))
     if not answer.isfinite().all():
         raise InputError(f"{source}: the network's answer to noise is no number; get the weights again or train again")
 
 
+def check_inputs(network: nn.Module, spec: DetectorSpec | GraderSpec, source: str) -> None:
+    """Ask a `blueprint` about an input of its spec's size, without numbers or memory; InputError where it cannot be.
+
+    What cannot be known without numbers passes.
+    """
+    with torch.inference_mode(), blamed_on(source, _NOT_TAKEN, spec):
+        try:
+            network.eval()(example(spec, "meta"))
+        except RuntimeError as error:
+            if not isinstance(error, NotImplementedError) and "meta" not in str(error):
+                raise
+
+
 @contextmanager
-def blamed_on(source: str, what: str) -> Iterator[None]:
+def blamed_on(source: str, what: str, spec: DetectorSpec | GraderSpec) -> Iterator[None]:
     """What building or asking a network raises becomes an InputError of the source; what a device raises goes on."""
     try:
         yield
@@ -75,7 +90,11 @@ def blamed_on(source: str, what: str) -> Iterator[None]:
     except (RuntimeError, *_NONSENSE) as error:
         if is_device_fault(error, torch.device("cuda")):
             raise
-        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        if isinstance(spec, DetectorSpec):
+            base, given = f"encoder {spec.encoder!r}", {**spec.encoder_args, **spec.network_args}
+        else:
+            base, given = f"backbone {spec.backbone!r}", {**spec.backbone_args, **spec.network_args}
+        reason = why_refused(error, {**given, "image_size": spec.image_size})
         raise InputError(
-            f"{source}: the network {what} ({reason}); correct its spec, or get the bundle again"
+            f"{source}: the network on {base} {what} ({reason}); correct its settings, or get the bundle again"
         ) from error

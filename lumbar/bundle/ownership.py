@@ -1,13 +1,14 @@
 """Which files of a folder are a bundle's own: what goes when another bundle is written in its place."""
 
 import hashlib
-import json
 from pathlib import Path
 
 from lumbar.bundle.bundle import Bundle
 from lumbar.bundle.card import CARD, card_text
 from lumbar.bundle.manifest import MANIFEST, Manifest
+from lumbar.files.read import decoded, parse_json
 from lumbar.files.write import sha256
+from lumbar.issues import InputError
 
 
 def own_files(folder: Path) -> list[str]:
@@ -17,8 +18,8 @@ def own_files(folder: Path) -> list[str]:
     """
     try:
         raw = (folder / MANIFEST).read_bytes() if (folder / MANIFEST).is_file() else b""
-        manifest = Manifest.model_validate(json.loads(raw))
-    except (OSError, ValueError, RecursionError):
+        manifest = Manifest.model_validate(parse_json(decoded(raw, MANIFEST), MANIFEST, ""))
+    except (OSError, ValueError, InputError):
         return []
     files = {member.file: member.sha256 for member in manifest.members}
     files |= {model.file: model.sha256 for model in manifest.blend.files.values()}

@@ -12,7 +12,7 @@ from safetensors.torch import save
 
 from lumbar.bundle.blend import FittedBlend, store_blend
 from lumbar.bundle.bundle import Bundle, load_bundle
-from lumbar.bundle.manifest import MANIFEST, Blend, Manifest, Member, first_fault
+from lumbar.bundle.manifest import MANIFEST, Blend, Manifest, Member
 from lumbar.bundle.network import blueprint, check_size
 from lumbar.bundle.ownership import own_files
 from lumbar.compute.state import check_state
@@ -22,6 +22,7 @@ from lumbar.files.write import sha256, write_bytes, write_json, writing_into
 from lumbar.issues import InputError
 from lumbar.recipe.card import Card
 from lumbar.recipe.member import MEMBER_NAME, DetectorSpec, GraderSpec
+from lumbar.recipe.wording import describe
 
 Precision = Literal["float16", "float32"]
 
@@ -104,7 +105,7 @@ def _manifest(
             card=card,
         )
     except ValidationError as error:
-        raise InputError(f"{folder}: no bundle can be made; {first_fault(error)}") from error
+        raise InputError(f"{folder}: no bundle can be made; {describe(error)}") from error
 
 
 def _stored(value: torch.Tensor, own: torch.Tensor, precision: Precision) -> torch.Tensor:

@@ -16,6 +16,7 @@ from lumbar.ensemble.cells import speakers as speakers_of
 from lumbar.ensemble.fit import Fit, inner_folds, with_prior
 from lumbar.ensemble.lightgbm_text import check_text
 from lumbar.ensemble.objective import softmax
+from lumbar.ensemble.xgboost_json import checked_json
 from lumbar.issues import InputError
 from lumbar.labels import LEVELS, SEVERITIES, SEVERITY_WEIGHTS
 from lumbar.metric import UNLABELLED
@@ -133,8 +134,12 @@ def _raw(name: str, model: bytes, features: np.ndarray) -> np.ndarray:
         except tool.basic.LightGBMError as error:
             raise ValueError(f"a LightGBM model cannot be used ({error})") from error
     else:
-        booster = tool.Booster({"nthread": 1})
-        booster.load_model(bytearray(model))
-        data = tool.DMatrix(rows, base_margin=np.zeros((len(rows), _CLASSES)), nthread=1)
-        added = booster.predict(data, output_margin=True)
+        checked = checked_json(model, rows.shape[1], _CLASSES)
+        try:
+            booster = tool.Booster({"nthread": 1})
+            booster.load_model(bytearray(checked))
+            data = tool.DMatrix(rows, base_margin=np.zeros((len(rows), _CLASSES)), nthread=1)
+            added = booster.predict(data, output_margin=True)
+        except tool.core.XGBoostError as error:
+            raise ValueError(f"an XGBoost model cannot be used ({str(error).splitlines()[0]})") from error
     return np.asarray(added, dtype=np.float64).reshape(*features.shape[:-1], _CLASSES)

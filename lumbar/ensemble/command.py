@@ -18,7 +18,7 @@ from lumbar.ensemble.store import FIT_FILE, Blender, studies_of, write_fit
 from lumbar.ensemble.suspects import suspect_labels, write_suspects
 from lumbar.files.exchange import check_own, exchanging, summed, write_sums
 from lumbar.files.read import plain_texts, read_table, whole_numbers
-from lumbar.files.write import write_csv, writing_into
+from lumbar.files.write import sha256, write_csv, writing_into
 from lumbar.issues import InputError, printable
 from lumbar.labels import CONDITION_GROUPS
 from lumbar.metric import UNLABELLED, label_codes, prediction_array, prior_of_codes, read_labels, read_predictions
@@ -107,6 +107,7 @@ def read_tables(labels: Path, tables: Sequence[Path], folds: int | None, seed: i
     InputError where a file or the number of folds is wrong.
     """
     frames = [read_predictions(path) for path in tables]
+    _refuse_twice(tables)
     names = tuple(printable(path.name.removesuffix(".csv")) for path in tables)
     if len(set(names)) < len(names):
         names = tuple(printable(str(path)) for path in tables)
@@ -131,6 +132,15 @@ def read_tables(labels: Path, tables: Sequence[Path], folds: int | None, seed: i
     if unspoken:
         notes.append(f"{unspoken} labelled rows that no table predicts are not scored")
     return Tables(names, studies, codes, members, assigned, others, _members(frames, others), tuple(notes))
+
+
+def _refuse_twice(tables: Sequence[Path]) -> None:
+    """InputError where two of the files are one, or the same to the last byte: it would count twice."""
+    first: dict[str, Path] = {}
+    for path in tables:
+        other = first.setdefault(sha256(path), path)
+        if other is not path:
+            raise InputError(f"--tables names {path} and {other}, which are the same table; name it once")
 
 
 def _members(frames: Sequence[pd.DataFrame], studies: np.ndarray) -> np.ndarray:

@@ -43,7 +43,7 @@ class Blender:
             answers = [self(study)[0] for study in (members, np.full_like(members, np.nan))]
             if not np.isfinite(answers).all():
                 raise ValueError("it gives no distribution")
-        except (ValueError, KeyError, TypeError, IndexError, AttributeError, SafetensorError) as error:
+        except (InputError, ValueError, KeyError, TypeError, IndexError, AttributeError, SafetensorError) as error:
             reason = " ".join(str(error).split())[:200]
             raise InputError(
                 f"the fitted blend ({self.fitted.method}) does not work: {reason}; fit it again or copy it again"

@@ -4,9 +4,11 @@ A command says by a `Proof` which files of the folder that stands there it wrote
 their hash, those whose sums are listed, slices that bear its UIDs. One file more, and the folder stays as it is.
 """
 
+import hashlib
 import os
 import secrets
 import shutil
+import sys
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path, PurePosixPath
@@ -14,6 +16,10 @@ from typing import Final
 
 from lumbar.files.write import sha256, sync, write_text, writing_into
 from lumbar.issues import InputError, few
+from lumbar.terminal import held_back
+
+if sys.platform != "win32":  # where what a kill leaves is not cleared away
+    import fcntl
 
 #: Names (relative, `a/b.csv`) of those files in a folder that the asking command can prove to be its own.
 Proof = Callable[[Path], Collection[str]]
@@ -30,29 +36,116 @@ def exchanging(folder: Path | str, proof: Proof, marker: str = "") -> Iterator[P
     name, and the old one is removed: a crash in between leaves it beside, as `NAME.replaced-…`. A folder that cannot
     be renamed (a mount point, the folder one works in, one in a parent that may not be written to) stays, and what it
     holds is exchanged; there `marker`, the file without which the others do not count, goes first and comes last.
+    What a kill left half built, or half exchanged in place, the next call clears away first (see `_token`).
     """
     place = Path(os.path.realpath(folder))
-    with writing_into(folder):
-        check_own(folder, proof)
-        place.parent.mkdir(parents=True, exist_ok=True)
-        new = _building_site(place) / f".{place.name[:100]}.{secrets.token_hex(6)}.tmp"
-        new.mkdir()
+    new, lock = None, None
     try:
+        with writing_into(folder):
+            check_own(folder, proof)
+            place.parent.mkdir(parents=True, exist_ok=True)
+            site = _building_site(place)
+            new = site / f".{place.name[:100]}.{_token(place.name)}.tmp"
+            new.mkdir()
+            lock = _lock(new)
         yield new
         with writing_into(folder):
             own = check_own(folder, proof, besides=new)
-            _exchange(new, place, own, marker)
+            with held_back():
+                _exchange(new, place, own, marker)
     finally:
-        shutil.rmtree(new, ignore_errors=True)
+        with held_back():
+            if new is not None:
+                shutil.rmtree(new, ignore_errors=True)
+            if lock is not None:
+                os.close(lock)
+
+
+def _token(name: str, drawn: str = "") -> str:
+    """Letters for the name of a folder that this module makes: drawn ones, and a sum that proves them its own."""
+    drawn = drawn or secrets.token_hex(6)
+    return drawn + hashlib.sha256(f"lumbar {name} {drawn}".encode(errors="surrogateescape")).hexdigest()[:12]
+
+
+def _left_in(site: Path, name: str, before: str, after: str) -> list[tuple[Path, str]]:
+    """Folders called `before`, a token of this name, `after`, which only this module makes; and their tokens."""
+    found = []
+    for path in site.iterdir() if site.is_dir() and os.access(site, os.R_OK | os.X_OK) else ():
+        token = path.name.removeprefix(before).removesuffix(after)
+        ours = path.name == before + token + after and token == _token(name, token[:12])
+        if ours and path.is_dir() and not path.is_symlink():
+            found.append((path, token))
+    return found
+
+
+def _clear_leftovers(place: Path) -> None:
+    """Bring a folder whose exchange in place a kill broke off to its old state or its new one; remove what it built."""
+    name = place.name
+    with held_back():
+        built = {
+            token: path
+            for site in (place.parent, place)
+            for made, shown in ((name, name[:100]), ("probe", "probe"))
+            for path, token in _left_in(site, made, f".{shown}.", ".tmp")
+            if _is_free(path)
+        }
+        for old, token in _left_in(place, name, f"{name}.replaced-", ".part"):
+            if token in built:  # it was going out: the old one comes back
+                for entry in sorted(old.iterdir()):
+                    entry.rename(place / entry.name)
+                old.rmdir()
+        for old, token in _left_in(place, name, f"{name}.replaced-", ""):
+            if token in built:  # all of it was out: the rest of the new one comes in
+                for entry in sorted(built[token].iterdir()):
+                    entry.rename(place / entry.name)
+                shutil.rmtree(old, ignore_errors=True)
+        for path in built.values():
+            shutil.rmtree(path, ignore_errors=True)
+
+
+def _lock(folder: Path) -> int | None:
+    """An open lock on a folder, which goes with this process; None where folders cannot be locked.
+
+    BlockingIOError where another process holds it.
+    """
+    if sys.platform == "win32":
+        return None
+    try:
+        lock = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+    except OSError:
+        return None
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(lock)
+        raise
+    except OSError:  # some network disks cannot
+        os.close(lock)
+        return None
+    return lock
+
+
+def _is_free(folder: Path) -> bool:
+    """Whether no process is building in a folder, as far as that can be known."""
+    try:
+        lock = _lock(folder)
+    except BlockingIOError:
+        return False
+    if lock is not None:
+        os.close(lock)
+    return lock is not None
 
 
 def check_own(folder: Path | str, proof: Proof, besides: Path | None = None) -> list[str]:
     """The files in a folder (relative names), all of which `proof` names; InputError tells of anything else in it.
 
-    Links are not followed and are nobody's own. A folder that is missing or empty is fine. `besides`: a folder in it
-    that does not count. OSError where it cannot be looked through.
+    Links are not followed and are nobody's own. A folder that is missing or empty is fine. `besides`: what this call
+    builds, in it or beside, which does not count; without it, what a killed call built there is cleared away. OSError
+    where it cannot be looked through.
     """
     place = Path(os.path.realpath(folder))
+    if besides is None:
+        _clear_leftovers(place)
     if not place.exists():
         return []
     if not place.is_dir():
@@ -101,7 +194,7 @@ def _building_site(place: Path) -> Path:
     """
     if not place.exists():
         return place.parent
-    probe = place.parent / f".probe.{secrets.token_hex(6)}.tmp"
+    probe = place.parent / f".probe.{_token('probe')}.tmp"
     try:
         probe.mkdir()
     except OSError:
@@ -125,7 +218,8 @@ def _exchange(new: Path, place: Path, own: Sequence[str], marker: str) -> None:
         for name in files:
             sync(Path(path, name))
     new.chmod(place.stat().st_mode & 0o7777)
-    old = place.with_name(f"{place.name}.replaced-{secrets.token_hex(6)}")
+    token = new.name.removesuffix(".tmp").rpartition(".")[2]
+    old = place.with_name(f"{place.name}.replaced-{token}")
     with ExitStack() as undo:
 
         def move(source: Path, target: Path) -> None:
@@ -142,11 +236,13 @@ def _exchange(new: Path, place: Path, own: Sequence[str], marker: str) -> None:
             move(new, place)
         else:
             old = place / old.name
-            old.mkdir()
-            undo.callback(old.rmdir)
+            part = place / f"{old.name}.part"  # until all of it is out
+            part.mkdir()
+            undo.callback(part.rmdir)
             for entry in sorted(place.iterdir(), key=lambda entry: entry.name != marker):
-                if entry not in (new, old):
-                    move(entry, old / entry.name)
+                if entry not in (new, part):
+                    move(entry, part / entry.name)
+            move(part, old)
             for entry in sorted(new.iterdir(), key=lambda entry: entry.name == marker):
                 move(entry, place / entry.name)
         undo.pop_all()

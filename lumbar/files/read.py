@@ -65,8 +65,10 @@ def decoded(raw: bytes, source: str) -> str:
 
 
 def parse_json(text: str, source: str, remedy: str) -> Any:
-    """JSON as Python has it, without NaN and infinity; InputError names the source."""
-    return _parsed(lambda: json.loads(text, parse_constant=_no_number), "JSON", source, remedy)
+    """JSON as Python has it, without NaN, infinity and keys that stand twice; InputError names the source."""
+    return _parsed(
+        lambda: json.loads(text, parse_constant=_no_number, object_pairs_hook=_distinct), "JSON", source, remedy
+    )
 
 
 def parse_toml(text: str, source: str, remedy: str) -> dict[str, Any]:
@@ -98,6 +100,16 @@ def _parsed(parse: Callable[[], Any], kind: str, source: str, remedy: str) -> An
 
 def _children(value: Any) -> Sequence[Any]:
     return list(value.values()) if isinstance(value, dict) else value if isinstance(value, list) else ()
+
+
+def _distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """A JSON object; where a key stands twice, a reader must not choose which one counts."""
+    table = dict(pairs)
+    if len(table) < len(pairs):
+        counts = Counter(key for key, _ in pairs)
+        twice = next(key for key, _ in pairs if counts[key] > 1)
+        raise ValueError(f"the key {cut(repr(twice))} stands in one object {counts[twice]} times")
+    return table
 
 
 def _no_number(word: str) -> float:

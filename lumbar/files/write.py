@@ -104,8 +104,10 @@ def check_writable(folder: Path | str) -> None:
         if not there.is_dir():
             raise NotADirectoryError(errno.ENOTDIR, f"{there.name} is no folder")
         probe = there / f"probe.{secrets.token_hex(6)}.tmp"  # other processes may try at the same time
-        write_bytes(b"", probe)
-        probe.unlink()
+        try:
+            write_bytes(b"", probe)
+        finally:
+            probe.unlink(missing_ok=True)
 
 
 def sync(path: Path) -> None:

@@ -13,13 +13,13 @@ from typing import Any
 import cv2
 import numpy as np
 
-from lumbar.files.exchange import exchanging
+from lumbar.files.exchange import check_own, exchanging
 from lumbar.files.write import write_text
 from lumbar.issues import InputError
 from lumbar.labels import LABEL_COLUMNS
 from lumbar.phantom.options import PhantomOptions
 from lumbar.phantom.study import Rows, Split, plan, seed_words, table_rows, write_study
-from lumbar.phantom.writer import own_slices
+from lumbar.phantom.writer import OwnSlices
 from lumbar.pool import spread
 
 _COORDINATES = ("study_id", "series_id", "instance_number", "condition", "level", "x", "y")
@@ -65,11 +65,15 @@ def write_phantoms(
     base = replace(PhantomOptions(label_noise=label_noise), **overrides)
     ids = study_ids(studies, seed, first_id)
     chosen = [(seed, index, study, split, (variations or {}).get(index, base)) for index, study in enumerate(ids)]
-    proof = functools.partial(_own_files, chosen)
+    slices = [OwnSlices(study, seed_words(seed, index, split)) for index, study in enumerate(ids)]
+    proof = functools.partial(_own_files, chosen, slices)
     with exchanging(out, proof, f"{split}_series_descriptions.csv") as new:
         rows: list[Rows] = []
         for done, row in enumerate(_run(out, [(new, *study) for study in chosen], workers), start=1):
             rows.append(row)
+            own, images = slices[done - 1], Path(f"{split}_images", str(ids[done - 1]))
+            own.like = new / images
+            check_own(Path(out) / images, own, besides=new)
             if progress is not None:
                 progress(done, studies)
         for name, text in _tables(split, rows).items():
@@ -77,8 +81,8 @@ def write_phantoms(
     return ids
 
 
-def _own_files(studies: list[_Study], folder: Path) -> list[str]:
-    """Files of an earlier call: slices with these studies' UIDs, and tables with the lines of those up to the last.
+def _own_files(studies: list[_Study], slices: list[OwnSlices], folder: Path) -> list[str]:
+    """Files of an earlier call: slices of these studies, and tables with the lines of those up to the last.
 
     The last is the last whose images are there: a table that somebody cut down or corrected is nobody's to replace.
     """
@@ -91,11 +95,8 @@ def _own_files(studies: list[_Study], folder: Path) -> list[str]:
         with suppress(OSError, UnicodeDecodeError):
             stands = (folder / name).read_bytes().decode().splitlines() if (folder / name).is_file() else []
             own += [name] if Counter(stands) == Counter(text.splitlines()) else []
-    for seed, index, study, _, _ in studies:
-        images = Path(f"{split}_images", str(study))
-        own += [
-            (images / name).as_posix() for name in own_slices(folder / images, study, seed_words(seed, index, split))
-        ]
+    for place, of_study in zip(places, slices, strict=True):
+        own += [(place / name).relative_to(folder).as_posix() for name in of_study(place)]
     return own
 
 

@@ -40,9 +40,27 @@ def slice_uid(seed: str, study: int, series: int, number: int) -> str:
     return _uid(seed, study, series, number)
 
 
-def own_slices(folder: Path, study: int, seed: str) -> list[str]:
-    """Which files of a study's folder (`<series>/<number>.dcm`) bear the UIDs of this seed, by relative name."""
-    return [path.relative_to(folder).as_posix() for path in folder.glob("*/*.dcm") if _is_own(path, study, seed)]
+@dataclass
+class OwnSlices:
+    """Which files of a study's folder (`<series>/<number>.dcm`) an earlier call wrote, by relative name.
+
+    They bear the UIDs of this seed. Where `like` is given, the folder that the study was written into anew, each must
+    be what stands there, or its beginning, as a kill leaves it: a slice that somebody edited keeps its UIDs.
+    """
+
+    study: int
+    seed: str
+    like: Path | None = None
+
+    def __call__(self, folder: Path) -> list[str]:
+        names = [path.relative_to(folder) for path in folder.glob("*/*.dcm") if _is_own(path, self.study, self.seed)]
+        like = self.like
+        return [name.as_posix() for name in names if like is None or _is_begun(folder / name, like / name)]
+
+
+def _is_begun(path: Path, whole: Path) -> bool:
+    """Whether a file is another one, or the beginning of it."""
+    return whole.is_file() and whole.read_bytes().startswith(path.read_bytes())
 
 
 def _is_own(path: Path, study: int, seed: str) -> bool:

@@ -110,7 +110,7 @@ class Networks:
         network = self.bundle.network(member.name, self.device)
         self._own[kind] = {key: value.to("meta") for key, value in network.state_dict().items()}
         sample = example(member.spec, next(network.parameters()).device)
-        with blamed_on(str(self.bundle.folder / member.file), "does not take its own inputs"):
+        with blamed_on(str(self.bundle.folder / member.file), "does not take its own inputs", member.spec):
             self._runners[member.name] = make_runner(network, self.engine, sample)
         self._first[kind] = self._holds[kind] = member.name
 

@@ -11,8 +11,9 @@ from pydantic import Field, TypeAdapter, ValidationError
 
 from lumbar.files.read import read_json
 from lumbar.files.write import write_json
-from lumbar.issues import InputError, cut
+from lumbar.issues import InputError
 from lumbar.recipe.member import Strict
+from lumbar.recipe.wording import describe
 
 
 class Source(Strict):
@@ -58,8 +59,9 @@ def read_measured(path: Path) -> list[Measured]:
     try:
         return TypeAdapter(list[Measured]).validate_python(read_json(path, "give the file that a benchmark wrote"))
     except ValidationError as error:
-        reason = cut(error.errors()[0]["msg"], 120)
-        raise InputError(f"{path}: no tables of figures ({reason}); give the file that a benchmark wrote") from error
+        raise InputError(
+            f"{path}: no tables of figures ({describe(error)}); give the file that a benchmark wrote"
+        ) from error
 
 
 def write_measured(tables: Sequence[Measured], path: Path) -> None:

@@ -10,6 +10,7 @@ from typing import Annotated, Any, Final, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
+from lumbar.issues import cut, few
 from lumbar.labels import SeriesType
 
 #: Bounds of what a manifest may ask for, far above what any network here uses: inputs of more would fill the memory.
@@ -37,8 +38,8 @@ class Strict(BaseModel):
             for key in values:
                 if key not in cls.model_fields:
                     near = difflib.get_close_matches(str(key), cls.model_fields, n=1)
-                    hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(cls.model_fields)}"
-                    raise ValueError(f"unknown key {key!r} in {cls.__name__.partition('[')[0]}; {hint}")
+                    hint = f"did you mean {near[0]!r}?" if near else f"known: {few(list(cls.model_fields), 5)}"
+                    raise ValueError(f"unknown key {cut(str(key), 40)!r}; {hint}")
         return values
 
 

@@ -13,9 +13,10 @@ line override `stage2.epochs=1` holds for every member of the stage, `stage2.mem
 """
 
 import difflib
-from collections.abc import Sequence
+import tomllib
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, Generic, Literal, TypeVar
+from typing import Any, Final, Generic, Literal, TypeVar
 
 from pydantic import Field, ValidationError, model_validator
 
@@ -25,8 +26,11 @@ from lumbar.issues import InputError, cut, few, printable
 from lumbar.recipe.card import Card
 from lumbar.recipe.member import MEMBER_NAME, DetectorSpec, GraderSpec, Strict
 from lumbar.recipe.settings import Blend, Folds, Loop, Training
+from lumbar.recipe.wording import describe
 
 Table = dict[str, Any]
+#: What a member consists of here, and not in the file.
+_PARTS: Final = ("spec", "training")
 #: So many known keys are named where none is near.
 KNOWN = 8
 _SPECS: dict[str, type[Strict]] = {"stage1": DetectorSpec, "stage2": GraderSpec}
@@ -96,13 +100,54 @@ def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
     Raises InputError with one sentence: file, key, what is wrong, the nearest known name.
     """
     remedy = "give the path of a TOML file"
-    raw = parse_toml(read_text(path, remedy), str(path), remedy)
-    for text in overrides:
-        _override(raw, text)
+    text = read_text(path, remedy)
+    parse_toml(text, str(path), remedy)
+    try:
+        return _resolved(text, overrides, str(path))
+    except InputError:
+        blamed = _blamed(text, overrides)
+        if not blamed:
+            raise
+        return _resolved(text, overrides, f"--set {few([cut(each) for each in blamed], 2)}")
+
+
+def _resolved(text: str, overrides: Sequence[str], source: str) -> Recipe:
+    """The recipe of a TOML text with overrides; InputError, which names the source, where it cannot be."""
+    raw = tomllib.loads(text)
+    for each in overrides:
+        _override(raw, each)
+    if empty := next(_empty_lists(raw), None):
+        raise InputError(f"{source}: {empty} is an empty list; name what it should hold, or leave it out")
     for stage in _SPECS:
-        raw[stage] = _expand(stage, raw.get(stage), path)
-    raw.setdefault("name", printable(Path(path).stem))
-    return check_recipe(raw, str(path))
+        raw[stage] = _expand(stage, raw.get(stage), source)
+    raw.setdefault("name", printable(Path(source).stem))
+    return check_recipe(raw, source)
+
+
+def _blamed(text: str, overrides: Sequence[str]) -> list[str]:
+    """The overrides that make a sound recipe a wrong one: the one without which it is sound, else those wrong alone."""
+
+    def sound(chosen: Sequence[str]) -> bool:
+        try:
+            _resolved(text, chosen, "")
+        except InputError:
+            return False
+        return True
+
+    if not overrides or not sound(()):
+        return []
+    others = [[*overrides[:place], *overrides[place + 1 :]] for place in range(len(overrides))]
+    needed = [one for one, rest in zip(overrides, others, strict=True) if sound(rest)]
+    return needed or [one for one in overrides if not sound([one])] or list(overrides)
+
+
+def _empty_lists(value: Any, place: str = "") -> Iterator[str]:
+    """Where a recipe holds lists without anything in them."""
+    if isinstance(value, list) and not value:
+        yield place
+    entries = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    for key, child in entries:
+        yield from _empty_lists(child, f"{place}.{cut(str(key))}".lstrip("."))
 
 
 def check_recipe(values: Table, source: str) -> Recipe:
@@ -110,41 +155,31 @@ def check_recipe(values: Table, source: str) -> Recipe:
     try:
         return Recipe.model_validate(values)
     except ValidationError as error:
-        raise InputError(f"{source}: {describe(error)}") from error
+        raise InputError(f"{source}: {describe(error, _PARTS)}") from error
 
 
-def describe(error: ValidationError) -> str:
-    """The first faults of a pydantic check in one sentence: where and what, and how many more there are."""
-    faults = []
-    for fault in error.errors():
-        place = ".".join(cut(str(part)) for part in fault["loc"] if part not in {"keypoints", "grading"})
-        what = cut(fault["msg"].removeprefix("Value error, "), 200)
-        faults.append(f"{place}: {what}" if place else what)
-    return few(list(dict.fromkeys(faults)))
-
-
-def _expand(stage: str, table: Any, path: Path) -> Table:
+def _expand(stage: str, table: Any, source: str) -> Table:
     """Shared values and member entries of one stage -> the fields of `Stage`."""
     if not isinstance(table, dict) or not isinstance(table.get("members"), dict) or not table["members"]:
-        raise InputError(f"{path}: [{stage}] has no members; add a table [{stage}.members.<name>]")
+        raise InputError(f"{source}: [{stage}] has no members; add a table [{stage}.members.<name>]")
     own = {"members", *(_STAGE_ONLY[stage])}
     shared = {key: value for key, value in table.items() if key not in own}
     members: Table = {}
     for name, entry in table["members"].items():
         if not isinstance(entry, dict):
             raise InputError(
-                f"{path}: {stage}.members.{name} is {cut(repr(entry))}; write a table [{stage}.members.{name}]"
+                f"{source}: {stage}.members.{name} is {cut(repr(entry))}; write a table [{stage}.members.{name}]"
             )
         merged = _merge(shared, entry)
         tasks = merged.pop("tasks", None)
         if tasks is not None and not (isinstance(tasks, list) and all(isinstance(task, str) for task in tasks)):
             wrong = f"tasks is {cut(repr(tasks))}"
-            raise InputError(f'{path}: {stage}.members.{name}: {wrong}; write a list of names, as ["spinal"]')
+            raise InputError(f'{source}: {stage}.members.{name}: {wrong}; write a list of names, as ["spinal"]')
         if tasks is None:
-            members[name] = _split(stage, merged, f"{path}: {stage}.members.{name}")
+            members[name] = _split(stage, merged, f"{source}: {stage}.members.{name}")
             continue
         for task in tasks:
-            members[f"{task}_{name}"] = _split(stage, {**merged, "task": task}, f"{path}: {stage}.members.{name}")
+            members[f"{task}_{name}"] = _split(stage, {**merged, "task": task}, f"{source}: {stage}.members.{name}")
     return {"members": members} | {key: table[key] for key in _STAGE_ONLY[stage] if key in table}
 
 

@@ -88,7 +88,7 @@ class Folds(Strict):
     @model_validator(mode="after")
     def _check(self) -> "Folds":
         if not self.train or len(set(self.train)) < len(self.train) or not set(self.train) <= set(range(self.count)):
-            raise ValueError(f"folds.train must name different folds from 0 to {self.count - 1}, not {self.train}")
+            raise ValueError(f"train must name different folds from 0 to {self.count - 1}, not {list(self.train)}")
         return self
 
 

@@ -11,7 +11,6 @@ the order of their numbers, and all labels are empty. Nothing that has a side ma
 get the same point for the left and the right foramen of a level, where both would be if looked at from the side.
 """
 
-import functools
 import itertools
 import re
 from collections.abc import Iterator
@@ -24,12 +23,12 @@ import cv2
 import numpy as np
 import pandas as pd
 
-from lumbar.files.exchange import exchanging
+from lumbar.files.exchange import check_own, exchanging
 from lumbar.files.write import write_csv, writing_into
 from lumbar.issues import InputError
 from lumbar.labels import LABEL_COLUMNS, LEVELS, level_title
 from lumbar.phantom.scan import Plane, SeriesPlan
-from lumbar.phantom.writer import Coding, own_slices, slice_dataset, write_slice
+from lumbar.phantom.writer import Coding, OwnSlices, slice_dataset, write_slice
 from lumbar.spider.tables import MOST, check_within, columns_spacing, merged, read_overview, read_points
 from lumbar.terminal import follow
 
@@ -85,7 +84,7 @@ def write_spider(source: Path, out: Path, part: Part = "train", points: Path | N
     missing; how it was made, `how`, is not read); without it they are left out. Of studies that are there already
     the images are written anew, and the rows stay as they stand. Raises InputError for a table or an image that cannot
     be read or used, where there is no study to write, and where a study or row of the same number is there that this
-    did not write or that somebody changed.
+    did not write or that somebody changed, and where somebody changed one of its slices.
     """
     ids, labels, series, coordinates, sources = [], [], [], [], []
     if part == "images":
@@ -97,8 +96,10 @@ def write_spider(source: Path, out: Path, part: Part = "train", points: Path | N
     with ExitStack() as built:
         for labelled in follow(itertools.chain(*found), "writing slices", None):
             place = Path(out) / "train_images" / str(labelled.study)
-            own = functools.partial(own_slices, study=labelled.study, seed=labelled.sequence)
-            instances = _write_study(built.enter_context(exchanging(place, own)), labelled)
+            own = OwnSlices(labelled.study, labelled.sequence)
+            own.like = new = built.enter_context(exchanging(place, own))
+            instances = _write_study(new, labelled)
+            check_own(place, own, besides=new)
             ids.append(labelled.study)
             labels.append({"study_id": labelled.study, **dict.fromkeys(LABEL_COLUMNS)})
             sources.append({"study_id": labelled.study, "source": labelled.sequence})

@@ -22,7 +22,6 @@ import numpy as np
 import pandas as pd
 from pydantic import TypeAdapter, ValidationError
 
-from lumbar.bundle.manifest import first_fault
 from lumbar.files.read import read_json, read_table, whole_numbers
 from lumbar.files.write import sha256, write_csv, write_json
 from lumbar.issues import InputError, few
@@ -30,6 +29,7 @@ from lumbar.labels import SEVERITIES, row_ids
 from lumbar.metric import read_labels
 from lumbar.recipe.recipe import Recipe, check_recipe
 from lumbar.recipe.settings import Folds
+from lumbar.recipe.wording import describe
 from lumbar.study.keypoint import Keypoint
 from lumbar.training.data.packs import fingerprint, read_header
 
@@ -171,7 +171,7 @@ class RunFolder:
         try:
             return list(_POINTS.validate_python(self._json(path).get(what, {})).items())
         except ValidationError as error:
-            raise InputError(f"{path}: {first_fault(error)}; {_AGAIN}") from error
+            raise InputError(f"{path}: {describe(error)}; {_AGAIN}") from error
 
     def _json(self, path: Path | str, *keys: str) -> dict[str, Any]:
         """An object of the run that must have these keys; InputError where it is missing or something else."""

@@ -28,6 +28,7 @@ from lumbar.issues import InputError, few, printable
 from lumbar.labels import CONDITIONS, LEVELS, SEVERITIES
 from lumbar.metric import read_labels, weighted_prior
 from lumbar.recipe.member import LAST_FOLD, Strict
+from lumbar.recipe.wording import describe
 from lumbar.terminal import follow
 
 __all__ = ["EXACT", "ORIGINALS", "convert_checkpoints", "read_checkpoint"]
@@ -156,8 +157,7 @@ def _entries(mapping: Path, folder: Path, files: list[Path]) -> dict[Path, FileE
         try:
             found[at[0]] = FileEntry.model_validate(value if isinstance(value, dict) else {"fold": value})
         except ValidationError as error:
-            what = error.errors()[0]["msg"].removeprefix("Value error, ")
-            raise InputError(f"{mapping}: {name!r}: {what}") from error
+            raise InputError(f"{mapping}: {name!r}: {describe(error)}") from error
         member = found[at[0]].member
         if member is not None and member not in ORIGINALS:
             raise InputError(f"{mapping}: {name!r}: no member {member!r}; known: {', '.join(ORIGINALS)}")

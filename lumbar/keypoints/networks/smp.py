@@ -7,6 +7,7 @@ from torch import nn
 from lumbar.backbones import refuse_sources
 from lumbar.issues import InputError
 from lumbar.recipe.member import DetectorSpec
+from lumbar.recipe.wording import why_refused
 
 
 def build_smp(spec: DetectorSpec, architecture: type[nn.Module]) -> nn.Module:
@@ -36,5 +37,8 @@ def build_smp(spec: DetectorSpec, architecture: type[nn.Module]) -> nn.Module:
             **spec.encoder_args,
         )
     except (AssertionError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
-        reason = str(error).strip("\"'").partition(", supported")[0]
-        raise InputError(f"{spec.network} cannot be built on encoder {spec.encoder!r}: {reason}") from error
+        reason = why_refused(error, {**spec.encoder_args, **spec.network_args})
+        raise InputError(
+            f"{spec.network} cannot be built on encoder {spec.encoder!r}: {reason}; correct its arguments or name "
+            "another"
+        ) from error

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from lumbar.bundle.network import blueprint, check_size
+from lumbar.bundle.network import blueprint, check_inputs, check_size
 from lumbar.issues import InputError
 from lumbar.recipe.recipe import AnyMember, Recipe
 from lumbar.recipe.settings import Training
@@ -47,7 +47,9 @@ def all_told(place: str, faults: Sequence[str]) -> InputError:
 
 def _network_fault(member: AnyMember) -> str | None:
     try:
-        check_size(blueprint(member.spec, "the recipe"), "the recipe")
+        network = blueprint(member.spec, "the recipe")
+        check_size(network, "the recipe")
+        check_inputs(network, member.spec, "the recipe")
         if member.training.pretrained:
             as_trained("", member).network()
     except InputError as error:
