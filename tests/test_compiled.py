@@ -3,6 +3,7 @@
 import copy
 import importlib.util
 import os
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -140,6 +141,23 @@ def test_memory_is_let_go_of_only_between_calls() -> None:
     assert runner.network._compiled is not None
     runner.release()
     assert runner.network._compiled is None
+
+
+@pytest.mark.skipif(not OPENVINO, reason="openvino is not installed")
+@pytest.mark.skipif(sys.platform != "linux", reason="signals are handled otherwise there")
+def test_a_signal_finds_its_stack_when_networks_came_and_went() -> None:
+    """Ctrl-C and alarms would else be handled in memory that was freed, which kills the process without a word."""
+    before = compiled.signal_stack()
+    assert before is not None
+    spec = SPECS["resnet"]
+    runners = [in_openvino(lived_in(build_network(spec), seed), inputs(spec, 1)) for seed in (2, 3)]
+    for runner in runners:
+        runner.network(inputs(spec, 1))
+    for runner in runners:  # the first to come is the first to go
+        runner.release()
+    after = compiled.signal_stack()
+    assert after is not None
+    assert (after.start, after.size) == (before.start, before.size)
 
 
 @pytest.mark.skipif(not OPENVINO, reason="openvino is not installed")

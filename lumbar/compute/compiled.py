@@ -6,11 +6,14 @@ network: norms are folded and tables worked out on the way.
 """
 
 import copy
+import ctypes
 import importlib.util
+import sys
 import tempfile
 import threading
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any, Final
@@ -156,11 +159,42 @@ class Part(nn.Module):
                     "INFERENCE_PRECISION_HINT": PRECISION[self.word],
                     "ENABLE_CPU_PINNING": False,  # else every process computes on the first cores
                 }
-                self._compiled = openvino.Core().compile_model(self.file, "CPU", hints)
+                with signal_stack_kept():
+                    self._compiled = openvino.Core().compile_model(self.file, "CPU", hints)
             return self._compiled
 
     def __deepcopy__(self, _: dict[int, Any]) -> "Part":
         return Part()
+
+
+class SignalStack(ctypes.Structure):
+    """Where a thread's signals are handled, `stack_t` of sigaltstack(2) on Linux."""
+
+    _fields_ = (("start", ctypes.c_void_p), ("flags", ctypes.c_int), ("size", ctypes.c_size_t))
+
+
+def signal_stack() -> SignalStack | None:
+    """This thread's stack for signals; None elsewhere than on Linux."""
+    if sys.platform != "linux":
+        return None
+    stack = SignalStack()
+    ctypes.CDLL(None).sigaltstack(None, ctypes.byref(stack))
+    return stack
+
+
+@contextmanager
+def signal_stack_kept() -> Iterator[None]:
+    """Give the thread its stack for signals back at the end.
+
+    Compiling puts another in its place, which goes with what was compiled: the next signal, of Ctrl-C as of an alarm,
+    would be handled in memory that is gone, and end the process.
+    """
+    before = signal_stack()
+    try:
+        yield
+    finally:
+        if before is not None:
+            ctypes.CDLL(None).sigaltstack(ctypes.byref(before), None)
 
 
 def _infer(request: Any, piece: torch.Tensor, size: int) -> torch.Tensor:
