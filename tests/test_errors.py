@@ -32,7 +32,7 @@ PASSED_ON = (
     "{sentence(error)}",
     "{lost}",
     "{message}",
-    "{report.describe_prior(",
+    "{run_report.describe_prior(",
 )
 #: The fault named exactly is the remedy: what is missing is to be there, what is double is to be single.
 PLAIN = (

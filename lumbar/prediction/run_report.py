@@ -157,7 +157,7 @@ def _row_origins(results: Sequence[StudyResult]) -> dict[str, Any]:
 def _study_entry(result: StudyResult) -> dict[str, Any]:
     confidences = [float(point.confidence) for point in result.keypoints]
     own = {one.metadata[REPORTED]: getattr(result, one.name) for one in fields(result) if REPORTED in one.metadata}
-    return {key: _plain(value) for key, value in own.items()} | {
+    return {key: _plain(round(value, 3) if isinstance(value, float) else value) for key, value in own.items()} | {
         "keypoints": {
             "found": len(result.keypoints),
             "repaired": sum(bool(point.repaired) for point in result.keypoints),
@@ -187,13 +187,11 @@ def issue_entry(issue: Issue, root: Path) -> dict[str, Any]:
 
 
 def _plain(value: Any) -> Any:
-    """JSON's own types as they are (seconds to the millisecond), anything else as JSON can hold it."""
+    """JSON's own types as they are, anything else (a device, a path, a numpy number) as JSON can hold it."""
     if isinstance(value, np.generic):
         value = value.item()
     if isinstance(value, Mapping):
         return {str(key): _plain(one) for key, one in value.items()}
     if isinstance(value, list | tuple):
         return [_plain(one) for one in value]
-    if isinstance(value, float):
-        return round(value, 3)
     return value if value is None or isinstance(value, bool | int | float | str) else str(value)
