@@ -1,6 +1,7 @@
 """What the tests share: where the real data lies, no network, the same hypothesis examples in every run."""
 
 import os
+import re
 import socket
 from pathlib import Path
 from typing import Any
@@ -16,16 +17,33 @@ SHARED = Path(os.environ.get("LUMBAR_SHARED", ROOT.parent / "shared"))
 settings.register_profile(
     "lumbar",
     derandomize=True,
+    max_examples=25,
     deadline=None,  # a busy machine is not a fault
     database=None,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
 )
+settings.register_profile("long", settings.get_profile("lumbar"), max_examples=200)
 settings.load_profile("lumbar")
 
 # Hubs answer from this environment, in subprocesses too: nothing is fetched, and nothing waits for an answer.
 os.environ.update(HF_HUB_OFFLINE="1", TRANSFORMERS_OFFLINE="1", MPLBACKEND="agg", TQDM_DISABLE="1")
+# One thread a process of tests: two processes fill two cores. Read by torch, OpenBLAS and OpenMP when they are loaded.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 # Threads that wait for each other sleep: on a busy machine, tiny networks are ten times slower where they spin.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Property-based tests take more examples where the slow tests are asked for."""
+    if re.search(r"(?<!not )\bslow\b", config.option.markexpr):
+        settings.load_profile("long")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark property-based tests, which the long run takes too."""
+    for item in items:
+        if hasattr(getattr(item, "obj", None), "hypothesis"):
+            item.add_marker("property")
 
 
 def shared_path(relative: str) -> Path:

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from pydicom import dcmread
 from pydicom.encaps import get_frame
@@ -209,7 +209,6 @@ def test_no_file_of_pydicoms_collection_raises(tmp_path: Path, file: str) -> Non
 
 @pytest.mark.parametrize("syntax", [ExplicitVRLittleEndian, RLELossless, JPEG2000Lossless])
 @given(data=st.data())
-@settings(max_examples=60)
 def test_flipped_bytes_never_raise_and_never_give_broken_geometry(
     tmp_path_factory: pytest.TempPathFactory, syntax: Any, data: st.DataObject
 ) -> None:

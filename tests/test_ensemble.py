@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
@@ -22,7 +22,6 @@ def ensembles(draw: st.DrawFn) -> np.ndarray:
     return np.where(silent[..., None], np.nan, drawn)
 
 
-@settings(max_examples=60)
 @given(ensembles(), methods)
 def test_each_cell_is_the_mean_of_its_speakers_or_the_prior(members, method):
     blended, spoken = blend(members, PRIOR, method)
@@ -40,7 +39,6 @@ def test_each_cell_is_the_mean_of_its_speakers_or_the_prior(members, method):
         np.testing.assert_allclose(blended[cell], expected / np.sum(expected), rtol=1e-9)
 
 
-@settings(max_examples=40)
 @given(ensembles(), methods, st.randoms(use_true_random=False))
 def test_order_of_the_members_changes_nothing(members, method, random):
     weights = np.arange(1, len(members) + 1)
@@ -51,7 +49,6 @@ def test_order_of_the_members_changes_nothing(members, method, random):
     np.testing.assert_array_equal(shuffled_spoken, spoken)
 
 
-@settings(max_examples=40)
 @given(ensembles(), methods)
 def test_result_is_a_distribution(members, method):
     blended, _ = blend(members, PRIOR, method)
@@ -60,7 +57,6 @@ def test_result_is_a_distribution(members, method):
     np.testing.assert_allclose(blended.sum(axis=-1), 1, atol=1e-12)
 
 
-@settings(max_examples=40)
 @given(ensembles(), methods)
 def test_weighing_a_member_twice_is_listing_it_twice(members, method):
     weights = np.ones(len(members))

@@ -4,7 +4,7 @@ import json
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
@@ -263,7 +263,6 @@ def test_projected_points_and_distances_are_those_of_the_original(recorded: dict
 
 
 @given(st.tuples(number, number), st.floats(5, 80), st.tuples(st.floats(0.2, 2), st.floats(0.2, 2)))
-@settings(max_examples=50)
 def test_a_box_is_as_long_as_its_millimetres(center: tuple, size: float, spacing: tuple) -> None:
     x1, y1, x2, y2 = geometry.box_px(center, size, spacing)
     assert abs((x2 - x1) - size / spacing[1]) <= 1

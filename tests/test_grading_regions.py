@@ -4,7 +4,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from lumbar import geometry
@@ -194,7 +194,6 @@ def test_only_what_members_see_decides_whether_they_share_regions():
         assert region_key(one) != region_key(other)
 
 
-@settings(max_examples=25)
 @given(st.floats(-30, 30), st.floats(-30, 30))
 def test_sound_and_exact_boxes_lie_within_a_pixel_of_each_other(dy, dz):
     study = STUDY

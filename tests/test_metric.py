@@ -7,7 +7,7 @@ from dataclasses import asdict
 import numpy as np
 import pandas as pd
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from sklearn.metrics import log_loss
@@ -66,7 +66,6 @@ def sklearn_score(codes: np.ndarray, probabilities: np.ndarray) -> list[float]:
     return [*parts, log_loss(worst == 2, pairs, labels=[False, True], sample_weight=2.0**worst)]
 
 
-@settings(max_examples=60)
 @given(cases())
 def test_each_part_agrees_with_scikit_learn(case):
     codes, probabilities = case
@@ -76,7 +75,6 @@ def test_each_part_agrees_with_scikit_learn(case):
     assert result.total == pytest.approx(np.mean(parts), abs=1e-12)
 
 
-@settings(max_examples=25)
 @given(cases(), st.randoms(use_true_random=False))
 def test_order_of_rows_and_columns_changes_nothing(case, random):
     codes, probabilities = case
@@ -88,7 +86,6 @@ def test_order_of_rows_and_columns_changes_nothing(case, random):
         assert other.total == pytest.approx(score(labels, predictions).total, rel=1e-12)
 
 
-@settings(max_examples=25)
 @given(cases(), st.floats(1e-3, 1e3))
 def test_rows_are_renormalised(case, factor):
     codes, probabilities = case
@@ -97,7 +94,6 @@ def test_rows_are_renormalised(case, factor):
     )
 
 
-@settings(max_examples=25)
 @given(cases())
 def test_rows_without_a_label_are_not_scored(case):
     codes, probabilities = case
@@ -283,7 +279,6 @@ def test_prior_is_the_weighted_share_of_each_column():
     np.testing.assert_allclose(weighted_prior(label_table(codes), smoothing=0.5)[0, 0], np.array([6.5, 7, 6]) / 19.5)
 
 
-@settings(max_examples=25)
 @given(cases(), st.integers(0, 2**32 - 1))
 def test_no_other_constant_beats_the_prior_on_its_own_labels(case, seed):
     codes, _ = case
