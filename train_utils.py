@@ -163,18 +163,18 @@ def predict_folder(args: argparse.Namespace) -> int:
     """Grade a data folder: submission.csv, keypoints.csv and run_report.json, with --html a report to look at."""
     from lumbar.bundle.bundle import load_bundle
     from lumbar.prediction import job, outputs, run_report
-    from lumbar.report.dicom_sr import write as dicom_sr
+    from lumbar.report.dicom_sr import write
     from lumbar.study import study
 
     if args.dicom_sr:
-        dicom_sr.check_available()
+        write.check_available()
     data, weights = study.open_data(args.data, args.split, strict=False), load_bundle(args.weights)
     if args.dicom_sr:
-        dicom_sr.check_out(args.out, data)
+        write.check_out(args.out, data)
     if args.html:
-        from lumbar.report.html import write as html
+        from lumbar.report.html import write
 
-        html.check_out(args.out)
+        write.check_out(args.out)
     options = job.Options(args.device, args.engine, args.on_error, args.hours, args.shard)
     processes = job.Processes()
     with job.holding(data, weights, args.out, options):
@@ -192,9 +192,9 @@ def predict_folder(args: argparse.Namespace) -> int:
     terminal.show(outputs.write_outputs(found, data, weights, args.out, options.report()))
     if args.html:
         device = processes.device(args.device, say=terminal.tell).device
-        terminal.show(html.write_report(found, data, weights, args.out, device=device))
+        terminal.show(write.write_report(found, data, weights, args.out, device=device))
     if args.dicom_sr:
-        for sentence in dicom_sr.write_reports(found, data, weights, args.out)[1]:
+        for sentence in write.write_reports(found, data, weights, args.out)[1]:
             terminal.tell(sentence)
     if run_report.exceeded_share(found):
         raise InputError(f"{args.data}: {run_report.describe_prior(found)}, see {args.out / 'run_report.json'}")
@@ -217,12 +217,12 @@ def score_table(args: argparse.Namespace) -> int:
 
 def blend_tables(args: argparse.Namespace) -> int:
     """Nested score of a way to blend tables, or of all, with its gain over the plain mean."""
-    from lumbar.ensemble.command import report, report_json, run_blend
+    from lumbar.ensemble.command import report_json, run_blend
 
     result = run_blend(args.labels, args.tables, args.folds, args.method, seed=args.seed, out=args.out)
     for note in result["notes"]:
         terminal.tell(note)
-    terminal.show(report_json(result) if args.json else report(result))
+    terminal.show(report_json(result) if args.json else run_report(result))
     return 0
 
 

@@ -20,8 +20,7 @@ from lumbar.issues import InputError
 from lumbar.labels import CONDITIONS, KEYPOINT_SERIES, LEVELS, SEVERITIES, condition_title, level_title, side_of
 from lumbar.phantom.dataset import write_phantoms
 from lumbar.prediction.schedule import StudyResult
-from lumbar.report.dicom_sr import codes
-from lumbar.report.dicom_sr import write as dicom_sr
+from lumbar.report.dicom_sr import codes, write
 from lumbar.study.keypoint import Keypoint
 from lumbar.study.study import DataFolder, open_data, read_study
 
@@ -64,7 +63,7 @@ def made_up(data: DataFolder, **changes: Any) -> StudyResult:
 
 
 def write(result: StudyResult, data: DataFolder, out: Path) -> Path:
-    (path,), left_out = dicom_sr.write_reports([result], data, BUNDLE, out)
+    (path,), left_out = write.write_reports([result], data, BUNDLE, out)
     assert left_out == []
     return path
 
@@ -111,7 +110,7 @@ def test_a_report_replaces_a_report_and_none_that_somebody_changed(phantom: Path
         path.write_bytes(whole[:100])
     changed = path.read_bytes()
     with pytest.raises(InputError, match=r"\.dcm: is there already"):
-        dicom_sr.check_out(tmp_path, data)
+        write.check_out(tmp_path, data)
     with pytest.raises(InputError, match=r"\.dcm: is there already"):
         write(made_up(data), data, tmp_path)
     assert path.read_bytes() == changed
@@ -183,7 +182,7 @@ def test_the_same_results_give_the_same_file_and_others_another_instance(phantom
     assert other.SeriesInstanceUID == dcmread(first).SeriesInstanceUID
     assert other.SOPInstanceUID != dcmread(first).SOPInstanceUID
     later = SimpleNamespace(identity="f" * 64)
-    (path,), _ = dicom_sr.write_reports([result], data, later, tmp_path / "d")
+    (path,), _ = write.write_reports([result], data, later, tmp_path / "d")
     assert dcmread(path).SeriesInstanceUID != dcmread(first).SeriesInstanceUID
 
 
@@ -215,7 +214,7 @@ def test_nothing_of_the_patient_but_what_a_report_needs_is_kept_and_nothing_is_l
     report = dcmread(path)
     assert (report.PatientName, report.PatientID) == ("SECRETNAME", "SECRETID")
     assert report.StudyDate == report.PatientSex == ""  # no such day, no such sex
-    assert report.ContentDate == dicom_sr.NO_DATE[0]
+    assert report.ContentDate == write.NO_DATE[0]
     assert "PatientAge" not in report
     assert b"SECRETSTREET" not in path.read_bytes()
     assert b"SECRETPLACE" not in path.read_bytes()
@@ -274,11 +273,11 @@ def test_a_study_without_identity_or_without_images_has_no_report_and_a_sentence
         del image.StudyInstanceUID
 
     data = rewritten(phantom, tmp_path / "data", forget)
-    written, (sentence,) = dicom_sr.write_reports([made_up(data)], data, BUNDLE, tmp_path)
+    written, (sentence,) = write.write_reports([made_up(data)], data, BUNDLE, tmp_path)
     assert written == []
     assert "study 501 has no structured report" in sentence
     assert "StudyInstanceUID" in sentence
-    written, (sentence,) = dicom_sr.write_reports([made_up(data, keypoints=(), used={})], data, BUNDLE, tmp_path)
+    written, (sentence,) = write.write_reports([made_up(data, keypoints=(), used={})], data, BUNDLE, tmp_path)
     assert written == []
     assert "none of its images" in sentence
     assert not (tmp_path / "dicom_sr").exists()

@@ -29,6 +29,8 @@ FLOORS = {
         "dicom_file",
         "dicom_flaws",
         "dicom_frames",
+        "dicom_jpeg",
+        "dicom_kinds",
         "dicom_identity",
         "dicom_mixture",
         "dicom_pixels",
@@ -45,6 +47,7 @@ FLOORS = {
     "study": {
         "study",
         "study_checks",
+        "study_copies",
         "tables",
         "windows",
         "canal",

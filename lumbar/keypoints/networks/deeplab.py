@@ -3,10 +3,10 @@
 import segmentation_models_pytorch as smp
 from torch import nn
 
-from lumbar.keypoints.networks.smp import build_smp
+from lumbar.keypoints.networks import smp
 from lumbar.recipe.member import DetectorSpec
 
 
 def build(spec: DetectorSpec) -> nn.Module:
-    """DeepLabV3+ on the encoder of `spec`, see `build_smp`."""
-    return build_smp(spec, smp.DeepLabV3Plus)
+    """DeepLabV3+ on the encoder of `spec`, see `smp_network.build`."""
+    return smp.build(spec, smp.DeepLabV3Plus)

@@ -9,7 +9,7 @@ from lumbar.issues import InputError
 from lumbar.recipe.member import DetectorSpec
 
 
-def build_smp(spec: DetectorSpec, architecture: type[nn.Module]) -> nn.Module:
+def build(spec: DetectorSpec, architecture: type[nn.Module]) -> nn.Module:
     """The architecture with random weights; state-dict names are those of segmentation-models-pytorch.
 
     `spec.network_args` go to the constructor (`decoder_channels`, `encoder_depth`, …). `spec.encoder_args` go to timm
