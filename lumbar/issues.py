@@ -1,7 +1,8 @@
 """What can be wrong with an input: `Issue` (repaired or replaced, the run goes on) and `InputError` (it does not)."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+import re
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, replace
 from typing import Final
 
 NOTICE: Final = "Research use only, not for clinical decisions."
@@ -15,6 +16,7 @@ CODES: Final[dict[str, str]] = {
     "slice_renumbered": "two slices of a series bore one number; the later one got a new one",
     "pixels_constant": "a slice holds one value only",
     "geometry_repaired": "geometry was derived from other tags or slices",
+    "geometry_doubtful": "sizes or places that the headers give contradict each other or a spine; the detail says how",
     "geometry_differs": "the field of view differs from slice to slice",
     "orientation_differs": "rows and columns of a slice run another way than those of its neighbours",
     "orientation_doubtful": "the pictures seem to lie another way than their header says",
@@ -47,6 +49,8 @@ CODES: Final[dict[str, str]] = {
     "study_failed": "the study could not be read; the prior stands in",
 }
 
+#: Numbers in a reason that may differ from case to case.
+NUMBER: Final = re.compile(r"[-+]?\d+(\.\d+)?(e[-+]?\d+)?")
 #: Longer than any sentence should be, so that a text from a file cannot fill a report; paths may need some of it.
 LONGEST: Final = 500
 
@@ -67,6 +71,27 @@ class Issue:
         if self.code not in CODES:
             raise ValueError(f"unknown issue code {self.code!r}")
         object.__setattr__(self, "detail", _sentence(self.detail))
+
+
+def together(issues: Sequence[Issue], codes: Collection[str]) -> list[Issue]:
+    """Issues of which those of some codes are told once a series and reason, with the first names and their number.
+
+    Their details are `name: reason`; reasons that differ in numbers only are one.
+    """
+    lots: dict[object, list[Issue]] = {}
+    for place, issue in enumerate(issues):
+        reason = issue.detail.partition(": ")[2]
+        shared = issue.code in codes and bool(reason)
+        key = (issue.code, issue.study, issue.series, NUMBER.sub("#", reason)) if shared else place
+        lots.setdefault(key, []).append(issue)
+    return [lot[0] if len(lot) == 1 else _merged(lot) for lot in lots.values()]
+
+
+def _merged(lot: Sequence[Issue]) -> Issue:
+    parts = [issue.detail.partition(": ") for issue in lot]
+    same = len({reason for _, _, reason in parts}) == 1
+    names = few([name for name, _, _ in parts])
+    return replace(lot[0], detail=f"{names}: {parts[0][2]}{'' if same else ' (so the first)'}")
 
 
 class InputError(Exception):

@@ -4,6 +4,7 @@ import importlib.util
 import json
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from pydicom.uid import (
 )
 
 from lumbar.dicom import frames
+from lumbar.dicom.jpeg import is_whole
 from lumbar.dicom.series import read_series
 from tests.support.tiny_dicom import (
     ORIGIN,
@@ -144,6 +146,54 @@ def test_a_codestream_that_claims_something_else_is_refused_before_it_is_decoded
     assert series is None
     assert issues[0].code == "file_unreadable"
     assert "codestream" in issues[0].detail
+
+
+def cut(stream: bytearray) -> bytearray:
+    return stream[:-900] + stream[-2:]
+
+
+def overwritten(stream: bytearray) -> bytearray:
+    stream[-900:-700] = bytes(200)
+    return stream
+
+
+def marked(stream: bytearray) -> bytearray:
+    stream[-900:-898] = b"\xff\xc1"
+    return stream
+
+
+def another_table(stream: bytearray) -> bytearray:
+    """Codes of another length: the sizes of steps are exchanged."""
+    at = stream.index(b"\xff\xc4") + 5
+    many = sum(stream[at : at + 16])
+    stream[at + 16 : at + 16 + many] = stream[at + 16 : at + 16 + many][::-1]
+    return stream
+
+
+@needs_decoder
+@pytest.mark.parametrize("syntax", SYNTAXES[:2], ids=lambda syntax: syntax.name)
+@pytest.mark.parametrize("harm", [cut, overwritten, marked, another_table])
+def test_damage_inside_a_lossless_image_is_told_and_nothing_else(
+    tmp_path: Path, syntax: UID, harm: Callable[[bytearray], bytearray]
+) -> None:
+    stream = harm(bytearray(encoded(smooth(2000), syntax, 16)))
+    write_slice(tmp_path / "1.dcm", smooth(2000).astype("uint16"), ORIGIN, syntax=syntax, codestream=bytes(stream))
+    series, issues = read_series(tmp_path, 7, "Sagittal T1", 1)
+    assert series is None
+    assert [issue.code for issue in issues] == ["file_unreadable", "series_ignored"]
+    assert "1.dcm: is damaged: its " in issues[0].detail
+
+
+@needs_decoder
+@pytest.mark.parametrize("predictor", range(1, 8))
+def test_every_predictor_takes_the_bits_that_the_image_holds(predictor: int) -> None:
+    import imagecodecs
+
+    for bits, pixels in ((8, smooth(200)), (12, smooth(4000)), (16, image(3)), (16, image(4, low=-900) * 37)):
+        stored = (pixels.astype(np.int64) & (2**bits - 1)).astype("uint8" if bits == 8 else "uint16")
+        frame = imagecodecs.jpeg8_encode(stored, lossless=True, predictor=predictor, bitspersample=bits)
+        assert is_whole(bytes(frame), stored)
+        assert not is_whole(bytes(frame[:-40] + frame[-2:]), stored)
 
 
 def test_without_its_decoder_the_sentence_names_it_and_the_remedy(

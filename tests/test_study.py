@@ -30,10 +30,10 @@ def orthonormal(direction: tuple[float, ...]) -> tuple[float, ...]:
 def write_study(root: Path, study: int = 11, split: str = "train") -> Path:
     """Two sagittal series numbered either way, and two axial ones of different angle, off the middle."""
     folder = root / f"{split}_images" / str(study)
-    write_stack(folder / "1", [8, 4, 0, -4, -9], SAGITTAL, names=[3, 4, 8, 12, 40], origin=(7, -60, 50))
-    write_stack(folder / "2", [-8, -4, 0, 4], orthonormal(OBLIQUE), origin=(3, -60, 50))
-    write_stack(folder / "3", [0, 4, 8, 12], AXIAL, origin=(-40, -30, 10), shape=(36, 40))
-    write_stack(folder / "4", [20, 16, 12], orthonormal(TILTED), origin=(-40, -30, -40))
+    write_stack(folder / "1", [8, 4, 0, -4, -9], SAGITTAL, names=[3, 4, 8, 12, 40], origin=(7, -60, 50), pictures=100)
+    write_stack(folder / "2", [-8, -4, 0, 4], orthonormal(OBLIQUE), origin=(3, -60, 50), pictures=200)
+    write_stack(folder / "3", [0, 4, 8, 12], AXIAL, origin=(-40, -30, 10), shape=(36, 40), pictures=300)
+    write_stack(folder / "4", [20, 16, 12], orthonormal(TILTED), origin=(-40, -30, -40), pictures=400)
     rows = [(1, "Sagittal T2/STIR"), (2, "Sagittal T1"), (3, "Axial T2"), (4, "Axial T2")]
     table = "".join(f"{study},{series},{text}\n" for series, text in rows)
     (root / f"{split}_series_descriptions.csv").write_text(HEADER + table)
@@ -159,7 +159,7 @@ def test_missing_folders_and_unlisted_ones_are_told(tmp_path: Path) -> None:
 
 def test_the_orientation_overrules_a_wrong_description(tmp_path: Path) -> None:
     folder = write_study(tmp_path)
-    write_stack(folder / "5", [0, 4, 8], CORONAL)
+    write_stack(folder / "5", [0, 4, 8], CORONAL, pictures=500)
     rows = "11,1,Axial T2\n11,2,Sagittal T1\n11,3,Sagittal T1\n11,4,Axial T2\n11,5,Sagittal T1\n"
     (tmp_path / "train_series_descriptions.csv").write_text(HEADER + rows)
     study = read_study(open_data(tmp_path), 11)
@@ -182,9 +182,9 @@ def test_a_series_without_a_usable_slice_makes_its_type_missing(tmp_path: Path) 
 
 def test_the_best_series_has_most_slices_then_the_finest_pixels_then_the_first_row(tmp_path: Path) -> None:
     folder = write_study(tmp_path)
-    write_stack(folder / "5", [0, 4, 8, 12], AXIAL)
-    write_stack(folder / "6", [0, 4, 8, 12], AXIAL, spacing=(2.5, 2.5))
-    write_stack(folder / "7", [0, 4, 8, 12], AXIAL, spacing=(2.5, 2.5))
+    write_stack(folder / "5", [0, 4, 8, 12], AXIAL, pictures=500)
+    write_stack(folder / "6", [0, 4, 8, 12], AXIAL, spacing=(2.5, 2.5), pictures=600)
+    write_stack(folder / "7", [0, 4, 8, 12], AXIAL, spacing=(2.5, 2.5), pictures=700)
     with (tmp_path / "train_series_descriptions.csv").open("a") as table:
         table.write("11,5,Axial T2\n11,6,Axial T2\n11,7,Axial T2\n")
     study = read_study(open_data(tmp_path), 11)

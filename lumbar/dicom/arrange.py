@@ -8,9 +8,17 @@ from typing import Final
 import numpy as np
 
 from lumbar import geometry
-from lumbar.dicom.consistency import FEW, axes_alike, behind_each_other, fields_alike, stations, usable_steps
+from lumbar.dicom.consistency import (
+    FEW,
+    axes_alike,
+    behind_each_other,
+    fields_alike,
+    stations,
+    steps_as_told,
+    usable_steps,
+)
 from lumbar.dicom.file import Slice
-from lumbar.dicom.flaws import IssueLog, few_files
+from lumbar.dicom.flaws import IssueLog
 from lumbar.dicom.mixture import one_origin
 from lumbar.geometry import Plane
 from lumbar.issues import few
@@ -55,6 +63,7 @@ def arrange(
     for part in parts:
         stacks = [stack for lot in _by_orientation(part) for stack in _by_position(lot, plane, log)]
         if stacks:
+            steps_as_told(stacks, plane, log)
             arranged.append(_stacked(stacks, axis, log))
     return arranged, plane
 
@@ -70,7 +79,7 @@ def _without_localisers(lots: list[list[Slice]], log: IssueLog) -> list[Slice]:
             kept += lot
         else:
             what = f"turned by {turned:.0f} degrees against the orientation of the series, as a localiser is"
-            log.add("slice_dropped", f"{few_files([item.name for item in lot])}: {what}")
+            log.add("slice_dropped", what, [item.name for item in lot])
     return kept
 
 

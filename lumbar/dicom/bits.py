@@ -18,6 +18,10 @@ SMOOTH: Final = 1 / 8
 #: A step of this share of the range is no step of an image: the value has wrapped.
 WRAPPED: Final = 1 / 2
 
+#: Neighbouring pixels differ by so many times less where the two bytes of 16-bit samples are exchanged: the samples are
+#: stored in the other byte order. What is small in one order is 256 times as large in the other.
+SMOOTHER: Final = 8
+
 #: Images have at least so many bits; a header that says fewer of samples that use more is believed in nothing.
 FEWEST_BITS: Final = 8
 
@@ -102,6 +106,21 @@ def settle(samples: Samples, width: int, bits: Bits, padding: Samples | None, *,
     if padding is not None:
         pixels = np.where(padding, _read(untouched, width, signed), pixels)
     return Settled(pixels, value_range(used, signed), "; ".join(remarks))
+
+
+def bytes_are_exchanged(samples: Samples) -> bool:
+    """Whether 16-bit samples (H, W) are an image only with their two bytes exchanged.
+
+    Where the lower byte is always the same, either order shows the same image, and nothing is said.
+    """
+    words = samples[:: -(-len(samples) // SAMPLED_ROWS)].view("u2")
+    low = words & np.uint16(0xFF)
+    if low.min() == low.max():
+        return False
+    steps = [np.abs(np.diff(each, axis=1).view("i2").astype(np.int32)) for each in (words, words.byteswap())]
+    differ = steps[0] > 0
+    as_read, exchanged = (float(np.median(step[differ])) if differ.any() else 0.0 for step in steps)
+    return SMOOTHER * exchanged < as_read
 
 
 def padding_limits(dataset: Dataset, pixels: Samples) -> tuple[int, int] | None:

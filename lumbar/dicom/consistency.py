@@ -9,7 +9,7 @@ import numpy as np
 
 from lumbar import geometry
 from lumbar.dicom.file import Slice
-from lumbar.dicom.flaws import IssueLog, few_files
+from lumbar.dicom.flaws import IssueLog
 from lumbar.geometry import Plane
 
 #: Height and width of an image, mm: a lumbar axial image is 120 or more, one of the whole spine less than 700.
@@ -18,6 +18,10 @@ FIELD_MM: Final = (60.0, 700.0)
 STEP_MM: Final = (0.3, 15.0)
 #: Slices nearer to each other than this share of their thickness are positions in other units.
 MIN_STEP_SHARE: Final = 0.2
+#: Sagittal slices farther apart than this many times their thickness are positions in other units, or some are missing.
+MAX_STEP_SHARE: Final = 3.0
+#: The step between slices may differ from SpacingBetweenSlices by this share.
+SAME_STEP: Final = 0.2
 #: A slice whose field of view differs from the usual one of its stack by more than this factor is odd: of as many
 #: pixels, and of another number (a cropped image has a smaller field).
 SAME_FIELD, SAME_FIELD_CROPPED = 1.05, 1.25
@@ -49,8 +53,9 @@ def usable_field(slices: Sequence[Slice], log: IssueLog) -> list[Slice]:
     for size, names in odd.items():
         log.add(
             "slice_dropped",
-            f"{few_files(names)}: a field of view of {size} is not that of a lumbar spine "
+            f"a field of view of {size} is not that of a lumbar spine "
             f"({FIELD_MM[0]:g} to {FIELD_MM[1]:g} mm); PixelSpacing or the image size is wrong",
+            names,
         )
     return kept
 
@@ -70,16 +75,48 @@ def usable_steps(ordered: Sequence[Slice], steps_mm: Sequence[float], plane: Pla
     thick = "" if thickness is None else f", each {thickness:g} mm thick"
     log.add(
         "slice_dropped",
-        f"{len(ordered)} slices lie {step:.3g} mm apart{thick}: the spacing of ImagePositionPatient cannot be "
-        "that of a spine",
+        f"{step:.3g} mm apart{thick}: the spacing of ImagePositionPatient cannot be that of a spine",
+        [item.name for item in ordered],
     )
     return False
+
+
+def steps_as_told(stacks: Sequence[Sequence[Slice]], plane: Plane, log: IssueLog) -> None:
+    """Tell where the step between the slices of a series (each stack in order) contradicts what the tags say of it.
+
+    Some scanners write the gap between the slices as SpacingBetweenSlices, which is accepted.
+    """
+    steps = [step for stack in stacks for step in np.diff(_along(stack, plane)).tolist()]
+    if not steps:
+        return
+    step, slices = float(np.median(steps)), [item for stack in stacks for item in stack]
+    thick = _thickness(slices)
+    told = _usual([item.spacing_between or 0 for item in slices if (item.spacing_between or 0) > 0], slices)
+    said = ""
+    if told is not None and not any(abs(step / (told + gap) - 1) <= SAME_STEP for gap in (0.0, thick or 0.0)):
+        said = f"SpacingBetweenSlices says {told:.3g} mm"
+    elif told is None and plane == "sagittal" and thick is not None and step > MAX_STEP_SHARE * thick:
+        said = f"each is {thick:.3g} mm thick"
+    if said:
+        log.add(
+            "geometry_doubtful",
+            f"the slices lie {step:.3g} mm apart by ImagePositionPatient, but {said}; positions may be wrong or slices "
+            "missing",
+        )
+
+
+def _along(stack: Sequence[Slice], plane: Plane) -> geometry.FloatArray:
+    return geometry.positions_mm(np.stack([item.affine for item in stack]), geometry.PLANE_AXIS[plane])
+
+
+def _usual(values: Sequence[float], slices: Sequence[Slice]) -> float | None:
+    return float(np.median(values)) if len(values) > len(slices) / 2 else None
 
 
 def _thickness(slices: Sequence[Slice]) -> float | None:
     """SliceThickness that most slices name, mm; None where it is absent or absurd."""
     values = [item.thickness_mm for item in slices if item.thickness_mm is not None]
-    return float(np.median(values)) if len(values) > len(slices) / 2 else None
+    return _usual(values, slices)
 
 
 def _field_mm(item: Slice) -> tuple[float, float]:
@@ -102,8 +139,9 @@ def fields_alike(stack: list[Slice], log: IssueLog) -> list[Slice]:
     rare = odd.sum() <= max(1, FEW * len(stack))
     log.add(
         "slice_dropped" if rare else "geometry_differs",
-        f"{few_files(names)}: a field of view of {height:.4g} x {width:.4g} mm, where the other slices have "
+        f"a field of view of {height:.4g} x {width:.4g} mm, where the other slices have "
         f"{usual[1]:.4g} x {usual[0]:.4g} mm; PixelSpacing may be wrong",
+        names,
     )
     return [item for item, strange in zip(stack, odd, strict=True) if not strange] if rare else stack
 
@@ -124,7 +162,8 @@ def behind_each_other(stack: list[Slice], log: IssueLog) -> list[Slice]:
     rare = odd.sum() <= max(1, FEW * len(stack))
     log.add(
         "slice_dropped" if rare else "geometry_differs",
-        f"{few_files(names)}: {beside[odd].max():.0f} mm beside the other slices; ImagePositionPatient may be wrong",
+        f"{beside[odd].max():.0f} mm beside the other slices; ImagePositionPatient may be wrong",
+        names,
     )
     return [item for item, strange in zip(stack, odd, strict=True) if not strange] if rare else stack
 
@@ -167,14 +206,14 @@ def axes_alike(stack: list[Slice], log: IssueLog) -> list[Slice]:
 
 def _contradicting(lot: list[Slice], usual: list[Slice], log: IssueLog) -> list[Slice]:
     """The slices of a lot with axes of its own, where the pixels lie as the usual axes say and not as their own."""
-    names = few_files([item.name for item in lot])
-    what = f"{names}: the in-plane axes (ImageOrientationPatient) differ from those of the other {len(usual)} slices"
+    names = [item.name for item in lot]
+    what = f"the in-plane axes (ImageOrientationPatient) differ from those of the other {len(usual)} slices"
     gain = float(np.mean([_fit(item, usual, own=True) - _fit(item, usual, own=False) for item in lot]))
     rare = len(lot) <= max(1, FEW * (len(lot) + len(usual)))
     if gain < -CLEAR or (gain < CLEAR and rare and len(lot) < len(usual)):
-        log.add("slice_dropped", f"{what}, and the pixels do not show it; left out")
+        log.add("slice_dropped", f"{what}, and the pixels do not show it; left out", names)
         return lot
-    log.add("orientation_differs", f"{what}; the slices were turned as their own header says")
+    log.add("orientation_differs", f"{what}; the slices were turned as their own header says", names)
     return []
 
 
@@ -225,6 +264,7 @@ def stations(slices: Sequence[Slice], log: IssueLog) -> list[list[Slice]]:
             what = f"lies {beside_mm(part[0], largest[0]):.0f} mm beside the other slices"
             log.add(
                 "slice_dropped",
-                f"{few_files([item.name for item in part])}: {what}; its position or orientation may be wrong",
+                f"{what}; its position or orientation may be wrong",
+                [item.name for item in part],
             )
     return sorted(kept, key=lambda part: float(np.mean([geometry.centre_mm(one.affine, one.shape)[2] for one in part])))

@@ -14,12 +14,13 @@ import numpy as np
 from numpy.typing import NDArray
 from pydicom import dcmread
 from pydicom.dataset import Dataset, FileDataset
-from pydicom.uid import DeflatedExplicitVRLittleEndian, MediaStorageDirectoryStorage
+from pydicom.uid import DeflatedExplicitVRLittleEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
 from lumbar import geometry
 from lumbar.dicom.flaws import DAMAGE, IssueLog, UnusableError, plain
 from lumbar.dicom.frames import END_OF_SEQUENCE, has_whole_items
 from lumbar.dicom.identity import Identity, read_identity
+from lumbar.dicom.kinds import PREAMBLE_BYTES, has_preamble, lacks_preamble, what_it_is
 from lumbar.dicom.pixels import check_size, decode, is_constant, prepare
 from lumbar.dicom.subject import check_subject
 from lumbar.dicom.tags import number, required, rescale
@@ -187,18 +188,27 @@ def _open(path: Path, log: IssueLog, *, stop_before_pixels: bool = False) -> Fil
         content = path.read_bytes()
     except OSError as error:
         raise UnusableError("file_unreadable", f"cannot be read ({error.strerror})") from error
-    if content[128:132] != b"DICM":
-        raise UnusableError("file_unreadable", "is no DICOM file" if content else "is empty")
+    if not has_preamble(content) and not lacks_preamble(content):
+        what = what_it_is(content)
+        flaw = "is no DICOM file" if what is None else f"is no DICOM file but {what[0]}; {what[1]} it"
+        raise UnusableError("file_unreadable", flaw if content else "is empty")
     if DeflatedExplicitVRLittleEndian.encode() in content[:1024]:
         _check_inflated(content)
     return _parse(content, path.name, log, stop_before_pixels=stop_before_pixels)
 
 
 def _parse(content: bytes, name: str, log: IssueLog, *, stop_before_pixels: bool) -> FileDataset:
-    """The dataset of a file's bytes; a file that only lacks the mark behind its compressed pixels is read too."""
-    dataset = dcmread(BytesIO(content), stop_before_pixels=stop_before_pixels)
+    """The dataset of a file's bytes; a file that only lacks its preamble, or the mark behind its compressed pixels, is
+    read too."""
+    bare = lacks_preamble(content)
+    dataset = dcmread(BytesIO(content), stop_before_pixels=stop_before_pixels, force=bare)
+    if bare:
+        log.add("values_repaired", "its preamble and the letters DICM are missing; it was read all the same", name)
+        if not dataset.file_meta.get("TransferSyntaxUID"):
+            implicit = dataset.original_encoding[0]
+            dataset.file_meta.TransferSyntaxUID = ImplicitVRLittleEndian if implicit else ExplicitVRLittleEndian
     if not len(dataset):  # pydicom gives up everything where the file ends before it should
-        dataset = dcmread(BytesIO(content + END_OF_SEQUENCE), stop_before_pixels=stop_before_pixels)
+        dataset = dcmread(BytesIO(content + END_OF_SEQUENCE), stop_before_pixels=stop_before_pixels, force=bare)
         if not has_whole_items(dataset):
             raise UnusableError("file_unreadable", "is damaged: it ends too early")
         log.add(
@@ -210,18 +220,6 @@ def _parse(content: bytes, name: str, log: IssueLog, *, stop_before_pixels: bool
     if not syntax.is_transfer_syntax:
         raise UnusableError("file_unreadable", f"is coded in an unknown way (TransferSyntaxUID {cut(syntax, 64)})")
     return dataset
-
-
-def is_dicom(path: Path) -> bool:
-    """Whether a file holds a DICOM image by its first bytes: a directory of files (DICOMDIR) does not."""
-    try:
-        if not path.is_file():  # opening a pipe waits for ever
-            return False
-        with path.open("rb") as stream:
-            start = stream.read(1024)
-    except OSError:
-        return False
-    return start[128:132] == b"DICM" and MediaStorageDirectoryStorage.encode() not in start
 
 
 def _headers(dataset: FileDataset) -> list[Dataset]:
@@ -243,8 +241,9 @@ def _headers(dataset: FileDataset) -> list[Dataset]:
 
 
 def _check_inflated(content: bytes) -> None:
-    """Refuse a deflated file that would grow beyond the limit; its meta header's length stands at byte 140."""
-    start = 144 + int.from_bytes(content[140:144], "little")
+    """Refuse a deflated file that would grow beyond the limit; its meta header's length stands behind 12 bytes."""
+    meta = 0 if lacks_preamble(content) else PREAMBLE_BYTES
+    start = meta + 12 + int.from_bytes(content[meta + 8 : meta + 12], "little")
     inflated = zlib.decompressobj(-zlib.MAX_WBITS).decompress(content[start:], MAX_FILE_BYTES + 1)
     if len(inflated) > MAX_FILE_BYTES:
         raise UnusableError("file_unreadable", f"inflates to more than {MAX_FILE_BYTES >> 20} MB")

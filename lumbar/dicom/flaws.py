@@ -1,6 +1,5 @@
 """What is wrong with a DICOM file: how it is raised, said in plain words, and collected, each reason once a series."""
 
-import re
 import struct
 import zlib
 from collections.abc import Sequence
@@ -9,7 +8,7 @@ from typing import Final, NamedTuple
 from pydicom.datadict import tag_for_keyword
 from pydicom.errors import BytesLengthException, InvalidDicomError
 
-from lumbar.issues import Issue, cut, few
+from lumbar.issues import NUMBER, Issue, cut, few
 
 #: What pydicom and the decoders raise on damaged files (found by mutating files).
 DAMAGE: Final = (
@@ -28,7 +27,6 @@ DAMAGE: Final = (
 )
 #: What a value from a file, or the name of one among many, is cut to.
 SHOWN_CHARS: Final = 40
-_NUMBER: Final = re.compile(r"[-+]?\d+(\.\d+)?(e[-+]?\d+)?")
 
 
 #: How texts of pydicom begin that are written for programmers, and what they mean.
@@ -68,16 +66,18 @@ class IssueLog:
         self._entries: list[_Entry] = []
         self._shared: dict[tuple[str, str], _Entry] = {}
 
-    def add(self, code: str, reason: str, name: str | None = None) -> None:
-        """`name` is the file (and frame) of which `reason` is told; reasons that differ in numbers only are one."""
-        key = (code, _NUMBER.sub("#", reason))
-        if name is not None and key in self._shared:
-            self._shared[key].names.append(name)
+    def add(self, code: str, reason: str, names: str | Sequence[str] = ()) -> None:
+        """`names`: the file (and frame), or several, of which `reason` is told; reasons that differ in numbers only are
+        one."""
+        added = [names] if isinstance(names, str) else list(names)
+        key = (code, NUMBER.sub("#", reason))
+        if added and key in self._shared:
+            self._shared[key].names.extend(added)
             self._shared[key].reasons[reason] = None
             return
-        entry = _Entry(code, [] if name is None else [name], {reason: None})
+        entry = _Entry(code, added, {reason: None})
         self._entries.append(entry)
-        if name is not None:
+        if added:
             self._shared[key] = entry
 
     @property

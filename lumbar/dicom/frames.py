@@ -25,6 +25,7 @@ from pydicom.uid import (
 )
 
 from lumbar.dicom.flaws import UnusableError
+from lumbar.dicom.jpeg import is_whole
 
 #: The decoder that is not in requirements.txt: Lumbar runs without it.
 OPTIONAL: Final = "imagecodecs"
@@ -52,6 +53,7 @@ _FRAME_MARKER: Final = {
 _START_OF_SCAN: Final = 0xDA
 #: Item and sequence delimitation item of encapsulated pixels (PS3.5, A.4), little endian.
 _ITEM, END_OF_SEQUENCE = b"\xfe\xff\x00\xe0", b"\xfe\xff\xdd\xe0\0\0\0\0"
+_LOST_ITS_WAY: Final = "is damaged: its lossless JPEG image holds another number of bits than its pixels take"
 _END_OF_IMAGE: Final = b"\xff\xd9"
 
 
@@ -132,7 +134,10 @@ def _decode_jpeg(frame: bytes, syntax: UID) -> NDArray[np.generic]:
     import imagecodecs
 
     if _FRAME_MARKER[syntax] == 0xC3:
-        return imagecodecs.jpeg8_decode(frame)
+        pixels = imagecodecs.jpeg8_decode(frame)
+        if not is_whole(frame, pixels):
+            raise UnusableError("file_unreadable", _LOST_ITS_WAY)
+        return pixels
     # CharLS computes for many seconds where a codestream ends without a marker
     return imagecodecs.jpegls_decode(frame + _END_OF_IMAGE)
 

@@ -23,6 +23,8 @@ class Identity:
     kind: str = ""
     words: str = ""
     image: str = ""
+    name: str = ""
+    birth: str = ""
     echo_ms: float | None = None
 
 
@@ -36,6 +38,8 @@ TAGS: Final = {
     "kind": "ImageType",
     "words": "SeriesDescription",
     "image": "SOPInstanceUID",
+    "name": "PatientName",
+    "birth": "PatientBirthDate",
 }
 
 
@@ -47,7 +51,7 @@ def read_identity(dataset: Dataset, header: Dataset) -> Identity:
 
 def _text(dataset: Dataset, tag: str) -> str:
     try:
-        return str(dataset.get(tag) or "").strip().strip("\0").casefold()
+        return " ".join(str(dataset.get(tag) or "").strip("\0").replace("^", " ").split()).casefold()
     except DAMAGE:
         return ""
 

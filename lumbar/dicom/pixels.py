@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 from pydicom.dataset import Dataset, FileDataset
 from pydicom.pixels import get_decoder
 
-from lumbar.dicom.bits import Settled, declared, is_padding, lone_extreme, padding_limits, settle
+from lumbar.dicom.bits import Settled, bytes_are_exchanged, declared, is_padding, lone_extreme, padding_limits, settle
 from lumbar.dicom.flaws import IssueLog, RoomError, UnusableError
 from lumbar.dicom.frames import decode_frame, decoder_of
 from lumbar.dicom.tags import shown, whole
@@ -54,6 +54,10 @@ def check_size(dataset: Dataset, described: int, room: int) -> None:
         raise RoomError
 
 
+_EXCHANGED: Final = (
+    "the bytes of its samples are not in the order that TransferSyntaxUID says (neighbouring pixels agree only with "
+    "each two exchanged); read in the other order"
+)
 _PIXELS: Final = ("PixelData", "FloatPixelData", "DoubleFloatPixelData")
 
 
@@ -88,6 +92,9 @@ def decode(dataset: FileDataset, index: int, frames: int, name: str, log: IssueL
     kind = "i" if bits.signed else "u"
     samples = samples.astype(f"{samples.dtype.kind}{dataset.BitsAllocated // 8}", copy=False)
     samples = samples.view(f"{kind}{samples.dtype.itemsize}")
+    if width == 16 == 8 * samples.dtype.itemsize and bytes_are_exchanged(samples):
+        samples = samples.byteswap()
+        log.add("values_repaired", _EXCHANGED, name)
     known = _padding(dataset, samples, name, log)
     settled = settle(
         samples, width, bits, is_padding(samples, known) if known else None, compressed=syntax.is_encapsulated

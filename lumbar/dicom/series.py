@@ -16,8 +16,9 @@ import numpy as np
 from lumbar import geometry
 from lumbar.dicom.arrange import arrange
 from lumbar.dicom.consistency import usable_field
-from lumbar.dicom.file import Slice, is_dicom, read_slices
+from lumbar.dicom.file import Slice, read_slices
 from lumbar.dicom.flaws import IssueLog, RoomError, few_files
+from lumbar.dicom.kinds import first_bytes, is_dicom, what_it_is
 from lumbar.dicom.pixels import is_constant
 from lumbar.dicom.values import levelled
 from lumbar.geometry import Plane
@@ -152,7 +153,7 @@ def _by_content(folder: Path) -> tuple[list[Path], list[Path]]:
     others: list[Path] = []
     for path in _files_below(folder):
         hidden = path.name.startswith(".")
-        if (path.suffix.lower() == ".dcm" and not hidden) or is_dicom(path):
+        if (path.suffix.lower() == ".dcm" and not hidden) or is_dicom(first_bytes(path)):
             paths.append(path)
         elif path.name not in _LITTER and not path.name.startswith("._"):
             others.append(path)
@@ -170,9 +171,12 @@ def _files_below(folder: Path, depth: int = MAX_DEPTH) -> list[Path]:
 
 def _tell_names(folder: Path, paths: Sequence[Path], others: Sequence[Path], log: IssueLog) -> None:
     """Issues for files that were passed over, and for odd names beside usual ones."""
-    if others:
-        names = few_files([path.relative_to(folder).as_posix() for path in others])
-        log.add("file_ignored", f"{len(others)} file(s) do not begin as DICOM images do and were passed over ({names})")
+    lots: dict[tuple[str, str] | None, list[str]] = {}
+    for path in others:
+        lots.setdefault(what_it_is(first_bytes(path)), []).append(path.relative_to(folder).as_posix())
+    for what, passed in lots.items():
+        why = "do not begin as DICOM images do" if what is None else f"are {what[0]}: {what[1]} them"
+        log.add("file_ignored", f"{len(passed)} file(s) were passed over ({few_files(passed)}); they {why}")
     odd = [path for path in paths if path.suffix.lower() != ".dcm" or path.name.startswith(".")]
     if 0 < len(odd) < len(paths):
         names = few_files([path.relative_to(folder).as_posix() for path in odd])

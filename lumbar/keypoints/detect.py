@@ -7,12 +7,22 @@ import numpy as np
 import torch
 
 from lumbar.compute.forward import Network, in_halves
-from lumbar.issues import InputError, Issue
+from lumbar.issues import InputError, Issue, together
 from lumbar.keypoints.answers.heatmaps import RAISED, confidence, decode, read_at, refine
 from lumbar.keypoints.frames import within_reach
-from lumbar.keypoints.repair import FAINT, LOW_CONFIDENCE, choose_chain, is_spine, repair_axial, repair_sagittal
+from lumbar.keypoints.repair import (
+    FAINT,
+    LOW_CONFIDENCE,
+    SURE,
+    choose_chain,
+    is_spine,
+    repair_axial,
+    repair_sagittal,
+    spine_step_mm,
+)
+from lumbar.keypoints.sizes import doubtful_geometry
 from lumbar.keypoints.stacks import Stack, axial_stacks, channel_names, sagittal_stacks
-from lumbar.keypoints.turned import contradicting_series, turned_series
+from lumbar.keypoints.turned import turned_series
 from lumbar.labels import (
     CONDITIONS,
     KEYPOINT_SERIES,
@@ -48,6 +58,8 @@ def detect(
     points: list[Keypoint] = []
     issues: list[Issue] = []
     sought: set[Level] = set()  # on axial planes
+    doubts: list[Issue] = []  # of the headers' words on how and where the pictures lie
+    raw: dict[SeriesType, list[Keypoint]] = {}  # points before repair
     for series_type in _order(detectors):
         members = detectors.get(series_type, ())
         if not members:
@@ -61,21 +73,20 @@ def detect(
             seen, known, found = within_reach(study, points, series_type)
             issues += [issue for issue in found if issue not in issues]
         if series_type == "axial_t2":
-            canal = {level: place for level, place in canal_points(known).items() if level not in sought}
-            stacks, found = axial_stacks(seen, canal, spec)
+            left = {level: place for level, place in canal_points(known).items() if level not in sought}
+            stacks, found = axial_stacks(seen, left, spec)
             sought |= levels
         else:
             stacks, found = sagittal_stacks(seen, spec, {(point.condition, point.level): point for point in known})
         issues += found
         fresh = _read(stacks, members, spec, torch.device(device), amp)
         if spec.preprocessing.keypoints == "repair":
+            raw[series_type] = [*raw.get(series_type, ()), *(point for point in fresh if point.found)]
+            canal = canal_points(known, FAINT)
             look = partial(heatmaps, members=members, device=torch.device(device), amp=amp)
-            issues += turned_series(study.study_id, stacks, fresh, spec, look)
-            if series_type == "sagittal_t1":
-                issues += contradicting_series(study.study_id, fresh, canal_points(known, FAINT))
-            planes = {(stack.series.series_id, stack.centre.instance): stack.centre.affine for stack in stacks}
-            repair = repair_axial if series_type == "axial_t2" else repair_sagittal
-            fresh, found = repair(fresh, planes, canal_points(known, FAINT), study.study_id)
+            doubts += turned_series(study.study_id, stacks, fresh, spec, look)
+            doubts += doubtful_geometry(study, raw, canal, series_type, doubts)
+            fresh, found = _repaired(stacks, fresh, canal, study.study_id)
             issues += found
         there = [point for point in fresh if point.found]
         issues += _missing([point for point in fresh if not point.found], study.study_id)
@@ -83,7 +94,8 @@ def detect(
         points += there
     if detectors.get("axial_t2"):
         issues += _without_plane(study, sought)
-    return sorted(points, key=lambda point: LABEL_COLUMNS.index(f"{point.condition}_{point.level}")), issues
+    ordered = sorted(points, key=lambda point: LABEL_COLUMNS.index(f"{point.condition}_{point.level}"))
+    return ordered, [*together(issues, {"keypoint_repaired", "keypoint_low_confidence"}), *doubts]
 
 
 def _order(detectors: Detectors) -> tuple[SeriesType, ...]:
@@ -182,6 +194,15 @@ def _read(
     return points
 
 
+def _repaired(
+    stacks: Sequence[Stack], points: Sequence[Keypoint], canal_mm: Mapping[Level, np.ndarray], study_id: int
+) -> tuple[list[Keypoint], list[Issue]]:
+    """The points found on stacks of one series type, implausible ones repaired."""
+    planes = {(stack.series.series_id, stack.centre.instance): stack.centre.affine for stack in stacks}
+    axial = any(KEYPOINT_SERIES[point.condition] == "axial_t2" for point in points)
+    return (repair_axial if axial else repair_sagittal)(points, planes, canal_mm, study_id)
+
+
 def _make_chains(
     stacks: Sequence[Stack],
     maps: np.ndarray,
@@ -198,7 +219,11 @@ def _make_chains(
     for row, stack in enumerate(stacks):
         names = channel_names(spec, stack.side, stack.level)
         own = [channel for channel, name in enumerate(names) if name is not None]
-        if silent[row, own].any() or is_spine(stack.to_slice(xy_px[row, own])[1]):
+        places = stack.to_slice(xy_px[row, own])[1]
+        if silent[row, own].any() or is_spine(places):
+            continue
+        sure = confidence(peak[row, own], spread[row, own], spec.sigma_px).mean() >= SURE
+        if sure and spine_step_mm(places) is not None:  # of another size: PixelSpacing is wrong, not the points
             continue
         found = choose_chain(maps[row, own], partial(_patient_mm, stack))
         if found is not None:

@@ -2,27 +2,48 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import Final
+from typing import Final, NamedTuple
 
 import numpy as np
 
+from lumbar.geometry import Plane
 from lumbar.issues import Issue
 from lumbar.keypoints.answers.heatmaps import confidence, decode
-from lumbar.keypoints.repair import LOW_CONFIDENCE, is_spine, near_canal
+from lumbar.keypoints.repair import LOW_CONFIDENCE, SURE, is_spine, near_canal
 from lumbar.keypoints.stacks import Stack, channel_names
-from lumbar.labels import Level
+from lumbar.labels import Level, side_of
 from lumbar.recipe.member import DetectorSpec
 from lumbar.study.keypoint import Keypoint
 
-#: A stack whose points are this sure on average lies as its header says: of six phantoms and a real study .83 or more
-#: are upright, .55 or less upside down.
-SURE: Final = 0.6
 #: The turned picture must be surer by this much.
 GAIN: Final = 0.2
 #: Foramina that are far from the canal points of their levels, seen from the side: so many, and such a share of all.
 MANY, MOST = 5, 0.8
-#: Axes of a stack (slices, rows, columns) to reverse, and what a picture looks like that has to be turned so.
-_WAYS: Final = {(1, 2): "upside down", (1,): "upside down and mirrored", (2,): "mirrored from front to back"}
+
+
+class Way(NamedTuple):
+    """How a picture has to be turned: rows and columns exchanged or not, then axes of (slices, rows, columns) reversed;
+    and what a picture looks like that needs it."""
+
+    exchange: bool
+    axes: tuple[int, ...]
+    looks: str
+
+
+_QUARTER: Final = tuple(
+    Way(True, axes, "turned by 90 degrees, their rows and columns exchanged") for axes in ((), (1,), (2,), (1, 2))
+)
+_BACK_IN_FRONT: Final = "upside down, the patient's back where the front should be"
+#: An axial picture and its mirror image look alike, so that a half turn and reversed rows are one.
+_WAYS: Final[Mapping[Plane, Sequence[Way]]] = {
+    "sagittal": (
+        Way(False, (1, 2), "upside down"),
+        Way(False, (1,), "upside down and mirrored"),
+        Way(False, (2,), "mirrored from front to back"),
+        *_QUARTER,
+    ),
+    "axial": (Way(False, (1,), _BACK_IN_FRONT), Way(False, (1, 2), _BACK_IN_FRONT), *_QUARTER),
+}
 
 
 def turned_series(
@@ -32,30 +53,57 @@ def turned_series(
     spec: DetectorSpec,
     look: Callable[[Sequence[Stack]], np.ndarray],
 ) -> list[Issue]:
-    """An Issue for each sagittal series whose pictures contradict its geometry; the geometry is believed all the same.
+    """An Issue for each series whose pictures contradict its geometry; the geometry is believed all the same.
 
     `points` are those that the detectors of `spec` found on `stacks`; `look` gives heatmaps (N, K, S, S) of stacks.
-    Only where the points are unsure the turned pictures are looked at, one by one, since `look` takes stacks of
-    the same slices for one.
+    Only where the points are unsure the turned pictures are looked at, way by way, since `look` takes stacks of the
+    same slices for one. Axial pictures that are mirrored from left to right cannot be told: the spine is symmetric.
     """
     issues: list[Issue] = []
-    for stack in {each.series.series_id: each for each in stacks}.values():
-        own = [point.confidence for point in points if point.series_id == stack.series.series_id]
-        sure = float(np.mean(own)) if own else 0.0
-        if sure >= SURE or stack.series.plane != "sagittal":
+    for number in {stack.series.series_id: None for stack in stacks}:
+        own = [stack for stack in stacks if stack.series.series_id == number]
+        series = own[0].series
+        own = own if series.plane == "axial" else own[-1:]
+        sure = [point.confidence for point in points if point.series_id == number]
+        before = float(np.mean(sure)) if sure else 0.0
+        ways = _WAYS.get(series.plane, ())
+        if before >= SURE or not ways:
             continue
+        gains = [_sure_when_turned(own, way, spec, look) - before for way in ways]
+        best = int(np.argmax(gains))
+        if gains[best] >= GAIN:
+            detail = (
+                f"{series.description}: the pictures look {ways[best].looks}; ImageOrientationPatient says otherwise"
+            )
+            issues.append(Issue("orientation_doubtful", study_id, number, detail))
+    return issues
+
+
+def _sure_when_turned(
+    stacks: Sequence[Stack], way: Way, spec: DetectorSpec, look: Callable[[Sequence[Stack]], np.ndarray]
+) -> float:
+    """Mean confidence of the points found on turned pictures of a series; 0 where they are not those of a spine."""
+    turned = [replace(stack, pixels=_turned(stack.pixels, way)) for stack in stacks]
+    xy_px, peak, spread = decode(np.nan_to_num(look(turned)))  # a flat map is NaN
+    sure = confidence(peak, spread, spec.sigma_px)
+    found, fits = [], []
+    for row, stack in enumerate(stacks):
         names = channel_names(spec, stack.side, stack.level)
         named = [channel for channel, name in enumerate(names) if name is not None]
-        turned = [replace(stack, pixels=np.ascontiguousarray(np.flip(stack.pixels, axes))) for axes in _WAYS]
-        maps = np.concatenate([look([each]) for each in turned])[:, named]
-        xy_px, peak, spread = decode(np.nan_to_num(maps))  # a flat map is NaN
-        gains = confidence(peak, spread, spec.sigma_px).mean(axis=1) - sure
-        best = int(np.argmax(gains))
-        if gains[best] >= GAIN and is_spine(stack.to_slice(xy_px[best])[1]):
-            way = list(_WAYS.values())[best]
-            detail = f"{stack.series.description}: the pictures look {way}; ImageOrientationPatient says otherwise"
-            issues.append(Issue("orientation_doubtful", study_id, stack.series.series_id, detail))
-    return issues
+        places = stack.to_slice(xy_px[row, named])[1]
+        found += sure[row, named].tolist()
+        if stack.series.plane == "axial":
+            sides = {side_of(name[0]): place for name, place in zip(filter(None, names), places, strict=True)}
+            fits.append(sides["left"][0] > sides["right"][0])
+        else:
+            fits.append(is_spine(places))
+    return float(np.mean(found)) if np.mean(fits) >= MOST else 0.0
+
+
+def _turned(pixels: np.ndarray, way: Way) -> np.ndarray:
+    """Slices (C, S, S) turned."""
+    exchanged = pixels.swapaxes(1, 2) if way.exchange else pixels
+    return np.ascontiguousarray(np.flip(exchanged, way.axes))
 
 
 def contradicting_series(

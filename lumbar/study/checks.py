@@ -1,6 +1,5 @@
 """Whether the series of a study belong together: one patient, one frame of reference, one part of the spine."""
 
-import hashlib
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -8,18 +7,19 @@ from typing import Final
 
 import numpy as np
 
+from lumbar.dicom.flaws import few_files
+from lumbar.dicom.identity import TAGS
 from lumbar.dicom.mixture import weighting
-from lumbar.dicom.series import Series, Slice
+from lumbar.dicom.series import Series
 from lumbar.geometry import FloatArray, centre_mm, normal, to_patient
 from lumbar.issues import Issue, few
 from lumbar.labels import SeriesType
+from lumbar.study.copies import COPIED, repeated_pictures, shared_pictures
 
 #: Series whose middles lie this near to each other (mm) and whose normals differ by no more (degrees) lie in one place.
 SAME_PLACE_MM, SAME_NORMAL_DEG = 5.0, 2.0
 #: Echo times of T2 and STIR are longer, ms.
 LEAST_T2_ECHO_MS: Final = 20.0
-#: Share of a series' images that must be another's, too, to call it a copy.
-COPIED: Final = 0.5
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,6 +45,7 @@ def belonging(study_id: int, candidates: Sequence[Candidate]) -> tuple[list[Cand
     kept = _of_one_patient(study_id, list(candidates), issues)
     kept = _of_one_region(study_id, _one_station(study_id, kept, issues), issues)
     kept = _without_copies(study_id, kept, issues)
+    issues += _names(study_id, kept) + [issue for each in kept for issue in _repeats(study_id, each.series)]
     issues += [issue for each in kept for issue in _contrast(study_id, each)]
     for field, what in (("study", "StudyInstanceUID"), ("frame_of_reference", "FrameOfReferenceUID")):
         lots = _lots(kept, field)
@@ -119,6 +120,19 @@ def _of_one_patient(study_id: int, candidates: list[Candidate], issues: list[Iss
     return [each for each in candidates if each not in strange]
 
 
+def _names(study_id: int, candidates: Sequence[Candidate]) -> list[Issue]:
+    """An Issue where names or birth dates of the patient differ."""
+    differ = [
+        TAGS[field]
+        for field in ("name", "birth")
+        if len({getattr(item.identity, field) for each in candidates for item in each.series.slices} - {""}) > 1
+    ]
+    if not differ:
+        return []
+    detail = f"{' and '.join(differ)} differ within the study; images of several patients may lie in it"
+    return [Issue("study_mixed", study_id, None, detail)]
+
+
 def _one_station(study_id: int, candidates: list[Candidate], issues: list[Issue]) -> list[Candidate]:
     """Of several stations of a series the one that the other series overlap most, else the one nearest to the feet."""
     single = [each.series for each in candidates if len(each.stations) == 1]
@@ -191,31 +205,42 @@ def _without_copies(study_id: int, candidates: list[Candidate], issues: list[Iss
     kept = list(candidates)
     for place, first in enumerate(candidates):
         for second in candidates[place + 1 :]:
-            how = _copied(first.series, second.series)
-            if first not in kept or second not in kept or not how:
+            if first not in kept or second not in kept:
                 continue
-            copy = _wrong_one(first, second)
             ids = f"series {first.series.series_id} and {second.series.series_id}"
+            how, part = _copied(first.series, second.series)
+            copy = None if part else _wrong_one(first, second)
             end = "" if copy is None else f"; {copy.series.series_id}, listed as {copy.series.description}, is left out"
-            issues.append(Issue("study_mixed", study_id, None, f"{ids} {how}{end}"))
-            kept = [each for each in kept if each is not copy]
+            if how or part:
+                issues.append(Issue("study_mixed", study_id, None, f"{ids} {how or part}{end}"))
+            kept = [each for each in kept if each is not copy or not how]
     return kept
 
 
-def _copied(one: Series, other: Series) -> str:
-    """What says that two series hold the same images, empty where nothing does."""
+def _repeats(study_id: int, series: Series) -> list[Issue]:
+    """An Issue where slices of a series in different places show one picture."""
+    twins = repeated_pictures(series)
+    if not twins:
+        return []
+    detail = (
+        f"{len(twins)} of {len(series)} slices ({few_files([item.name for item in twins])}) repeat others' pictures"
+    )
+    return [Issue("series_mixed", study_id, series.series_id, f"{detail}; they may be copies of slices")]
+
+
+def _copied(one: Series, other: Series) -> tuple[str, str]:
+    """What says that two series hold the same images, or else that a part of them does; empty where nothing does."""
     least = COPIED * min(len(one), len(other))
-    images = [Counter(map(_content, each.slices)) for each in (one, other)]
-    if (images[0] & images[1]).total() >= least:
-        return "hold the same images in the same places"
+    shared = shared_pictures(one, other)
+    if min(map(len, shared)) >= least:
+        places = [{tuple(np.round(item.affine, 3).ravel().tolist()) for item in each} for each in shared]
+        return f"hold the same images in {'the same' if places[0] & places[1] else 'other'} places", ""
     names = [{item.identity.image for item in each.slices} - {""} for each in (one, other)]
-    return "bear the same SOPInstanceUIDs" if names[0] & names[1] and len(names[0] & names[1]) >= least else ""
-
-
-def _content(item: Slice) -> bytes:
-    """Hash of a slice's pixels and place."""
-    place = np.round(item.affine, 3) + 0.0
-    return hashlib.blake2b(item.pixels.tobytes() + place.tobytes(), digest_size=16).digest()
+    if names[0] & names[1] and len(names[0] & names[1]) >= least:
+        return "bear the same SOPInstanceUIDs", ""
+    if not any(shared):
+        return "", ""
+    return "", f"share the pictures of some slices ({few_files([item.name for item in shared[1]])} of the second)"
 
 
 def _wrong_one(first: Candidate, second: Candidate) -> Candidate | None:

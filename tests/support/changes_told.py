@@ -33,7 +33,7 @@ def cut_file(draft: Draft) -> None:
     path.write_bytes(content[: draft.dealer.randrange(len(content) - 3)])
 
 
-@told("file_unreadable")
+@told("file_unreadable", "preamble")
 def no_dicom_file(draft: Draft) -> None:
     """No preamble, a page of a web server, nothing at all."""
     path = draft.dealer.choice(draft.files(draft.one()))

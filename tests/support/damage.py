@@ -187,10 +187,11 @@ def many_slices(folder: Path) -> None:
     template.Rows = template.Columns = 16
     template.PixelSpacing = [8.0, 8.0]
     template.SliceThickness = 1.0
-    template.PixelData = image(1, (16, 16), "uint16").tobytes()
+    del template.SpacingBetweenSlices
     start = [float(value) for value in template.ImagePositionPatient]
     for number in range(2000):
         template.InstanceNumber = number + 1
+        template.PixelData = image(number, (16, 16), "uint16").tobytes()
         template.ImagePositionPatient = [f"{start[0] + number / 3:.3f}", *start[1:]]
         template.save_as(folder / str(T2) / f"{number + 1}.dcm")
 

@@ -87,7 +87,7 @@ def attempt(pool: list[bytes], kind: str, dealer: random.Random) -> str:
             break
     try:
         samples = _decode_jpeg(frame, JPEGLSLossless if kind == "JPEG-LS" else JPEGLosslessSV1)
-    except DAMAGE:
+    except (UnusableError, *DAMAGE):
         return "refused"
     return "decoded" if samples.shape == claim[:2] else "other shape"  # which the reader refuses
 

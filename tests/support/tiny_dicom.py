@@ -104,16 +104,20 @@ def write_stack(
     names: Sequence[int] | None = None,
     shape: tuple[int, int] = (40, 36),
     origin: Sequence[float] = (0.0, 0.0, 0.0),
+    pictures: int = 0,
     **options: Any,
 ) -> Path:
     """A series: one slice at each position (mm along the normal from `origin`); files are numbered from 1.
 
-    The image of a slice is that of its number, so that reordering is seen in the pixels.
+    The image of a slice is that of its number (and of `pictures`, which tells series of one study apart), so that
+    reordering is seen in the pixels.
     """
     normal = np.cross(iop[:3], iop[3:])
     for number, position in zip(names or range(1, len(positions) + 1), positions, strict=True):
         ipp = np.asarray(origin) + normal * position
-        write_slice(folder / f"{number}.dcm", image(number, shape), ipp, iop, InstanceNumber=number, **options)
+        write_slice(
+            folder / f"{number}.dcm", image(number + pictures, shape), ipp, iop, InstanceNumber=number, **options
+        )
     return folder
 
 
