@@ -18,7 +18,7 @@ from lumbar.bundle.bundle import Bundle
 from lumbar.files import write
 from lumbar.issues import InputError
 from lumbar.phantom.dataset import write_phantoms
-from lumbar.prediction import job, schedule
+from lumbar.prediction import schedule
 from lumbar.prediction.outputs import write_outputs
 from lumbar.prediction.predictor import Predictor
 from lumbar.prediction.result import StudyResult
@@ -124,7 +124,7 @@ def test_a_folder_that_cannot_be_written_to_is_told_before_anything_is_graded(
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(job, "work", lambda *_, **__: pytest.fail("graded for nothing"))
+    monkeypatch.setattr(schedule, "predict", lambda *_, **__: pytest.fail("graded for nothing"))
     (tmp_path / "file").write_text("in the way")
     assert predict(data, bundle, tmp_path / "file" / "out") == 1
     said = capsys.readouterr().err

@@ -12,7 +12,7 @@ import pytest
 
 import train_utils
 from lumbar.bundle.bundle import load_bundle
-from lumbar.prediction import job
+from lumbar.prediction import job, schedule
 from lumbar.prediction.finished import FINISHED, computing, is_kept
 from lumbar.prediction.store import Store
 from lumbar.study.study import open_data
@@ -42,7 +42,7 @@ def copied(world: Path, tmp_path: Path) -> Path:
 @pytest.fixture
 def no_work(monkeypatch: pytest.MonkeyPatch) -> None:
     """What has to be found before anything is computed."""
-    monkeypatch.setattr(job, "work", lambda *_, **__: pytest.fail("computed for nothing"))
+    monkeypatch.setattr(schedule, "predict", lambda *_, **__: pytest.fail("computed for nothing"))
 
 
 def predict(root: Path, out: Path, *more: str) -> int:
