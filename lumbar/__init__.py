@@ -1,3 +1,3 @@
 """Lumbar: grading of degenerative lumbar-spine disease on MRI."""
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
