@@ -168,7 +168,7 @@ def test_what_is_left_begins_anew_where_a_device_was_given_up(
     budget = Budget(3600.0, time.monotonic())
     found = list(schedule.predict(data, bundle, device="cuda", budget=budget))
     assert [result.study_id for result in found] == wanted
-    assert lanes == [1, 1, 3, 1]
+    assert lanes == [1, 1, len(wanted), 1]  # a study has one core at most
     assert restarts == [budget]
     assert not any(result.failed for result in found)
 

@@ -2,7 +2,6 @@
 
 import copy
 import json
-from dataclasses import dataclass, field
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -12,6 +11,7 @@ import pytest
 
 from lumbar.issues import CODES, Issue
 from lumbar.labels import CONDITIONS, LABEL_COLUMNS
+from lumbar.prediction.result import StudyResult
 from lumbar.prediction.run_report import (
     describe_prior,
     describe_rows,
@@ -41,21 +41,23 @@ BUNDLE: Any = SimpleNamespace(
 )
 
 
-@dataclass
-class Result:
-    """What `run_report` reads of a study's result."""
-
-    study_id: int
-    graded: np.ndarray = field(default_factory=lambda: np.ones((5, 5), bool))
-    seen: np.ndarray = field(default_factory=lambda: np.ones((5, 5), bool))
-    members: np.ndarray = field(default_factory=lambda: np.full((2, 5, 5, 3), 1 / 3))
-    keypoints: tuple = ()
-    issues: tuple = ()
-    used: dict = field(default_factory=dict)
-    seconds: float = 0.0
-    failed: bool = False
-    ran_on: str = "cpu, fused float32"
-    dropped: tuple = ("spinal",)
+def result(
+    study_id: int,
+    graded: np.ndarray | None = None,
+    seen: np.ndarray | None = None,
+    members: np.ndarray | None = None,
+    **more: Any,
+) -> StudyResult:
+    """A study's result with nothing blended; all graded and seen by two members, where nothing else is said."""
+    there = np.ones((5, 5), bool)
+    return StudyResult(
+        study_id,
+        probabilities=np.full((5, 5, 3), 1 / 3),
+        members=np.full((2, 5, 5, 3), 1 / 3) if members is None else members,
+        graded=there if graded is None else graded,
+        seen=there if seen is None else seen,
+        **{"ran_on": "cpu, fused float32", "dropped": ("spinal",), **more},
+    )
 
 
 def two_results() -> list[Any]:
@@ -76,8 +78,8 @@ def two_results() -> list[Any]:
     )
     used = {"sagittal_t1": [np.int64(7)], "axial_t2": []}
     return [
-        Result(11, graded, seen, members, points, issues, used, np.float64(2.5)),
-        Result(
+        result(11, graded, seen, members, keypoints=points, issues=issues, used=used, seconds=np.float64(2.5)),
+        result(
             12,
             np.zeros((5, 5), bool),
             np.zeros((5, 5), bool),
@@ -186,7 +188,7 @@ def test_versions_name_what_computes_the_numbers() -> None:
     ("failed", "studies", "exceeded"), [(0, 0, False), (0, 5, False), (1, 10, False), (2, 10, True), (1, 9, True)]
 )
 def test_only_more_than_a_tenth_of_failed_studies_is_too_much(failed: int, studies: int, exceeded: bool) -> None:
-    results: list[Any] = [Result(number, failed=number < failed) for number in range(studies)]
+    results: list[Any] = [result(number, failed=number < failed) for number in range(studies)]
     assert exceeded_share(results) is exceeded
     assert failed_studies(results) == prior_studies(results) == list(range(failed))
 
@@ -195,10 +197,10 @@ def test_studies_of_nothing_but_the_prior_are_named_and_counted_by_cause() -> No
     nothing = np.zeros((5, 5), dtype=bool)
     late, bad = (Issue("out_of_time", 0, None, "late"),), (Issue("study_failed", 1, None, "bad"),)
     results: list[Any] = [
-        Result(0, failed=True, graded=nothing, issues=late),
-        Result(1, failed=True, graded=nothing, issues=bad),
-        Result(2, graded=nothing),
-        Result(3),
+        result(0, failed=True, graded=nothing, issues=late),
+        result(1, failed=True, graded=nothing, issues=bad),
+        result(2, graded=nothing),
+        result(3),
     ]
     assert (failed_studies(results), prior_studies(results)) == ([0, 1], [0, 1, 2])
     report = run_report(results, DATA, BUNDLE)

@@ -21,7 +21,7 @@ import train_utils
 from lumbar.bundle.bundle import Bundle, load_bundle
 from lumbar.bundle.manifest import MANIFEST
 from lumbar.dicom import file
-from lumbar.dicom.series import read_series
+from lumbar.dicom.series import MAX_STUDY_BYTES, read_series
 from lumbar.issues import InputError
 from lumbar.prediction import schedule
 from lumbar.study.study import DataFolder, open_data
@@ -156,7 +156,7 @@ def test_many_small_compressed_images_cannot_fill_the_memory(tmp_path: Path, enh
     series, issues = read_series(tmp_path, 7, "Sagittal T1", 1, room=needed - 1)
     assert series is None
     assert [issue.code for issue in issues] == ["series_ignored"]
-    assert f"need more than {series.MAX_STUDY_BYTES >> 30} GB" in issues[0].detail
+    assert f"need more than {MAX_STUDY_BYTES >> 30} GB" in issues[0].detail
 
 
 def test_a_frame_cannot_be_checked_in_one_place_and_decoded_in_another(tmp_path: Path) -> None:

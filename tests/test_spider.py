@@ -27,6 +27,7 @@ def source(tmp_path: Path) -> Path:
         for number in (58, 60, 62):
             image = np.full((640, 512), number, np.uint8)
             image[300:310, 200:210] = 250
+            image[-200:] = np.random.default_rng(number).integers(0, 255, (200, 512))  # no two pictures are alike
             cv2.imwrite(str(folder / "images" / f"{patient}_t2_SPACE_slice{number}.png"), image)
         for place, level in enumerate(LEVELS):
             name = f"{patient}_t2_SPACE_slice60.png"

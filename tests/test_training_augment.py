@@ -99,7 +99,7 @@ def test_slices_are_shuffled_only_where_asked() -> None:
 
 @pytest.mark.parametrize("field", ["gamma", "noise", "shading", "coarsen"])
 def test_intensity_options_change_pixels_and_keep_them_standardised(field: str) -> None:
-    settings = augment.OFF.model_copy(update={field: 0.6})
+    settings = OFF.model_copy(update={field: 0.6})
     images = torch.rand(4, 2, 32, 32)
     numbers = _batch([augment.draw(np.random.default_rng(k), settings, 2) for k in range(4)])
     out, _ = augment.apply(images, None, numbers, 32)
@@ -110,7 +110,7 @@ def test_intensity_options_change_pixels_and_keep_them_standardised(field: str) 
 
 def test_sharpening_and_blur_change_detail_in_opposite_ways() -> None:
     images = torch.rand(1, 1, 64, 64)
-    settings = augment.OFF.model_copy(update={"sharpen_or_blur_p": 1.0})
+    settings = OFF.model_copy(update={"sharpen_or_blur_p": 1.0})
     detail = set()
     for seed in range(20):
         draw = augment.draw(np.random.default_rng(seed), settings, 1)

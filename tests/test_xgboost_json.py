@@ -11,10 +11,13 @@ import numpy as np
 import pytest
 
 import train_utils
-from lumbar.bundle.bundle import MANIFEST, FittedBlend, save_bundle, sha256
+from lumbar.bundle.blend import FittedBlend
+from lumbar.bundle.manifest import MANIFEST
+from lumbar.bundle.save import save_bundle
 from lumbar.ensemble import boosting
 from lumbar.ensemble.cells import Cells
 from lumbar.ensemble.store import Blender
+from lumbar.files.write import sha256
 from lumbar.issues import InputError
 from lumbar.metric import prior_of_codes
 from tests.support.worlds import tiny_weights

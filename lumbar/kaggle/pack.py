@@ -26,7 +26,7 @@ from lumbar.issues import InputError
 from lumbar.kaggle.inputs import COMPETITION, WHEELS, WHEELS_FOLDER
 from lumbar.terminal import follow
 
-ROOT: Final = Path(__file__).resolve().parents[1]
+ROOT: Final = Path(__file__).resolve().parents[2]
 #: Python versions of Kaggle's image today and of the next one.
 PYTHONS: Final = ("312", "313")
 #: Oldest to newest tag that glibc 2.35, the image's, takes.

@@ -85,11 +85,14 @@ def tiny_bundle(folder: Path, seed: int = 0) -> Bundle:
 
 def _copied(key: str, make: Callable[[Path], object], out: Path) -> None:
     """What `make` writes into a folder, made once a process and copied to `out`, times and all."""
+    if out.exists():
+        make(out)
+        return
     if key not in _MADE:
         _MADE[key] = Path(tempfile.mkdtemp(prefix="lumbar-tests-")) / "made"
         atexit.register(shutil.rmtree, _MADE[key].parent, ignore_errors=True)
         make(_MADE[key])
-    shutil.copytree(_MADE[key], out, dirs_exist_ok=True)
+    shutil.copytree(_MADE[key], out)
 
 
 _MADE: dict[str, Path] = {}
