@@ -217,6 +217,7 @@ def test_what_no_decoder_is_known_for_says_so(tmp_path: Path) -> None:
     assert "convert it" in issues[0].detail
 
 
+@pytest.mark.slow
 @needs_decoder
 def test_mutated_codestreams_neither_abort_nor_hang(tmp_path: Path) -> None:
     """In a process of its own, with glibc's checks of the heap where it has them; the large run is `fuzz_jpeg.py`."""

@@ -53,6 +53,7 @@ def predict(data: DataFolder, bundle: Bundle, out: Path) -> int:
 # -- kill and disk ----------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 def test_a_killed_run_leaves_nothing_half_written_and_a_rerun_gives_the_same_bytes(
     tmp_path: Path, data: DataFolder, bundle: Bundle
@@ -171,6 +172,7 @@ def test_a_killed_worker_is_one_sentence_and_a_rerun_gives_the_same_bytes(tmp_pa
 # -- many studies -----------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_many_studies_leave_no_handle_open_and_no_memory_taken(data: DataFolder, bundle: Bundle) -> None:
     """The full measurement is `benchmarks/soak.py`."""
     if not Path("/proc/self/fd").is_dir():

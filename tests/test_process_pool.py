@@ -185,6 +185,7 @@ predict_all(open_data(data), load_bundle(weights), out, device="cpu")
 """
 
 
+@pytest.mark.slow
 def test_a_killed_run_leaves_no_process_and_a_rerun_gives_the_same_bytes(
     data: DataFolder, bundle: Bundle, tmp_path: Path, two_cores: None
 ) -> None:

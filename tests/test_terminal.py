@@ -157,6 +157,7 @@ def _break(item: int) -> int:
     raise OSError(errno.ENOSPC, "No space left on device", f"/full/{item}")
 
 
+@pytest.mark.slow
 def test_ctrl_c_reaches_one_process_of_many_and_the_others_make_no_noise() -> None:
     code = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # a job behind `&` ignores it
     code += "import tests.test_terminal as t, lumbar.terminal as e, sys; from lumbar.pool import spread\n"

@@ -62,7 +62,7 @@ def values(samples: Any, workers: int) -> list[list[float]]:
     return [batch["value"].tolist() for batch in load(samples, 5, keys, Loop(workers=workers), CPU)]
 
 
-@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize("workers", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_a_killed_loader_is_one_sentence_and_a_rerun_gives_the_same_samples(tmp_path: Path, workers: int) -> None:
     with pytest.raises(InputError, match=r"a process that loads samples died.* set loop\.workers lower and run again"):
         values(Deadly(tmp_path / "spent"), workers)
@@ -80,7 +80,7 @@ def test_a_loader_that_dies_interrupts_nothing_that_training_is_doing(tmp_path: 
         list(batches)
 
 
-@pytest.mark.parametrize("workers", [0, 1])
+@pytest.mark.parametrize("workers", [0, pytest.param(1, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("kind", [RuntimeError, EOFError, ConnectionResetError])
 def test_a_fault_of_the_code_in_a_loader_is_no_lack_of_memory(
     tmp_path: Path, kind: type[Exception], workers: int

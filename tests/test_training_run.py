@@ -245,6 +245,7 @@ sys.exit(train_utils.main(sys.argv[1:]))
 """
 
 
+@pytest.mark.slow
 def test_a_run_killed_in_the_middle_of_an_epoch_ends_as_an_unbroken_one(world: Path, tmp_path: Path) -> None:
     words = ["train", "--recipe", world / "tiny.toml", "--data", world / "data", "--out", tmp_path / "run"]
     command = [sys.executable, "-c", SLOWLY, *map(str, words), "--set", "loop.checkpoint_steps=1"]
@@ -275,6 +276,7 @@ def _batches_done(run: Path) -> list[int]:
     return [header["progress"]["batch"] for header in headers if header is not None]
 
 
+@pytest.mark.slow
 def test_two_processes_train_the_system_as_one_does(tmp_path: Path) -> None:
     """Losses and figures agree to 1e-3 (2e-5 seen): batch norms, noise and draws are those of the whole batch.
 
@@ -308,6 +310,7 @@ def _metrics(path: Path) -> dict[tuple[str, int, int], dict[str, float]]:
     return found
 
 
+@pytest.mark.slow
 def test_curves_go_to_tensorboard_where_the_recipe_says_so(world: Path, tmp_path: Path) -> None:
     events = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
     words = ["--set", "loop.tensorboard=true", "--set", "stage2.epochs=2"]
@@ -424,6 +427,7 @@ def test_labels_in_a_run_are_those_of_the_data(world: Path) -> None:
     assert np.array_equal(ours, theirs[[list(others).index(study) for study in studies]])
 
 
+@pytest.mark.slow
 def test_other_networks_go_from_recipe_to_submission_by_the_same_way(world: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     words = [word for text in OTHERS for word in ("--set", text)]
