@@ -1,4 +1,4 @@
-"""The notebook's code cells run in this process: as a kernel would, without the seconds that a kernel takes to start."""
+"""The notebook's code cells run in this process: as by a kernel, without the seconds that a kernel takes to start."""
 
 import ast
 import contextlib
@@ -51,9 +51,8 @@ def run_cells(out: Path, data: Path, weights: Path, **environment: str) -> Shown
 def _run(source: str, scope: dict[str, Any], shown: Shown) -> None:
     """One cell; the value of its last expression is shown, magics are left out."""
     tree = ast.parse("\n".join(line for line in source.splitlines() if not line.startswith("%")))
-    last = tree.body.pop() if tree.body and isinstance(tree.body[-1], ast.Expr) else None
+    last = tree.body[-1] if tree.body else None
+    if isinstance(last, ast.Expr):
+        shows = ast.Call(ast.Name("display", ast.Load()), [last.value], [])
+        tree.body[-1] = ast.fix_missing_locations(ast.copy_location(ast.Expr(shows), last))
     exec(compile(tree, "cell", "exec"), scope)
-    if last is not None:
-        value = eval(compile(ast.Expression(last.value), "cell", "eval"), scope)
-        if value is not None:
-            shown.objects.append(value)
