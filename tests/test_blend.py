@@ -97,6 +97,7 @@ def test_one_method_as_json_has_its_score_terms_error_and_difference(files, caps
     assert told["scored_rows"] + told["rows_without_prediction"] == pytest.approx(60 * 25 * 0.9, rel=0.03)
 
 
+@pytest.mark.slow
 def test_all_methods_are_scored_and_told_as_a_table(tmp_path, capsys):
     labels, tables = write_world(tmp_path, *world(24, seed=2))
     arguments = ["blend", "--labels", labels, "--tables", *tables[:2], "--folds", 3, "--method", "all"]

@@ -162,6 +162,7 @@ def test_a_signal_finds_its_stack_when_networks_came_and_went() -> None:
     assert (after.start, after.size) == (before.start, before.size)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not OPENVINO, reason="openvino is not installed")
 def test_large_networks_stay_compiled_for_their_turn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A turn is all detectors', since every study asks them all, or one grader's."""

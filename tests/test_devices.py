@@ -93,12 +93,12 @@ def test_too_little_memory_changes_no_byte_of_the_submission(
     "error",
     [
         torch.AcceleratorError("CUDA error: an illegal memory access was encountered"),
-        torch.OutOfMemoryError("CUDA out of memory"),
-        RuntimeError("cuDNN error: CUDNN_STATUS_EXECUTION_FAILED"),
+        pytest.param(torch.OutOfMemoryError("CUDA out of memory"), marks=pytest.mark.slow),
+        pytest.param(RuntimeError("cuDNN error: CUDNN_STATUS_EXECUTION_FAILED"), marks=pytest.mark.slow),
         RuntimeError("GET was unable to find an engine to execute this computation"),
     ],
 )
-@pytest.mark.parametrize("where", ["loading", "first study", "second study"])
+@pytest.mark.parametrize("where", ["loading", pytest.param("first study", marks=pytest.mark.slow), "second study"])
 def test_a_device_that_breaks_leaves_the_rest_to_the_cpu(
     error: RuntimeError,
     where: str,

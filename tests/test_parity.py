@@ -374,7 +374,7 @@ def asked(task: str, row: list[str]) -> list[Condition]:
     [
         ("split_resnet18", ["spinal_resnet18", "foraminal_resnet18", "subarticular_resnet18"]),
         ("global_resnet18", ["global_resnet18"]),
-        ("ensemble_6", GRADERS),
+        pytest.param("ensemble_6", GRADERS, marks=pytest.mark.slow),
     ],
 )
 def test_ensembles_give_the_original_tables(table, names):

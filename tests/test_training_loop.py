@@ -177,6 +177,7 @@ def _moments(folder: Path) -> torch.Tensor:
     return torch.cat([stored[name].flatten() for name in sorted(stored) if name.endswith("/exp_avg")])
 
 
+@pytest.mark.slow
 def test_mixed_precision_computes_in_bf16_and_keeps_float32_weights(tmp_path: Path, accelerator: Accelerator) -> None:
     half = _history(_program(tmp_path / "half", "precision=bf16"))
     whole = run(tmp_path / "whole", accelerator)

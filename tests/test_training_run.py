@@ -197,6 +197,7 @@ def test_graders_train_again_without_the_labels_left_out_and_are_judged_on_all(
     assert sum((job.train.codes[each] != job.valid.codes[each]).sum() for each in job.train.codes) == 1
 
 
+@pytest.mark.slow
 def test_weights_of_other_settings_are_never_taken_for_the_result(
     world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
