@@ -66,6 +66,7 @@ def test_prediction_is_measured_beside_its_floors(
     assert all(figures[name] > 0 for name in ("seconds_per_study", "floor_a_decoding", "floor_b_forward"))
 
 
+@pytest.mark.slow
 def test_the_naive_way_gives_the_same_probabilities(
     world: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

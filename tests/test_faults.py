@@ -153,6 +153,7 @@ def test_a_folder_of_somebody_else_is_one_sentence() -> None:
         assert not list(root.iterdir())
 
 
+@pytest.mark.slow
 def test_a_killed_worker_is_one_sentence_and_a_rerun_gives_the_same_bytes(tmp_path: Path) -> None:
     options: dict[str, Any] = {"matrices": (64,), "sagittal_slices": (5, 5), "stack_slices": (2, 2)}
 

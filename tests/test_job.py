@@ -198,6 +198,7 @@ write_outputs(predict_all(data, bundle, {str(tmp_path / "both")!r}), data, bundl
     assert json.loads((tmp_path / "both" / "run_report.json").read_text())["data"]["studies"] == 5
 
 
+@pytest.mark.slow
 def test_where_a_process_of_the_notebook_is_killed_the_rest_is_done_without_it(
     folder: Path, bundle: Bundle, tmp_path: Path
 ) -> None:

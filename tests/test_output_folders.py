@@ -120,6 +120,7 @@ def tables(tmp_path: Path) -> Path:
     return tmp_path
 
 
+@pytest.mark.slow
 def test_charts_replace_charts_and_no_picture_of_somebody_else(
     tables: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

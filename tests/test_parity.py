@@ -329,7 +329,7 @@ def graded(name: str) -> tuple[np.ndarray, np.ndarray, dict[str, dict[str, np.nd
 
 
 #: The smallest of each kind of network by default; the rest in the long run.
-DEAR = [name for name in GRADERS if name not in ("foraminal_resnet18", "global_resnet18", "spinal_convnext_nano")]
+DEAR = [name for name in GRADERS if name not in ("foraminal_resnet18", "global_resnet18")]
 
 
 @pytest.mark.parametrize(

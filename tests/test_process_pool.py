@@ -147,6 +147,7 @@ def test_what_was_finished_before_a_process_was_killed_is_kept(
         assert (tmp_path / "again" / name).read_bytes() == (tmp_path / "undisturbed" / name).read_bytes()
 
 
+@pytest.mark.slow
 def test_where_every_study_must_have_rows_the_rest_is_done_without_a_lost_process(
     data: DataFolder, bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, two_cores: None
 ) -> None:

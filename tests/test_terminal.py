@@ -177,6 +177,7 @@ def test_ctrl_c_reaches_one_process_of_many_and_the_others_make_no_noise() -> No
     assert process.returncode == 130
 
 
+@pytest.mark.slow
 def test_what_a_child_meets_is_told_by_its_parent() -> None:
     with pytest.raises(OSError, match="No space left"):
         list(spread(_break, [1, 2, 3], 2, lost="lost"))

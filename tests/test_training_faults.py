@@ -69,6 +69,7 @@ def test_a_killed_loader_is_one_sentence_and_a_rerun_gives_the_same_samples(tmp_
     assert values(Deadly(tmp_path / "spent"), workers) == values(Deadly(tmp_path / "other"), 0)
 
 
+@pytest.mark.slow
 def test_a_loader_that_dies_interrupts_nothing_that_training_is_doing(tmp_path: Path) -> None:
     samples = Late(tmp_path / "spent")
     batches = load(samples, 5, [[(0, first), (0, first + 1)] for first in range(0, 8, 2)], Loop(workers=1), CPU)
@@ -109,6 +110,7 @@ def read(folder: Path, item: int) -> None:
     write_arrays(folder / f"{item}.safetensors", {"value": np.full(1000, item, np.int64)})
 
 
+@pytest.mark.slow
 def test_a_killed_reader_is_one_sentence_and_a_rerun_gives_the_same_bytes(tmp_path: Path) -> None:
     for name in ("cut", "whole"):
         (tmp_path / name).mkdir()

@@ -144,6 +144,7 @@ def test_accumulated_batches_step_less_often(tmp_path: Path, accelerator: Accele
     assert {float(step) for step in steps} == {2.0}  # 6 batches
 
 
+@pytest.mark.slow
 def test_gradients_of_one_step_are_the_mean_over_its_batches_even_where_they_are_fewer(
     tmp_path: Path, accelerator: Accelerator
 ) -> None:

@@ -326,6 +326,7 @@ def test_curves_go_to_tensorboard_where_the_recipe_says_so(world: Path, tmp_path
     )
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("no_training")
 def test_changed_images_are_trained_on_again(world: Path) -> None:
     path = next((world / "data" / "train_images").rglob("*.dcm"))
@@ -407,6 +408,7 @@ def test_an_unfinished_run_is_neither_evaluated_nor_bundled(world: Path, tmp_pat
     assert train_utils.main(["evaluate", "--run", str(tmp_path / "none")]) == 1
 
 
+@pytest.mark.slow
 def test_pictures_show_every_member(world: Path) -> None:
     words = ["--recipe", world / "tiny.toml", "--data", world / "data", "--out", world / "shown"]
     assert train_utils.main(["show-batches", *map(str, words)]) == 0
