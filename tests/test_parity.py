@@ -28,9 +28,9 @@ from lumbar.keypoints.stacks import Stack, axial_stacks, sagittal_stacks
 from lumbar.labels import CONDITIONS, LEVELS, SIDES, Condition, Level, row_ids
 from lumbar.recipe.member import DetectorSpec, GraderSpec
 from lumbar.recipe.recipe import load_recipe
-from lumbar.study.images import crop, resize
 from lumbar.study.keypoint import Keypoint
 from lumbar.study.slices import middle_slice
+from lumbar.study.standardise import crop, resize
 from lumbar.study.study import Study, open_data, read_study
 
 TOLERANCE = 1e-4

@@ -23,6 +23,7 @@ from lumbar.recipe.settings import Loop, Training
 from lumbar.training.data.packs import read_header
 from lumbar.training.loop import checkpoint
 from lumbar.training.loop.batches import Plan, validation
+from lumbar.training.loop.learning_rate import learning_rate
 from lumbar.training.loop.loop import Term
 from tests.support.training_job import Points, Severities, run
 
@@ -266,12 +267,12 @@ def test_studies_stay_together_where_the_loss_asks_about_studies() -> None:
 
 def test_learning_rates_follow_the_recipe() -> None:
     cosine = _plan(0, 1, learning_rate=1.0)
-    assert cosine.rate(0, 0) == 1
-    assert cosine.rate(2, 5) == pytest.approx(0.5 * (1 + np.cos(np.pi * 17 / 18)))
+    assert learning_rate(cosine, 0, 0) == 1
+    assert learning_rate(cosine, 2, 5) == pytest.approx(0.5 * (1 + np.cos(np.pi * 17 / 18)))
     step = _plan(0, 1, learning_rate=1.0, schedule="step", step_epochs=2, epochs=5)
-    assert [round(step.rate(epoch, 0), 6) for epoch in range(5)] == [1, 1, 0.1, 0.1, 0.01]
+    assert [round(learning_rate(step, epoch, 0), 6) for epoch in range(5)] == [1, 1, 0.1, 0.1, 0.01]
     warm = _plan(0, 1, learning_rate=1.0, warmup=0.5)
-    assert warm.rate(0, 0) < warm.rate(0, 1) < warm.rate(1, 0) <= 1
+    assert learning_rate(warm, 0, 0) < learning_rate(warm, 0, 1) < learning_rate(warm, 1, 0) <= 1
 
 
 def test_validation_sees_every_sample_once_and_studies_whole() -> None:

@@ -18,8 +18,8 @@ from lumbar.issues import Issue
 from lumbar.labels import LEVELS, Condition, Level, level_title
 from lumbar.recipe.member import GraderSpec, Preprocessing
 from lumbar.study.canal import canal_mm, moved_middle_mm
-from lumbar.study.images import crop, resize, slice_values, standardise
 from lumbar.study.slices import Window, axial_window, find_slice, playing_series, sagittal_window
+from lumbar.study.standardise import crop, resize, slice_values, standardise
 from lumbar.study.study import Study
 
 Box = tuple[int, int, int, int]
@@ -164,7 +164,8 @@ def view_window(
         return None
     if view == "sagittal_t2":
         return sagittal_window(series, spec.slices, 0.0, prep, moved_middle_mm(study, series, keypoints, prep))
-    offset = spec.t1_offsets_mm[LEVELS.index(level)] * (1 if view == "sagittal_t1_left" else -1)
+    side = geometry.LEFTWARDS["left" if view == "sagittal_t1_left" else "right"]
+    offset = side * spec.t1_offsets_mm[LEVELS.index(level)]
     return sagittal_window(series, spec.slices, offset, prep, canal_mm(study, series, keypoints, prep, level))
 
 
