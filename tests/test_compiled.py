@@ -200,8 +200,7 @@ def test_openvino_grades_as_pytorch_does(tmp_path: Path, data: DataFolder, monke
     monkeypatch.setattr("torch.get_num_threads", lambda: 2)
     compiled.started.clear()
     for room in (2**30, 0):
-        monkeypatch.setattr("lumbar.prediction.networks.CPU_ROOM", room)
-        predictor = Predictor(folds, engine="openvino")
+        predictor = Predictor(folds, engine="openvino", room=room)
         assert predictor.networks.swaps == (not room)
         found = list(schedule.grade_all(predictor, data, list(data.study_ids)))
         assert compiled.started.is_set() == (not room)  # children compute where each fold has a network of its own

@@ -284,7 +284,7 @@ def test_converted_checkpoints_predict_the_original_tables(tmp_path, monkeypatch
         save(tmp_path / "in" / f"{name}_fold0.pt", state)
     convert_checkpoints(tmp_path / "in", tmp_path / "out")
     bundle = load_bundle(tmp_path / "out")
-    monkeypatch.setattr("lumbar.prediction.predictor.detect", lambda *_: (list(parity.points().values()), []))
+    monkeypatch.setattr("lumbar.keypoints.detect.detect", lambda *_: (list(parity.points().values()), []))
     result = Predictor(bundle)(parity.study())
     order = [member.name.removesuffix("_fold0") for member in bundle.manifest.members if member.spec.stage == "grading"]
     assert sorted(order) == sorted(graders)

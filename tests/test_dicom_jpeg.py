@@ -199,7 +199,7 @@ def test_every_predictor_takes_the_bits_that_the_image_holds(predictor: int) -> 
 def test_without_its_decoder_the_sentence_names_it_and_the_remedy(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(compressed, "find_spec", lambda name: None)
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     for number in range(9):
         syntax = SYNTAXES[1]
         write_slice(tmp_path / f"{number}.dcm", image(1), [number, 0, 0], syntax=syntax, codestream=b"\xff\xd8")

@@ -102,7 +102,7 @@ def shell(line: str, **more: Any) -> "subprocess.CompletedProcess[str]":
 
 
 def test_ctrl_c_before_a_command_is_known_is_one_sentence_too(monkeypatch: Any, capsys: Any) -> None:
-    monkeypatch.setattr(train_utils, "_parser", raising(KeyboardInterrupt()))
+    monkeypatch.setattr("argparse.ArgumentParser.parse_args", raising(KeyboardInterrupt()))
     assert train_utils.main(["verify"]) == 130
     assert capsys.readouterr().err == "train_utils.py: stopped by Ctrl-C; run the same command again\n"
 

@@ -200,7 +200,7 @@ def test_a_full_disk_is_one_sentence(tmp_path: Path, accelerator: Accelerator, m
     def full(data: bytes, path: Path) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(checkpoint, "write_bytes", full)
+    monkeypatch.setattr("lumbar.files.write.write_bytes", full)
     with pytest.raises(InputError, match="free space"):
         run(tmp_path, accelerator, epochs=1)
 

@@ -26,12 +26,12 @@ from lumbar.labels import CONDITIONS, LEVELS
 from lumbar.metric import UNLABELLED, label_codes, score
 from lumbar.recipe.recipe import load_recipe
 from lumbar.study.study import open_data
-from lumbar.training import job as training_job
 from lumbar.training.data.make import make_stacks
 from lumbar.training.data.packs import read_header
 from lumbar.training.data.samples import RegionSamples
 from lumbar.training.folder import RunFolder
 from lumbar.training.job import make_job
+from lumbar.training.loop import loop
 from lumbar.training.loop.loop import Job
 from lumbar.training.outcome.bundling import make_bundle
 from lumbar.training.outcome.evaluate import evaluate
@@ -121,7 +121,7 @@ def no_training(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(job: Job, *rest: object) -> None:
         raise _TrainsError(f"{job.member} {job.fold}")
 
-    monkeypatch.setattr(training_job, "fit", refuse)
+    monkeypatch.setattr(loop, "fit", refuse)
 
 
 def test_a_run_holds_every_result(world: Path) -> None:
@@ -184,7 +184,7 @@ def test_graders_train_again_without_the_labels_left_out_and_are_judged_on_all(
         jobs.append(job)
         raise _TrainsError(job.member)
 
-    monkeypatch.setattr(training_job, "fit", look)
+    monkeypatch.setattr(loop, "fit", look)
     run = str(shutil.copytree(world / "run", tmp_path / "run"))
     with pytest.raises(_TrainsError):
         _train(world, "--out", run, "--set", f"leave_out={tmp_path / 'suspect_labels.csv'}")
@@ -203,13 +203,13 @@ def test_weights_of_other_settings_are_never_taken_for_the_result(
 ) -> None:
     """A run with another rate is stopped behind its first epoch: its weights lie beside the older run's result."""
     shutil.copytree(world / "run", tmp_path / "run")
-    end = training_job.fit
+    end = loop.fit
 
     def stopped(job: Job, *rest: object) -> None:
         end(job, *rest)  # type: ignore[arg-type]
         raise _TrainsError(f"{job.member} {job.fold}")
 
-    monkeypatch.setattr(training_job, "fit", stopped)
+    monkeypatch.setattr(loop, "fit", stopped)
     out = ["--out", str(tmp_path / "run")]
     with pytest.raises(_TrainsError, match="whole 0"):
         _train(world, *out, "--set", "stage2.members.whole.learning_rate=0.002")
