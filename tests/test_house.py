@@ -70,7 +70,8 @@ MODULES = {named(path) for path in files()}
 def imports_of(path: Path) -> Iterator[str]:
     """Dotted names of everything a file imports, inside of functions and for type checkers too.
 
-    Of this package the module that an import means: `from lumbar.dicom import file` is `lumbar.dicom.file`.
+    Of this package the module that an import means: `from lumbar.dicom import file` is `lumbar.dicom.file`. A
+    module's name as text counts too, since registries import by it.
     """
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
@@ -80,6 +81,8 @@ def imports_of(path: Path) -> Iterator[str]:
             for alias in node.names:
                 whole = f"{node.module}.{alias.name}"
                 yield whole if whole in MODULES else f"{node.module}"
+        elif isinstance(node, ast.Constant) and node.value in MODULES:
+            yield str(node.value)
 
 
 ARROWS = {named(path): set(imports_of(path)) & MODULES for path in files()}
