@@ -1,4 +1,7 @@
-"""Every way to blend, by name: how it is fitted, how a fit predicts. A fit is data (see `fit`), whatever the method."""
+"""Every way to blend, by name: how it is fitted, how a fit predicts. A fit is data (see `fit`), whatever the method.
+
+A new method has its name in `names` too, which recipes and manifests read without any of this.
+"""
 
 from collections.abc import Callable
 from dataclasses import dataclass

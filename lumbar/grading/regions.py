@@ -1,7 +1,8 @@
 """Regions of interest: around each keypoint a box of so many millimetres through several slices. No torch.
 
 A region depends on the study, the keypoints and the member's inputs (`region_key`), not on its network; members with
-equal inputs share their regions.
+equal inputs share their regions. Where its window of slices lies is decided here, which slices that takes in
+`study.slices`.
 """
 
 import json
@@ -132,7 +133,7 @@ def cut_region(
 ) -> Region | None:
     """One region, or None where the series, the keypoint or its slice is missing.
 
-    `values` gives the image and affine of a slice, by default `images.slice_values` with the member's preprocessing.
+    `values` gives the image and affine of a slice, by default `standardise.slice_values` with the member's preprocessing.
     """
     point = view_point(study, view, level, keypoints, spec.preprocessing)
     window = view_window(study, view, level, point, keypoints, spec)
