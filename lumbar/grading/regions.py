@@ -133,7 +133,7 @@ def cut_region(
 ) -> Region | None:
     """One region, or None where the series, the keypoint or its slice is missing.
 
-    `values` gives the image and affine of a slice, by default `standardise.slice_values` with the member's preprocessing.
+    `values` gives the image and affine of a slice; by default `standardise.slice_values`, as the member wants it.
     """
     point = view_point(study, view, level, keypoints, spec.preprocessing)
     window = view_window(study, view, level, point, keypoints, spec)

@@ -20,7 +20,7 @@ DECIMALS = 3
 
 
 def gaussian_heatmaps(xy_px: np.ndarray, size: int, sigma: float) -> np.ndarray:
-    """Maps (K, S, S) float32 as a perfect detector draws K points (K, 2); all zero where one is NaN or outside.
+    """Maps (K, S, S) float32 of a perfect detector for K points (K, 2); all zero where one is NaN or outside.
 
     The peak is 1 at the point itself, which may lie between pixels.
     """
