@@ -13,7 +13,6 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-import torch
 from safetensors.torch import save_file
 
 import train_utils
@@ -89,7 +88,6 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("run")
     small_phantoms(root / "data", 5, 3, {4: {"without_t1": True}})
     (root / "tiny.toml").write_text(RECIPE, encoding="utf-8")
-    torch.set_num_threads(1)
     assert _train(root) == 0
     return root
 
