@@ -10,6 +10,8 @@ from collections.abc import Iterator
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
+from lumbar import __version__
+
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "lumbar"
 
@@ -200,3 +202,9 @@ def test_tests_replace_public_functions_where_they_are_defined() -> None:
                 wrong.append(f"{path.name} replaces {dotted}")
     assert not wrong, "\n".join(wrong)
     assert len(PATCHED) <= 10
+
+
+def test_the_version_is_the_same_wherever_it_stands() -> None:
+    cited = (ROOT / "CITATION.cff").read_text(encoding="utf-8")
+    assert f"\nversion: {__version__}\n" in cited
+    assert f"\n## {__version__} (" in (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
