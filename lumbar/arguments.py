@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Final, NoReturn
 
+from lumbar import __version__
 from lumbar.ensemble.names import CHOICES
 from lumbar.issues import InputError
 from lumbar.terminal import show
@@ -244,6 +245,7 @@ def make_parser(description: str, commands: Mapping[str, Callable[..., int]]) ->
     parser = _Parser(
         prog="train_utils.py", description=description, formatter_class=argparse.RawDescriptionHelpFormatter
     )
+    parser.add_argument("--version", action="version", version=f"lumbar {__version__}")
     parsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for name, run in commands.items():
         summary = (run.__doc__ or "").strip()
