@@ -24,7 +24,7 @@ from lumbar.labels import CONDITIONS, SeriesType
 from lumbar.prediction.blend import BundleBlend
 from lumbar.prediction.budget import Budget, enough, ranked_graders
 from lumbar.prediction.case import Case, Step
-from lumbar.prediction.networks import Networks
+from lumbar.prediction.networks import MovedError, Networks
 from lumbar.prediction.result import StudyResult, left_out, not_finite
 from lumbar.recipe.member import DetectorSpec, GraderSpec
 from lumbar.study.study import Study
@@ -38,7 +38,8 @@ class Predictor:
     """A bundle's networks on a device, ready for one study after another.
 
     `engine` says how networks run, see `lumbar.compute.engine`; `amp` is the autocast type that suits the device (None:
-    float32 unless the engine says otherwise). Raises InputError where the bundle lacks a stage.
+    float32 unless the engine says otherwise). How many `studies` are to come decides whether `auto` has OpenVINO
+    compute. Raises InputError where the bundle lacks a stage.
     """
 
     def __init__(
@@ -47,8 +48,9 @@ class Predictor:
         device: torch.device | str = "cpu",
         amp: torch.dtype | None = None,
         engine: str = "auto",
+        studies: int = 1,
     ) -> None:
-        self.bundle, self.word = bundle, engine
+        self.bundle, self.word, self.studies = bundle, engine, studies
         self.prior = np.asarray(bundle.manifest.prior, dtype=np.float64)  # (5, 5, 3)
         self.graders = bundle.manifest.graders
         if not self.graders or not bundle.manifest.detectors:
@@ -74,6 +76,8 @@ class Predictor:
         detectors = self.bundle.manifest.detectors
         names = [*detectors, *self.graders]  # what stays in memory: detectors first
         self.networks = Networks(self.bundle, names, self.engine, device)
+        if self.word == "auto" and device.type == "cpu" and not torch.cuda.is_initialized():
+            self._let_openvino(names)
         self.together = TOGETHER if self.networks.turns else 1
         #: Studies that may be computed side by side: where one has the whole device, a single one.
         shared = device.type != "cpu" or not self.networks.stay(detectors)
@@ -86,6 +90,19 @@ class Predictor:
             check_detectors(self.detectors)
         except InputError as error:
             raise InputError(f"{self.bundle.folder}: {error}") from error
+
+    def _let_openvino(self, names: list[str]) -> None:
+        """Have OpenVINO compute in PyTorch's place, where that pays and moves nothing."""
+        if not compiled.pays(self.studies * self.networks.gflop(), len(names)):
+            return
+        del self.networks  # before others take as much memory
+        engine = choose_engine("openvino", self.device)
+        try:
+            self.networks = Networks(self.bundle, names, engine, self.device, most_moved=compiled.MOST_MOVED)
+            self.engine = engine
+        except MovedError as error:
+            _log.warning("%s; PyTorch computes.", error)
+            self.networks = Networks(self.bundle, names, self.engine, self.device)
 
     @property
     def alone(self) -> bool:

@@ -10,9 +10,7 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Final
 
-import torch
-
-from lumbar.bundle.network import build_network
+from lumbar.bundle.network import blueprint
 from lumbar.issues import InputError
 from lumbar.labels import SeriesType
 from lumbar.recipe.member import DetectorSpec, GraderSpec, Preprocessing, TaskName
@@ -130,8 +128,7 @@ def original_key(key: str, spec: DetectorSpec | GraderSpec) -> str:
 def own_keys(name: str) -> Mapping[str, tuple[str, tuple[int, ...]]]:
     """The original's key → (this project's key, shape) for one of `ORIGINALS`."""
     spec = ORIGINALS[name]
-    with torch.device("meta"):
-        state = build_network(spec).state_dict()
+    state = blueprint(spec, name).state_dict()
     return {original_key(key, spec): (key, tuple(value.shape)) for key, value in state.items()}
 
 
