@@ -14,7 +14,7 @@ import lumbar.prediction.networks
 from lumbar.bundle.bundle import Bundle
 from lumbar.bundle.network import build_network
 from lumbar.bundle.save import Weights, save_bundle
-from lumbar.compute.engine import Engine, Runner, choose_engine
+from lumbar.compute.engine import AT_ONCE, Engine, Runner, choose_engine
 from lumbar.issues import InputError
 from lumbar.prediction import schedule
 from lumbar.prediction.networks import Networks
@@ -84,6 +84,13 @@ def test_slices_through_a_backbone_in_lots_give_the_same_answer(name: str) -> No
         torch.testing.assert_close(network(batch), expected, atol=1e-6, rtol=0)
     assert max(seen) == 4
     assert sum(seen) == whole
+
+
+def test_large_slices_go_through_a_backbone_in_lots_on_a_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("lumbar.compute.engine.LARGE_SLICE", 64)
+    for word, at_once in (("eager", None), ("fused", AT_ONCE)):
+        runner = Runner(build_network(SPECS["convnext"]), choose_engine(word, CPU), inputs(SPECS["convnext"], 1))
+        assert runner.copy().network.encoders[0].slices_at_once == at_once
 
 
 def test_another_folds_weights_take_the_place_of_the_first_whole() -> None:

@@ -16,6 +16,9 @@ from lumbar.compute.compiled import CompiledRunner
 from lumbar.issues import InputError
 
 EngineWord = Literal["auto", "eager", "fused", "half", "openvino", "openvino-half"]
+#: Slices of so many pixels a side and more go through a backbone so many at a time on a CPU, whatever its kind: a fifth
+#: faster for some and no slower for any (`benchmarks/engines.py --slices`). Smaller ones it does not matter for.
+LARGE_SLICE, AT_ONCE = 192, 16
 ENGINE_WORDS: Final[tuple[EngineWord, ...]] = get_args(EngineWord)
 
 
@@ -91,6 +94,10 @@ class Runner:
             assert isinstance(layer, nn.Conv2d)
             if layer.bias is None:
                 layer.bias = nn.Parameter(layer.weight.new_zeros(layer.out_channels), requires_grad=False)
+        if engine.fused and example.device.type == "cpu" and example.shape[-1] >= LARGE_SLICE:
+            for layer in network.modules():
+                if hasattr(layer, "slices_at_once"):
+                    layer.slices_at_once = AT_ONCE
         if engine.fused:
             network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stubs lack it
             if engine.amp is not None:  # as autocast would round them at every call, and half as large

@@ -147,10 +147,13 @@ class Networks:
             runner = self._runners[self._first[kind]]
             assert isinstance(runner, CompiledRunner)
             state = self.bundle.state(name, self._own[kind])
-            if most_moved is not None and name == self._first[kind]:
+            if most_moved is None:
+                runner.convert(state, name)
+                return 0.0
+            try:
                 return runner.moved(state, name, noise(self.bundle.member(name).spec))
-            runner.convert(state, name)
-            return 0.0
+            except RuntimeError:  # OpenVINO cannot take it
+                return float("inf")
 
         moved = max(in_children(convert, list(self._kinds)))
         if most_moved is not None and moved > most_moved:
