@@ -32,8 +32,6 @@ PRECISION: Final = {"openvino": "f32", "openvino-half": "bf16"}
 #: tried out and compiled; see `benchmarks/README.md`.
 SAVED_PER_GFLOP: Final = 0.002
 TO_LOAD: Final = 8.0
-#: How often what it saves must be what it costs, for the two were measured on one machine.
-SURELY: Final = 1.5
 #: A probability may move so far where nobody asked for OpenVINO.
 MOST_MOVED: Final = 1e-4
 #: The parts of a grader that are worth it; a detector is one part.
@@ -42,7 +40,7 @@ _PART: Final = "backbone"
 
 def pays(gflop: float, networks: int) -> bool:
     """Whether so much work by so many networks on a CPU is done sooner by OpenVINO, its loading included."""
-    return is_installed() and gflop * SAVED_PER_GFLOP > SURELY * networks * TO_LOAD
+    return is_installed() and gflop * SAVED_PER_GFLOP > networks * TO_LOAD
 
 
 def is_installed() -> bool:

@@ -94,10 +94,10 @@ class Runner:
             assert isinstance(layer, nn.Conv2d)
             if layer.bias is None:
                 layer.bias = nn.Parameter(layer.weight.new_zeros(layer.out_channels), requires_grad=False)
-        if engine.fused and example.device.type == "cpu" and example.shape[-1] >= LARGE_SLICE:
+        if engine.word == "fused" and example.device.type == "cpu" and example.shape[-1] >= LARGE_SLICE:
             for layer in network.modules():
                 if hasattr(layer, "slices_at_once"):
-                    layer.slices_at_once = AT_ONCE
+                    layer.slices_at_once = AT_ONCE  # type: ignore[assignment]  # a number, no module
         if engine.fused:
             network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stubs lack it
             if engine.amp is not None:  # as autocast would round them at every call, and half as large
