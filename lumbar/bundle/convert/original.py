@@ -133,9 +133,16 @@ def own_keys(name: str) -> Mapping[str, tuple[str, tuple[int, ...]]]:
 
 
 def fits(shapes: Shapes) -> list[Fit]:
-    """The fifteen networks from the best fit to the worst for a state dict in the original's words."""
-    found = []
-    for name in ORIGINALS:
+    """The fifteen networks from the best fit to the worst for a state dict in the original's words.
+
+    Once one fits exactly, those on other backbones are left out: to know their keys they have to be built.
+    """
+    found: list[Fit] = []
+    fitting = ""
+    for name, spec in ORIGINALS.items():
+        backbone = spec.encoder if isinstance(spec, DetectorSpec) else spec.backbone
+        if fitting not in ("", backbone):
+            break
         own = own_keys(name)
         found.append(
             Fit(
@@ -145,6 +152,7 @@ def fits(shapes: Shapes) -> list[Fit]:
                 tuple(key for key in own if key in shapes and tuple(shapes[key]) != own[key][1]),
             )
         )
+        fitting = fitting or ("" if found[-1].faults else backbone)
     return sorted(found, key=lambda fit: fit.faults)
 
 
