@@ -168,10 +168,11 @@ def predict_folder(args: argparse.Namespace) -> int:
     from lumbar.bundle.bundle import load_bundle
     from lumbar.compute.device import choose_device
     from lumbar.prediction import job, outputs, run_report
-    from lumbar.report.dicom_sr import write as dicom_sr
     from lumbar.study import study
 
     if args.dicom_sr:
+        from lumbar.report.dicom_sr import write as dicom_sr
+
         dicom_sr.check_available()
     data, weights = study.open_data(args.data, args.split, strict=False), load_bundle(args.weights)
     if args.dicom_sr:

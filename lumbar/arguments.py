@@ -157,7 +157,7 @@ ARGUMENTS: Final[dict[str, list[Argument]]] = {
                 "choices": ENGINES,
                 "default": "auto",
                 "help": "how networks run: float32 (eager, fused), half precision (half), either by OpenVINO on a CPU; "
-                "auto: half on a GPU, else fused",
+                "auto: half on a GPU, else fused, or openvino where it is installed and sooner done",
             },
         ),
         ("--hours", {"type": _hours, "metavar": "H", "help": "time budget: members are dropped before it runs out"}),

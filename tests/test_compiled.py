@@ -209,6 +209,40 @@ def test_openvino_grades_as_pytorch_does(tmp_path: Path, data: DataFolder, monke
             assert other.ran_on == "cpu, openvino float32"
 
 
+@pytest.mark.skipif(not OPENVINO, reason="openvino is not installed")
+def test_auto_takes_openvino_where_it_pays_and_moves_nothing(
+    tmp_path: Path, data: DataFolder, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    bundle = two_folds(tmp_path, ("canal", "foraminal"))
+
+    def ran_on(studies: int) -> str:
+        return str(Predictor(bundle, studies=studies).engine)
+
+    assert ran_on(1) == "fused float32"
+    with monkeypatch.context() as patched:
+        patched.setattr("importlib.util.find_spec", lambda name: None)
+        assert ran_on(10**9) == "fused float32"
+    with monkeypatch.context() as patched:
+        patched.setattr(compiled, "MOST_MOVED", 1e-12)
+        assert ran_on(10**9) == "fused float32"
+    assert "OpenVINO's answers differ by" in caplog.text
+    monkeypatch.setattr(compiled, "pays", lambda gflop, networks: True)
+    (result,) = schedule.predict(data, bundle, study_ids=data.study_ids[:1])
+    assert result.ran_on == "cpu, openvino float32"
+
+
+@pytest.mark.skipif(not OPENVINO, reason="openvino is not installed")
+def test_auto_does_without_openvino_where_it_cannot_take_a_network(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise RuntimeError("no such operation")
+
+    monkeypatch.setattr("openvino.convert_model", refuse)
+    predictor = Predictor(two_folds(tmp_path, ("canal", "foraminal")), studies=10**9)
+    assert str(predictor.engine) == "fused float32"
+
+
 def test_openvino_says_what_it_lacks(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(InputError, match="'openvino' computes on the CPU, not on cuda; add --device cpu"):
         choose_engine("openvino", torch.device("cuda"))

@@ -2,16 +2,17 @@
 
 import json
 import os
+import subprocess
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from conftest import SHARED
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from lumbar.bundle.bundle import load_bundle
-from lumbar.bundle.convert import convert
+from lumbar.bundle.convert.child import ReadingChild
 from lumbar.bundle.convert.convert import convert_checkpoints, read_checkpoint
 from lumbar.bundle.convert.original import EXACT, own_keys, plain_keys, recognise
 from lumbar.bundle.convert.reader import state_dicts
@@ -36,16 +37,16 @@ def save(path: Path, content: object) -> Path:
 
 @pytest.fixture
 def in_process(monkeypatch) -> None:
-    """Files are read in this process: starting another one for each would take most of the tests' time."""
+    """Files are read in this process: starting another one would take most of the tests' time."""
 
-    def read(path: Path, scratch: Path) -> dict[str, Path]:
+    def read(self: ReadingChild, path: Path, scratch: Path) -> dict[str, Path]:
         found = dict(state_dicts(torch.load(path, weights_only=True)))
         files = {place: scratch / f"{number}.safetensors" for number, place in enumerate(found)}
         for place, state in found.items():
             save_file({key: value.contiguous() for key, value in state.items()}, files[place])
         return files
 
-    monkeypatch.setattr(convert, "_read_in_child", read)
+    monkeypatch.setattr(ReadingChild, "state_files", read)
 
 
 def refusal(folder: Path, out: Path, **options) -> str:
@@ -231,6 +232,44 @@ def test_a_checkpoint_that_would_run_code_runs_none(tmp_path):
     with pytest.raises(InputError, match=r"a\.pt: holds more than tensors, or is no checkpoint \(.*\); give a file"):
         read_checkpoint(path)
     assert not (tmp_path / "ran").exists()
+
+
+def test_one_child_reads_all_files_and_goes_on_behind_a_bad_one(tmp_path, monkeypatch):
+    begun = []
+    popen = subprocess.Popen
+    monkeypatch.setattr(subprocess, "Popen", lambda *args, **options: begun.append(args) or popen(*args, **options))
+    good = [save(tmp_path / f"{number}.pt", {"weight": torch.full((3,), float(number))}) for number in range(2)]
+    bad = save(tmp_path / "bad.pt", {"weight": torch.zeros(1), "extra": Payload(tmp_path / "ran")})
+    with ReadingChild() as reading:
+        for number, path in ((0, good[0]), (None, bad), (1, good[1])):
+            if number is None:
+                with pytest.raises(InputError, match=r"bad\.pt: holds more than tensors"):
+                    reading.state_files(path, tmp_path)
+            else:
+                (file,) = reading.state_files(path, tmp_path).values()
+                assert load_file(file)["weight"].tolist() == [number] * 3
+    assert len(begun) == 1
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs copies of a process")
+def test_a_checkpoint_that_takes_too_long_is_stopped_and_the_next_is_read(tmp_path):
+    path = save(tmp_path / "a.pt", {"weight": torch.zeros(3)})
+    with ReadingChild() as reading:
+        reading.seconds = -1
+        with pytest.raises(InputError, match=r"a\.pt: could not be read within -1 s; give a file"):
+            reading.state_files(path, tmp_path)
+        reading.seconds = 60
+        assert len(reading.state_files(path, tmp_path)) == 1
+
+
+def test_a_child_that_ends_is_told_and_another_takes_its_place(tmp_path):
+    path = save(tmp_path / "a.pt", {"weight": torch.zeros(3)})
+    with ReadingChild() as reading:
+        reading.state_files(path, tmp_path)
+        reading._process.kill()
+        with pytest.raises(InputError, match=r"a\.pt: reading ended with -9; give a file"):
+            reading.state_files(path, tmp_path)
+        assert len(reading.state_files(path, tmp_path)) == 1
 
 
 def test_a_checkpoint_that_swells_in_memory_is_stopped(tmp_path):

@@ -50,6 +50,14 @@ def test_sagittal_slices_run_from_right_to_left_whatever_the_numbers(tmp_path: P
     assert all(np.array_equal(item.pixels, image(item.instance)) for item in series.slices)
 
 
+def test_pixel_spacing_is_what_the_tag_says_however_the_cosines_are_rounded(tmp_path: Path) -> None:
+    write_stack(tmp_path, [0.0, 4.0], (0.123457, 0.992350, 0.0, 0.0, 0.0, -1.0), spacing=(3.75, 3.125))
+    for item in read(tmp_path)[0].slices:
+        assert item.pixel_spacing == (3.75, 3.125)
+        assert item.spacing_mm == pytest.approx((3.75, 3.125))
+        assert item.spacing_mm != item.pixel_spacing
+
+
 def test_axial_slices_run_from_the_feet_to_the_head(tmp_path: Path) -> None:
     write_stack(tmp_path, [40.0, 36.0, 32.0], AXIAL)
     series, codes = read(tmp_path, "Axial T2")

@@ -36,6 +36,7 @@ def test_an_enhanced_file_gives_the_slices_of_the_ordinary_ones(tmp_path: Path, 
     for one, other in zip(plain.slices, enhanced.slices, strict=True):
         assert np.array_equal(one.pixels, other.pixels)
         assert (one.slope, one.intercept) == (other.slope, other.intercept) == (2.0, -10.0)
+        assert one.pixel_spacing == other.pixel_spacing == (3.5, 3.0)
 
 
 def test_a_frame_without_its_place_is_left_out_and_the_others_stay(tmp_path: Path) -> None:

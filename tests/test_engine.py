@@ -14,7 +14,7 @@ import lumbar.prediction.networks
 from lumbar.bundle.bundle import Bundle
 from lumbar.bundle.network import build_network
 from lumbar.bundle.save import Weights, save_bundle
-from lumbar.compute.engine import Engine, Runner, choose_engine
+from lumbar.compute.engine import AT_ONCE, LARGE_SLICE, Engine, Runner, choose_engine
 from lumbar.issues import InputError
 from lumbar.prediction import schedule
 from lumbar.prediction.networks import Networks
@@ -69,6 +69,30 @@ def test_folded_layers_give_the_same_answer(name: str) -> None:
         assert not any(isinstance(module, nn.BatchNorm2d) for module in runner.network.modules())
 
 
+@pytest.mark.parametrize("name", ["convnext", "resnet", "mil"])
+def test_slices_through_a_backbone_in_lots_give_the_same_answer(name: str) -> None:
+    spec = SPECS[name]
+    network, batch = lived_in(build_network(spec), 2), inputs(spec, 5)
+    seen: list[int] = []
+    for encoder in network.get_submodule("encoders").children():
+        encoder.get_submodule("backbone").register_forward_pre_hook(lambda _, given: seen.append(len(given[0])))
+    with torch.inference_mode():
+        expected = network(batch)
+        whole, seen[:] = sum(seen), []
+        for encoder in network.get_submodule("encoders").children():
+            encoder.slices_at_once = 4
+        torch.testing.assert_close(network(batch), expected, atol=1e-6, rtol=0)
+    assert max(seen) == 4
+    assert sum(seen) == whole
+
+
+def test_large_slices_go_through_a_backbone_in_lots_on_a_cpu() -> None:
+    spec = SPECS["convnext"].model_copy(update={"image_size": LARGE_SLICE, "slices": 1})
+    for word, at_once in (("eager", None), ("fused", AT_ONCE)):
+        runner = Runner(build_network(spec), choose_engine(word, CPU), inputs(spec, 1))
+        assert runner.copy().network.encoders[0].slices_at_once == at_once
+
+
 def test_another_folds_weights_take_the_place_of_the_first_whole() -> None:
     spec = SPECS["resnet"]
     first, second = lived_in(build_network(spec), 2), lived_in(build_network(spec), 3)
@@ -107,6 +131,27 @@ def test_weights_kept_in_half_precision_answer_as_autocast_would(name: str) -> N
         runner.copy().fill({key: value + 1 for key, value in state.items()})  # a twin's weights are its own
         assert torch.equal(runner.network(batch), expected)
     assert 0.5 * whole.nbytes <= runner.nbytes < 0.8 * whole.nbytes
+
+
+@pytest.mark.parametrize(
+    "spec",
+    [*SPECS.values(), GraderSpec(task="foraminal", backbone="swin_tiny_patch4_window7_224", image_size=224, slices=2)],
+    ids=[*SPECS, "swin"],
+)
+def test_a_network_of_a_bundle_is_filled_and_nothing_is_drawn_for_it(
+    tmp_path: Path, spec: DetectorSpec | GraderSpec
+) -> None:
+    built = lived_in(build_network(spec), 2)
+    weights = Weights("one", spec, built.state_dict())
+    bundle = save_bundle(tmp_path, [weights], prior=np.full((5, 5, 3), 1 / 3), precision="float32")
+    torch.manual_seed(5)
+    before = torch.random.get_rng_state()
+    network = bundle.network("one")
+    assert torch.equal(torch.random.get_rng_state(), before)
+    assert not network.training
+    batch = inputs(spec, 1)
+    with torch.inference_mode():
+        torch.testing.assert_close(network(batch), built(batch), atol=0, rtol=0)
 
 
 def test_room_on_a_gpu_counts_what_torch_keeps_and_nobody_uses(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,14 +1,17 @@
 """Regions of interest: windows, boxes, borders, and the ways images are stored."""
 
 from dataclasses import dataclass, replace
+from decimal import ROUND_HALF_EVEN, Decimal
+from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from lumbar import geometry
 from lumbar.bundle.convert.original import EXACT
+from lumbar.dicom.series import Series, Slice
 from lumbar.grading.regions import cut_region, cut_regions, region_key
 from lumbar.grading.tasks import VIEWS
 from lumbar.recipe.member import GraderSpec, Preprocessing
@@ -206,3 +209,42 @@ def test_sound_and_exact_boxes_lie_within_a_pixel_of_each_other(dy, dz):
 
 
 STUDY = small_study()
+
+
+SIDES = (256, 320, 384, 512, 640)
+#: Spacings with which a box's edge can lie exactly between two pixels, and many others.
+SPACINGS = st.sampled_from(["0.3125", "0.390625", "0.4", "0.5", "0.625", "0.78125", "0.8", "1", "1.25"]) | st.integers(
+    312_500, 1_250_000
+).map(lambda millionths: str(Decimal(millionths) / 1_000_000))
+
+
+def edges_by_rule(place: int, pixels: int, spacing: str) -> tuple[int, int]:
+    """Where a box begins and ends, by the rule of the original's boxes in decimals; `place` of the 512 px heatmap."""
+    centre, half = Decimal(place) / 512 * pixels, Decimal(50) / Decimal(spacing) / 2
+    first, last = (edge.to_integral_value(ROUND_HALF_EVEN) for edge in (centre - half, centre + half))
+    return int(first), int(last)
+
+
+@settings(max_examples=400)
+@given(
+    st.tuples(st.sampled_from(SIDES), st.sampled_from(SIDES)),
+    st.tuples(SPACINGS, SPACINGS),
+    st.tuples(st.integers(0, 511), st.integers(0, 511)),
+    st.none() | st.tuples(st.floats(-0.5, 0.5), st.floats(-0.5, 0.5)),
+)
+@example((320, 320), ("1.25", "1.25"), (200, 260), (0.1, 0.2))  # edges at exactly a half
+def test_exact_boxes_lie_where_the_originals_rule_puts_them(shape, spacing, place, angles) -> None:
+    turn, tilt = angles or (0.0, 0.0)
+    row = np.array([np.sin(turn), np.cos(turn), 0.0])
+    column = np.array([np.cos(turn) * np.sin(tilt), -np.sin(turn) * np.sin(tilt), -np.cos(tilt)])
+    direction = np.round([*row, *column], 6)  # as headers have it
+    tags = float(spacing[0]), float(spacing[1])
+    affine = geometry.slice_affine([0, -60, 100], direction, tags)
+    item = Slice(Path("1.dcm"), 1, np.zeros(shape, np.uint8), affine, pixel_spacing=tags)
+    study = small_study(sagittal_t2=(Series(1, "Sagittal T2/STIR", "sagittal", (item,), (0,)),))
+    xy = place[0] / 512 * shape[1], place[1] / 512 * shape[0]
+    points = {("spinal_canal_stenosis", "l3_l4"): Spot(1, 1, xy, tuple(geometry.to_patient(affine, xy)))}
+    region = cut_region(study, "sagittal_t2", "l3_l4", points, spec_of(slices=1, preprocessing=EXACT))
+    (x1, x2), (y1, y2) = edges_by_rule(place[0], shape[1], spacing[1]), edges_by_rule(place[1], shape[0], spacing[0])
+    inside = x1 >= 0 and y1 >= 0 and x2 <= shape[1] and y2 <= shape[0]
+    assert region.boxes == ((x1, y1, x2, y2) if inside else None,)

@@ -46,6 +46,8 @@ LOWER = ("words", "files", "dicom", "drawing", "ensemble", "recipe", "made studi
 WITHOUT_TORCH = {"study"}.union(*(FLOORS[floor] for floor in LOWER))
 ALSO_WITHOUT_TORCH = ("lumbar.grading.tasks", "train_utils")
 TORCH = ("torch", "torchvision", "timm", "segmentation_models_pytorch", "accelerate")
+#: What takes long to load and plays no part in prediction: other commands' libraries, torch's compiler.
+USELESS = ("scipy", "matplotlib", "highdicom", "accelerate", "openvino", "torch._dynamo", "torch.distributed.elastic")
 #: A file longer than this holds more than one thing; 300 lines are a reason to look.
 LONGEST_FILE = 400
 #: Files and folders directly below the package.
@@ -142,6 +144,16 @@ def test_lower_floors_know_no_torch() -> None:
     assert done.returncode == 0, done.stderr
 
 
+def test_prediction_loads_nothing_that_it_does_without() -> None:
+    """A small job takes little longer than what it imports."""
+    script = (
+        "import sys, lumbar.bundle.bundle, lumbar.prediction.job, lumbar.prediction.outputs\n"
+        f"sys.exit(' '.join(name for name in {USELESS!r} if name in sys.modules))"
+    )
+    done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert not done.stderr.strip(), done.stderr
+
+
 def test_files_stay_short_enough_to_read_and_faces_stay_empty() -> None:
     wrong = []
     for path in [*files(), ROOT / "train_utils.py"]:
@@ -157,7 +169,7 @@ def test_files_stay_short_enough_to_read_and_faces_stay_empty() -> None:
 
 #: What tests replace although it is nobody's business but its own file's, and why nothing public would do.
 PATCHED = {
-    "lumbar.bundle.convert.convert._read_in_child": "a child a file would take most of the tests' time",
+    "lumbar.compute.compiled.MOST_MOVED": "OpenVINO moves no answer by more than rounding does",
     "lumbar.compute.device._try_kernel": "no GPU is there to fail",
     "lumbar.compute.process_pool.POSSIBLE": "systems without fork",
     "lumbar.dicom.compressed._decode_jpeg": "must not be reached by files that lie",

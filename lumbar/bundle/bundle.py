@@ -16,11 +16,11 @@ from safetensors import SafetensorError, safe_open
 from torch import nn
 
 from lumbar.bundle.manifest import MANIFEST, Manifest, Member
-from lumbar.bundle.network import blueprint, build_network, check_size
+from lumbar.bundle.network import blueprint, check_size, unfilled
 from lumbar.bundle.verify import check_file, inside
 from lumbar.compute.state import check_numbers, check_shapes
 from lumbar.compute.tensors import load_tensors
-from lumbar.ensemble.store import SUFFIXES
+from lumbar.ensemble.names import SUFFIXES
 from lumbar.files.read import decoded, parse_json, read_bytes
 from lumbar.issues import InputError, few, printable
 from lumbar.recipe.wording import describe
@@ -57,7 +57,7 @@ class Bundle:
         claimed = blueprint(member.spec, str(path))
         check_shapes(_stored_shapes(path), claimed.state_dict(), str(path))
         check_size(claimed, str(path))
-        return self.fill(build_network(member.spec), name).to(device).eval()
+        return self.fill(unfilled(claimed, member.spec, device), name).eval()
 
     def fill(self, network: nn.Module, name: str) -> nn.Module:
         """Put a member's weights into a network of its architecture, in place."""

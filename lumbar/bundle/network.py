@@ -3,16 +3,18 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import chain
-from typing import Final
+from typing import Any, Final
 
 import torch
 from torch import nn
+from torch.overrides import TorchFunctionMode
 
 from lumbar.compute.forward import is_device_fault
 from lumbar.grading.networks.registry import build_grader
 from lumbar.grading.tasks import TASKS
 from lumbar.issues import InputError
 from lumbar.keypoints.networks.registry import build_detector
+from lumbar.labels import LEVELS
 from lumbar.recipe.member import DetectorSpec, GraderSpec
 from lumbar.recipe.wording import why_refused
 
@@ -21,6 +23,22 @@ MAX_BYTES: Final = 2**32
 _NOT_TAKEN: Final = "does not take its own inputs"
 #: What building or calling a network raises where its spec makes no sense.
 _NONSENSE: Final = (ArithmeticError, AssertionError, AttributeError, LookupError, MemoryError, TypeError, ValueError)
+
+
+class _NothingDrawn(TorchFunctionMode):
+    """Building a network inside leaves out the random numbers that its weights begin with."""
+
+    _DRAWS: Final = frozenset(
+        [getattr(nn.init, f"{kind}_") for kind in ("uniform", "normal", "kaiming_uniform", "kaiming_normal")]
+        + [nn.init.xavier_uniform_, nn.init.xavier_normal_]
+        + [torch.Tensor.uniform_, torch.Tensor.normal_, torch.Tensor.erfinv_]
+    )
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if func in self._DRAWS or (func is torch.Tensor.clamp_ and args[0].is_meta):  # which takes long for nothing
+            return args[0] if args else kwargs["tensor"]
+        return func(*args, **kwargs)
 
 
 def build_network(spec: DetectorSpec | GraderSpec) -> nn.Module:
@@ -33,8 +51,27 @@ def blueprint(spec: DetectorSpec | GraderSpec, source: str) -> nn.Module:
 
     Raises InputError where the spec cannot be built.
     """
-    with torch.device("meta"), blamed_on(source, "cannot be built", spec):
+    with torch.device("meta"), _NothingDrawn(), blamed_on(source, "cannot be built", spec):
         return build_network(spec)
+
+
+def unfilled(claimed: nn.Module, spec: DetectorSpec | GraderSpec, device: torch.device | str) -> nn.Module:
+    """A `blueprint` with memory on a device, for weights that are still to be filled in: nothing is drawn for them.
+
+    Where a network holds tables that its state dict lacks, building it works them out; any other is `claimed` itself.
+    """
+    stored = claimed.state_dict()
+    if all(name in stored for name, _ in claimed.named_buffers()) and not _hides_tensors(claimed):
+        return claimed._apply(lambda value: torch.empty(value.shape, dtype=value.dtype, device=device))
+    with _NothingDrawn():
+        return build_network(spec).to(device)
+
+
+def _hides_tensors(network: nn.Module) -> bool:
+    """Whether some module holds a tensor that is neither weight nor buffer."""
+    values = chain.from_iterable(vars(module).values() for module in network.modules())
+    each = chain.from_iterable(value if isinstance(value, list | tuple) else [value] for value in values)
+    return any(isinstance(one, torch.Tensor) and not isinstance(one, nn.Parameter) for one in each)
 
 
 def check_size(network: nn.Module, source: str) -> None:
@@ -55,14 +92,25 @@ def example(spec: DetectorSpec | GraderSpec, device: torch.device | str = "cpu")
     return torch.zeros(1, len(TASKS[spec.task].encoders), spec.slices, side, side, device=device)
 
 
+def samples_of_a_study(spec: DetectorSpec | GraderSpec) -> int:
+    """How many samples a member sees of a study that lacks nothing."""
+    if isinstance(spec, GraderSpec):
+        return len(LEVELS) * len(TASKS[spec.task].samples)
+    return {"sagittal_t2": 1, "sagittal_t1": 2, "axial_t2": len(LEVELS)}[spec.series_type]
+
+
+def noise(spec: DetectorSpec | GraderSpec) -> torch.Tensor:
+    """A member's input for one sample, noise that is standardised as images are; always the same."""
+    return torch.randn(example(spec).shape, generator=torch.Generator().manual_seed(0))
+
+
 def try_out(network: nn.Module, spec: DetectorSpec | GraderSpec, source: str) -> None:
     """Ask a network in evaluation mode once, about noise that is standardised as images are.
 
     Raises InputError where it cannot take inputs of the size that its spec gives, or answers anything but numbers.
     """
-    noise = torch.randn(example(spec).shape, generator=torch.Generator().manual_seed(0))
     with torch.inference_mode(), blamed_on(source, _NOT_TAKEN, spec):
-        answer = network(noise.to(next(network.parameters()).device))
+        answer = network(noise(spec).to(next(network.parameters()).device))
     if not answer.isfinite().all():
         raise InputError(f"{source}: the network's answer to noise is no number; get the weights again or train again")
 

@@ -8,6 +8,7 @@ network: norms are folded and tables worked out on the way.
 import copy
 import ctypes
 import importlib.util
+import math
 import sys
 import tempfile
 import threading
@@ -16,7 +17,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import torch
 from torch import nn
@@ -24,17 +25,34 @@ from torch import nn
 from lumbar.compute import process_pool, thread_pool
 from lumbar.issues import InputError
 
+Answer = TypeVar("Answer")
 #: OpenVINO's name of a number type, by the engine's word.
 PRECISION: Final = {"openvino": "f32", "openvino-half": "bf16"}
+#: Seconds of a core that OpenVINO saves by GFLOP beside PyTorch in float32, and that a network takes to be converted,
+#: tried out and compiled; see `benchmarks/README.md`.
+SAVED_PER_GFLOP: Final = 0.002
+TO_LOAD: Final = 8.0
+#: A probability may move so far where nobody asked for OpenVINO.
+MOST_MOVED: Final = 1e-4
 #: The parts of a grader that are worth it; a detector is one part.
 _PART: Final = "backbone"
+
+
+def pays(gflop: float, networks: int) -> bool:
+    """Whether so much work by so many networks on a CPU is done sooner by OpenVINO, its loading included."""
+    return is_installed() and gflop * SAVED_PER_GFLOP > networks * TO_LOAD
+
+
+def is_installed() -> bool:
+    """Whether OpenVINO is there."""
+    return importlib.util.find_spec("openvino") is not None
 
 
 def check(word: str, device: torch.device) -> None:
     """InputError where OpenVINO is not installed, or cannot do on this machine what the word says."""
     if device.type != "cpu":
         raise InputError(f"engine {word!r} computes on the CPU, not on {device}; add --device cpu or choose 'half'")
-    if importlib.util.find_spec("openvino") is None:
+    if not is_installed():
         raise InputError(f"engine {word!r} needs OpenVINO; pip install openvino, or choose 'fused'")
     if PRECISION[word] == "bf16" and not torch.ops.mkldnn._is_mkldnn_bf16_supported():
         raise InputError(f"engine {word!r}: this CPU does not compute in bfloat16; choose 'openvino'")
@@ -63,6 +81,20 @@ class CompiledRunner:
         self.source.load_state_dict(state)
         for key, file in self._files(name).items():
             _write(self.source.get_submodule(key), self.examples[key], file)
+
+    def moved(self, state: Mapping[str, torch.Tensor], name: str, noise: torch.Tensor) -> float:
+        """By how much the answers to noise, one sample as the network sees it, differ from PyTorch's; see `convert`.
+
+        Answers of three, severities, are compared as probabilities; infinite where one is no number.
+        """
+        self.convert(state, name)
+        self.fill(state, name)
+        with torch.inference_mode():
+            found, wanted = self.network(noise), self.source(noise)
+        if wanted.ndim == 3:  # (B, C, 3)
+            found, wanted = found.softmax(-1), wanted.softmax(-1)
+        most = float((found - wanted).abs().max())
+        return most if math.isfinite(most) else float("inf")
 
     def fill(self, state: Mapping[str, torch.Tensor], name: str) -> None:
         """Put the state dict of member `name`, of the network as it was built, into it, converted where it is not."""
@@ -225,13 +257,11 @@ def _inputs(network: nn.Module, names: list[str], example: torch.Tensor) -> dict
     return {name: torch.zeros_like(value) for name, value in seen.items()}
 
 
-def in_children(call: Callable[[str], None], names: Sequence[str]) -> None:
-    """Call it with every name, by a child for each core where there can be children."""
+def in_children(call: Callable[[str], Answer], names: Sequence[str]) -> list[Answer]:
+    """What it gives for every name, called by a child for each core where there can be children."""
     if started.is_set() or not process_pool.POSSIBLE:
-        for name in names:
-            call(name)
-    else:
-        list(process_pool.answers(partial(map, call), names, min(len(names), torch.get_num_threads())))
+        return [call(name) for name in names]
+    return list(process_pool.answers(partial(map, call), names, min(len(names), torch.get_num_threads())))
 
 
 def _write(part: nn.Module, example: torch.Tensor, file: Path) -> None:

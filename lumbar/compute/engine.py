@@ -16,6 +16,9 @@ from lumbar.compute.compiled import CompiledRunner
 from lumbar.issues import InputError
 
 EngineWord = Literal["auto", "eager", "fused", "half", "openvino", "openvino-half"]
+#: Slices of so many pixels a side and more go through a backbone so many at a time on a CPU, whatever its kind: a fifth
+#: faster for some and no slower for any (`benchmarks/engines.py --slices`). Smaller ones it does not matter for.
+LARGE_SLICE, AT_ONCE = 192, 16
 ENGINE_WORDS: Final[tuple[EngineWord, ...]] = get_args(EngineWord)
 
 
@@ -44,7 +47,8 @@ class Engine:
 def choose_engine(word: str, device: torch.device, amp: torch.dtype | None = None) -> Engine:
     """The engine of a word on a device; `amp` is the type that suits an accelerator (see `lumbar.compute.device`).
 
-    `auto`: what is safe: float32 with folded layers on a CPU, the accelerator's half type where `amp` names one.
+    `auto`: what is safe: float32 with folded layers on a CPU, the accelerator's half type where `amp` names one. (Where
+    OpenVINO pays, `Predictor` sees when the networks are there.)
     `half`: also on a CPU, which must compute in bfloat16; it moves probabilities, so that it is a choice. `openvino`
     and `openvino-half`: the same two by another library, on a CPU only. Raises InputError for an unknown word, a
     library that is not there or a device that cannot do it.
@@ -81,7 +85,7 @@ class Runner:
         """
         self.network, self.engine = network.eval().requires_grad_(False), engine
         state = dict(network.state_dict())
-        pairs = _norms_behind_convolutions(network, example)
+        pairs, self.gflop = _seen_at_work(network, example)
         self.pairs = pairs if engine.fused else {}
         for convolution, (norm, _) in self.pairs.items():
             parent, _, last = norm.rpartition(".")
@@ -90,6 +94,10 @@ class Runner:
             assert isinstance(layer, nn.Conv2d)
             if layer.bias is None:
                 layer.bias = nn.Parameter(layer.weight.new_zeros(layer.out_channels), requires_grad=False)
+        if engine.word == "fused" and example.device.type == "cpu" and example.shape[-1] >= LARGE_SLICE:
+            for layer in network.modules():
+                if hasattr(layer, "slices_at_once"):
+                    layer.slices_at_once = AT_ONCE  # type: ignore[assignment]  # a number, no module
         if engine.fused:
             network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stubs lack it
             if engine.amp is not None:  # as autocast would round them at every call, and half as large
@@ -127,8 +135,18 @@ def make_runner(network: nn.Module, engine: Engine, example: torch.Tensor) -> Ru
     return CompiledRunner(network, engine.word, example) if engine.compiled else Runner(network, engine, example)
 
 
-def _norms_behind_convolutions(network: nn.Module, example: torch.Tensor) -> dict[str, tuple[str, float]]:
-    """For each convolution whose output goes into a batch norm: the norm's name and eps, seen by running an example."""
+def _seen_at_work(network: nn.Module, example: torch.Tensor) -> tuple[dict[str, tuple[str, float]], float]:
+    """What running an example shows.
+
+    For each convolution whose output goes into a batch norm the norm's name and eps; and the work of convolutions and
+    linear layers, GFLOP.
+    """
+    work: list[int] = []
+
+    def count(layer: nn.Module, inputs: tuple[torch.Tensor, ...], output: torch.Tensor) -> None:
+        assert isinstance(layer, nn.Conv2d | nn.Linear)
+        work.append(2 * output.numel() * layer.weight[0].numel())
+
     made: dict[int, tuple[str, torch.Tensor]] = {}  # the tensors stay alive, so that no two share an id
     pairs: dict[str, tuple[str, float]] = {}
     seen: list[str] = []
@@ -149,6 +167,8 @@ def _norms_behind_convolutions(network: nn.Module, example: torch.Tensor) -> dic
 
     hooks = []
     for name, module in network.named_modules():
+        if isinstance(module, nn.Conv2d | nn.Linear):
+            hooks.append(module.register_forward_hook(count))
         if type(module) is nn.Conv2d:
             hooks.append(module.register_forward_hook(after(name)))
         elif type(module) is nn.BatchNorm2d:  # a subclass may do more, an activation for instance
@@ -157,7 +177,7 @@ def _norms_behind_convolutions(network: nn.Module, example: torch.Tensor) -> dic
         network(example)
     for hook in hooks:
         hook.remove()
-    return {conv: (norm, eps) for conv, (norm, eps) in pairs.items() if seen.count(norm) == 1}
+    return {conv: (norm, eps) for conv, (norm, eps) in pairs.items() if seen.count(norm) == 1}, sum(work) / 1e9
 
 
 def _fold(state: dict[str, torch.Tensor], convolution: str, norm: str, eps: float) -> None:

@@ -73,6 +73,9 @@ class Slice:
     thickness_mm: float | None = None
     #: Whose image it is.
     identity: Identity = field(default_factory=Identity)
+    #: PixelSpacing in mm as the tag says, (row, column): the lengths of the affine's columns differ from it where
+    #: ImageOrientationPatient is rounded. None in a slice that comes from no file.
+    pixel_spacing: tuple[float, float] | None = None
 
     @property
     def name(self) -> str:
@@ -172,6 +175,7 @@ def _slice(
         thickness_mm=_thickness(header),
         identity=read_identity(dataset, header),
         padding=padding,
+        pixel_spacing=_pixel_spacing(header),
     )
 
 
@@ -254,11 +258,17 @@ def _thickness(header: Dataset) -> float | None:
     return value if value is not None and MIN_THICKNESS_MM <= value <= MAX_THICKNESS_MM else None
 
 
+def _pixel_spacing(dataset: Dataset) -> tuple[float, float]:
+    """PixelSpacing, (row, column) mm; UnusableError where there is none."""
+    between_rows, between_columns = required(dataset, "PixelSpacing", 2).tolist()
+    return between_rows, between_columns
+
+
 def _affine(dataset: Dataset, name: str, log: IssueLog) -> geometry.FloatArray:
     """Affine of a file, or UnusableError where a tag is missing or cannot be true."""
     position = required(dataset, "ImagePositionPatient", 3)
     direction = required(dataset, "ImageOrientationPatient", 6)
-    spacing = required(dataset, "PixelSpacing", 2)
+    spacing = np.array(_pixel_spacing(dataset))
     if np.abs(position).max() > MAX_POSITION_MM:
         raise UnusableError("slice_dropped", f"ImagePositionPatient {position.tolist()} lies outside any scanner")
     if spacing.min() < MIN_SPACING_MM or spacing.max() > MAX_SPACING_MM:

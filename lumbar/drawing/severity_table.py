@@ -33,21 +33,23 @@ def draw_table(ax: Axes, probabilities: np.ndarray, graded: np.ndarray, truth: n
     ax.set(xlim=(-0.42, len(COLUMNS)), ylim=(len(LEVELS), -0.72))
     for x, (condition, title) in enumerate(COLUMNS):
         row = CONDITIONS.index(condition)
-        ax.text(x + 0.5, -0.06, title, ha="center", va="bottom", size=style.LABEL_SIZE, color=style.INK)
+        style.write(ax, x + 0.5, -0.06, title, ha="center", va="bottom", size=style.LABEL_SIZE, color=style.INK)
         for y in range(len(LEVELS)):
             label = None if truth is None or truth[row, y] < 0 else int(truth[row, y])
             _draw_cell(ax, x, y, probabilities[row, y], bool(graded[row, y]), label)
     for y, level in enumerate(LEVELS):
-        ax.text(-0.06, y + 0.5, level_title(level), ha="right", va="center", size=style.TITLE_SIZE, color=style.INK)
+        style.write(
+            ax, -0.06, y + 0.5, level_title(level), ha="right", va="center", size=style.TITLE_SIZE, color=style.INK
+        )
     note = "per cent normal or mild · moderate · severe" + ("" if truth is None else " · boxed: the label")
-    ax.text(0, -0.72, "Probabilities", ha="left", va="bottom", size=style.TITLE_SIZE, color=style.INK)
-    ax.text(len(COLUMNS), -0.72, note, ha="right", va="bottom", size=style.NOTE_SIZE, color=style.FAINT)
+    style.write(ax, 0, -0.72, "Probabilities", ha="left", va="bottom", size=style.TITLE_SIZE, color=style.INK)
+    style.write(ax, len(COLUMNS), -0.72, note, ha="right", va="bottom", size=style.NOTE_SIZE, color=style.FAINT)
 
 
 def _draw_cell(ax: Axes, x: int, y: int, probabilities: np.ndarray, graded: bool, label: int | None) -> None:
     colour = style.severity_colour(probabilities) if graded else to_rgba(style.PRIOR_COLOUR)
     ink = style.ink_on(colour)
-    ax.add_patch(
+    ax.add_artist(
         Rectangle((x + 0.02, y + 0.03), 0.96, 0.94, facecolor=colour, edgecolor=style.EDGE, linewidth=0.5,
                   hatch=None if graded else "///")
     )  # fmt: skip
@@ -55,24 +57,26 @@ def _draw_cell(ax: Axes, x: int, y: int, probabilities: np.ndarray, graded: bool
     for place in range(len(SEVERITIES)):
         bold, text = place == largest, f"{100 * probabilities[place]:.0f}"
         size = (12 if len(text) < 3 else 10) if bold else 9.5  # so that "100" fits into its box
-        ax.text(
+        style.write(ax,
             x + 0.2 + 0.3 * place, y + 0.44, text, ha="center", va="center", color=ink,
             size=size, weight="bold" if bold else "normal",
         )  # fmt: skip
         if place == label:
-            ax.add_patch(
+            ax.add_artist(
                 Rectangle((x + 0.07 + 0.3 * place, y + 0.22), 0.26, 0.44, fill=False, edgecolor=ink, linewidth=1.4)
             )
     if graded:
         _draw_shares(ax, x, y, probabilities)
     else:
-        ax.text(x + 0.5, y + 0.83, "prior", ha="center", va="center", size=style.NOTE_SIZE, style="italic", color=ink)
+        style.write(
+            ax, x + 0.5, y + 0.83, "prior", ha="center", va="center", size=style.NOTE_SIZE, style="italic", color=ink
+        )
 
 
 def _draw_shares(ax: Axes, x: int, y: int, probabilities: np.ndarray) -> None:
     """The three probabilities as parts of one bar at the foot of a cell."""
     left, wide, top, tall = x + 0.07, 0.86, y + 0.79, 0.11
-    ax.add_patch(Rectangle((left - 0.008, top - 0.012), wide + 0.016, tall + 0.024, facecolor=style.PAPER))
+    ax.add_artist(Rectangle((left - 0.008, top - 0.012), wide + 0.016, tall + 0.024, facecolor=style.PAPER))
     for place, share in enumerate(probabilities):
-        ax.add_patch(Rectangle((left, top), wide * share, tall, facecolor=style.SEVERITY_MAP(place / 2)))
+        ax.add_artist(Rectangle((left, top), wide * share, tall, facecolor=style.SEVERITY_MAP(place / 2)))
         left += wide * share

@@ -9,7 +9,6 @@ Sides share their numbers, so a study and its mirror image get the same answer.
 from typing import Any, Final
 
 import numpy as np
-from scipy.optimize import minimize
 
 from lumbar.ensemble.cells import GROUP_OF, GROUPS, Cells, Scale, context, deviations, speakers
 from lumbar.ensemble.fit import Fit
@@ -60,6 +59,8 @@ def _features(cells: Cells, group: int, members: list[int]) -> np.ndarray:
 
 def _fit(name: str, cells: Cells, codes: np.ndarray, *, bias: bool, features: bool) -> Fit:
     """Minimise score + penalties by L-BFGS; codes (N, 5, 5) with no label where nobody speaks."""
+    from scipy.optimize import minimize
+
     base = cells.logits()
     members = speakers(cells)
     raw = [_features(cells, group, members[group]) for group in range(len(GROUPS))] if features else []

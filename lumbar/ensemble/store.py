@@ -13,14 +13,13 @@ from lumbar.ensemble.average import blend
 from lumbar.ensemble.cells import Cells
 from lumbar.ensemble.fit import Fit
 from lumbar.ensemble.methods import METHODS, predict
+from lumbar.ensemble.names import SUFFIXES
 from lumbar.files.read import read_bytes, read_json
 from lumbar.files.write import write_bytes, write_json
 from lumbar.issues import InputError
 from lumbar.labels import split_row_id
 
 FIT_FILE: Final = "fit.json"
-#: Kinds of files that a fit may have: tensors, LightGBM's text, XGBoost's JSON. Nothing that can run.
-SUFFIXES: Final = (".safetensors", ".txt", ".json")
 
 
 @dataclass(frozen=True)

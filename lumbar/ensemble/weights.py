@@ -3,7 +3,6 @@
 from collections.abc import Callable
 
 import numpy as np
-from scipy.optimize import minimize
 
 from lumbar.ensemble.average import BlendMethod
 from lumbar.ensemble.cells import FAINT, GROUPS, Cells, speakers
@@ -14,6 +13,8 @@ from lumbar.metric import UNLABELLED
 
 def fit(cells: Cells, codes: np.ndarray, method: str, average: BlendMethod, optimizer: str) -> Fit:
     """Weights by group that minimise the score; `optimizer`: "Nelder-Mead" or "SLSQP". codes (N, 5, 5)."""
+    from scipy.optimize import minimize
+
     count = cells.members.shape[1]
     weights = np.ones((len(GROUPS), count))
     for group, members in enumerate(speakers(cells)):

@@ -184,7 +184,8 @@ def _cut(
         image, frame = values(item)
         x, y = centre if centre is not None else geometry.to_pixel(frame, point.mm)[:2]
         half = 0.5 if prep.box_origin == "centre" else 0.0
-        box = geometry.box_px((x + half, y + half), spec.roi_mm, geometry.spacing_mm(frame))
+        spacing = item.pixel_spacing if prep.orientation == "stored" else None
+        box = geometry.box_px((x + half, y + half), spec.roi_mm, spacing or geometry.spacing_mm(frame))
         part, outside = crop(image, box, prep.border)
         if part is None or not _overlap(box, image.shape):
             break  # the original stops here: this slice and the rest stay zero

@@ -1,14 +1,16 @@
 """The blend of a bundle at work: members' probabilities in, one table out."""
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from lumbar.bundle.bundle import Bundle
 from lumbar.ensemble.average import blend
-from lumbar.ensemble.fit import Fit
-from lumbar.ensemble.store import Blender, gather
 from lumbar.issues import InputError
+
+if TYPE_CHECKING:  # averages do without
+    from lumbar.ensemble.store import Blender
 
 
 class BundleBlend:
@@ -22,17 +24,26 @@ class BundleBlend:
         entry = bundle.manifest.blend
         self.method, self.prior = entry.method, np.asarray(bundle.manifest.prior, dtype=np.float64)
         self.places = [[list(graders).index(name) for name in names] for names in entry.tables.values()]
-        self.blender: Blender | None = None
-        if entry.tables:
-            files = {name: (bundle.folder / found.file).read_bytes() for name, found in entry.files.items()}
-            self.blender = Blender(Fit(entry.method, entry.params, files), tuple(entry.tables), self.prior)
-            try:
-                self.blender.try_out()
-            except InputError as error:
-                raise InputError(f"{bundle.folder}: {error}") from error
+        self.blender = _fitted_blend(bundle) if entry.tables else None
 
     def __call__(self, members: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Members (M, 5, 5, 3), NaN where silent, to the blend (5, 5, 3) and `spoken` (5, 5)."""
         if self.blender is None:
             return blend(members, self.prior, self.method)  # type: ignore[arg-type]  # no tables: an average
+        from lumbar.ensemble.store import gather
+
         return self.blender(gather(members, self.places))
+
+
+def _fitted_blend(bundle: Bundle) -> "Blender":
+    from lumbar.ensemble.fit import Fit
+    from lumbar.ensemble.store import Blender
+
+    manifest, entry = bundle.manifest, bundle.manifest.blend
+    files = {name: (bundle.folder / found.file).read_bytes() for name, found in entry.files.items()}
+    blender = Blender(Fit(entry.method, entry.params, files), tuple(entry.tables), np.asarray(manifest.prior))
+    try:
+        blender.try_out()
+    except InputError as error:
+        raise InputError(f"{bundle.folder}: {error}") from error
+    return blender

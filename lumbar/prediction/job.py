@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 
 from lumbar.bundle.bundle import Bundle
+from lumbar.compute import compiled
 from lumbar.compute import device as devices
 from lumbar.compute.engine import choose_engine
 from lumbar.compute.process_pool import no_cv2_threads, share
@@ -83,6 +83,7 @@ def predict_all(
 def _launch(gpus: int, job: "Job", say: Say) -> bool:
     """A process for each GPU, until all are done; whether that went well. What happened is on standard error."""
     from accelerate import notebook_launcher
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 
     say(f"{gpus} GPUs, each grades every {gpus}th study")
     try:
@@ -139,7 +140,10 @@ class Job:
         if device.index is not None:
             torch.cuda.set_device(device)  # pinned memory belongs to the current one, which is the first GPU otherwise
         if options.progress:
-            say(f"{len(todo)} studies on {device}, {choose_engine(options.engine, device, amp)}")
+            engine = str(choose_engine(options.engine, device, amp))
+            if options.engine == "auto" and device.type == "cpu" and compiled.is_installed():
+                engine += ", or OpenVINO where that is sooner done"
+            say(f"{len(todo)} studies on {device}, {engine}")
         results = schedule.predict(
             self.data,
             self.bundle,

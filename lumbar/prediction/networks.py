@@ -8,7 +8,7 @@ import torch
 
 from lumbar.bundle.bundle import Bundle
 from lumbar.bundle.manifest import Member
-from lumbar.bundle.network import blamed_on, example
+from lumbar.bundle.network import blamed_on, example, noise, samples_of_a_study
 from lumbar.compute.compiled import CompiledRunner, in_children
 from lumbar.compute.engine import Engine, Runner, make_runner
 
@@ -21,6 +21,10 @@ LARGE: Final = 2**28
 DEVICE_SHARE: Final = 0.6
 
 
+class MovedError(Exception):
+    """OpenVINO answers otherwise than PyTorch, or not at all."""
+
+
 class Networks:
     """The networks of chosen members, by name, ready to be called.
 
@@ -29,9 +33,18 @@ class Networks:
     """
 
     def __init__(
-        self, bundle: Bundle, names: Iterable[str], engine: Engine, device: torch.device, room: int | None = None
+        self,
+        bundle: Bundle,
+        names: Iterable[str],
+        engine: Engine,
+        device: torch.device,
+        room: int | None = None,
+        most_moved: float | None = None,
     ) -> None:
-        """`room`: bytes for networks, exceeded only where one of each kind needs more. Raises as `Bundle` does."""
+        """`room`: bytes for networks, exceeded only where one of each kind needs more. Raises as `Bundle` does.
+
+        `most_moved`: MovedError where OpenVINO's answers differ by more from PyTorch's.
+        """
         self.bundle, self.engine, self.device = bundle, engine, device
         self._runners: dict[str, Runner | CompiledRunner] = {}
         self._first: dict[str, str] = {}  # kind → the member whose runner the kind shares
@@ -47,7 +60,7 @@ class Networks:
             if kind not in self._first:
                 self._build(bundle.member(name), kind)
         if engine.compiled:
-            self._convert()
+            self._convert(most_moved)
         self.nbytes = sum(runner.nbytes for runner in self._runners.values())
         left -= self.nbytes
         for name, kind in self._kinds.items():
@@ -89,6 +102,15 @@ class Networks:
                 self._asked.clear()
             self._asked.add(name)
 
+    def gflop(self) -> float:
+        """The work of one study that lacks nothing; of networks that PyTorch computes."""
+        total = 0.0
+        for name, kind in self._kinds.items():
+            runner = self._runners[self._first[kind]]
+            assert isinstance(runner, Runner)
+            total += runner.gflop * samples_of_a_study(self.bundle.member(name).spec)
+        return total
+
     def stay(self, names: Iterable[str]) -> bool:
         """Whether these have networks of their own, which no other member's weights replace."""
         kinds = {self._kinds[name] for name in names}
@@ -117,16 +139,25 @@ class Networks:
     def _fill(self, runner: Runner | CompiledRunner, name: str) -> None:
         runner.fill(self.bundle.state(name, self._own[self._kinds[name]]), name)
 
-    def _convert(self) -> None:
+    def _convert(self, most_moved: float | None) -> None:
         """Have every member's weights converted, as many at a time as there are cores, and fill the networks built."""
 
-        def convert(name: str) -> None:
+        def convert(name: str) -> float:
             kind = self._kinds[name]
             runner = self._runners[self._first[kind]]
             assert isinstance(runner, CompiledRunner)
-            runner.convert(self.bundle.state(name, self._own[kind]), name)
+            state = self.bundle.state(name, self._own[kind])
+            if most_moved is None:
+                runner.convert(state, name)
+                return 0.0
+            try:
+                return runner.moved(state, name, noise(self.bundle.member(name).spec))
+            except RuntimeError:  # OpenVINO cannot take it
+                return float("inf")
 
-        in_children(convert, list(self._kinds))
+        moved = max(in_children(convert, list(self._kinds)))
+        if most_moved is not None and moved > most_moved:
+            raise MovedError(f"OpenVINO's answers differ by {moved:.0e}")
         for name, runner in self._runners.items():
             self._fill(runner, name)
 

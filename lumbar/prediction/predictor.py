@@ -25,6 +25,7 @@ from lumbar.prediction import networks
 from lumbar.prediction.blend import BundleBlend
 from lumbar.prediction.budget import Budget, enough, ranked_graders
 from lumbar.prediction.case import Case, Step
+from lumbar.prediction.networks import MovedError
 from lumbar.prediction.result import StudyResult, left_out, not_finite
 from lumbar.recipe.member import DetectorSpec, GraderSpec
 from lumbar.study.study import Study
@@ -38,8 +39,9 @@ class Predictor:
     """A bundle's networks on a device, ready for one study after another.
 
     `engine` says how networks run, see `lumbar.compute.engine`; `amp` is the autocast type that suits the device (None:
-    float32 unless the engine says otherwise); `room`: bytes for networks, by default what the device has to spare.
-    Raises InputError where the bundle lacks a stage.
+    float32 unless the engine says otherwise). How many `studies` are to come decides whether `auto` has OpenVINO
+    compute. `room`: bytes for networks, by default what the device has to spare. Raises InputError where the bundle
+    lacks a stage.
     """
 
     def __init__(
@@ -48,9 +50,10 @@ class Predictor:
         device: torch.device | str = "cpu",
         amp: torch.dtype | None = None,
         engine: str = "auto",
+        studies: int = 1,
         room: int | None = None,
     ) -> None:
-        self.bundle, self.word, self.room = bundle, engine, room
+        self.bundle, self.word, self.studies, self.room = bundle, engine, studies, room
         self.prior = np.asarray(bundle.manifest.prior, dtype=np.float64)  # (5, 5, 3)
         self.graders = bundle.manifest.graders
         if not self.graders or not bundle.manifest.detectors:
@@ -76,6 +79,8 @@ class Predictor:
         detectors = self.bundle.manifest.detectors
         names = [*detectors, *self.graders]  # what stays in memory: detectors first
         self.networks = networks.Networks(self.bundle, names, self.engine, device, self.room)
+        if self.word == "auto" and device.type == "cpu" and not torch.cuda.is_initialized():
+            self._let_openvino(names)
         self.together = TOGETHER if self.networks.turns else 1
         #: Studies that may be computed side by side: where one has the whole device, a single one.
         shared = device.type != "cpu" or not self.networks.stay(detectors)
@@ -88,6 +93,21 @@ class Predictor:
             detect.check_detectors(self.detectors)
         except InputError as error:
             raise InputError(f"{self.bundle.folder}: {error}") from error
+
+    def _let_openvino(self, names: list[str]) -> None:
+        """Have OpenVINO compute in PyTorch's place, where that pays and moves nothing."""
+        if not compiled.pays(self.studies * self.networks.gflop(), len(names)):
+            return
+        del self.networks  # before others take as much memory
+        engine = choose_engine("openvino", self.device)
+        try:
+            self.networks = networks.Networks(
+                self.bundle, names, engine, self.device, self.room, most_moved=compiled.MOST_MOVED
+            )
+            self.engine = engine
+        except MovedError as error:
+            _log.warning("%s; PyTorch computes.", error)
+            self.networks = networks.Networks(self.bundle, names, self.engine, self.device, self.room)
 
     @property
     def alone(self) -> bool:

@@ -55,7 +55,8 @@ def predict(
     comes too late all the same takes the prior. `progress=None` shows a bar on standard error where that is a terminal.
     """
     wanted = list(data.study_ids if study_ids is None else study_ids)
-    yield from grade_all(Predictor(bundle, device, amp, engine), data, wanted, on_error, progress, budget)
+    predictor = Predictor(bundle, device, amp, engine, len(wanted))
+    yield from grade_all(predictor, data, wanted, on_error, progress, budget)
 
 
 def grade_all(

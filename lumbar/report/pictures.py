@@ -11,6 +11,7 @@ from typing import Any, Final
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.gridspec import GridSpec
 from matplotlib.patches import Rectangle
@@ -48,6 +49,20 @@ _KIND_TITLES: Final[dict[SeriesType, str]] = {
 }
 
 
+class _Canvas(FigureCanvasAgg):
+    """Draws a figure once for a file, and packs it quickly.
+
+    A notebook asks for empty edges to be cut off, for which a figure is drawn twice; these have none.
+    """
+
+    def print_figure(self, filename: Any, *args: Any, bbox_inches: Any = None, **kwargs: Any) -> Any:
+        return super().print_figure(filename, *args, bbox_inches=None, **kwargs)
+
+    def print_png(self, filename_or_obj: Any, *, metadata: Any = None, pil_kwargs: Any = None, **_: Any) -> None:
+        packing = {"compress_level": 1} | (pil_kwargs or {})
+        super().print_png(filename_or_obj, metadata=metadata, pil_kwargs=packing)
+
+
 @dataclass(frozen=True)
 class _View:
     """One slice, upright, with the keypoints to be drawn on it."""
@@ -72,6 +87,7 @@ def show_study(result: StudyResult, data: DataFolder, *, study: Study | None = N
         for item in series.slices
     }
     figure = Figure(figsize=FIGURE_INCHES, dpi=100, facecolor=style.PAPER)
+    _Canvas(figure)
     grid = GridSpec(
         2, 1, figure, height_ratios=(1.42, 1), left=0.012, right=0.988, top=0.905, bottom=0.062, hspace=0.13
     )
@@ -144,7 +160,7 @@ def _draw_sagittal(ax: Axes, view: _View | None, result: StudyResult, kind: Seri
         halo = style.halo()
         ax.plot([x + style.MARK_MM + 1.5, right], [y, y], color="white", linewidth=0.7, path_effects=halo)
         text, place = f"{level_title(point.level)}  {sureness(point)}", (right - 1.5, y - 1.2)
-        ax.text(*place, text, color="white", size=style.LABEL_SIZE, ha="right", va="bottom", path_effects=halo)
+        style.write(ax, *place, text, color="white", size=style.LABEL_SIZE, ha="right", va="bottom", path_effects=halo)
 
 
 def _draw_axial(ax: Axes, view: _View | None, result: StudyResult, level: Level) -> None:
@@ -169,7 +185,7 @@ def sureness(point: Keypoint) -> str:
 def _draw_nothing(ax: Axes, title: str, reason: str) -> None:
     _bare(ax, title)
     ax.set_facecolor(style.NO_IMAGE)
-    ax.text(0.5, 0.5, reason, transform=ax.transAxes, ha="center", va="center", color=style.FAINT, size=10)
+    style.write(ax, 0.5, 0.5, reason, transform=ax.transAxes, ha="center", va="center", color=style.FAINT, size=10)
 
 
 def _draw_image(
@@ -188,12 +204,12 @@ def _draw_image(
     _bare(ax, title)
     ax.set(xlim=(x - wide / 2, x + wide / 2), ylim=(y + tall / 2, y - tall / 2), facecolor=style.DARK)
     for text, place_x, align in ((edges[0], 0.02, "left"), (edges[1], 0.98, "right")):
-        ax.text(
+        style.write(ax,
             place_x, 0.985, text, transform=ax.transAxes, ha=align, va="top", color="white", size=11, weight="bold",
             path_effects=style.halo(),
         )  # fmt: skip
     _draw_scale(ax, wide)
-    ax.text(
+    style.write(ax,
         0.98, 0.016, view.name, transform=ax.transAxes, ha="right", va="bottom", color="white",
         size=style.NOTE_SIZE - 0.5, path_effects=style.halo(),
     )  # fmt: skip
@@ -209,7 +225,7 @@ def _draw_scale(ax: Axes, wide_mm: float, length_mm: float = 20.0) -> None:
         linewidth=2.0,
         path_effects=style.halo(4.0),
     )
-    ax.text(
+    style.write(ax,
         0.03 + share / 2, 0.035, f"{length_mm:.0f} mm", transform=ax.transAxes, color="white", size=style.NOTE_SIZE,
         ha="center", va="bottom", path_effects=style.halo(),
     )  # fmt: skip
@@ -229,7 +245,7 @@ def _draw_marks(ax: Axes, view: _View, result: StudyResult) -> None:
         graded = bool(result.graded[row, column])
         colour = style.severity_colour(result.probabilities[row, column]) if graded else style.UNGRADED_COLOUR
         doubtful = point.confidence < LOW_CONFIDENCE
-        ax.add_patch(style.mark(xy, colour, repaired=point.repaired, doubtful=doubtful))
+        ax.add_artist(style.mark(xy, colour, repaired=point.repaired, doubtful=doubtful))
 
 
 def _bare(ax: Axes, title: str) -> None:
@@ -240,12 +256,14 @@ def _bare(ax: Axes, title: str) -> None:
 
 
 def _draw_title(figure: Figure, result: StudyResult) -> None:
-    figure.text(0.012, 0.965, f"Study {result.study_id}", size=16, weight="bold", color=style.INK, va="center")
+    style.write(figure, 0.012, 0.965, f"Study {result.study_id}", size=16, weight="bold", color=style.INK, va="center")
     from_prior = int((~np.asarray(result.graded, bool)).sum())
     parts = [f"{result.seconds:.1f} s", f"{len(result.issues)} issue{'' if len(result.issues) == 1 else 's'}"]
     parts += [f"{from_prior} of 25 rows from the prior"] if from_prior else []
     parts += ["research use only, not for clinical decisions"]
-    figure.text(0.988, 0.965, " · ".join(parts), size=style.LABEL_SIZE, color=style.FAINT, va="center", ha="right")
+    style.write(
+        figure, 0.988, 0.965, " · ".join(parts), size=style.LABEL_SIZE, color=style.FAINT, va="center", ha="right"
+    )
 
 
 def _draw_key(figure: Figure) -> None:
@@ -261,8 +279,8 @@ def _draw_key(figure: Figure) -> None:
     )
     x = 3.0
     for text, kind in marks:
-        ax.add_patch(style.mark((x, tall / 2), style.SEVERITY_MAP(0.5), radius=2.2, **kind))
-        ax.text(x + 4.5, tall / 2, text, va="center", size=style.LABEL_SIZE, color=style.INK)
+        ax.add_artist(style.mark((x, tall / 2), style.SEVERITY_MAP(0.5), radius=2.2, **kind))
+        style.write(ax, x + 4.5, tall / 2, text, va="center", size=style.LABEL_SIZE, color=style.INK)
         x += 14 + 1.6 * len(text)
     _draw_colour_bar(ax, wide, tall)
 
@@ -270,11 +288,11 @@ def _draw_key(figure: Figure) -> None:
 def _draw_colour_bar(ax: Axes, wide: float, tall: float) -> None:
     left, right = wide - 118.0, wide - 46.0
     words: dict[str, Any] = {"va": "center", "size": style.LABEL_SIZE, "color": style.INK}
-    ax.text(left - 2, tall / 2, "expected severity: normal or mild", ha="right", **words)
+    style.write(ax, left - 2, tall / 2, "expected severity: normal or mild", ha="right", **words)
     ramp = np.linspace(0, 1, 256)[None]
     ax.imshow(ramp, cmap=style.SEVERITY_MAP, extent=(left, right, 2.2, tall - 2.2), aspect="auto")
     ax.set(xlim=(0, wide), ylim=(0, tall))
-    ax.text(right + 2, tall / 2, "severe", **words)
+    style.write(ax, right + 2, tall / 2, "severe", **words)
     grey = (right + 20, 2.2)
     prior: dict[str, Any] = {
         "facecolor": style.PRIOR_COLOUR,
@@ -282,5 +300,5 @@ def _draw_colour_bar(ax: Axes, wide: float, tall: float) -> None:
         "hatch": "////",
         "linewidth": 0.5,
     }
-    ax.add_patch(Rectangle(grey, 7, tall - 4.4, **prior))
-    ax.text(grey[0] + 9, tall / 2, "prior", **words)
+    ax.add_artist(Rectangle(grey, 7, tall - 4.4, **prior))
+    style.write(ax, grey[0] + 9, tall / 2, "prior", **words)

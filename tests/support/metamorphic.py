@@ -163,10 +163,17 @@ def networks_kept() -> Iterator[None]:
     kept: dict[tuple[Any, ...], networks.Networks] = {}
     made = networks.Networks
 
-    def build(bundle: Any, wanted: Iterable[str], engine: Any, device: Any, room: int | None = None) -> Any:
-        key = (bundle.identity, tuple(wanted), str(engine), str(device), room)
+    def build(
+        bundle: Any,
+        wanted: Iterable[str],
+        engine: Any,
+        device: Any,
+        room: int | None = None,
+        most_moved: float | None = None,
+    ) -> Any:
+        key = (bundle.identity, tuple(wanted), str(engine), str(device), room, most_moved)
         if key not in kept:
-            kept[key] = made(bundle, key[1], engine, device, room)
+            kept[key] = made(bundle, key[1], engine, device, room, most_moved)
         return kept[key]
 
     with mock.patch.object(networks, "Networks", build):

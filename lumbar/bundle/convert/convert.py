@@ -1,14 +1,11 @@
 """The original ninth-place checkpoints (.pt) → a bundle whose members carry the original's exact preprocessing.
 
-Each file is unpickled in a child process with limited memory (`weights_only=True`), which hands back tensors only; its
-keys decide which network it is, and must match that network's exactly.
+Files are unpickled in a child process with limited memory (`weights_only=True`), which hands back tensors only; a
+file's keys decide which network it is, and must match that network's exactly.
 """
 
-import json
 import logging
 import re
-import subprocess
-import sys
 import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -20,9 +17,9 @@ from pydantic import Field, ValidationError
 from safetensors.torch import load_file
 
 from lumbar.bundle.bundle import Bundle
+from lumbar.bundle.convert.child import ReadingChild
 from lumbar.bundle.convert.original import EXACT, ORIGINALS, own_keys, plain_keys, recognise
 from lumbar.bundle.save import Weights, save_bundle
-from lumbar.bundle.verify import PICKLE_STARTS, refuse_stand_in
 from lumbar.files.read import parse_toml, read_json, read_text
 from lumbar.issues import InputError, few, printable
 from lumbar.labels import CONDITIONS, LEVELS, SEVERITIES
@@ -34,10 +31,6 @@ from lumbar.terminal import follow
 __all__ = ["EXACT", "ORIGINALS", "convert_checkpoints", "read_checkpoint"]
 
 _log = logging.getLogger(__name__)
-#: Memory for reading a checkpoint: some times its size, and room for the interpreter.
-_MEMORY_TIMES: Final = 4
-_MEMORY_EXTRA: Final = 1 << 30
-_READ_SECONDS: Final = 600
 #: The original numbers its folds from 1 (`…-cv1.pt`), others from 0 (`…_fold0.pt`).
 _FOLD_NAMES: Final = ((re.compile(r"(?<![a-z])cv[_-]?(\d+)", re.I), 1), (re.compile(r"fold[_-]?(\d+)", re.I), 0))
 
@@ -88,8 +81,13 @@ def read_checkpoint(path: Path, entry: str | None = None) -> dict[str, torch.Ten
     With several state dicts in the file `entry` names one, else the only one that is a network of the original.
     Raises InputError where the file is damaged, holds more than tensors, needs too much memory, or stays unclear.
     """
+    with ReadingChild() as child:
+        return _read(path, entry, child)
+
+
+def _read(path: Path, entry: str | None, child: ReadingChild) -> dict[str, torch.Tensor]:
     with tempfile.TemporaryDirectory(prefix="lumbar-convert-") as scratch:
-        found = _read_in_child(path, Path(scratch))
+        found = child.state_files(path, Path(scratch))
         if not found:
             raise InputError(f"{path}: holds no state dict; give a file that the original's training saved")
         if entry is not None:
@@ -104,30 +102,6 @@ def read_checkpoint(path: Path, entry: str | None = None) -> dict[str, torch.Ten
             raise InputError(f"{path}: holds several state dicts ({few(chosen)}); name one as `entry` in a TOML file")
         state = load_file(found[chosen[0]])
     return {plain: state[stored] for stored, plain in plain_keys(list(state)).items()}
-
-
-def _read_in_child(path: Path, scratch: Path) -> dict[str, Path]:
-    """Safetensors file by place in the checkpoint."""
-    refuse_stand_in(path)
-    with path.open("rb") as stream:
-        if not stream.read(4).startswith(PICKLE_STARTS):
-            raise InputError(
-                f"{path}: cannot be read (it is no file that torch saved); give one that the original's training saved"
-            )
-    memory = _MEMORY_TIMES * path.stat().st_size + _MEMORY_EXTRA
-    reader = Path(__file__).with_name("reader.py")
-    command = [sys.executable, "-P", str(reader), str(path), str(scratch), str(memory)]
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=_READ_SECONDS, check=False)
-    except subprocess.TimeoutExpired as error:
-        raise InputError(f"{path}: could not be read within {_READ_SECONDS} s; is it a checkpoint?") from error
-    if done.returncode != 0:
-        reason = (
-            done.stderr.strip().splitlines()[-1] if done.stderr.strip() else f"reading ended with {done.returncode}"
-        )
-        raise InputError(f"{path}: {reason}; give a file that the original's training saved")
-    places = json.loads((scratch / "entries.json").read_text(encoding="utf-8"))
-    return {place: scratch / f"{number}.safetensors" for number, place in enumerate(places)}
 
 
 def _is_original(state: Mapping[str, torch.Tensor]) -> bool:
@@ -167,30 +141,31 @@ def _entries(mapping: Path, folder: Path, files: list[Path]) -> dict[Path, FileE
 def _weights(folder: Path, files: list[Path], entries: Mapping[Path, FileEntry]) -> Iterator[Weights]:
     """One member a file, each read when it is its turn. Raises InputError where two files are the same member."""
     seen: dict[str, str] = {}
-    for file in follow(files, "converting", len(files), "file", name=lambda file: file.name):
-        entry, source = entries.get(file, FileEntry()), file.relative_to(folder).as_posix()
-        state = read_checkpoint(file, entry.entry)
-        shapes = {key: tuple(value.shape) for key, value in state.items()}
-        name = recognise(shapes, entry.member or f"{source} {_config_hint(file)}", source)
-        if entry.member is not None and entry.member != name:
-            raise InputError(f"{file}: the mapping says {entry.member}, its keys say {name}; correct the mapping")
-        fold = entry.fold if entry.fold is not None else _fold(file)
-        member = name if fold is None else f"{name}_fold{fold}"
-        if member in seen:
-            raise InputError(
-                f"{folder}: {seen[member]} and {source} are both {member}; give each its fold in a TOML file"
+    with ReadingChild() as child:
+        for file in follow(files, "converting", len(files), "file", name=lambda file: file.name):
+            entry, source = entries.get(file, FileEntry()), file.relative_to(folder).as_posix()
+            state = _read(file, entry.entry, child)
+            shapes = {key: tuple(value.shape) for key, value in state.items()}
+            name = recognise(shapes, entry.member or f"{source} {_config_hint(file)}", source)
+            if entry.member is not None and entry.member != name:
+                raise InputError(f"{file}: the mapping says {entry.member}, its keys say {name}; correct the mapping")
+            fold = entry.fold if entry.fold is not None else _fold(file)
+            member = name if fold is None else f"{name}_fold{fold}"
+            if member in seen:
+                raise InputError(
+                    f"{folder}: {seen[member]} and {source} are both {member}; give each its fold in a TOML file"
+                )
+            seen[member] = source
+            keys = own_keys(name)
+            held = "" if fold is None else f", fold {fold} left out"
+            yield Weights(
+                name=member,
+                spec=ORIGINALS[name],
+                state={keys[key][0]: value for key, value in state.items()},
+                fold=fold,
+                saw=f"RSNA 2024 training studies{held}, by the original's code",
+                source=str(file),
             )
-        seen[member] = source
-        keys = own_keys(name)
-        held = "" if fold is None else f", fold {fold} left out"
-        yield Weights(
-            name=member,
-            spec=ORIGINALS[name],
-            state={keys[key][0]: value for key, value in state.items()},
-            fold=fold,
-            saw=f"RSNA 2024 training studies{held}, by the original's code",
-            source=str(file),
-        )
 
 
 def _config_hint(file: Path) -> str:

@@ -10,9 +10,7 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Final
 
-import torch
-
-from lumbar.bundle.network import build_network
+from lumbar.bundle.network import blueprint
 from lumbar.issues import InputError
 from lumbar.labels import SeriesType
 from lumbar.recipe.member import DetectorSpec, GraderSpec, Preprocessing, TaskName
@@ -130,15 +128,21 @@ def original_key(key: str, spec: DetectorSpec | GraderSpec) -> str:
 def own_keys(name: str) -> Mapping[str, tuple[str, tuple[int, ...]]]:
     """The original's key → (this project's key, shape) for one of `ORIGINALS`."""
     spec = ORIGINALS[name]
-    with torch.device("meta"):
-        state = build_network(spec).state_dict()
+    state = blueprint(spec, name).state_dict()
     return {original_key(key, spec): (key, tuple(value.shape)) for key, value in state.items()}
 
 
 def fits(shapes: Shapes) -> list[Fit]:
-    """The fifteen networks from the best fit to the worst for a state dict in the original's words."""
-    found = []
-    for name in ORIGINALS:
+    """The fifteen networks from the best fit to the worst for a state dict in the original's words.
+
+    Once one fits exactly, those on other backbones are left out: to know their keys they have to be built.
+    """
+    found: list[Fit] = []
+    fitting = ""
+    for name, spec in ORIGINALS.items():
+        backbone = spec.encoder if isinstance(spec, DetectorSpec) else spec.backbone
+        if fitting not in ("", backbone):
+            break
         own = own_keys(name)
         found.append(
             Fit(
@@ -148,6 +152,7 @@ def fits(shapes: Shapes) -> list[Fit]:
                 tuple(key for key in own if key in shapes and tuple(shapes[key]) != own[key][1]),
             )
         )
+        fitting = fitting or ("" if found[-1].faults else backbone)
     return sorted(found, key=lambda fit: fit.faults)
 
 

@@ -1,16 +1,23 @@
-"""Child process that unpickles one checkpoint: `reader.py CHECKPOINT OUT BYTES`.
+"""Child process that unpickles checkpoints. A line on standard input, a line on standard output for each:
 
-Only tensors come out: every state dict found in the file is written as OUT/<number>.safetensors, and OUT/entries.json
-names the place in the file of each. The process may use BYTES of address space beyond what it needs to start, where the
-system can limit that. It runs by its path, apart from the project, so that a hostile file meets as little as possible.
+    [CHECKPOINT, OUT, BYTES, SECONDS]   →   {"places": [...]} or {"reason": "..."}
+
+Only tensors come out: every state dict found in the file is written as OUT/<number>.safetensors, and `places` names the
+place in the file of each. A copy of this process reads each file, so that none meets what another left behind; it may
+use BYTES of address space beyond what it needs to start, and SECONDS, where the system has such copies and limits. It
+runs by its path, apart from the project, so that a hostile file meets as little as possible.
 """
 
 import json
+import os
 import pickle
+import signal
 import sys
+import time
 import zipfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import save_file
@@ -43,9 +50,8 @@ def limit_memory(extra: int) -> None:
     resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
 
 
-def main(checkpoint: Path, out: Path, extra: int) -> int:
-    """Exit status 0, or 1 with the reason on standard error."""
-    limit_memory(extra)
+def read(checkpoint: Path, out: Path) -> dict[str, Any]:
+    """What is to be answered of a checkpoint."""
     try:
         found = dict(state_dicts(torch.load(checkpoint, map_location="cpu", weights_only=True)))
         for number, state in enumerate(found.values()):
@@ -55,18 +61,43 @@ def main(checkpoint: Path, out: Path, extra: int) -> int:
         reason = (
             str(error).partition("WeightsUnpickler error:")[2].strip().partition("\n")[0] or "not a pickle of tensors"
         )
-        print(f"holds more than tensors, or is no checkpoint ({reason})", file=sys.stderr)  # noqa: T201
-        return 1
+        return {"reason": f"holds more than tensors, or is no checkpoint ({reason})"}
     except MemoryError:
-        print("needs more memory than a checkpoint of its size may", file=sys.stderr)  # noqa: T201
-        return 1
+        return {"reason": "needs more memory than a checkpoint of its size may"}
     except (EOFError, KeyError, OSError, RuntimeError, TypeError, ValueError, zipfile.BadZipFile) as error:
-        reason = str(error).strip().partition("\n")[0] or type(error).__name__
-        print(f"cannot be read ({reason})", file=sys.stderr)  # noqa: T201
-        return 1
-    (out / "entries.json").write_text(json.dumps(list(found)), encoding="utf-8")
-    return 0
+        return {"reason": f"cannot be read ({str(error).strip().partition(chr(10))[0] or type(error).__name__})"}
+    return {"places": list(found)}
+
+
+def read_by_a_copy(checkpoint: Path, out: Path, extra: int, seconds: int) -> dict[str, Any]:
+    """The same by a copy of this process, within its limits."""
+    answer, child = out / "answer.json", os.fork()
+    if not child:
+        limit_memory(extra)
+        answer.write_text(json.dumps(read(checkpoint, out)), encoding="utf-8")
+        os._exit(0)
+    latest = time.monotonic() + seconds
+    while not (ended := os.waitpid(child, os.WNOHANG))[0]:
+        if time.monotonic() > latest:
+            os.kill(child, signal.SIGKILL)
+            os.waitpid(child, 0)
+            return {"reason": f"could not be read within {seconds} s"}
+        time.sleep(0.005)
+    if ended[1]:
+        return {"reason": f"reading ended with {os.waitstatus_to_exitcode(ended[1])}"}
+    return dict(json.loads(answer.read_text(encoding="utf-8")))
+
+
+def main() -> None:
+    """Answer until there are no more questions."""
+    for line in sys.stdin:
+        checkpoint, out, extra, seconds = json.loads(line)
+        if hasattr(os, "fork"):
+            answer = read_by_a_copy(Path(checkpoint), Path(out), extra, seconds)
+        else:
+            answer = read(Path(checkpoint), Path(out))
+        print(json.dumps(answer), flush=True)  # noqa: T201
 
 
 if __name__ == "__main__":
-    sys.exit(main(Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3])))
+    main()

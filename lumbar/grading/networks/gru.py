@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from lumbar.backbones import create_backbone
+from lumbar.grading.networks.slices import slice_features
 from lumbar.grading.tasks import TASKS
 from lumbar.labels import SEVERITIES
 from lumbar.recipe.member import GraderSpec
@@ -19,12 +20,12 @@ class SliceEncoder(nn.Module):
     def __init__(self, spec: GraderSpec) -> None:
         super().__init__()
         self.backbone = create_backbone(spec)
+        self.slices_at_once: int | None = None
         self.rnn = nn.GRU(self.backbone.num_features, spec.rnn_hidden, num_layers=spec.rnn_layers, batch_first=True)
 
     def slice_features(self, stacks: torch.Tensor) -> torch.Tensor:
         """(N, T, H, W) → (N, T, F): the backbone's pooled features of every slice."""
-        N, T, H, W = stacks.shape
-        return self.backbone(stacks.reshape(N * T, 1, H, W)).reshape(N, T, -1)
+        return slice_features(self.backbone, stacks, self.slices_at_once)
 
     def forward(self, stacks: torch.Tensor) -> torch.Tensor:
         hidden, _ = self.rnn(self.slice_features(stacks))  # (N, T, hidden)

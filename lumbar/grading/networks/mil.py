@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from lumbar.backbones import create_backbone
+from lumbar.grading.networks.slices import slice_features
 from lumbar.grading.tasks import TASKS
 from lumbar.labels import SEVERITIES
 from lumbar.recipe.member import GraderSpec
@@ -32,15 +33,14 @@ class BagEncoder(nn.Module):
     def __init__(self, spec: GraderSpec) -> None:
         super().__init__()
         self.backbone = create_backbone(spec)
+        self.slices_at_once: int | None = None
         self.rnn = nn.LSTM(
             self.backbone.num_features, spec.rnn_hidden, spec.rnn_layers, batch_first=True, bidirectional=True
         )
         self.attention = GatedAttention(2 * spec.rnn_hidden, spec.rnn_hidden)
 
     def forward(self, stacks: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        N, T, H, W = stacks.shape
-        pooled = self.backbone(stacks.reshape(N * T, 1, H, W)).reshape(N, T, -1)
-        slices, _ = self.rnn(pooled)
+        slices, _ = self.rnn(slice_features(self.backbone, stacks, self.slices_at_once))
         return slices, self.attention(slices)
 
 

@@ -1,10 +1,13 @@
 """DeepLabV3+ (Chen et al., 2018), the ninth place's detector."""
 
-import segmentation_models_pytorch as smp
 from torch import nn
 
+from lumbar.compute.uncompiled import without_compiler
 from lumbar.keypoints.networks.smp import build_smp
 from lumbar.recipe.member import DetectorSpec
+
+with without_compiler():
+    import segmentation_models_pytorch as smp
 
 
 def build(spec: DetectorSpec) -> nn.Module:

@@ -4,11 +4,14 @@ Each condition at each level has a map of its own, whatever the series; maps tha
 to stay empty.
 """
 
-import segmentation_models_pytorch as smp
 from torch import nn
 
+from lumbar.compute.uncompiled import without_compiler
 from lumbar.keypoints.networks.smp import build_smp
 from lumbar.recipe.member import DetectorSpec
+
+with without_compiler():
+    import segmentation_models_pytorch as smp
 
 
 def build(spec: DetectorSpec) -> nn.Module:

@@ -94,6 +94,8 @@ def write_study(study: Study, path: Path, source: str) -> None:
 
 
 _ARRAYS = {"pixels", "affine"}
+#: Fields of a slice that JSON makes lists of.
+_PAIRS = ("stored_range", "padding", "pixel_spacing")
 
 
 def _plain(value: Any) -> Any:
@@ -114,8 +116,7 @@ def load_study(path: Path) -> Study:
         slices = []
         for number, row in enumerate(entry["slices"]):
             name = f"{entry['series_id']}/{number}"
-            padding = row.get("padding")
-            pairs = {"stored_range": tuple(row["stored_range"]), "padding": tuple(padding) if padding else None}
+            pairs = {key: tuple(row[key]) if row.get(key) else None for key in _PAIRS}
             values = {**row, **pairs, "path": Path(row["path"])}
             values["identity"] = Identity(**row.get("identity", {}))
             slices.append(Slice(**values, pixels=arrays[name], affine=arrays[f"{name}/affine"]))
