@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from lumbar.dicom.scan import holds_dicom
 from lumbar.files.read import read_json
 from lumbar.issues import InputError, few, printable
 
@@ -59,7 +60,7 @@ def find_inputs(
     here = Path.cwd() if here is None else here
     environment = os.environ if environment is None else environment
     attached = list(_folders(kaggle / "input"))
-    data = _given(environment, DATA_VARIABLE, TABLE_MARKERS) or _attached_data(attached)
+    data = _given_data(environment) or _attached_data(attached)
     data = data or _shipped(here / "sample_data", TABLE_MARKERS)
     weights = _given(environment, WEIGHTS_VARIABLE, (BUNDLE_MARKER,)) or _attached_bundle(attached)
     weights = weights or _shipped(here / "weights", (BUNDLE_MARKER,))
@@ -110,6 +111,16 @@ def _is_installed(name: str) -> bool:
     except importlib.metadata.PackageNotFoundError:
         return False
     return True
+
+
+def _given_data(environment: Mapping[str, str]) -> Path | None:
+    """What the variable names: a folder with tables, or whatever holds DICOM files; InputError where it is none."""
+    place = Path(environment.get(DATA_VARIABLE) or "")
+    if environment.get(DATA_VARIABLE) and (
+        place.is_file() or (_shipped(place, TABLE_MARKERS) is None and holds_dicom(place))
+    ):
+        return place
+    return _given(environment, DATA_VARIABLE, TABLE_MARKERS)
 
 
 def _given(environment: Mapping[str, str], variable: str, markers: tuple[str, ...]) -> Path | None:
