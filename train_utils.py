@@ -205,10 +205,9 @@ def predict_folder(args: argparse.Namespace) -> int:
 
 def list_series(args: argparse.Namespace) -> int:
     """What would play which part, and why; nothing is graded."""
-    from lumbar.study.folder import open_folder, write_list
+    from lumbar.study.folder import list_folder
 
-    data = open_folder(args.data, args.split, series=args.series)
-    terminal.show(write_list(data, args.out or Path(), edited=args.series is not None))
+    terminal.show(list_folder(args.data, args.out or Path(), args.split, series=args.series))
     return 0
 
 

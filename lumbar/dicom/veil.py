@@ -16,7 +16,8 @@ def veil(patients: Iterable[tuple[str, str, str]]) -> re.Pattern[str] | None:
     wanted: set[str] = set()
     for name, number, birth in patients:
         for written in name.split("="):  # in letters, ideograms, phonetically
-            parts = [part for part in re.split(r"[\W_]+", written) if len(part) >= _SHORTEST_NAME]
+            own = " ".join(written.split("^")[:3])  # not Dr. and Jr.
+            parts = [part for part in re.split(r"[\W_]+", own) if len(part) >= _SHORTEST_NAME]
             both = {"".join(parts[:2]), "".join(parts[1::-1])} if len(parts) > 1 else set()
             wanted |= {_pattern(part) for part in {*parts, *both}}
         if len(number) >= _SHORTEST_NUMBER:

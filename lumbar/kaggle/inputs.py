@@ -15,7 +15,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from lumbar.dicom.scan import holds_dicom
 from lumbar.files.read import read_json
 from lumbar.issues import InputError, few, printable
 
@@ -115,11 +114,12 @@ def _is_installed(name: str) -> bool:
 
 def _given_data(environment: Mapping[str, str]) -> Path | None:
     """What the variable names: a folder with tables, or whatever holds DICOM files; InputError where it is none."""
-    place = Path(environment.get(DATA_VARIABLE) or "")
-    if environment.get(DATA_VARIABLE) and (
-        place.is_file() or (_shipped(place, TABLE_MARKERS) is None and holds_dicom(place))
-    ):
-        return place
+    value = environment.get(DATA_VARIABLE)
+    if value and _shipped(Path(value), TABLE_MARKERS) is None:
+        from lumbar.dicom.scan import holds_dicom  # loads pydicom, which looks for its decoders once
+
+        if Path(value).is_file() or holds_dicom(Path(value)):
+            return Path(value)
     return _given(environment, DATA_VARIABLE, TABLE_MARKERS)
 
 

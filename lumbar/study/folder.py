@@ -4,63 +4,25 @@ Of a tree the headers are read once; which part a series plays is told from them
 edited list. Nothing is copied or moved, but for a zip, whose images are unpacked into a folder that goes at the end.
 """
 
-import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Final
 
 import pandas as pd
 
 from lumbar.dicom.kinds import is_dicom
-from lumbar.dicom.mixture import FAIR_SHARE
-from lumbar.dicom.scan import NO_UID, Facts, Head, Scan, scan
-from lumbar.dicom.series import natural
-from lumbar.dicom.veil import hide, veil
-from lumbar.files.read import read_texts, whole_numbers
+from lumbar.dicom.scan import Scan, scan
+from lumbar.dicom.veil import veil
 from lumbar.files.unpack import unpacked
-from lumbar.files.write import check_apart, check_replaceable, check_writable, csv_text, replacing, writing_into
-from lumbar.geometry import Plane
+from lumbar.files.write import check_apart, check_replaceable, check_writable, csv_text, write_text, writing_into
 from lumbar.issues import InputError, Issue, cut, few
-from lumbar.labels import SERIES_DESCRIPTIONS
-from lumbar.study.roles import Role, role
+from lumbar.study.found import by_study, overrule, series_rows, study_row
 from lumbar.study.study import DataFolder, has_tables, open_data
 from lumbar.study.tree import Tree
 from lumbar.terminal import follow
 
 LIST: Final = "series.csv"
-#: A series is of the plane that at least this share of its images has; a localiser has several.
-_ONE_PLANE: Final = 0.8
-#: Where an edited list says so.
-_TOLD: Final = "as the given list says"
-
-
-@dataclass(eq=False)
-class _Found:
-    """A series of a tree, those of its files that play the part (`kept`), damaged ones, and what is told of it."""
-
-    heads: tuple[Head, ...]
-    kept: list[Head]
-    damaged: tuple[Path, ...]
-    role: Role
-    plane: Plane | None
-    number: int = 0
-
-    @property
-    def files(self) -> tuple[Path, ...]:
-        """What is read of it."""
-        return (*(head.path for head in self.kept), *self.damaged)
-
-    @property
-    def images(self) -> int:
-        """How many slices those files hold."""
-        return sum(head.frames for head in self.kept)
-
-    @property
-    def order(self) -> tuple[int, float]:
-        """Sorts candidates for one part, the best first, as `choose_series` does: most slices, finest pixels."""
-        return -self.images, self.heads[0].pixel_mm2
 
 
 def open_folder(
@@ -77,237 +39,78 @@ def open_folder(
     InputError where nothing can be graded, or the list does not fit.
     """
     root = Path(root)
-    if root.is_file():
-        place = unpacked(root, is_dicom)
-        return _of_tree(place, root.name, series, progress)
-    if split is None and root.is_dir() and not has_tables(root):
-        return _of_tree(root, str(root), series, progress)
-    if series is not None:
+    if not _is_tree(root, split):
+        if series is not None:
+            raise InputError(f"{root} has a series table, which says what plays which part; take --series away")
+        return open_data(root, split, strict=strict)
+    data, listed = _of_tree(root, series, progress)
+    if not data.study_ids:
+        reasons = few([f"{count} {why}" for why, count in Counter(listed["why"]).most_common()], 2)
         raise InputError(
-            f"{root} has a series table, which says what plays which part; edit that, or take --series away"
+            f"{root}: none of its {len(listed)} series plays a part ({cut(reasons, 150)}); look at them with --list, and "
+            "give an edited series.csv as --series"
         )
-    return open_data(root, split, strict=strict)
+    return data
 
 
-def write_list(data: DataFolder, out: Path, *, edited: bool = False) -> str:
-    """The table of what would play which part and why; writes `series.csv` into `out`, unless it came from one.
+def list_folder(
+    root: Path, out: Path, split: str | None = None, *, series: Path | None = None, progress: bool | None = None
+) -> str:
+    """The table of what would play which part and why; writes `series.csv` into `out`, unless `series` is an edited one.
 
-    InputError where it cannot be written, or where another file of that name stands there.
+    InputError where there are tables, or the list cannot be written, or another file of that name stands there.
     """
-    if data.tree is None:
-        raise InputError(f"{data.root} has a series table, which says what plays which part; there is nothing to list")
-    listed = data.tree.listed
-    if not edited:
-        text, path = csv_text(listed), Path(out) / LIST
+    root, out = Path(root), Path(out)
+    if not _is_tree(root, split):
+        open_data(root, split, strict=False)
+        raise InputError(f"{root} has a series table, which says what plays which part; take --list away")
+    data, listed = _of_tree(root, series, progress)
+    if series is None:
+        text = csv_text(listed)
         check_apart(out, data.image_folder)
         check_writable(out)
-        check_replaceable(path, lambda there: there.read_bytes() == text.encode())
-        with writing_into(out), replacing(path) as temporary:
-            temporary.write_bytes(text.encode())
+        check_replaceable(out / LIST, lambda there: there.read_bytes() == text.encode())
+        with writing_into(out):
+            write_text(text, out / LIST)
     shown = listed[["study_id", "series_id", "plays", "series_description", "images", "description", "why"]].copy()
     shown["description"] = [cut(text, 30) for text in shown["description"]]
     return shown.rename(columns={"series_description": "part"}).to_string(index=False, justify="left")
 
 
-def _of_tree(root: Path, name: str, series: Path | None, progress: bool | None) -> DataFolder:
-    """The studies of a tree; `name` is what the user calls it."""
-    found = scan(root, lambda paths: follow(paths, "reading headers", len(paths), "file", show=progress))
+def _is_tree(root: Path, split: str | None) -> bool:
+    """Whether there are no tables, and none were asked for."""
+    return root.is_file() or (split is None and root.is_dir() and not has_tables(root))
+
+
+def _of_tree(root: Path, series: Path | None, progress: bool | None) -> tuple[DataFolder, pd.DataFrame]:
+    """The studies of a tree, or of a zip of one, and the rows of `series.csv`."""
+    place = unpacked(root, is_dicom) if root.is_file() else root
+    found = scan(place, lambda paths: follow(paths, "reading headers", len(paths), "file", show=progress))
     if not found.series:
-        passed = "; ".join(f"{count} {why}" for why, count in found.passed_over.most_common(3))
+        passed = few([f"{count} {why}" for why, count in found.passed_over.most_common()])
         raise InputError(
-            f"{name} has no *_series_descriptions.csv and no DICOM image in it{passed and f' ({passed})'}; give the "
+            f"{root} has no *_series_descriptions.csv and no DICOM image in it{passed and f' ({passed})'}; give the "
             "folder in the competition's layout, or any folder or zip of DICOM files"
         )
-    studies = _studies(found)
-    veils = {number: veil({head.patient for one in lot for head in one.heads}) for number, lot in studies.items()}
-    for number, lot in studies.items():
-        _number(lot)
-        _without_saturated_twins(lot)
-        studies[number] = sorted(lot, key=lambda one: (not one.role.plain, one.number))
+    studies = by_study(found)
     if series is not None:
-        _overrule(studies, series)
-    listed = pd.DataFrame([row for number in studies for row in _rows(root, number, studies[number], veils[number])])
-    parts = listed[listed["series_description"] != ""]
-    if parts.empty:
-        reasons = Counter(listed["why"]).most_common(2)
-        why = "; ".join(cut(str(reason), 60) for reason, _ in reasons)
-        raise InputError(
-            f"{name}: none of its {len(listed)} series plays a part ({why}); `predict --list` tells why of each, and "
-            "an edited series.csv given as --series overrules it"
-        )
-    graded = tuple(number for number in studies if number in set(parts["study_id"]))
+        overrule(studies, series)
+    veils = {number: veil({head.patient for one in lot for head in one.heads}) for number, lot in studies.items()}
+    listed = pd.DataFrame(
+        [row for number, lot in studies.items() for row in series_rows(place, number, lot, veils[number])]
+    )
+    parts = listed.loc[listed["series_description"] != "", ["study_id", "series_id", "series_description"]]
+    graded = tuple(number for number in studies if (parts["study_id"] == number).any())
     unlisted = tuple(number for number in studies if number not in graded)
-    tree = Tree(
-        {(number, one.number): one.files for number, lot in studies.items() for one in lot},
-        listed,
-        pd.DataFrame(
-            [_study_row(root, number, lot, veils[number], number in graded) for number, lot in studies.items()]
-        ),
-        veils,
-    )
-    table = parts[["study_id", "series_id", "series_description"]].reset_index(drop=True)
-    issues = tuple(_issues(listed, unlisted, found, graded))
-    return DataFolder(root, "test", graded, table, issues=issues, unlisted=unlisted, tree=tree)
+    rows = [study_row(place, number, lot, veils[number], number in graded) for number, lot in studies.items()]
+    files = {(number, one.number): one.files for number, lot in studies.items() for one in lot}
+    tree = Tree(files, pd.DataFrame(rows), veils)
+    issues = tuple(_issues(listed, graded, unlisted, found))
+    table = parts.reset_index(drop=True)
+    return DataFolder(place, "test", graded, table, issues=issues, unlisted=unlisted, tree=tree), listed
 
 
-def _studies(found: Scan) -> dict[int, list[_Found]]:
-    """The series by study; studies are numbered in the order of their folders."""
-    lots: dict[str, list[_Found]] = {}
-    for heads in found.series:
-        one = _made(heads, found.damaged.get((heads[0].study, heads[0].series), ()))
-        lots.setdefault(heads[0].study, []).append(one)
-    first = {study: min(_place(one.heads, found.root) for one in lot) for study, lot in lots.items()}
-    return {
-        number: lots[study] for number, study in enumerate(sorted(lots, key=lambda study: (first[study], study)), 1)
-    }
-
-
-def _place(heads: Sequence[Head], root: Path) -> list[list[str | int]]:
-    return min([natural(part) for part in head.path.relative_to(root).parts] for head in heads)
-
-
-def _made(heads: tuple[Head, ...], damaged: Iterable[Path]) -> _Found:
-    """A series with its role: that of the images that play a part, where they are no small share of it."""
-    images = sum(head.frames for head in heads)
-    planes = Counter[Plane | None]()
-    for head in heads:
-        planes[head.plane] += head.frames
-    plane, most = planes.most_common(1)[0]
-    by_facts: dict[Facts, list[Head]] = {}
-    for head in heads:
-        by_facts.setdefault(head.facts, []).append(head)
-    lots: dict[Role, list[Head]] = {}
-    for facts, of_facts in by_facts.items():
-        kind = role(facts, plane, sum(head.frames for head in of_facts))
-        alike = next((each for each in lots if (each.part, each.plain) == (kind.part, kind.plain)), kind)
-        lots.setdefault(alike, []).extend(of_facts)
-    largest = max(map(len, lots.values()))
-    playing = [each for each, lot in lots.items() if each.part and len(lot) >= FAIR_SHARE * largest]
-    chosen = max(playing or lots, key=lambda each: len(lots[each]))
-    kept = sorted(lots[chosen], key=lambda head: head.number)
-    if chosen.part and most < _ONE_PLANE * images:
-        chosen = Role(None, "a localiser: its slices lie in several planes")
-    if chosen.part and len(kept) < len(heads):
-        chosen = chosen._replace(why=f"{chosen.why}; {len(heads) - len(kept)} of its {len(heads)} files differ and go")
-    return _Found(heads, kept if chosen.part else list(heads), tuple(damaged), chosen, plane)
-
-
-def _number(lot: list[_Found]) -> None:
-    """Give each series of a study a number: SeriesNumber where no other has it, else the next one above all."""
-    told = [one.heads[0].facts.series_number for one in lot]
-    counts = Counter(told)
-    own = [
-        int(text) if text.isascii() and text.isdecimal() and len(text) < 10 and counts[text] == 1 else 0
-        for text in told
-    ]
-    following = max(own, default=0) + 1
-    for one, number in sorted(zip(lot, own, strict=True), key=lambda pair: (pair[1] == 0, pair[0].heads[0].series)):
-        one.number = number or following
-        following += not number
-
-
-def _without_saturated_twins(lot: list[_Found]) -> None:
-    """Fat-suppressed axial T2 plays no part where there is a plain one: all axial series are looked at."""
-    if any(one.role.part == "Axial T2" and one.role.plain for one in lot):
-        for one in lot:
-            if one.role.part == "Axial T2" and not one.role.plain:
-                one.role = Role(None, f"{one.role.why}; a series without fat suppression is there")
-
-
-def _overrule(studies: dict[int, list[_Found]], path: Path) -> None:
-    """Let a list decide the parts; what it does not name plays none. InputError where it does not fit the tree."""
-    table = read_texts(path, ("study_id", "series_id", "series_description"))
-    known = {(number, one.number): one for number, lot in studies.items() for one in lot}
-    wanted: dict[tuple[int, int], str] = {}
-    named = zip(
-        whole_numbers(table["study_id"], path),
-        whole_numbers(table["series_id"], path),
-        table["series_description"],
-        table["series_instance_uid"] if "series_instance_uid" in table else [""] * len(table),
-        strict=True,
-    )
-    words = {word.casefold(): word for word in SERIES_DESCRIPTIONS} | {"": "", "-": ""}
-    for study, number, text, uid in named:
-        which = f"{path}: study {study}, series {number}"
-        one = known.get((study, number))
-        if one is None or (uid and uid != one.heads[0].series):
-            raise InputError(f"{which} is not in this folder as the list has it; make a new list with --list")
-        part = words.get(" ".join(text.split()).casefold())
-        if part is None:
-            raise InputError(
-                f"{which}: unknown series_description {cut(text)!r}; known: {', '.join(SERIES_DESCRIPTIONS)}"
-            )
-        if wanted.setdefault((study, number), part) != part:
-            raise InputError(f"{which} is listed twice with different parts; keep one row")
-    for key, one in known.items():
-        part = wanted.get(key, "")
-        if part != (one.role.part or ""):
-            one.role = Role(part or None, f"{_TOLD} ({one.role.why})", one.role.plain)
-            one.kept = list(one.heads)
-
-
-def _rows(root: Path, study: int, lot: Sequence[_Found], hidden: re.Pattern[str] | None) -> Iterator[dict[str, object]]:
-    """Rows of `series.csv`, a series each."""
-    best = {part: min((one for one in lot if one.role.part == part), key=lambda one: one.order)
-            for part in dict.fromkeys(one.role.part for one in lot) if part}  # fmt: skip
-    for one in lot:
-        facts, part = one.heads[0].facts, one.role.part
-        why, rivals = one.role.why, [other for other in lot if part and other.role.part == part and other is not one]
-        plays = "no"
-        if part:
-            plays = "yes" if one is best[part] or part == "Axial T2" else "in reserve"
-        if rivals and plays == "yes" and part != "Axial T2":
-            others = few([str(other.number) for other in rivals])
-            why += f"; better than series {others} (slices, then pixels, then number)"
-        elif plays == "in reserve" and part:
-            why += f"; series {best[part].number} is better (slices, then pixels, then number)"
-        yield {
-            "study_id": study,
-            "series_id": one.number,
-            "series_description": part or "",
-            "plays": plays,
-            "why": hide(why, hidden),
-            "images": one.images,
-            "orientation": one.plane or "",
-            "echo_time_ms": facts.echo,
-            "repetition_time_ms": facts.repetition,
-            "inversion_time_ms": facts.inversion,
-            "description": hide(facts.description, hidden),
-            "protocol": hide(facts.protocol, hidden),
-            "folder": hide(_folder((one,), root), hidden),
-            "series_instance_uid": _uid(one.heads[0].series),
-        }
-
-
-def _study_row(
-    root: Path, study: int, lot: Sequence[_Found], hidden: re.Pattern[str] | None, graded: bool
-) -> dict[str, object]:
-    """A row of `studies.csv`."""
-    return {
-        "study_id": study,
-        "folder": hide(_folder(lot, root), hidden),
-        "study_instance_uid": _uid(lot[0].heads[0].study),
-        "graded": "yes" if graded else "no",
-    }
-
-
-def _uid(key: str) -> str:
-    """A UID; empty where a folder's name stands for one that the headers lack."""
-    return "" if key.startswith(NO_UID) else key
-
-
-def _folder(lot: Sequence[_Found], root: Path) -> str:
-    """The deepest folder that holds all files of some series, below the tree's root."""
-    parents = [head.path.relative_to(root).parent.parts for one in lot for head in one.heads]
-    shared = []
-    for level in zip(*parents, strict=False):
-        if len(set(level)) > 1:
-            break
-        shared.append(level[0])
-    return "/".join(shared) or "."
-
-
-def _issues(listed: pd.DataFrame, unlisted: Sequence[int], found: Scan, graded: Sequence[int]) -> Iterator[Issue]:
+def _issues(listed: pd.DataFrame, graded: Sequence[int], unlisted: Sequence[int], found: Scan) -> Iterator[Issue]:
     """What was passed over, series by series and study by study."""
     for row in listed[(listed["plays"] != "yes") & listed["study_id"].isin(graded)].itertuples():
         what = f"series {row.series_id}" + (f" ({cut(row.description, 40)})" if row.description else "")
@@ -316,6 +119,6 @@ def _issues(listed: pd.DataFrame, unlisted: Sequence[int], found: Scan, graded: 
         reasons = Counter(listed.loc[listed["study_id"] == number, "why"])
         why = few([f"{count} {reason}" for reason, count in reasons.most_common()], 2)
         yield Issue("study_unlisted", number, None, f"none of its {sum(reasons.values())} series plays a part: {why}")
-    if found.passed_over:
+    if found.passed_over and graded:
         why = "; ".join(f"{count} {reason}" for reason, count in found.passed_over.most_common())
         yield Issue("file_ignored", graded[0], None, f"of the whole folder, some files were passed over: {why}")

@@ -12,11 +12,10 @@ import pandas as pd
 class Tree:
     """The files of a tree by study and series; every one stays where it lies.
 
-    `listed`: what plays which part and why, a row a series (`series.csv`). `studies`: number, folder and
+    `studies`: number, folder and
     StudyInstanceUID of each study (`studies.csv`). `veils`: what may not be said of each study's patients.
     """
 
     files: Mapping[tuple[int, int], tuple[Path, ...]]
-    listed: pd.DataFrame
     studies: pd.DataFrame
     veils: Mapping[int, re.Pattern[str] | None]
