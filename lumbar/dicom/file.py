@@ -76,11 +76,13 @@ class Slice:
     thickness_mm: float | None = None
     #: Whose image it is.
     identity: Identity = field(default_factory=Identity)
+    #: What stands for the file's name where that may not be said.
+    called: str = ""
 
     @property
     def name(self) -> str:
         """File name, and the frame where the file holds several."""
-        return _name(self.path, self.frame)
+        return _name(self.path.with_name(self.called) if self.called else self.path, self.frame)
 
     @property
     def shape(self) -> tuple[int, int]:

@@ -47,8 +47,8 @@ def open_folder(
     if not data.study_ids:
         reasons = few([f"{count} {why}" for why, count in Counter(listed["why"]).most_common()], 2)
         raise InputError(
-            f"{root}: none of its {len(listed)} series plays a part ({cut(reasons, 150)}); look at them with --list, and "
-            "give an edited series.csv as --series"
+            f"{root}: none of its {len(listed)} series plays a part ({cut(reasons, 150)}); look at them with --list, "
+            "and give an edited series.csv as --series"
         )
     return data
 
@@ -56,7 +56,7 @@ def open_folder(
 def list_folder(
     root: Path, out: Path, split: str | None = None, *, series: Path | None = None, progress: bool | None = None
 ) -> str:
-    """The table of what would play which part and why; writes `series.csv` into `out`, unless `series` is an edited one.
+    """The table of what would play which part and why; writes `series.csv` into `out`, unless `series` is one.
 
     InputError where there are tables, or the list cannot be written, or another file of that name stands there.
     """

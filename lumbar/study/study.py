@@ -217,6 +217,7 @@ def _read_row(
     else:
         source = data.series_files(study_id, series_id)
     stations, found = read_stations(source, series_id, description, study_id, room)
+    stations = [_called(station, data, study_id) for station in stations]
     issues += found
     if not stations:
         return None
@@ -228,6 +229,14 @@ def _read_row(
         return None
     note("series_relabelled", f"listed as {description}, but its slices are {plane}")
     return Candidate(_TYPE_OF_PLANE[plane], tuple(stations))
+
+
+def _called(series: Series, data: DataFolder, study_id: int) -> Series:
+    """The series with names of files that say nothing of the patient."""
+    if data.tree is None or data.tree.veils.get(study_id) is None:
+        return series
+    slices = tuple(replace(item, called=data.said(study_id, item.path.name)) for item in series.slices)
+    return replace(series, slices=slices)
 
 
 def _description(series_type: SeriesType) -> str:
