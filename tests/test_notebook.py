@@ -180,6 +180,17 @@ def test_a_labelled_folder_gets_submission_pictures_issues_and_score(
     assert "keypoint_low_confidence" in shown
 
 
+def test_a_tree_without_tables_is_graded_as_well(tmp_path: Path, studies: Path, bundle: Path) -> None:
+    tree = tmp_path / "tree"
+    copy_study(studies / "train_images" / "501", tree, VENDORS["GE"])
+    (tmp_path / "out").mkdir()
+    ended = execute(tmp_path / "out", tree, bundle)
+    assert ended.returncode == 0, ended.stderr[-2000:]
+    check_submission(tmp_path / "out" / "submission.csv", [1])
+    assert pd.read_csv(tmp_path / "out" / "studies.csv")["study_id"].tolist() == [1]
+    assert "These studies have no labels" in outputs(tmp_path / "out")
+
+
 def spoil(studies: Path, copy: Path) -> Path:
     """The same folder with every file of study 502 cut short."""
     shutil.copytree(studies, copy)
