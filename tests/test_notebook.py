@@ -20,6 +20,7 @@ from lumbar.bundle.save import Weights, save_bundle
 from lumbar.labels import LABEL_COLUMNS, SEVERITIES, SUBMISSION_COLUMNS
 from lumbar.phantom.dataset import write_phantoms
 from lumbar.recipe.member import DetectorSpec, GraderSpec
+from tests.support.archives import VENDORS, copy_study
 
 ROOT = Path(__file__).resolve().parents[1]
 NOTEBOOK = ROOT / "inference.ipynb"

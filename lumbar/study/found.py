@@ -56,6 +56,10 @@ def by_study(found: Scan) -> dict[int, list[Found]]:
     for heads in found.series:
         one = _made(heads, found.damaged.get((heads[0].study, heads[0].series), ()))
         lots.setdefault(heads[0].study, []).append(one)
+    for lot in lots.values():
+        _number(lot)
+        _without_saturated_twins(lot)
+        lot.sort(key=lambda one: (not one.role.plain, one.number))
     first = {study: min(_place(one.heads, found.root) for one in lot) for study, lot in lots.items()}
     return {
         number: lots[study] for number, study in enumerate(sorted(lots, key=lambda study: (first[study], study)), 1)
@@ -68,10 +72,11 @@ def _place(heads: Sequence[Head], root: Path) -> list[list[str | int]]:
 
 def _made(heads: tuple[Head, ...], damaged: Iterable[Path]) -> Found:
     """A series with its role: that of the images that play a part, where they are no small share of it."""
-    images = sum(head.frames for head in heads)
     planes = Counter[Plane | None]()
     for head in heads:
         planes[head.plane] += head.frames
+    if planes["sagittal"] + planes["axial"]:
+        planes["coronal"] = 0  # steep axial slices of L5/S1, see `arrange`
     plane, most = planes.most_common(1)[0]
     by_facts: dict[Facts, list[Head]] = {}
     for head in heads:
@@ -85,7 +90,7 @@ def _made(heads: tuple[Head, ...], damaged: Iterable[Path]) -> Found:
     playing = [each for each, lot in lots.items() if each.part and len(lot) >= FAIR_SHARE * largest]
     chosen = max(playing or lots, key=lambda each: len(lots[each]))
     kept = sorted(lots[chosen], key=lambda head: head.number)
-    if chosen.part and most < _ONE_PLANE * images:
+    if chosen.part and most < _ONE_PLANE * planes.total():
         chosen = Role(None, "a localiser: its slices lie in several planes")
     if chosen.part and len(kept) < len(heads):
         chosen = chosen._replace(why=f"{chosen.why}; {len(heads) - len(kept)} of its {len(heads)} files differ and go")
