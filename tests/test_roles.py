@@ -89,7 +89,7 @@ PASSED_OVER = {
     ],
     "modality": [("T2 sag", T2, {"modality": "CT"}), ("report", NONE, {"modality": "SR"})],
     "no MR image": [("T2 sag", T2, {"kind": "1.2.840.10008.5.1.4.1.1.7"})],
-    "gradient echo": [("T2* sag", T2, {}), ("t2_medic_tra", T2, {}), ("mFFE", T2, {}), ("sag", T1, {"sequence": "GR"})],
+    "gradient echo": [("T2* sag", T2, {}), ("t2_medic_tra", T2, {}), ("mFFE", T2, {}), ("sag", T2, {"variant": "SS"}), ("sag", T1, {"sequence": "GR"})],
     "proton density": [("PD sag", PD, {}), ("DP FS", PD, {}), ("sag", PD, {})],
     "FLAIR": [("FLAIR", ("120", "9000", "2500"), {})],
     "myelogram": [("MR Myelo", T2, {}), ("脊髓造影 T2", T2, {})],

@@ -40,9 +40,10 @@ def open_folder(
     """
     root = Path(root)
     if not _is_tree(root, split):
+        data = open_data(root, split, strict=strict)
         if series is not None:
             raise InputError(f"{root} has a series table, which says what plays which part; take --series away")
-        return open_data(root, split, strict=strict)
+        return data
     data, listed = _of_tree(root, series, progress)
     if not data.study_ids:
         reasons = few([f"{count} {why}" for why, count in Counter(listed["why"]).most_common()], 2)
@@ -104,7 +105,7 @@ def _of_tree(root: Path, series: Path | None, progress: bool | None) -> tuple[Da
     unlisted = tuple(number for number in studies if number not in graded)
     rows = [study_row(place, number, lot, veils[number], number in graded) for number, lot in studies.items()]
     files = {(number, one.number): one.files for number, lot in studies.items() for one in lot}
-    tree = Tree(files, pd.DataFrame(rows), veils)
+    tree = Tree(files, pd.DataFrame(rows), veils, "headers" if series is None else "an edited list")
     issues = tuple(_issues(listed, graded, unlisted, found))
     table = parts.reset_index(drop=True)
     return DataFolder(place, "test", graded, table, issues=issues, unlisted=unlisted, tree=tree), listed

@@ -231,7 +231,8 @@ def weighting_of(facts: Facts) -> tuple[str | None, str]:
     """`T1`, `T2` or `STIR`, None for another; and what tells. Times count, words where times tell nothing."""
     own, protocol = words(facts.description), words(facts.protocol)
     sequence = facts.sequence.upper().split("\\")
-    if ("GR" in sequence and "SE" not in sequence) or _GRADIENT.search(own or protocol):
+    steady = {"GR", "SS", "TRSS"} & {*sequence, *facts.variant.upper().split("\\")}
+    if (steady and not {"SE", "IR"} & {*sequence}) or _GRADIENT.search(own or protocol):
         return None, "a gradient echo"
     by_times, times = _by_times(facts, sequence)
     for text in (own, protocol):
