@@ -149,7 +149,7 @@ def test_a_real_study_as_a_hospital_stores_it(
     add_clutter(tree)
     by_tables = predict(run, cc0_study, world, tmp_path / "by_tables")
     for data in (tree, zipped(tree, tmp_path / "disc.zip")):
-        out = tmp_path / data.name.replace(".", "_")
+        out = tmp_path / f"of {data.name}"
         found = predict(run, data, world, out)
         studies = pd.read_csv(out / "studies.csv").set_index("study_instance_uid")["study_id"]
         number = int(studies[dcmread(next(own.glob("*/*.dcm"))).StudyInstanceUID])
@@ -164,7 +164,7 @@ def test_an_enhanced_file_is_a_series_of_its_frames(tables: DataFolder, tmp_path
     study = tables.study_ids[0]
     shutil.copytree(tables.folder(study), tmp_path / "tree")
     for folder in list((tmp_path / "tree").iterdir()):
-        merge_into_enhanced(folder).rename(folder / "IMG")
+        merge_into_enhanced(folder, shared=False).rename(folder / "IMG")
     found = read_study(open_folder(tmp_path / "tree"), 1)
     for kind in SERIES_TYPES:
         np.testing.assert_allclose(found.series[kind][0].affines, read_study(tables, study).series[kind][0].affines)
@@ -237,7 +237,6 @@ def test_of_several_candidates_the_best_plays_and_the_others_are_named(
     assert f"better than series {other}" in " ".join(several["why"])
     study = read_study(found, 1)
     assert f"series {best} is better" in " ".join(issue.detail for issue in study.issues if issue.series == other)
-    assert len(study.series["sagittal_t2"]) == 2
 
 
 def test_a_study_of_something_else_is_numbered_and_not_graded(tree: Path, tables: DataFolder) -> None:

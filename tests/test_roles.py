@@ -89,7 +89,8 @@ PASSED_OVER = {
     ],
     "modality": [("T2 sag", T2, {"modality": "CT"}), ("report", NONE, {"modality": "SR"})],
     "no MR image": [("T2 sag", T2, {"kind": "1.2.840.10008.5.1.4.1.1.7"})],
-    "gradient echo": [("T2* sag", T2, {}), ("t2_medic_tra", T2, {}), ("mFFE", T2, {}), ("sag", T2, {"variant": "SS"}), ("sag", T1, {"sequence": "GR"})],
+    "gradient echo": [("T2* sag", T2, {}), ("t2_medic_tra", T2, {}), ("mFFE", T2, {}),
+                      ("sag", T2, {"variant": "SS"}), ("sag", T1, {"sequence": "GR"})],
     "proton density": [("PD sag", PD, {}), ("DP FS", PD, {}), ("sag", PD, {})],
     "FLAIR": [("FLAIR", ("120", "9000", "2500"), {})],
     "myelogram": [("MR Myelo", T2, {}), ("脊髓造影 T2", T2, {})],
@@ -130,7 +131,9 @@ def test_times_count_against_words_and_the_reason_says_so() -> None:
         {"study_description": "MRT der Lendenwirbelsäule"},
         {"study_description": "MR CERVICAL AND LUMBAR SPINE"},
         {"protocol": "Lumbar w/wo contrast"},  # of the whole examination
-        {"agent": "NONE"},
+        {"description": "T1 sag", "times": T1, "agent": "NONE"},
+        {"description": "T1 sag", "times": T1, "agent": "off"},
+        {"description": "T1 sag", "times": T1, "agent": "Gadovist", "agent_volume": "0"},
         {"modality": ""},
     ],
 )

@@ -16,6 +16,7 @@ from pydicom import dcmread
 from pydicom.datadict import tag_for_keyword
 from pydicom.dataelem import RawDataElement
 from pydicom.dataset import Dataset
+from pydicom.multival import MultiValue
 from pydicom.uid import DeflatedExplicitVRLittleEndian
 
 from lumbar import geometry
@@ -36,6 +37,7 @@ _FACTS: Final = {
     "study_description": "StudyDescription",
     "body_part": "BodyPartExamined",
     "agent": "ContrastBolusAgent",
+    "agent_volume": "ContrastBolusVolume",
     "sequence": "ScanningSequence",
     "variant": "SequenceVariant",
     "options": "ScanOptions",
@@ -78,6 +80,7 @@ class Facts(NamedTuple):
     study_description: str
     body_part: str
     agent: str
+    agent_volume: str
     sequence: str
     variant: str
     options: str
@@ -246,7 +249,7 @@ def _plain(value: Any) -> str:
     """A value as one line of text; of several values each."""
     if value is None:
         return ""
-    several = [value] if isinstance(value, str | bytes) or not isinstance(value, Iterable) else list(value)
+    several = list(value) if isinstance(value, MultiValue | list | tuple) else [value]
     return "\\".join(" ".join(str(one).strip("\0 ").split()) for one in several)
 
 

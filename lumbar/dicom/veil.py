@@ -13,17 +13,18 @@ _SHORTEST_NAME, _SHORTEST_NUMBER = 2, 3
 
 def veil(patients: Iterable[tuple[str, str, str]]) -> re.Pattern[str] | None:
     """What to hide of patients (name, number, birth date as a header has them); None where they have nothing."""
-    wanted: set[str] = set()
+    words: set[str] = set()
+    dates: set[str] = set()
     for name, number, birth in patients:
         for written in name.split("="):  # in letters, ideograms, phonetically
             own = " ".join(written.split("^")[:3])  # not Dr. and Jr.
-            parts = [part for part in re.split(r"[\W_]+", own) if len(part) >= _SHORTEST_NAME]
-            both = {"".join(parts[:2]), "".join(parts[1::-1])} if len(parts) > 1 else set()
-            wanted |= {_pattern(part) for part in {*parts, *both}}
-        if len(number) >= _SHORTEST_NUMBER:
-            wanted.add(_pattern(number))
-        wanted |= _dates(birth)
-    alternatives = sorted(wanted, key=lambda pattern: (-len(pattern), pattern))
+            parts = [part for part in re.split(r"[\W_]+", own) if part]
+            both = {" ".join(parts[:2]), " ".join(parts[1::-1])} if len(parts) > 1 else set()
+            words |= {part for part in {*parts, *both} if len(part) >= _SHORTEST_NAME}
+        words |= {number} if len(number) >= _SHORTEST_NUMBER else set()
+        dates |= _dates(birth)
+    longest_first = sorted((word for word in words if re.search(r"[^\W_]", word)), key=lambda word: (-len(word), word))
+    alternatives = [*sorted(dates), *map(_pattern, longest_first)]
     return re.compile("|".join(alternatives), re.IGNORECASE) if alternatives else None
 
 

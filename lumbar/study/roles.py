@@ -74,7 +74,8 @@ _ODD: Final = [
         (
             "diffusion-weighted",
             r"DIFFUSION|\bE?ADC\b|TRACE|\bFA\b|TENSOR",
-            r"\bE?DWI?\b|DIFFUS|DIFUS|\bDTI\b|\bE?ADC\b|\bTRACEW?\b|\bB ?[0-9]{3,4}\b|\bRESOLVE\b|拡散|弥散|扩散",
+            r"\bE?DWI?\b|DIFF|DIFUS|\bEP2D|\bEPI\b|\bDTI\b|\bE?ADC\b|\bTRACEW?\b|\bB ?[0-9]{3,4}\b|\bRESOLVE\b"
+            r"|拡散|弥散|扩散",
         ),
         (
             "an in- or opposed-phase image",
@@ -119,7 +120,10 @@ _CONTRAST: Final = re.compile(
     r"|\bINJ\b|INJECT|INYEC"
     r"|\bDOTAREM|\bDTPA\b|\bCIV\b|造影|増強|增强"
 )
-_NO_AGENT: Final = re.compile(r"(NO(NE)?|N ?A|0|KEIN\w*|OHNE|AUCUN|SANS|NINGUNO|SIN|FALSE|無|无)?")
+#: What scanners and people write into the tag of the agent where there was none.
+_NO_AGENT: Final = re.compile(
+    r"(NO(NE|T\b.*)?|N ?A|NIL|NULL|OFF|0|KEIN\w*|OHNE|AUCUN|SANS|NINGUNO|SIN|FALSE|UNKNOWN|無|无|なし)?"
+)
 _GRADIENT: Final = re.compile(
     r"T2 ?(W ?)?(\*|STAR|FFE|GRE)|\b(MEDIC|MERGE|M?FFE|T[12]FFE|GRE|FLASH|FISP|TRUFISP|TRUFI|CISS|FIESTA\w*|B ?FFE"
     r"|B ?TFE"
@@ -139,8 +143,8 @@ _ELSEWHERE: Final = re.compile(
     r"|SELLA)\b"
     r"|\b(CERVICAL\w*|CSPINE|C ?SPINE|HWS|HALSWIRBEL\w*|HALS|NECK|COU|CUELLO)\b"
     r"|\b(THORA\w*|TORA\w*|TSPINE|T ?SPINE|BWS|BRUST\w*|DORSAL\w*|CHEST)\b"
-    r"|\b(SACRO ?ILI\w*|SAKRO ?ILI\w*|ISG|SIJ?|KNEE|KNIE|GENOU|RODILLA|SHOULDER|SCHULTER|EPAULE|HOMBRO|HIPS?|HUEFTE"
-    r"|HUFTE|HANCHE|CADERA|ANKLE|SPRUNG\w*|CHEVILLE"
+    r"|\b(SACRO ?ILI\w*|SAKRO ?ILI\w*|ISG|SIJ|SI JOINTS?|KNEE|KNIE|GENOU|RODILLA|SHOULDER|SCHULTER|EPAULE|HOMBRO|HIPS?"
+    r"|HUEFTE|HUFTE|HANCHE|CADERA|ANKLE|SPRUNG\w*|CHEVILLE"
     r"|TOBILLO|WRIST|HAND|POIGNET|MUNECA|ELBOW|ELLBOGEN|COUDE|CODO|FOOT|FUSS|PIED|THIGH|FEMUR|LEG|EXTREMITY)\b"
     r"|\b(ABDOM\w*|LIVER|LEBER|FOIE|HIGADO|PELVI\w*|BECKEN|BASSIN|PROSTAT\w*|BREAST|MAMMA|SEIN|MAMA|HEART|CARDI\w*|HERZ"
     r"|KIDNEY|NIERE\w*|MRCP)\b|頭|脳|颅|脑|头|頸|颈|胸|膝|肩|股関節|髋|踝|足関節|手関節|手腕|腹|肝|骨盤|盆腔|乳|心臓|心脏"
@@ -223,8 +227,9 @@ def _enhanced(facts: Facts, text: str, weighting: str) -> bool:
     """Whether it was made after contrast medium; T2 is what it was before, unless people say otherwise."""
     if _CONTRAST.search(_WITHOUT_CONTRAST.sub(" ", text)):
         return True
-    agent = words(facts.agent)
-    return weighting == "T1" and not _NO_AGENT.fullmatch(agent) and not _WITHOUT_CONTRAST.search(f"{text} {agent}")
+    agent, volume = words(facts.agent), numbers(facts.agent_volume)
+    none = _NO_AGENT.fullmatch(agent) or _WITHOUT_CONTRAST.search(f"{text} {agent}") or (volume and not any(volume))
+    return weighting == "T1" and not none
 
 
 def weighting_of(facts: Facts) -> tuple[str | None, str]:
