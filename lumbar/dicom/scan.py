@@ -8,13 +8,13 @@ import warnings
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
-from typing import Any, Final, NamedTuple
+from typing import Any, BinaryIO, Final, NamedTuple
 
 import numpy as np
 from pydicom import dcmread
 from pydicom.datadict import tag_for_keyword
-from pydicom.dataelem import RawDataElement
 from pydicom.dataset import Dataset
 from pydicom.multival import MultiValue
 from pydicom.uid import DeflatedExplicitVRLittleEndian
@@ -22,7 +22,7 @@ from pydicom.uid import DeflatedExplicitVRLittleEndian
 from lumbar import geometry
 from lumbar.dicom.file import frame_headers, read_header
 from lumbar.dicom.flaws import DAMAGE
-from lumbar.dicom.kinds import first_bytes, has_preamble, is_dicom, what_it_is
+from lumbar.dicom.kinds import FIRST_BYTES, first_bytes, has_preamble, is_dicom, what_it_is
 from lumbar.dicom.series import LITTER, MAX_DEPTH, natural
 from lumbar.geometry import Plane
 from lumbar.issues import InputError
@@ -48,14 +48,15 @@ _FACTS: Final = {
     "series_number": "SeriesNumber",
 }
 _PATIENT: Final = ("PatientName", "PatientID", "PatientBirthDate")
-_OWN: Final = (
-    "StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID", "InstanceNumber", "NumberOfFrames", "PixelSpacing",
-    "ImageOrientationPatient", "ImagePositionPatient", "Rows",
+_OF_FACTS: Final = tuple(_FACTS.values())
+#: What files of a series mostly share, and what each has for itself.
+_COMMON: Final = (
+    "StudyInstanceUID", "SeriesInstanceUID", "PixelSpacing", "ImageOrientationPatient", "NumberOfFrames",
 )  # fmt: skip
-_SEQUENCES: Final = ("SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence")
-_TAG: Final = {name: tag_for_keyword(name) for name in (*_FACTS.values(), *_PATIENT, *_OWN, *_SEQUENCES)}
+_OWN: Final = ("SOPInstanceUID", "InstanceNumber", "ImagePositionPatient", "Rows")
+_FRAMES: Final = "PerFrameFunctionalGroupsSequence"
+_TAG: Final = {name: tag_for_keyword(name) for name in (*_OF_FACTS, *_PATIENT, *_COMMON, *_OWN, _FRAMES)}
 _CHARACTERS: Final = 0x00080005
-_READ: Final = [_CHARACTERS, *_TAG.values()]
 #: Where an enhanced file says what an ordinary one has at the top, as `frame_headers` gives it.
 _ENHANCED: Final = {
     "echo": "EffectiveEchoTime",
@@ -98,17 +99,18 @@ class Head:
     path: Path
     study: str
     series: str
-    image: str
+    #: SOPInstanceUID and, below, the position as they were read: to be compared with those of copies.
+    image: bytes | str | None
     number: int
     frames: int
     #: None where the file does not say how its image lies.
     plane: Plane | None
     #: Area of a pixel, mm².
     pixel_mm2: float
-    position: str
+    position: bytes | str | None
     facts: Facts
     #: Name, number and birth date: read to be hidden wherever they might be said.
-    patient: tuple[str, str, str]
+    patient: tuple[str, ...]
 
 
 @dataclass(frozen=True, eq=False)
@@ -133,18 +135,13 @@ def scan(root: Path, follow: Callable[[Sequence[Path]], Iterable[Path]] = iter) 
     paths = list(_files_below(root, passed_over))
     reader, heads, damaged = _Reader(root), [], []
     for path in follow(paths):
-        start = first_bytes(path)
-        if is_dicom(start):
-            head = reader.head(path, start)
-            if head is None:
-                damaged.append(path)
-            else:
-                heads.append(head)
-        elif path.suffix.lower() == ".dcm" and not path.name.startswith("."):
+        head = reader.head(path)
+        if isinstance(head, Head):
+            heads.append(head)
+        elif head is None:
             damaged.append(path)
         else:
-            what = what_it_is(start)
-            passed_over["no DICOM images" if what is None else f"{what[0]}: {what[1]} them"] += 1
+            passed_over[head] += 1
     series = _gathered(heads, passed_over)
     return Scan(root, series, _belonging(damaged, heads, passed_over), passed_over)
 
@@ -170,76 +167,94 @@ def _files_below(folder: Path, passed_over: Counter[str], depth: int = MAX_DEPTH
                 passed_over[f"folders more than {MAX_DEPTH} deep"] += 1
         elif entry.is_dir():
             passed_over["links to folders; give the folder itself"] += 1
+        elif not entry.is_file():  # opening a pipe waits for ever
+            passed_over["no ordinary files"] += 1
         elif entry.name not in LITTER and not entry.name.startswith("._"):
             yield folder / entry.name
 
 
 class _Reader:
-    """Reads headers. Equal values of a tag are made sense of once: most files of a series say the same."""
+    """Reads headers. Equal bytes of the same tags are made sense of once: most files of a series say the same."""
 
     def __init__(self, root: Path) -> None:
         self._root = root
-        self._known: dict[tuple[Any, ...], str] = {}
-        self._facts: dict[Facts, Facts] = {}
-        self._patients: dict[tuple[str, ...], Any] = {}
+        self._known: dict[tuple[str, ...], dict[tuple[Any, ...], tuple[str, ...]]] = {}
+        self._facts: dict[tuple[str, ...], Facts] = {}
 
-    def head(self, path: Path, start: bytes) -> Head | None:
-        """A file's head; None where it cannot be read."""
+    def head(self, path: Path) -> Head | str | None:
+        """A file's head; None where it is DICOM and cannot be read, the reason where it is passed over."""
         try:
-            dataset = _opened(path, start)
-            own = {name: self._text(dataset, name) for name in _OWN}
-            facts = Facts(*(self._text(dataset, tag) for tag in _FACTS.values()))
-            frames = _whole(own["NumberOfFrames"], 1)
-            header: Dataset | None = None
-            if _TAG[_SEQUENCES[1]] in dataset:
-                headers = frame_headers(dataset)
-                header, frames = headers[0], len(headers)
-                facts = facts._replace(
-                    **{field: text for field, tag in _ENHANCED.items() if (text := _plain(header.get(tag)))}
-                )
-                own |= {name: _plain(header.get(name)) for name in ("PixelSpacing", "ImageOrientationPatient")}
+            with path.open("rb") as stream:
+                start = stream.read(FIRST_BYTES)
+                if not is_dicom(start):
+                    return self._no_dicom(path, start)
+                return self._head(path, _opened(path, start, stream))
         except (InputError, *DAMAGE):
             return None
-        if not own["Rows"]:
-            frames = 0  # a report, a presentation state: it is listed, and plays no part
-        place = path.parent.relative_to(self._root).as_posix()
-        patient = tuple(self._text(dataset, name) for name in _PATIENT)
+
+    def _no_dicom(self, path: Path, start: bytes) -> str | None:
+        if path.suffix.lower() == ".dcm" and not path.name.startswith("."):
+            return None
+        what = what_it_is(start)
+        return "no DICOM images" if what is None else f"{what[0]}: {what[1]} them"
+
+    def _head(self, path: Path, dataset: Dataset) -> Head:
+        elements = {int(tag): element for tag, element in dataset.items()}  # as they were read, not made sense of
+        study, series, spacing, direction, frames = self._texts(dataset, elements, _COMMON)
+        told = self._texts(dataset, elements, _OF_FACTS)
+        facts = self._facts.setdefault(told, Facts(*told))
+        images = _whole(frames, 1) if _TAG["Rows"] in elements else 0  # 0: a report or the like, which plays no part
+        if _TAG[_FRAMES] in elements:
+            headers = frame_headers(dataset)
+            own = {field: _plain(headers[0].get(tag)) for field, tag in _ENHANCED.items()}
+            facts, images = facts._replace(**{field: text for field, text in own.items() if text}), len(headers)
+            spacing, direction = (_plain(headers[0].get(name)) for name in ("PixelSpacing", "ImageOrientationPatient"))
+        if not study or not series:
+            place = NO_UID + path.parent.relative_to(self._root).as_posix()
+            study, series = study or place, series or place
         return Head(
             path,
-            own["StudyInstanceUID"] or NO_UID + place,
-            own["SeriesInstanceUID"] or NO_UID + place,
-            own["SOPInstanceUID"],
-            _whole(own["InstanceNumber"], _NO_NUMBER),
-            frames,
-            _plane(own["ImageOrientationPatient"]),
-            _area(own["PixelSpacing"]),
-            own["ImagePositionPatient"],
-            self._facts.setdefault(facts, facts),
-            self._patients.setdefault(patient, patient),
+            study,
+            series,
+            _raw(elements.get(_TAG["SOPInstanceUID"])),
+            _whole(_raw(elements.get(_TAG["InstanceNumber"])), _NO_NUMBER),
+            images,
+            _plane(direction),
+            _area(spacing),
+            _raw(elements.get(_TAG["ImagePositionPatient"])),
+            facts,
+            self._texts(dataset, elements, _PATIENT),
         )
 
-    def _text(self, dataset: Dataset, name: str) -> str:
-        tag = _TAG[name]
-        if tag not in dataset:
-            return ""
-        item = dataset.get_item(tag)
-        if not isinstance(item, RawDataElement):
-            return _plain(dataset.get(name))
-        signs = dataset.get_item(_CHARACTERS) if _CHARACTERS in dataset else None
-        key = (tag, item.VR, item.value, item.is_little_endian, None if signs is None else str(signs.value))
-        if key not in self._known:
-            try:
-                self._known[key] = _plain(dataset.get(name))
-            except DAMAGE:
-                self._known[key] = ""
-        return self._known[key]
+    def _texts(self, dataset: Dataset, elements: dict[int, Any], names: tuple[str, ...]) -> tuple[str, ...]:
+        """What some tags say."""
+        values = [_raw(elements.get(_TAG[name])) for name in names]
+        key = (dataset.original_encoding, _raw(elements.get(_CHARACTERS)), *values)
+        known = self._known.setdefault(names, {})
+        if key not in known:
+            known[key] = tuple(_text(dataset, name) for name in names)
+        return known[key]
 
 
-def _opened(path: Path, start: bytes) -> Dataset:
+def _raw(element: Any) -> Any:
+    """An element's value as it was read, or what can be compared in its place; None where there is none."""
+    value = None if element is None else element.value
+    return value if value is None or isinstance(value, bytes | str) else str(value)
+
+
+def _text(dataset: Dataset, name: str) -> str:
+    try:
+        return _plain(dataset.get(name))
+    except DAMAGE:
+        return ""
+
+
+def _opened(path: Path, start: bytes, stream: BinaryIO) -> Dataset:
     """A header; files without a preamble, or deflated ones, are read with more care and time."""
     if not has_preamble(start) or DeflatedExplicitVRLittleEndian.encode() in start:
         return read_header(path).dataset
-    dataset = dcmread(path, stop_before_pixels=True, specific_tags=_READ)
+    stream.seek(0)
+    dataset = dcmread(stream, stop_before_pixels=True)
     if not len(dataset):  # pydicom gives up everything where the file ends before it should
         raise ValueError("ends too early")
     return dataset
@@ -253,9 +268,9 @@ def _plain(value: Any) -> str:
     return "\\".join(" ".join(str(one).strip("\0 ").split()) for one in several)
 
 
-def _whole(text: str, default: int) -> int:
+def _whole(text: str | bytes | None, default: int) -> int:
     try:
-        return int(float(text))
+        return int(float(text or ""))
     except (ValueError, OverflowError):
         return default
 
@@ -268,6 +283,7 @@ def numbers(text: str) -> list[float]:
         return []
 
 
+@cache
 def _plane(text: str) -> Plane | None:
     direction = np.array(numbers(text))
     if direction.shape != (6,) or not np.isfinite(direction).all():
@@ -278,6 +294,7 @@ def _plane(text: str) -> Plane | None:
     return geometry.plane_of(geometry.slice_affine(np.zeros(3), direction, np.ones(2)))
 
 
+@cache
 def _area(text: str) -> float:
     sides = numbers(text)
     return round(sides[0] * sides[1], 6) if len(sides) == 2 else float("inf")

@@ -11,7 +11,7 @@ _LONG: Final = 4
 _SHORTEST_NAME, _SHORTEST_NUMBER = 2, 3
 
 
-def veil(patients: Iterable[tuple[str, str, str]]) -> re.Pattern[str] | None:
+def veil(patients: Iterable[tuple[str, ...]]) -> re.Pattern[str] | None:
     """What to hide of patients (name, number, birth date as a header has them); None where they have nothing."""
     words: set[str] = set()
     dates: set[str] = set()
