@@ -4,12 +4,12 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Final
 
 from lumbar.dicom.mixture import FAIR_SHARE
 from lumbar.dicom.scan import NO_UID, Facts, Head, Scan
-from lumbar.dicom.series import natural
 from lumbar.dicom.veil import hide
 from lumbar.files.read import read_texts, whole_numbers
 from lumbar.geometry import Plane
@@ -39,6 +39,11 @@ class Found:
         """What is read of it."""
         return (*(head.path for head in self.kept), *self.damaged)
 
+    @cached_property
+    def folders(self) -> frozenset[Path]:
+        """Where its files lie."""
+        return frozenset(head.path.parent for head in self.heads)
+
     @property
     def images(self) -> int:
         """How many slices those files hold."""
@@ -51,7 +56,7 @@ class Found:
 
 
 def by_study(found: Scan) -> dict[int, list[Found]]:
-    """The series by study; studies are numbered in the order of their folders."""
+    """The series by study; studies are numbered in the order in which the scan came to them, that of their folders."""
     lots: dict[str, list[Found]] = {}
     for heads in found.series:
         one = _made(heads, found.damaged.get((heads[0].study, heads[0].series), ()))
@@ -60,14 +65,7 @@ def by_study(found: Scan) -> dict[int, list[Found]]:
         _number(lot)
         _without_saturated_twins(lot)
         lot.sort(key=lambda one: (not one.role.plain, one.number))
-    first = {study: min(_place(one.heads, found.root) for one in lot) for study, lot in lots.items()}
-    return {
-        number: lots[study] for number, study in enumerate(sorted(lots, key=lambda study: (first[study], study)), 1)
-    }
-
-
-def _place(heads: Sequence[Head], root: Path) -> list[list[str | int]]:
-    return min([natural(part) for part in head.path.relative_to(root).parts] for head in heads)
+    return dict(enumerate(lots.values(), 1))
 
 
 def _made(heads: tuple[Head, ...], damaged: Iterable[Path]) -> Found:
@@ -205,7 +203,7 @@ def _uid(key: str) -> str:
 
 def _folder(lot: Sequence[Found], root: Path) -> str:
     """The deepest folder that holds all files of some series, below the tree's root."""
-    parents = [head.path.relative_to(root).parent.parts for one in lot for head in one.heads]
+    parents = [folder.relative_to(root).parts for folder in {folder for one in lot for folder in one.folders}]
     shared = []
     for level in zip(*parents, strict=False):
         if len(set(level)) > 1:
