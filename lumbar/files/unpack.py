@@ -48,7 +48,9 @@ def unpacked(path: Path, wanted: Callable[[bytes], bool]) -> Path:
                 for entry in _checked(archive, path, folder, wanted):
                     os.utime(archive.extract(entry, folder), ns=(changed, changed))
         except _DAMAGE as error:
-            raise InputError(f"{path} cannot be unpacked ({str(error)[:100]}); pack it anew, or unpack it") from error
+            raise InputError(
+                f"{path} cannot be unpacked ({str(error)[:100]}); unpack it, and give the folder"
+            ) from error
     return folder
 
 
