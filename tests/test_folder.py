@@ -1,6 +1,7 @@
 """Any tree of DICOM files, or a zip of one, is graded as tables would have it: by `predict` and its --list."""
 
 import io
+import os
 import shutil
 import struct
 import zipfile
@@ -337,6 +338,18 @@ def test_a_list_that_does_not_fit_is_refused_in_one_sentence(what: str, tree: Pa
     listed.to_csv(tmp_path / "series.csv", index=False)
     with pytest.raises(InputError, match=words):
         open_folder(tree, series=tmp_path / "series.csv")
+
+
+def test_odd_texts_and_names_stay_one_line_of_a_table(tree: Path, tables: DataFolder, tmp_path: Path) -> None:
+    files = series_of(tables, tables.study_ids[0], "Sagittal T1")
+    place = tree / os.fsdecode(b"M\xfcller")
+    add_series(files, place, name="a\nb", SeriesDescription="DIXON " * 2000 + "\x1b[31m", SeriesNumber=None)
+    listed = a_list(tree, tmp_path / "out")
+    row = listed[listed["description"].str.startswith("DIXON")].iloc[0]
+    assert row["folder"] == r"M\xfcller/a\nb"
+    assert len(row["description"]) <= 250
+    assert row["series_id"] > 0
+    assert open_folder(tree, series=tmp_path / "out" / "series.csv").study_ids == (1,)
 
 
 def test_a_folder_with_tables_has_no_list(world: Path, tmp_path: Path, run: Callable[..., Any]) -> None:

@@ -181,6 +181,7 @@ def test_a_labelled_folder_gets_submission_pictures_issues_and_score(
     assert "keypoint_low_confidence" in shown
 
 
+@pytest.mark.slow
 def test_a_tree_without_tables_is_graded_as_well(tmp_path: Path, studies: Path, bundle: Path) -> None:
     tree = tmp_path / "tree"
     copy_study(studies / "train_images" / "501", tree, VENDORS["GE"])

@@ -203,7 +203,9 @@ class _Reader:
         study, series, spacing, direction, frames = self._texts(dataset, elements, _COMMON)
         told = self._texts(dataset, elements, _OF_FACTS)
         facts = self._facts.setdefault(told, Facts(*told))
-        images = _whole(frames, 1) if _TAG["Rows"] in elements else 0  # 0: a report or the like, which plays no part
+        images = (
+            max(_whole(frames, 1), 1) if _TAG["Rows"] in elements else 0
+        )  # 0: a report or the like, which plays no part
         if _TAG[_FRAMES] in elements:
             headers = frame_headers(dataset)
             own = {field: _plain(headers[0].get(tag)) for field, tag in _ENHANCED.items()}

@@ -13,12 +13,14 @@ from lumbar.dicom.scan import NO_UID, Facts, Head, Scan
 from lumbar.dicom.veil import hide
 from lumbar.files.read import read_texts, whole_numbers
 from lumbar.geometry import Plane
-from lumbar.issues import InputError, cut, few
+from lumbar.issues import InputError, cut, few, printable
 from lumbar.labels import SERIES_DESCRIPTIONS
 from lumbar.study.roles import Role, role
 
 #: A series is of the plane that at least this share of its images has; a localiser has several.
 _ONE_PLANE: Final = 0.8
+#: Texts of headers and names of folders are cut to this in tables.
+_LONGEST: Final = 250
 #: Where an edited list says so.
 _TOLD: Final = "as the given list says"
 
@@ -133,7 +135,7 @@ def overrule(studies: dict[int, list[Found]], path: Path) -> None:
     for study, number, text, uid in named:
         which = f"{path}: study {study}, series {number}"
         one = known.get((study, number))
-        if one is None or (uid and uid != one.heads[0].series):
+        if one is None or (uid and uid != _uid(one.heads[0].series)):
             raise InputError(f"{which} is not in this folder as the list has it; make a new list with --list")
         part = words.get(" ".join(text.split()).casefold())
         if part is None:
@@ -171,15 +173,15 @@ def series_rows(
             "series_id": one.number,
             "series_description": part or "",
             "plays": plays,
-            "why": hide(why, hidden),
+            "why": _said(why, hidden),
             "images": one.images,
             "orientation": one.plane or "",
-            "echo_time_ms": facts.echo,
-            "repetition_time_ms": facts.repetition,
-            "inversion_time_ms": facts.inversion,
-            "description": hide(facts.description, hidden),
-            "protocol": hide(facts.protocol, hidden),
-            "folder": hide(_folder((one,), root), hidden),
+            "echo_time_ms": _said(facts.echo, None),
+            "repetition_time_ms": _said(facts.repetition, None),
+            "inversion_time_ms": _said(facts.inversion, None),
+            "description": _said(facts.description, hidden),
+            "protocol": _said(facts.protocol, hidden),
+            "folder": _said(_folder((one,), root), hidden),
             "series_instance_uid": _uid(one.heads[0].series),
         }
 
@@ -190,7 +192,7 @@ def study_row(
     """A row of `studies.csv`."""
     return {
         "study_id": study,
-        "folder": hide(_folder(lot, root), hidden),
+        "folder": _said(_folder(lot, root), hidden),
         "study_instance_uid": _uid(lot[0].heads[0].study),
         "graded": "yes" if graded else "no",
     }
@@ -198,7 +200,12 @@ def study_row(
 
 def _uid(key: str) -> str:
     """A UID; empty where a folder's name stands for one that the headers lack."""
-    return "" if key.startswith(NO_UID) else key
+    return "" if key.startswith(NO_UID) else printable(cut(key, _LONGEST))
+
+
+def _said(text: str, hidden: re.Pattern[str] | None) -> str:
+    """A text from a header or a name of a folder, as it may stand in a table."""
+    return printable(cut(hide(text, hidden), _LONGEST))
 
 
 def _folder(lot: Sequence[Found], root: Path) -> str:

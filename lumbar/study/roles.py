@@ -14,6 +14,8 @@ from lumbar.dicom.mixture import T1_ECHO_MS, T2_ECHO_MS
 from lumbar.dicom.scan import Facts, numbers
 from lumbar.geometry import Plane
 
+#: What people call a series is shorter.
+_LONGEST: Final = 250
 #: Repetition times of T1-weighted spin echoes are shorter, of T2-weighted ones longer, ms.
 LONG_REPETITION_MS: Final = 1500.0
 #: Inversion times that null fat, ms.
@@ -153,7 +155,7 @@ _ELSEWHERE: Final = re.compile(
 
 def words(text: str) -> str:
     """A text in capitals without accents and punctuation (but + and *), its words and scripts parted by spaces."""
-    decomposed = unicodedata.normalize("NFD", unicodedata.normalize("NFKC", text))
+    decomposed = unicodedata.normalize("NFD", unicodedata.normalize("NFKC", text[:_LONGEST]))
     plain = unicodedata.normalize("NFC", "".join(char for char in decomposed if not "\u0300" <= char <= "\u036f"))
     spaced = re.sub(r"[^\w*+]|_", " ", plain.upper())
     spaced = re.sub(r"(?<=[^\x00-\x7f])(?=[A-Z0-9])|(?<=[A-Z0-9])(?=[^\x00-\x7f])", " ", spaced)

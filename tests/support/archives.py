@@ -52,7 +52,7 @@ def save(header: Dataset, path: Path) -> None:
 
 def add_series(files: list[Path], out: Path, *, name: str = "", **tags: Any) -> str:
     """Copies of files as a series of its own, with some tags changed (None: taken out); returns its UID."""
-    uid = generate_uid(entropy_srcs=[str(out), name, repr(sorted(tags.items(), key=lambda pair: pair[0]))])
+    uid = generate_uid(entropy_srcs=[ascii(out), name, repr(sorted(tags.items(), key=lambda pair: pair[0]))])
     for number, path in enumerate(files, 1):
         header = dcmread(path)
         header.SeriesInstanceUID, header.SeriesNumber, header.InstanceNumber = (
