@@ -46,7 +46,7 @@ def open_folder(
         return data
     data, listed = _of_tree(root, series, progress)
     if not data.study_ids:
-        reasons = few([f"{count} {why}" for why, count in Counter(listed["why"]).most_common()], 2)
+        reasons = few([f"{count} × {why}" for why, count in Counter(listed["why"]).most_common()], 2)
         raise InputError(
             f"{root}: none of its {len(listed)} series plays a part ({cut(reasons, 150)}); look at them with --list, "
             "and give an edited series.csv as --series"
@@ -118,7 +118,7 @@ def _issues(listed: pd.DataFrame, graded: Sequence[int], unlisted: Sequence[int]
         yield Issue("series_ignored", int(row.study_id), int(row.series_id), f"{what}: {row.why}")
     for number in unlisted:
         reasons = Counter(listed.loc[listed["study_id"] == number, "why"])
-        why = few([f"{count} {reason}" for reason, count in reasons.most_common()], 2)
+        why = few([f"{count} × {reason}" for reason, count in reasons.most_common()], 2)
         yield Issue("study_unlisted", number, None, f"none of its {sum(reasons.values())} series plays a part: {why}")
     if found.passed_over and graded:
         why = "; ".join(f"{count} {reason}" for reason, count in found.passed_over.most_common())
