@@ -167,14 +167,14 @@ def convert(args: argparse.Namespace) -> int:
 
 def predict_folder(args: argparse.Namespace) -> int:
     """Grade a folder of studies: submission.csv, keypoints.csv and run_report.json, with --html a report to look at."""
+    if args.list:  # without torch
+        return list_series(args)
     from lumbar.bundle.bundle import load_bundle
     from lumbar.compute.device import choose_device
     from lumbar.prediction import job, outputs, run_report
     from lumbar.report.dicom_sr import write as dicom_sr
     from lumbar.study.folder import open_folder
 
-    if args.list:
-        return list_series(args)
     if args.dicom_sr:
         dicom_sr.check_available()
     data, weights = open_folder(args.data, args.split, series=args.series), load_bundle(args.weights)

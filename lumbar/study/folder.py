@@ -107,8 +107,8 @@ def _of_tree(root: Path, series: Path | None, progress: bool | None) -> tuple[Da
     files = {(number, one.number): one.files for number, lot in studies.items() for one in lot}
     tree = Tree(files, pd.DataFrame(rows), veils, "headers" if series is None else "an edited list")
     issues = tuple(_issues(listed, graded, unlisted, found))
-    table = parts.reset_index(drop=True)
-    return DataFolder(place, "test", graded, table, issues=issues, unlisted=unlisted, tree=tree), listed
+    data = DataFolder(place, "test", graded, parts.reset_index(drop=True), issues=issues, unlisted=unlisted, tree=tree)
+    return data, listed.sort_values(["study_id", "series_id"], ignore_index=True)
 
 
 def _issues(listed: pd.DataFrame, graded: Sequence[int], unlisted: Sequence[int], found: Scan) -> Iterator[Issue]:
