@@ -14,6 +14,7 @@ decisions.
 
 import argparse
 import importlib
+import json
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -245,6 +246,15 @@ def pack_for_kaggle(args: argparse.Namespace) -> int:
     return 0
 
 
+def info(args: argparse.Namespace) -> int:
+    """What this version knows: commands, networks, blends, engines, words of a recipe, codes of Issues."""
+    from lumbar.report.info import as_text
+    from lumbar.report.info import info as everything
+
+    terminal.show(json.dumps(everything(), indent=2, ensure_ascii=False) if args.json else as_text(everything()))
+    return 0
+
+
 def show_batches(args: argparse.Namespace) -> int:
     """Draw what the networks really get in training: stage 1 with targets, stage 2 with labels."""
     from lumbar.training.outcome.show import show_batches as draw
@@ -267,6 +277,7 @@ _COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
     "score": score_table,
     "kaggle": pack_for_kaggle,
     "show-batches": show_batches,
+    "info": info,
 }
 
 

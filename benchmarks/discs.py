@@ -19,7 +19,7 @@ from lumbar.keypoints.detect import detect
 from lumbar.labels import LEVELS, SeriesType
 from lumbar.recipe.member import DetectorSpec
 from lumbar.spider.write import FIRST_ID, write_spider
-from lumbar.study.images import standardise
+from lumbar.study.standardise import standardise
 from lumbar.study.study import Study, open_data, read_study
 
 SIDE_PX, MARGIN = 80, 1.3  # of a region; the margin keeps borders out of sight when regions are turned

@@ -27,7 +27,10 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+import lumbar.grading.grade
+import lumbar.keypoints.detect
 import lumbar.prediction.predictor
+import lumbar.study.study
 from lumbar.bundle.bundle import load_bundle
 from lumbar.compute import device as devices
 from lumbar.compute.compiled import Part
@@ -67,12 +70,14 @@ def by_place(
 ) -> tuple[float, dict[str, float]]:
     """Seconds a study, and of them by place; by this process alone."""
     spent: dict[str, float] = defaultdict(float)
-    places = {"detect": "stage 1", "cut_all_regions": "regions", "grade": "stage 2"}
+    places = [
+        (lumbar.study.study, "read_study", "reading"),
+        (lumbar.keypoints.detect, "detect", "stage 1"),
+        (lumbar.prediction.predictor, "cut_all_regions", "regions"),
+        (lumbar.grading.grade, "grade", "stage 2"),
+    ]
     with ExitStack() as stack:
-        for module, name, place in [
-            (schedule, "read_study", "reading"),
-            *((lumbar.prediction.predictor, *of) for of in places.items()),
-        ]:
+        for module, name, place in places:
             call = getattr(module, name)
             stack.callback(setattr, module, name, call)
             setattr(module, name, timed(spent, place, call))

@@ -228,6 +228,7 @@ ARGUMENTS: Final[dict[str, list[Argument]]] = {
         _path("--run", "run whose keypoints are what graders see (else labelled ones)", required=False),
         _SET,
     ],
+    "info": [_JSON],
 }
 #: Options that name a folder to write into, where that is not --out alone; it is tried before anything is computed.
 WRITES: Final = {"evaluate": ("run",), "card": ("weights",), "score": ("plots",)}

@@ -25,6 +25,8 @@ DISPLAY: Final[dict[Plane, tuple[tuple[int, int], tuple[int, int]]]] = {
     "coronal": ((0, +1), (2, -1)),  # columns to the patient's left, rows to the feet
     "axial": ((0, +1), (1, +1)),  # columns to the patient's left, rows to the back
 }
+#: Sides by the sign of patient x in DICOM's LPS: the one place that says where left is.
+LEFTWARDS: Final[dict[Literal["left", "right"], int]] = {"left": +1, "right": -1}
 #: Below this part of a slice step two window positions count as equally near.
 _TIE: Final = 1e-6
 

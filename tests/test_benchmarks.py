@@ -39,6 +39,7 @@ def test_a_bundle_is_judged_on_labelled_studies(
     assert f"{figures['scores']['blend']['total']:.4f}" in said
 
 
+@pytest.mark.slow
 def test_training_throughput_is_measured_member_by_member(
     world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -75,6 +76,7 @@ def test_a_tree_is_scanned_beside_a_plain_loop(
     assert figures["times_the_loop"] > 0
 
 
+@pytest.mark.slow
 def test_the_naive_way_gives_the_same_probabilities(
     world: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -86,6 +88,7 @@ def test_the_naive_way_gives_the_same_probabilities(
     assert figures["fused"]["probabilities_moved"] < 1e-4
 
 
+@pytest.mark.slow
 def test_slices_missing_on_one_side_are_weighed_against_the_complete_study(
     world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -23,8 +23,8 @@ from lumbar.metric import UNLABELLED, Score, score_arrays
 from lumbar.prediction import schedule
 from lumbar.study.study import open_data
 from lumbar.submission import rounded, to_rows
+from tests.support.notebook import run_cells
 from tests.support.worlds import small_phantoms, tiny_bundle, tiny_weights
-from tests.test_notebook import execute
 
 #: As `train.csv` writes them, in the order of `SEVERITIES`.
 WRITTEN = ("Normal/Mild", "Moderate", "Severe")
@@ -97,6 +97,7 @@ def test_one_method_as_json_has_its_score_terms_error_and_difference(files, caps
     assert told["scored_rows"] + told["rows_without_prediction"] == pytest.approx(60 * 25 * 0.9, rel=0.03)
 
 
+@pytest.mark.slow
 def test_all_methods_are_scored_and_told_as_a_table(tmp_path, capsys):
     labels, tables = write_world(tmp_path, *world(24, seed=2))
     arguments = ["blend", "--labels", labels, "--tables", *tables[:2], "--folds", 3, "--method", "all"]
@@ -158,13 +159,28 @@ def leaks(method: str, members: np.ndarray, codes: np.ndarray, folds: np.ndarray
     return not np.array_equal(honest[folds == 1], nested.nested(method, members, planted, folds)[folds == 1])
 
 
-@pytest.mark.parametrize("method", METHOD_NAMES)
+#: Libraries that build trees take seconds; one of the two by default.
+ALL = [pytest.param(name, marks=pytest.mark.slow if name in ("xgboost", "stack") else ()) for name in METHOD_NAMES]
+
+
+@pytest.mark.parametrize("method", ALL)
 def test_no_method_looks_at_a_label_of_the_fold_that_it_is_scored_on(method, folds):
     members, codes = world(24, seed=4)
     assert not leaks(method, members, codes, folds[:24])
 
 
-@pytest.mark.parametrize("method", ["slsqp", "temperature", "scaling", "neighbours", "mlp", "lightgbm", "xgboost"])
+@pytest.mark.parametrize(
+    "method",
+    [
+        "slsqp",
+        "temperature",
+        "scaling",
+        "neighbours",
+        "mlp",
+        "lightgbm",
+        pytest.param("xgboost", marks=pytest.mark.slow),
+    ],
+)
 def test_a_planted_leak_is_caught(method, folds, monkeypatch):
     members, codes = world(24, seed=4)
     monkeypatch.setattr(nested, "training_studies", lambda folds, fold: np.ones(len(folds), dtype=bool))
@@ -218,6 +234,9 @@ def test_the_nested_score_is_the_official_one_of_all_folds_together(files):
     assert row["difference_to_mean"] == 0
 
 
+FITTED_TOO = ("median", "slsqp_logits", "xgboost", "stack")
+
+
 @pytest.fixture(scope="module")
 def phantoms(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return small_phantoms(tmp_path_factory.mktemp("phantoms") / "data", variations={1: {"without_t1": True}})
@@ -262,7 +281,10 @@ def check_rows(submission: Path, table: pd.DataFrame, plain_mean: np.ndarray) ->
     assert not np.allclose(rows.loc[same].to_numpy().reshape(5, 5, 3), plain_mean, atol=1e-3)
 
 
-@pytest.mark.parametrize("method", ["median", "slsqp_logits", "scaling", "lightgbm", "xgboost", "stack"])
+@pytest.mark.parametrize(
+    "method",
+    ["scaling", "lightgbm", *(pytest.param(name, marks=pytest.mark.slow) for name in FITTED_TOO)],
+)
 def test_a_bundle_with_a_fitted_blend_gives_what_blend_gives_on_its_members_tables(
     method: str, phantoms: Path, plain: Bundle, tmp_path: Path
 ) -> None:
@@ -274,10 +296,10 @@ def test_a_bundle_with_a_fitted_blend_gives_what_blend_gives_on_its_members_tabl
     assert load_bundle(folder).manifest.blend.method == method
 
 
+@pytest.mark.slow
 def test_the_notebook_gives_it_too(phantoms: Path, plain: Bundle, tmp_path: Path) -> None:
     folder, table, plain_mean = blended_bundle("stack", phantoms, plain, tmp_path)
-    done = execute(tmp_path, phantoms, folder)
-    assert done.returncode == 0, done.stderr[-2000:]
+    assert run_cells(tmp_path, phantoms, folder).error is None
     check_rows(tmp_path / "submission.csv", table, plain_mean)
 
 

@@ -25,6 +25,8 @@ from lumbar.study.study import DataFolder, open_data
 from tests.support.worlds import small_phantoms
 from tests.test_engine import CPU, SPECS, inputs, lived_in, two_folds
 
+#: Every kind of network in the long run; a detector and a grader by default.
+MOST = [pytest.param(name, marks=() if name in ("deeplab", "resnet") else pytest.mark.slow) for name in SPECS]
 OPENVINO = importlib.util.find_spec("openvino") is not None
 
 
@@ -43,7 +45,7 @@ def in_openvino(network: nn.Module, example: torch.Tensor) -> CompiledRunner:
 
 
 @pytest.mark.skipif(not OPENVINO, reason="openvino is not installed")
-@pytest.mark.parametrize("name", SPECS)
+@pytest.mark.parametrize("name", MOST)
 def test_openvino_gives_the_same_answer_and_takes_another_folds_weights(name: str) -> None:
     spec = SPECS[name]
     first, second = lived_in(build_network(spec), 2), lived_in(build_network(spec), 3)
@@ -63,7 +65,7 @@ def test_openvino_gives_the_same_answer_and_takes_another_folds_weights(name: st
 
 
 @pytest.mark.skipif(not OPENVINO, reason="openvino is not installed")
-@pytest.mark.parametrize("name", SPECS)
+@pytest.mark.parametrize("name", MOST)
 def test_no_answer_of_openvino_depends_on_the_rest_of_its_batch(name: str) -> None:
     spec = SPECS[name]
     network = lived_in(build_network(spec), 2)
@@ -160,6 +162,7 @@ def test_a_signal_finds_its_stack_when_networks_came_and_went() -> None:
     assert (after.start, after.size) == (before.start, before.size)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not OPENVINO, reason="openvino is not installed")
 def test_large_networks_stay_compiled_for_their_turn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A turn is all detectors', since every study asks them all, or one grader's."""
@@ -187,6 +190,7 @@ def test_large_networks_stay_compiled_for_their_turn(tmp_path: Path, monkeypatch
     assert compiled_now("canal_fold1") == {"canal_fold1"}
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not OPENVINO, reason="openvino is not installed")
 def test_openvino_grades_as_pytorch_does(tmp_path: Path, data: DataFolder, monkeypatch: pytest.MonkeyPatch) -> None:
     """With a network for each fold and with weights swapped, in processes and in threads."""
@@ -196,8 +200,7 @@ def test_openvino_grades_as_pytorch_does(tmp_path: Path, data: DataFolder, monke
     monkeypatch.setattr("torch.get_num_threads", lambda: 2)
     compiled.started.clear()
     for room in (2**30, 0):
-        monkeypatch.setattr("lumbar.prediction.networks.CPU_ROOM", room)
-        predictor = Predictor(folds, engine="openvino")
+        predictor = Predictor(folds, engine="openvino", room=room)
         assert predictor.networks.swaps == (not room)
         found = list(schedule.grade_all(predictor, data, list(data.study_ids)))
         assert compiled.started.is_set() == (not room)  # children compute where each fold has a network of its own

@@ -265,13 +265,14 @@ RESNETS = [f"{task}_resnet18" for task in ("spinal", "foraminal", "subarticular"
 BACKBONES = ("resnet18", "swin_tiny", "convnext_nano")
 TABLES = {"split_resnet18": RESNETS[:3], "global_resnet18": RESNETS[3:]}
 EVERY = [name.replace("resnet18", backbone) for backbone in BACKBONES for name in RESNETS]
-slow = pytest.mark.skipif("LUMBAR_SLOW" not in os.environ, reason="converts 1.8 GB; set LUMBAR_SLOW=1 to run it")
+large = pytest.mark.skipif("LUMBAR_SLOW" not in os.environ, reason="converts 1.8 GB; set LUMBAR_SLOW=1 to run it")
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not (SHARED / "parity").is_dir(), reason="needs the recorded results in ../shared/parity")
 @pytest.mark.skipif(not (SHARED / "real" / "cc0_study").is_dir(), reason="needs the real study in ../shared/real")
 @pytest.mark.parametrize(
-    "tables", [TABLES, pytest.param(TABLES | {"ensemble_6": EVERY}, marks=slow)], ids=["resnet18", "all"]
+    "tables", [TABLES, pytest.param(TABLES | {"ensemble_6": EVERY}, marks=large)], ids=["resnet18", "all"]
 )
 def test_converted_checkpoints_predict_the_original_tables(tmp_path, monkeypatch, tables):
     import test_parity as parity
@@ -283,7 +284,7 @@ def test_converted_checkpoints_predict_the_original_tables(tmp_path, monkeypatch
         save(tmp_path / "in" / f"{name}_fold0.pt", state)
     convert_checkpoints(tmp_path / "in", tmp_path / "out")
     bundle = load_bundle(tmp_path / "out")
-    monkeypatch.setattr("lumbar.prediction.predictor.detect", lambda *_: (list(parity.points().values()), []))
+    monkeypatch.setattr("lumbar.keypoints.detect.detect", lambda *_: (list(parity.points().values()), []))
     result = Predictor(bundle)(parity.study())
     order = [member.name.removesuffix("_fold0") for member in bundle.manifest.members if member.spec.stage == "grading"]
     assert sorted(order) == sorted(graders)

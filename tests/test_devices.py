@@ -93,12 +93,12 @@ def test_too_little_memory_changes_no_byte_of_the_submission(
     "error",
     [
         torch.AcceleratorError("CUDA error: an illegal memory access was encountered"),
-        torch.OutOfMemoryError("CUDA out of memory"),
-        RuntimeError("cuDNN error: CUDNN_STATUS_EXECUTION_FAILED"),
+        pytest.param(torch.OutOfMemoryError("CUDA out of memory"), marks=pytest.mark.slow),
+        pytest.param(RuntimeError("cuDNN error: CUDNN_STATUS_EXECUTION_FAILED"), marks=pytest.mark.slow),
         RuntimeError("GET was unable to find an engine to execute this computation"),
     ],
 )
-@pytest.mark.parametrize("where", ["loading", "first study", "second study"])
+@pytest.mark.parametrize("where", ["loading", pytest.param("first study", marks=pytest.mark.slow), "second study"])
 def test_a_device_that_breaks_leaves_the_rest_to_the_cpu(
     error: RuntimeError,
     where: str,
@@ -125,10 +125,10 @@ def test_a_device_that_breaks_leaves_the_rest_to_the_cpu(
     def on_cpu(*arguments: Any) -> Any:
         return grade(*arguments[:3], torch.device("cpu"), None)
 
-    grade = lumbar.prediction.predictor.grade
+    grade = lumbar.grading.grade.grade
     monkeypatch.setattr(Bundle, "network", load)
-    monkeypatch.setattr("lumbar.prediction.predictor.detect", look)
-    monkeypatch.setattr("lumbar.prediction.predictor.grade", on_cpu)
+    monkeypatch.setattr("lumbar.keypoints.detect.detect", look)
+    monkeypatch.setattr("lumbar.grading.grade.grade", on_cpu)
     found = list(schedule.predict(data, bundle, device="cuda"))
     for one, other in zip(results, found, strict=True):
         np.testing.assert_array_equal(one.probabilities, other.probabilities)
@@ -155,15 +155,13 @@ def test_what_is_left_begins_anew_where_a_device_was_given_up(
             lanes.append(count)
             super().__init__(count)
 
-    grade = lumbar.prediction.predictor.grade
+    grade = lumbar.grading.grade.grade
     wanted = list(dict.fromkeys(data.study_ids))
     monkeypatch.setattr("torch.get_num_threads", lambda: 3)
     monkeypatch.setattr(Bundle, "network", lambda self, name, device: network(self, name))
-    monkeypatch.setattr("lumbar.prediction.predictor.detect", look)
-    monkeypatch.setattr(
-        "lumbar.prediction.predictor.grade", lambda *given: grade(*given[:3], torch.device("cpu"), None)
-    )
-    monkeypatch.setattr(schedule, "Lanes", Counted)
+    monkeypatch.setattr("lumbar.keypoints.detect.detect", look)
+    monkeypatch.setattr("lumbar.grading.grade.grade", lambda *given: grade(*given[:3], torch.device("cpu"), None))
+    monkeypatch.setattr("lumbar.compute.thread_pool.Lanes", Counted)
     monkeypatch.setattr(Budget, "restart", lambda self: restarts.append(self))
     budget = Budget(3600.0, time.monotonic())
     found = list(schedule.predict(data, bundle, device="cuda", budget=budget))

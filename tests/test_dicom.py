@@ -17,7 +17,7 @@ from pydicom.uid import (
 
 from lumbar.geometry import normal
 from lumbar.recipe.member import Preprocessing
-from lumbar.study import images
+from lumbar.study import standardise
 from tests.support.tiny_dicom import (
     AXIAL,
     CORONAL,
@@ -202,18 +202,18 @@ def test_rescale_and_monochrome1_give_the_values_of_the_plain_image(tmp_path: Pa
     assert plain is not None
     assert rescaled is not None
     sound, stored = Preprocessing(orientation="stored"), Preprocessing(orientation="stored", values="stored")
-    values, affine = images.slice_values(rescaled.slices[0], sound)
+    values, affine = standardise.slice_values(rescaled.slices[0], sound)
     assert values.dtype == np.float32
     assert np.array_equal(values, 2 * pixels.astype(float) - 10)
     assert np.array_equal(affine, rescaled.slices[0].affine)
-    assert np.array_equal(images.slice_values(rescaled.slices[0], stored)[0], 4095 - pixels)
-    assert np.array_equal(images.slice_values(plain.slices[0], sound)[0], pixels)
+    assert np.array_equal(standardise.slice_values(rescaled.slices[0], stored)[0], 4095 - pixels)
+    assert np.array_equal(standardise.slice_values(plain.slices[0], sound)[0], pixels)
 
 
 def test_canonical_values_come_with_their_affine(tmp_path: Path) -> None:
     series, _ = read_one(tmp_path, image(2), iop=(0, -1, 0, 0, 0, 1))
     assert series is not None
-    values, affine = images.slice_values(series.slices[0], Preprocessing())
+    values, affine = standardise.slice_values(series.slices[0], Preprocessing())
     assert np.array_equal(values, image(2)[::-1, ::-1])
     assert affine[1, 0] > 0
     assert affine[2, 1] < 0

@@ -12,7 +12,7 @@ from pydicom.uid import JPEG2000Lossless, RLELossless
 
 from lumbar.dicom.series import Slice, read_series
 from lumbar.recipe.member import Preprocessing
-from lumbar.study import images
+from lumbar.study import standardise
 from tests.support.tiny_dicom import ORIGIN, image, read_one, smooth, write_slice
 
 #: Spots that an overlay plane would mark, one in twenty pixels.
@@ -84,17 +84,17 @@ def test_monochrome1_is_turned_within_the_range_that_the_samples_use(tmp_path: P
     assert series is not None
     assert [issue.code for issue in issues] == ["values_repaired"]
     for item in series.slices:
-        assert np.array_equal(images.slice_values(item, Preprocessing(orientation="stored"))[0], pixels)
+        assert np.array_equal(standardise.slice_values(item, Preprocessing(orientation="stored"))[0], pixels)
 
 
 def test_monochrome1_of_32_bits_is_not_lost_in_rounding(tmp_path: Path) -> None:
     pixels = smooth(4000)
     tags = {"PhotometricInterpretation": "MONOCHROME1"}
     item, _ = read_pixels(tmp_path, (2**32 - 1 - pixels).astype("uint32"), **tags)
-    values = images.slice_values(item, Preprocessing(orientation="stored"))[0]
+    values = standardise.slice_values(item, Preprocessing(orientation="stored"))[0]
     assert np.corrcoef(values.ravel(), pixels.ravel())[0, 1] > 0.99
     item, _ = read_pixels(tmp_path, (4000 - pixels).astype("uint32"), **tags)
-    assert np.ptp(images.slice_values(item, Preprocessing(orientation="stored"))[0] - pixels) == 0
+    assert np.ptp(standardise.slice_values(item, Preprocessing(orientation="stored"))[0] - pixels) == 0
 
 
 @pytest.mark.parametrize("signed", [False, True])

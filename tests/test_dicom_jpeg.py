@@ -22,7 +22,7 @@ from pydicom.uid import (
     JPEGLSNearLossless,
 )
 
-from lumbar.dicom import frames
+from lumbar.dicom import compressed
 from lumbar.dicom.jpeg import is_whole
 from lumbar.dicom.series import read_series
 from tests.support.tiny_dicom import (
@@ -127,7 +127,7 @@ def test_pydicoms_own_jpeg_ls_file_is_the_image_of_the_others(tmp_path: Path) ->
 def test_a_codestream_that_claims_something_else_is_refused_before_it_is_decoded(
     tmp_path: Path, syntax: UID, harm: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(frames, "_decode_jpeg", lambda *_: pytest.fail("was decoded"))
+    monkeypatch.setattr(compressed, "_decode_jpeg", lambda *_: pytest.fail("was decoded"))
     stream = bytearray(encoded(image(1), syntax, 16))
     marker = b"\xff\xc3" if syntax in SYNTAXES[:2] else b"\xff\xf7"
     at = stream.index(marker)
@@ -199,7 +199,7 @@ def test_every_predictor_takes_the_bits_that_the_image_holds(predictor: int) -> 
 def test_without_its_decoder_the_sentence_names_it_and_the_remedy(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(frames, "find_spec", lambda name: None)
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     for number in range(9):
         syntax = SYNTAXES[1]
         write_slice(tmp_path / f"{number}.dcm", image(1), [number, 0, 0], syntax=syntax, codestream=b"\xff\xd8")
@@ -217,6 +217,7 @@ def test_what_no_decoder_is_known_for_says_so(tmp_path: Path) -> None:
     assert "convert it" in issues[0].detail
 
 
+@pytest.mark.slow
 @needs_decoder
 def test_mutated_codestreams_neither_abort_nor_hang(tmp_path: Path) -> None:
     """In a process of its own, with glibc's checks of the heap where it has them; the large run is `fuzz_jpeg.py`."""

@@ -93,7 +93,9 @@ def named(code: Any) -> tuple[str, str]:
     return code.value, code.scheme_designator
 
 
-@pytest.mark.parametrize("change", ["verified", "noted", "renamed", "cut short"])
+@pytest.mark.parametrize(
+    "change", ["verified", *(pytest.param(one, marks=pytest.mark.slow) for one in ("noted", "renamed", "cut short"))]
+)
 def test_a_report_replaces_a_report_and_none_that_somebody_changed(phantom: Path, tmp_path: Path, change: str) -> None:
     data = open_data(phantom)
     path = write(made_up(data), data, tmp_path)

@@ -13,8 +13,8 @@ from pydicom.uid import ImplicitVRLittleEndian
 from lumbar.dicom.series import Series, read_series
 from lumbar.issues import Issue
 from lumbar.recipe.member import Preprocessing
-from lumbar.report.html.images import to_grey, window
-from lumbar.study import images
+from lumbar.report.html.images import display_range, to_grey
+from lumbar.study import standardise
 from tests.support.tiny_dicom import image, merge_into_enhanced, read_one, smooth, write_slice
 
 SOUND = Preprocessing(orientation="stored")
@@ -26,7 +26,7 @@ CORNERS[:12, :9] = CORNERS[-7:, -20:] = True
 def values_of(series: Series | None, options: Preprocessing = SOUND) -> NDArray[np.float32]:
     """Values (N, H, W) of all slices of a series."""
     assert series is not None
-    return np.stack([images.slice_values(item, options)[0] for item in series.slices])
+    return np.stack([standardise.slice_values(item, options)[0] for item in series.slices])
 
 
 def read_padded(
@@ -150,8 +150,9 @@ def test_no_slope_and_no_intercept_swallows_the_image(tmp_path: Path, slope: str
     expected = np.stack([item.pixels for item in series.slices]) * float(slope)
     found = values_of(series)
     np.testing.assert_allclose(found - found.mean(), expected - expected.mean(), atol=abs(float(slope)) / 8)
-    np.testing.assert_allclose(images.standardise(found), images.standardise(expected.astype(np.float32)), atol=1e-3)
-    low, high = window(series)
+    as_seen, as_meant = standardise.standardise(found), standardise.standardise(expected.astype(np.float32))
+    np.testing.assert_allclose(as_seen, as_meant, atol=1e-3)
+    low, high = display_range(series)
     grey = to_grey(found, low, high)
     assert (grey.min(), grey.max()) == (0, 255)
 
@@ -173,7 +174,7 @@ def test_slopes_that_differ_from_slice_to_slice_count_for_each(tmp_path: Path, e
     assert issues == []
     assert series is not None
     for item in series.slices:
-        found = images.slice_values(item, SOUND)[0]
+        found = standardise.slice_values(item, SOUND)[0]
         np.testing.assert_allclose(found - 10 * item.instance, smooth(1000), atol=2.1)
 
 

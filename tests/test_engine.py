@@ -142,12 +142,11 @@ def test_folds_swapped_through_one_network_answer_as_with_one_each(
 ) -> None:
     monkeypatch.setattr("torch.get_num_threads", lambda: 1)  # so that as many cores share a layer here and there
     roomy = list(schedule.predict(data, folds))
-    monkeypatch.setattr("lumbar.prediction.networks.CPU_ROOM", 0)
     monkeypatch.setattr("lumbar.prediction.predictor.TOGETHER", 2)
-    predictor = Predictor(folds)
+    predictor = Predictor(folds, room=0)
     assert predictor.networks.swaps
     assert predictor.together == 2
-    for one, other in zip(roomy, schedule.predict(data, folds), strict=True):
+    for one, other in zip(roomy, schedule.grade_all(predictor, data, list(data.study_ids)), strict=True):
         np.testing.assert_array_equal(one.members, other.members)
         assert one.keypoints == other.keypoints
         assert np.nanmax(np.abs(one.members[:4] - one.members[4:])) > 1e-4  # the folds do differ

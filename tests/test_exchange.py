@@ -218,6 +218,7 @@ def test_a_kill_between_two_renames_loses_nothing(tmp_path: Path, in_place: bool
             assert all(path == f"place/{name}" or ".replaced-" in path for path in where)
 
 
+@pytest.mark.slow
 def test_a_mount_point_is_exchanged_in_place(tmp_path: Path) -> None:
     """A bind mount of the same disk: nothing but trying tells it from any other folder."""
     script = f"""

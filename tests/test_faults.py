@@ -53,6 +53,7 @@ def predict(data: DataFolder, bundle: Bundle, out: Path) -> int:
 # -- kill and disk ----------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 def test_a_killed_run_leaves_nothing_half_written_and_a_rerun_gives_the_same_bytes(
     tmp_path: Path, data: DataFolder, bundle: Bundle
@@ -152,6 +153,7 @@ def test_a_folder_of_somebody_else_is_one_sentence() -> None:
         assert not list(root.iterdir())
 
 
+@pytest.mark.slow
 def test_a_killed_worker_is_one_sentence_and_a_rerun_gives_the_same_bytes(tmp_path: Path) -> None:
     options: dict[str, Any] = {"matrices": (64,), "sagittal_slices": (5, 5), "stack_slices": (2, 2)}
 
@@ -171,6 +173,7 @@ def test_a_killed_worker_is_one_sentence_and_a_rerun_gives_the_same_bytes(tmp_pa
 # -- many studies -----------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_many_studies_leave_no_handle_open_and_no_memory_taken(data: DataFolder, bundle: Bundle) -> None:
     """The full measurement is `benchmarks/soak.py`."""
     if not Path("/proc/self/fd").is_dir():

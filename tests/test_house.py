@@ -70,7 +70,8 @@ MODULES = {named(path) for path in files()}
 def imports_of(path: Path) -> Iterator[str]:
     """Dotted names of everything a file imports, inside of functions and for type checkers too.
 
-    Of this package the module that an import means: `from lumbar.dicom import file` is `lumbar.dicom.file`.
+    Of this package the module that an import means: `from lumbar.dicom import file` is `lumbar.dicom.file`. A
+    module's name as text counts too, since registries import by it.
     """
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
@@ -80,6 +81,8 @@ def imports_of(path: Path) -> Iterator[str]:
             for alias in node.names:
                 whole = f"{node.module}.{alias.name}"
                 yield whole if whole in MODULES else f"{node.module}"
+        elif isinstance(node, ast.Constant) and node.value in MODULES:
+            yield str(node.value)
 
 
 ARROWS = {named(path): set(imports_of(path)) & MODULES for path in files()}
@@ -148,3 +151,52 @@ def test_files_stay_short_enough_to_read_and_faces_stay_empty() -> None:
             if not all(isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) for node in body):
                 wrong.append(f"{path.relative_to(ROOT)} holds more than a docstring")
     assert not wrong, "\n".join(wrong)
+
+
+#: What tests replace although it is nobody's business but its own file's, and why nothing public would do.
+PATCHED = {
+    "lumbar.bundle.convert.convert._read_in_child": "a child a file would take most of the tests' time",
+    "lumbar.compute.device._try_kernel": "no GPU is there to fail",
+    "lumbar.compute.process_pool.POSSIBLE": "systems without fork",
+    "lumbar.dicom.compressed._decode_jpeg": "must not be reached by files that lie",
+    "lumbar.ensemble.nested.ENOUGH_STUDIES": "two hundred studies take minutes",
+    "lumbar.files.exchange._building_site": "mount points need root",
+    "lumbar.prediction.networks.LARGE": "small networks compile in seconds",
+    "lumbar.prediction.predictor.TOGETHER": "a group of two shows what one of sixteen would",
+    "lumbar.prediction.schedule.MANY": "few studies show what many would",
+}
+
+
+def patched(path: Path) -> Iterator[str]:
+    """Dotted names in the package that a test file replaces: private ones, constants, and names imported there."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    known: dict[str, str] = {}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom):
+            for alias in node.names:
+                known[alias.asname or alias.name] = f"{node.module}.{alias.name}"
+    for node in ast.walk(tree):
+        if not (isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute)) or len(node.args) < 2:
+            continue
+        if node.func.attr not in ("setattr", "object"):
+            continue
+        target, name = node.args[0], getattr(node.args[1], "value", None)
+        if isinstance(target, ast.Constant):
+            yield str(target.value)
+        elif isinstance(target, ast.Name) and isinstance(name, str) and known.get(target.id) in MODULES:
+            yield f"{known[target.id]}.{name}"
+
+
+def test_tests_replace_public_functions_where_they_are_defined() -> None:
+    wrong = []
+    for path in sorted((ROOT / "tests").rglob("*.py")):
+        for dotted in patched(path):
+            module, _, name = dotted.rpartition(".")
+            if module not in MODULES or dotted in PATCHED:
+                continue
+            tree = ast.parse((ROOT / Path(*module.split(".")).with_suffix(".py")).read_text(encoding="utf-8"))
+            defined = {node.name for node in tree.body if isinstance(node, ast.FunctionDef | ast.ClassDef)}
+            if name.startswith("_") or name not in defined:
+                wrong.append(f"{path.name} replaces {dotted}")
+    assert not wrong, "\n".join(wrong)
+    assert len(PATCHED) <= 10

@@ -22,7 +22,7 @@ from lumbar.bundle.bundle import Bundle
 from lumbar.bundle.save import Weights, save_bundle
 from lumbar.compute.device import Device
 from lumbar.issues import InputError
-from lumbar.prediction import job, reading, schedule
+from lumbar.prediction import job, schedule
 from lumbar.prediction.budget import RESERVE, Budget, choose_dropped, enough, ranked_graders
 from lumbar.prediction.finished import FINISHED
 from lumbar.prediction.reading import ReadAhead
@@ -97,7 +97,7 @@ def test_a_part_of_nothing_is_bad_usage(shard: str, tmp_path: Path, capsys: pyte
 def test_finished_studies_are_not_computed_again_after_a_kill(
     folder: Path, data: DataFolder, bundle: Bundle, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    detect, looked = lumbar.prediction.predictor.detect, []
+    detect, looked = lumbar.keypoints.detect.detect, []
 
     def killed(study: Any, *arguments: Any) -> Any:
         if len(looked) >= 3:
@@ -105,7 +105,7 @@ def test_finished_studies_are_not_computed_again_after_a_kill(
         looked.append(study.study_id)
         return detect(study, *arguments)
 
-    monkeypatch.setattr("lumbar.prediction.predictor.detect", killed)
+    monkeypatch.setattr("lumbar.keypoints.detect.detect", killed)
     monkeypatch.setattr("torch.get_num_threads", lambda: 2)  # two studies at a time
     assert predict(folder, bundle, tmp_path) == 130
     assert not (tmp_path / "submission.csv").exists()
@@ -172,7 +172,7 @@ def _equal(found: StudyResult | None, expected: StudyResult) -> None:
         assert getattr(found, name) == getattr(expected, name), name
 
 
-@pytest.mark.parametrize("how", ["command", "notebook"])
+@pytest.mark.parametrize("how", [pytest.param("command", marks=pytest.mark.slow), "notebook"])
 def test_two_processes_share_the_studies_and_leave_the_same_rows(
     how: str, folder: Path, bundle: Bundle, tmp_path: Path
 ) -> None:
@@ -198,6 +198,7 @@ write_outputs(predict_all(data, bundle, {str(tmp_path / "both")!r}), data, bundl
     assert json.loads((tmp_path / "both" / "run_report.json").read_text())["data"]["studies"] == 5
 
 
+@pytest.mark.slow
 def test_where_a_process_of_the_notebook_is_killed_the_rest_is_done_without_it(
     folder: Path, bundle: Bundle, tmp_path: Path
 ) -> None:
@@ -233,7 +234,12 @@ def test_the_clock_of_a_budget_goes_on_where_this_process_does_the_rest(
 ) -> None:
     begun = []
     monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
-    monkeypatch.setattr(job, "_launch", lambda gpus, given, say: begun.append(given.started) is not None)
+
+    def fails(function: object, arguments: tuple[job.Job], num_processes: int) -> None:
+        begun.append(arguments[0].started)
+        raise RuntimeError
+
+    monkeypatch.setattr("accelerate.notebook_launcher", fails)
     monkeypatch.setattr(schedule, "predict", lambda *_, budget, **__: begun.append(budget.deadline) or [])
     before = time.monotonic()
     with pytest.raises(InputError, match="5 studies are not finished"):
@@ -249,7 +255,8 @@ def test_a_kernel_that_has_used_a_gpu_works_alone(
     said: list[str] = []
     monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
     monkeypatch.setattr("torch.cuda.is_initialized", lambda: True)
-    monkeypatch.setattr(job, "_launch", lambda *_: pytest.fail("children cannot use it any more"))
+    refused = "children cannot use it any more"
+    monkeypatch.setattr("accelerate.notebook_launcher", lambda *_, **__: pytest.fail(refused))
     monkeypatch.setattr(schedule, "predict", lambda *_, **__: said.append("worked") or [])
     with pytest.raises(InputError, match="5 studies are not finished"):
         job.predict_all(data, bundle, tmp_path, say=said.append)
@@ -284,14 +291,13 @@ def test_a_process_settles_on_its_own_gpu_alone(
 
 
 def test_big_studies_come_one_by_one_and_few_are_read_ahead(data: DataFolder, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(reading, "MAX_WAITING_BYTES", 1)
     study, started = read_study(data, data.study_ids[0]), []
 
     def read(study_id: int) -> Study:
         started.append(study_id)
         return study
 
-    with ReadAhead(read, range(12), ahead=3) as ahead:
+    with ReadAhead(read, range(12), ahead=3, most_bytes=1) as ahead:
         seen = []
         for group in ahead.groups(4):
             assert len(group) == 1
@@ -347,13 +353,13 @@ class Clock:
 @pytest.fixture
 def slow_members(monkeypatch: pytest.MonkeyPatch) -> Clock:
     """Every grader takes a second a study on a clock of its own."""
-    clock, grade = Clock(), lumbar.prediction.predictor.grade
+    clock, grade = Clock(), lumbar.grading.grade.grade
 
     def slowly(*arguments: Any) -> Any:
         clock.now += 1.0
         return grade(*arguments)
 
-    monkeypatch.setattr("lumbar.prediction.predictor.grade", slowly)
+    monkeypatch.setattr("lumbar.grading.grade.grade", slowly)
     monkeypatch.setattr("torch.get_num_threads", lambda: 1)  # one study after the other, as the clock sees them
     monkeypatch.setattr(time, "perf_counter", clock)
     return clock

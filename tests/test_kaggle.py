@@ -220,25 +220,22 @@ def make_wheel(folder: Path) -> Path:
 
 
 def test_nothing_is_installed_outside_kaggle(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(inputs, "WHEELS", (PROBE,))
     monkeypatch.setattr(inputs.subprocess, "run", lambda *args, **options: pytest.fail("pip was started"))
-    assert install_missing_wheels(kaggle=tmp_path / "kaggle") == []
+    assert install_missing_wheels(kaggle=tmp_path / "kaggle", wanted=(PROBE,)) == []
 
 
 def test_nothing_is_installed_where_nothing_is_missing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     make_wheel(tmp_path / "kaggle" / "input" / "w" / "wheels")
-    monkeypatch.setattr(inputs, "WHEELS", ("numpy",))
     monkeypatch.setattr(inputs.subprocess, "run", lambda *args, **options: pytest.fail("pip was started"))
-    assert install_missing_wheels(kaggle=tmp_path / "kaggle") == []
+    assert install_missing_wheels(kaggle=tmp_path / "kaggle", wanted=("numpy",)) == []
 
 
 def test_a_missing_package_without_wheels_is_told_in_a_sentence(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     (tmp_path / "kaggle" / "input").mkdir(parents=True)
-    monkeypatch.setattr(inputs, "WHEELS", (PROBE,))
     lines: list[str] = []
-    assert install_missing_wheels(kaggle=tmp_path / "kaggle", say=lines.append) == []
+    assert install_missing_wheels(kaggle=tmp_path / "kaggle", say=lines.append, wanted=(PROBE,)) == []
     assert len(lines) == 1
     assert PROBE in lines[0]
     assert "weights dataset" in lines[0]
@@ -250,10 +247,11 @@ def test_wheels_install_from_the_attached_dataset_without_network(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, place: str
 ) -> None:
     make_wheel(tmp_path / "kaggle" / "input" / place / "wheels")
-    monkeypatch.setattr(inputs, "WHEELS", (PROBE, "lumbar-no-such-wheel"))
     monkeypatch.setenv("PIP_TARGET", str(tmp_path / "site"))
     lines: list[str] = []
-    assert install_missing_wheels(kaggle=tmp_path / "kaggle", say=lines.append) == [PROBE]
+    assert install_missing_wheels(
+        kaggle=tmp_path / "kaggle", say=lines.append, wanted=(PROBE, "lumbar-no-such-wheel")
+    ) == [PROBE]
     assert (tmp_path / "site" / "lumbar_probe.py").read_text() == "VALUE = 7\n"
     assert len(lines) == 1
     assert "lumbar-no-such-wheel" in lines[0]

@@ -171,8 +171,11 @@ def importable(python: Path) -> list[bool]:
 
 @pytest.mark.parametrize(
     ("layout", "environment"),
-    [("old", {}), ("new", {}), ("new", {"KAGGLE_IS_COMPETITION_RERUN": "1"})],
-    ids=["old", "new", "new-rerun"],
+    [
+        pytest.param("old", {}, marks=pytest.mark.slow, id="old"),
+        pytest.param("new", {}, marks=pytest.mark.slow, id="new"),
+        pytest.param("new", {"KAGGLE_IS_COMPETITION_RERUN": "1"}, id="new-rerun"),
+    ],
 )
 def test_the_packed_notebook_runs_at_kaggles_paths_without_network(
     tmp_path: Path, packed: Path, python: Path, layout: str, environment: dict[str, str]
@@ -195,6 +198,7 @@ def test_the_packed_notebook_runs_at_kaggles_paths_without_network(
     assert importable(python) == [True] * 4
 
 
+@pytest.mark.slow
 def test_the_utility_script_ends_well_when_it_is_pushed(tmp_path: Path, packed: Path, python: Path) -> None:
     needs_namespaces()
     tree = mount(tmp_path / "tree", packed, "new")

@@ -17,13 +17,14 @@ import pytest
 from lumbar.bundle.bundle import load_bundle
 from lumbar.bundle.network import build_network
 from lumbar.bundle.save import Weights, save_bundle
+from lumbar.issues import InputError
 from lumbar.labels import LABEL_COLUMNS, SEVERITIES, SUBMISSION_COLUMNS
 from lumbar.phantom.dataset import write_phantoms
 from lumbar.recipe.member import DetectorSpec, GraderSpec
 from tests.support.archives import VENDORS, copy_study
+from tests.support.notebook import NOTEBOOK, run_cells
 
 ROOT = Path(__file__).resolve().parents[1]
-NOTEBOOK = ROOT / "inference.ipynb"
 ENCODER = {"encoder": "tu-resnet18", "encoder_args": {"channels": [8, 16, 16, 32]}}
 PRIOR = np.broadcast_to(np.linspace([0.8, 0.1, 0.1], [0.5, 0.3, 0.2], 5), (5, 5, 3))
 
@@ -167,30 +168,27 @@ def test_without_code_the_notebook_says_what_to_attach(cells: list[Any], tmp_pat
 def test_a_labelled_folder_gets_submission_pictures_issues_and_score(
     tmp_path: Path, studies: Path, bundle: Path
 ) -> None:
-    ended = execute(tmp_path, studies, bundle)
-    assert ended.returncode == 0, ended.stderr[-2000:]
+    shown = run_cells(tmp_path, studies, bundle)
+    assert shown.error is None
     check_submission(tmp_path / "submission.csv", [501, 502])
     assert (tmp_path / "keypoints.csv").is_file()
     report = json.loads((tmp_path / "run_report.json").read_text())
     assert report["bundle"]["identity"] == load_bundle(bundle).identity
     assert report["options"]["on_error"] == "fail"
-    shown = outputs(tmp_path)
-    assert shown.count("image/png") == 2
-    assert "random weights" in shown
-    assert "any_severe_spinal" in shown
-    assert "keypoint_low_confidence" in shown
+    assert shown.figures == 2
+    assert "random weights" in shown.text
+    assert "any_severe_spinal" in shown.text
+    assert "keypoint_low_confidence" in shown.text
 
 
-@pytest.mark.slow
 def test_a_tree_without_tables_is_graded_as_well(tmp_path: Path, studies: Path, bundle: Path) -> None:
     tree = tmp_path / "tree"
     copy_study(studies / "train_images" / "501", tree, VENDORS["GE"])
-    (tmp_path / "out").mkdir()
-    ended = execute(tmp_path / "out", tree, bundle)
-    assert ended.returncode == 0, ended.stderr[-2000:]
+    shown = run_cells(tmp_path / "out", tree, bundle)
+    assert shown.error is None
     check_submission(tmp_path / "out" / "submission.csv", [1])
     assert pd.read_csv(tmp_path / "out" / "studies.csv")["study_id"].tolist() == [1]
-    assert "These studies have no labels" in outputs(tmp_path / "out")
+    assert "These studies have no labels" in shown.text
 
 
 def spoil(studies: Path, copy: Path) -> Path:
@@ -203,23 +201,22 @@ def spoil(studies: Path, copy: Path) -> Path:
 
 def test_the_hidden_rerun_always_leaves_a_submission(tmp_path: Path, studies: Path, bundle: Path) -> None:
     spoiled = spoil(studies, tmp_path / "data")
-    ended = execute(tmp_path, spoiled, bundle, KAGGLE_IS_COMPETITION_RERUN="1")
-    assert ended.returncode == 0, ended.stderr[-2000:]
+    shown = run_cells(tmp_path, spoiled, bundle, KAGGLE_IS_COMPETITION_RERUN="1")
+    assert shown.error is None
     table = check_submission(tmp_path / "submission.csv", [501, 502])
     unreadable = table.loc[[f"502_{column}" for column in LABEL_COLUMNS]].to_numpy()
     assert unreadable == pytest.approx(PRIOR.reshape(25, 3), abs=1e-9)
     report = json.loads((tmp_path / "run_report.json").read_text())
     assert report["failed_studies"] == [502]
     assert report["options"]["hours"] == 8.5, "Kaggle allows nine"
-    shown = outputs(tmp_path)
-    assert "study_failed" in shown
-    assert "image/png" not in shown
+    assert "study_failed" in shown.text
+    assert shown.figures == 0
 
 
 def test_an_unreadable_study_stops_an_ordinary_run_with_its_reason(tmp_path: Path, studies: Path, bundle: Path) -> None:
-    ended = execute(tmp_path, spoil(studies, tmp_path / "data"), bundle)
-    assert ended.returncode != 0
-    assert "study 502" in ended.stderr
+    shown = run_cells(tmp_path, spoil(studies, tmp_path / "data"), bundle)
+    assert isinstance(shown.error, InputError)
+    assert "study 502" in str(shown.error)
     assert not (tmp_path / "submission.csv").exists()
 
 

@@ -237,6 +237,7 @@ def test_another_run_that_computes_there_is_waited_for_and_the_same_one_is_joine
     assert not (out / FINISHED).exists()
 
 
+@pytest.mark.slow
 def test_two_commands_at_once_both_end_well(copied: Path) -> None:
     places = ["--data", str(copied / "data"), "--weights", str(copied / "weights"), "--out", str(copied / "both")]
     command = [sys.executable, str(ROOT / "train_utils.py"), "predict", *places, "--device", "cpu"]

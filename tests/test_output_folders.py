@@ -120,6 +120,7 @@ def tables(tmp_path: Path) -> Path:
     return tmp_path
 
 
+@pytest.mark.slow
 def test_charts_replace_charts_and_no_picture_of_somebody_else(
     tables: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -226,7 +227,7 @@ def test_tables_of_phantoms_that_somebody_cut_down_stay(
         table = copied / "data" / name
         table.write_text("\n".join(change(table.read_text().splitlines())) + "\n")
     before = tree(copied)
-    monkeypatch.setattr("lumbar.phantom.dataset.write_study", lambda *_: pytest.fail("rendered for nothing"))
+    monkeypatch.setattr("lumbar.phantom.study.write_study", lambda *_: pytest.fail("rendered for nothing"))
     for studies in (2, 3):
         with pytest.raises(InputError, match=rf"data holds .*{min(CUT[what])}.* or which somebody changed since"):
             small_phantoms(copied / "data", studies)

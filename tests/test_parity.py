@@ -28,9 +28,9 @@ from lumbar.keypoints.stacks import Stack, axial_stacks, sagittal_stacks
 from lumbar.labels import CONDITIONS, LEVELS, SIDES, Condition, Level, row_ids
 from lumbar.recipe.member import DetectorSpec, GraderSpec
 from lumbar.recipe.recipe import load_recipe
-from lumbar.study.images import crop, resize
 from lumbar.study.keypoint import Keypoint
 from lumbar.study.slices import middle_slice
+from lumbar.study.standardise import crop, resize
 from lumbar.study.study import Study, open_data, read_study
 
 TOLERANCE = 1e-4
@@ -328,7 +328,13 @@ def graded(name: str) -> tuple[np.ndarray, np.ndarray, dict[str, dict[str, np.nd
     return probabilities, seen["", "logits"], features
 
 
-@pytest.mark.parametrize("name", GRADERS)
+#: The smallest of each kind of network by default; the rest in the long run.
+DEAR = [name for name in GRADERS if name not in ("foraminal_resnet18", "global_resnet18")]
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.slow if name in DEAR else ()) for name in GRADERS]
+)
 def test_graders_give_the_original_features_logits_and_probabilities(name):
     probabilities, logits, features = graded(name)
     task = name.partition("_")[0]
@@ -368,7 +374,7 @@ def asked(task: str, row: list[str]) -> list[Condition]:
     [
         ("split_resnet18", ["spinal_resnet18", "foraminal_resnet18", "subarticular_resnet18"]),
         ("global_resnet18", ["global_resnet18"]),
-        ("ensemble_6", GRADERS),
+        pytest.param("ensemble_6", GRADERS, marks=pytest.mark.slow),
     ],
 )
 def test_ensembles_give_the_original_tables(table, names):

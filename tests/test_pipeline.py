@@ -181,7 +181,7 @@ def test_a_fault_in_our_own_code_stays_inside_its_study(
     def explode(*_: object, **__: object) -> None:
         raise ZeroDivisionError("planted")
 
-    monkeypatch.setattr("lumbar.prediction.predictor.detect", explode)
+    monkeypatch.setattr("lumbar.keypoints.detect.detect", explode)
     replaced = list(schedule.predict(data, bundle, on_error="prior"))
     assert [result.failed for result in replaced] == [True, True]
     assert "ZeroDivisionError: planted" in replaced[0].issues[-1].detail

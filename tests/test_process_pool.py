@@ -20,6 +20,7 @@ from lumbar.prediction import schedule
 from lumbar.prediction.finished import FINISHED
 from lumbar.prediction.job import predict_all
 from lumbar.prediction.outputs import write_outputs
+from lumbar.study import study as studies
 from lumbar.study.study import DataFolder, open_data
 from tests.support.worlds import small_phantoms, tiny_bundle
 
@@ -125,19 +126,19 @@ def test_processes_grade_to_the_bit_what_one_process_grades(
 def test_what_was_finished_before_a_process_was_killed_is_kept(
     data: DataFolder, bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, two_cores: None
 ) -> None:
-    read, last = schedule.read_study, data.study_ids[-1]
+    read, last = studies.read_study, data.study_ids[-1]
 
     def killed(folder: DataFolder, study_id: int) -> object:
         if study_id == last:
             os.kill(os.getpid(), signal.SIGKILL)
         return read(folder, study_id)
 
-    monkeypatch.setattr(schedule, "read_study", killed)
+    monkeypatch.setattr(studies, "read_study", killed)
     with pytest.raises(InputError, match="was killed"):
         predict_all(data, bundle, tmp_path, device="cpu")
     kept = len(list((tmp_path / FINISHED).iterdir()))
     assert 0 < kept < len(data.study_ids)
-    monkeypatch.setattr(schedule, "read_study", read)
+    monkeypatch.setattr(studies, "read_study", read)
     said: list[str] = []
     again = predict_all(data, bundle, tmp_path, said.append, device="cpu")
     assert said == [f"{kept} of {len(data.study_ids)} studies were finished before"]
@@ -147,11 +148,12 @@ def test_what_was_finished_before_a_process_was_killed_is_kept(
         assert (tmp_path / "again" / name).read_bytes() == (tmp_path / "undisturbed" / name).read_bytes()
 
 
+@pytest.mark.slow
 def test_where_every_study_must_have_rows_the_rest_is_done_without_a_lost_process(
     data: DataFolder, bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, two_cores: None
 ) -> None:
     """As in Kaggle's hidden rerun, whose submission must be there whatever happens, and the same."""
-    read, last, here = schedule.read_study, data.study_ids[-1], os.getpid()
+    read, last, here = studies.read_study, data.study_ids[-1], os.getpid()
 
     def killed(folder: DataFolder, study_id: int) -> object:
         if study_id == last and os.getpid() != here:
@@ -159,7 +161,7 @@ def test_where_every_study_must_have_rows_the_rest_is_done_without_a_lost_proces
         return read(folder, study_id)
 
     undisturbed = list(schedule.predict(data, bundle, on_error="prior"))
-    monkeypatch.setattr(schedule, "read_study", killed)
+    monkeypatch.setattr(studies, "read_study", killed)
     results = list(schedule.predict(data, bundle, on_error="prior"))
     assert not multiprocessing.active_children()
     for folder, found in (("a", undisturbed), ("b", results)):
@@ -177,14 +179,15 @@ from lumbar.prediction.job import predict_all
 from lumbar.study.study import open_data
 import torch
 
-read = schedule.read_study
-schedule.read_study = lambda *study: time.sleep(0.5) or read(*study)
+read = studies.read_study
+studies.read_study = lambda *study: time.sleep(0.5) or read(*study)
 torch.get_num_threads = lambda: 2
 data, weights, out = map(Path, sys.argv[1:])
 predict_all(open_data(data), load_bundle(weights), out, device="cpu")
 """
 
 
+@pytest.mark.slow
 def test_a_killed_run_leaves_no_process_and_a_rerun_gives_the_same_bytes(
     data: DataFolder, bundle: Bundle, tmp_path: Path, two_cores: None
 ) -> None:

@@ -95,9 +95,12 @@ def graded(monkeypatch: pytest.MonkeyPatch, **options: Any) -> Any:
         result=lambda case: case.study_id,
     )
     empty = {"issues": (), "series": {}}
-    monkeypatch.setattr(schedule, "Predictor", lambda *args: idle)
-    monkeypatch.setattr(schedule, "read_study", lambda data, study_id: SimpleNamespace(study_id=study_id, **empty))
-    return schedule.predict(SimpleNamespace(study_ids=(1, 2)), None, **options)  # type: ignore[arg-type]
+
+    def read(data: object, study_id: int) -> SimpleNamespace:
+        return SimpleNamespace(study_id=study_id, **empty)
+
+    monkeypatch.setattr("lumbar.study.study.read_study", read)
+    return schedule.grade_all(idle, SimpleNamespace(study_ids=(1, 2)), [1, 2], **options)  # type: ignore[arg-type]
 
 
 def test_predict_names_the_study_at_work(terminal: Terminal, monkeypatch: pytest.MonkeyPatch) -> None:

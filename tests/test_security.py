@@ -20,7 +20,6 @@ from pydicom.uid import DeflatedExplicitVRLittleEndian, RLELossless
 import train_utils
 from lumbar.bundle.bundle import Bundle, load_bundle
 from lumbar.bundle.manifest import MANIFEST
-from lumbar.dicom import file
 from lumbar.dicom.series import MAX_STUDY_BYTES, read_series
 from lumbar.issues import InputError
 from lumbar.prediction import schedule
@@ -134,15 +133,14 @@ def test_a_manifest_cannot_ask_for_more_memory_than_its_files_hold(
 # -- bombs ------------------------------------------------------------------------------------------------------------
 
 
-def test_small_files_that_unpack_without_end_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_small_files_that_unpack_without_end_are_refused(tmp_path: Path) -> None:
     path = write_slice(tmp_path / "1.dcm", image(1), np.zeros(3), syntax=DeflatedExplicitVRLittleEndian)
     content = path.read_bytes()
     start = 144 + int.from_bytes(content[140:144], "little")
     packer = zlib.compressobj(9, zlib.DEFLATED, -zlib.MAX_WBITS)
-    path.write_bytes(content[:start] + b"".join(packer.compress(bytes(2**20)) for _ in range(8)) + packer.flush())
-    monkeypatch.setattr(file, "MAX_FILE_BYTES", 2**22)
-    assert path.stat().st_size < 2**15
-    assert "inflates to more than 4 MB" in read_series(tmp_path, 7, "Sagittal T1", 1)[1][0].detail
+    path.write_bytes(content[:start] + b"".join(packer.compress(bytes(2**20)) for _ in range(257)) + packer.flush())
+    assert path.stat().st_size < 2**19
+    assert "inflates to more than 256 MB" in read_series(tmp_path, 7, "Sagittal T1", 1)[1][0].detail
 
 
 @pytest.mark.parametrize("enhanced", [True, False])

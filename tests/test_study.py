@@ -11,7 +11,7 @@ from lumbar.dicom.series import Series
 from lumbar.issues import InputError
 from lumbar.labels import LABEL_COLUMNS, SERIES_TYPES
 from lumbar.recipe.member import Preprocessing
-from lumbar.study import images
+from lumbar.study import standardise
 from lumbar.study.study import Study, choose_series, open_data, read_coordinates, read_study
 from tests.support.mirror import mirror_coordinates, mirror_labels, mirror_study
 from tests.support.tiny_dicom import AXIAL, CORONAL, SAGITTAL, write_stack
@@ -280,8 +280,8 @@ def assert_mirrored(series: Series, other: Series) -> None:
     order = range(len(series)) if series.plane == "axial" else range(len(series) - 1, -1, -1)
     options = Preprocessing()
     for index, twin in zip(order, other.slices, strict=True):
-        values, affine = images.slice_values(series.slices[index], options)
-        twin_values, twin_affine = images.slice_values(twin, options)
+        values, affine = standardise.slice_values(series.slices[index], options)
+        twin_values, twin_affine = standardise.slice_values(twin, options)
         expected = values[:, ::-1] if series.plane == "axial" else values
         assert np.array_equal(twin_values, expected)
         for row, column in ((0, 0), (5, 3), (values.shape[0] - 1, 7)):

@@ -102,7 +102,7 @@ def shell(line: str, **more: Any) -> "subprocess.CompletedProcess[str]":
 
 
 def test_ctrl_c_before_a_command_is_known_is_one_sentence_too(monkeypatch: Any, capsys: Any) -> None:
-    monkeypatch.setattr(train_utils, "_parser", raising(KeyboardInterrupt()))
+    monkeypatch.setattr("argparse.ArgumentParser.parse_args", raising(KeyboardInterrupt()))
     assert train_utils.main(["verify"]) == 130
     assert capsys.readouterr().err == "train_utils.py: stopped by Ctrl-C; run the same command again\n"
 
@@ -157,6 +157,7 @@ def _break(item: int) -> int:
     raise OSError(errno.ENOSPC, "No space left on device", f"/full/{item}")
 
 
+@pytest.mark.slow
 def test_ctrl_c_reaches_one_process_of_many_and_the_others_make_no_noise() -> None:
     code = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # a job behind `&` ignores it
     code += "import tests.test_terminal as t, lumbar.terminal as e, sys; from lumbar.pool import spread\n"
@@ -176,6 +177,7 @@ def test_ctrl_c_reaches_one_process_of_many_and_the_others_make_no_noise() -> No
     assert process.returncode == 130
 
 
+@pytest.mark.slow
 def test_what_a_child_meets_is_told_by_its_parent() -> None:
     with pytest.raises(OSError, match="No space left"):
         list(spread(_break, [1, 2, 3], 2, lost="lost"))

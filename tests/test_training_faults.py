@@ -62,13 +62,14 @@ def values(samples: Any, workers: int) -> list[list[float]]:
     return [batch["value"].tolist() for batch in load(samples, 5, keys, Loop(workers=workers), CPU)]
 
 
-@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize("workers", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_a_killed_loader_is_one_sentence_and_a_rerun_gives_the_same_samples(tmp_path: Path, workers: int) -> None:
     with pytest.raises(InputError, match=r"a process that loads samples died.* set loop\.workers lower and run again"):
         values(Deadly(tmp_path / "spent"), workers)
     assert values(Deadly(tmp_path / "spent"), workers) == values(Deadly(tmp_path / "other"), 0)
 
 
+@pytest.mark.slow
 def test_a_loader_that_dies_interrupts_nothing_that_training_is_doing(tmp_path: Path) -> None:
     samples = Late(tmp_path / "spent")
     batches = load(samples, 5, [[(0, first), (0, first + 1)] for first in range(0, 8, 2)], Loop(workers=1), CPU)
@@ -80,7 +81,7 @@ def test_a_loader_that_dies_interrupts_nothing_that_training_is_doing(tmp_path: 
         list(batches)
 
 
-@pytest.mark.parametrize("workers", [0, 1])
+@pytest.mark.parametrize("workers", [0, pytest.param(1, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("kind", [RuntimeError, EOFError, ConnectionResetError])
 def test_a_fault_of_the_code_in_a_loader_is_no_lack_of_memory(
     tmp_path: Path, kind: type[Exception], workers: int
@@ -109,6 +110,7 @@ def read(folder: Path, item: int) -> None:
     write_arrays(folder / f"{item}.safetensors", {"value": np.full(1000, item, np.int64)})
 
 
+@pytest.mark.slow
 def test_a_killed_reader_is_one_sentence_and_a_rerun_gives_the_same_bytes(tmp_path: Path) -> None:
     for name in ("cut", "whole"):
         (tmp_path / name).mkdir()

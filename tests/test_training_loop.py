@@ -23,6 +23,7 @@ from lumbar.recipe.settings import Loop, Training
 from lumbar.training.data.packs import read_header
 from lumbar.training.loop import checkpoint
 from lumbar.training.loop.batches import Plan, validation
+from lumbar.training.loop.learning_rate import learning_rate
 from lumbar.training.loop.loop import Term
 from tests.support.training_job import Points, Severities, run
 
@@ -83,7 +84,14 @@ def test_a_killed_run_goes_on_as_if_nothing_had_happened(tmp_path: Path, acceler
         assert torch.allclose(value.float(), ends[1][name].float(), atol=1e-6), name
 
 
-@pytest.mark.parametrize("launcher", ["torchrun", "accelerate", "accelerate with MPI"])
+@pytest.mark.parametrize(
+    "launcher",
+    [
+        "torchrun",
+        pytest.param("accelerate", marks=pytest.mark.slow),
+        pytest.param("accelerate with MPI", marks=pytest.mark.slow),
+    ],
+)
 def test_two_processes_agree_with_one(
     tmp_path: Path, accelerator: Accelerator, monkeypatch: pytest.MonkeyPatch, launcher: str
 ) -> None:
@@ -137,6 +145,7 @@ def test_accumulated_batches_step_less_often(tmp_path: Path, accelerator: Accele
     assert {float(step) for step in steps} == {2.0}  # 6 batches
 
 
+@pytest.mark.slow
 def test_gradients_of_one_step_are_the_mean_over_its_batches_even_where_they_are_fewer(
     tmp_path: Path, accelerator: Accelerator
 ) -> None:
@@ -170,6 +179,7 @@ def _moments(folder: Path) -> torch.Tensor:
     return torch.cat([stored[name].flatten() for name in sorted(stored) if name.endswith("/exp_avg")])
 
 
+@pytest.mark.slow
 def test_mixed_precision_computes_in_bf16_and_keeps_float32_weights(tmp_path: Path, accelerator: Accelerator) -> None:
     half = _history(_program(tmp_path / "half", "precision=bf16"))
     whole = run(tmp_path / "whole", accelerator)
@@ -190,7 +200,7 @@ def test_a_full_disk_is_one_sentence(tmp_path: Path, accelerator: Accelerator, m
     def full(data: bytes, path: Path) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(checkpoint, "write_bytes", full)
+    monkeypatch.setattr("lumbar.files.write.write_bytes", full)
     with pytest.raises(InputError, match="free space"):
         run(tmp_path, accelerator, epochs=1)
 
@@ -257,12 +267,12 @@ def test_studies_stay_together_where_the_loss_asks_about_studies() -> None:
 
 def test_learning_rates_follow_the_recipe() -> None:
     cosine = _plan(0, 1, learning_rate=1.0)
-    assert cosine.rate(0, 0) == 1
-    assert cosine.rate(2, 5) == pytest.approx(0.5 * (1 + np.cos(np.pi * 17 / 18)))
+    assert learning_rate(cosine, 0, 0) == 1
+    assert learning_rate(cosine, 2, 5) == pytest.approx(0.5 * (1 + np.cos(np.pi * 17 / 18)))
     step = _plan(0, 1, learning_rate=1.0, schedule="step", step_epochs=2, epochs=5)
-    assert [round(step.rate(epoch, 0), 6) for epoch in range(5)] == [1, 1, 0.1, 0.1, 0.01]
+    assert [round(learning_rate(step, epoch, 0), 6) for epoch in range(5)] == [1, 1, 0.1, 0.1, 0.01]
     warm = _plan(0, 1, learning_rate=1.0, warmup=0.5)
-    assert warm.rate(0, 0) < warm.rate(0, 1) < warm.rate(1, 0) <= 1
+    assert learning_rate(warm, 0, 0) < learning_rate(warm, 0, 1) < learning_rate(warm, 1, 0) <= 1
 
 
 def test_validation_sees_every_sample_once_and_studies_whole() -> None:

@@ -13,7 +13,6 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-import torch
 from safetensors.torch import save_file
 
 import train_utils
@@ -26,12 +25,12 @@ from lumbar.labels import CONDITIONS, LEVELS
 from lumbar.metric import UNLABELLED, label_codes, score
 from lumbar.recipe.recipe import load_recipe
 from lumbar.study.study import open_data
-from lumbar.training import job as training_job
 from lumbar.training.data.make import make_stacks
 from lumbar.training.data.packs import read_header
 from lumbar.training.data.samples import RegionSamples
 from lumbar.training.folder import RunFolder
 from lumbar.training.job import make_job
+from lumbar.training.loop import loop
 from lumbar.training.loop.loop import Job
 from lumbar.training.outcome.bundling import make_bundle
 from lumbar.training.outcome.evaluate import evaluate
@@ -89,7 +88,6 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("run")
     small_phantoms(root / "data", 5, 3, {4: {"without_t1": True}})
     (root / "tiny.toml").write_text(RECIPE, encoding="utf-8")
-    torch.set_num_threads(1)
     assert _train(root) == 0
     return root
 
@@ -121,7 +119,7 @@ def no_training(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(job: Job, *rest: object) -> None:
         raise _TrainsError(f"{job.member} {job.fold}")
 
-    monkeypatch.setattr(training_job, "fit", refuse)
+    monkeypatch.setattr(loop, "fit", refuse)
 
 
 def test_a_run_holds_every_result(world: Path) -> None:
@@ -184,7 +182,7 @@ def test_graders_train_again_without_the_labels_left_out_and_are_judged_on_all(
         jobs.append(job)
         raise _TrainsError(job.member)
 
-    monkeypatch.setattr(training_job, "fit", look)
+    monkeypatch.setattr(loop, "fit", look)
     run = str(shutil.copytree(world / "run", tmp_path / "run"))
     with pytest.raises(_TrainsError):
         _train(world, "--out", run, "--set", f"leave_out={tmp_path / 'suspect_labels.csv'}")
@@ -197,18 +195,19 @@ def test_graders_train_again_without_the_labels_left_out_and_are_judged_on_all(
     assert sum((job.train.codes[each] != job.valid.codes[each]).sum() for each in job.train.codes) == 1
 
 
+@pytest.mark.slow
 def test_weights_of_other_settings_are_never_taken_for_the_result(
     world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A run with another rate is stopped behind its first epoch: its weights lie beside the older run's result."""
     shutil.copytree(world / "run", tmp_path / "run")
-    end = training_job.fit
+    end = loop.fit
 
     def stopped(job: Job, *rest: object) -> None:
         end(job, *rest)  # type: ignore[arg-type]
         raise _TrainsError(f"{job.member} {job.fold}")
 
-    monkeypatch.setattr(training_job, "fit", stopped)
+    monkeypatch.setattr(loop, "fit", stopped)
     out = ["--out", str(tmp_path / "run")]
     with pytest.raises(_TrainsError, match="whole 0"):
         _train(world, *out, "--set", "stage2.members.whole.learning_rate=0.002")
@@ -245,6 +244,7 @@ sys.exit(train_utils.main(sys.argv[1:]))
 """
 
 
+@pytest.mark.slow
 def test_a_run_killed_in_the_middle_of_an_epoch_ends_as_an_unbroken_one(world: Path, tmp_path: Path) -> None:
     words = ["train", "--recipe", world / "tiny.toml", "--data", world / "data", "--out", tmp_path / "run"]
     command = [sys.executable, "-c", SLOWLY, *map(str, words), "--set", "loop.checkpoint_steps=1"]
@@ -275,6 +275,7 @@ def _batches_done(run: Path) -> list[int]:
     return [header["progress"]["batch"] for header in headers if header is not None]
 
 
+@pytest.mark.slow
 def test_two_processes_train_the_system_as_one_does(tmp_path: Path) -> None:
     """Losses and figures agree to 1e-3 (2e-5 seen): batch norms, noise and draws are those of the whole batch.
 
@@ -308,6 +309,7 @@ def _metrics(path: Path) -> dict[tuple[str, int, int], dict[str, float]]:
     return found
 
 
+@pytest.mark.slow
 def test_curves_go_to_tensorboard_where_the_recipe_says_so(world: Path, tmp_path: Path) -> None:
     events = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
     words = ["--set", "loop.tensorboard=true", "--set", "stage2.epochs=2"]
@@ -322,6 +324,7 @@ def test_curves_go_to_tensorboard_where_the_recipe_says_so(world: Path, tmp_path
     )
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("no_training")
 def test_changed_images_are_trained_on_again(world: Path) -> None:
     path = next((world / "data" / "train_images").rglob("*.dcm"))
@@ -403,6 +406,7 @@ def test_an_unfinished_run_is_neither_evaluated_nor_bundled(world: Path, tmp_pat
     assert train_utils.main(["evaluate", "--run", str(tmp_path / "none")]) == 1
 
 
+@pytest.mark.slow
 def test_pictures_show_every_member(world: Path) -> None:
     words = ["--recipe", world / "tiny.toml", "--data", world / "data", "--out", world / "shown"]
     assert train_utils.main(["show-batches", *map(str, words)]) == 0
@@ -424,6 +428,7 @@ def test_labels_in_a_run_are_those_of_the_data(world: Path) -> None:
     assert np.array_equal(ours, theirs[[list(others).index(study) for study in studies]])
 
 
+@pytest.mark.slow
 def test_other_networks_go_from_recipe_to_submission_by_the_same_way(world: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     words = [word for text in OTHERS for word in ("--set", text)]

@@ -134,16 +134,15 @@ def test_verify_and_predict_refuse_them(folder: Path, tmp_path: Path, member: st
 def test_a_fold_that_takes_turns_in_a_network_is_looked_at_before_the_first_study(
     original: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("lumbar.prediction.networks.CPU_ROOM", 0)
     members = [
         Weights(one.name, one.spec, original.network(one.name).state_dict()) for one in original.manifest.members
     ]
     twin = members[-1]
     save_bundle(tmp_path / "b", [*members, Weights("twin", twin.spec, twin.state)], prior=PRIOR)
-    assert Predictor(load_bundle(tmp_path / "b")).networks.swaps
+    assert Predictor(load_bundle(tmp_path / "b"), room=0).networks.swaps
     rewrite(tmp_path / "b", "twin", put("head.bias", float("nan")))
     with pytest.raises(InputError, match=r"twin\.safetensors: no weights"):
-        Predictor(load_bundle(tmp_path / "b"))
+        Predictor(load_bundle(tmp_path / "b"), room=0)
 
 
 def test_weights_whose_sums_overflow_are_told_by_asking_the_network(folder: Path, capsys) -> None:

@@ -15,9 +15,9 @@ from pydantic import ValidationError
 from safetensors import SafetensorError, safe_open
 from torch import nn
 
-from lumbar.bundle.content import check_file, inside
 from lumbar.bundle.manifest import MANIFEST, Manifest, Member
 from lumbar.bundle.network import blueprint, build_network, check_size
+from lumbar.bundle.verify import check_file, inside
 from lumbar.compute.state import check_numbers, check_shapes
 from lumbar.compute.tensors import load_tensors
 from lumbar.ensemble.store import SUFFIXES

@@ -12,7 +12,7 @@ from lumbar.dicom.flaws import UnusableError
 from lumbar.dicom.tags import shown, whole
 
 #: Rows that are looked at where bits are in doubt.
-SAMPLED_ROWS: Final = 512
+SAMPLED_ROWS: Final = 16
 #: Neighbouring pixels of an image differ by less than this share of the range of their bits.
 SMOOTH: Final = 1 / 8
 #: A step of this share of the range is no step of an image: the value has wrapped.

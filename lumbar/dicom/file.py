@@ -17,8 +17,8 @@ from pydicom.dataset import Dataset, FileDataset
 from pydicom.uid import DeflatedExplicitVRLittleEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
 from lumbar import geometry
+from lumbar.dicom.compressed import END_OF_SEQUENCE, has_whole_items
 from lumbar.dicom.flaws import DAMAGE, IssueLog, UnusableError, plain
-from lumbar.dicom.frames import END_OF_SEQUENCE, has_whole_items
 from lumbar.dicom.identity import Identity, read_identity
 from lumbar.dicom.kinds import PREAMBLE_BYTES, has_preamble, lacks_preamble, what_it_is
 from lumbar.dicom.pixels import check_size, decode, is_constant, prepare

@@ -8,8 +8,8 @@ from pydicom.dataset import Dataset, FileDataset
 from pydicom.pixels import get_decoder
 
 from lumbar.dicom.bits import Settled, bytes_are_exchanged, declared, is_padding, lone_extreme, padding_limits, settle
+from lumbar.dicom.compressed import decode_frame, decoder_of
 from lumbar.dicom.flaws import IssueLog, RoomError, UnusableError
-from lumbar.dicom.frames import decode_frame, decoder_of
 from lumbar.dicom.tags import shown, whole
 from lumbar.issues import cut
 

@@ -5,6 +5,8 @@ from typing import Final, Literal, get_args
 
 import numpy as np
 
+from lumbar.ensemble.prior import with_prior
+
 BlendMethod = Literal["mean", "mean_logits", "median"]
 BLEND_METHODS: Final[tuple[BlendMethod, ...]] = get_args(BlendMethod)
 
@@ -49,7 +51,7 @@ def blend(
         blended = _median(members, share)
     else:
         raise ValueError(f"unknown blend method {method!r}; known: {', '.join(BLEND_METHODS)}")
-    blended = np.where(spoken[..., None], blended, prior)
+    blended = with_prior(blended, spoken, prior)
     return blended / blended.sum(axis=-1, keepdims=True), spoken
 
 

@@ -13,9 +13,10 @@ import numpy as np
 from lumbar.ensemble import linear
 from lumbar.ensemble.cells import GROUPS, Cells, context, deviations
 from lumbar.ensemble.cells import speakers as speakers_of
-from lumbar.ensemble.fit import Fit, inner_folds, with_prior
+from lumbar.ensemble.fit import Fit, inner_folds
 from lumbar.ensemble.lightgbm_text import check_text
 from lumbar.ensemble.objective import softmax
+from lumbar.ensemble.prior import with_prior
 from lumbar.ensemble.xgboost_json import checked_json
 from lumbar.issues import InputError
 from lumbar.labels import LEVELS, SEVERITIES, SEVERITY_WEIGHTS
@@ -77,7 +78,7 @@ def predict(fitted: Fit, cells: Cells) -> np.ndarray:
         for model in models:
             out[:, list(places)] += _raw(fitted.method, model, features) / len(models)
     last = linear.logits(Fit("scaling", params["last"]), Cells(softmax(out)[:, None], cells.prior))
-    return with_prior(cells, softmax(last))
+    return with_prior(softmax(last), cells.spoken, cells.prior)
 
 
 def _features(cells: Cells, group: int, members: list[int]) -> np.ndarray:

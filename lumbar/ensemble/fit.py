@@ -6,8 +6,6 @@ from typing import Any
 
 import numpy as np
 
-from lumbar.ensemble.cells import Cells
-
 
 @dataclass(frozen=True)
 class Fit:
@@ -16,11 +14,6 @@ class Fit:
     method: str
     params: Mapping[str, Any] = field(default_factory=dict)
     files: Mapping[str, bytes] = field(default_factory=dict)
-
-
-def with_prior(cells: Cells, probabilities: np.ndarray) -> np.ndarray:
-    """The same table (N, 5, 5, 3) with the prior where no member speaks: there a method has nothing to go by."""
-    return np.where(cells.spoken[..., None], probabilities, cells.prior)
 
 
 def inner_folds(studies: int, count: int, seed: int) -> list[tuple[np.ndarray, np.ndarray]]:

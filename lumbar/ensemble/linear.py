@@ -12,8 +12,9 @@ import numpy as np
 from scipy.optimize import minimize
 
 from lumbar.ensemble.cells import GROUP_OF, GROUPS, Cells, Scale, context, deviations, speakers
-from lumbar.ensemble.fit import Fit, with_prior
+from lumbar.ensemble.fit import Fit
 from lumbar.ensemble.objective import loss_and_gradient, softmax
+from lumbar.ensemble.prior import with_prior
 from lumbar.labels import LEVELS, SEVERITIES
 
 #: Penalties on the mean square of the biases and on the sum of squares of temperatures and weights. The weights' one is
@@ -39,7 +40,7 @@ def fit_neighbours(cells: Cells, codes: np.ndarray, seed: int) -> Fit:
 
 def predict(fitted: Fit, cells: Cells) -> np.ndarray:
     """(N, 5, 5, 3)."""
-    return with_prior(cells, softmax(logits(fitted, cells)))
+    return with_prior(softmax(logits(fitted, cells)), cells.spoken, cells.prior)
 
 
 def logits(fitted: Fit, cells: Cells) -> np.ndarray:

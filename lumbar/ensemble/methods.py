@@ -1,4 +1,7 @@
-"""Every way to blend, by name: how it is fitted, how a fit predicts. A fit is data (see `fit`), whatever the method."""
+"""Every way to blend, by name: how it is fitted, how a fit predicts. A fit is data (see `fit`), whatever the method.
+
+A new method has its name in `names` too, which recipes and manifests read without any of this.
+"""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -10,9 +13,10 @@ import numpy as np
 from lumbar.ensemble import boosting, linear, mlp, weights
 from lumbar.ensemble.average import BLEND_METHODS
 from lumbar.ensemble.cells import FAINT, Cells
-from lumbar.ensemble.fit import Fit, with_prior
+from lumbar.ensemble.fit import Fit
 from lumbar.ensemble.names import MethodName
 from lumbar.ensemble.objective import softmax
+from lumbar.ensemble.prior import with_prior
 from lumbar.metric import UNLABELLED
 
 #: What `stack` averages, in logits: correctors that err differently, both fitted on the whole official score.
@@ -65,7 +69,7 @@ def _predict_stack(fitted: Fit, cells: Cells) -> np.ndarray:
     for name, params in parts.items():
         own = {file.removeprefix(f"{name}."): d for file, d in fitted.files.items() if file.startswith(f"{name}.")}
         total += np.log(np.maximum(predict(Fit(name, params, own), cells), FAINT)) / len(parts)
-    return with_prior(cells, softmax(total))
+    return with_prior(softmax(total), cells.spoken, cells.prior)
 
 
 METHODS: Final[dict[str, Method]] = {

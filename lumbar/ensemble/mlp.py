@@ -15,8 +15,9 @@ from safetensors.numpy import load, save
 
 from lumbar.ensemble.cells import GROUP_OF, GROUPS, MIRROR, Cells, Scale, deviations, ratios
 from lumbar.ensemble.cells import speakers as speakers_of
-from lumbar.ensemble.fit import Fit, inner_folds, with_prior
+from lumbar.ensemble.fit import Fit, inner_folds
 from lumbar.ensemble.objective import loss_and_gradient, softmax, weight_sums
+from lumbar.ensemble.prior import with_prior
 from lumbar.labels import CONDITIONS, LEVELS, SEVERITIES
 
 HIDDEN, DROPOUT, RATE, DECAY, BATCH, EPOCHS, INNER = 32, 0.5, 1e-3, 1.0, 128, 14, 6
@@ -49,7 +50,9 @@ def predict(fitted: Fit, cells: Cells) -> np.ndarray:
     base, count = cells.logits(), params["networks"]
     names = ("w1", "b1", "w2", "b2", "t")
     networks = [{name: stored[f"{number}.{name}"] for name in names} for number in range(count)]
-    return with_prior(cells, softmax(sum(_answer(network, x, base) for network in networks) / count))
+    return with_prior(
+        softmax(sum(_answer(network, x, base) for network in networks) / count), cells.spoken, cells.prior
+    )
 
 
 def _inputs(cells: Cells, members: list[list[int]]) -> np.ndarray:

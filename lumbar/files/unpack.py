@@ -12,26 +12,32 @@ import zipfile
 import zlib
 from collections.abc import Callable
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
 from lumbar.files.write import writing_into
 from lumbar.issues import InputError
 
-#: Files in a zip, and bytes of one and of all of them. Slices have less than a megabyte; a study has hundreds.
-MOST_FILES: Final = 200_000
-MOST_FILE_BYTES: Final = 2**28
-MOST_BYTES: Final = 2**36
-#: Pictures shrink to a half or a tenth; what grows more than this, and beyond a megabyte, was made to do so.
-MOST_GROWTH: Final = 300
-_SMALL: Final = 2**20
-#: What must stay free on the disk.
-_SPARE: Final = 2**28
+
+class Limits(NamedTuple):
+    """What a zip may hold. Slices have less than a megabyte, a study hundreds of them."""
+
+    files: int = 200_000
+    file_bytes: int = 2**28
+    all_bytes: int = 2**36
+    #: Pictures shrink to a half or a tenth; what grows more than this, and beyond `small`, was made to do so.
+    growth: int = 300
+    small: int = 2**20
+    #: What must stay free on the disk.
+    spare: int = 2**28
+
+
+USUAL: Final = Limits()
 _START: Final = 1024
 _ENCRYPTED: Final = 1
 _DAMAGE: Final = (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError, ValueError)
 
 
-def unpacked(path: Path, wanted: Callable[[bytes], bool]) -> Path:
+def unpacked(path: Path, wanted: Callable[[bytes], bool], limits: Limits = USUAL) -> Path:
     """Unpack the files of a zip whose first kilobyte is `wanted`, names and folders as they are; returns the folder.
 
     They bear the time of the zip, so that whoever compares times sees the same files again. InputError where it is no
@@ -45,7 +51,7 @@ def unpacked(path: Path, wanted: Callable[[bytes], bool]) -> Path:
     with writing_into(folder):
         try:
             with zipfile.ZipFile(path) as archive:
-                for entry in _checked(archive, path, folder, wanted):
+                for entry in _checked(archive, path, folder, wanted, limits):
                     os.utime(archive.extract(entry, folder), ns=(changed, changed))
         except _DAMAGE as error:
             raise InputError(
@@ -55,7 +61,7 @@ def unpacked(path: Path, wanted: Callable[[bytes], bool]) -> Path:
 
 
 def _checked(
-    archive: zipfile.ZipFile, path: Path, folder: Path, wanted: Callable[[bytes], bool]
+    archive: zipfile.ZipFile, path: Path, folder: Path, wanted: Callable[[bytes], bool], limits: Limits
 ) -> list[zipfile.ZipInfo]:
     """The wanted files in a zip; InputError where they are too many or too large, or need a password."""
 
@@ -63,25 +69,25 @@ def _checked(
         raise InputError(f"{path}: {why}; {remedy}")
 
     entries = [entry for entry in archive.infolist() if not entry.is_dir()]
-    if len(entries) > MOST_FILES:
-        refuse(f"it holds {len(entries)} files, {MOST_FILES} are the most")
+    if len(entries) > limits.files:
+        refuse(f"it holds {len(entries)} files, {limits.files} are the most")
     if any(entry.flag_bits & _ENCRYPTED for entry in entries):
         refuse("it needs a password")
     if any(entry.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED) for entry in entries):
         refuse("it is packed in a way whose growth cannot be told beforehand")  # bzip2 and LZMA hand out all at once
     entries = [entry for entry in entries if wanted(_start(archive, entry))]
     total = sum(entry.file_size for entry in entries)
-    room = max(shutil.disk_usage(folder).free - _SPARE, 0)
-    if total > MOST_BYTES:
-        refuse(f"it would grow to {total >> 30} GB, {MOST_BYTES >> 30} GB are the most")
+    room = max(shutil.disk_usage(folder).free - limits.spare, 0)
+    if total > limits.all_bytes:
+        refuse(f"it would grow to {total >> 30} GB, {limits.all_bytes >> 30} GB are the most")
     if total > room:
         refuse(
             f"it would grow to {total >> 20} MB, and {room >> 20} MB are free in {folder.parent}", "free space there"
         )
     for entry in entries:
-        if entry.file_size > MOST_FILE_BYTES:
-            refuse(f"a file in it would grow to {entry.file_size >> 20} MB, {MOST_FILE_BYTES >> 20} MB are the most")
-        if entry.file_size > max(_SMALL, MOST_GROWTH * entry.compress_size):
+        if entry.file_size > limits.file_bytes:
+            refuse(f"a file in it would grow to {entry.file_size >> 20} MB, {limits.file_bytes >> 20} MB are the most")
+        if entry.file_size > max(limits.small, limits.growth * entry.compress_size):
             refuse(f"a file in it would grow {entry.file_size // max(entry.compress_size, 1)} times, no picture does")
     return entries
 

@@ -1,7 +1,8 @@
 """Regions of interest: around each keypoint a box of so many millimetres through several slices. No torch.
 
 A region depends on the study, the keypoints and the member's inputs (`region_key`), not on its network; members with
-equal inputs share their regions.
+equal inputs share their regions. Where its window of slices lies is decided here, which slices that takes in
+`study.slices`.
 """
 
 import json
@@ -18,8 +19,8 @@ from lumbar.issues import Issue
 from lumbar.labels import LEVELS, Condition, Level, level_title
 from lumbar.recipe.member import GraderSpec, Preprocessing
 from lumbar.study.canal import canal_mm, moved_middle_mm
-from lumbar.study.images import crop, resize, slice_values, standardise
 from lumbar.study.slices import Window, axial_window, find_slice, playing_series, sagittal_window
+from lumbar.study.standardise import crop, resize, slice_values, standardise
 from lumbar.study.study import Study
 
 Box = tuple[int, int, int, int]
@@ -132,7 +133,7 @@ def cut_region(
 ) -> Region | None:
     """One region, or None where the series, the keypoint or its slice is missing.
 
-    `values` gives the image and affine of a slice, by default `images.slice_values` with the member's preprocessing.
+    `values` gives the image and affine of a slice; by default `standardise.slice_values`, as the member wants it.
     """
     point = view_point(study, view, level, keypoints, spec.preprocessing)
     window = view_window(study, view, level, point, keypoints, spec)
@@ -164,7 +165,8 @@ def view_window(
         return None
     if view == "sagittal_t2":
         return sagittal_window(series, spec.slices, 0.0, prep, moved_middle_mm(study, series, keypoints, prep))
-    offset = spec.t1_offsets_mm[LEVELS.index(level)] * (1 if view == "sagittal_t1_left" else -1)
+    side = geometry.LEFTWARDS["left" if view == "sagittal_t1_left" else "right"]
+    offset = side * spec.t1_offsets_mm[LEVELS.index(level)]
     return sagittal_window(series, spec.slices, offset, prep, canal_mm(study, series, keypoints, prep, level))
 
 

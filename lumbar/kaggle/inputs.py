@@ -10,7 +10,7 @@ import importlib.metadata
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -77,13 +77,13 @@ def is_competition_rerun(environment: Mapping[str, str] | None = None) -> bool:
     return bool((os.environ if environment is None else environment).get("KAGGLE_IS_COMPETITION_RERUN"))
 
 
-def install_missing_wheels(*, kaggle: Path = KAGGLE, say: Say = print) -> list[str]:
+def install_missing_wheels(*, kaggle: Path = KAGGLE, say: Say = print, wanted: Sequence[str] = WHEELS) -> list[str]:
     """Install what Kaggle's image lacks from the attached wheels, without network; returns what was installed.
 
     Nothing happens outside Kaggle or where nothing is missing. Call it before pydicom is imported, which looks for its
     decoders once. A missing wheel is told in a sentence and is no error here: who needs the package says so.
     """
-    missing = [name for name in WHEELS if not _is_installed(name)]
+    missing = [name for name in wanted if not _is_installed(name)]
     if not missing or not (kaggle / "input").is_dir():
         return []
     folders = [folder for folder in _folders(kaggle / "input") if folder.name == WHEELS_FOLDER]

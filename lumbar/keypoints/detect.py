@@ -135,7 +135,7 @@ def heatmaps(
     """(N, K, S, S) float32: the stacks of a study in one batch through every member, averaged over members.
 
     A member's map that says nothing is left out of the average: one that holds anything but numbers (half precision can
-    overflow), or that is flat, see `coding.RAISED`. Where no member says anything the map is NaN. With the original's
+    overflow), or that is flat, see `heatmaps.RAISED`. Where no member says anything the map is NaN. With the original's
     `keypoints="keep"` a flat map counts like any other.
     """
     kinds: dict[tuple[int, ...], int] = {}  # slices seen → place in the batch: equal stacks go through once

@@ -11,8 +11,16 @@ from lumbar.issues import InputError, Issue
 from lumbar.labels import CONDITIONS, KEYPOINT_SERIES, LEVELS, SIDES, Condition, Level, Side, level_title, side_of
 from lumbar.recipe.member import DetectorSpec
 from lumbar.study.canal import Places, canal_mm, moved_middle_mm, off_centre
-from lumbar.study.images import resize, slice_values, standardise
-from lumbar.study.slices import Window, axial_slices, axial_window, middle_slice, playing_series, sagittal_window
+from lumbar.study.slices import (
+    Window,
+    axial_slices,
+    axial_window,
+    middle_slice,
+    nearest_slice,
+    playing_series,
+    sagittal_window,
+)
+from lumbar.study.standardise import resize, slice_values, standardise
 from lumbar.study.study import Study
 
 Name = tuple[Condition, Level]
@@ -95,7 +103,7 @@ def sagittal_stacks(study: Study, spec: DetectorSpec, points: Places | None = No
     else:
         canal = moved_middle_mm(study, series, {}, spec.preprocessing)  # T2 is looked at before any point is known
     for side in sides:
-        offset = {"left": spec.offset_mm, "right": -spec.offset_mm, None: 0.0}[side]
+        offset = 0.0 if side is None else geometry.LEFTWARDS[side] * spec.offset_mm
         window = sagittal_window(series, spec.in_chans, offset, spec.preprocessing, canal)
         centre = middle_slice(series, spec.preprocessing, canal) if side is None else window.centre
         if centre is None:
@@ -115,15 +123,14 @@ def axial_stacks(
     slices = axial_slices(study, spec.preprocessing)
     if not slices:
         return [], []
-    affines = np.stack([item.affine for _, item in slices])
     stacks, issues = [], []
     for level, point in canal_mm.items():
-        index, distance = geometry.nearest_plane(affines, point, spec.max_plane_distance_mm)
-        if index is None:
+        found, distance = nearest_slice(slices, point, spec.max_plane_distance_mm)
+        if found is None:
             detail = f"{level_title(level)}: the nearest axial slice is {distance:.1f} mm away"
             issues.append(Issue("no_axial_slice", study.study_id, None, detail))
             continue
-        series, centre = slices[index]
+        series, centre = found
         window = axial_window(series, centre, spec.in_chans, spec.preprocessing)
         stacks.append(make_stack(window, centre, spec, level=level))
         issues += _repeated(study, window, f"the axial slices of {level_title(level)}")

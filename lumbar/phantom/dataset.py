@@ -17,8 +17,9 @@ from lumbar.files.exchange import check_own, exchanging
 from lumbar.files.write import write_text
 from lumbar.issues import InputError
 from lumbar.labels import LABEL_COLUMNS
+from lumbar.phantom import study
 from lumbar.phantom.options import PhantomOptions
-from lumbar.phantom.study import Rows, Split, plan, seed_words, table_rows, write_study
+from lumbar.phantom.study import Rows, Split, plan, seed_words, table_rows
 from lumbar.phantom.writer import OwnSlices
 from lumbar.pool import spread
 
@@ -115,7 +116,7 @@ def _work(job: tuple[Any, ...]) -> Rows:
     threads = cv2.getNumThreads()
     cv2.setNumThreads(1)
     try:
-        return write_study(*job)
+        return study.write_study(*job)
     finally:
         cv2.setNumThreads(threads)
 

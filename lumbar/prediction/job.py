@@ -1,7 +1,8 @@
 """Prediction of a whole folder: shared out over shards and processes, kept study by study, brought together at the end.
 
-Each process takes its share of the studies and keeps every finished one in the folder of results; where all is there,
-it is brought together from the files, so that it makes no difference who computed what.
+Each process takes its share of the studies (of n every n-th one, as of n shards) and keeps every finished one in the
+folder of results; where all is there, it is brought together from the files, so that it makes no difference who
+computed what.
 """
 
 import os

@@ -15,16 +15,16 @@ from lumbar.bundle.bundle import Bundle
 from lumbar.compute import compiled
 from lumbar.compute.engine import choose_engine
 from lumbar.compute.forward import Network, exact_convolutions, is_device_fault
-from lumbar.grading.grade import grade, is_unanswered, unanswered
+from lumbar.grading import grade
 from lumbar.grading.regions import cut_all_regions, region_key
 from lumbar.grading.tasks import OWN_VIEW
 from lumbar.issues import InputError, Issue, cut, few
-from lumbar.keypoints.detect import check_detectors, detect
+from lumbar.keypoints import detect
 from lumbar.labels import CONDITIONS, SeriesType
+from lumbar.prediction import networks
 from lumbar.prediction.blend import BundleBlend
 from lumbar.prediction.budget import Budget, enough, ranked_graders
 from lumbar.prediction.case import Case, Step
-from lumbar.prediction.networks import Networks
 from lumbar.prediction.result import StudyResult, left_out, not_finite
 from lumbar.recipe.member import DetectorSpec, GraderSpec
 from lumbar.study.study import Study
@@ -38,7 +38,8 @@ class Predictor:
     """A bundle's networks on a device, ready for one study after another.
 
     `engine` says how networks run, see `lumbar.compute.engine`; `amp` is the autocast type that suits the device (None:
-    float32 unless the engine says otherwise). Raises InputError where the bundle lacks a stage.
+    float32 unless the engine says otherwise); `room`: bytes for networks, by default what the device has to spare.
+    Raises InputError where the bundle lacks a stage.
     """
 
     def __init__(
@@ -47,8 +48,9 @@ class Predictor:
         device: torch.device | str = "cpu",
         amp: torch.dtype | None = None,
         engine: str = "auto",
+        room: int | None = None,
     ) -> None:
-        self.bundle, self.word = bundle, engine
+        self.bundle, self.word, self.room = bundle, engine, room
         self.prior = np.asarray(bundle.manifest.prior, dtype=np.float64)  # (5, 5, 3)
         self.graders = bundle.manifest.graders
         if not self.graders or not bundle.manifest.detectors:
@@ -73,7 +75,7 @@ class Predictor:
         self.engine = choose_engine(self.word, device, amp)
         detectors = self.bundle.manifest.detectors
         names = [*detectors, *self.graders]  # what stays in memory: detectors first
-        self.networks = Networks(self.bundle, names, self.engine, device)
+        self.networks = networks.Networks(self.bundle, names, self.engine, device, self.room)
         self.together = TOGETHER if self.networks.turns else 1
         #: Studies that may be computed side by side: where one has the whole device, a single one.
         shared = device.type != "cpu" or not self.networks.stay(detectors)
@@ -83,7 +85,7 @@ class Predictor:
         for name, spec in detectors.items():
             self.detectors.setdefault(spec.series_type, []).append((spec, partial(self.networks.call, name)))
         try:
-            check_detectors(self.detectors)
+            detect.check_detectors(self.detectors)
         except InputError as error:
             raise InputError(f"{self.bundle.folder}: {error}") from error
 
@@ -137,7 +139,7 @@ class Predictor:
             details = dict.fromkeys(cut(issue.detail, 90) for issue in study.issues)
             reasons = few(list(details), 2) or "it holds no series"
             raise InputError(f"study {study.study_id}: no usable series ({reasons}); check its folder and tables")
-        case.keypoints, issues = detect(study, self.detectors, self.device, self.engine.amp)
+        case.keypoints, issues = detect.detect(study, self.detectors, self.device, self.engine.amp)
         by_name = {(keypoint.condition, keypoint.level): keypoint for keypoint in case.keypoints}
         regions = cut_all_regions(study, by_name, self.graders.values())
         cut_issues = [issue for found in regions.values() for issue in found.issues]
@@ -153,9 +155,9 @@ class Predictor:
         key = region_key(spec)
         regions = case.regions[key]
         batches = case.batches.setdefault(f"{self.device} {key}", {}) if self.device.type != "cpu" else None
-        answers = grade(regions, spec, self.networks[name], self.device, self.engine.amp, batches)
-        if is_unanswered(regions, spec, answers):
-            case.unanswered[name] = unanswered(regions, spec, answers)
+        answers = grade.grade(regions, spec, self.networks[name], self.device, self.engine.amp, batches)
+        if grade.is_unanswered(regions, spec, answers):
+            case.unanswered[name] = grade.unanswered(regions, spec, answers)
         case.answers[name] = answers
         with self._lock:
             self.spent[name] += time.perf_counter() - started

@@ -16,14 +16,14 @@ from typing import Final
 import torch
 
 from lumbar.bundle.bundle import Bundle
-from lumbar.compute import process_pool
-from lumbar.compute.thread_pool import Lanes
+from lumbar.compute import process_pool, thread_pool
 from lumbar.prediction.budget import Budget
 from lumbar.prediction.case import Case, OnError, attempt
 from lumbar.prediction.predictor import Predictor
 from lumbar.prediction.reading import ReadAhead
 from lumbar.prediction.result import StudyResult
-from lumbar.study.study import DataFolder, Study, read_study
+from lumbar.study import study as studies
+from lumbar.study.study import DataFolder, Study
 from lumbar.terminal import bar
 
 _log = logging.getLogger(__name__)
@@ -128,9 +128,9 @@ class Work:
         ahead, workers = (ahead, 1) if device.type == "cpu" else (ahead + READERS, READERS)
         # Where weights are swapped the lanes go through a group together; else each takes a study from start to end.
         with (
-            ReadAhead(lambda study_id: read_study(self.data, study_id), wanted, ahead, workers) as reading,
-            Lanes(1 if size > 1 else self.lanes) as apart,
-            Lanes(self.lanes if size > 1 else 1) as within,
+            ReadAhead(lambda study_id: studies.read_study(self.data, study_id), wanted, ahead, workers) as reading,
+            thread_pool.Lanes(1 if size > 1 else self.lanes) as apart,
+            thread_pool.Lanes(self.lanes if size > 1 else 1) as within,
         ):
             since = 0
             for results in apart.answers(partial(self._graded, within), reading.groups(size)):
@@ -144,7 +144,7 @@ class Work:
                     self.predictor.keep_time(budget, since, left, self.lanes)
                     since = 0
 
-    def _graded(self, lanes: Lanes, group: Group) -> list[StudyResult]:
+    def _graded(self, lanes: thread_pool.Lanes, group: Group) -> list[StudyResult]:
         """The results of some studies that were read."""
         predictor, budget = self.predictor, self.budget
         if budget is not None and budget.is_over(max(len(group), self.lanes)):

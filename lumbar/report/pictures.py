@@ -17,6 +17,7 @@ from matplotlib.patches import Rectangle
 
 from lumbar.dicom.series import Slice
 from lumbar.drawing import style
+from lumbar.drawing.grey_range import OF_A_PART, grey_range
 from lumbar.drawing.severity_table import draw_table
 from lumbar.geometry import spacing_mm, to_pixel
 from lumbar.issues import printable
@@ -33,8 +34,8 @@ from lumbar.labels import (
 )
 from lumbar.prediction.result import StudyResult
 from lumbar.recipe.member import Preprocessing
-from lumbar.study.images import slice_values
 from lumbar.study.keypoint import Keypoint
+from lumbar.study.standardise import slice_values
 from lumbar.study.study import DataFolder, Study, read_study, true_severities
 
 FIGURE_INCHES: Final = (16.0, 9.6)
@@ -183,7 +184,7 @@ def _draw_image(
     shape = place.width * FIGURE_INCHES[0] / (place.height * FIGURE_INCHES[1])
     wide = tall * shape
     extent = (-step_x / 2, (width - 0.5) * step_x, (height - 0.5) * step_y, -step_y / 2)
-    low, high = _window(view, x, y, wide, tall)
+    low, high = _display_range(view, x, y, wide, tall)
     ax.imshow(view.image, cmap="gray", vmin=low, vmax=high, extent=extent, interpolation="bilinear")
     _bare(ax, title)
     ax.set(xlim=(x - wide / 2, x + wide / 2), ylim=(y + tall / 2, y - tall / 2), facecolor=style.DARK)
@@ -215,13 +216,12 @@ def _draw_scale(ax: Axes, wide_mm: float, length_mm: float = 20.0) -> None:
     )  # fmt: skip
 
 
-def _window(view: _View, x: float, y: float, wide: float, tall: float) -> tuple[float, float]:
+def _display_range(view: _View, x: float, y: float, wide: float, tall: float) -> tuple[float, float]:
     """Display range from the shown part: the brightest half per cent (vessels, skin fat) may saturate."""
     columns = np.clip(np.array([x - wide / 2, x + wide / 2]) / view.step_mm[0], 0, view.image.shape[1]).astype(int)
     rows = np.clip(np.array([y - tall / 2, y + tall / 2]) / view.step_mm[1], 0, view.image.shape[0]).astype(int)
     shown = view.image[rows[0] : rows[1], columns[0] : columns[1]]
-    low, high = np.percentile(shown if shown.size else view.image, (1, 99.5))
-    return float(low), float(high if high > low else low + 1)
+    return grey_range(shown if shown.size else view.image, OF_A_PART)
 
 
 def _draw_marks(ax: Axes, view: _View, result: StudyResult) -> None:

@@ -12,7 +12,7 @@ class Keypoint:
 
     `xy_px` is (column, row) in the slice as stored; `mm` is the same point in patient coordinates (LPS). `peak` and
     `spread_px` (pixels of the network's image) come from the heatmap, `confidence` (0 to 1) from both, see
-    `coding.confidence`. `repaired`: the position was derived from neighbours, peak and confidence are those of the
+    `heatmaps.confidence`. `repaired`: the position was derived from neighbours, peak and confidence are those of the
     detection that it replaces. While a study's points are looked for, one that no detector shows has NaN for a place:
     it gets one from its neighbours or is left out.
     """

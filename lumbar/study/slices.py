@@ -1,6 +1,6 @@
 """Which series and which of its slices a network sees, by the options of `Preprocessing`. For both stages, no torch."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -91,6 +91,18 @@ def middle_slice(series: Series, preprocessing: Preprocessing, from_mm: float | 
 def axial_slices(study: Study, preprocessing: Preprocessing) -> list[tuple[Series, Slice]]:
     """Every slice of every axial series, series in table order: the planes among which the nearest is sought."""
     return list(_axial_slices(study, preprocessing))
+
+
+def nearest_slice(
+    slices: Sequence[tuple[Series, Slice]], point_mm: np.ndarray, reach_mm: float
+) -> tuple[tuple[Series, Slice] | None, float]:
+    """The axial slice that serves a level: of all series the one whose plane is nearest to the level's point (3,).
+
+    None where it is farther than `reach_mm`; and its distance in mm. Of equal ones the first.
+    """
+    affines = np.stack([item.affine for _, item in slices])
+    index, distance = geometry.nearest_plane(affines, point_mm, reach_mm)
+    return None if index is None else slices[index], distance
 
 
 def find_slice(study: Study, series_id: int, instance: int) -> tuple[Series, Slice] | None:

@@ -86,7 +86,7 @@ class Study:
         return next((one for group in self.series.values() for one in group if one.series_id == series_id), None)
 
     def share_frame(self, one: Series, other: Series) -> bool:
-        """Whether points of one series can be carried to another, see `study_checks.same_frame`."""
+        """Whether points of one series can be carried to another, see `checks.same_frame`."""
         return same_frame(one, other, [each for group in self.series.values() for each in group])
 
 

@@ -9,7 +9,8 @@ from lumbar.training.data.make import source_of
 from lumbar.training.data.packs import fingerprint
 from lumbar.training.data.samples import RegionSamples, StackSamples, drawn
 from lumbar.training.journal import Journal
-from lumbar.training.loop.loop import Job, fit
+from lumbar.training.loop import loop
+from lumbar.training.loop.loop import Job
 from lumbar.training.setup import Setup
 from lumbar.training.stages import MemberStage
 
@@ -22,7 +23,7 @@ def train_member(setup: Setup, member: MemberStage, fold: int, journal: Journal)
         return
     if not len(job.train.studies) or not len(job.valid.studies):
         raise InputError(f"{member.name} fold {fold}: no labelled sample to train or to validate on; add studies")
-    progress = fit(job, setup.accelerator, journal.add)
+    progress = loop.fit(job, setup.accelerator, journal.add)
     if setup.main:
         studies = len(member.trained_on(setup, fold))
         saw = f"{studies} studies of {printable(setup.data.root.resolve().name)}"

@@ -5,7 +5,7 @@ Series 1 is sagittal T1, 2 sagittal T2, 3 axial T2, whatever the phantom called 
 
 import random
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -455,8 +455,8 @@ CASES: dict[str, Case] = {
 }
 
 
-def write_matrix(root: Path) -> dict[str, int]:
-    """A data folder with one study a case; the study's id by the case's name."""
+def write_matrix(root: Path, wanted: Collection[str]) -> dict[str, int]:
+    """A data folder with one study a wanted case; the study's id by the case's name."""
     write_phantoms(
         root / "source", 1, 5, matrices=(128,), sagittal_slices=(SLICES, SLICES), axial_kind="block",
         two_axial=False, numbering="plain",
@@ -465,8 +465,9 @@ def write_matrix(root: Path) -> dict[str, int]:
     table = (root / "source" / "train_series_descriptions.csv").read_text().splitlines()[1:]
     names = {row.split(",")[1]: row.split(",")[2] for row in table}
     lines = ["study_id,series_id,series_description"]
-    studies = {name: 100 + place for place, name in enumerate(CASES)}
-    for name, case in CASES.items():
+    studies = {name: 100 + place for place, name in enumerate(CASES) if name in wanted}
+    for name in studies:
+        case = CASES[name]
         folder = root / "test_images" / str(studies[name])
         for series in source.iterdir():
             shutil.copytree(series, folder / str(NUMBER_OF[names[series.name]]))

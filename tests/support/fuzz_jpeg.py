@@ -73,8 +73,8 @@ def attempt(pool: list[bytes], kind: str, dealer: random.Random) -> str:
     """Decode the first mutation that passes the reader's own check of its claims."""
     from pydicom.uid import JPEGLosslessSV1, JPEGLSLossless
 
+    from lumbar.dicom.compressed import _decode_jpeg, _jpeg_claim
     from lumbar.dicom.flaws import DAMAGE, UnusableError
-    from lumbar.dicom.frames import _decode_jpeg, _jpeg_claim
     from lumbar.dicom.pixels import MAX_SIDE_PX, MIN_SIDE_PX
 
     while True:

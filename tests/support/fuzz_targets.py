@@ -226,7 +226,6 @@ def table_attack(work: Path) -> Callable[[random.Random], str]:
 
 
 def bundle_attack(work: Path) -> Callable[[random.Random], str]:
-    import torch
 
     from lumbar.bundle.bundle import load_bundle
     from lumbar.bundle.manifest import MANIFEST
@@ -234,7 +233,6 @@ def bundle_attack(work: Path) -> Callable[[random.Random], str]:
     from lumbar.issues import InputError
     from tests.support.worlds import tiny_bundle
 
-    torch.set_num_threads(1)
     folder = work / "bundle"
     members = [member.name for member in tiny_bundle(folder).manifest.members]
     seeds = {path.name: path.read_bytes() for path in sorted(folder.iterdir())}

@@ -35,7 +35,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 import train_utils
 from lumbar.labels import CONDITIONS, LEVELS, SEVERITIES, mirrored
-from lumbar.prediction import networks, predictor
+from lumbar.prediction import networks
 from tests.conftest import ROOT
 from tests.support import changes_free, changes_identity, changes_same, changes_stored, changes_told
 from tests.support.changes import CHANGES, Change, Kind, names
@@ -161,14 +161,15 @@ def _read_results(out: Path, ended: Ended) -> None:
 def networks_kept() -> Iterator[None]:
     """Inside, a bundle's networks are built once and serve all runs that ask for the same."""
     kept: dict[tuple[Any, ...], networks.Networks] = {}
+    made = networks.Networks
 
     def build(bundle: Any, wanted: Iterable[str], engine: Any, device: Any, room: int | None = None) -> Any:
         key = (bundle.identity, tuple(wanted), str(engine), str(device), room)
         if key not in kept:
-            kept[key] = networks.Networks(bundle, key[1], engine, device, room)
+            kept[key] = made(bundle, key[1], engine, device, room)
         return kept[key]
 
-    with mock.patch.object(predictor, "Networks", build):
+    with mock.patch.object(networks, "Networks", build):
         yield
 
 

@@ -20,9 +20,9 @@ from pydantic import Field, ValidationError
 from safetensors.torch import load_file
 
 from lumbar.bundle.bundle import Bundle
-from lumbar.bundle.content import PICKLE_STARTS, refuse_stand_in
 from lumbar.bundle.convert.original import EXACT, ORIGINALS, own_keys, plain_keys, recognise
 from lumbar.bundle.save import Weights, save_bundle
+from lumbar.bundle.verify import PICKLE_STARTS, refuse_stand_in
 from lumbar.files.read import parse_toml, read_json, read_text
 from lumbar.issues import InputError, few, printable
 from lumbar.labels import CONDITIONS, LEVELS, SEVERITIES

@@ -20,7 +20,7 @@ DECIMALS = 3
 
 
 def gaussian_heatmaps(xy_px: np.ndarray, size: int, sigma: float) -> np.ndarray:
-    """Target maps (K, S, S) float32 of K points (K, 2); all zero where a point is NaN or outside the image.
+    """Maps (K, S, S) float32 of a perfect detector for K points (K, 2); all zero where one is NaN or outside.
 
     The peak is 1 at the point itself, which may lie between pixels.
     """

@@ -1,28 +1,31 @@
 """The stage-1 networks by the recipe's word. A new one is a file with a builder and an entry in `NETWORKS`.
 
+The files are imported when their network is asked for, so that names can be listed without torch.
+
 A builder takes a `DetectorSpec` and returns a module that maps (B, in_chans, S, S) standardised images to
 (B, num_classes, S, S) raw heatmaps, with random weights and without reaching for any hub. A network whose
 encoder ImageNet weights can fill holds it as `encoder`.
 """
 
-from collections.abc import Callable, Mapping
+import importlib
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
-from torch import nn
-
-from lumbar.backbones import load_pretrained
 from lumbar.issues import InputError
-from lumbar.keypoints.networks import deeplab, unet
 from lumbar.recipe.member import DetectorSpec
 
-NETWORKS: Final[Mapping[str, Callable[[DetectorSpec], nn.Module]]] = {
-    "deeplabv3plus": deeplab.build,
-    "unet": unet.build,
+if TYPE_CHECKING:
+    from torch import nn
+
+#: Word → the file whose `build` makes it.
+NETWORKS: Final[Mapping[str, str]] = {
+    "deeplabv3plus": "lumbar.keypoints.networks.deeplab",
+    "unet": "lumbar.keypoints.networks.unet",
 }
 
 
-def build_detector(spec: DetectorSpec, pretrained: bool | str | Path = False) -> nn.Module:
+def build_detector(spec: DetectorSpec, pretrained: bool | str | Path = False) -> "nn.Module":
     """The network of a stage-1 member, in training mode.
 
     `pretrained` fills the encoder: True from an installed package of that encoder's weights, a path from a local file
@@ -30,7 +33,9 @@ def build_detector(spec: DetectorSpec, pretrained: bool | str | Path = False) ->
     """
     if spec.network not in NETWORKS:
         raise InputError(f"unknown detector network {spec.network!r}; known: {', '.join(sorted(NETWORKS))}")
-    network = NETWORKS[spec.network](spec)
+    network: nn.Module = importlib.import_module(NETWORKS[spec.network]).build(spec)
     if pretrained:
+        from lumbar.backbones import load_pretrained
+
         load_pretrained(network.get_submodule("encoder"), spec.encoder, pretrained)
     return network

@@ -10,8 +10,9 @@ from numpy.typing import NDArray
 
 from lumbar.dicom.series import Series
 from lumbar.drawing import style
+from lumbar.drawing.grey_range import OF_A_SERIES, grey_range
 from lumbar.recipe.member import Preprocessing
-from lumbar.study.images import slice_values
+from lumbar.study.standardise import slice_values
 
 #: Rescaled and upright, whatever the networks see.
 DISPLAY: Final = Preprocessing()
@@ -20,8 +21,6 @@ LONGEST_PX: Final = 640
 #: Pixels of all slices of a study: about 3 MB of WebP. Studies of more slices get smaller ones.
 STUDY_PX: Final = 24_000_000
 QUALITY, LOSSLESS = 78, 101  # 101 is OpenCV's word for lossless
-#: The darkest and brightest part of a series that may saturate, per cent.
-WINDOW_PERCENTILES: Final = (0.5, 99.7)
 #: Saliency maps are smooth; more pixels a side hold nothing.
 MAP_PX: Final = 48
 
@@ -34,11 +33,10 @@ def encode(image: NDArray[np.uint8], quality: int = QUALITY) -> str:
     return base64.b64encode(data.tobytes()).decode("ascii")
 
 
-def window(series: Series) -> tuple[float, float]:
+def display_range(series: Series) -> tuple[float, float]:
     """Display range of all slices of a series, so that brightness does not jump from slice to slice."""
     sample = np.concatenate([slice_values(item, DISPLAY)[0][::3, ::3].ravel() for item in series.slices])
-    low, high = np.percentile(sample, WINDOW_PERCENTILES)
-    return float(low), float(high if high > low else low + 1)
+    return grey_range(sample, OF_A_SERIES)
 
 
 def to_grey(image: NDArray[np.floating], low: float, high: float) -> NDArray[np.uint8]:

@@ -15,8 +15,8 @@ from lumbar.labels import LEVELS, SERIES_TYPES, SeriesType, level_title, side_of
 from lumbar.prediction.result import StudyResult
 from lumbar.report.html import cells, images
 from lumbar.report.pictures import sureness
-from lumbar.study.images import slice_values
 from lumbar.study.keypoint import Keypoint
+from lumbar.study.standardise import slice_values
 from lumbar.study.study import Study
 
 SERIES_TITLES: Final[dict[SeriesType, str]] = {
@@ -58,7 +58,7 @@ class Shown:
         return [_point(point, xy, result) for point, xy in found if xy is not None]
 
     def _series(self, series: Series, title: str) -> dict[str, Any]:
-        low, high = images.window(series)
+        low, high = images.display_range(series)
         slices = []
         for item in series.slices:
             image, affine = slice_values(item, images.DISPLAY)

@@ -2,7 +2,8 @@
 
 `draw` names every random number of one sample (so a sample's change depends on seed, epoch and index alone, whatever
 the number of processes); `Warp` and `Filter` are torchvision v2 transforms that take images and their keypoints
-together. Pixel coordinates are (column, row) with pixel centres at whole numbers.
+together. Pixel coordinates are (column, row) with pixel centres at whole numbers. A new change is a field of
+`recipe.settings.Augment`, a number in `draw`, and a step in `Warp` or `Filter`.
 """
 
 import functools

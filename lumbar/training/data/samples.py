@@ -29,7 +29,7 @@ def drawn(rows: np.ndarray, draws: Mapping[int, int]) -> np.ndarray:
 
 class StackSamples:
     """Stage 1: stacks and keypoints. Files hold: `images` (N, C, S, S), `points` (N, K, 2) px, `mm_per_px` (N, 2) and
-    `flip` (N,), see `derive.stack_arrays`.
+    `flip` (N,), see `derived.stack_arrays`.
     """
 
     def __init__(self, folder: Path, studies: Sequence[int], spec: DetectorSpec, training: Training) -> None:

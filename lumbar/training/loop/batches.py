@@ -74,19 +74,6 @@ class Plan:
         start = batch - batch % self.training.accumulate
         return range(start, min(start + self.training.accumulate, self.batches))
 
-    def rate(self, epoch: int, batch: int) -> float:
-        """Learning rate of an optimizer step."""
-        training = self.training
-        done = (epoch + (batch // training.accumulate) / self.steps) / training.epochs
-        factor = 1.0
-        if done < training.warmup:
-            return training.learning_rate * min(1.0, (done + 1 / (self.steps * training.epochs)) / training.warmup)
-        if training.schedule == "cosine":
-            factor = 0.5 * (1 + math.cos(math.pi * done))
-        elif training.schedule == "step":
-            factor = training.step_factor ** (epoch // training.step_epochs)
-        return training.learning_rate * factor
-
 
 class _Loadable(Dataset):  # type: ignore[type-arg]
     """Samples by (epoch, index); a negative epoch means validation."""

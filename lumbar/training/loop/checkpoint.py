@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from lumbar.compute.state import check_numbers
 from lumbar.compute.tensors import load_tensors
-from lumbar.files.write import write_bytes
+from lumbar.files import write
 from lumbar.issues import InputError
 from lumbar.training.data.packs import read_header
 
@@ -90,7 +90,7 @@ def _write(path: Path, tensors: Tensors, **header: Any) -> None:
 
     plain = {name: value.detach().cpu().contiguous().clone() for name, value in tensors.items()}
     try:
-        write_bytes(to_bytes(plain, metadata={"lumbar": json.dumps(header)}), path)
+        write.write_bytes(to_bytes(plain, metadata={"lumbar": json.dumps(header)}), path)
     except OSError as error:
         raise InputError(
             f"{path}: cannot be written ({error.strerror}); free space on that disk and run again"

@@ -24,6 +24,7 @@ from lumbar.recipe.settings import Loop, Training
 from lumbar.terminal import bar as progress_bar
 from lumbar.training.loop import checkpoint
 from lumbar.training.loop.batches import Batch, Plan, Samples, load, validation
+from lumbar.training.loop.learning_rate import learning_rate
 from lumbar.training.loop.shared_norm import share_norms
 
 
@@ -141,7 +142,7 @@ def _epoch(
         if not last:
             continue
         for parameters in optimizer.param_groups:
-            parameters["lr"] = plan.rate(progress.epoch, progress.batch - 1)
+            parameters["lr"] = learning_rate(plan, progress.epoch, progress.batch - 1)
         if job.training.clip_norm:
             accelerator.clip_grad_norm_(network.parameters(), job.training.clip_norm)
         optimizer.step()
@@ -186,7 +187,7 @@ def _close_epoch(
         "member": job.member,
         "fold": job.fold,
         "epoch": progress.epoch + 1,
-        "rate": plan.rate(progress.epoch, plan.batches - 1),
+        "rate": learning_rate(plan, progress.epoch, plan.batches - 1),
         "train_loss": trained if math.isfinite(trained) else None,  # one batch in fp16 may have overflown
         "valid_loss": loss,
         **{f"valid_{name}": value for name, value in valid.items()},

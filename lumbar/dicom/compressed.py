@@ -1,8 +1,8 @@
 """Compressed frames: decoders chosen by name, codestreams checked before anything is allocated for them."""
 
+import importlib.util
 import itertools
 import struct
-from importlib.util import find_spec
 from typing import Final, NamedTuple
 
 import numpy as np
@@ -71,7 +71,7 @@ def decoder_of(syntax: UID) -> str:
     if syntax not in DECODERS:
         raise UnusableError("file_unreadable", f"cannot decode {syntax.name}; convert it to RLE or JPEG 2000 Lossless")
     if OPTIONAL in DECODERS[syntax]:
-        installed: tuple[str, ...] = (OPTIONAL,) if find_spec(OPTIONAL) else ()
+        installed: tuple[str, ...] = (OPTIONAL,) if importlib.util.find_spec(OPTIONAL) else ()
     else:
         installed = get_decoder(syntax).available_plugins
     plugin = next((name for name in DECODERS[syntax] if name in installed), None)

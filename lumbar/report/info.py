@@ -1,0 +1,63 @@
+"""What this version can do, word by word, from the registries that decide it; no torch is loaded for the answer."""
+
+from typing import Any, get_args
+
+from lumbar import __version__
+from lumbar.arguments import ARGUMENTS, DEVICES, ENGINES
+from lumbar.ensemble.names import METHOD_NAMES
+from lumbar.grading.networks import registry as graders
+from lumbar.grading.tasks import TASKS, VIEWS
+from lumbar.issues import CODES
+from lumbar.keypoints.networks import registry as detectors
+from lumbar.labels import CONDITIONS, LEVELS, SERIES_DESCRIPTIONS, SEVERITIES
+from lumbar.recipe.member import Preprocessing
+from lumbar.recipe.settings import Augment, Folds, Training
+
+
+def info() -> dict[str, Any]:
+    """Commands, words of a recipe, networks, blends, engines and the codes of Issues with their meaning."""
+    return {
+        "version": __version__,
+        "commands": list(ARGUMENTS),
+        "answers_for": {"conditions": CONDITIONS, "levels": LEVELS, "severities": SEVERITIES},
+        "series": SERIES_DESCRIPTIONS,
+        "detector_networks": sorted(detectors.NETWORKS),
+        "grader_networks": sorted(graders.NETWORKS),
+        "tasks": {name: {"views": task.views, "conditions": task.conditions} for name, task in TASKS.items()},
+        "views": VIEWS,
+        "preprocessing": _choices(Preprocessing),
+        "schedules": get_args(Training.model_fields["schedule"].annotation),
+        "augmentations": list(Augment.model_fields),
+        "folds": get_args(Folds.model_fields["method"].annotation),
+        "blends": METHOD_NAMES,
+        "engines": ENGINES,
+        "devices": DEVICES,
+        "issues": CODES,
+    }
+
+
+def as_text(found: dict[str, Any]) -> str:
+    """The same for people: a line a word, and one an Issue's code."""
+    lines = []
+    for name, value in found.items():
+        if isinstance(value, dict):
+            lines.append(f"{name.replace('_', ' ')}:")
+            lines += [f"  {key}: {_plain(one)}" for key, one in value.items()]
+        else:
+            lines.append(f"{name.replace('_', ' ')}: {_plain(value)}")
+    return "\n".join(lines)
+
+
+def _plain(value: Any) -> str:
+    if isinstance(value, dict):
+        return "; ".join(f"{key} {_plain(one)}" for key, one in value.items())
+    return ", ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
+
+
+def _choices(model: type[Preprocessing]) -> dict[str, tuple[str, ...]]:
+    """Each option with its words, the default first."""
+    found = {}
+    for name, field in model.model_fields.items():
+        words = get_args(field.annotation)
+        found[name] = (field.default, *(word for word in words if word != field.default))
+    return found

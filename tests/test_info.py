@@ -1,0 +1,41 @@
+"""`info` lists what the registries hold, without loading torch."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import train_utils
+from lumbar.arguments import ARGUMENTS, ENGINES
+from lumbar.compute.engine import ENGINE_WORDS
+from lumbar.ensemble.names import METHOD_NAMES
+from lumbar.grading.networks import registry as graders
+from lumbar.issues import CODES
+from lumbar.keypoints.networks import registry as detectors
+
+
+def test_info_is_told_as_json_without_torch(root: Path) -> None:
+    script = (
+        "import sys, train_utils\ncode = train_utils.main(['info', '--json'])\n"
+        "heavy = {'torch', 'timm'} & set(sys.modules)\nsys.exit(code or (f'{heavy} loaded' if heavy else 0))"
+    )
+    done = subprocess.run([sys.executable, "-c", script], cwd=root, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert found["issues"] == CODES
+    assert found["commands"] == list(ARGUMENTS)
+    assert found["detector_networks"] == sorted(detectors.NETWORKS)
+    assert found["grader_networks"] == sorted(graders.NETWORKS)
+    assert found["blends"] == list(METHOD_NAMES)
+    assert found["preprocessing"]["middle"] == ["series", "canal"]
+
+
+def test_every_engine_that_is_listed_is_one(capsys: pytest.CaptureFixture[str]) -> None:
+    assert train_utils.main(["info"]) == 0
+    text = capsys.readouterr().out
+    assert f"engines: {', '.join(ENGINES)}" in text.splitlines()
+    assert set(ENGINES) == {"auto", *ENGINE_WORDS}
+    for code, meaning in CODES.items():
+        assert f"  {code}: {meaning}" in text.splitlines()
