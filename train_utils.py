@@ -5,7 +5,7 @@
 
 In a notebook (a Kaggle utility script or this file beside it):
 
-    from train_utils import find_inputs, choose_device, open_data, load_bundle, predict, write_outputs
+    from train_utils import find_inputs, choose_device, open_folder, load_bundle, predict, write_outputs
 
 Results go to files or standard output, progress to standard error. Exit codes: 0 done, 1 failed with one clear
 sentence, 2 bad usage, 130 stopped by Ctrl-C (129 by SIGHUP, 143 by SIGTERM). Research use only, not for clinical
@@ -41,6 +41,7 @@ if TYPE_CHECKING:  # what a notebook imports from here; loaded on first use, so 
     from lumbar.prediction.run_report import describe_rows, show_issues
     from lumbar.prediction.schedule import predict
     from lumbar.report.pictures import show_study
+    from lumbar.study.folder import open_folder
     from lumbar.study.study import open_data
 
 _HOME = {
@@ -48,6 +49,7 @@ _HOME = {
     "choose_device": "lumbar.compute.device",
     "is_competition_rerun": "lumbar.kaggle.inputs",
     "open_data": "lumbar.study.study",
+    "open_folder": "lumbar.study.folder",
     "load_bundle": "lumbar.bundle.bundle",
     "predict": "lumbar.prediction.schedule",
     "predict_all": "lumbar.prediction.job",
@@ -65,6 +67,7 @@ __all__ = [
     "is_competition_rerun",
     "load_bundle",
     "open_data",
+    "open_folder",
     "predict",
     "predict_all",
     "read_labels",
@@ -164,17 +167,19 @@ def convert(args: argparse.Namespace) -> int:
 
 
 def predict_folder(args: argparse.Namespace) -> int:
-    """Grade a data folder: submission.csv, keypoints.csv and run_report.json, with --html a report to look at."""
+    """Grade a folder of studies: submission.csv, keypoints.csv and run_report.json, with --html a report to look at."""
+    if args.list:  # without torch
+        return list_series(args)
     from lumbar.bundle.bundle import load_bundle
     from lumbar.compute.device import choose_device
     from lumbar.prediction import job, outputs, run_report
-    from lumbar.study import study
+    from lumbar.study.folder import open_folder
 
     if args.dicom_sr:
         from lumbar.report.dicom_sr import write as dicom_sr
 
         dicom_sr.check_available()
-    data, weights = study.open_data(args.data, args.split, strict=False), load_bundle(args.weights)
+    data, weights = open_folder(args.data, args.split, series=args.series), load_bundle(args.weights)
     if args.dicom_sr:
         dicom_sr.check_out(args.out, data)
     if args.html:
@@ -197,6 +202,14 @@ def predict_folder(args: argparse.Namespace) -> int:
             terminal.tell(sentence)
     if run_report.exceeded_share(found):
         raise InputError(f"{args.data}: {run_report.describe_prior(found)}, see {args.out / 'run_report.json'}")
+    return 0
+
+
+def list_series(args: argparse.Namespace) -> int:
+    """What would play which part, and why; nothing is graded."""
+    from lumbar.study.folder import list_folder
+
+    terminal.show(list_folder(args.data, args.out or Path(), args.split, series=args.series))
     return 0
 
 
@@ -292,6 +305,8 @@ def _main(argv: Sequence[str] | None) -> int:
     args = parser.parse_args(argv)
     if args.command == "bundle" and (args.recipe if args.random else args.run) is None:
         parser.error("bundle needs --run, or --random with --recipe")
+    if args.command == "predict" and not args.list and None in (args.weights, args.out):
+        parser.error("predict needs --weights and --out, or --list")
     return terminal.ended(partial(_run, args), f"{parser.prog} {args.command}", terminal.KEPT.get(args.command))
 
 

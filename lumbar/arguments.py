@@ -146,9 +146,18 @@ ARGUMENTS: Final[dict[str, list[Argument]]] = {
         _path("--labels", "train.csv for the weighted prior (without: uniform)", required=False),
     ],
     "predict": [
-        _path("--data", "data folder in the competition layout"),
-        _path("--weights", "bundle folder"),
-        _path("--out", "folder for the results"),
+        _path("--data", "data folder in the competition layout, or any folder or zip of DICOM files"),
+        _path("--weights", "bundle folder", required=False),
+        _path("--out", "folder for the results", required=False),
+        (
+            "--list",
+            {
+                "action": "store_true",
+                "help": "grade nothing: show which series of a folder without tables would play which part and why, "
+                "and write series.csv (into OUT, or here)",
+            },
+        ),
+        _path("--series", "an edited series.csv, which says what plays which part", required=False),
         ("--split", {"choices": ("train", "test"), "help": "which tables, where the folder holds both"}),
         ("--device", {"type": _matching(DEVICE, DEVICES), "default": "auto", "help": DEVICES}),
         (

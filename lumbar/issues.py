@@ -10,7 +10,7 @@ NOTICE: Final = "Research use only, not for clinical decisions."
 #: Every issue code and what it means to the reader of a run report.
 CODES: Final[dict[str, str]] = {
     "file_unreadable": "a file could not be decoded and was left out",
-    "file_ignored": "files of a series folder that are no DICOM images were passed over",
+    "file_ignored": "files that are no DICOM images, or copies of others, were passed over",
     "name_of_file_ignored": "files were read as DICOM by their content although their names do not say so",
     "slice_dropped": "a slice was left out (duplicate position, broken geometry, other orientation)",
     "slice_renumbered": "two slices of a series bore one number; the later one got a new one",
@@ -44,7 +44,7 @@ CODES: Final[dict[str, str]] = {
     "condition_ungraded": "no member graded the region; the prior stands in",
     "answer_not_finite": "a network's answer was no number; other members or the prior spoke for it",
     "device_failed": "the accelerator failed; the CPU went on",
-    "study_unlisted": "a folder of images has no row in the series table and was left out",
+    "study_unlisted": "a study was left out: it has no row in the series table, or none of its series plays a part",
     "out_of_time": "the time budget was spent before the study's turn; the prior stands in",
     "study_failed": "the study could not be read; the prior stands in",
 }

@@ -44,7 +44,7 @@ def run(command: str, place: Path, flag: str, value: str, capsys: pytest.Capture
     for name, options in ARGUMENTS[command]:
         if name == flag:
             words.append(f"{name}={value}")
-        elif options.get("required") or name in ("--run", "--plots", "--out"):
+        elif options.get("required") or name in ("--run", "--plots", "--out", "--weights"):
             known: dict[str, Any] = {"--studies": "1", "--seed": "1", "--out": str(place / "file")}
             words += [name, known.get(name, str(place / "missing"))]
     try:

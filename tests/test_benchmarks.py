@@ -66,6 +66,16 @@ def test_prediction_is_measured_beside_its_floors(
     assert all(figures[name] > 0 for name in ("seconds_per_study", "floor_a_decoding", "floor_b_forward"))
 
 
+def test_a_tree_is_scanned_beside_a_plain_loop(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run("scanning.py", monkeypatch, "--files", 300, "--matter", 30, "--rounds", 1)
+    figures = json.loads(capsys.readouterr().out)
+    assert figures["files"] == 300
+    assert figures["series_with_a_part"] >= 3
+    assert figures["times_the_loop"] > 0
+
+
 @pytest.mark.slow
 def test_the_naive_way_gives_the_same_probabilities(
     world: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]

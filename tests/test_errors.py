@@ -111,7 +111,11 @@ TABLE = "train_series_descriptions.csv"
     ("spoil", "command", "words"),
     [
         ("data", PREDICT, "data is not a folder; give the folder"),
-        (f"data/{TABLE}", PREDICT, "give the folder in the competition's layout"),
+        (
+            "none",
+            ["predict", "--data", "{w}/weights", "--weights", "{w}/weights", "--out", "{w}/out"],
+            "give the folder in the competition's layout",
+        ),
         ("data/train_images", PREDICT, "no folder train_images; put it beside the table"),
         (f"data/{TABLE}=study_id,series_id\n1,2\n", PREDICT, "lacks the column(s) series_description; give"),
         (f"data/{TABLE}=\0\0\0", PREDICT, f"{TABLE}"),

@@ -13,6 +13,7 @@ import pytest
 from lumbar.issues import InputError
 from lumbar.kaggle import inputs
 from lumbar.kaggle.inputs import find_inputs, install_missing_wheels, is_competition_rerun
+from tests.support.tiny_dicom import write_stack
 
 
 def make_data(folder: Path, split: str = "test", text: str = "study_id,series_id,series_description\n") -> Path:
@@ -93,6 +94,16 @@ def test_environment_variables_go_before_everything(tmp_path: Path) -> None:
     data, bundle = make_data(tmp_path / "d", "train"), make_bundle(tmp_path / "w")
     found = look(tmp_path, LUMBAR_DATA=str(data), LUMBAR_WEIGHTS=str(bundle), LUMBAR_OUT=str(tmp_path / "o"))
     assert (found.data, found.weights, found.out) == (data, bundle, tmp_path / "o")
+
+
+def test_the_variable_of_studies_may_name_any_folder_or_zip_of_images(tmp_path: Path) -> None:
+    make_data(tmp_path / "here" / "sample_data")
+    make_bundle(tmp_path / "here" / "weights")
+    write_stack(tmp_path / "tree" / "a" / "b", [0.0, 4.0])
+    with zipfile.ZipFile(tmp_path / "tree.zip", "w") as packed:
+        packed.write(tmp_path / "tree" / "a" / "b" / "1.dcm", "1")
+    for place in (tmp_path / "tree", tmp_path / "tree.zip"):
+        assert look(tmp_path, LUMBAR_DATA=str(place)).data == place
 
 
 @pytest.mark.parametrize("variable", ["LUMBAR_DATA", "LUMBAR_WEIGHTS"])

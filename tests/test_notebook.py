@@ -21,6 +21,7 @@ from lumbar.issues import InputError
 from lumbar.labels import LABEL_COLUMNS, SEVERITIES, SUBMISSION_COLUMNS
 from lumbar.phantom.dataset import write_phantoms
 from lumbar.recipe.member import DetectorSpec, GraderSpec
+from tests.support.archives import VENDORS, copy_study
 from tests.support.notebook import NOTEBOOK, run_cells
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -178,6 +179,16 @@ def test_a_labelled_folder_gets_submission_pictures_issues_and_score(
     assert "random weights" in shown.text
     assert "any_severe_spinal" in shown.text
     assert "keypoint_low_confidence" in shown.text
+
+
+def test_a_tree_without_tables_is_graded_as_well(tmp_path: Path, studies: Path, bundle: Path) -> None:
+    tree = tmp_path / "tree"
+    copy_study(studies / "train_images" / "501", tree, VENDORS["GE"])
+    shown = run_cells(tmp_path / "out", tree, bundle)
+    assert shown.error is None
+    check_submission(tmp_path / "out" / "submission.csv", [1])
+    assert pd.read_csv(tmp_path / "out" / "studies.csv")["study_id"].tolist() == [1]
+    assert "These studies have no labels" in shown.text
 
 
 def spoil(studies: Path, copy: Path) -> Path:

@@ -25,7 +25,12 @@ from lumbar.prediction.versions import versions_here
 
 ROOT = Path("/home/someone/private folder")
 DATA: Any = SimpleNamespace(
-    root=ROOT, split="test", study_ids=(11, 12), unlisted=(13,), issues=(Issue("study_unlisted", 13, None, "no row"),)
+    root=ROOT,
+    tree=None,
+    split="test",
+    study_ids=(11, 12),
+    unlisted=(13,),
+    issues=(Issue("study_unlisted", 13, None, "no row"),),
 )
 BUNDLE: Any = SimpleNamespace(
     folder=ROOT / "bundle",

@@ -2,8 +2,10 @@
 
 import importlib
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from importlib.abc import Loader, MetaPathFinder
+from importlib.machinery import ModuleSpec
 from types import ModuleType
 from typing import Any, Final
 
@@ -22,8 +24,30 @@ class _StandIn(ModuleType):
         return getattr(importlib.import_module(self.__name__), name)
 
 
+class _Rest(MetaPathFinder, Loader):
+    """Imports a module of the compiler that has no stand-in: the compiler is wanted after all."""
+
+    def find_spec(self, name: str, path: Sequence[str] | None, target: ModuleType | None = None) -> ModuleSpec | None:
+        if not name.startswith(f"{_COMPILER}."):
+            return None
+        _leave()
+        importlib.import_module(name)
+        return ModuleSpec(name, self)
+
+    def create_module(self, spec: ModuleSpec) -> ModuleType:
+        return sys.modules[spec.name]
+
+    def exec_module(self, module: ModuleType) -> None:
+        """The module has run."""
+
+
+_rest: Final = _Rest()
+
+
 def _leave() -> None:
     """Take the stand-ins away."""
+    if _rest in sys.meta_path:
+        sys.meta_path.remove(_rest)
     for name in (_COMPILER, f"{_COMPILER}.utils"):
         if isinstance(sys.modules.get(name), _StandIn):
             del sys.modules[name]
@@ -43,6 +67,7 @@ def without_compiler() -> Iterator[None]:
     package.__path__ = []
     package.__dict__["disable"] = _disabled
     utils.__dict__["is_compile_supported"] = _is_compile_supported
+    sys.meta_path.insert(0, _rest)
     sys.modules |= {_COMPILER: package, utils.__name__: utils}
     try:
         yield

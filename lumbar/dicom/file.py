@@ -5,7 +5,7 @@ An ordinary file holds one slice; an enhanced (multi-frame) MR file holds one a 
 
 import zlib
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from io import BytesIO
 from pathlib import Path
 from typing import Final, NamedTuple
@@ -40,6 +40,9 @@ _FUNCTIONAL_GROUPS: Final = {
     "PixelMeasuresSequence": ("PixelSpacing", "SpacingBetweenSlices", "SliceThickness"),
     "PixelValueTransformationSequence": ("RescaleIntercept", "RescaleSlope"),
     "MREchoSequence": ("EffectiveEchoTime",),
+    "MRTimingAndRelatedParametersSequence": ("RepetitionTime",),
+    "MRModifierSequence": ("InversionTimes",),
+    "MRDiffusionSequence": ("DiffusionBValue",),
 }
 
 
@@ -48,8 +51,8 @@ class Slice:
     """One decoded image. `pixels` (H, W) as stored, read-only; `affine` (4, 4) as in `lumbar.geometry`."""
 
     path: Path
-    #: The number in the file name if it is one, else InstanceNumber; of an enhanced file the frame's number. No two
-    #: slices of a series share one.
+    #: The number in the file name if it is one and names were given by numbers, else InstanceNumber; of an enhanced
+    #: file the frame's number. No two slices of a series share one.
     instance: int
     pixels: NDArray[np.generic]
     affine: geometry.FloatArray
@@ -76,11 +79,13 @@ class Slice:
     #: PixelSpacing in mm as the tag says, (row, column): the lengths of the affine's columns differ from it where
     #: ImageOrientationPatient is rounded. None in a slice that comes from no file.
     pixel_spacing: tuple[float, float] | None = None
+    #: What stands for the file's name where that may not be said.
+    called: str = ""
 
     @property
     def name(self) -> str:
         """File name, and the frame where the file holds several."""
-        return _name(self.path, self.frame)
+        return _name(self.path.with_name(self.called) if self.called else self.path, self.frame)
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -93,15 +98,16 @@ class Slice:
         return geometry.spacing_mm(self.affine)
 
 
-def read_slices(path: Path, order: int, log: IssueLog, room: int) -> list[Slice]:
+def read_slices(path: Path, order: int, log: IssueLog, room: int, *, by_name: bool = True) -> list[Slice]:
     """The slices of one file, their plane not yet decided; what is unusable is logged and left out.
 
-    `order` is the rank of its first slice. Raises RoomError where its pixels need more than `room` bytes.
+    `order` is the rank of its first slice; `by_name`: a file name that is a number is the slice's. Raises RoomError
+    where its pixels need more than `room` bytes.
     """
     try:
         dataset = _open(path, log)
         check_subject(dataset, path.name, log)
-        headers = _headers(dataset)
+        headers = frame_headers(dataset)
         check_size(dataset, len(headers), room)
         prepare(dataset, len(headers), path.name, log)
     except UnusableError as flaw:
@@ -115,7 +121,11 @@ def read_slices(path: Path, order: int, log: IssueLog, room: int) -> list[Slice]
     for index, header in enumerate(headers):
         frame = index + 1 if enhanced else None
         try:
-            found.append(_slice(dataset, header, path, index, frame, order + index, log))
+            item = _slice(dataset, header, path, index, frame, order + index, log)
+            if frame is None and not by_name:
+                told = number(dataset, "InstanceNumber")
+                item = replace(item, instance=order + 1 if told is None else int(told))
+            found.append(item)
         except UnusableError as flaw:
             log.add(flaw.code, str(flaw), _name(path, frame))
     return found
@@ -133,7 +143,7 @@ def read_header(path: Path) -> Header:
     log = IssueLog(0, 0)  # what the geometry lacks was told when the study was read
     try:
         dataset = _open(path, log, stop_before_pixels=True)
-        headers = _headers(dataset)
+        headers = frame_headers(dataset)
     except (UnusableError, *DAMAGE) as error:
         raise InputError(f"{path}: {plain(error)}; check the file") from error
     affines = []
@@ -226,8 +236,8 @@ def _parse(content: bytes, name: str, log: IssueLog, *, stop_before_pixels: bool
     return dataset
 
 
-def _headers(dataset: FileDataset) -> list[Dataset]:
-    """Geometry and rescale tags of each frame; the dataset itself where the file is an ordinary one."""
+def frame_headers(dataset: FileDataset) -> list[Dataset]:
+    """Geometry, rescale tags and times of each frame; the dataset itself where the file is an ordinary one."""
     if "PerFrameFunctionalGroupsSequence" not in dataset:
         return [dataset]
     shared = list(dataset.get("SharedFunctionalGroupsSequence") or [])[:1]

@@ -22,17 +22,19 @@ _FIRST_GROUPS: Final = (0x0002, 0x0008)
 #: The first element of a data set is shorter than this.
 _MOST_FIRST_BYTES: Final = 256
 _DICM: Final = b"DICM"
+#: So much of a file tells what it is.
+FIRST_BYTES: Final = 1024
 #: The preamble and these letters.
 PREAMBLE_BYTES: Final = 128 + len(_DICM)
 
 
 def first_bytes(path: Path) -> bytes:
-    """The first kilobyte of a file, empty where it is none or may not be read."""
+    """The beginning of a file, empty where it is none or may not be read."""
     try:
         if not path.is_file():  # opening a pipe waits for ever
             return b""
         with path.open("rb") as stream:
-            return stream.read(1024)
+            return stream.read(FIRST_BYTES)
     except OSError:
         return b""
 

@@ -29,7 +29,7 @@ __all__ = ["Series", "Slice", "dicom_files", "read_series", "read_stations"]
 #: Folders in a series' folder are looked into down to here.
 MAX_DEPTH: Final = 16
 #: What desktops leave in folders.
-_LITTER: Final = frozenset({".DS_Store", "Thumbs.db", "desktop.ini"})
+LITTER: Final = frozenset({".DS_Store", "Thumbs.db", "desktop.ini"})
 #: Decoded pixels that a study may hold; 2,000 slices of 1,024 x 1,024 pixels just fit.
 MAX_STUDY_BYTES: Final = 4 * 2**30
 
@@ -94,10 +94,11 @@ def read_series(
 
 
 def read_stations(
-    folder: Path, series_id: int, description: str, study_id: int, room: int = MAX_STUDY_BYTES
+    source: Path | Sequence[Path], series_id: int, description: str, study_id: int, room: int = MAX_STUDY_BYTES
 ) -> tuple[list[Series], list[Issue]]:
-    """Read all DICOM files of a folder, each opened once; nothing where no slice is usable.
+    """Read all DICOM files of a folder, or those files, each opened once; nothing where no slice is usable.
 
+    Files of a folder are numbered by their names, where these are numbers; given ones by their InstanceNumber alone.
     A sagittal series of the whole spine comes as one `Series` a station, the one nearest to the feet first; any other
     as one. Whatever is wrong with a file's content becomes an Issue and leaves that slice out; nothing is raised for
     it. A series that needs more than `room` bytes for its pixels is left out whole, since a part would have another
@@ -111,16 +112,22 @@ def read_stations(
         log.add("series_ignored", f"series {series_id} ({cut(description, 60)}): {reason}")
         return [], log.issues
 
-    try:
-        paths, others = _by_content(folder)
-    except OSError as error:
-        return refused(f"folder {folder.name} cannot be read ({error.strerror})")
-    _tell_names(folder, paths, others, log)
+    by_name = isinstance(source, Path)
+    if isinstance(source, Path):
+        try:
+            paths, others = _by_content(source)
+        except OSError as error:
+            return refused(f"folder {source.name} cannot be read ({error.strerror})")
+        _tell_names(source, paths, others, log)
+        if not paths:
+            return refused(f"no DICOM file in {source.name}")
+    else:
+        paths = list(source)
     found: list[Slice] = []
     order = 0
     for path in paths:
         try:
-            slices = read_slices(path, order, log, room)
+            slices = read_slices(path, order, log, room, by_name=by_name)
         except RoomError:
             return refused(f"its pixels and those before it in the study need more than {MAX_STUDY_BYTES >> 30} GB")
         order += max(len(slices), 1)
@@ -132,7 +139,7 @@ def read_stations(
         log.add("series_ignored", f"all {sum(map(len, made))} slices hold one value only")
         made = []
     if not made:
-        return refused("no slice is usable" if paths else f"no DICOM file in {folder.name}")
+        return refused("no slice is usable")
     return made, log.issues
 
 
@@ -155,7 +162,7 @@ def _by_content(folder: Path) -> tuple[list[Path], list[Path]]:
         hidden = path.name.startswith(".")
         if (path.suffix.lower() == ".dcm" and not hidden) or is_dicom(first_bytes(path)):
             paths.append(path)
-        elif path.name not in _LITTER and not path.name.startswith("._"):
+        elif path.name not in LITTER and not path.name.startswith("._"):
             others.append(path)
     return paths, others
 
@@ -163,7 +170,7 @@ def _by_content(folder: Path) -> tuple[list[Path], list[Path]]:
 def _files_below(folder: Path, depth: int = MAX_DEPTH) -> list[Path]:
     """What is no folder below a folder, in natural order; folders of the last depth and links to any as they are."""
     found: list[Path] = []
-    for path in sorted(folder.iterdir(), key=lambda path: (_natural(path.stem), path.name)):
+    for path in sorted(folder.iterdir(), key=lambda path: (natural(path.stem), path.name)):
         inside = depth > 0 and path.is_dir() and not path.is_symlink() and path.suffix.lower() != ".dcm"
         found += _files_below(path, depth - 1) if inside else [path]
     return found
@@ -200,5 +207,6 @@ def _numbered(found: list[Slice], log: IssueLog) -> list[Slice]:
     return numbered
 
 
-def _natural(text: str) -> list[str | int]:
+def natural(text: str) -> list[str | int]:
+    """Sorts texts with numbers in them: 2 before 10."""
     return [int(part) if part.isdecimal() else part.lower() for part in re.split(r"(\d+)", text)]

@@ -59,7 +59,7 @@ def find_inputs(
     here = Path.cwd() if here is None else here
     environment = os.environ if environment is None else environment
     attached = list(_folders(kaggle / "input"))
-    data = _given(environment, DATA_VARIABLE, TABLE_MARKERS) or _attached_data(attached)
+    data = _given_data(environment) or _attached_data(attached)
     data = data or _shipped(here / "sample_data", TABLE_MARKERS)
     weights = _given(environment, WEIGHTS_VARIABLE, (BUNDLE_MARKER,)) or _attached_bundle(attached)
     weights = weights or _shipped(here / "weights", (BUNDLE_MARKER,))
@@ -110,6 +110,17 @@ def _is_installed(name: str) -> bool:
     except importlib.metadata.PackageNotFoundError:
         return False
     return True
+
+
+def _given_data(environment: Mapping[str, str]) -> Path | None:
+    """What the variable names: a folder with tables, or whatever holds DICOM files; InputError where it is none."""
+    value = environment.get(DATA_VARIABLE)
+    if value and _shipped(Path(value), TABLE_MARKERS) is None:
+        from lumbar.dicom.scan import holds_dicom  # loads pydicom, which looks for its decoders once
+
+        if Path(value).is_file() or holds_dicom(Path(value)):
+            return Path(value)
+    return _given(environment, DATA_VARIABLE, TABLE_MARKERS)
 
 
 def _given(environment: Mapping[str, str], variable: str, markers: tuple[str, ...]) -> Path | None:

@@ -1,4 +1,4 @@
-"""What a run of prediction came to, study by study, and the three files that it leaves."""
+"""What a run of prediction came to, study by study, and the files that it leaves."""
 
 import hashlib
 import json
@@ -31,6 +31,8 @@ from lumbar.study.study import DataFolder
 
 SUBMISSION: Final = "submission.csv"
 KEYPOINTS: Final = "keypoints.csv"
+#: Of studies that come from a tree of files: number, folder, StudyInstanceUID.
+STUDIES: Final = "studies.csv"
 REPORT: Final = "run_report.json"
 #: In the run report: the SHA-256 of the report without this key.
 _OWN_HASH: Final = "sha256"
@@ -67,6 +69,7 @@ def write_outputs(
 ) -> Path:
     """Write `submission.csv`, `keypoints.csv` and `run_report.json` into `out`, whole or none; returns the first.
 
+    Where the studies got their numbers from us, `studies.csv` says which is which.
     `options` (device, error policy, …) go into the report. The submission is validated before anything is written;
     InputError says what is wrong with it, why the folder cannot be written to, or which file in it is not one that an
     earlier run left. What was kept study by study in `out` is taken away at the end.
@@ -78,6 +81,8 @@ def write_outputs(
     submission.validate(table, data.study_ids, prior_studies=ungraded)
     report = run_report(results, data, bundle, options=options)
     texts = {SUBMISSION: csv_text(table), KEYPOINTS: csv_text(keypoint_table(results))}
+    if data.tree is not None:
+        texts[STUDIES] = csv_text(data.tree.studies)
     report["files"] = {name: _hashes(text, out / name) for name, text in texts.items()}
     with writing_into(out), ExitStack() as written:
         for name, text in (*texts.items(), (REPORT, _signed(report))):  # the last is there first: it knows the others
@@ -93,7 +98,7 @@ def check_out(out: Path, data: DataFolder) -> None:
     """
     check_apart(out, data.image_folder)
     check_writable(out)
-    for name in (REPORT, SUBMISSION, KEYPOINTS):
+    for name in (REPORT, SUBMISSION, KEYPOINTS, *([] if data.tree is None else [STUDIES])):
         check_replaceable(Path(out) / name, _left_by_a_run)
     check_finished(out, data.study_ids)
 

@@ -52,7 +52,12 @@ def run_report(
         "ran_on": dict(Counter(result.ran_on for result in results if result.ran_on)),
         "dropped": dict(Counter(name for result in results for name in result.dropped)),
         "bundle": bundle_identity(bundle),
-        "data": {"split": data.split, "studies": len(data.study_ids), "unlisted": [int(one) for one in data.unlisted]},
+        "data": {
+            "split": data.split,
+            "parts_by": "tables" if data.tree is None else data.tree.parts_by,
+            "studies": len(data.study_ids),
+            "unlisted": [int(one) for one in data.unlisted],
+        },
         "seconds": {
             "total": round(sum(spent) if seconds is None else seconds, 3),
             "median_per_study": round(float(np.median(spent)), 3) if spent else None,

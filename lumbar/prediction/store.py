@@ -68,10 +68,15 @@ class Store:
 def _fingerprint(data: DataFolder, study_id: int) -> str:
     """What a study's result depends on: its rows of the series table; names, sizes and times of its files."""
     rows = data.series[data.series["study_id"] == study_id]
+    if data.tree is None:  # what may not be read counts as not there
+        walk = os.walk(data.folder(study_id))
+        places = [(Path(folder).name, Path(folder, name)) for folder, _, names in walk for name in names]
+    else:
+        files = (path for number in rows["series_id"] for path in data.series_files(study_id, int(number)))
+        places = [(path.relative_to(data.root).parent.as_posix(), path) for path in files]
     listed = []
-    for folder, _, names in os.walk(data.folder(study_id)):  # what may not be read counts as not there
-        for name in names:
-            with suppress(OSError):
-                info = Path(folder, name).stat()
-                listed.append((Path(folder).name, name, info.st_size, info.st_mtime_ns))
+    for folder, path in places:
+        with suppress(OSError):
+            info = path.stat()
+            listed.append((folder, path.name, info.st_size, info.st_mtime_ns))
     return hashlib.sha256(repr((rows.to_numpy().tolist(), sorted(listed))).encode()).hexdigest()

@@ -21,6 +21,7 @@ from lumbar.drawing import style
 from lumbar.drawing.grey_range import OF_A_PART, grey_range
 from lumbar.drawing.severity_table import draw_table
 from lumbar.geometry import spacing_mm, to_pixel
+from lumbar.issues import printable
 from lumbar.keypoints.repair import LOW_CONFIDENCE
 from lumbar.labels import (
     CONDITIONS,
@@ -139,7 +140,7 @@ def _upright(item: Slice, points: Iterable[Keypoint], series_id: int) -> _View:
     for point in points:
         column, row, _ = to_pixel(affine, point.mm)
         placed.append((point, (float(column * column_step), float(row * row_step))))
-    return _View(image, (column_step, row_step), tuple(placed), f"series {series_id} · {item.instance}.dcm")
+    return _View(image, (column_step, row_step), tuple(placed), f"series {series_id} · {printable(item.name)}")
 
 
 def _draw_sagittal(ax: Axes, view: _View | None, result: StudyResult, kind: SeriesType, side: Side | None) -> None:

@@ -8,20 +8,23 @@ import logging
 import math
 from collections import Counter
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final, Literal, TypeVar
 
 import numpy as np
 import pandas as pd
 
-from lumbar.dicom.series import MAX_STUDY_BYTES, Series, read_stations
+from lumbar.dicom.series import MAX_STUDY_BYTES, Series, dicom_files, read_stations
+from lumbar.dicom.veil import hide
 from lumbar.issues import InputError, Issue, cut
 from lumbar.labels import CONDITIONS, LEVELS, SERIES_DESCRIPTIONS, SERIES_TYPES, SEVERITIES, SEVERITY_LABELS, SeriesType
 from lumbar.study.checks import Candidate, belonging, same_frame
 from lumbar.study.tables import read_coordinates, read_label_words, read_series_table, read_sources
+from lumbar.study.tree import Tree
 
 Split = Literal["train", "test"]
+_SPLITS: Final[tuple[Split, ...]] = ("test", "train")
 Table = TypeVar("Table")
 _log = logging.getLogger(__name__)
 #: Part that a series of the wrong description plays, by the plane it really has.
@@ -35,7 +38,8 @@ class DataFolder:
     `series`: DataFrame study_id, series_id, series_description. `labels`: index study_id, LABEL_COLUMNS, severity
     words or NaN; None without `train.csv`. `coordinates`: COORDINATE_COLUMNS, condition and level in the words of
     `labels.CONDITIONS` and `LEVELS`. `sources`: where a study comes from, where a table tells. `issues`: what the
-    tables and folders of each study lack. `unlisted`: study folders that the series table does not name.
+    tables and folders of each study lack. `unlisted`: study folders that the series table does not name. `tree`: where
+    the files lie, if there are no tables (see `lumbar.study.folder`); the series table is then ours.
     """
 
     root: Path
@@ -47,15 +51,26 @@ class DataFolder:
     sources: Mapping[int, str] = field(default_factory=dict)
     issues: tuple[Issue, ...] = ()
     unlisted: tuple[int, ...] = ()
+    tree: Tree | None = None
 
     @property
     def image_folder(self) -> Path:
-        """Folder that holds one folder a study."""
-        return self.root / f"{self.split}_images"
+        """Folder that holds one folder a study, or all of a tree."""
+        return self.root / f"{self.split}_images" if self.tree is None else self.root
 
     def folder(self, study_id: int) -> Path:
         """The folder of a study's series; see `numbered_folder`."""
-        return numbered_folder(self.image_folder, study_id)
+        return numbered_folder(self.image_folder, study_id) if self.tree is None else self.root
+
+    def series_files(self, study_id: int, series_id: int) -> list[Path]:
+        """The DICOM files of a series, in their order; OSError where its folder may not be read."""
+        if self.tree is None:
+            return dicom_files(numbered_folder(self.folder(study_id), series_id))
+        return list(self.tree.files.get((study_id, series_id), ()))
+
+    def said(self, study_id: int, text: str) -> str:
+        """A text about a study's files without what their names may say of the patient."""
+        return text if self.tree is None else hide(text, self.tree.veils.get(study_id))
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,6 +88,11 @@ class Study:
     def share_frame(self, one: Series, other: Series) -> bool:
         """Whether points of one series can be carried to another, see `checks.same_frame`."""
         return same_frame(one, other, [each for group in self.series.values() for each in group])
+
+
+def has_tables(root: Path) -> bool:
+    """Whether a folder holds a series table."""
+    return bool(_splits(root))
 
 
 def open_data(root: Path, split: str | None = None, *, strict: bool = True) -> DataFolder:
@@ -132,14 +152,14 @@ def read_study(data: DataFolder, study_id: int) -> Study:
     folder = data.folder(study_id)
     rows = data.series[data.series["study_id"] == study_id]
     try:
-        there = set(_numbered_folders(folder))
+        there = set(_numbered_folders(folder)) if data.tree is None else set()
     except OSError as error:
         why = f"folder {folder.name} in {folder.parent} cannot be read ({error.strerror})"
         issues.append(Issue("series_missing", study_id, None, why))
         rows, there = rows.iloc[:0], set()
     room = MAX_STUDY_BYTES
     for series_id, description in zip(rows["series_id"], rows["series_description"], strict=True):
-        candidate = _read_row(folder, study_id, int(series_id), str(description), issues, room)
+        candidate = _read_row(data, study_id, int(series_id), str(description), issues, room)
         if candidate is not None:
             candidates.append(candidate)
             room -= sum(item.pixels.nbytes for station in candidate.stations for item in station.slices)
@@ -151,7 +171,7 @@ def read_study(data: DataFolder, study_id: int) -> Study:
     found = {name: tuple(one.series for one in candidates if one.series_type == name) for name in SERIES_TYPES}
     for name in (name for name in SERIES_TYPES if not found[name]):
         issues.append(Issue("series_missing", study_id, None, f"no usable {_description(name)} series"))
-    return Study(study_id, found, tuple(issues))
+    return Study(study_id, found, tuple(replace(issue, detail=data.said(study_id, issue.detail)) for issue in issues))
 
 
 def choose_series(study: Study, series_type: SeriesType, rule: Literal["best", "first"] = "best") -> Series | None:
@@ -162,12 +182,14 @@ def choose_series(study: Study, series_type: SeriesType, rule: Literal["best", "
     return min(group, key=lambda series: (-len(series), round(math.prod(series.slices[0].spacing_mm), 6)))
 
 
+def _splits(root: Path) -> list[Split]:
+    return [name for name in _SPLITS if (root / f"{name}_series_descriptions.csv").is_file()]
+
+
 def _split(root: Path, split: str | None) -> Split:
-    known: tuple[Split, ...] = ("test", "train")
-    there = [name for name in known if (root / f"{name}_series_descriptions.csv").is_file()]
-    if split is not None and split not in known:
+    if split is not None and split not in _SPLITS:
         raise InputError(f"unknown split {split!r}; it is train or test")
-    for name in there:
+    for name in _splits(root):
         if split in (None, name):
             return name
     wanted = split or "{train,test}"
@@ -175,7 +197,7 @@ def _split(root: Path, split: str | None) -> Split:
 
 
 def _read_row(
-    folder: Path, study_id: int, series_id: int, description: str, issues: list[Issue], room: int
+    data: DataFolder, study_id: int, series_id: int, description: str, issues: list[Issue], room: int
 ) -> Candidate | None:
     """Type and content of one row of the series table; the orientation overrules the description."""
 
@@ -185,11 +207,17 @@ def _read_row(
     if description not in SERIES_DESCRIPTIONS:
         note("series_ignored", f"unknown description {cut(description)!r}; known: {', '.join(SERIES_DESCRIPTIONS)}")
         return None
-    own = numbered_folder(folder, series_id)
-    if not _is_folder(own):
-        note("series_ignored", f"{description}: there is no folder {series_id} in {folder}")
-        return None
-    stations, found = read_stations(own, series_id, description, study_id, room)
+    source: Path | list[Path]
+    if data.tree is None:
+        folder = data.folder(study_id)
+        source = numbered_folder(folder, series_id)
+        if not _is_folder(source):
+            note("series_ignored", f"{description}: there is no folder {series_id} in {folder}")
+            return None
+    else:
+        source = data.series_files(study_id, series_id)
+    stations, found = read_stations(source, series_id, description, study_id, room)
+    stations = [_called(station, data, study_id) for station in stations]
     issues += found
     if not stations:
         return None
@@ -201,6 +229,14 @@ def _read_row(
         return None
     note("series_relabelled", f"listed as {description}, but its slices are {plane}")
     return Candidate(_TYPE_OF_PLANE[plane], tuple(stations))
+
+
+def _called(series: Series, data: DataFolder, study_id: int) -> Series:
+    """The series with names of files that say nothing of the patient."""
+    if data.tree is None or data.tree.veils.get(study_id) is None:
+        return series
+    slices = tuple(replace(item, called=data.said(study_id, item.path.name)) for item in series.slices)
+    return replace(series, slices=slices)
 
 
 def _description(series_type: SeriesType) -> str:

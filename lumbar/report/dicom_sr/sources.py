@@ -13,11 +13,10 @@ from pydicom.dataset import Dataset
 from pydicom.valuerep import DA, TM, validate_value
 
 from lumbar.dicom.file import Header, read_header
-from lumbar.dicom.series import dicom_files
 from lumbar.geometry import to_patient
 from lumbar.issues import InputError
 from lumbar.study.keypoint import Keypoint
-from lumbar.study.study import numbered_folder
+from lumbar.study.study import DataFolder
 
 #: What a report of the same study has to repeat (PS3.3, patient and general study modules); may be empty, not absent.
 REPEATED: Final = (
@@ -40,8 +39,8 @@ class Source:
     inside: bool  # whether the keypoint lies in the image
 
 
-def find_sources(folder: Path, points: Iterable[Keypoint]) -> dict[Keypoint, Source]:
-    """The image of each keypoint among the files of a study's folder: the one where its pixel is at its millimetres.
+def find_sources(data: DataFolder, study_id: int, points: Iterable[Keypoint]) -> dict[Keypoint, Source]:
+    """The image of each keypoint among the files of a study: the one where its pixel is at its millimetres.
 
     File names are only where the search starts, since numbers may repeat. Each file is read once and without pixels.
     Raises InputError where a header cannot be read, or names no study, series or instance.
@@ -50,9 +49,8 @@ def find_sources(folder: Path, points: Iterable[Keypoint]) -> dict[Keypoint, Sou
     evidence: dict[Path, Dataset] = {}
     found = {}
     for point in points:
-        series = numbered_folder(folder, point.series_id)
-        own = series / f"{point.instance}.dcm"
-        for path in [own] * own.is_file() + [path for path in dicom_files(series) if path != own]:
+        own = f"{point.instance}.dcm"
+        for path in sorted(data.series_files(study_id, point.series_id), key=lambda path: path.name != own):
             header = headers[path] = headers.get(path) or read_header(path)
             place = _frame_at(header, point)
             if place is not None:
@@ -73,9 +71,9 @@ def _frame_at(header: Header, point: Keypoint) -> int | None:
     return None
 
 
-def first_of(folder: Path, series_ids: Iterable[int]) -> list[Dataset]:
+def first_of(data: DataFolder, study_id: int, series_ids: Iterable[int]) -> list[Dataset]:
     """Evidence of the first file of each series, for a report that has no keypoint to point at."""
-    firsts = [path for number in series_ids for path in dicom_files(numbered_folder(folder, number))[:1]]
+    firsts = [path for number in series_ids for path in data.series_files(study_id, number)[:1]]
     return [evidence_of(read_header(path).dataset, path) for path in firsts]
 
 

@@ -82,7 +82,8 @@ def write_reports(
         try:
             report = make_report(result, data, bundle)
         except InputError as error:
-            left_out.append(f"study {result.study_id} has no structured report: {error}")
+            why = data.said(result.study_id, str(error))
+            left_out.append(f"study {result.study_id} has no structured report: {why}")
             continue
         path = report_path(out, result.study_id)
         with writing_into(path.parent), replacing(path, _is_report) as temporary:
@@ -97,15 +98,16 @@ def make_report(result: StudyResult, data: DataFolder, bundle: Bundle) -> Datase
     """The report of one study, as a dataset to be saved. Raises InputError where it has no image to refer to."""
     import highdicom as hd
 
-    folder = data.folder(result.study_id)
-    sources = find_sources(folder, result.keypoints)
+    study_id = result.study_id
+    sources = find_sources(data, study_id, result.keypoints)
     evidence = list({str(source.evidence.SOPInstanceUID): source.evidence for source in sources.values()}.values())
-    evidence = evidence or first_of(folder, [number for listed in result.used.values() for number in listed])
+    evidence = evidence or first_of(data, study_id, [number for listed in result.used.values() for number in listed])
     if not evidence:
         raise InputError("none of its images could be read; see the issues in the run report")
     if len({(one.get("PatientID"), one.StudyInstanceUID) for one in evidence}) > 1:
         raise InputError(
-            f"{folder}: its images are of several patients or studies, and a report is of one; make a study of each"
+            f"{data.folder(study_id)}: its images are of several patients or studies, and a report is of one; make a "
+            "study of each"
         )
     by_name = {(point.condition, point.level): (point, sources[point]) for point in sources}
     groups = [
