@@ -100,3 +100,18 @@ def test_slices_missing_on_one_side_are_weighed_against_the_complete_study(
     assert figures["T1 -3"]["told"] == 1
     assert figures["T1 -1"]["lost"] < figures["T1 -3"]["lost"] < 1
     assert f"{figures['T1 -1, T2 -1']['foraminal']:.3f}" in said
+
+
+def test_networks_are_timed_engine_by_engine_and_by_slices_at_a_time(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("torch.set_num_threads", lambda threads: None)  # other tests count on theirs
+    words = ["--recipe", BENCHMARKS.parent / "recipes" / "demo.toml", "--members", "spinal_small", "--rounds", 1]
+    run("engines.py", monkeypatch, *words)
+    run("engines.py", monkeypatch, *words, "--slices", 2, 4, "--engines", "fused")
+    rows = [line.strip("| ").split(" | ") for line in capsys.readouterr().out.splitlines() if "---" not in line]
+    assert rows[0] == ["network", "eager", "fused", "moved at most"]
+    assert rows[1][0] == "spinal_small"
+    assert float(rows[1][3]) < 1e-6
+    assert rows[2] == ["backbone", "engine", "2", "4"]
+    assert min(map(float, rows[3][2:])) > 0
