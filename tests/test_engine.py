@@ -1,12 +1,15 @@
 """Engines change how networks run, not what they answer; folds share one network and leave no trace in each other."""
 
 import copy
+import subprocess
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from conftest import ROOT
 from torch import nn
 
 import lumbar.grading.regions
@@ -228,3 +231,16 @@ def test_regions_are_cut_once_and_a_stage_1_stack_is_never_repeated(
     assert len(cuts) == 1
     assert stacks
     assert len(set(stacks)) == len(stacks)
+
+
+@pytest.mark.parametrize("wanted", ["timm", "torch._dynamo.exc"])  # a library may come to want more of the compiler
+def test_networks_that_were_loaded_without_the_compiler_can_be_compiled(wanted: str) -> None:
+    lines = (
+        "import sys, torch",
+        "from lumbar.compute.uncompiled import without_compiler",
+        f"with without_compiler(): import {wanted}",
+        "print('torch._dynamo' in sys.modules)",
+        "print(torch.compile(lambda x: x + 1, backend='eager')(torch.zeros(1)).item())",
+    )
+    done = subprocess.run([sys.executable, "-c", "\n".join(lines)], capture_output=True, text=True, cwd=ROOT)
+    assert done.stdout.split() == [str(wanted != "timm"), "1.0"], done.stderr
