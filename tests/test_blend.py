@@ -159,8 +159,11 @@ def leaks(method: str, members: np.ndarray, codes: np.ndarray, folds: np.ndarray
     return not np.array_equal(honest[folds == 1], nested.nested(method, members, planted, folds)[folds == 1])
 
 
-#: Libraries that build trees take seconds; one of the two by default.
-ALL = [pytest.param(name, marks=pytest.mark.slow if name in ("xgboost", "stack") else ()) for name in METHOD_NAMES]
+#: Libraries that build trees take seconds.
+ALL = [
+    pytest.param(name, marks=pytest.mark.slow if name in ("lightgbm", "xgboost", "stack") else ())
+    for name in METHOD_NAMES
+]
 
 
 @pytest.mark.parametrize("method", ALL)
@@ -234,7 +237,7 @@ def test_the_nested_score_is_the_official_one_of_all_folds_together(files):
     assert row["difference_to_mean"] == 0
 
 
-FITTED_TOO = ("median", "slsqp_logits", "xgboost", "stack")
+FITTED_TOO = ("median", "scaling", "slsqp_logits", "xgboost", "stack")
 
 
 @pytest.fixture(scope="module")
@@ -283,7 +286,7 @@ def check_rows(submission: Path, table: pd.DataFrame, plain_mean: np.ndarray) ->
 
 @pytest.mark.parametrize(
     "method",
-    ["scaling", "lightgbm", *(pytest.param(name, marks=pytest.mark.slow) for name in FITTED_TOO)],
+    ["lightgbm", *(pytest.param(name, marks=pytest.mark.slow) for name in FITTED_TOO)],
 )
 def test_a_bundle_with_a_fitted_blend_gives_what_blend_gives_on_its_members_tables(
     method: str, phantoms: Path, plain: Bundle, tmp_path: Path

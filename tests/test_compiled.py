@@ -65,6 +65,7 @@ def test_openvino_gives_the_same_answer_and_takes_another_folds_weights(name: st
 
 
 @pytest.mark.skipif(not OPENVINO, reason="openvino is not installed")
+@pytest.mark.slow
 @pytest.mark.parametrize("name", MOST)
 def test_no_answer_of_openvino_depends_on_the_rest_of_its_batch(name: str) -> None:
     spec = SPECS[name]

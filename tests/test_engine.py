@@ -233,7 +233,8 @@ def test_regions_are_cut_once_and_a_stage_1_stack_is_never_repeated(
     assert len(set(stacks)) == len(stacks)
 
 
-@pytest.mark.parametrize("wanted", ["timm", "torch._dynamo.exc"])  # a library may come to want more of the compiler
+# A library may come to want more of the compiler.
+@pytest.mark.parametrize("wanted", ["timm", pytest.param("torch._dynamo.exc", marks=pytest.mark.slow)])
 def test_networks_that_were_loaded_without_the_compiler_can_be_compiled(wanted: str) -> None:
     lines = (
         "import sys, torch",

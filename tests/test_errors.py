@@ -21,6 +21,7 @@ VERBS = (
 PASSED_ON = (
     "{remedy}",
     "{_AGAIN}",
+    "{_REMEDY}",
     "{sentence}",
     "{_what_to_attach(",
     "{describe(error)}",

@@ -25,6 +25,7 @@ from lumbar.prediction.store import _fingerprint
 from lumbar.study.folder import list_folder, open_folder
 from lumbar.study.study import DataFolder, Study, open_data, read_study
 from tests.support.archives import VENDORS, add_clutter, add_series, copy_study, files_of, save, zipped
+from tests.support.chosen import few_of_each
 from tests.support.tiny_dicom import merge_into_enhanced
 from tests.support.worlds import small_phantoms, tiny_bundle
 
@@ -106,7 +107,7 @@ def assert_same(one: Study, other: Study) -> None:
 # -- names ------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("vendor", VENDORS)
+@pytest.mark.parametrize("vendor", few_of_each(VENDORS, lambda _: "vendor", 2))
 def test_vendors_names_and_folders_change_nothing(vendor: str, tables: DataFolder, tmp_path: Path) -> None:
     for number, study in enumerate(tables.study_ids):
         copy_study(tables.folder(study), tmp_path / "tree", VENDORS[vendor], number)

@@ -134,7 +134,13 @@ def test_charts_replace_charts_and_no_picture_of_somebody_else(
     assert tree(tables) == before
 
 
-@pytest.mark.parametrize("name", ["suspect_labels.csv", "blend.csv", "fit.json", "thesis.docx"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "blend.csv",
+        *(pytest.param(name, marks=pytest.mark.slow) for name in ("suspect_labels.csv", "fit.json", "thesis.docx")),
+    ],
+)
 def test_a_fitted_blend_replaces_one_and_nothing_else(
     name: str, tables: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -120,7 +120,7 @@ def test_a_notebook_is_no_terminal_and_shows_progress_when_asked(
     assert list(graded(monkeypatch, progress=False)) == [1, 2]
     assert capfd.readouterr().err == ""
     cells = json.loads((ROOT / "inference.ipynb").read_text())["cells"]
-    assert sum("progress=True" in "".join(cell["source"]) for cell in cells) == 1
+    assert sum("progress=True" in "".join(cell["source"]) for cell in cells) == 2  # scan and grading
 
 
 def test_training_reads_with_a_bar_for_its_stage(terminal: Terminal) -> None:

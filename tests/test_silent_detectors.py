@@ -250,6 +250,7 @@ def test_a_study_without_one_keypoint_is_the_prior_and_can_be_drawn(data: DataFo
     show_study(result, data).canvas.draw()
 
 
+@pytest.mark.slow
 def test_a_second_fold_of_a_silent_detector_speaks_for_it(data: DataFolder, tmp_path: Path) -> None:
     (alone,) = schedule.predict(data, silenced(tmp_path / "one"))
     (both,) = schedule.predict(data, silenced(tmp_path / "two", "canal", "foramen", "recess", folds=2))

@@ -21,6 +21,7 @@ CODES = {"SIGTERM": 143, "SIGHUP": 129, "SIGINT": 130}
 def begun(out: Path, before: str = "") -> "subprocess.Popen[str]":
     """`phantom` that has begun to build and goes on for a minute."""
     code = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # a job behind `&` ignores it
+    code += "signal.signal(signal.SIGHUP, signal.SIG_DFL)\n"  # one behind `nohup` ignores that
     code += f"{before}\nimport sys, time, train_utils, lumbar.phantom.study as d\n"
     code += "def slow(new, *_):\n    (new / 'half').write_text('half'); print('begun', flush=True); time.sleep(60)\n"
     words = ["phantom", "--studies", "1", "--seed", "1", "--out", str(out)]

@@ -74,7 +74,7 @@ def test_faults_of_the_code_are_not_hidden(error: Exception, monkeypatch: pytest
     [
         (
             ["predict", "--data", "d", "--weights", "w", "--out", "{o}"],
-            "lumbar.study.study.open_data",
+            "lumbar.study.folder.open_folder",
             "finished studies are",
         ),
         (["train", "--recipe", "r", "--data", "d", "--out", "{o}"], "lumbar.training.run.train", "last checkpoint"),
