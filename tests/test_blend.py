@@ -180,7 +180,7 @@ def test_no_method_looks_at_a_label_of_the_fold_that_it_is_scored_on(method, fol
         "scaling",
         "neighbours",
         "mlp",
-        "lightgbm",
+        pytest.param("lightgbm", marks=pytest.mark.slow),
         pytest.param("xgboost", marks=pytest.mark.slow),
     ],
 )

@@ -26,7 +26,7 @@ from tests.support.worlds import small_phantoms
 from tests.test_engine import CPU, SPECS, inputs, lived_in, two_folds
 
 #: Every kind of network in the long run; a detector and a grader by default.
-MOST = [pytest.param(name, marks=() if name in ("deeplab", "resnet") else pytest.mark.slow) for name in SPECS]
+MOST = [pytest.param(name, marks=() if name == "resnet" else pytest.mark.slow) for name in SPECS]
 OPENVINO = importlib.util.find_spec("openvino") is not None
 
 
@@ -106,6 +106,7 @@ def test_weights_are_converted_by_a_child_a_core_until_openvino_computes_here(
 
 
 @pytest.mark.skipif(not OPENVINO, reason="openvino is not installed")
+@pytest.mark.slow
 def test_lanes_call_openvino_side_by_side_and_get_the_same_bits() -> None:
     spec = SPECS["deeplab"]
     network, batch, answers = lived_in(build_network(spec), 2), inputs(spec, 2), []

@@ -262,6 +262,7 @@ def test_a_checkpoint_that_takes_too_long_is_stopped_and_the_next_is_read(tmp_pa
         assert len(reading.state_files(path, tmp_path)) == 1
 
 
+@pytest.mark.slow
 def test_a_child_that_ends_is_told_and_another_takes_its_place(tmp_path):
     path = save(tmp_path / "a.pt", {"weight": torch.zeros(3)})
     with ReadingChild() as reading:
@@ -272,6 +273,7 @@ def test_a_child_that_ends_is_told_and_another_takes_its_place(tmp_path):
         assert len(reading.state_files(path, tmp_path)) == 1
 
 
+@pytest.mark.slow
 def test_a_checkpoint_that_swells_in_memory_is_stopped(tmp_path):
     path = save(tmp_path / "a.pt", {"weight": torch.zeros(1).expand(1 << 33)})
     with pytest.raises(InputError, match=r"a\.pt: (cannot be read|needs more memory)"):

@@ -176,6 +176,7 @@ def test_dciodvfy_finds_no_error_on_the_real_study(cc0_study: Path, tmp_path: Pa
     assert check(path) == []
 
 
+@pytest.mark.slow
 def test_the_same_results_give_the_same_file_and_others_another_instance(phantom: Path, tmp_path: Path) -> None:
     data = open_data(phantom)
     result = made_up(data)

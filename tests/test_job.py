@@ -369,6 +369,7 @@ def budgeted(data: DataFolder, bundle: Bundle, seconds: float, clock: Clock) -> 
     return list(schedule.predict(data, bundle, budget=Budget(seconds, clock.now, clock)))
 
 
+@pytest.mark.slow
 def test_a_budget_that_suffices_drops_nothing(data: DataFolder, folds: Bundle, slow_members: Clock) -> None:
     results = budgeted(data, folds, 42.0, slow_members)  # 5 studies of 8 graders: 40 s
     assert [result.dropped for result in results] == [()] * 5
