@@ -174,16 +174,15 @@ SLOW_RUN = """
 import sys, time
 from pathlib import Path
 from lumbar.bundle.bundle import load_bundle
-from lumbar.prediction import schedule
+from lumbar.study import study as studies
 from lumbar.prediction.job import predict_all
-from lumbar.study.study import open_data
 import torch
 
 read = studies.read_study
 studies.read_study = lambda *study: time.sleep(0.5) or read(*study)
 torch.get_num_threads = lambda: 2
 data, weights, out = map(Path, sys.argv[1:])
-predict_all(open_data(data), load_bundle(weights), out, device="cpu")
+predict_all(studies.open_data(data), load_bundle(weights), out, device="cpu")
 """
 
 
@@ -193,7 +192,7 @@ def test_a_killed_run_leaves_no_process_and_a_rerun_gives_the_same_bytes(
 ) -> None:
     arguments = [str(data.root), str(bundle.folder), str(tmp_path)]
     with subprocess.Popen([sys.executable, "-c", SLOW_RUN, *arguments], cwd=HOUSE) as begun:
-        soon(lambda: any(finished(tmp_path)))
+        soon(lambda: any(finished(tmp_path)) or begun.poll() is not None)
         children = [int(one) for one in Path(f"/proc/{begun.pid}/task/{begun.pid}/children").read_text().split()]
         begun.kill()
     assert len(children) == 2
