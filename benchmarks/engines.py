@@ -17,7 +17,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from lumbar.bundle.network import build_network, example, samples_of_a_study
+from lumbar.bundle.network import build_network, example, inputs_of_a_study
 from lumbar.compute.compiled import CompiledRunner
 from lumbar.compute.engine import Runner, choose_engine, make_runner
 from lumbar.recipe.member import DetectorSpec, GraderSpec
@@ -34,8 +34,7 @@ def now() -> float:
 
 def of_a_study(spec: DetectorSpec | GraderSpec) -> torch.Tensor:
     """Noise like the batch that a member sees of one study."""
-    shape = samples_of_a_study(spec), *example(spec).shape[1:]
-    return torch.randn(shape, generator=torch.Generator().manual_seed(0))
+    return torch.randn(inputs_of_a_study(spec), generator=torch.Generator().manual_seed(0))
 
 
 def ready(spec: DetectorSpec | GraderSpec, word: str) -> Runner | CompiledRunner:

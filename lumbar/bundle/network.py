@@ -86,17 +86,17 @@ def check_size(network: nn.Module, source: str) -> None:
 
 def example(spec: DetectorSpec | GraderSpec, device: torch.device | str = "cpu") -> torch.Tensor:
     """A member's input for one sample, all zeros."""
+    return torch.zeros(1, *inputs_of_a_study(spec)[1:], device=device)
+
+
+def inputs_of_a_study(spec: DetectorSpec | GraderSpec) -> tuple[int, ...]:
+    """Shape of what a member sees of a study that lacks nothing: samples, then the shape of one."""
     side = spec.image_size
     if spec.stage == "keypoints":
-        return torch.zeros(1, spec.in_chans, side, side, device=device)
-    return torch.zeros(1, len(TASKS[spec.task].encoders), spec.slices, side, side, device=device)
-
-
-def samples_of_a_study(spec: DetectorSpec | GraderSpec) -> int:
-    """How many samples a member sees of a study that lacks nothing."""
-    if isinstance(spec, GraderSpec):
-        return len(LEVELS) * len(TASKS[spec.task].samples)
-    return {"sagittal_t2": 1, "sagittal_t1": 2, "axial_t2": len(LEVELS)}[spec.series_type]
+        stacks = {"sagittal_t2": 1, "sagittal_t1": 2, "axial_t2": len(LEVELS)}[spec.series_type]
+        return stacks, spec.in_chans, side, side
+    task = TASKS[spec.task]
+    return len(LEVELS) * len(task.samples), len(task.encoders), spec.slices, side, side
 
 
 def noise(spec: DetectorSpec | GraderSpec) -> torch.Tensor:
@@ -138,11 +138,8 @@ def blamed_on(source: str, what: str, spec: DetectorSpec | GraderSpec) -> Iterat
     except (RuntimeError, *_NONSENSE) as error:
         if is_device_fault(error, torch.device("cuda")):
             raise
-        if isinstance(spec, DetectorSpec):
-            base, given = f"encoder {spec.encoder!r}", {**spec.encoder_args, **spec.network_args}
-        else:
-            base, given = f"backbone {spec.backbone!r}", {**spec.backbone_args, **spec.network_args}
-        reason = why_refused(error, {**given, "image_size": spec.image_size})
+        reason = why_refused(error, spec.given)
         raise InputError(
-            f"{source}: the network on {base} {what} ({reason}); correct its settings, or get the bundle again"
+            f"{source}: the network on {spec.named_backbone} {what} ({reason}); "
+            "correct its settings, or get the bundle again"
         ) from error

@@ -148,6 +148,16 @@ class DetectorSpec(Strict):
         return self.encoder
 
     @property
+    def named_backbone(self) -> str:
+        """Its encoder, as a sentence names it."""
+        return f"encoder {self.encoder!r}"
+
+    @property
+    def given(self) -> dict[str, object]:
+        """What its recipe says to the libraries that build the network."""
+        return {**self.encoder_args, **self.network_args, "image_size": self.image_size}
+
+    @property
     def what(self) -> str:
         """What it does, in a few words."""
         return f"keypoints on {self.subject}, {self.network} on {self.backbone}"
@@ -187,6 +197,16 @@ class GraderSpec(Strict):
     def subject(self) -> str:
         """What it answers: its task."""
         return self.task
+
+    @property
+    def named_backbone(self) -> str:
+        """Its backbone, as a sentence names it."""
+        return f"backbone {self.backbone!r}"
+
+    @property
+    def given(self) -> dict[str, object]:
+        """What its recipe says to the libraries that build the network."""
+        return {**self.backbone_args, **self.network_args, "image_size": self.image_size}
 
     @property
     def what(self) -> str:

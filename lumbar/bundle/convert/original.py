@@ -140,8 +140,7 @@ def fits(shapes: Shapes) -> list[Fit]:
     found: list[Fit] = []
     fitting = ""
     for name, spec in ORIGINALS.items():
-        backbone = spec.encoder if isinstance(spec, DetectorSpec) else spec.backbone
-        if fitting not in ("", backbone):
+        if fitting not in ("", spec.backbone):
             break
         own = own_keys(name)
         found.append(
@@ -152,7 +151,7 @@ def fits(shapes: Shapes) -> list[Fit]:
                 tuple(key for key in own if key in shapes and tuple(shapes[key]) != own[key][1]),
             )
         )
-        fitting = fitting or ("" if found[-1].faults else backbone)
+        fitting = fitting or ("" if found[-1].faults else spec.backbone)
     return sorted(found, key=lambda fit: fit.faults)
 
 
