@@ -24,7 +24,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from lumbar.bundle.network import build_network
 from lumbar.compute.accelerator import make_accelerator
 from lumbar.files.write import write_csv, write_json
-from lumbar.recipe.member import DetectorSpec
+from lumbar.recipe.detector import DetectorSpec
 from lumbar.recipe.recipe import load_recipe
 from lumbar.spider.write import FIRST_ID
 from lumbar.study.study import open_data

@@ -17,7 +17,7 @@ from lumbar.dicom.series import Series
 from lumbar.files.read import read_table
 from lumbar.keypoints.detect import detect
 from lumbar.labels import LEVELS, SeriesType
-from lumbar.recipe.member import DetectorSpec
+from lumbar.recipe.detector import DetectorSpec
 from lumbar.spider.write import FIRST_ID, write_spider
 from lumbar.study.standardise import standardise
 from lumbar.study.study import Study, open_data, read_study

@@ -20,7 +20,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from lumbar.bundle.network import build_network, example, inputs_of_a_study
 from lumbar.compute.compiled import CompiledRunner
 from lumbar.compute.engine import Runner, choose_engine, make_runner
-from lumbar.recipe.member import DetectorSpec, GraderSpec
+from lumbar.recipe.detector import DetectorSpec
+from lumbar.recipe.grader import GraderSpec
 from lumbar.recipe.recipe import load_recipe
 
 RECIPE = Path(__file__).resolve().parents[1] / "recipes" / "ninth_place_exact.toml"

@@ -35,7 +35,7 @@ from lumbar.labels import CONDITIONS, LEVELS
 from lumbar.prediction import schedule
 from lumbar.prediction.networks import Networks
 from lumbar.prediction.predictor import Predictor
-from lumbar.recipe.member import GraderSpec
+from lumbar.recipe.grader import GraderSpec
 from lumbar.study.standardise import slice_values
 from lumbar.study.study import DataFolder, Study, open_data, read_study
 

@@ -34,7 +34,7 @@ from lumbar.bundle.bundle import Bundle, load_bundle
 from lumbar.compute.accelerator import make_accelerator
 from lumbar.files.write import write_json
 from lumbar.grading.networks.registry import build_grader
-from lumbar.recipe.member import GraderSpec
+from lumbar.recipe.grader import GraderSpec
 from lumbar.recipe.settings import Augment, Loop, Training
 from lumbar.training.data import augment
 from lumbar.training.loop import checkpoint

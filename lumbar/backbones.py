@@ -13,7 +13,7 @@ from lumbar.compute.state import check_numbers
 from lumbar.compute.tensors import load_tensors
 from lumbar.compute.uncompiled import without_compiler
 from lumbar.issues import InputError
-from lumbar.recipe.member import GraderSpec
+from lumbar.recipe.grader import GraderSpec
 from lumbar.recipe.wording import why_refused
 
 with without_compiler():

@@ -12,7 +12,7 @@ import torch
 import train_utils
 from lumbar.bundle.network import build_network
 from lumbar.grading.networks import registry
-from lumbar.recipe.member import GraderSpec
+from lumbar.recipe.grader import GraderSpec
 from lumbar.recipe.recipe import load_recipe
 from tests.support.contract import GraderContract
 

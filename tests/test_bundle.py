@@ -16,7 +16,8 @@ from lumbar.bundle.manifest import MANIFEST
 from lumbar.bundle.network import build_network
 from lumbar.bundle.save import Weights, save_bundle
 from lumbar.issues import InputError
-from lumbar.recipe.member import DetectorSpec, GraderSpec
+from lumbar.recipe.detector import DetectorSpec
+from lumbar.recipe.grader import GraderSpec
 from tests.support.worlds import tiny_bundle
 
 PRIOR = np.full((5, 5, 3), 1 / 3)

@@ -19,7 +19,9 @@ from lumbar.grading.regions import cut_regions, region_key
 from lumbar.keypoints.stacks import sagittal_stacks
 from lumbar.labels import CONDITIONS, LEVELS
 from lumbar.prediction import schedule
-from lumbar.recipe.member import DetectorSpec, GraderSpec, Preprocessing
+from lumbar.recipe.detector import DetectorSpec
+from lumbar.recipe.grader import GraderSpec
+from lumbar.recipe.preprocessing import Preprocessing
 from lumbar.study.canal import canal_mm, off_centre
 from lumbar.study.study import Study, open_data, read_study
 from lumbar.training.data import derived

@@ -16,7 +16,7 @@ from pydicom.uid import (
 )
 
 from lumbar.geometry import normal
-from lumbar.recipe.member import Preprocessing
+from lumbar.recipe.preprocessing import Preprocessing
 from lumbar.study import standardise
 from tests.support.tiny_dicom import (
     AXIAL,

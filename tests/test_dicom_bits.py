@@ -11,7 +11,7 @@ from pydicom import dcmread
 from pydicom.uid import JPEG2000Lossless, RLELossless
 
 from lumbar.dicom.series import Slice, read_series
-from lumbar.recipe.member import Preprocessing
+from lumbar.recipe.preprocessing import Preprocessing
 from lumbar.study import standardise
 from tests.support.tiny_dicom import ORIGIN, image, read_one, smooth, write_slice
 

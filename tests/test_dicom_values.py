@@ -12,7 +12,7 @@ from pydicom.uid import ImplicitVRLittleEndian
 
 from lumbar.dicom.series import Series, read_series
 from lumbar.issues import Issue
-from lumbar.recipe.member import Preprocessing
+from lumbar.recipe.preprocessing import Preprocessing
 from lumbar.report.html.images import display_range, to_grey
 from lumbar.study import standardise
 from tests.support.tiny_dicom import image, merge_into_enhanced, read_one, smooth, write_slice

@@ -22,7 +22,8 @@ from lumbar.issues import InputError
 from lumbar.prediction import schedule
 from lumbar.prediction.networks import Networks
 from lumbar.prediction.predictor import Predictor
-from lumbar.recipe.member import DetectorSpec, GraderSpec
+from lumbar.recipe.detector import DetectorSpec
+from lumbar.recipe.grader import GraderSpec
 from lumbar.study.study import DataFolder, open_data
 from tests.support.worlds import detector_spec, grader_spec, small_phantoms, tiny_weights
 

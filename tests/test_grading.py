@@ -10,7 +10,7 @@ from lumbar.grading.grade import Batches, grade, is_unanswered
 from lumbar.grading.regions import Regions
 from lumbar.grading.tasks import VIEWS
 from lumbar.labels import CONDITIONS, LEVELS
-from lumbar.recipe.member import GraderSpec
+from lumbar.recipe.grader import GraderSpec
 
 
 class Sums(nn.Module):

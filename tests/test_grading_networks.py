@@ -8,7 +8,7 @@ from lumbar.grading.networks.registry import build_grader
 from lumbar.grading.tasks import OWN_VIEW, TASKS
 from lumbar.issues import InputError
 from lumbar.labels import CONDITIONS
-from lumbar.recipe.member import GraderSpec
+from lumbar.recipe.grader import GraderSpec
 from tests.support.contract import GraderContract
 
 SMALL = {"backbone_args": {"channels": [8, 8, 16, 16]}, "image_size": 32, "slices": 3, "rnn_hidden": 8}

@@ -16,7 +16,8 @@ from lumbar.keypoints.answers.heatmaps import gaussian_heatmaps
 from lumbar.keypoints.detect import detect
 from lumbar.keypoints.stacks import Stack, axial_stacks, channel_names, sagittal_stacks
 from lumbar.labels import LABEL_COLUMNS
-from lumbar.recipe.member import DetectorSpec, Preprocessing
+from lumbar.recipe.detector import DetectorSpec
+from lumbar.recipe.preprocessing import Preprocessing
 from tests.support.small_study import CANAL, axial, sagittal, small_study, turned, upside_down
 
 SIZE = 64

@@ -9,7 +9,7 @@ from lumbar.backbones import load_pretrained
 from lumbar.issues import InputError
 from lumbar.keypoints.networks.registry import build_detector
 from lumbar.keypoints.stacks import channel_names
-from lumbar.recipe.member import DetectorSpec
+from lumbar.recipe.detector import DetectorSpec
 from tests.support.contract import DetectorContract
 
 SIZE = 64

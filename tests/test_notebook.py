@@ -20,7 +20,8 @@ from lumbar.bundle.save import Weights, save_bundle
 from lumbar.issues import InputError
 from lumbar.labels import LABEL_COLUMNS, SEVERITIES, SUBMISSION_COLUMNS
 from lumbar.phantom.dataset import write_phantoms
-from lumbar.recipe.member import DetectorSpec, GraderSpec
+from lumbar.recipe.detector import DetectorSpec
+from lumbar.recipe.grader import GraderSpec
 from tests.support.archives import VENDORS, copy_study
 from tests.support.notebook import NOTEBOOK, run_cells
 

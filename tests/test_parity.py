@@ -26,7 +26,8 @@ from lumbar.keypoints.answers.heatmaps import decode
 from lumbar.keypoints.detect import heatmaps
 from lumbar.keypoints.stacks import Stack, axial_stacks, sagittal_stacks
 from lumbar.labels import CONDITIONS, LEVELS, SIDES, Condition, Level, row_ids
-from lumbar.recipe.member import DetectorSpec, GraderSpec
+from lumbar.recipe.detector import DetectorSpec
+from lumbar.recipe.grader import GraderSpec
 from lumbar.recipe.recipe import load_recipe
 from lumbar.study.keypoint import Keypoint
 from lumbar.study.slices import middle_slice

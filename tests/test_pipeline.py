@@ -21,7 +21,7 @@ from lumbar.labels import CONDITIONS, LABEL_COLUMNS, LEVELS, SEVERITIES, mirrore
 from lumbar.prediction import schedule
 from lumbar.prediction.outputs import write_outputs
 from lumbar.prediction.result import StudyResult
-from lumbar.recipe.member import GraderSpec
+from lumbar.recipe.grader import GraderSpec
 from lumbar.study.study import DataFolder, Study, open_data, read_study
 from lumbar.submission import rounded, to_rows
 from tests.conftest import ROOT

@@ -17,7 +17,7 @@ from lumbar.issues import Issue
 from lumbar.keypoints.detect import detect
 from lumbar.labels import LEVELS
 from lumbar.prediction import schedule
-from lumbar.recipe.member import Preprocessing
+from lumbar.recipe.preprocessing import Preprocessing
 from lumbar.report.pictures import show_study
 from lumbar.study.keypoint import Keypoint
 from lumbar.study.study import DataFolder, open_data

@@ -10,7 +10,7 @@ from lumbar import geometry
 from lumbar.dicom.series import Series
 from lumbar.issues import InputError
 from lumbar.labels import LABEL_COLUMNS, SERIES_TYPES
-from lumbar.recipe.member import Preprocessing
+from lumbar.recipe.preprocessing import Preprocessing
 from lumbar.study import standardise
 from lumbar.study.study import Study, choose_series, open_data, read_coordinates, read_study
 from tests.support.mirror import mirror_coordinates, mirror_labels, mirror_study

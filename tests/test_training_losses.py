@@ -8,7 +8,7 @@ import torch
 from lumbar import metric
 from lumbar.grading.networks.registry import build_grader
 from lumbar.labels import LABEL_COLUMNS
-from lumbar.recipe.member import GraderSpec
+from lumbar.recipe.grader import GraderSpec
 from lumbar.recipe.settings import Training
 from lumbar.training.loop import losses
 from lumbar.training.loop.objectives import SeverityObjective

@@ -25,7 +25,7 @@ from lumbar.issues import InputError
 from lumbar.labels import CONDITIONS, KEYPOINT_SERIES, LEVELS
 from lumbar.prediction import job
 from lumbar.prediction.result import StudyResult
-from lumbar.recipe.member import GraderSpec
+from lumbar.recipe.grader import GraderSpec
 from lumbar.report.html import write
 from lumbar.report.html.panel import panel
 from lumbar.report.html.regions import Seen, region_views

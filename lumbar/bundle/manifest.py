@@ -9,7 +9,10 @@ from lumbar.ensemble.average import BLEND_METHODS
 from lumbar.ensemble.names import MethodName
 from lumbar.labels import CONDITIONS, LEVELS, SEVERITIES
 from lumbar.recipe.card import Card
-from lumbar.recipe.member import LAST_FOLD, MEMBER_NAME, DetectorSpec, GraderSpec, MemberSpec, Strict
+from lumbar.recipe.detector import DetectorSpec
+from lumbar.recipe.grader import GraderSpec
+from lumbar.recipe.member import LAST_FOLD, MEMBER_NAME, MemberSpec
+from lumbar.recipe.strict import Strict
 
 #: Name of the file in the bundle's folder.
 MANIFEST: Final = "manifest.json"

@@ -15,7 +15,8 @@ from lumbar.grading.tasks import TASKS
 from lumbar.issues import InputError
 from lumbar.keypoints.networks.registry import build_detector
 from lumbar.labels import LEVELS
-from lumbar.recipe.member import DetectorSpec, GraderSpec
+from lumbar.recipe.detector import DetectorSpec
+from lumbar.recipe.grader import GraderSpec
 from lumbar.recipe.wording import why_refused
 
 #: Memory in float32 that one network may take: ten times what the largest of the ninth place takes.

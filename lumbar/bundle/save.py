@@ -21,7 +21,9 @@ from lumbar.files.exchange import exchanging
 from lumbar.files.write import sha256, write_bytes, write_json, writing_into
 from lumbar.issues import InputError
 from lumbar.recipe.card import Card
-from lumbar.recipe.member import MEMBER_NAME, DetectorSpec, GraderSpec
+from lumbar.recipe.detector import DetectorSpec
+from lumbar.recipe.grader import GraderSpec
+from lumbar.recipe.member import MEMBER_NAME
 from lumbar.recipe.wording import describe
 
 Precision = Literal["float16", "float32"]

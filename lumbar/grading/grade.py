@@ -7,7 +7,7 @@ from lumbar.compute.forward import Network, in_halves, is_out_of_memory, moved
 from lumbar.grading.regions import Regions
 from lumbar.grading.tasks import OWN_VIEW, TASKS, Sample
 from lumbar.labels import CONDITIONS, LEVELS, SEVERITIES, Condition
-from lumbar.recipe.member import GraderSpec
+from lumbar.recipe.grader import GraderSpec
 
 Rows = list[tuple[int, Sample]]
 #: Batches of one study's regions that lie on a device, by what distinguishes members that see the same regions.

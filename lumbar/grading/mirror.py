@@ -5,7 +5,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from lumbar.grading.tasks import View
-from lumbar.recipe.member import GraderSpec
+from lumbar.recipe.grader import GraderSpec
 
 #: The view that takes a view's place in the mirrored study.
 MIRROR_VIEW: Mapping[View, View] = {

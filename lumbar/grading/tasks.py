@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Final, Literal, get_args
 
 from lumbar.labels import CONDITIONS, Condition
-from lumbar.recipe.member import TaskName
+from lumbar.recipe.grader import TaskName
 
 View = Literal["sagittal_t2", "sagittal_t1_left", "sagittal_t1_right", "axial_left", "axial_right", "axial_middle"]
 VIEWS: Final[tuple[View, ...]] = get_args(View)

@@ -34,7 +34,7 @@ from lumbar.labels import (
     condition_title,
     level_title,
 )
-from lumbar.recipe.member import DetectorSpec
+from lumbar.recipe.detector import DetectorSpec
 from lumbar.study.keypoint import Keypoint
 from lumbar.study.study import Study
 

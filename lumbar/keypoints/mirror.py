@@ -4,7 +4,7 @@ import numpy as np
 
 from lumbar.labels import CONDITIONS, LABEL_COLUMNS, LEVELS, SIDES
 from lumbar.labels import mirrored as other_side
-from lumbar.recipe.member import DetectorSpec
+from lumbar.recipe.detector import DetectorSpec
 
 
 def mirror_stack(

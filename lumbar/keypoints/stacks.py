@@ -9,7 +9,7 @@ from lumbar import geometry
 from lumbar.dicom.series import Series, Slice
 from lumbar.issues import InputError, Issue
 from lumbar.labels import CONDITIONS, KEYPOINT_SERIES, LEVELS, SIDES, Condition, Level, Side, level_title, side_of
-from lumbar.recipe.member import DetectorSpec
+from lumbar.recipe.detector import DetectorSpec
 from lumbar.study.canal import Places, canal_mm, moved_middle_mm, off_centre
 from lumbar.study.slices import (
     Window,

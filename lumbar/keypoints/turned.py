@@ -12,7 +12,7 @@ from lumbar.keypoints.answers.heatmaps import confidence, decode
 from lumbar.keypoints.repair import LOW_CONFIDENCE, SURE, is_spine, near_canal
 from lumbar.keypoints.stacks import Stack, channel_names
 from lumbar.labels import Level, side_of
-from lumbar.recipe.member import DetectorSpec
+from lumbar.recipe.detector import DetectorSpec
 from lumbar.study.keypoint import Keypoint
 
 #: The turned picture must be surer by this much.

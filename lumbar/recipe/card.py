@@ -12,7 +12,7 @@ from pydantic import Field, TypeAdapter, ValidationError
 from lumbar.files.read import read_json
 from lumbar.files.write import write_json
 from lumbar.issues import InputError
-from lumbar.recipe.member import Strict
+from lumbar.recipe.strict import Strict
 from lumbar.recipe.wording import describe
 
 

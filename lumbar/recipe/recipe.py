@@ -24,8 +24,11 @@ from lumbar.arguments import LARGEST_SEED
 from lumbar.files.read import parse_toml, read_text
 from lumbar.issues import InputError, cut, few, printable
 from lumbar.recipe.card import Card
-from lumbar.recipe.member import MEMBER_NAME, DetectorSpec, GraderSpec, Strict
+from lumbar.recipe.detector import DetectorSpec
+from lumbar.recipe.grader import GraderSpec
+from lumbar.recipe.member import MEMBER_NAME
 from lumbar.recipe.settings import Blend, Folds, Loop, Training
+from lumbar.recipe.strict import Strict
 from lumbar.recipe.wording import describe
 
 Table = dict[str, Any]

@@ -7,7 +7,8 @@ from pydantic import Field, model_validator
 from lumbar.arguments import LARGEST_SEED, MOST_PROCESSES
 from lumbar.ensemble.average import BLEND_METHODS, BlendMethod
 from lumbar.ensemble.names import MethodName
-from lumbar.recipe.member import LAST_FOLD, Strict
+from lumbar.recipe.member import LAST_FOLD
+from lumbar.recipe.strict import Strict
 
 #: Far above what any recipe needs, and no number that fills a machine.
 MOST: Final = 100_000

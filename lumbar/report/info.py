@@ -10,7 +10,7 @@ from lumbar.grading.tasks import TASKS, VIEWS
 from lumbar.issues import CODES
 from lumbar.keypoints.networks import registry as detectors
 from lumbar.labels import CONDITIONS, LEVELS, SERIES_DESCRIPTIONS, SEVERITIES
-from lumbar.recipe.member import Preprocessing
+from lumbar.recipe.preprocessing import Preprocessing
 from lumbar.recipe.settings import Augment, Folds, Training
 
 

@@ -34,7 +34,7 @@ from lumbar.labels import (
     side_of,
 )
 from lumbar.prediction.result import StudyResult
-from lumbar.recipe.member import Preprocessing
+from lumbar.recipe.preprocessing import Preprocessing
 from lumbar.study.keypoint import Keypoint
 from lumbar.study.standardise import slice_values
 from lumbar.study.study import DataFolder, Study, read_study, true_severities

@@ -13,7 +13,7 @@ from lumbar import geometry
 from lumbar.dicom.series import Series
 from lumbar.issues import Issue
 from lumbar.labels import LEVELS, Condition, Level, SeriesType
-from lumbar.recipe.member import Preprocessing
+from lumbar.recipe.preprocessing import Preprocessing
 from lumbar.study.slices import playing_series
 from lumbar.study.study import Study
 

@@ -8,7 +8,7 @@ import numpy as np
 from lumbar import geometry
 from lumbar.dicom.series import Series, Slice
 from lumbar.labels import SeriesType
-from lumbar.recipe.member import Preprocessing
+from lumbar.recipe.preprocessing import Preprocessing
 from lumbar.study.study import Study, choose_series
 
 #: With `missing="zeros"` the two sagittal types stand in for each other, as in the original.

@@ -10,7 +10,7 @@ from lumbar import geometry
 from lumbar.dicom.bits import is_padding
 from lumbar.dicom.series import Slice
 from lumbar.dicom.values import turning_point
-from lumbar.recipe.member import Preprocessing
+from lumbar.recipe.preprocessing import Preprocessing
 
 
 def slice_values(item: Slice, preprocessing: Preprocessing) -> tuple[NDArray[np.float32], geometry.FloatArray]:

@@ -15,7 +15,8 @@ from lumbar.grading.regions import region_key
 from lumbar.grading.tasks import TASKS, VIEWS
 from lumbar.keypoints.networks.registry import build_detector
 from lumbar.labels import CONDITIONS, LEVELS, SIDES
-from lumbar.recipe.member import DetectorSpec, GraderSpec
+from lumbar.recipe.detector import DetectorSpec
+from lumbar.recipe.grader import GraderSpec
 from lumbar.recipe.recipe import AnyMember, Member, Recipe
 from lumbar.recipe.settings import Training
 from lumbar.training.data.derived import margin_spec

@@ -7,7 +7,8 @@ from lumbar.bundle.bundle import load_bundle
 from lumbar.bundle.network import build_network
 from lumbar.bundle.save import Weights, save_bundle
 from lumbar.grading.tasks import TASKS
-from lumbar.recipe.member import DetectorSpec, GraderSpec
+from lumbar.recipe.detector import DetectorSpec
+from lumbar.recipe.grader import GraderSpec
 
 UNIFORM = [[[1 / 3] * 3] * 5] * 5
 

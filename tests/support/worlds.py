@@ -16,7 +16,9 @@ from lumbar.bundle.network import build_network
 from lumbar.bundle.save import Weights, save_bundle
 from lumbar.phantom.dataset import write_phantoms
 from lumbar.phantom.options import PhantomOptions
-from lumbar.recipe.member import DetectorSpec, GraderSpec, Preprocessing, TaskName
+from lumbar.recipe.detector import DetectorSpec
+from lumbar.recipe.grader import GraderSpec, TaskName
+from lumbar.recipe.preprocessing import Preprocessing
 
 #: Small matrices and short stacks: what a test needs of a phantom takes a second instead of four.
 SMALL = PhantomOptions(matrices=(128,), sagittal_slices=(9, 9), stack_slices=(3, 3), axial_kind="angled")

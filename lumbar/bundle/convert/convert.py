@@ -24,7 +24,8 @@ from lumbar.files.read import parse_toml, read_json, read_text
 from lumbar.issues import InputError, few, printable
 from lumbar.labels import CONDITIONS, LEVELS, SEVERITIES
 from lumbar.metric import read_labels, weighted_prior
-from lumbar.recipe.member import LAST_FOLD, Strict
+from lumbar.recipe.member import LAST_FOLD
+from lumbar.recipe.strict import Strict
 from lumbar.recipe.wording import describe
 from lumbar.terminal import follow
 

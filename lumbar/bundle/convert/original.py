@@ -13,7 +13,9 @@ from typing import Final
 from lumbar.bundle.network import blueprint
 from lumbar.issues import InputError
 from lumbar.labels import SeriesType
-from lumbar.recipe.member import DetectorSpec, GraderSpec, Preprocessing, TaskName
+from lumbar.recipe.detector import DetectorSpec
+from lumbar.recipe.grader import GraderSpec, TaskName
+from lumbar.recipe.preprocessing import Preprocessing
 
 Shapes = Mapping[str, tuple[int, ...]]
 

@@ -11,7 +11,7 @@ from lumbar.backbones import create_backbone
 from lumbar.grading.networks.slices import slice_features
 from lumbar.grading.tasks import TASKS
 from lumbar.labels import SEVERITIES
-from lumbar.recipe.member import GraderSpec
+from lumbar.recipe.grader import GraderSpec
 
 
 class SliceEncoder(nn.Module):

@@ -6,7 +6,7 @@ from torch import nn
 
 from lumbar.backbones import refuse_sources
 from lumbar.issues import InputError
-from lumbar.recipe.member import DetectorSpec
+from lumbar.recipe.detector import DetectorSpec
 from lumbar.recipe.wording import why_refused
 
 

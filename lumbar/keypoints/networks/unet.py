@@ -8,7 +8,7 @@ from torch import nn
 
 from lumbar.compute.uncompiled import without_compiler
 from lumbar.keypoints.networks.smp import build_smp
-from lumbar.recipe.member import DetectorSpec
+from lumbar.recipe.detector import DetectorSpec
 
 with without_compiler():
     import segmentation_models_pytorch as smp

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from lumbar.dicom.series import Series
 from lumbar.drawing import style
 from lumbar.drawing.grey_range import OF_A_SERIES, grey_range
-from lumbar.recipe.member import Preprocessing
+from lumbar.recipe.preprocessing import Preprocessing
 from lumbar.study.standardise import slice_values
 
 #: Rescaled and upright, whatever the networks see.

@@ -11,7 +11,7 @@ from lumbar.dicom.series import Slice
 from lumbar.grading.regions import Region, Regions
 from lumbar.grading.tasks import View
 from lumbar.labels import LEVELS, Condition
-from lumbar.recipe.member import GraderSpec
+from lumbar.recipe.grader import GraderSpec
 from lumbar.report.html import images
 from lumbar.report.html.cells import ORDER
 from lumbar.report.html.saliency import graded_views

@@ -20,7 +20,7 @@ from lumbar.grading.grade import speaks
 from lumbar.grading.regions import Regions
 from lumbar.grading.tasks import OWN_VIEW, TASKS, Sample, View
 from lumbar.labels import LEVELS, Condition
-from lumbar.recipe.member import GraderSpec
+from lumbar.recipe.grader import GraderSpec
 
 #: Said in the report beside the maps.
 METHOD: Final = "Integrated gradients of the log odds of severe, smoothed, mean over the networks that saw the region."

@@ -28,7 +28,7 @@ from lumbar.labels import LEVELS, level_title
 from lumbar.prediction.result import StudyResult
 from lumbar.prediction.run_report import issue_entry
 from lumbar.prediction.versions import versions_here
-from lumbar.recipe.member import GraderSpec
+from lumbar.recipe.grader import GraderSpec
 from lumbar.report.html import cells
 from lumbar.report.html.panel import panel
 from lumbar.report.html.regions import Seen, region_views

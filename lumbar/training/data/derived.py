@@ -12,7 +12,8 @@ from lumbar.dicom.series import Series, Slice
 from lumbar.grading.regions import cut_regions
 from lumbar.keypoints.stacks import Stack, channel_names, make_stack, sagittal_stacks
 from lumbar.labels import KEYPOINT_SERIES, Condition, Level
-from lumbar.recipe.member import DetectorSpec, GraderSpec
+from lumbar.recipe.detector import DetectorSpec
+from lumbar.recipe.grader import GraderSpec
 from lumbar.study.keypoint import Keypoint
 from lumbar.study.slices import axial_window
 from lumbar.study.study import Study

@@ -8,7 +8,8 @@ from typing import Any
 
 from lumbar.compute.processes import each
 from lumbar.grading.regions import region_key
-from lumbar.recipe.member import DetectorSpec, GraderSpec
+from lumbar.recipe.detector import DetectorSpec
+from lumbar.recipe.grader import GraderSpec
 from lumbar.training.data import derived
 from lumbar.training.data.packs import fingerprint, read_header
 from lumbar.training.setup import Setup

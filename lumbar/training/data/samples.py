@@ -16,7 +16,8 @@ from lumbar.grading.tasks import OWN_VIEW, TASKS, View
 from lumbar.keypoints.mirror import mirror_stack
 from lumbar.labels import CONDITIONS, LEVELS, Condition
 from lumbar.labels import mirrored as other_side
-from lumbar.recipe.member import DetectorSpec, GraderSpec
+from lumbar.recipe.detector import DetectorSpec
+from lumbar.recipe.grader import GraderSpec
 from lumbar.recipe.settings import Training
 from lumbar.training.data import augment
 from lumbar.training.loop.losses import EMPTY

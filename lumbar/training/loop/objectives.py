@@ -6,7 +6,8 @@ import torch
 from torch import Tensor, nn
 
 from lumbar.grading.tasks import TASKS
-from lumbar.recipe.member import DetectorSpec, GraderSpec
+from lumbar.recipe.detector import DetectorSpec
+from lumbar.recipe.grader import GraderSpec
 from lumbar.recipe.settings import Training
 from lumbar.training.data import augment
 from lumbar.training.loop import losses

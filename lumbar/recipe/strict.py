@@ -1,0 +1,64 @@
+"""What all checked data here has in common, and how much a spec may ask for. No torch."""
+
+import difflib
+from typing import Annotated, Any, Final
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+
+from lumbar.issues import cut, few
+
+#: Bounds of what a manifest may ask for, far above what any network here uses: inputs of more would fill the memory.
+MAX_SIDE, MAX_SLICES = 2048, 256
+#: Numbers in one input or output of one sample: 67 MB in float32, as 64 slices of 512 x 512 pixels.
+MAX_PIXELS: Final = 2**24
+#: Bounds of what a spec may hand to a network's constructor, where numbers become layers and channels.
+MAX_NUMBER, MAX_ITEMS, MAX_LETTERS, MAX_DEPTH = 2**16, 64, 200, 4
+
+
+class Strict(BaseModel):
+    """Frozen data of finite numbers that refuses unknown keys and names the nearest known one."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _refuse_unknown(cls, values: Any) -> Any:
+        if isinstance(values, dict):
+            for key in values:
+                if key not in cls.model_fields:
+                    near = difflib.get_close_matches(str(key), cls.model_fields, n=1)
+                    hint = f"did you mean {near[0]!r}?" if near else f"known: {few(list(cls.model_fields), 5)}"
+                    raise ValueError(f"unknown key {cut(str(key), 40)!r}; {hint}")
+        return values
+
+
+def _modest(value: Any, depth: int = 0) -> Any:
+    """The arguments of a constructor; ValueError where they are no plain values, or ask for more than a network has."""
+    if isinstance(value, dict | list | tuple):
+        if depth >= MAX_DEPTH or len(value) > MAX_ITEMS:
+            raise ValueError(f"tables and lists hold at most {MAX_ITEMS} values and {MAX_DEPTH - 1} more within them")
+        for each in (*value, *value.values()) if isinstance(value, dict) else value:
+            _modest(each, depth + 1)
+    elif isinstance(value, str):
+        if len(value) > MAX_LETTERS:
+            raise ValueError(f"a word of {len(value)} letters; at most {MAX_LETTERS} are taken")
+    elif isinstance(value, int | float):
+        if not abs(value) <= MAX_NUMBER:  # not a number, too
+            raise ValueError(f"{value!r:.30} is not a number from -{MAX_NUMBER} to {MAX_NUMBER}")
+    elif value is not None:
+        raise ValueError(f"{type(value).__name__} is no number, word, list or table")
+    return value
+
+
+#: Arguments of a network's constructor.
+Arguments = Annotated[dict[str, Any], AfterValidator(_modest)]
+#: The name of a network.
+NetworkName = Annotated[str, Field(min_length=1, max_length=MAX_LETTERS)]
+#: Distance in mm from the middle of a series: no spine is wider.
+OffsetMm = Annotated[float, Field(ge=0, le=100)]
+
+
+def refuse_many_pixels(what: str, count: int, side: int) -> None:
+    """ValueError where so many square images hold more than `MAX_PIXELS` numbers."""
+    if count * side**2 > MAX_PIXELS:
+        raise ValueError(f"{what} = {count} and image_size = {side} together are more than {MAX_PIXELS} numbers")
