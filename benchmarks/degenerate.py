@@ -31,7 +31,7 @@ from lumbar.prediction.predictor import Predictor
 from lumbar.recipe.card import Measured, write_measured
 from lumbar.study.keypoint import Keypoint
 from lumbar.study.study import DataFolder, Study, open_data, read_study
-from lumbar.training.data.derived import label_keypoints, study_rows
+from lumbar.training.data.labelled import label_keypoints, study_rows
 
 Change = Callable[[np.ndarray, np.random.Generator], np.ndarray]
 

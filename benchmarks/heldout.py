@@ -24,7 +24,7 @@ from lumbar.metric import label_codes, weighted_prior
 from lumbar.prediction import schedule
 from lumbar.recipe.card import Measured, write_measured
 from lumbar.study.study import DataFolder, open_data, read_study
-from lumbar.training.data.derived import label_keypoints, study_rows
+from lumbar.training.data.labelled import label_keypoints, study_rows
 from lumbar.training.outcome import evaluate
 
 

@@ -28,7 +28,7 @@ from lumbar.metric import UNLABELLED, label_codes, score_arrays
 from lumbar.prediction.predictor import Predictor
 from lumbar.study.study import DataFolder, Study, open_data, read_study
 from lumbar.terminal import bar
-from lumbar.training.data.derived import label_keypoints, study_rows
+from lumbar.training.data.labelled import label_keypoints, study_rows
 
 DRAWS = 500  # of studies, for the standard error
 WIDTHS = (24, 26, 7, 24, 26, 6)  # of the table's columns

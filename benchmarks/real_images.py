@@ -29,7 +29,7 @@ from lumbar.prediction.schedule import predict
 from lumbar.recipe.card import Measured, write_measured
 from lumbar.spider.write import MIDSAGITTAL
 from lumbar.study.study import open_data, read_study
-from lumbar.training.data.derived import label_keypoints, study_rows
+from lumbar.training.data.labelled import label_keypoints, study_rows
 from lumbar.training.outcome.evaluate import error_figures, errors_mm
 
 NEAR_MM = 6.0

@@ -24,7 +24,8 @@ from lumbar.recipe.grader import GraderSpec
 from lumbar.recipe.preprocessing import Preprocessing
 from lumbar.study.canal import canal_mm, off_centre
 from lumbar.study.study import Study, open_data, read_study
-from lumbar.training.data import derived
+from lumbar.training.data.labelled import label_keypoints, study_rows
+from lumbar.training.data.stack_files import stack_arrays
 from tests.conftest import ROOT
 from tests.support.mirror import mirror_coordinates, mirror_study
 from tests.support.small_study import CANAL, axial, make_slice, sagittal, small_study
@@ -269,18 +270,18 @@ def sample() -> tuple[Study, dict, Path]:
     """A shipped phantom study, its labelled keypoints and its folder."""
     data = open_data(ROOT / "sample_data")
     study = read_study(data, 100001)
-    rows = derived.study_rows(data.coordinates)[100001]
-    return study, derived.label_keypoints(study, rows), data.image_folder / "100001"
+    rows = study_rows(data.coordinates)[100001]
+    return study, label_keypoints(study, rows), data.image_folder / "100001"
 
 
 def test_labelled_recesses_tell_where_training_stacks_lie(sample):
     study, keypoints, _ = sample
     t1 = study.series["sagittal_t1"][0]
     cut = Study(study.study_id, {**study.series, "sagittal_t1": (shorter(t1, right=1),)})
-    whole, less = (derived.stack_arrays(one, keypoints, T1)["images"] for one in (study, cut))
+    whole, less = (stack_arrays(one, keypoints, T1)["images"] for one in (study, cut))
     assert np.array_equal(whole[0], less[0])  # the left stack: none of its slices is missing
     plain = T1.model_copy(update={"preprocessing": SERIES_RULE})
-    before, after = (derived.stack_arrays(one, keypoints, plain)["images"] for one in (study, cut))
+    before, after = (stack_arrays(one, keypoints, plain)["images"] for one in (study, cut))
     assert before.shape == after.shape == whole.shape
 
 
@@ -310,7 +311,7 @@ def test_a_mirrored_study_that_lacks_slices_on_one_side_swaps_its_regions(sample
     cuts = []
     for data, table in ((here, rows), (there, mirror_coordinates(rows, cut))):
         one = read_study(data, 100001)
-        cuts.append(cut_regions(one, derived.label_keypoints(one, table), spec))
+        cuts.append(cut_regions(one, label_keypoints(one, table), spec))
     first, second = cuts
     for view in ("sagittal_t1_left", "sagittal_t1_right"):
         assert first.present[view].any()

@@ -11,7 +11,7 @@ import train_utils
 from lumbar.labels import LABEL_COLUMNS, LEVELS, SIDES, level_title
 from lumbar.spider.write import FIRST_ID, FORAMEN_FROM_CANAL_MM, MIDSAGITTAL, PIXEL_MM, is_held_out
 from lumbar.study.study import open_data, read_study
-from lumbar.training.data.derived import label_keypoints, study_rows
+from lumbar.training.data.labelled import label_keypoints, study_rows
 from tests.support.worlds import small_phantoms
 
 REAL = Path(__file__).resolve().parents[2] / "shared" / "real" / "spider"

@@ -20,7 +20,7 @@ from lumbar.training.checks.samples import check_samples
 from lumbar.training.checks.tables import find_faults, open_checked
 from lumbar.training.data.make import make_stacks, stack_folder
 from lumbar.training.data.packs import Packs
-from lumbar.training.data.samples import StackSamples
+from lumbar.training.data.stack_samples import StackSamples
 from lumbar.training.run import prepare
 from lumbar.training.setup import set_up
 from tests.support.worlds import small_phantoms

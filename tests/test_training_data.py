@@ -17,10 +17,14 @@ from lumbar.keypoints.stacks import sagittal_stacks
 from lumbar.labels import LABEL_COLUMNS, SERIES_DESCRIPTIONS, condition_title, level_title
 from lumbar.metric import label_codes
 from lumbar.recipe.settings import Augment, Training
+from lumbar.study.keypoint import Keypoint
 from lumbar.study.study import DataFolder, Study, open_data, read_study
-from lumbar.training.data import derived
+from lumbar.training.data.labelled import Name, label_keypoints, study_rows
 from lumbar.training.data.packs import Packs, load_study, read_arrays, read_header, write_arrays
-from lumbar.training.data.samples import RegionSamples, StackSamples
+from lumbar.training.data.region_files import margin_spec, region_arrays
+from lumbar.training.data.region_samples import RegionSamples
+from lumbar.training.data.stack_files import stack_arrays
+from lumbar.training.data.stack_samples import StackSamples
 from lumbar.training.loop.losses import EMPTY
 from tests.support.mirror import mirror_coordinates, mirror_labels, mirror_study
 from tests.support.worlds import detector_spec, grader_spec, small_phantoms
@@ -52,10 +56,10 @@ def mirrored(data: DataFolder, tmp_path_factory: pytest.TempPathFactory) -> Data
     return open_data(root, "train")
 
 
-def _one(data: DataFolder, number: int = 0) -> tuple[Study, dict[derived.Name, derived.Keypoint]]:
+def _one(data: DataFolder, number: int = 0) -> tuple[Study, dict[Name, Keypoint]]:
     study = read_study(data, data.study_ids[number])
     assert data.coordinates is not None
-    return study, derived.label_keypoints(study, derived.study_rows(data.coordinates)[study.study_id])
+    return study, label_keypoints(study, study_rows(data.coordinates)[study.study_id])
 
 
 def test_a_pack_gives_the_study_back(data: DataFolder, tmp_path: Path) -> None:
@@ -127,7 +131,7 @@ def test_a_damaged_derived_file_has_no_header(tmp_path: Path) -> None:
 def test_targets_lie_where_the_labels_do(data: DataFolder, spec: object) -> None:
     """Each target, taken back to the patient, is its label but for the slice it lies on."""
     study, keypoints = _one(data)
-    arrays = derived.stack_arrays(study, keypoints, spec)
+    arrays = stack_arrays(study, keypoints, spec)
     truth = np.array([point.mm for point in keypoints.values()])
     if spec.series_type == "axial_t2":
         assert len(arrays["images"]) >= 4
@@ -144,14 +148,14 @@ def test_targets_lie_where_the_labels_do(data: DataFolder, spec: object) -> None
 def test_a_keypoint_that_is_not_in_the_table_is_missing_in_the_targets(data: DataFolder) -> None:
     study, keypoints = _one(data)
     del keypoints["spinal_canal_stenosis", "l3_l4"]
-    points = derived.stack_arrays(study, keypoints, T2)["points"][0]
+    points = stack_arrays(study, keypoints, T2)["points"][0]
     assert np.isnan(points[2]).all()
     assert np.isfinite(np.delete(points, 2, 0)).all()
 
 
 def test_axial_targets_know_left_from_right(data: DataFolder) -> None:
     """On the usual axial display the patient's left is on the right: map 0 (left) has the larger column."""
-    points = derived.stack_arrays(*_one(data), AXIAL)["points"]
+    points = stack_arrays(*_one(data), AXIAL)["points"]
     both = np.isfinite(points).all((1, 2))
     assert both.any()
     assert (points[both, 0, 0] > points[both, 1, 0]).all()
@@ -164,7 +168,7 @@ EVERY = [detector_spec(spec.series_type, 1, 25) for spec in (T2, T1, AXIAL)]  # 
     "spec", [T2, T1, AXIAL, *EVERY], ids=lambda spec: f"{spec.series_type}, {spec.num_classes} maps"
 )
 def test_a_mirrored_stack_is_the_mirrored_studys_stack(data: DataFolder, mirrored: DataFolder, spec: object) -> None:
-    ours, theirs = (derived.stack_arrays(*_one(folder), spec) for folder in (data, mirrored))
+    ours, theirs = (stack_arrays(*_one(folder), spec) for folder in (data, mirrored))
     count = len(ours["images"])
     assert count == len(theirs["images"]) > 0
     order = range(count)[::-1] if spec.series_type == "sagittal_t1" else range(count)
@@ -195,7 +199,7 @@ def _samples(data: DataFolder, folder: Path, task: str, **training: object) -> R
     assert data.labels is not None
     studies, codes = label_codes(data.labels)
     for number, study in enumerate(data.study_ids):
-        arrays = derived.region_arrays(*_one(data, number), derived.margin_spec(spec, 1.5))
+        arrays = region_arrays(*_one(data, number), margin_spec(spec, 1.5))
         write_arrays(folder / f"{study}.safetensors", arrays)
     known = {int(study): code for study, code in zip(studies, codes, strict=True)}
     return RegionSamples(folder, data.study_ids, known, spec, Training(**training))
@@ -250,7 +254,7 @@ def test_the_margins_middle_is_the_region(data: DataFolder, tmp_path: Path) -> N
 
 def test_stack_samples_are_named_by_their_draw(data: DataFolder, tmp_path: Path) -> None:
     for number, study in enumerate(data.study_ids):
-        write_arrays(tmp_path / f"{study}.safetensors", derived.stack_arrays(*_one(data, number), T2))
+        write_arrays(tmp_path / f"{study}.safetensors", stack_arrays(*_one(data, number), T2))
     samples = StackSamples(tmp_path, data.study_ids, T2, Training())
     assert samples.studies.tolist() == list(data.study_ids)
     one, two = (samples.sample(0, np.random.default_rng([1, 0])) for _ in range(2))

@@ -11,7 +11,7 @@ from lumbar.labels import LABEL_COLUMNS
 from lumbar.recipe.grader import GraderSpec
 from lumbar.recipe.settings import Training
 from lumbar.training.loop import losses
-from lumbar.training.loop.objectives import SeverityObjective
+from lumbar.training.loop.grader_objective import SeverityObjective
 
 
 def test_a_heatmap_loss_of_one_is_plain_mse_over_all_maps() -> None:

@@ -27,7 +27,7 @@ from lumbar.recipe.recipe import load_recipe
 from lumbar.study.study import open_data
 from lumbar.training.data.make import make_stacks
 from lumbar.training.data.packs import read_header
-from lumbar.training.data.samples import RegionSamples
+from lumbar.training.data.region_samples import RegionSamples
 from lumbar.training.folder import RunFolder
 from lumbar.training.job import make_job
 from lumbar.training.loop import loop

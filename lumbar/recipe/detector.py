@@ -8,9 +8,28 @@ from lumbar.labels import SeriesType
 from lumbar.recipe.preprocessing import Preprocessing
 from lumbar.recipe.strict import MAX_SIDE, MAX_SLICES, Arguments, NetworkName, OffsetMm, Strict, refuse_many_pixels
 
+#: Which slices a detector sees: the middle ones of the series; beside the middle, one stack a side; around the axial
+#: plane of a level; the whole series, brought to `in_chans` slices; around the slices that were found before.
+Place = Literal["middle", "offset", "plane", "whole", "found"]
+#: Which keypoints one stack shows: its own (5 levels of a series or side, left and right of an axial level); all of its
+#: series (T1: left and right, axial: left and right of five levels); every condition at every level.
+Points = Literal["stack", "series", "every"]
+#: What kind of thing it says, see the file of that name in `lumbar.keypoints.answers`.
+Answer = Literal["heatmaps", "points", "slices", "boxes"]
+#: How a raw answer is read.
+Decode = Literal["maximum", "centroid", "box", "sums", "expectation", "change"]
+_PLACES: dict[SeriesType, Place] = {"sagittal_t2": "middle", "sagittal_t1": "offset", "axial_t2": "plane"}
+_MAPS: dict[Points, dict[SeriesType, int]] = {
+    "stack": {"sagittal_t2": 5, "sagittal_t1": 5, "axial_t2": 2},
+    "series": {"sagittal_t2": 5, "sagittal_t1": 10, "axial_t2": 10},
+    "every": {"sagittal_t2": 25, "sagittal_t1": 25, "axial_t2": 25},
+}
+
 
 class DetectorSpec(Strict):
-    """A stage-1 member: a stack of slices in, one Gaussian heatmap a keypoint out."""
+    """A stage-1 member: a stack of slices in, where its keypoints are out."""
+
+    LATER = frozenset({"place", "points", "answer", "depth", "stride", "decode", "join", "needs"})
 
     stage: Literal["keypoints"] = "keypoints"
     series_type: SeriesType
@@ -21,8 +40,23 @@ class DetectorSpec(Strict):
     image_size: int = Field(512, ge=32, le=MAX_SIDE)
     #: Slices in the stack, which are the network's input channels.
     in_chans: int = Field(5, ge=1, le=MAX_SLICES)
-    #: Heatmaps out: 5 levels on sagittal series, left and right on axial ones.
+    #: Keypoints that it answers for: 5 levels on sagittal series, left and right on axial ones.
     num_classes: int = Field(5, ge=1, le=256)
+    #: None: what suits the series type: T2 middle, T1 offset, axial plane.
+    place: Place | None = None
+    #: None: as `num_classes` tells.
+    points: Points | None = None
+    answer: Answer = "heatmaps"
+    #: Its answer has a slice axis, too: maps (K, T, s, s), points (x, y, z).
+    depth: bool = False
+    #: Pixels of the image a pixel of its maps.
+    stride: int = Field(1, ge=1, le=32)
+    #: None: the plainest of the answer: maximum, for points none is needed.
+    decode: Decode | None = None
+    #: How the answers of several members about the same points become one.
+    join: Literal["mean", "median"] = "mean"
+    #: Series types whose points must have been found before; None: axial planes need sagittal_t2, `found` its own.
+    needs: tuple[SeriesType, ...] | None = None
     #: Sagittal T1: how far left (+) and right (−) of the middle (see `Preprocessing.middle`) the two stacks lie, mm.
     offset_mm: OffsetMm = 16.8
     #: Axial: farther than this from the T2 keypoint, a plane counts as none, mm.
@@ -30,6 +64,25 @@ class DetectorSpec(Strict):
     #: Width of the target Gaussian in pixels of the resized image.
     sigma_px: float = Field(10.0, ge=0.5, le=64)
     preprocessing: Preprocessing = Preprocessing()
+
+    @property
+    def placed(self) -> Place:
+        """Which slices it sees."""
+        return self.place or _PLACES[self.series_type]
+
+    @property
+    def shows(self) -> Points:
+        """Which keypoints one of its stacks shows."""
+        if self.points is not None:
+            return self.points
+        return next((points for points, maps in _MAPS.items() if maps[self.series_type] == self.num_classes), "stack")
+
+    @property
+    def needed(self) -> tuple[SeriesType, ...]:
+        """Series types whose points must have been found before."""
+        if self.needs is not None:
+            return self.needs
+        return {"plane": ("sagittal_t2",), "found": (self.series_type,)}.get(self.placed, ())  # type: ignore[return-value]
 
     @property
     def subject(self) -> str:

@@ -1,9 +1,17 @@
 """What all checked data here has in common, and how much a spec may ask for. No torch."""
 
 import difflib
-from typing import Annotated, Any, Final
+from typing import Annotated, Any, ClassVar, Final
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    model_serializer,
+    model_validator,
+)
 
 from lumbar.issues import cut, few
 
@@ -19,6 +27,17 @@ class Strict(BaseModel):
     """Frozen data of finite numbers that refuses unknown keys and names the nearest known one."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+    #: Fields that came after the first release. They are not written while they hold their default, so that what was
+    #: made before they came keeps its fingerprint, and older versions read what does not use them.
+    LATER: ClassVar[frozenset[str]] = frozenset()
+
+    @model_serializer(mode="wrap")
+    def _without_unused(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        written: dict[str, Any] = write(self)
+        return {name: value for name, value in written.items() if name not in self.LATER or self._differs(name)}
+
+    def _differs(self, name: str) -> bool:
+        return bool(getattr(self, name) != type(self).model_fields[name].get_default(call_default_factory=True))
 
     @model_validator(mode="before")
     @classmethod

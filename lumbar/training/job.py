@@ -7,11 +7,12 @@ from lumbar.files.write import sha256, write_json, writing_into
 from lumbar.issues import InputError, printable
 from lumbar.training.data.make import source_of
 from lumbar.training.data.packs import fingerprint
-from lumbar.training.data.samples import RegionSamples, StackSamples, drawn
+from lumbar.training.data.region_samples import RegionSamples
+from lumbar.training.data.stack_samples import StackSamples
 from lumbar.training.journal import Journal
 from lumbar.training.loop import loop
 from lumbar.training.loop.loop import Job
-from lumbar.training.setup import Setup
+from lumbar.training.setup import Setup, drawn
 from lumbar.training.stages import MemberStage
 
 

@@ -1,5 +1,6 @@
 """What a run is asked for: its recipe and data, which study is in which fold, and which labels count."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from lumbar.metric import label_codes
 from lumbar.recipe.recipe import Recipe
 from lumbar.recipe.settings import Training
 from lumbar.study.study import DataFolder
-from lumbar.training.data import derived
+from lumbar.training.data.labelled import study_rows
 from lumbar.training.data.packs import Packs, fingerprint
 from lumbar.training.folder import RunFolder
 from lumbar.training.folds import make_folds
@@ -85,8 +86,13 @@ def set_up(out: Path, recipe: Recipe, data: DataFolder, accelerator: Accelerator
         labels=data.labels,
         study_ids=study_ids,
         packs=Packs(folder.cache / "studies", data),
-        rows=derived.study_rows(data.coordinates),
+        rows=study_rows(data.coordinates),
         codes=codes,
         training_codes=without(codes, left_out),
         folds=folds,
     )
+
+
+def drawn(rows: np.ndarray, draws: Mapping[int, int]) -> np.ndarray:
+    """Rows of samples (N, …), study first, each as often as `draws` says of its study (once where it says nothing)."""
+    return np.repeat(rows, [draws.get(int(study), 1) for study in rows[:, 0]], axis=0)

@@ -19,12 +19,14 @@ from lumbar.recipe.detector import DetectorSpec
 from lumbar.recipe.grader import GraderSpec
 from lumbar.recipe.recipe import AnyMember, Member, Recipe
 from lumbar.recipe.settings import Training
-from lumbar.training.data.derived import margin_spec
 from lumbar.training.data.make import make_regions, make_stacks, region_folder, stack_folder
-from lumbar.training.data.samples import RegionSamples, StackSamples, drawn
+from lumbar.training.data.region_files import margin_spec
+from lumbar.training.data.region_samples import RegionSamples
+from lumbar.training.data.stack_samples import StackSamples
+from lumbar.training.loop.detector_objective import HeatmapObjective
+from lumbar.training.loop.grader_objective import SeverityObjective
 from lumbar.training.loop.losses import EMPTY
-from lumbar.training.loop.objectives import HeatmapObjective, SeverityObjective
-from lumbar.training.setup import Setup
+from lumbar.training.setup import Setup, drawn
 
 #: Stacks of a study by series type; some levels have two axial ones.
 STACKS = {"sagittal_t2": 1, "sagittal_t1": len(SIDES), "axial_t2": 1.2 * len(LEVELS)}

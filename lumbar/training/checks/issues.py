@@ -11,7 +11,7 @@ import pandas as pd
 from lumbar.files.write import write_json, writing_into
 from lumbar.issues import Issue
 from lumbar.labels import condition_title, level_title
-from lumbar.training.data.derived import lost_rows
+from lumbar.training.data.labelled import lost_rows
 from lumbar.training.data.packs import Packs, read_header
 
 
@@ -19,7 +19,7 @@ def tell_issues(packs: Packs, rows: Mapping[int, pd.DataFrame], study_ids: Itera
     """Write every Issue of the studies as `issues.json`, and say on standard error how many there are.
 
     Beside those of reading: labelled keypoints whose slice could not be read, and labelled studies without a series.
-    `rows`: the labelled keypoints by study, see `derived.study_rows`.
+    `rows`: the labelled keypoints by study, see `labelled.study_rows`.
     """
     labelled = set() if packs.data.labels is None else {int(study) for study in packs.data.labels.index}
     what = "the study has labels, but no row in the series table; it is not trained on"

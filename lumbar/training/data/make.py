@@ -10,7 +10,7 @@ from lumbar.compute.processes import each
 from lumbar.grading.regions import region_key
 from lumbar.recipe.detector import DetectorSpec
 from lumbar.recipe.grader import GraderSpec
-from lumbar.training.data import derived
+from lumbar.training.data import region_files, stack_files
 from lumbar.training.data.packs import fingerprint, read_header
 from lumbar.training.setup import Setup
 
@@ -31,13 +31,13 @@ def stack_folder(setup: Setup, name: str) -> Path:
 
 def region_folder(setup: Setup, spec: GraderSpec, kind: str) -> Path:
     """Where regions of one kind of input lie; `kind` of keypoints: labels or found."""
-    key = fingerprint(region_key(derived.margin_spec(spec, setup.recipe.loop.region_margin)))
+    key = fingerprint(region_key(region_files.margin_spec(spec, setup.recipe.loop.region_margin)))
     return setup.folder.cache / "regions" / f"{key[:12]}_{kind}"
 
 
 def make_stacks(setup: Setup, name: str, spec: DetectorSpec) -> None:
     """Make the stacks of a detector that are missing or out of date."""
-    make = functools.partial(derived.make_stacks, setup.packs, setup.rows, spec)
+    make = functools.partial(stack_files.make_stacks, setup.packs, setup.rows, spec)
     parts = [spec.model_dump(mode="json")]
     _derive(setup, stack_folder(setup, name), setup.study_ids, make, lambda study: parts, name)
 
@@ -47,9 +47,9 @@ def make_regions(setup: Setup, kind: str, study_ids: Sequence[int]) -> None:
     found = setup.folder.keypoints(setup.recipe.folds.train) if kind == "found" else {}
     specs = [member.spec for member in setup.recipe.stage2.members.values()]
     for spec in {region_key(spec): spec for spec in specs}.values():
-        wide = derived.margin_spec(spec, setup.recipe.loop.region_margin)
+        wide = region_files.margin_spec(spec, setup.recipe.loop.region_margin)
         around = found if kind == "found" else None
-        make = functools.partial(derived.make_regions, setup.packs, setup.rows, around, wide)
+        make = functools.partial(region_files.make_regions, setup.packs, setup.rows, around, wide)
 
         def parts(study: int, wide: GraderSpec = wide) -> list[Any]:
             return [region_key(wide), [asdict(point) for point in found.get(study, [])]]

@@ -16,7 +16,7 @@ from lumbar.grading.regions import cut_all_regions, region_key
 from lumbar.keypoints.detect import detect
 from lumbar.recipe.recipe import Stage
 from lumbar.study.keypoint import Keypoint
-from lumbar.training.data import derived
+from lumbar.training.data.labelled import label_keypoints
 from lumbar.training.data.packs import fingerprint
 from lumbar.training.folder import seal_predictions, write_predictions
 from lumbar.training.loop import checkpoint
@@ -56,7 +56,7 @@ def find_keypoints(setup: Setup, fold: int) -> None:
         study = setup.packs.study(study_id)
         points, _ = detect(study, detectors, setup.accelerator.device)
         found[str(study_id)] = [asdict(point) for point in points]
-        told = derived.label_keypoints(study, setup.rows[study_id]) if study_id in setup.rows else {}
+        told = label_keypoints(study, setup.rows[study_id]) if study_id in setup.rows else {}
         labelled[str(study_id)] = [asdict(point) for point in told.values()]
 
     each(one, studies, f"keypoints of fold {fold}", 1)

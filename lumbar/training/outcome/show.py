@@ -20,10 +20,12 @@ from lumbar.labels import SEVERITIES
 from lumbar.recipe.recipe import load_recipe
 from lumbar.training.checks.tables import open_checked
 from lumbar.training.data.make import make_packs
-from lumbar.training.data.samples import RegionSamples, StackSamples
+from lumbar.training.data.region_samples import RegionSamples
+from lumbar.training.data.stack_samples import StackSamples
 from lumbar.training.folder import RunFolder
+from lumbar.training.loop.detector_objective import HeatmapObjective
+from lumbar.training.loop.grader_objective import SeverityObjective
 from lumbar.training.loop.loop import Batch
-from lumbar.training.loop.objectives import HeatmapObjective, SeverityObjective
 from lumbar.training.setup import Setup, set_up
 from lumbar.training.stages import members_of
 

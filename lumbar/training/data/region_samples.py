@@ -1,7 +1,7 @@
-"""Training samples from the cached files of a run: heatmap stacks (stage 1) and regions (stage 2).
+"""What a grader trains on: one level's views with their labels, from the cached files of a run.
 
-A sample is read from disk as little as possible: one stack, or one level's views, out of a study's file. What changes
-it at random is drawn here and applied on the device (see `augment`).
+A sample is read from disk as little as possible: one level's views out of a study's file. What changes it at random is
+drawn here and applied on the device (see `augment`).
 """
 
 from collections.abc import Mapping, Sequence
@@ -13,54 +13,12 @@ from safetensors import safe_open
 
 from lumbar.grading.mirror import MIRROR_VIEW, mirror_view
 from lumbar.grading.tasks import OWN_VIEW, TASKS, View
-from lumbar.keypoints.mirror import mirror_stack
 from lumbar.labels import CONDITIONS, LEVELS, Condition
 from lumbar.labels import mirrored as other_side
-from lumbar.recipe.detector import DetectorSpec
 from lumbar.recipe.grader import GraderSpec
 from lumbar.recipe.settings import Training
 from lumbar.training.data import augment
 from lumbar.training.loop.losses import EMPTY
-
-
-def drawn(rows: np.ndarray, draws: Mapping[int, int]) -> np.ndarray:
-    """Rows of samples (N, …), study first, each as often as `draws` says of its study (once where it says nothing)."""
-    return np.repeat(rows, [draws.get(int(study), 1) for study in rows[:, 0]], axis=0)
-
-
-class StackSamples:
-    """Stage 1: stacks and keypoints. Files hold: `images` (N, C, S, S), `points` (N, K, 2) px, `mm_per_px` (N, 2) and
-    `flip` (N,), see `derived.stack_arrays`.
-    """
-
-    def __init__(self, folder: Path, studies: Sequence[int], spec: DetectorSpec, training: Training) -> None:
-        self.folder, self.spec, self.training = folder, spec, training
-        rows = []
-        for study in studies:
-            with safe_open(self._path(study), "np") as file:
-                rows += [(study, number) for number in range(file.get_slice("images").get_shape()[0])]
-        self.rows = np.array(rows, dtype=np.int64).reshape(-1, 2)
-
-    @property
-    def studies(self) -> np.ndarray:
-        """(N,) study of each sample."""
-        return self.rows[:, 0]
-
-    def _path(self, study: int) -> Path:
-        return self.folder / f"{study}.safetensors"
-
-    def sample(self, index: int, rng: np.random.Generator | None) -> dict[str, Any]:
-        """`image` (C, S, S) float16, `points` (K, 2) px, `mm_per_px` (2,), and the draw where `rng` is given."""
-        study, number = self.rows[index]
-        with safe_open(self._path(study), "np") as file:
-            image, points, scale = (file.get_slice(name)[number] for name in ("images", "points", "mm_per_px"))
-            flip = float(file.get_tensor("flip")[number])
-        out: dict[str, Any] = {"image": image, "points": points, "mm_per_px": scale}
-        if rng is None:
-            return out
-        if rng.random() < self.training.augment.mirror_p:
-            out["image"], out["points"] = mirror_stack(out["image"], points, flip, self.spec)
-        return out | augment.draw(rng, self.training.augment, len(image))
 
 
 class RegionSamples:

@@ -1,52 +1,21 @@
-"""From a study to what the networks train on: detector stacks with targets, regions with a margin. No torch."""
+"""From a study to what a detector trains on: stacks with their targets, one file a study. No torch."""
 
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 
 from lumbar import geometry
 from lumbar.dicom.series import Series, Slice
-from lumbar.grading.regions import cut_regions
 from lumbar.keypoints.stacks import Stack, channel_names, make_stack, sagittal_stacks
-from lumbar.labels import KEYPOINT_SERIES, Condition, Level
+from lumbar.labels import KEYPOINT_SERIES, Level
 from lumbar.recipe.detector import DetectorSpec
-from lumbar.recipe.grader import GraderSpec
 from lumbar.study.keypoint import Keypoint
-from lumbar.study.slices import axial_window
+from lumbar.study.slices import axial_window, find_slice
 from lumbar.study.study import Study
+from lumbar.training.data.labelled import Name, label_keypoints, lost_rows
 from lumbar.training.data.packs import Packs, write_arrays
-
-Name = tuple[Condition, Level]
-
-
-def label_keypoints(study: Study, coordinates: pd.DataFrame) -> dict[Name, Keypoint]:
-    """The keypoints of the label table as if found: one a condition and level, those whose slice is there.
-
-    `coordinates`: rows of this study, see `DataFolder.coordinates`.
-    """
-    found: dict[Name, Keypoint] = {}
-    for row in coordinates.itertuples():
-        item = _slice(study, int(row.series_id), int(row.instance_number))
-        if item is None:
-            continue
-        name, xy = (row.condition, row.level), (float(row.x), float(row.y))
-        mm = tuple(float(value) for value in geometry.to_patient(item.affine, np.array(xy)))
-        found[name] = Keypoint(*name, int(row.series_id), int(row.instance_number), xy, mm, 1.0, 0.0, 1.0)  # type: ignore[arg-type]
-    return found
-
-
-def lost_rows(coordinates: pd.DataFrame, instances: Mapping[int, Collection[int]]) -> pd.DataFrame:
-    """Rows of a study's label table whose slice is not there; `instances`: those of each series that are."""
-    pairs = zip(coordinates["series_id"], coordinates["instance_number"], strict=True)
-    return coordinates[[int(instance) not in instances.get(int(series), ()) for series, instance in pairs]]
-
-
-def _slice(study: Study, series_id: int, instance: int) -> Slice | None:
-    series = study.series_by_id(series_id)
-    return None if series is None else next((one for one in series.slices if one.instance == instance), None)
 
 
 def stack_arrays(
@@ -88,9 +57,9 @@ def stack_arrays(
 def _labelled_planes(study: Study, keypoints: Mapping[Name, Keypoint], spec: DetectorSpec) -> list[Stack]:
     planes: dict[tuple[Level, int, int], tuple[Series, Slice]] = {}
     for (_, level), point in keypoints.items():
-        series, item = study.series_by_id(point.series_id), _slice(study, point.series_id, point.instance)
-        if series is not None and item is not None and series in study.series.get("axial_t2", ()):
-            planes[level, point.series_id, point.instance] = (series, item)
+        found = find_slice(study, point.series_id, point.instance)
+        if found is not None and found[0] in study.series.get("axial_t2", ()):
+            planes[level, point.series_id, point.instance] = found
     return [
         make_stack(axial_window(series, item, spec.in_chans, spec.preprocessing), item, spec, level=level)
         for (level, _, _), (series, item) in planes.items()
@@ -111,32 +80,6 @@ def _targets(stack: Stack, keypoints: Mapping[Name, Keypoint], spec: DetectorSpe
     return points
 
 
-def margin_spec(spec: GraderSpec, margin: float) -> GraderSpec:
-    """The spec that cuts regions `margin` times as wide at the same pixel size, so that the middle is `spec`'s."""
-    size = spec.image_size + 2 * round(spec.image_size * (margin - 1) / 2)
-    return spec.model_copy(update={"image_size": size, "roi_mm": spec.roi_mm * size / spec.image_size})
-
-
-def region_arrays(study: Study, keypoints: Mapping[Name, Any], spec: GraderSpec) -> dict[str, np.ndarray]:
-    """Every view as `<view>` (5, T, S, S) uint8 with `<view>/range` (5, 2): value = code / 255 x (high - low) + low;
-    and `<view>/present` (5,)."""
-    regions = cut_regions(study, keypoints, spec)
-    arrays: dict[str, np.ndarray] = {}
-    for view, pixels in regions.tensors.items():
-        low, high = pixels.min((1, 2, 3)), pixels.max((1, 2, 3))
-        span = np.where(high > low, high - low, 1).astype(np.float32)
-        scaled = (pixels - low[:, None, None, None]) / span[:, None, None, None] * 255
-        arrays[view] = np.rint(scaled).astype(np.uint8)
-        arrays[f"{view}/range"] = np.stack([low, low + span], -1).astype(np.float32)
-        arrays[f"{view}/present"] = regions.present[view].astype(np.uint8)
-    return arrays
-
-
-def study_rows(coordinates: pd.DataFrame) -> dict[int, pd.DataFrame]:
-    """The table's rows by study."""
-    return {int(study): rows for study, rows in coordinates.groupby("study_id")}
-
-
 def make_stacks(
     packs: Packs, rows: Any, spec: DetectorSpec, folder: Path, wanted: dict[int, str], study_id: int
 ) -> None:
@@ -151,15 +94,3 @@ def make_stacks(
         lost = {(row.condition, row.level) for row in lost_rows(rows[study_id], there).itertuples()}
     arrays = stack_arrays(study, points, spec, lost)
     write_arrays(folder / f"{study_id}.safetensors", arrays, source=wanted[study_id])
-
-
-def make_regions(
-    packs: Packs, rows: Any, found: Any, spec: GraderSpec, folder: Path, wanted: dict[int, str], study_id: int
-) -> None:
-    """Write the regions of one study around `found` keypoints by study, or (None) around labelled ones."""
-    study = packs.study(study_id)
-    if found is not None:
-        points: Any = {(point.condition, point.level): point for point in found[study_id]}
-    else:
-        points = label_keypoints(study, rows[study_id]) if study_id in rows else {}
-    write_arrays(folder / f"{study_id}.safetensors", region_arrays(study, points, spec), source=wanted[study_id])

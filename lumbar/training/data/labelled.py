@@ -1,0 +1,41 @@
+"""Keypoints of the label table, as if they were found. No torch."""
+
+from collections.abc import Collection, Mapping
+
+import numpy as np
+import pandas as pd
+
+from lumbar import geometry
+from lumbar.labels import Condition, Level
+from lumbar.study.keypoint import Keypoint
+from lumbar.study.slices import find_slice
+from lumbar.study.study import Study
+
+Name = tuple[Condition, Level]
+
+
+def study_rows(coordinates: pd.DataFrame) -> dict[int, pd.DataFrame]:
+    """The table's rows by study."""
+    return {int(study): rows for study, rows in coordinates.groupby("study_id")}
+
+
+def label_keypoints(study: Study, coordinates: pd.DataFrame) -> dict[Name, Keypoint]:
+    """The keypoints of the label table as if found: one a condition and level, those whose slice is there.
+
+    `coordinates`: rows of this study, see `DataFolder.coordinates`.
+    """
+    found: dict[Name, Keypoint] = {}
+    for row in coordinates.itertuples():
+        found_slice = find_slice(study, int(row.series_id), int(row.instance_number))
+        if found_slice is None:
+            continue
+        name, xy = (row.condition, row.level), (float(row.x), float(row.y))
+        mm = tuple(float(value) for value in geometry.to_patient(found_slice[1].affine, np.array(xy)))
+        found[name] = Keypoint(*name, int(row.series_id), int(row.instance_number), xy, mm, 1.0, 0.0, 1.0)  # type: ignore[arg-type]
+    return found
+
+
+def lost_rows(coordinates: pd.DataFrame, instances: Mapping[int, Collection[int]]) -> pd.DataFrame:
+    """Rows of a study's label table whose slice is not there; `instances`: those of each series that are."""
+    pairs = zip(coordinates["series_id"], coordinates["instance_number"], strict=True)
+    return coordinates[[int(instance) not in instances.get(int(series), ()) for series, instance in pairs]]

@@ -1,0 +1,52 @@
+"""What a detector trains on: stacks with their keypoints, from the cached files of a run.
+
+A sample is read from disk as little as possible: one stack out of a study's file. What changes it at random is drawn
+here and applied on the device (see `augment`).
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors import safe_open
+
+from lumbar.keypoints.mirror import mirror_stack
+from lumbar.recipe.detector import DetectorSpec
+from lumbar.recipe.settings import Training
+from lumbar.training.data import augment
+
+
+class StackSamples:
+    """Stage 1: stacks and keypoints. Files hold: `images` (N, C, S, S), `points` (N, K, 2) px, `mm_per_px` (N, 2) and
+    `flip` (N,), see `stack_files.stack_arrays`.
+    """
+
+    def __init__(self, folder: Path, studies: Sequence[int], spec: DetectorSpec, training: Training) -> None:
+        self.folder, self.spec, self.training = folder, spec, training
+        rows = []
+        for study in studies:
+            with safe_open(self._path(study), "np") as file:
+                rows += [(study, number) for number in range(file.get_slice("images").get_shape()[0])]
+        self.rows = np.array(rows, dtype=np.int64).reshape(-1, 2)
+
+    @property
+    def studies(self) -> np.ndarray:
+        """(N,) study of each sample."""
+        return self.rows[:, 0]
+
+    def _path(self, study: int) -> Path:
+        return self.folder / f"{study}.safetensors"
+
+    def sample(self, index: int, rng: np.random.Generator | None) -> dict[str, Any]:
+        """`image` (C, S, S) float16, `points` (K, 2) px, `mm_per_px` (2,), and the draw where `rng` is given."""
+        study, number = self.rows[index]
+        with safe_open(self._path(study), "np") as file:
+            image, points, scale = (file.get_slice(name)[number] for name in ("images", "points", "mm_per_px"))
+            flip = float(file.get_tensor("flip")[number])
+        out: dict[str, Any] = {"image": image, "points": points, "mm_per_px": scale}
+        if rng is None:
+            return out
+        if rng.random() < self.training.augment.mirror_p:
+            out["image"], out["points"] = mirror_stack(out["image"], points, flip, self.spec)
+        return out | augment.draw(rng, self.training.augment, len(image))
