@@ -86,6 +86,11 @@ class DetectorSpec(Strict):
         return self.image_size // self.stride
 
     @property
+    def names_slices(self) -> bool:
+        """Whether its answer tells a keypoint's slice."""
+        return self.depth or self.answer == "slices"
+
+    @property
     def placed(self) -> Place:
         """Which slices it sees."""
         return self.place or _PLACES[self.series_type]
