@@ -22,7 +22,7 @@ SPECS = {
     "points": {"answer": "points"},
     "points with slices": {"answer": "points", "depth": True},
     "slices": {"answer": "slices"},
-    "slices by change": {"answer": "slices", "decode": "change"},
+    "slices by change": {"answer": "slices", "decode": "change", "in_chans": 12},
     "boxes": {"answer": "boxes", "stride": 4},
 }
 

@@ -4,6 +4,7 @@ Of the encoder's levels those count whose stride is the spec's or coarser. `netw
 channels, dropout: rates whose answers are averaged in training (none; the third place has .1 to .5).
 """
 
+import itertools
 import math
 
 import torch
@@ -30,7 +31,7 @@ class TopDown(nn.Module):
     def __init__(self, channels: list[int], out: int) -> None:
         super().__init__()
         self.lateral = nn.ModuleList(_block(own, own) for own in channels[:-1])
-        self.upwards = nn.ModuleList(_block(above, own) for own, above in zip(channels, channels[1:], strict=False))
+        self.upwards = nn.ModuleList(_block(above, own) for own, above in itertools.pairwise(channels))
         self.last = _block(channels[0], out)
 
     def forward(self, levels: list[torch.Tensor]) -> torch.Tensor:

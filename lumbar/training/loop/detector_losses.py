@@ -133,10 +133,10 @@ def _box_l1(outputs: Outputs, truth: Truth) -> Parts:
     column, row = torch.where(known[..., None], cells, 0.0).long().unbind(-1)
     sample, name = torch.meshgrid(*(torch.arange(n, device=own.device) for n in known.shape), indexing="ij")
     said = answer[sample, name, 1:, row, column]  # (B, K, 4)
-    offset = (said[..., :2] - (own - cells)).abs().mean(-1)[known].sum()
+    offset = (said[..., :2][known] - (own - cells)[known]).abs().mean(-1).sum()
     true = targets.sizes(truth.points)
-    sized = known & true.isfinite() & (true > 0)
-    size = ((said[..., 2:] - true[..., None]).abs().mean(-1) / true)[sized].sum()
+    sized = known & (true > 0)
+    size = (said[..., 2:][sized] / true[sized][:, None] - 1).abs().mean(-1).sum()
     return offset + size, known.sum().float()
 
 

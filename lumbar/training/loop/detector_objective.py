@@ -65,7 +65,7 @@ class DetectorObjective:
         if spec.answer == "heatmaps" and spec.decoded == "maximum" and spec.stride == 1 and not spec.depth:
             flat = answer.float().flatten(2).argmax(-1)
             return torch.stack([flat % spec.image_size, flat // spec.image_size, torch.zeros_like(flat)], -1)
-        reading = answer_of(spec).read(spec, answer.float().cpu().numpy())
+        reading = answer_of(spec).read(spec, answer.detach().float().cpu().numpy())
         return torch.from_numpy(reading.points).to(answer.device, torch.float32)
 
 
