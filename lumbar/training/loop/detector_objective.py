@@ -25,6 +25,10 @@ class DetectorObjective:
     def __init__(self, spec: DetectorSpec, training: Training) -> None:
         self.spec, self.training = spec, training
         self.losses = losses_of(spec, training)
+        if spec.decoded == "change" and set(self.losses) != {"cross_entropy"}:
+            raise InputError(
+                'decode = "change" names classes of slices; its loss is cross_entropy, leave out the others'
+            )
 
     def inputs(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """Stacks (B, C, S, S) and keypoints (B, K, 2) px as the network gets them; changed where draws are there."""
@@ -75,7 +79,7 @@ def check_maps(network: nn.Module, stack: Tensor, objective: DetectorObjective) 
     if objective.spec.answer != "heatmaps" or not words:
         return
     with torch.no_grad():
-        out = network.train()(stack)
+        out = network.train()(stack.repeat(2, 1, 1, 1))  # batch norm wants two where maps shrink to a pixel
     answer = out["answer"] if isinstance(out, Mapping) else out
     if not (isinstance(out, Mapping) and "logits" in out) and not bool(((answer > 0) & (answer < 1)).all()):
         raise InputError(
