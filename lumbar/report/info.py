@@ -11,10 +11,11 @@ from lumbar.issues import CODES
 from lumbar.keypoints.answers.registry import ANSWERS
 from lumbar.keypoints.networks import registry as detectors
 from lumbar.labels import CONDITIONS, LEVELS, SERIES_DESCRIPTIONS, SEVERITIES
+from lumbar.recipe.augment import Augment
 from lumbar.recipe.detector import DECODES
 from lumbar.recipe.losses import OF_ANSWERS
 from lumbar.recipe.preprocessing import Preprocessing
-from lumbar.recipe.settings import Augment, Folds, Training
+from lumbar.recipe.settings import Folds, Training
 
 
 def info() -> dict[str, Any]:
