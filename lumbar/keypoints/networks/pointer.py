@@ -49,7 +49,8 @@ class Pointer(nn.Module):
     def forward(self, stacks: torch.Tensor) -> torch.Tensor | dict[str, torch.Tensor]:
         images, seen = with_neighbours(stacks), stacks.amax((2, 3)) > stacks.amin((2, 3))  # (B, T)
         features = self.encoder(images)
-        logits = self.maps(self.decoder(features)).unflatten(0, stacks.shape[:2]).transpose(1, 2)
+        logits = self.maps(self.decoder(features)).float()  # half numbers would make plateaus of peaks
+        logits = logits.unflatten(0, stacks.shape[:2]).transpose(1, 2)
         deepest = (self.pointer_encoder(images) if self.pointer_encoder is not None else features)[-1]
         scores = self.along(deepest.mean((2, 3)).unflatten(0, stacks.shape[:2]))
         answer = logits.sigmoid() * (scores.sigmoid() * seen[:, None])[..., None, None]
