@@ -1,12 +1,22 @@
 """What a stage-1 member is: its inputs, its network and what that answers, as checked data. No torch."""
 
-from typing import Literal
+from collections.abc import Mapping
+from typing import Any, Final, Literal
 
 from pydantic import Field, model_validator
 
-from lumbar.labels import SeriesType
+from lumbar.labels import LEVELS, SeriesType
 from lumbar.recipe.preprocessing import Preprocessing
-from lumbar.recipe.strict import MAX_SIDE, MAX_SLICES, Arguments, NetworkName, OffsetMm, Strict, refuse_many_pixels
+from lumbar.recipe.strict import (
+    MAX_SIDE,
+    MAX_SLICES,
+    MAX_VOLUMES,
+    Arguments,
+    NetworkName,
+    OffsetMm,
+    Strict,
+    refuse_many_pixels,
+)
 
 #: Which slices a detector sees: the middle ones of the series; beside the middle, one stack a side; around the axial
 #: plane of a level; the whole series, brought to `in_chans` slices; around the slices that were found before.
@@ -18,6 +28,13 @@ Points = Literal["stack", "series", "every"]
 Answer = Literal["heatmaps", "points", "slices", "boxes"]
 #: How a raw answer is read.
 Decode = Literal["maximum", "centroid", "box", "sums", "expectation", "change"]
+#: The decodes of each answer, the default first; "box" and "sums" are the third and the fourth place's.
+DECODES: Final[Mapping[Answer, tuple[Decode, ...]]] = {
+    "heatmaps": ("maximum", "centroid", "box", "sums"),
+    "points": (),
+    "slices": ("maximum", "expectation", "change"),
+    "boxes": ("maximum",),
+}
 _PLACES: dict[SeriesType, Place] = {"sagittal_t2": "middle", "sagittal_t1": "offset", "axial_t2": "plane"}
 _MAPS: dict[Points, dict[SeriesType, int]] = {
     "stack": {"sagittal_t2": 5, "sagittal_t1": 5, "axial_t2": 2},
@@ -29,7 +46,7 @@ _MAPS: dict[Points, dict[SeriesType, int]] = {
 class DetectorSpec(Strict):
     """A stage-1 member: a stack of slices in, where its keypoints are out."""
 
-    LATER = frozenset({"place", "points", "answer", "depth", "stride", "decode", "join", "needs"})
+    LATER = frozenset({"place", "points", "answer", "depth", "stride", "decode", "join", "needs", "target"})
 
     stage: Literal["keypoints"] = "keypoints"
     series_type: SeriesType
@@ -63,7 +80,24 @@ class DetectorSpec(Strict):
     max_plane_distance_mm: float = Field(5.0, ge=0, le=1000)
     #: Width of the target Gaussian in pixels of the resized image.
     sigma_px: float = Field(10.0, ge=0.5, le=64)
+    #: What a heatmap is taught to show: a Gaussian of peak 1, or a disc of 1 as large as that Gaussian at half height.
+    target: Literal["gaussian", "disc"] = "gaussian"
     preprocessing: Preprocessing = Preprocessing()
+
+    @property
+    def decoded(self) -> Decode | None:
+        """How its raw answer is read; None for points, which need no decode."""
+        return self.decode or next(iter(DECODES[self.answer]), None)
+
+    @property
+    def map_size(self) -> int:
+        """Rows, and columns, of its maps."""
+        return self.image_size // self.stride
+
+    @property
+    def names_slices(self) -> bool:
+        """Whether its answer tells a keypoint's slice."""
+        return self.depth or self.answer == "slices"
 
     @property
     def placed(self) -> Place:
@@ -95,6 +129,11 @@ class DetectorSpec(Strict):
         return self.encoder
 
     @property
+    def backbone_args(self) -> dict[str, Any]:
+        """Its encoder's arguments, as a grader would call them."""
+        return self.encoder_args
+
+    @property
     def named_backbone(self) -> str:
         """Its encoder, as a sentence names it."""
         return f"encoder {self.encoder!r}"
@@ -113,4 +152,31 @@ class DetectorSpec(Strict):
     def _fits_memory(self) -> "DetectorSpec":
         refuse_many_pixels("in_chans", self.in_chans, self.image_size)
         refuse_many_pixels("num_classes", self.num_classes, self.image_size)
+        if self.depth and self.answer == "heatmaps":
+            count = self.num_classes * self.in_chans
+            refuse_many_pixels("num_classes x in_chans", count, self.map_size, MAX_VOLUMES)
+        return self
+
+    @model_validator(mode="after")
+    def _answers_so(self) -> "DetectorSpec":
+        decodes = DECODES[self.answer]
+        if self.decode is not None and self.decode not in decodes:
+            known = f"one of {', '.join(decodes)}" if decodes else "none; leave it out"
+            raise ValueError(f"decode = {self.decode!r} does not read {self.answer}, which take {known}")
+        if self.depth and self.answer not in ("heatmaps", "points"):
+            raise ValueError(f"depth = true is for heatmaps and points; leave it out of {self.answer}")
+        if self.stride > 1 and self.answer not in ("heatmaps", "boxes"):
+            raise ValueError(
+                f"stride = {self.stride} is for heatmaps and boxes; {self.answer} are no maps, leave it out"
+            )
+        if self.image_size % self.stride:
+            raise ValueError(
+                f"stride = {self.stride} does not divide image_size = {self.image_size}; choose one that does"
+            )
+        if self.target != "gaussian" and self.answer != "heatmaps":
+            raise ValueError(f"target = {self.target!r} is for heatmaps; leave it out")
+        if self.decode == "change" and self.num_classes % len(LEVELS):
+            raise ValueError(
+                f'decode = "change" needs names of all levels: num_classes {len(LEVELS)}, or twice as many'
+            )
         return self

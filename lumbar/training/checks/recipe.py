@@ -3,15 +3,18 @@
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from lumbar.bundle.network import blueprint, check_inputs, check_size
+from lumbar.bundle.network import blueprint, build_network, check_inputs, check_size, noise
 from lumbar.issues import InputError
 from lumbar.metric import read_labels
+from lumbar.recipe.detector import DetectorSpec
 from lumbar.recipe.recipe import AnyMember, Recipe
 from lumbar.recipe.settings import Training
 from lumbar.study.tables import read_sources
 from lumbar.terminal import tell
 from lumbar.training.data.soft_labels import SoftLabels
 from lumbar.training.loop.beginning import fitting, freeze, is_below
+from lumbar.training.loop.detector_losses import OF_PROBABILITIES
+from lumbar.training.loop.detector_objective import DetectorObjective, check_maps
 from lumbar.training.stages import as_trained
 
 
@@ -69,6 +72,8 @@ def _network_fault(member: AnyMember, begun: AnyMember | None) -> str | None:
                 return f"no weight of {training.begins_with!r} fits it; begin with a member of the same parts"
         if training.pretrained:
             as_trained("", member).network()
+        if isinstance(member.spec, DetectorSpec):
+            _try_losses(member.spec, member.training)
     except InputError as error:
         return str(error)
     return None
@@ -87,6 +92,13 @@ def _soft_fault(training: Training, root: Path) -> str | None:
     except InputError as error:
         return str(error)
     return None
+
+
+def _try_losses(spec: DetectorSpec, training: Training) -> None:
+    """InputError where a detector's losses ask for maps from 0 to 1, which its network does not give."""
+    objective = DetectorObjective(spec, training)
+    if spec.answer == "heatmaps" and OF_PROBABILITIES & set(objective.losses):
+        check_maps(build_network(spec), noise(spec), objective)
 
 
 def _draws_fault(training: Training, sources: set[str]) -> str | None:

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from safetensors import safe_open
 
 from lumbar import geometry
 from lumbar.dicom.series import Series, Slice
@@ -22,7 +23,8 @@ def stack_arrays(
     study: Study, keypoints: Mapping[Name, Keypoint], spec: DetectorSpec, lost: Collection[Name] = ()
 ) -> dict[str, np.ndarray]:
     """`images` (N, C, S, S) float16, `points` (N, K, 2) px of the image, NaN where missing, `mm_per_px` (N, 2), and
-    `flip` (N,): the sum of a column and the column that it becomes in the mirrored image.
+    `flip` (N,): the sum of a column and the column that it becomes in the mirrored image; `slices` (N, K), the place of
+    each label's slice in the stack, NaN where it is not there, and `slice_mm` (N,), the step from slice to slice.
 
     Sagittal: the stacks that detection sees. Axial: a stack around every slice that carries a label, with the points of
     both sides that lie within reach of its plane. Stacks without any labelled point are left out, and those with a map
@@ -34,7 +36,7 @@ def stack_arrays(
         if spec.series_type == "axial_t2"
         else sagittal_stacks(study, spec, keypoints)[0]
     )
-    images, points, scales, flips = [], [], [], []
+    images, points, scales, flips, slices, steps = [], [], [], [], [], []
     for stack in stacks:
         target = _targets(stack, own, spec)
         unknown = any(name in lost for name in channel_names(spec, stack.side, stack.level))
@@ -45,13 +47,53 @@ def stack_arrays(
             shape = np.array(stack.shape[::-1], np.float64)
             scales.append(np.array([between_columns, between_rows]) * shape / spec.image_size)
             flips.append(spec.image_size * (1 - 1 / shape[0]))
+            places, step = _slice_places(stack, own, spec)
+            slices.append(places)
+            steps.append(step)
     size = spec.image_size
     return {
         "images": np.array(images, np.float16).reshape(-1, spec.in_chans, size, size),
         "points": np.array(points, np.float32).reshape(-1, spec.num_classes, 2),
         "mm_per_px": np.array(scales, np.float32).reshape(-1, 2),
         "flip": np.array(flips, np.float32),
+        "slices": np.array(slices, np.float32).reshape(-1, spec.num_classes),
+        "slice_mm": np.array(steps, np.float32),
     }
+
+
+def is_whole(path: Path) -> bool:
+    """Whether a file holds all that `stack_arrays` gives; files of before lack the slices."""
+    with safe_open(path, "np") as file:
+        return {"slices", "slice_mm"} <= set(file.keys())
+
+
+def _slice_places(stack: Stack, keypoints: Mapping[Name, Keypoint], spec: DetectorSpec) -> tuple[np.ndarray, float]:
+    """Where each label (K,) lies among the slices of a stack, and the median step between them in mm.
+
+    That of the label's own slice; where a border slice is repeated, the one next to the others. A label of another
+    series lies where its point does, between slices if need be; NaN half a step beyond the outermost.
+    """
+    names = channel_names(spec, stack.side, stack.level)
+    there = [place for place, item in enumerate(stack.window.slices) if item is not None]
+    origins = [stack.window.slices[place].affine[:3, 3] for place in there]  # type: ignore[union-attr]
+    away = geometry.to_pixel(stack.frame, np.reshape(origins, (-1, 3)))[:, 2]  # mm along the normal of the centre slice
+    steps = np.abs(np.diff(away))
+    step = float(np.median(steps[steps > 0])) if (steps > 0).any() else np.nan
+    places = np.full(len(names), np.nan)
+    for number, name in enumerate(names):
+        if name is None or name not in keypoints or not there:
+            continue
+        label = keypoints[name]
+        own = [place for place in there if stack.window.slices[place].instance == label.instance]  # type: ignore[union-attr]
+        if label.series_id == stack.series.series_id:
+            places[number] = min(own, key=lambda place: abs(place - (len(there) - 1) / 2), default=np.nan)
+            continue
+        at = geometry.to_pixel(stack.frame, np.array(label.mm))[2]
+        low, high = away.min() - step / 2, away.max() + step / 2
+        if low <= at <= high or len(there) == 1:
+            order = np.argsort(away, kind="stable")
+            places[number] = np.interp(at, away[order], np.array(there, np.float64)[order])
+    return places, step
 
 
 def _labelled_planes(study: Study, keypoints: Mapping[Name, Keypoint], spec: DetectorSpec) -> list[Stack]:
