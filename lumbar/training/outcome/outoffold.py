@@ -2,7 +2,6 @@
 
 import functools
 from collections.abc import Mapping
-from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -55,9 +54,9 @@ def find_keypoints(setup: Setup, fold: int) -> None:
     def one(study_id: int) -> None:
         study = setup.packs.study(study_id)
         points, _ = detect(study, detectors, setup.accelerator.device)
-        found[str(study_id)] = [asdict(point) for point in points]
+        found[str(study_id)] = [point.as_dict() for point in points]
         told = label_keypoints(study, setup.rows[study_id]) if study_id in setup.rows else {}
-        labelled[str(study_id)] = [asdict(point) for point in told.values()]
+        labelled[str(study_id)] = [point.as_dict() for point in told.values()]
 
     each(one, studies, f"keypoints of fold {fold}", 1)
     with writing_into(path.parent):
