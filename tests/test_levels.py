@@ -50,11 +50,11 @@ def test_found_slices_reach_halfway_to_their_neighbours_series_by_series():
     names = ("left_subarticular_stenosis", "right_subarticular_stenosis")
     ordered = study.series["axial_t2"][0].ordered("position")
     places = [
-        SlicePlace(name, level, 3, ordered[at].instance, at, 0.9)
+        SlicePlace(name, level, 3, ordered[at].instance, 0.9)
         for level, at in (("l3_l4", 8), ("l4_l5", 4))
         for name in names
     ]
-    places.append(SlicePlace(names[0], "l5_s1", 4, 1, 1.0, 0.5))
+    places.append(SlicePlace(names[0], "l5_s1", 4, 1, 0.5))
     found = level_slices(study, {}, "found", Preprocessing(), places=places)
     at = {level: [item.instance for _, item in slices] for level, slices in found.items()}
     instances = [item.instance for item in ordered]

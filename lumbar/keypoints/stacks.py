@@ -9,12 +9,15 @@ from lumbar import geometry
 from lumbar.dicom.series import Series, Slice
 from lumbar.issues import InputError, Issue
 from lumbar.labels import CONDITIONS, KEYPOINT_SERIES, LEVELS, SIDES, Condition, Level, Side, level_title, side_of
+from lumbar.keypoints.lanes import Lane, whole_lane, window_lane
 from lumbar.recipe.detector import DetectorSpec
 from lumbar.study.canal import Places, canal_mm, moved_middle_mm, off_centre
+from lumbar.study.keypoint import Keypoint, Name, SliceFrom
 from lumbar.study.slices import (
     Window,
     axial_slices,
     axial_window,
+    candidate_series,
     middle_slice,
     nearest_slice,
     playing_series,
@@ -23,16 +26,16 @@ from lumbar.study.slices import (
 from lumbar.study.standardise import resize, slice_values, standardise
 from lumbar.study.study import Study
 
-Name = tuple[Condition, Level]
-
 
 @dataclass(frozen=True, eq=False)
 class Stack:
     """One input of a detector.
 
-    `pixels` (C, S, S) float32, standardised; `centre` the slice on which its keypoints lie; `side` of a T1 stack,
-    `level` of an axial one. `frame` is the affine of the centre slice as the network sees it (turned or stored) and
-    `shape` its (rows, columns) before resizing.
+    `pixels` (C, S, S) float32, standardised; `centre` the slice on which its keypoints lie where nothing says otherwise,
+    `slice_from` how it was chosen; `side` of a stack that shows one side, `level` of an axial one that shows one level.
+    `frame` is the affine of the centre slice as the network sees it (turned or stored) and `shape` its (rows, columns)
+    before resizing. `lanes` tell which slices it shows: of its series, then of the one beside it, None where that is
+    missing.
     """
 
     pixels: np.ndarray
@@ -42,6 +45,14 @@ class Stack:
     shape: tuple[int, int]
     side: Side | None = None
     level: Level | None = None
+    slice_from: SliceFrom = "middle"
+    lanes: tuple[Lane | None, ...] = ()
+
+    def lane(self, name: Name) -> Lane | None:
+        """The slices on which a keypoint shows: of its own type of series where there are two."""
+        if len(self.lanes) < 2 or KEYPOINT_SERIES[name[0]] == _SERIES_OF_PLANE[self.series.plane]:
+            return self.lanes[0]
+        return self.lanes[1]
 
     @property
     def series(self) -> Series:

@@ -18,6 +18,9 @@ Points = Literal["stack", "series", "every"]
 Answer = Literal["heatmaps", "points", "slices", "boxes"]
 #: How a raw answer is read.
 Decode = Literal["maximum", "centroid", "box", "sums", "expectation", "change"]
+#: How a stack can be turned: the study as in a mirror, sides exchanged; columns or rows of each image reversed; slices
+#: in opposite order.
+Turn = Literal["mirror", "columns", "rows", "slices"]
 _PLACES: dict[SeriesType, Place] = {"sagittal_t2": "middle", "sagittal_t1": "offset", "axial_t2": "plane"}
 _MAPS: dict[Points, dict[SeriesType, int]] = {
     "stack": {"sagittal_t2": 5, "sagittal_t1": 5, "axial_t2": 2},
@@ -29,7 +32,10 @@ _MAPS: dict[Points, dict[SeriesType, int]] = {
 class DetectorSpec(Strict):
     """A stage-1 member: a stack of slices in, where its keypoints are out."""
 
-    LATER = frozenset({"place", "points", "answer", "depth", "stride", "decode", "join", "needs"})
+    LATER = frozenset(
+        {"place", "points", "answer", "depth", "stride", "decode", "join", "needs"}
+        | {"resample", "pad", "beside", "levels_by", "tta"}
+    )
 
     stage: Literal["keypoints"] = "keypoints"
     series_type: SeriesType
@@ -63,7 +69,29 @@ class DetectorSpec(Strict):
     max_plane_distance_mm: float = Field(5.0, ge=0, le=1000)
     #: Width of the target Gaussian in pixels of the resized image.
     sigma_px: float = Field(10.0, ge=0.5, le=64)
+    #: place "whole": how a series is brought to `in_chans` slices: nearest takes slice floor(i n / T) for place i,
+    #: nearest-exact floor((i + 1/2) n / T), linear mixes the two slices beside (i + 1/2) n / T - 1/2.
+    resample: Literal["nearest", "nearest-exact", "linear"] = "nearest-exact"
+    #: place "whole": a series of fewer slices is followed by empty ones, not stretched.
+    pad: bool = False
+    #: place "whole": the series of this type, brought to as many slices, follows as channels of its own; empty where it
+    #: is missing. The detector answers for its keypoints, too.
+    beside: SeriesType | None = None
+    #: place "plane": which axial slices belong to a level; of several the middle one is looked at.
+    levels_by: Literal["nearest", "segments"] = "nearest"
+    #: Test-time augmentation: each is a second look at the turned stack, whose answer is turned back and averaged.
+    tta: tuple[Turn, ...] = Field((), max_length=3)
     preprocessing: Preprocessing = Preprocessing()
+
+    @property
+    def channels(self) -> int:
+        """Channels of its input: the slices of its series, then those of the one beside it."""
+        return self.in_chans * (1 if self.beside is None else 2)
+
+    @property
+    def types(self) -> tuple[SeriesType, ...]:
+        """The types of the series whose slices it sees."""
+        return (self.series_type,) if self.beside is None else (self.series_type, self.beside)
 
     @property
     def placed(self) -> Place:
@@ -75,7 +103,13 @@ class DetectorSpec(Strict):
         """Which keypoints one of its stacks shows."""
         if self.points is not None:
             return self.points
-        return next((points for points, maps in _MAPS.items() if maps[self.series_type] == self.num_classes), "stack")
+        return next((points for points in _MAPS if self.names_of(points) == self.num_classes), "stack")
+
+    def names_of(self, points: Points) -> int:
+        """How many keypoints a stack shows that shows those."""
+        if points == "stack" or self.beside is None:
+            return _MAPS[points][self.series_type]
+        return _MAPS[points][self.series_type] + (_MAPS[points][self.beside] if points == "series" else 0)
 
     @property
     def needed(self) -> tuple[SeriesType, ...]:

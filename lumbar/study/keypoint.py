@@ -14,16 +14,12 @@ SliceFrom = Literal["middle", "offset", "canal", "plane", "found", "answer", "la
 
 @dataclass(frozen=True, slots=True)
 class SlicePlace:
-    """The slice on which a condition of a level shows: one of a series, or a place between two.
-
-    `place` counts slices of the series in the order that the detector saw, from 0; `instance` names the nearest one.
-    """
+    """The slice on which a condition of a level shows, and how sure a detector is of it."""
 
     condition: Condition
     level: Level
     series_id: int
     instance: int
-    place: float
     confidence: float
 
     @property

@@ -93,20 +93,16 @@ def level_groups(places: Sequence[float], count: int) -> list[tuple[int, int]]:
     return [(int(low), int(high)) for low, high in zip(first, last, strict=True)]
 
 
-def level_places(places: Collection[SlicePlace], series_id: int) -> dict[Level, float]:
-    """Where each level lies among the slices of a series: the mean over its names, as the slices are counted there."""
-    own = {
-        level: [each.place for each in places if (each.level, each.series_id) == (level, series_id)] for level in LEVELS
-    }
-    return {level: float(np.mean(found)) for level, found in own.items() if found}
-
-
 def _around_found(study: Study, places: Collection[SlicePlace], preprocessing: Preprocessing) -> dict[Level, Slices]:
     out: dict[Level, Slices] = {}
     for series in study.series.get("axial_t2", ()):
         ordered = series.ordered(preprocessing.order)
-        at = level_places(places, series.series_id)
-        for level, (first, last) in zip(at, level_groups(list(at.values()), len(ordered)) if at else (), strict=True):
+        own = [place for place in places if place.series_id == series.series_id]
+        number = {item.instance: index for index, item in enumerate(ordered)}
+        at = {level: [number[each.instance] for each in own if each.level == level] for level in LEVELS}
+        means = {level: float(np.mean(found)) for level, found in at.items() if found}
+        groups = level_groups(list(means.values()), len(ordered)) if means else []
+        for level, (first, last) in zip(means, groups, strict=True):
             out.setdefault(level, []).extend((series, item) for item in ordered[first : last + 1])
     return {level: out[level] for level in LEVELS if level in out}
 
