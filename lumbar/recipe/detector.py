@@ -1,10 +1,11 @@
 """What a stage-1 member is: its inputs, its network and what that answers, as checked data. No torch."""
 
-from typing import Literal
+from collections.abc import Mapping
+from typing import Final, Literal
 
 from pydantic import Field, model_validator
 
-from lumbar.labels import SeriesType
+from lumbar.labels import LEVELS, SeriesType
 from lumbar.recipe.preprocessing import Preprocessing
 from lumbar.recipe.strict import MAX_SIDE, MAX_SLICES, Arguments, NetworkName, OffsetMm, Strict, refuse_many_pixels
 
@@ -21,6 +22,13 @@ Decode = Literal["maximum", "centroid", "box", "sums", "expectation", "change"]
 #: How a stack can be turned: the study as in a mirror, sides exchanged; columns or rows of each image reversed; slices
 #: in opposite order.
 Turn = Literal["mirror", "columns", "rows", "slices"]
+#: The decodes of each answer, the default first; "box" and "sums" are the third and the fourth place's.
+DECODES: Final[Mapping[Answer, tuple[Decode, ...]]] = {
+    "heatmaps": ("maximum", "centroid", "box", "sums"),
+    "points": (),
+    "slices": ("maximum", "expectation", "change"),
+    "boxes": ("maximum",),
+}
 _PLACES: dict[SeriesType, Place] = {"sagittal_t2": "middle", "sagittal_t1": "offset", "axial_t2": "plane"}
 _MAPS: dict[Points, dict[SeriesType, int]] = {
     "stack": {"sagittal_t2": 5, "sagittal_t1": 5, "axial_t2": 2},
@@ -34,7 +42,7 @@ class DetectorSpec(Strict):
 
     LATER = frozenset(
         {"place", "points", "answer", "depth", "stride", "decode", "join", "needs"}
-        | {"resample", "pad", "beside", "levels_by", "tta"}
+        | {"target", "resample", "pad", "beside", "levels_by", "tta"}
     )
 
     stage: Literal["keypoints"] = "keypoints"
@@ -92,6 +100,19 @@ class DetectorSpec(Strict):
     def types(self) -> tuple[SeriesType, ...]:
         """The types of the series whose slices it sees."""
         return (self.series_type,) if self.beside is None else (self.series_type, self.beside)
+    #: What a heatmap is taught to show: a Gaussian of peak 1, or a disc of 1 as large as that Gaussian at half height.
+    target: Literal["gaussian", "disc"] = "gaussian"
+    preprocessing: Preprocessing = Preprocessing()
+
+    @property
+    def decoded(self) -> Decode | None:
+        """How its raw answer is read; None for points, which need no decode."""
+        return self.decode or next(iter(DECODES[self.answer]), None)
+
+    @property
+    def map_size(self) -> int:
+        """Rows, and columns, of its maps."""
+        return self.image_size // self.stride
 
     @property
     def placed(self) -> Place:
@@ -147,4 +168,30 @@ class DetectorSpec(Strict):
     def _fits_memory(self) -> "DetectorSpec":
         refuse_many_pixels("in_chans", self.in_chans, self.image_size)
         refuse_many_pixels("num_classes", self.num_classes, self.image_size)
+        if self.depth and self.answer == "heatmaps":
+            refuse_many_pixels("num_classes x in_chans", self.num_classes * self.in_chans, self.map_size)
+        return self
+
+    @model_validator(mode="after")
+    def _answers_so(self) -> "DetectorSpec":
+        decodes = DECODES[self.answer]
+        if self.decode is not None and self.decode not in decodes:
+            known = f"one of {', '.join(decodes)}" if decodes else "none; leave it out"
+            raise ValueError(f"decode = {self.decode!r} does not read {self.answer}, which take {known}")
+        if self.depth and self.answer not in ("heatmaps", "points"):
+            raise ValueError(f"depth = true is for heatmaps and points; leave it out of {self.answer}")
+        if self.stride > 1 and self.answer not in ("heatmaps", "boxes"):
+            raise ValueError(
+                f"stride = {self.stride} is for heatmaps and boxes; {self.answer} are no maps, leave it out"
+            )
+        if self.image_size % self.stride:
+            raise ValueError(
+                f"stride = {self.stride} does not divide image_size = {self.image_size}; choose one that does"
+            )
+        if self.target != "gaussian" and self.answer != "heatmaps":
+            raise ValueError(f"target = {self.target!r} is for heatmaps; leave it out")
+        if self.decode == "change" and self.num_classes % len(LEVELS):
+            raise ValueError(
+                f'decode = "change" needs names of all levels: num_classes {len(LEVELS)}, or twice as many'
+            )
         return self
