@@ -5,7 +5,7 @@ from typing import Final, Literal
 
 from pydantic import Field, model_validator
 
-from lumbar.labels import LEVELS, SeriesType
+from lumbar.labels import LEVELS, SIDES, SeriesType
 from lumbar.recipe.preprocessing import Preprocessing
 from lumbar.recipe.strict import MAX_SIDE, MAX_SLICES, Arguments, NetworkName, OffsetMm, Strict, refuse_many_pixels
 
@@ -30,6 +30,7 @@ DECODES: Final[Mapping[Answer, tuple[Decode, ...]]] = {
     "boxes": ("maximum",),
 }
 _PLACES: dict[SeriesType, Place] = {"sagittal_t2": "middle", "sagittal_t1": "offset", "axial_t2": "plane"}
+POINTS: Final[tuple[Points, ...]] = ("stack", "series", "every")
 _MAPS: dict[Points, dict[SeriesType, int]] = {
     "stack": {"sagittal_t2": 5, "sagittal_t1": 5, "axial_t2": 2},
     "series": {"sagittal_t2": 5, "sagittal_t1": 10, "axial_t2": 10},
@@ -77,6 +78,8 @@ class DetectorSpec(Strict):
     max_plane_distance_mm: float = Field(5.0, ge=0, le=1000)
     #: Width of the target Gaussian in pixels of the resized image.
     sigma_px: float = Field(10.0, ge=0.5, le=64)
+    #: What a heatmap is taught to show: a Gaussian of peak 1, or a disc of 1 as large as that Gaussian at half height.
+    target: Literal["gaussian", "disc"] = "gaussian"
     #: place "whole": how a series is brought to `in_chans` slices: nearest takes slice floor(i n / T) for place i,
     #: nearest-exact floor((i + 1/2) n / T), linear mixes the two slices beside (i + 1/2) n / T - 1/2.
     resample: Literal["nearest", "nearest-exact", "linear"] = "nearest-exact"
@@ -100,9 +103,6 @@ class DetectorSpec(Strict):
     def types(self) -> tuple[SeriesType, ...]:
         """The types of the series whose slices it sees."""
         return (self.series_type,) if self.beside is None else (self.series_type, self.beside)
-    #: What a heatmap is taught to show: a Gaussian of peak 1, or a disc of 1 as large as that Gaussian at half height.
-    target: Literal["gaussian", "disc"] = "gaussian"
-    preprocessing: Preprocessing = Preprocessing()
 
     @property
     def decoded(self) -> Decode | None:
@@ -113,6 +113,13 @@ class DetectorSpec(Strict):
     def map_size(self) -> int:
         """Rows, and columns, of its maps."""
         return self.image_size // self.stride
+
+    @property
+    def stacks(self) -> int:
+        """How many of its stacks a study has that lacks nothing: one, one a side, or one a level."""
+        if self.placed in ("middle", "whole") or self.series_type == "sagittal_t2":
+            return 1
+        return len(SIDES) if self.series_type == "sagittal_t1" else len(LEVELS)
 
     @property
     def placed(self) -> Place:
@@ -166,7 +173,7 @@ class DetectorSpec(Strict):
 
     @model_validator(mode="after")
     def _fits_memory(self) -> "DetectorSpec":
-        refuse_many_pixels("in_chans", self.in_chans, self.image_size)
+        refuse_many_pixels("in_chans", self.channels, self.image_size)
         refuse_many_pixels("num_classes", self.num_classes, self.image_size)
         if self.depth and self.answer == "heatmaps":
             refuse_many_pixels("num_classes x in_chans", self.num_classes * self.in_chans, self.map_size)

@@ -23,6 +23,7 @@ from pydantic import Field, ValidationError, model_validator
 from lumbar.arguments import LARGEST_SEED
 from lumbar.files.read import parse_toml, read_text
 from lumbar.issues import InputError, cut, few, printable
+from lumbar.recipe import chain
 from lumbar.recipe.card import Card
 from lumbar.recipe.detector import DetectorSpec
 from lumbar.recipe.grader import GraderSpec
@@ -91,9 +92,6 @@ class Recipe(Strict):
         both = self.stage1.members.keys() & self.stage2.members.keys()
         if both:
             raise ValueError(f"member {sorted(both)[0]!r} stands in both stages; names must differ")
-        types = {member.spec.series_type for member in self.stage1.members.values()}
-        if "sagittal_t2" not in types and "axial_t2" in types:
-            raise ValueError("an axial detector needs a sagittal_t2 one: its planes are chosen by T2 keypoints")
         return self
 
 
@@ -156,9 +154,11 @@ def _empty_lists(value: Any, place: str = "") -> Iterator[str]:
 def check_recipe(values: Table, source: str) -> Recipe:
     """A recipe from its expanded values (also the stored form of a run). Raises InputError."""
     try:
-        return Recipe.model_validate(values)
+        recipe = Recipe.model_validate(values)
     except ValidationError as error:
         raise InputError(f"{source}: {describe(error, _PARTS)}") from error
+    chain.refuse({f"stage1.members.{name}": member.spec for name, member in recipe.stage1.members.items()}, source)
+    return recipe
 
 
 def _expand(stage: str, table: Any, source: str) -> Table:

@@ -45,8 +45,7 @@ def level_slices(
         return out
     cut = segments(canal_mm)
     for series, item in slices:
-        level = next((level for level, ends in cut.items() if _cuts(item.affine, *ends)), None)
-        if level is not None:
+        for level in [level for level, ends in cut.items() if _cuts(item.affine, *ends)][:1]:
             out.setdefault(level, []).append((series, item))
     return {level: out[level] for level in LEVELS if level in out}
 

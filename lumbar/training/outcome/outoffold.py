@@ -45,9 +45,7 @@ def find_keypoints(setup: Setup, fold: int) -> None:
     made_from = fingerprint([found and found["fingerprint"] for found in results], sources)
     if setup.folder.keypoint_fingerprint(fold) == made_from:
         return
-    detectors: dict[Any, list[Any]] = {}
-    for spec, network in trained_networks(setup, setup.recipe.stage1, fold).values():
-        detectors.setdefault(spec.series_type, []).append((spec, network))
+    detectors = list(trained_networks(setup, setup.recipe.stage1, fold).values())  # in the recipe's order
     found: dict[str, list[Any]] = {}
     labelled: dict[str, list[Any]] = {}
 
