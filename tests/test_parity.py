@@ -23,8 +23,8 @@ from lumbar.grading.grade import grade
 from lumbar.grading.regions import Regions, cut_region, cut_regions
 from lumbar.grading.tasks import View
 from lumbar.keypoints.answers.heatmaps import decode
-from lumbar.keypoints.steps import raw_answers
 from lumbar.keypoints.stacks import Stack, axial_stacks, sagittal_stacks
+from lumbar.keypoints.steps import raw_answers
 from lumbar.labels import CONDITIONS, LEVELS, SIDES, Condition, Level, row_ids
 from lumbar.recipe.detector import DetectorSpec
 from lumbar.recipe.grader import GraderSpec
