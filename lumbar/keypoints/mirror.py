@@ -32,7 +32,22 @@ def mirror_stack(
     if axis == "columns":
         moved[:, 0] = flip - moved[:, 0]
         return image[..., ::-1].copy(), moved
-    return image if axis is None else image[::-1].copy(), moved
+    if axis is None:
+        return image, moved
+    series, end = image.reshape(len(spec.types), spec.in_chans, *image.shape[1:]), filled(image, spec)
+    return np.concatenate([series[:, :end][:, ::-1], series[:, end:]], axis=1).reshape(image.shape), moved
+
+
+def mirror_slices(slices: np.ndarray, image: np.ndarray, spec: DetectorSpec) -> np.ndarray:
+    """The places (K,) of the keypoints' slices in a stack (C, S, S) as the mirrored study would give them."""
+    moved = slices[mirrored_maps(spec)]
+    return filled(image, spec) - 1 - moved if mirrored_axis(spec) == "slices" else moved
+
+
+def filled(image: np.ndarray, spec: DetectorSpec) -> int:
+    """How many slices of a stack (C, S, S) are not those that `spec.pad` appends."""
+    there = np.flatnonzero(image.any((1, 2))) if spec.pad else ()
+    return int(there[-1]) + 1 if len(there) else spec.in_chans
 
 
 def mirrored_maps(spec: DetectorSpec) -> list[int]:

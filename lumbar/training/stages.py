@@ -23,7 +23,7 @@ from lumbar.training.data.make import make_regions, make_stacks, region_folder, 
 from lumbar.training.data.region_files import margin_spec
 from lumbar.training.data.region_samples import RegionSamples
 from lumbar.training.data.stack_samples import StackSamples
-from lumbar.training.loop.detector_objective import HeatmapObjective
+from lumbar.training.loop.detector_objective import DetectorObjective
 from lumbar.training.loop.grader_objective import SeverityObjective
 from lumbar.training.loop.losses import EMPTY
 from lumbar.training.setup import Setup, drawn
@@ -76,9 +76,9 @@ class DetectorStage:
         """See `MemberStage`."""
         return build_detector(self.spec, self.training.pretrained)
 
-    def objective(self) -> HeatmapObjective:
+    def objective(self) -> DetectorObjective:
         """See `MemberStage`."""
-        return HeatmapObjective(self.spec, self.training)
+        return DetectorObjective(self.spec, self.training)
 
     def trained_on(self, setup: Setup, fold: int) -> list[int]:
         """All studies of other folds."""

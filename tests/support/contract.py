@@ -7,6 +7,7 @@ from lumbar.bundle.bundle import load_bundle
 from lumbar.bundle.network import build_network
 from lumbar.bundle.save import Weights, save_bundle
 from lumbar.grading.tasks import TASKS
+from lumbar.keypoints.answers.registry import answer_of
 from lumbar.recipe.detector import DetectorSpec
 from lumbar.recipe.grader import GraderSpec
 
@@ -54,8 +55,8 @@ class NetworkContract:
     def test_every_parameter_learns(self) -> None:
         torch.manual_seed(0)
         network = fixed_weights(build_network(self.spec)).train()  # timm starts some scales at zero
-        output = network(self.images(4))
-        parts = output if isinstance(output, tuple) else (output,)  # graders may add an answer of every slice
+        output = network(self.images(4))  # graders may add an answer of every slice, detectors other outputs
+        parts = output.values() if isinstance(output, dict) else output if isinstance(output, tuple) else (output,)
         torch.stack([part.square().mean() for part in parts]).sum().backward()
         idle = [name for name, value in network.named_parameters() if value.grad is None or not value.grad.any()]
         assert not idle
@@ -92,7 +93,7 @@ class DetectorContract(NetworkContract):
         return torch.randn(size, generator=torch.Generator().manual_seed(1))
 
     def shape(self, batch: int) -> tuple[int, ...]:
-        return (batch, self.spec.num_classes, self.spec.image_size, self.spec.image_size)
+        return (batch, *answer_of(self.spec).shape(self.spec))
 
 
 class GraderContract(NetworkContract):

@@ -21,12 +21,18 @@ def heatmap_loss(
     answers zero everywhere for a long time. 1 is the original's plain MSE. With `at_any` that holds near the peak of
     any map of the image, so that lighting up at another map's point costs as much as missing one's own.
     """
-    target = heatmaps(points, predicted.shape[-1], sigma)
+    return map_loss(predicted, heatmaps(points, predicted.shape[-1], sigma), peak_weight, at_any=at_any)
+
+
+def map_loss(
+    predicted: Tensor, target: Tensor, peak_weight: float = 1.0, *, at_any: bool = False
+) -> tuple[Tensor, Tensor]:
+    """`heatmap_loss` against target maps (B, K, …) that are there."""
     error = (predicted.float() - target) ** 2
     if peak_weight != 1:
         near = target.amax(1, keepdim=True) if at_any else target
         error = error * (1 + (peak_weight - 1) * near)
-    return error.mean((-2, -1)).sum(), error.new_tensor(error.shape[0] * error.shape[1])
+    return error.mean(tuple(range(2, error.ndim))).sum(), error.new_tensor(error.shape[0] * error.shape[1])
 
 
 def severity_loss(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
