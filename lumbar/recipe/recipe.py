@@ -157,7 +157,7 @@ def check_recipe(values: Table, source: str) -> Recipe:
         recipe = Recipe.model_validate(values)
     except ValidationError as error:
         raise InputError(f"{source}: {describe(error, _PARTS)}") from error
-    chain.refuse({f"stage1.members.{name}": member.spec for name, member in recipe.stage1.members.items()}, source)
+    chain.refuse({name: member.spec for name, member in recipe.stage1.members.items()}, source)
     return recipe
 
 
