@@ -66,7 +66,10 @@ def test_chains_that_work_are_taken(members) -> None:
         ([T2 | {"pad": True}], 'm0: pad = true holds for place = "whole" only, not for "middle"; leave it out'),
         ([T2 | {"resample": "linear"}], 'm0: resample = linear holds for place = "whole" only'),
         ([T2 | {"beside": "sagittal_t1"}], 'm0: beside = sagittal_t1 holds for place = "whole" only'),
-        ([T2 | SLICES | {"beside": "sagittal_t2", "num_classes": 10}], "m0: beside = sagittal_t2 is the series that it sees anyway"),
+        (
+            [T2 | SLICES | {"beside": "sagittal_t2", "num_classes": 10}],
+            "m0: beside = sagittal_t2 is the series that it sees anyway",
+        ),
         ([T2 | SLICES | {"beside": "axial_t2", "num_classes": 15}], "m0: beside brings two sagittal series together"),
         ([T2 | {"levels_by": "segments"}], 'm0: levels_by = "segments" holds for place = "plane" only'),
         ([T1 | {"tta": ["mirror"]}], 'm0: tta "mirror" changes nothing, since slices of a side run from the middle'),

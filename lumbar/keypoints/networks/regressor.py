@@ -22,7 +22,7 @@ class Regressor(nn.Module):
         self.shape, self.pool = points.shape(spec), spec.network_args.get("pool", "avg")
         if self.pool not in ("avg", "flatten"):
             raise InputError(f'network_args pool = {self.pool!r} is no way to pool; write "avg" or "flatten"')
-        self.encoder = create_backbone(spec, spec.in_chans, global_pool="")
+        self.encoder = create_backbone(spec, spec.channels, global_pool="")
         features = int(self.encoder.num_features)  # type: ignore[arg-type]
         if self.pool == "flatten":
             features *= (-(-spec.image_size // int(self.encoder.feature_info[-1]["reduction"]))) ** 2  # type: ignore[index]
