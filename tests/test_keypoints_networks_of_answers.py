@@ -6,6 +6,7 @@ from safetensors.torch import save_file
 
 from lumbar.issues import InputError
 from lumbar.keypoints.networks.registry import build_detector
+from lumbar.keypoints.networks.regressor import expected_place
 from lumbar.recipe.detector import DetectorSpec
 from tests.support.contract import DetectorContract
 
@@ -34,6 +35,24 @@ class TestRegressorOfAWholeMapAndSlices(DetectorContract):
         **NEXT,
     )
     golden = [0.50398, 0.02446, 0.49281, 0.46202, 0.47503, 0.51649]
+
+
+class TestRegressorByExpectation(DetectorContract):
+    spec = DetectorSpec(
+        series_type="sagittal_t1",
+        network="regressor",
+        answer="points",
+        depth=True,
+        network_args={"pool": "expectation"},
+        **NEXT,
+    )
+    golden = [0.48981, 0.1704, 0.28603, 0.48596, 0.67357, 0.34811]
+
+
+def test_an_expected_place_is_the_middle_of_the_cell_that_is_seen():
+    scores = torch.full((1, 1, 2, 2), -100.0)
+    scores[0, 0, 1, 0] = 100.0
+    assert expected_place(scores, 64)[0, 0].tolist() == pytest.approx([15.5 / 64, 47.5 / 64])
 
 
 class TestSliceScores(DetectorContract):

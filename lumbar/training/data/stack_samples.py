@@ -11,10 +11,11 @@ from typing import Any
 import numpy as np
 from safetensors import safe_open
 
-from lumbar.keypoints.mirror import mirror_slices, mirror_stack
+from lumbar.keypoints.mirror import backwards, filled, mirror_slices, mirror_stack
 from lumbar.recipe.detector import DetectorSpec
 from lumbar.recipe.settings import Training
 from lumbar.training.data import augment
+from lumbar.training.data.turns import turns
 
 
 class StackSamples:
@@ -53,11 +54,17 @@ class StackSamples:
             out |= {"slices": slices[0], "slice_mm": slices[1]}
         if rng is None:
             return out
-        if rng.random() < self.training.augment.mirror_p:
+        axial = self.spec.series_type.startswith("axial")
+        turn = turns(rng, self.training.augment, sagittal=not axial, axial=axial)
+        if turn.mirrored:
             if slices:
-                out["slices"] = mirror_slices(slices[0], image, self.spec)
-            out["image"], out["points"] = mirror_stack(image, points, flip, self.spec)
-        drawn = augment.draw(rng, self.training.augment, len(image))
+                out["slices"] = mirror_slices(out["slices"], image, self.spec)
+            out["image"], out["points"] = mirror_stack(out["image"], points, flip, self.spec)
+        if turn.backwards:
+            if slices:
+                out["slices"] = filled(image, self.spec) - 1 - out["slices"]
+            out["image"] = backwards(out["image"], self.spec)
+        drawn = augment.draw(rng, self.training.augment, len(image), columns=turn.columns, rows=turn.rows)
         if slices:
             drawn["order"] = np.arange(len(image))
         return out | drawn

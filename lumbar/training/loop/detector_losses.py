@@ -15,7 +15,7 @@ from torch import Tensor
 
 from lumbar.recipe.detector import DetectorSpec
 from lumbar.recipe.settings import Training
-from lumbar.training.loop import losses, targets
+from lumbar.training.loop import losses, mix, targets
 
 Outputs = Mapping[str, Tensor]
 Parts = tuple[Tensor, Tensor]
@@ -27,12 +27,16 @@ _ALPHA, _GAMMA = 0.25, 2.0
 
 @dataclass(frozen=True)
 class Truth:
-    """The labels of a batch: keypoints (B, K, 2) px, places of their slices (B, K) where the answer names slices."""
+    """The labels of a batch: keypoints (B, K, 2) px, places of their slices (B, K) where the answer names slices.
+
+    `mixed`: keypoints and slices of the samples' partners, and the share (B,) that is not the partner's.
+    """
 
     spec: DetectorSpec
     training: Training
     points: Tensor
     slices: Tensor | None = None
+    mixed: tuple[Tensor, Tensor | None, Tensor] | None = None
 
 
 def _map_mse(outputs: Outputs, truth: Truth) -> Parts:
@@ -153,7 +157,11 @@ LOSSES: Final[Mapping[str, Mapping[str, Callable[[Outputs, Truth], Parts]]]] = {
 
 
 def _maps(truth: Truth) -> Tensor:
-    return targets.maps(truth.spec, truth.points, truth.slices)
+    own = targets.maps(truth.spec, truth.points, truth.slices)
+    if truth.mixed is None:
+        return own
+    points, slices, share = truth.mixed
+    return mix.labels(own, targets.maps(truth.spec, points, slices), share)
 
 
 def _logits(outputs: Outputs, channel: int | None = None) -> Tensor:

@@ -11,6 +11,7 @@ from lumbar.recipe.detector import DetectorSpec
 from lumbar.recipe.losses import losses_of
 from lumbar.recipe.settings import Training
 from lumbar.training.data import augment
+from lumbar.training.loop import mix
 from lumbar.training.loop.detector_losses import LOSSES, OF_PROBABILITIES, Truth
 from lumbar.training.loop.loop import Batch, Term
 
@@ -25,6 +26,10 @@ class DetectorObjective:
     def __init__(self, spec: DetectorSpec, training: Training) -> None:
         self.spec, self.training = spec, training
         self.losses = losses_of(spec, training)
+        if spec.decoded == "change" and set(self.losses) != {"cross_entropy"}:
+            raise InputError(
+                'decode = "change" names classes of slices; its loss is cross_entropy, leave out the others'
+            )
 
     def inputs(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """Stacks (B, C, S, S) and keypoints (B, K, 2) px as the network gets them; changed where draws are there."""
@@ -38,9 +43,14 @@ class DetectorObjective:
     def terms(self, network: nn.Module, batch: Batch, *, train: bool) -> Mapping[str, Term]:
         """A term a loss and, in validation, `error_mm` and, where the answer names slices, `error_slices`."""
         images, points = self.inputs(batch)
+        partner, mixed = mix.partner_of(batch), None
+        if train and partner is not None:
+            others, other_points = self.inputs(partner)
+            images, share = mix.images(images, others, batch)
+            mixed = other_points, partner.get("slices"), share
         out = network(images)
         outputs = out if isinstance(out, Mapping) else {"answer": out}
-        truth = Truth(self.spec, self.training, points, batch.get("slices"))
+        truth = Truth(self.spec, self.training, points, batch.get("slices"), mixed)
         terms = {
             _TERMS.get(word, word): Term(*LOSSES[self.spec.answer][word](outputs, truth), weight)
             for word, weight in self.losses.items()
@@ -75,7 +85,7 @@ def check_maps(network: nn.Module, stack: Tensor, objective: DetectorObjective) 
     if objective.spec.answer != "heatmaps" or not words:
         return
     with torch.no_grad():
-        out = network.train()(stack)
+        out = network.train()(stack.repeat(2, 1, 1, 1))  # batch norm wants two where maps shrink to a pixel
     answer = out["answer"] if isinstance(out, Mapping) else out
     if not (isinstance(out, Mapping) and "logits" in out) and not bool(((answer > 0) & (answer < 1)).all()):
         raise InputError(

@@ -12,7 +12,12 @@ _SEVERE = SEVERITIES.index("severe")
 
 
 def heatmap_loss(
-    predicted: Tensor, points: Tensor, sigma: float, peak_weight: float = 1.0, *, at_any: bool = False
+    predicted: Tensor,
+    points: Tensor,
+    sigma: float,
+    peak_weight: float = 1.0,
+    *,
+    at_any: bool = False,
 ) -> tuple[Tensor, Tensor]:
     """Squared error of maps (B, K, S, S) against Gaussians at points (B, K, 2): mean over a map's pixels, summed over
     maps; and the number of maps.
@@ -35,15 +40,32 @@ def map_loss(
     return error.mean(tuple(range(2, error.ndim))).sum(), error.new_tensor(error.shape[0] * error.shape[1])
 
 
-def severity_loss(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+def severity_loss(logits: Tensor, labels: Tensor, *, weighted: bool = True) -> tuple[Tensor, Tensor]:
     """Cross entropy of logits (…, 3) weighted 1/2/4 by the true severity, summed; and the sum of the weights.
 
-    `labels` (…) are places in `SEVERITIES`; `EMPTY` ones count nothing and get no gradient.
+    `labels` (…) are places in `SEVERITIES`; `EMPTY` ones count nothing and get no gradient. Not `weighted`, all
+    severities count alike.
     """
-    weights = logits.new_tensor(list(SEVERITY_WEIGHTS.values()), dtype=torch.float32)
+    weights = _weights(logits, weighted=weighted)
     flat, truth = logits.float().flatten(0, -2), labels.flatten()
     loss = nnf.cross_entropy(flat, truth, weight=weights, ignore_index=EMPTY, reduction="sum")
     return loss, torch.where(truth == EMPTY, 0.0, weights[truth.clamp_min(0)]).sum()
+
+
+def distribution_loss(logits: Tensor, targets: Tensor, *, weighted: bool = True) -> tuple[Tensor, Tensor]:
+    """`severity_loss` of logits (…, 3) for targets (…, 3): shares of the severities, all zero where unknown."""
+    wanted = targets.float() * _weights(logits, weighted=weighted)
+    return -(wanted * logits.float().log_softmax(-1)).sum(), wanted.sum()
+
+
+def distributions(labels: Tensor) -> Tensor:
+    """Labels (…) as targets (…, 3) of `distribution_loss`."""
+    return nnf.one_hot(labels.clamp_min(0), len(SEVERITIES)).float() * (labels != EMPTY)[..., None]
+
+
+def _weights(logits: Tensor, *, weighted: bool) -> Tensor:
+    values = list(SEVERITY_WEIGHTS.values()) if weighted else [1.0] * len(SEVERITIES)
+    return logits.new_tensor(values, dtype=torch.float32)
 
 
 def any_severe_loss(logits: Tensor, labels: Tensor, studies: Tensor) -> tuple[Tensor, Tensor]:
