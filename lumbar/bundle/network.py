@@ -94,8 +94,7 @@ def inputs_of_a_study(spec: DetectorSpec | GraderSpec) -> tuple[int, ...]:
     """Shape of what a member sees of a study that lacks nothing: samples, then the shape of one."""
     side = spec.image_size
     if spec.stage == "keypoints":
-        stacks = {"sagittal_t2": 1, "sagittal_t1": 2, "axial_t2": len(LEVELS)}[spec.series_type]
-        return stacks, spec.in_chans, side, side
+        return spec.stacks, spec.channels, side, side
     task = TASKS[spec.task]
     return len(LEVELS) * len(task.samples), len(task.encoders), spec.slices, side, side
 

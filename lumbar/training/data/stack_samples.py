@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from safetensors import safe_open
 
-from lumbar.keypoints.mirror import mirror_slices, mirror_stack
+from lumbar.keypoints.mirror import backwards, filled, mirror_slices, mirror_stack
 from lumbar.recipe.detector import DetectorSpec
 from lumbar.recipe.settings import Training
 from lumbar.training.data import augment
@@ -57,13 +57,13 @@ class StackSamples:
         axial = self.spec.series_type.startswith("axial")
         turn = turns(rng, self.training.augment, sagittal=not axial, axial=axial)
         if turn.mirrored:
+            if slices:
+                out["slices"] = mirror_slices(out["slices"], image, self.spec)
             out["image"], out["points"] = mirror_stack(out["image"], points, flip, self.spec)
-            if slices:
-                out["slices"] = mirror_slices(slices[0], self.spec)
         if turn.backwards:
-            out["image"] = out["image"][::-1].copy()
             if slices:
-                out["slices"] = self.spec.in_chans - 1 - out["slices"]
+                out["slices"] = filled(image, self.spec) - 1 - out["slices"]
+            out["image"] = backwards(out["image"], self.spec)
         drawn = augment.draw(rng, self.training.augment, len(image), columns=turn.columns, rows=turn.rows)
         if slices:
             drawn["order"] = np.arange(len(image))
