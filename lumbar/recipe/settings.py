@@ -51,6 +51,10 @@ class Augment(Strict):
 class Training(Strict):
     """How one member is trained."""
 
+    LATER = frozenset({"loss"})
+
+    #: Loss words and their weights, of those that the member has outputs for (see `losses`); empty: its default.
+    loss: dict[Annotated[str, Field(max_length=40)], Annotated[float, Field(gt=0, le=MOST)]] = {}
     epochs: int = Field(5, ge=1, le=MOST)
     batch_size: int = Field(16, ge=1, le=MOST)  # over all processes together
     accumulate: int = Field(1, ge=1, le=MOST)  # batches an optimizer step
