@@ -3,7 +3,7 @@
 `draw` names every random number of one sample (so a sample's change depends on seed, epoch and index alone, whatever
 the number of processes); `Warp` and `Filter` are torchvision v2 transforms that take images and their keypoints
 together. Pixel coordinates are (column, row) with pixel centres at whole numbers. A new change is a field of
-`recipe.settings.Augment`, a number in `draw`, and a step in `Warp` or `Filter`.
+`recipe.augment.Augment`, a number in `draw`, and a step in `Warp` or `Filter`.
 """
 
 import functools
@@ -16,7 +16,7 @@ from torch import Tensor
 from torchvision import tv_tensors
 from torchvision.transforms import v2
 
-from lumbar.recipe.settings import Augment
+from lumbar.recipe.augment import Augment
 
 Draw = dict[str, np.ndarray]
 KERNEL = 5  # pixels; sharpening and motion blur
