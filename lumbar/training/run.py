@@ -1,8 +1,9 @@
 """A run: every stage and fold of a recipe, in order; each step is skipped where its result is there and its inputs are
 the same (see `folder` for what a run holds, `data.packs` for fingerprints)."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from lumbar.compute.accelerator import make_accelerator
 from lumbar.files.write import check_apart, check_writable, write_csv, write_json, writing_into
@@ -67,8 +68,7 @@ def train_detectors(setup: Setup, journal: Journal) -> None:
         make_stacks(setup, name, member.spec)
     check_samples(setup)
     for fold in setup.recipe.folds.train:
-        for name, member in detectors.items():
-            train_member(setup, as_trained(name, member), fold, journal)
+        _train_fold(setup, detectors, fold, journal)
         if setup.main:
             find_keypoints(setup, fold)
     setup.accelerator.wait_for_everyone()
@@ -80,7 +80,13 @@ def train_graders(setup: Setup, journal: Journal) -> None:
         make_regions(setup, "labels", setup.study_ids)
     make_regions(setup, "found", setup.in_trained_folds())
     for fold in setup.recipe.folds.train:
-        for name, member in setup.recipe.stage2.members.items():
-            train_member(setup, as_trained(name, member), fold, journal)
+        _train_fold(setup, setup.recipe.stage2.members, fold, journal)
     if setup.main:
         grade_held_out(setup)
+
+
+def _train_fold(setup: Setup, members: Mapping[str, Any], fold: int, journal: Journal) -> None:
+    """Train the members of a stage that train this fold, in order: some begin with others."""
+    for name, member in members.items():
+        if fold in setup.recipe.folds_of(name):
+            train_member(setup, as_trained(name, member), fold, journal)

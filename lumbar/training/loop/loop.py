@@ -133,7 +133,8 @@ def _epoch(
     network.train()
     rest(accelerator.unwrap_model(network), job.training.frozen)
     keys = plan.epoch(progress.epoch)[progress.batch :]
-    for batch in load(job.train, job.seed, keys, job.loop, accelerator.device):
+    augment = job.training.augment
+    for batch in load(job.train, job.seed, keys, job.loop, accelerator.device, augment):
         _seed(job.seed, progress.epoch, progress.batch)  # in every process: what it draws belongs to the batch
         group = plan.group(progress.batch)
         progress.batch += 1
