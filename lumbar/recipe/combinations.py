@@ -44,6 +44,8 @@ def _own(spec: DetectorSpec | GraderSpec, training: Training) -> Iterator[str]:
         shares = training.slice_shift
         if not math.isclose(sum(shares), 1, abs_tol=1e-6):
             yield f"slice_shift holds probabilities of 0, ±1, ±2 … slices; they sum to {sum(shares):g}, not 1"
+        if not detects and spec.preprocessing.window_end == "zeros":
+            yield 'slice_shift needs preprocessing.window_end = "repeat": other windows stop at a series\' ends'
         if len(shares) > MOST_SHIFT + 1:
             yield f"slice_shift names {len(shares) - 1} shifts; at most {MOST_SHIFT} are taken"
     if training.best_by == ("score" if detects else "error_mm"):

@@ -54,6 +54,10 @@ def make_job(setup: Setup, member: MemberStage, fold: int) -> Job:
         inputs.append(gone)
     if isinstance(training.pretrained, str):
         inputs.append(sha256(Path(training.pretrained)))
+    if training.soft_labels:
+        inputs.append(sha256(Path(training.soft_labels)))
+    if training.slice_shift == "own" and isinstance(train, RegionSamples):
+        inputs.append(sorted(train.shares.items()))
     network: Callable[[], nn.Module] = member.network
     if training.begins_with:
         begun = setup.folder.result(training.begins_with, fold)

@@ -13,7 +13,7 @@ from lumbar.training.checks.disk import check_space, needed_bytes
 from lumbar.training.checks.issues import tell_issues
 from lumbar.training.checks.samples import check_samples
 from lumbar.training.checks.tables import open_checked
-from lumbar.training.data.make import make_packs, make_regions, make_stacks
+from lumbar.training.data.make import make_packs, make_regions, make_stacks, training_kind
 from lumbar.training.folder import RunFolder
 from lumbar.training.job import train_member
 from lumbar.training.journal import Journal
@@ -76,8 +76,9 @@ def train_detectors(setup: Setup, journal: Journal) -> None:
 
 def train_graders(setup: Setup, journal: Journal) -> None:
     """Stage 2: train the graders of every fold and grade its held-out studies."""
-    if setup.recipe.stage2.keypoints == "labels":
-        make_regions(setup, "labels", setup.study_ids)
+    kind = training_kind(setup)
+    if kind != "found":
+        make_regions(setup, kind, setup.study_ids if kind == "labels" else setup.in_trained_folds())
     make_regions(setup, "found", setup.in_trained_folds())
     for fold in setup.recipe.folds.train:
         _train_fold(setup, setup.recipe.stage2.members, fold, journal)

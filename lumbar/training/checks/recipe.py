@@ -5,10 +5,12 @@ from pathlib import Path
 
 from lumbar.bundle.network import blueprint, check_inputs, check_size
 from lumbar.issues import InputError
+from lumbar.metric import read_labels
 from lumbar.recipe.recipe import AnyMember, Recipe
 from lumbar.recipe.settings import Training
 from lumbar.study.tables import read_sources
 from lumbar.terminal import tell
+from lumbar.training.data.soft_labels import SoftLabels
 from lumbar.training.loop.beginning import fitting, freeze, is_below
 from lumbar.training.stages import as_trained
 
@@ -30,6 +32,7 @@ def recipe_faults(recipe: Recipe, root: Path) -> list[str]:
         for wrong in (
             _network_fault(member, members.get(member.training.begins_with)),
             _draws_fault(member.training, sources),
+            _soft_fault(member.training, root),
         ):
             if wrong:
                 faults.setdefault(wrong, f"{name}: {wrong}")
@@ -66,6 +69,21 @@ def _network_fault(member: AnyMember, begun: AnyMember | None) -> str | None:
                 return f"no weight of {training.begins_with!r} fits it; begin with a member of the same parts"
         if training.pretrained:
             as_trained("", member).network()
+    except InputError as error:
+        return str(error)
+    return None
+
+
+def _soft_fault(training: Training, root: Path) -> str | None:
+    """What is wrong with a table of soft labels; of the labels' own table somebody else tells."""
+    if not training.soft_labels:
+        return None
+    try:
+        labelled = read_labels(root / "train.csv").index
+    except (InputError, ValueError):
+        return None
+    try:
+        SoftLabels(training.soft_labels, labelled, training.soft_mix)
     except InputError as error:
         return str(error)
     return None
