@@ -144,7 +144,7 @@ class GraderStage:
         soft = SoftLabels(path, studies, self.training.soft_mix) if (path := self.training.soft_labels) else None
         shares: Mapping[SeriesType, Shares] = {}
         if self.training.slice_shift == "own":
-            shares = own_shares(setup, [study for study in setup.in_trained_folds() if study in set(studies)])
+            shares = own_shares(setup, sorted(set(setup.in_trained_folds()) & set(studies)))
         elif shift:
             shares = dict.fromkeys(SERIES_TYPES, tuple(self.training.slice_shift))  # type: ignore[arg-type]
         train = RegionSamples(folder, studies, setup.training_codes, self.spec, self.training, soft, shares)

@@ -60,7 +60,9 @@ def make_regions(setup: Setup, kind: str, study_ids: Sequence[int]) -> None:
     wanted: dict[str, tuple[GraderSpec, int]] = {}
     for member in setup.recipe.stage2.members.values():
         shifts = [reach(member.training)] if kind == training_kind(setup) else []
-        for shift in {*shifts, *([0] if kind == "found" else [])}:  # all are validated around found ones
+        if kind == "found" or not shifts:  # all are validated around found ones, and pictures show any kind
+            shifts.append(0)
+        for shift in shifts:
             wanted[region_key(region_files.margin_spec(member.spec, margin, shift))] = member.spec, shift
     for spec, shift in wanted.values():
         wide = region_files.margin_spec(spec, margin, shift)

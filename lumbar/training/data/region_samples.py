@@ -54,7 +54,7 @@ class RegionSamples:
             for level in range(len(LEVELS))
             for number, sample in enumerate(self.task.samples)
             if any(self.present[study][view][level] for view in sample.views)
-            and self._known(study, level, sample.conditions)
+            and self._known(study, level, sample.conditions, mirrored=False)
         ]
         self.rows = np.array(rows, dtype=np.int64).reshape(-1, 3)
 
@@ -77,10 +77,10 @@ class RegionSamples:
         labels[self._silent(study, level, sources)] = EMPTY
         return labels
 
-    def _known(self, study: int, level: int, conditions: Sequence[Condition]) -> bool:
+    def _known(self, study: int, level: int, conditions: Sequence[Condition], *, mirrored: bool) -> bool:
         if self.soft is not None:
-            return bool(self._targets(study, level, conditions, mirrored=False).any())
-        return bool((self._labels(study, level, conditions, mirrored=False) != EMPTY).any())
+            return bool(self._targets(study, level, conditions, mirrored=mirrored).any())
+        return bool((self._labels(study, level, conditions, mirrored=mirrored) != EMPTY).any())
 
     def _targets(self, study: int, level: int, conditions: Sequence[Condition], *, mirrored: bool) -> np.ndarray:
         """(C, 3) shares of the severities, labels and soft ones as the recipe mixes them; zero where it is silent."""
@@ -100,9 +100,8 @@ class RegionSamples:
         study, level, number = (int(value) for value in self.rows[index])
         names, conditions = self.task.samples[number].views, self.task.samples[number].conditions
         mirrored = rng is not None and rng.random() < self.training.augment.mirror_p
+        mirrored = mirrored and self._known(study, level, conditions, mirrored=True)
         labels = self._labels(study, level, conditions, mirrored=mirrored)
-        if mirrored and self.soft is None and (labels == EMPTY).all():
-            mirrored, labels = False, self._labels(study, level, conditions, mirrored=False)
         views, seen = self._views(study, level, names, mirrored)
         out: dict[str, Any] = {"views": self._window(views, names, rng), "seen": seen, "labels": labels}
         out["study"] = np.int64(study)
