@@ -99,8 +99,8 @@ class RegionSamples:
         """`views` (V, T, S, S), `seen` (V,), `labels` (C,), `study` (), and the draws (V, …) where `rng` is given."""
         study, level, number = (int(value) for value in self.rows[index])
         names, conditions = self.task.samples[number].views, self.task.samples[number].conditions
-        mirrored = rng is not None and rng.random() < self.training.augment.mirror_p
-        mirrored = mirrored and self._known(study, level, conditions, mirrored=True)
+        turn = self._turns(names, rng)
+        mirrored = turn.mirrored and self._known(study, level, conditions, mirrored=True)
         labels = self._labels(study, level, conditions, mirrored=mirrored)
         views, seen = self._views(study, level, names, mirrored)
         out: dict[str, Any] = {"views": self._window(views, names, rng), "seen": seen, "labels": labels}
@@ -110,7 +110,10 @@ class RegionSamples:
         if rng is None:
             return out
         out["seen"] = self._drop(seen, rng)
-        draws = [self._draw(name, rng) for name in names]
+        if turn.backwards:
+            axial = np.array([name.startswith("axial") for name in names])
+            out["views"] = np.where(axial[:, None, None, None], out["views"][:, ::-1], out["views"])
+        draws = [self._draw(name, rng, turn) for name in names]
         return out | {key: np.stack([draw[key] for draw in draws]) for key in draws[0]}
 
     def _views(self, study: int, level: int, names: Sequence[View], mirrored: bool) -> tuple[np.ndarray, np.ndarray]:
@@ -138,8 +141,16 @@ class RegionSamples:
         kept = seen & (rng.random(len(seen)) >= self.spec.view_dropout)
         return kept if kept.any() else seen
 
-    def _draw(self, view: View, rng: np.random.Generator) -> augment.Draw:
-        draw = augment.draw(rng, self.training.augment, self.spec.slices, shuffle=view.startswith("axial"))
+    def _turns(self, names: Sequence[View], rng: np.random.Generator | None) -> augment.Turns:
+        if rng is None:
+            return augment.Turns(mirrored=False, backwards=False, columns=False, rows=False)
+        axial = [name.startswith("axial") for name in names]
+        return augment.turns(rng, self.training.augment, sagittal=not all(axial), axial=any(axial))
+
+    def _draw(self, view: View, rng: np.random.Generator, turn: augment.Turns) -> augment.Draw:
+        axial = view.startswith("axial")
+        turned = {"columns": turn.columns and not axial, "rows": turn.rows}
+        draw = augment.draw(rng, self.training.augment, self.spec.slices, shuffle=axial, **turned)
         jitter = rng.normal(0, self.training.keypoint_jitter_mm / self.spec.roi_mm, 2)
         return draw | {"shift": (draw["shift"] + jitter).astype(np.float32)}
 

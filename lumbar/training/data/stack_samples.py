@@ -47,6 +47,10 @@ class StackSamples:
         out: dict[str, Any] = {"image": image, "points": points, "mm_per_px": scale}
         if rng is None:
             return out
-        if rng.random() < self.training.augment.mirror_p:
+        axial = self.spec.series_type.startswith("axial")
+        turn = augment.turns(rng, self.training.augment, sagittal=not axial, axial=axial)
+        if turn.mirrored:
             out["image"], out["points"] = mirror_stack(out["image"], points, flip, self.spec)
-        return out | augment.draw(rng, self.training.augment, len(image))
+        if turn.backwards:
+            out["image"] = out["image"][::-1].copy()
+        return out | augment.draw(rng, self.training.augment, len(image), columns=turn.columns, rows=turn.rows)
