@@ -20,6 +20,7 @@ from lumbar.recipe.settings import Training
 from lumbar.training.data import augment
 from lumbar.training.data.slice_shift import Shares, draw
 from lumbar.training.data.soft_labels import SoftLabels
+from lumbar.training.data.turns import Turns, turns
 from lumbar.training.loop.losses import EMPTY
 
 
@@ -141,13 +142,13 @@ class RegionSamples:
         kept = seen & (rng.random(len(seen)) >= self.spec.view_dropout)
         return kept if kept.any() else seen
 
-    def _turns(self, names: Sequence[View], rng: np.random.Generator | None) -> augment.Turns:
+    def _turns(self, names: Sequence[View], rng: np.random.Generator | None) -> Turns:
         if rng is None:
-            return augment.Turns(mirrored=False, backwards=False, columns=False, rows=False)
+            return Turns(mirrored=False, backwards=False, columns=False, rows=False)
         axial = [name.startswith("axial") for name in names]
-        return augment.turns(rng, self.training.augment, sagittal=not all(axial), axial=any(axial))
+        return turns(rng, self.training.augment, sagittal=not all(axial), axial=any(axial))
 
-    def _draw(self, view: View, rng: np.random.Generator, turn: augment.Turns) -> augment.Draw:
+    def _draw(self, view: View, rng: np.random.Generator, turn: Turns) -> augment.Draw:
         axial = view.startswith("axial")
         turned = {"columns": turn.columns and not axial, "rows": turn.rows}
         draw = augment.draw(rng, self.training.augment, self.spec.slices, shuffle=axial, **turned)

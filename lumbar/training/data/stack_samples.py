@@ -15,6 +15,7 @@ from lumbar.keypoints.mirror import mirror_stack
 from lumbar.recipe.detector import DetectorSpec
 from lumbar.recipe.settings import Training
 from lumbar.training.data import augment
+from lumbar.training.data.turns import turns
 
 
 class StackSamples:
@@ -48,7 +49,7 @@ class StackSamples:
         if rng is None:
             return out
         axial = self.spec.series_type.startswith("axial")
-        turn = augment.turns(rng, self.training.augment, sagittal=not axial, axial=axial)
+        turn = turns(rng, self.training.augment, sagittal=not axial, axial=axial)
         if turn.mirrored:
             out["image"], out["points"] = mirror_stack(out["image"], points, flip, self.spec)
         if turn.backwards:
