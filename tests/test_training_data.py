@@ -10,13 +10,14 @@ import pandas as pd
 import pytest
 
 from lumbar import geometry
-from lumbar.grading.mirror import MIRROR_VIEW, mirror_view
+from lumbar.grading.mirror import mirror_view
 from lumbar.grading.regions import cut_regions
 from lumbar.keypoints.mirror import mirror_stack
 from lumbar.keypoints.stacks import sagittal_stacks
 from lumbar.labels import LABEL_COLUMNS, SERIES_DESCRIPTIONS, condition_title, level_title
 from lumbar.metric import label_codes
 from lumbar.recipe.settings import Augment, Training
+from lumbar.recipe.views import MIRROR_VIEW
 from lumbar.study.keypoint import Keypoint
 from lumbar.study.study import DataFolder, Study, open_data, read_study
 from lumbar.training.data.labelled import Name, label_keypoints, study_rows
