@@ -34,8 +34,9 @@ from lumbar.bundle.bundle import Bundle, load_bundle
 from lumbar.compute.accelerator import make_accelerator
 from lumbar.files.write import write_json
 from lumbar.grading.networks.registry import build_grader
+from lumbar.recipe.augment import Augment
 from lumbar.recipe.grader import GraderSpec
-from lumbar.recipe.settings import Augment, Loop, Training
+from lumbar.recipe.settings import Loop, Training
 from lumbar.training.data import augment
 from lumbar.training.loop import checkpoint
 from lumbar.training.loop.batches import Batch

@@ -7,7 +7,7 @@ from torchvision import tv_tensors
 from torchvision.transforms import v2
 
 from lumbar.keypoints.answers.heatmaps import gaussian_heatmaps
-from lumbar.recipe.settings import Augment
+from lumbar.recipe.augment import Augment
 from lumbar.training.data import augment
 from lumbar.training.loop import losses
 

@@ -16,7 +16,8 @@ from lumbar.keypoints.mirror import mirror_stack
 from lumbar.keypoints.stacks import sagittal_stacks
 from lumbar.labels import LABEL_COLUMNS, SERIES_DESCRIPTIONS, condition_title, level_title
 from lumbar.metric import label_codes
-from lumbar.recipe.settings import Augment, Training
+from lumbar.recipe.augment import Augment
+from lumbar.recipe.settings import Training
 from lumbar.recipe.views import MIRROR_VIEW
 from lumbar.study.keypoint import Keypoint
 from lumbar.study.study import DataFolder, Study, open_data, read_study

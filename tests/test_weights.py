@@ -19,9 +19,9 @@ from lumbar.bundle.network import MAX_BYTES, blueprint, build_network, check_siz
 from lumbar.bundle.save import Weights, save_bundle
 from lumbar.issues import InputError
 from lumbar.prediction.predictor import Predictor
+from lumbar.recipe.augment import Augment
 from lumbar.recipe.detector import DetectorSpec
 from lumbar.recipe.grader import GraderSpec
-from lumbar.recipe.settings import Augment
 from lumbar.training.loop import checkpoint
 from tests.support.worlds import detector_spec, grader_spec, tiny_bundle
 from train_utils import main

@@ -23,6 +23,7 @@ from pydantic import Field, ValidationError, model_validator
 from lumbar.arguments import LARGEST_SEED
 from lumbar.files.read import parse_toml, read_text
 from lumbar.issues import InputError, cut, few, printable
+from lumbar.recipe import combinations
 from lumbar.recipe.card import Card
 from lumbar.recipe.detector import DetectorSpec
 from lumbar.recipe.grader import GraderSpec
@@ -38,7 +39,7 @@ _PARTS: Final = ("spec", "training")
 KNOWN = 8
 _SPECS: dict[str, type[Strict]] = {"stage1": DetectorSpec, "stage2": GraderSpec}
 #: Keys that hold for a stage as a whole, not for its members.
-_STAGE_ONLY: dict[str, tuple[str, ...]] = {"stage1": (), "stage2": ("keypoints",)}
+_STAGE_ONLY: dict[str, tuple[str, ...]] = {"stage1": (), "stage2": ("keypoints", "keypoint_trust_mm")}
 
 
 Spec = TypeVar("Spec", DetectorSpec, GraderSpec)
@@ -57,10 +58,18 @@ AnyMember = Member[DetectorSpec] | Member[GraderSpec]
 class Stage(Strict, Generic[Spec]):
     """The members of one stage, by name."""
 
+    LATER = frozenset({"keypoint_trust_mm"})
+
     members: dict[str, Member[Spec]]
     #: Stage 2 cuts its training regions around: keypoints that stage 1 found on studies it had not seen, or the
     #: label table's (faster; to be used with jitter).
-    keypoints: Literal["out_of_fold", "labels"] = "out_of_fold"
+    #: With out_of_fold_or_label, found points farther than `keypoint_trust_mm` from the label give way to it.
+    keypoints: Literal["out_of_fold", "labels", "out_of_fold_or_label"] = "out_of_fold"
+    keypoint_trust_mm: float = Field(10.0, gt=0, le=1000)
+
+    def bundled(self) -> dict[str, Member[Spec]]:
+        """The members whose answers count: those that are no mere step of training."""
+        return {name: member for name, member in self.members.items() if member.training.bundled}
 
 
 class Recipe(Strict):
@@ -84,6 +93,15 @@ class Recipe(Strict):
         """All members by name, stage 1 first."""
         return {**self.stage1.members, **self.stage2.members}
 
+    def folds_of(self, name: str) -> tuple[int, ...]:
+        """The folds that a member trains, in the recipe's order."""
+        own = self.members()[name].training.folds
+        return tuple(fold for fold in self.folds.train if not own or fold in own)
+
+    def to_train(self) -> list[tuple[str, int]]:
+        """Every member and fold, fold by fold."""
+        return [(name, fold) for fold in self.folds.train for name in self.members() if fold in self.folds_of(name)]
+
     @model_validator(mode="after")
     def _check(self) -> "Recipe":
         if strange := [name for name in self.members() if not MEMBER_NAME.fullmatch(name)]:
@@ -91,7 +109,7 @@ class Recipe(Strict):
         both = self.stage1.members.keys() & self.stage2.members.keys()
         if both:
             raise ValueError(f"member {sorted(both)[0]!r} stands in both stages; names must differ")
-        types = {member.spec.series_type for member in self.stage1.members.values()}
+        types = {member.spec.series_type for member in self.stage1.bundled().values()}
         if "sagittal_t2" not in types and "axial_t2" in types:
             raise ValueError("an axial detector needs a sagittal_t2 one: its planes are chosen by T2 keypoints")
         return self
@@ -154,11 +172,17 @@ def _empty_lists(value: Any, place: str = "") -> Iterator[str]:
 
 
 def check_recipe(values: Table, source: str) -> Recipe:
-    """A recipe from its expanded values (also the stored form of a run). Raises InputError."""
+    """A recipe from its expanded values (also the stored form of a run). Raises InputError with all its faults."""
     try:
-        return Recipe.model_validate(values)
+        recipe = Recipe.model_validate(values)
     except ValidationError as error:
         raise InputError(f"{source}: {describe(error, _PARTS)}") from error
+    members = {name: (member.spec, member.training) for name, member in recipe.members().items()}
+    wrong = combinations.faults(members, recipe.folds.train)
+    if wrong:
+        told = " ".join(f"({number}) {each}." for number, each in enumerate(wrong, 1)).rstrip(".")
+        raise InputError(f"{source}: {told if len(wrong) > 1 else wrong[0]}")
+    return recipe
 
 
 def _expand(stage: str, table: Any, source: str) -> Table:

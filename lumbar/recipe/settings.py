@@ -1,4 +1,4 @@
-"""The knobs of a recipe: how samples are changed, how a member is trained, how studies are split. No torch."""
+"""The knobs of a recipe: how a member is trained, how studies are split, how the loop runs. No torch."""
 
 from typing import Annotated, Final, Literal
 
@@ -7,6 +7,7 @@ from pydantic import Field, model_validator
 from lumbar.arguments import LARGEST_SEED, MOST_PROCESSES
 from lumbar.ensemble.average import BLEND_METHODS, BlendMethod
 from lumbar.ensemble.names import MethodName
+from lumbar.recipe.augment import Augment
 from lumbar.recipe.member import LAST_FOLD
 from lumbar.recipe.strict import Strict
 
@@ -14,50 +15,60 @@ from lumbar.recipe.strict import Strict
 MOST: Final = 100_000
 
 
-class Augment(Strict):
-    """Random changes to a training sample. Zero switches a change off.
-
-    The first five are the original ninth place's; the others help where training and target scanners differ.
-    """
-
-    rotate_deg: float = Field(15.0, ge=0, le=180)
-    shear_deg: float = Field(15.0, ge=0, lt=90)
-    #: One of sharpening and motion blur, with this probability.
-    sharpen_or_blur_p: float = Field(0.5, ge=0, le=1)
-    #: Slices change places, with this probability (stage 2: axial views only).
-    channel_shuffle_p: float = Field(0.5, ge=0, le=1)
-    #: The study as seen in a mirror, sides swapped, with this probability.
-    mirror_p: float = Field(0.0, ge=0, le=1)
-    #: Zoom by a factor between 1 - zoom and 1 + zoom.
-    zoom: float = Field(0.0, ge=0, lt=1)
-    #: Shift by up to this share of the image (stage 2: of the region), each axis.
-    shift: float = Field(0.0, ge=0, le=0.5)
-    #: Intensities raised to a power between 1 / (1 + gamma) and 1 + gamma.
-    gamma: float = Field(0.0, ge=0, le=10)
-    #: Standard deviation of added noise, up to this share of the image's own.
-    noise: float = Field(0.0, ge=0, le=10)
-    #: A smooth bias field of up to this strength (log scale), as of a surface coil.
-    shading: float = Field(0.0, ge=0, le=10)
-    #: Half of the images lose resolution, down to this share of it.
-    coarsen: float = Field(0.0, ge=0, lt=1)
-    #: Height and width stretched against each other by up to this factor (pixels that are not square, other matrices).
-    stretch: float = Field(0.0, ge=0, lt=1)
-    #: Half of the images get dark bands along their borders, up to this share of a side wide (padded images).
-    bands: float = Field(0.0, ge=0, lt=0.5)
-    #: Every slice is the middle one, with this probability (series of a single slice).
-    repeat_p: float = Field(0.0, ge=0, le=1)
+#: The beginnings of parameters' names, up to a dot.
+Prefixes = tuple[Annotated[str, Field(min_length=1, max_length=200)], ...]
+#: Slices that a window can be shifted by, either way.
+MOST_SHIFT: Final = 8
 
 
 class Training(Strict):
     """How one member is trained."""
 
+    LATER = frozenset(
+        {
+            "loss",
+            "class_weights",
+            "begins_with",
+            "fresh",
+            "frozen",
+            "bundled",
+            "floor",
+            "folds",
+            "soft_labels",
+            "soft_mix",
+            "slice_shift",
+            "optimizer",
+            "decay_norms",
+            "best_by",
+        }
+    )
+
+    #: Loss words and their weights, of those that the member has outputs for (see `losses`); empty: its default.
+    loss: dict[Annotated[str, Field(max_length=40)], Annotated[float, Field(gt=0, le=MOST)]] = {}
+    #: How much a severity counts in losses: as in the official score, or all alike.
+    class_weights: Literal["1/2/4", "none"] = "1/2/4"
+    #: A member that stands before this one in the recipe and whose weights of the same fold it begins with, wherever
+    #: they fit; those below the prefixes `fresh` begin anew.
+    begins_with: Annotated[str, Field(max_length=200)] = ""
+    fresh: Prefixes = ()
+    #: Prefixes of parameters that do not learn (`encoders` is all of `encoders.…`); norms there keep their numbers.
+    frozen: Prefixes = ()
+    #: False: trained only, as a step that others begin with; no result of the run or the bundle knows of it.
+    bundled: bool = True
+    #: The folds to train, of those that the recipe trains; empty: all of them.
+    folds: tuple[Annotated[int, Field(ge=0, le=LAST_FOLD)], ...] = ()
     epochs: int = Field(5, ge=1, le=MOST)
     batch_size: int = Field(16, ge=1, le=MOST)  # over all processes together
     accumulate: int = Field(1, ge=1, le=MOST)  # batches an optimizer step
     learning_rate: float = Field(1e-3, gt=0, le=1e38)
     weight_decay: float = Field(0.01, ge=0, le=100)
-    schedule: Literal["cosine", "step", "constant"] = "cosine"
-    warmup: float = Field(0.0, ge=0, lt=1)  # share of all steps with a rising rate
+    #: Adam with decoupled decay (Loshchilov & Hutter 2019); or rectified Adam (Liu et al. 2020) with every fifth step
+    #: halfway back (Lookahead, Zhang et al. 2019).
+    optimizer: Literal["adamw", "radam_lookahead"] = "adamw"
+    decay_norms: bool = True  # False: no weight decay on biases and norms
+    schedule: Literal["cosine", "step", "constant", "linear", "one_cycle"] = "cosine"
+    warmup: float = Field(0.0, ge=0, lt=1)  # share of all steps with a rising rate; one_cycle: 0 means 0.3
+    floor: float = Field(0.0, ge=0, le=1)  # cosine, linear, one_cycle end at this share of the rate
     step_epochs: int = Field(2, ge=1, le=MOST)  # schedule "step": every so many epochs the rate is ...
     step_factor: float = Field(0.1, gt=0, le=1)  # ... multiplied by this
     clip_norm: float = Field(0.0, ge=0, le=MOST)  # 0: gradients are not clipped
@@ -70,6 +81,16 @@ class Training(Strict):
     keypoint_jitter_mm: float = Field(
         0.0, ge=0, le=100
     )  # stage 2: region centres shifted in training (standard deviation)
+    #: Windows of slices shifted in training: the probabilities of 0, ±1, ±2, … slices; or "own": as far as the run's
+    #: detectors of that series type were off on studies that they had not seen, up to ±2.
+    slice_shift: Literal["own"] | tuple[Annotated[float, Field(ge=0, le=1)], ...] = ()
+    #: A table in the submission's form, such as a run's `predictions/blend.csv`: in training, the severities of rows
+    #: without a label, and a share `soft_mix` of those with one. They count in no validation and no score.
+    soft_labels: str = ""
+    soft_mix: float = Field(0.0, ge=0, le=1)
+    #: Which epoch's weights are kept: that of the least validation loss, of the best official score of what a grader
+    #: answers, of the least error of keypoints, or the last.
+    best_by: Literal["loss", "score", "error_mm", "last"] = "loss"
     #: How often an epoch takes each sample of a source named in `train_sources.csv`; others once. 0 leaves it out.
     draws: dict[str, Annotated[int, Field(ge=0, le=1000)]] = {}
 

@@ -10,8 +10,9 @@ from lumbar.grading.tasks import TASKS
 from lumbar.issues import CODES
 from lumbar.keypoints.networks import registry as detectors
 from lumbar.labels import CONDITIONS, LEVELS, SERIES_DESCRIPTIONS, SEVERITIES
+from lumbar.recipe.augment import Augment
 from lumbar.recipe.preprocessing import Preprocessing
-from lumbar.recipe.settings import Augment, Folds, Training
+from lumbar.recipe.settings import Folds, Training
 from lumbar.recipe.views import VIEWS
 
 

@@ -116,9 +116,7 @@ class RunFolder:
 
     def untrained(self) -> list[str]:
         """Members and folds of the recipe that are not done yet."""
-        recipe = self.recipe()
-        pairs = [(name, fold) for fold in recipe.folds.train for name in recipe.members()]
-        return [f"{name} fold {fold}" for name, fold in pairs if self.result(name, fold) is None]
+        return [f"{name} fold {fold}" for name, fold in self.recipe().to_train() if self.result(name, fold) is None]
 
     def check_finished(self) -> None:
         """InputError where the results are not all there, or are not those of the stored recipe, labels and folds."""
@@ -141,7 +139,7 @@ class RunFolder:
         """What a run was asked for, and what came of it."""
         recipe = self.recipe()
         asked = [sha256(self._there(self.root / name)) for name in ("recipe.json", "labels.csv", "folds.csv")]
-        results = [self.result(name, fold) for fold in recipe.folds.train for name in recipe.members()]
+        results = [self.result(name, fold) for name, fold in recipe.to_train()]
         points = [self.keypoint_fingerprint(fold) for fold in recipe.folds.train]
         return fingerprint(
             asked, [found and found["fingerprint"] for found in results], points, self.prediction_fingerprint()

@@ -1,7 +1,11 @@
 """One member on one fold: what the loop needs for it, and its training unless its result is there."""
 
+import functools
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+
+from torch import nn
 
 from lumbar.files.write import sha256, write_json, writing_into
 from lumbar.issues import InputError, printable
@@ -11,6 +15,7 @@ from lumbar.training.data.region_samples import RegionSamples
 from lumbar.training.data.stack_samples import StackSamples
 from lumbar.training.journal import Journal
 from lumbar.training.loop import loop
+from lumbar.training.loop.beginning import begin_with
 from lumbar.training.loop.loop import Job
 from lumbar.training.setup import Setup, drawn
 from lumbar.training.stages import MemberStage
@@ -49,12 +54,22 @@ def make_job(setup: Setup, member: MemberStage, fold: int) -> Job:
         inputs.append(gone)
     if isinstance(training.pretrained, str):
         inputs.append(sha256(Path(training.pretrained)))
+    if training.soft_labels:
+        inputs.append(sha256(Path(training.soft_labels)))
+    if training.slice_shift == "own" and isinstance(train, RegionSamples):
+        inputs.append(sorted(train.shares.items()))
+    network: Callable[[], nn.Module] = member.network
+    if training.begins_with:
+        begun = setup.folder.result(training.begins_with, fold)
+        inputs.append(begun and begun["fingerprint"])
+        weights = setup.folder.member(training.begins_with, fold) / "best.safetensors"
+        network = functools.partial(_begun, member.network, weights, training.fresh)
     return Job(
         member=member.name,
         fold=fold,
         folder=setup.folder.member(member.name, fold),
         fingerprint=fingerprint(seed, spec.model_dump(mode="json"), training.model_dump(mode="json"), inputs),
-        network=member.network,
+        network=network,
         objective=member.objective(),
         train=train,
         valid=valid,
@@ -63,6 +78,10 @@ def make_job(setup: Setup, member: MemberStage, fold: int) -> Job:
         seed=seed,
         keep_studies=member.keep_studies,
     )
+
+
+def _begun(build: Callable[[], nn.Module], weights: Path, fresh: tuple[str, ...]) -> nn.Module:
+    return begin_with(build(), weights, fresh)
 
 
 def _made_from(samples: StackSamples | RegionSamples) -> list[Any]:

@@ -1,8 +1,9 @@
 """A run: every stage and fold of a recipe, in order; each step is skipped where its result is there and its inputs are
 the same (see `folder` for what a run holds, `data.packs` for fingerprints)."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from lumbar.compute.accelerator import make_accelerator
 from lumbar.files.write import check_apart, check_writable, write_csv, write_json, writing_into
@@ -12,7 +13,7 @@ from lumbar.training.checks.disk import check_space, needed_bytes
 from lumbar.training.checks.issues import tell_issues
 from lumbar.training.checks.samples import check_samples
 from lumbar.training.checks.tables import open_checked
-from lumbar.training.data.make import make_packs, make_regions, make_stacks
+from lumbar.training.data.make import make_packs, make_regions, make_stacks, training_kind
 from lumbar.training.folder import RunFolder
 from lumbar.training.job import train_member
 from lumbar.training.journal import Journal
@@ -67,8 +68,7 @@ def train_detectors(setup: Setup, journal: Journal) -> None:
         make_stacks(setup, name, member.spec)
     check_samples(setup)
     for fold in setup.recipe.folds.train:
-        for name, member in detectors.items():
-            train_member(setup, as_trained(name, member), fold, journal)
+        _train_fold(setup, detectors, fold, journal)
         if setup.main:
             find_keypoints(setup, fold)
     setup.accelerator.wait_for_everyone()
@@ -76,11 +76,18 @@ def train_detectors(setup: Setup, journal: Journal) -> None:
 
 def train_graders(setup: Setup, journal: Journal) -> None:
     """Stage 2: train the graders of every fold and grade its held-out studies."""
-    if setup.recipe.stage2.keypoints == "labels":
-        make_regions(setup, "labels", setup.study_ids)
+    kind = training_kind(setup)
+    if kind != "found":
+        make_regions(setup, kind, setup.study_ids if kind == "labels" else setup.in_trained_folds())
     make_regions(setup, "found", setup.in_trained_folds())
     for fold in setup.recipe.folds.train:
-        for name, member in setup.recipe.stage2.members.items():
-            train_member(setup, as_trained(name, member), fold, journal)
+        _train_fold(setup, setup.recipe.stage2.members, fold, journal)
     if setup.main:
         grade_held_out(setup)
+
+
+def _train_fold(setup: Setup, members: Mapping[str, Any], fold: int, journal: Journal) -> None:
+    """Train the members of a stage that train this fold, in order: some begin with others."""
+    for name, member in members.items():
+        if fold in setup.recipe.folds_of(name):
+            train_member(setup, as_trained(name, member), fold, journal)

@@ -14,15 +14,17 @@ from lumbar.grading.networks.registry import build_grader
 from lumbar.grading.regions import region_key
 from lumbar.grading.tasks import TASKS
 from lumbar.keypoints.networks.registry import build_detector
-from lumbar.labels import CONDITIONS, LEVELS, SIDES
+from lumbar.labels import CONDITIONS, LEVELS, SERIES_TYPES, SIDES, SeriesType
 from lumbar.recipe.detector import DetectorSpec
 from lumbar.recipe.grader import GraderSpec
 from lumbar.recipe.recipe import AnyMember, Member, Recipe
 from lumbar.recipe.settings import Training
 from lumbar.recipe.views import VIEWS
-from lumbar.training.data.make import make_regions, make_stacks, region_folder, stack_folder
+from lumbar.training.data.make import make_regions, make_stacks, region_folder, stack_folder, training_kind
 from lumbar.training.data.region_files import margin_spec
 from lumbar.training.data.region_samples import RegionSamples
+from lumbar.training.data.slice_shift import Shares, own_shares, reach
+from lumbar.training.data.soft_labels import SoftLabels
 from lumbar.training.data.stack_samples import StackSamples
 from lumbar.training.loop.detector_objective import HeatmapObjective
 from lumbar.training.loop.grader_objective import SeverityObjective
@@ -130,7 +132,7 @@ class GraderStage:
 
     def trained_on(self, setup: Setup, fold: int) -> list[int]:
         """All studies of other folds; around out-of-fold keypoints those that have them."""
-        found_only = setup.recipe.stage2.keypoints == "out_of_fold"
+        found_only = training_kind(setup) != "labels"
         held_out = set(setup.held_out(fold))
         return [
             study for study in (setup.in_trained_folds() if found_only else setup.study_ids) if study not in held_out
@@ -138,9 +140,15 @@ class GraderStage:
 
     def samples(self, setup: Setup, fold: int) -> tuple[RegionSamples, RegionSamples]:
         """Around labelled keypoints where the recipe says so; validated around found ones, with every label."""
-        kind = "labels" if setup.recipe.stage2.keypoints == "labels" else "found"
-        folder, studies = region_folder(setup, self.spec, kind), self.trained_on(setup, fold)
-        train = RegionSamples(folder, studies, setup.training_codes, self.spec, self.training)
+        shift, studies = reach(self.training), self.trained_on(setup, fold)
+        folder = region_folder(setup, self.spec, training_kind(setup), shift)
+        soft = SoftLabels(path, studies, self.training.soft_mix) if (path := self.training.soft_labels) else None
+        shares: Mapping[SeriesType, Shares] = {}
+        if self.training.slice_shift == "own":
+            shares = own_shares(setup, sorted(set(setup.in_trained_folds()) & set(studies)))
+        elif shift:
+            shares = dict.fromkeys(SERIES_TYPES, tuple(self.training.slice_shift))  # type: ignore[arg-type]
+        train = RegionSamples(folder, studies, setup.training_codes, self.spec, self.training, soft, shares)
         folder, studies = region_folder(setup, self.spec, "found"), setup.held_out(fold)
         return train, RegionSamples(folder, studies, setup.codes, self.spec, self.training)
 
@@ -169,13 +177,18 @@ class GraderStage:
     def shown(self, setup: Setup, kind: str) -> RegionSamples:
         """See `MemberStage`."""
         make_regions(setup, kind, setup.study_ids)
-        folder = region_folder(setup, self.spec, kind)
+        folder = region_folder(setup, self.spec, kind, reach(self.training) if kind == training_kind(setup) else 0)
         return RegionSamples(folder, setup.study_ids, setup.training_codes, self.spec, self.training)
 
     def cache(self, studies: int, recipe: Recipe) -> tuple[str, float]:
-        """One byte a pixel, around found keypoints and, where they are trained on, around labelled ones."""
-        spec, kinds = margin_spec(self.spec, recipe.loop.region_margin), 2 if recipe.stage2.keypoints == "labels" else 1
-        return region_key(self.spec), kinds * studies * len(VIEWS) * len(LEVELS) * spec.slices * spec.image_size**2
+        """One byte a pixel, around found keypoints and, where others or longer ones are trained on, once more."""
+        shift = reach(self.training)
+        spec, kinds = margin_spec(self.spec, recipe.loop.region_margin, shift), 1
+        if shift or recipe.stage2.keypoints != "out_of_fold":
+            kinds = 2
+        return f"{region_key(self.spec)} {shift}", kinds * studies * len(VIEWS) * len(
+            LEVELS
+        ) * spec.slices * spec.image_size**2
 
 
 def as_trained(name: str, member: AnyMember) -> DetectorStage | GraderStage:

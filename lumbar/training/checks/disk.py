@@ -27,8 +27,8 @@ def needed_bytes(data: DataFolder, study_ids: Iterable[int], recipe: Recipe, run
 def _weights_bytes(recipe: Recipe) -> int:
     """The best weights of every member and fold, and the largest member's checkpoint: the old one and the new one, each
     with weights, their average and two moments of every gradient."""
-    sizes = [weights_bytes(member) for member in recipe.members().values()]
-    return len(recipe.folds.train) * sum(sizes) + 2 * 4 * max(sizes)
+    sizes = {name: weights_bytes(member) for name, member in recipe.members().items()}
+    return sum(sizes[name] for name, _ in recipe.to_train()) + 2 * 4 * max(sizes.values())
 
 
 def _size(folder: Path) -> int:

@@ -5,10 +5,13 @@ from pathlib import Path
 
 from lumbar.bundle.network import blueprint, check_inputs, check_size
 from lumbar.issues import InputError
+from lumbar.metric import read_labels
 from lumbar.recipe.recipe import AnyMember, Recipe
 from lumbar.recipe.settings import Training
 from lumbar.study.tables import read_sources
 from lumbar.terminal import tell
+from lumbar.training.data.soft_labels import SoftLabels
+from lumbar.training.loop.beginning import fitting, freeze, is_below
 from lumbar.training.stages import as_trained
 
 
@@ -19,13 +22,18 @@ def recipe_faults(recipe: Recipe, root: Path) -> list[str]:
         sources = set(_sources(root).values())
     except InputError as error:
         faults[str(error)], sources = str(error), set()
-    if recipe.stage2.keypoints == "out_of_fold" and len(recipe.folds.train) == 1:
+    if recipe.stage2.keypoints != "labels" and len(recipe.folds.train) == 1:
         faults["folds"] = (
             "folds.train names one fold only: graders learn from the studies of the others, around keypoints of these "
             "studies' own folds; name two or set stage2.keypoints to labels"
         )
-    for name, member in recipe.members().items():
-        for wrong in (_network_fault(member), _draws_fault(member.training, sources)):
+    members = recipe.members()
+    for name, member in members.items():
+        for wrong in (
+            _network_fault(member, members.get(member.training.begins_with)),
+            _draws_fault(member.training, sources),
+            _soft_fault(member.training, root),
+        ):
             if wrong:
                 faults.setdefault(wrong, f"{name}: {wrong}")
     return list(faults.values())
@@ -45,13 +53,37 @@ def all_told(place: str, faults: Sequence[str]) -> InputError:
     return InputError(f"{place}: {len(faults)} fault(s). (1) {faults[0]}{more}")
 
 
-def _network_fault(member: AnyMember) -> str | None:
+def _network_fault(member: AnyMember, begun: AnyMember | None) -> str | None:
+    training = member.training
     try:
         network = blueprint(member.spec, "the recipe")
         check_size(network, "the recipe")
         check_inputs(network, member.spec, "the recipe")
-        if member.training.pretrained:
+        freeze(network, training.frozen)
+        for prefix in training.fresh:
+            if not any(is_below(key, [prefix]) for key in network.state_dict()):
+                return f"fresh names {prefix!r}, and the network has no such part; correct it"
+        if begun is not None:
+            other = blueprint(begun.spec, "the recipe").state_dict()
+            if not fitting(network.state_dict(), other, training.fresh):
+                return f"no weight of {training.begins_with!r} fits it; begin with a member of the same parts"
+        if training.pretrained:
             as_trained("", member).network()
+    except InputError as error:
+        return str(error)
+    return None
+
+
+def _soft_fault(training: Training, root: Path) -> str | None:
+    """What is wrong with a table of soft labels; of the labels' own table somebody else tells."""
+    if not training.soft_labels:
+        return None
+    try:
+        labelled = read_labels(root / "train.csv").index
+    except (InputError, ValueError):
+        return None
+    try:
+        SoftLabels(training.soft_labels, labelled, training.soft_mix)
     except InputError as error:
         return str(error)
     return None

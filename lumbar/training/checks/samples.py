@@ -17,15 +17,16 @@ def check_samples(setup: Setup) -> None:
     alone tell.
     """
     faults: dict[str, None] = {}
-    for fold in setup.recipe.folds.train:
-        for name, member in members_of(setup.recipe).items():
-            train, valid = member.sample_studies(setup, fold)
-            for found, what in ((train, "train"), (valid, "validate")):
-                if not len(found):
-                    faults[f"{name} fold {fold}: no labelled sample to {what} on; add studies"] = None
-            processes = setup.accelerator.num_processes
-            if wrong := _batch_fault(train, member.training, processes, together=member.keep_studies):
-                faults[f"{name}: {wrong}"] = None
+    members = members_of(setup.recipe)
+    for name, fold in setup.recipe.to_train():
+        member = members[name]
+        train, valid = member.sample_studies(setup, fold)
+        for found, what in ((train, "train"), (valid, "validate")):
+            if not len(found):
+                faults[f"{name} fold {fold}: no labelled sample to {what} on; add studies"] = None
+        processes = setup.accelerator.num_processes
+        if wrong := _batch_fault(train, member.training, processes, together=member.keep_studies):
+            faults[f"{name}: {wrong}"] = None
     if faults:
         raise all_told(str(setup.data.root), list(faults))
 

@@ -3,7 +3,7 @@
 `draw` names every random number of one sample (so a sample's change depends on seed, epoch and index alone, whatever
 the number of processes); `Warp` and `Filter` are torchvision v2 transforms that take images and their keypoints
 together. Pixel coordinates are (column, row) with pixel centres at whole numbers. A new change is a field of
-`recipe.settings.Augment`, a number in `draw`, and a step in `Warp` or `Filter`.
+`recipe.augment.Augment`, a number in `draw`, and a step in `Warp` or `Filter`.
 """
 
 import functools
@@ -16,22 +16,33 @@ from torch import Tensor
 from torchvision import tv_tensors
 from torchvision.transforms import v2
 
-from lumbar.recipe.settings import Augment
+from lumbar.recipe.augment import Augment
 
 Draw = dict[str, np.ndarray]
 KERNEL = 5  # pixels; sharpening and motion blur
 SHADE = 4  # control points a side of the bias field
 #: What a draw holds.
-KEYS = ("matrix", "shift", "kernel", "order", "gamma", "noise", "shade", "coarse", "bands", "grain")
+KEYS = ("matrix", "shift", "kernel", "order", "gamma", "noise", "shade", "coarse", "bands", "grain", "holes", "bend")
+#: Steps towards the place that a bent picture shows a keypoint at; each leaves less than 0.7 of the way.
+STEPS = 30
 
 
-def draw(rng: np.random.Generator, augment: Augment, slices: int, *, shuffle: bool = True) -> Draw:
+def draw(
+    rng: np.random.Generator,
+    augment: Augment,
+    slices: int,
+    *,
+    shuffle: bool = True,
+    columns: bool = False,
+    rows: bool = False,
+) -> Draw:
     """The random numbers of one image stack.
 
     `matrix` (2, 2) and `shift` (2,) (share of the image) move its content, `kernel` (5, 5) filters it, `order`
     (slices,) places its slices, `gamma` `noise` `shade` `coarse` change its intensities, `bands` (4,) darkens its top,
-    bottom, left and right (share of the image), `grain` says where in a field its noise begins. `shuffle` False keeps
-    order.
+    bottom, left and right (share of the image), `grain` says where in a field its noise begins, `holes`
+    (N, 4) are dark from top, left to bottom, right (shares), `bend` (4, 4, 2) moves places smoothly (shares, columns
+    first). `shuffle` False keeps order; `columns` and `rows` turn the picture round.
     """
     order = np.arange(slices)
     if shuffle and rng.random() < augment.channel_shuffle_p:
@@ -40,8 +51,9 @@ def draw(rng: np.random.Generator, augment: Augment, slices: int, *, shuffle: bo
     coarse = 1 - (augment.coarsen * rng.random() if rng.random() < 0.5 else 0)
     if augment.repeat_p and rng.random() < augment.repeat_p:
         order = np.full(slices, slices // 2)
-    return {
-        "matrix": _matrix(rng, augment),
+    turned = np.diag([-1 if columns else 1, -1 if rows else 1]).astype(np.float32)
+    drawn = {
+        "matrix": _matrix(rng, augment) @ turned,
         "shift": rng.uniform(-augment.shift, augment.shift, 2).astype(np.float32),
         "kernel": _kernel(rng, augment.sharpen_or_blur_p),
         "order": order,
@@ -52,6 +64,7 @@ def draw(rng: np.random.Generator, augment: Augment, slices: int, *, shuffle: bo
         "bands": _bands(rng, augment.bands),
         "grain": np.array(rng.integers(2**31)),
     }
+    return drawn | {"holes": _holes(rng, augment), "bend": _bend(rng, augment.distort)}
 
 
 def _matrix(rng: np.random.Generator, augment: Augment) -> np.ndarray:
@@ -78,6 +91,22 @@ def _bands(rng: np.random.Generator, widest: float) -> np.ndarray:
     if not widest or rng.random() < 0.5:
         return np.zeros(4, np.float32)
     return (widest * rng.random(4) * (rng.random(4) < 0.5)).astype(np.float32)
+
+
+def _holes(rng: np.random.Generator, augment: Augment) -> np.ndarray:
+    """(N, 4) holes, those that are not there empty; N is the same for every sample."""
+    if not augment.holes_p:
+        return np.zeros((0, 4), np.float32)
+    middle, size = rng.random((augment.holes, 2)), augment.hole_size * rng.uniform(0.5, 1, (augment.holes, 2))
+    there = (np.arange(augment.holes) < rng.integers(1, augment.holes + 1)) & (rng.random() < augment.holes_p)
+    holes = np.concatenate([middle - size / 2, middle + size / 2], axis=1)
+    return (holes * there[:, None]).astype(np.float32)
+
+
+def _bend(rng: np.random.Generator, most: float) -> np.ndarray:
+    if not most or rng.random() < 0.5:
+        return np.zeros((SHADE, SHADE, 2), np.float32)
+    return (most * rng.uniform(-1, 1, (SHADE, SHADE, 2))).astype(np.float32)
 
 
 def _kernel(rng: np.random.Generator, probability: float) -> np.ndarray:
@@ -111,12 +140,18 @@ class Warp(v2.Transform):
     """Moves each image of a batch, and the keypoints on it, by its own matrix and shift; crops the middle to `size`.
 
     Content at offset d from the image's middle goes to matrix @ d + shift x size. What comes from outside the source
-    repeats its border.
+    repeats its border. Where `bend` (B, 4, 4, 2) is given, a place shows what lies so far off, in shares of `size`.
     """
 
-    def __init__(self, matrix: Tensor, shift: Tensor, size: int) -> None:
+    def __init__(self, matrix: Tensor, shift: Tensor, size: int, bend: Tensor | None = None) -> None:
         super().__init__()
         self.matrix, self.shift, self.size = matrix, shift * size, size  # (B, 2, 2), (B, 2) px
+        self.field = None if bend is None or not bool(bend.any()) else self._field(bend)
+
+    def _field(self, bend: Tensor) -> Tensor:
+        """(B, 2, size, size) px, columns first."""
+        spread = _spread(self.size, bend.device)
+        return spread @ (bend.movedim(-1, 1) * self.size) @ spread.T
 
     def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
         """One image batch (B, C, H, W) or keypoint batch (B, K, 2)."""
@@ -127,15 +162,27 @@ class Warp(v2.Transform):
     def _points(self, points: tv_tensors.KeyPoints) -> tv_tensors.KeyPoints:
         height, width = points.canvas_size
         middle = torch.tensor([(width - 1) / 2, (height - 1) / 2], device=points.device)
-        offset = (points.as_subclass(Tensor) - middle) @ self.matrix.transpose(1, 2)
-        moved = offset + self.shift[:, None] + (self.size - 1) / 2
+        own = points.as_subclass(Tensor) - middle
+        moved = own @ self.matrix.transpose(1, 2) + self.shift[:, None] + (self.size - 1) / 2
+        for _ in range(STEPS if self.field is not None else 0):
+            straight = own - self._bent(moved)
+            moved = straight @ self.matrix.transpose(1, 2) + self.shift[:, None] + (self.size - 1) / 2
         return tv_tensors.KeyPoints(moved, canvas_size=(self.size, self.size))
+
+    def _bent(self, places: Tensor) -> Tensor:
+        """How far off (B, K, 2) px lies what is shown at places (B, K, 2) px; NaN stays."""
+        assert self.field is not None
+        grid = ((places.nan_to_num() + 0.5) * 2 / self.size - 1)[:, None]
+        off = nnf.grid_sample(self.field, grid, padding_mode="border", align_corners=False)  # (B, 2, 1, K)
+        return torch.where(places.isnan(), places, off[:, :, 0].movedim(1, 2))
 
     def _images(self, images: tv_tensors.Image) -> tv_tensors.Image:
         height, width = images.shape[-2:]
         axis = torch.arange(self.size, device=images.device, dtype=torch.float32) - (self.size - 1) / 2
         offset = torch.stack(torch.meshgrid(axis, axis, indexing="xy"), -1).view(1, -1, 2) - self.shift[:, None]
         source = offset @ torch.linalg.inv(self.matrix).transpose(1, 2)
+        if self.field is not None:
+            source = source + self.field.flatten(2).movedim(1, 2)
         grid = source * torch.tensor([2 / width, 2 / height], device=images.device)
         out = nnf.grid_sample(
             images.as_subclass(Tensor),
@@ -158,7 +205,7 @@ class Filter(v2.Transform):
         if not isinstance(inpt, tv_tensors.Image):
             return inpt
         images = self._coarse(self._tones(self._kernels(inpt.as_subclass(Tensor))))
-        images = self._darkened(images)
+        images = self._pierced(self._darkened(images))
         if bool(self.numbers["noise"].any()):
             images = images.addcmul(self._grain(images), self.numbers["noise"].view(-1, 1, 1, 1))
         return tv_tensors.Image(images)
@@ -214,6 +261,18 @@ class Filter(v2.Transform):
             images[index, :, top : height - bottom, left : width - right] = inner
         return images
 
+    def _pierced(self, images: Tensor) -> Tensor:
+        """Holes as dark as the stack's darkest value."""
+        holes = self.numbers["holes"]  # (B, N, 4)
+        if not bool(holes.any()):
+            return images
+        down, across = ((torch.arange(side, device=holes.device) + 0.5) / side for side in images.shape[-2:])
+        dark = torch.zeros(len(images), *images.shape[-2:], dtype=torch.bool, device=holes.device)
+        for hole in holes.unbind(1):
+            top, left, bottom, right = hole[:, :, None].unbind(1)
+            dark |= ((down >= top) & (down < bottom))[:, :, None] & ((across >= left) & (across < right))[:, None]
+        return torch.where(dark[:, None], images.amin((1, 2, 3), keepdim=True), images)
+
     def _coarse(self, images: Tensor) -> Tensor:
         coarse = self.numbers["coarse"]
         for index in torch.nonzero(coarse < 1).flatten().tolist():
@@ -235,7 +294,7 @@ def apply(images: Tensor, points: Tensor | None, numbers: dict[str, Tensor], siz
     spots = tv_tensors.KeyPoints(
         points if points is not None else images.new_zeros(len(images), 0, 2), canvas_size=tuple(images.shape[-2:])
     )
-    change = v2.Compose([Warp(numbers["matrix"], numbers["shift"], size), Filter(numbers)])
+    change = v2.Compose([Warp(numbers["matrix"], numbers["shift"], size, numbers["bend"]), Filter(numbers)])
     with torch.autocast(images.device.type, enabled=False):
         image, spots = change(image, spots)
     return standardise(image.as_subclass(Tensor)), None if points is None else spots.as_subclass(Tensor)

@@ -1,12 +1,12 @@
 """Keypoints of the label table, as if they were found. No torch."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 
 import numpy as np
 import pandas as pd
 
 from lumbar import geometry
-from lumbar.labels import Condition, Level
+from lumbar.labels import KEYPOINT_SERIES, Condition, Level
 from lumbar.study.keypoint import Keypoint
 from lumbar.study.slices import find_slice
 from lumbar.study.study import Study
@@ -33,6 +33,22 @@ def label_keypoints(study: Study, coordinates: pd.DataFrame) -> dict[Name, Keypo
         mm = tuple(float(value) for value in geometry.to_patient(found_slice[1].affine, np.array(xy)))
         found[name] = Keypoint(*name, int(row.series_id), int(row.instance_number), xy, mm, 1.0, 0.0, 1.0)  # type: ignore[arg-type]
     return found
+
+
+def trusted(found: Sequence[Keypoint], told: Sequence[Keypoint], limit_mm: float) -> list[Keypoint]:
+    """Found keypoints, and the labelled one where nothing was found or it lies farther off than `limit_mm`.
+
+    On sagittal series the distance across the slices does not count: which slice carries the label was the reader's
+    choice.
+    """
+    points = {(point.condition, point.level): point for point in found}
+    for label in told:
+        name = (label.condition, label.level)
+        apart = np.array(points[name].mm) - np.array(label.mm) if name in points else np.full(3, np.inf)
+        along = slice(1, 3) if KEYPOINT_SERIES[label.condition].startswith("sagittal") else slice(0, 3)
+        if not np.linalg.norm(apart[along]) <= limit_mm:
+            points[name] = label
+    return list(points.values())
 
 
 def lost_rows(coordinates: pd.DataFrame, instances: Mapping[int, Collection[int]]) -> pd.DataFrame:

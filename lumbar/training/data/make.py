@@ -11,7 +11,9 @@ from lumbar.grading.regions import region_key
 from lumbar.recipe.detector import DetectorSpec
 from lumbar.recipe.grader import GraderSpec
 from lumbar.training.data import region_files, stack_files
+from lumbar.training.data.labelled import trusted
 from lumbar.training.data.packs import fingerprint, read_header
+from lumbar.training.data.slice_shift import reach
 from lumbar.training.setup import Setup
 
 
@@ -29,9 +31,9 @@ def stack_folder(setup: Setup, name: str) -> Path:
     return setup.folder.cache / "stacks" / name
 
 
-def region_folder(setup: Setup, spec: GraderSpec, kind: str) -> Path:
-    """Where regions of one kind of input lie; `kind` of keypoints: labels or found."""
-    key = fingerprint(region_key(region_files.margin_spec(spec, setup.recipe.loop.region_margin)))
+def region_folder(setup: Setup, spec: GraderSpec, kind: str, shift: int = 0) -> Path:
+    """Where regions of one kind of input lie; `kind` of keypoints: labels, found or trusted; longer by `shift`."""
+    key = fingerprint(region_key(region_files.margin_spec(spec, setup.recipe.loop.region_margin, shift)))
     return setup.folder.cache / "regions" / f"{key[:12]}_{kind}"
 
 
@@ -42,19 +44,35 @@ def make_stacks(setup: Setup, name: str, spec: DetectorSpec) -> None:
     _derive(setup, stack_folder(setup, name), setup.study_ids, make, lambda study: parts, name)
 
 
+def training_kind(setup: Setup) -> str:
+    """The kind of keypoints that graders train around: found, labels, or trusted, which are either (see `trusted`)."""
+    kinds = {"out_of_fold": "found", "labels": "labels", "out_of_fold_or_label": "trusted"}
+    return kinds[setup.recipe.stage2.keypoints]
+
+
 def make_regions(setup: Setup, kind: str, study_ids: Sequence[int]) -> None:
-    """Make the regions around labelled or found keypoints, once for every kind of input that graders ask for."""
-    found = setup.folder.keypoints(setup.recipe.folds.train) if kind == "found" else {}
-    specs = [member.spec for member in setup.recipe.stage2.members.values()]
-    for spec in {region_key(spec): spec for spec in specs}.values():
-        wide = region_files.margin_spec(spec, setup.recipe.loop.region_margin)
-        around = found if kind == "found" else None
+    """Make the regions around a kind of keypoints, once for every kind of input that graders ask for."""
+    folds, margin = setup.recipe.folds.train, setup.recipe.loop.region_margin
+    found = setup.folder.keypoints(folds) if kind != "labels" else {}
+    if kind == "trusted":
+        told, limit = setup.folder.labelled_keypoints(folds), setup.recipe.stage2.keypoint_trust_mm
+        found = {study: trusted(points, told.get(study, ()), limit) for study, points in found.items()}
+    wanted: dict[str, tuple[GraderSpec, int]] = {}
+    for member in setup.recipe.stage2.members.values():
+        shifts = [reach(member.training)] if kind == training_kind(setup) else []
+        if kind == "found" or not shifts:  # all are validated around found ones, and pictures show any kind
+            shifts.append(0)
+        for shift in shifts:
+            wanted[region_key(region_files.margin_spec(member.spec, margin, shift))] = member.spec, shift
+    for spec, shift in wanted.values():
+        wide = region_files.margin_spec(spec, margin, shift)
+        around = None if kind == "labels" else found
         make = functools.partial(region_files.make_regions, setup.packs, setup.rows, around, wide)
 
         def parts(study: int, wide: GraderSpec = wide) -> list[Any]:
             return [region_key(wide), [asdict(point) for point in found.get(study, [])]]
 
-        _derive(setup, region_folder(setup, spec, kind), study_ids, make, parts, f"regions {kind}")
+        _derive(setup, region_folder(setup, spec, kind, shift), study_ids, make, parts, f"regions {kind}")
 
 
 def source_of(folder: Path, study: int) -> str | None:

@@ -13,10 +13,12 @@ from lumbar.training.data.labelled import Name, label_keypoints
 from lumbar.training.data.packs import Packs, write_arrays
 
 
-def margin_spec(spec: GraderSpec, margin: float) -> GraderSpec:
-    """The spec that cuts regions `margin` times as wide at the same pixel size, so that the middle is `spec`'s."""
+def margin_spec(spec: GraderSpec, margin: float, shift: int = 0) -> GraderSpec:
+    """The spec that cuts regions `margin` times as wide at the same pixel size, and `shift` slices longer at either
+    end, so that the middle is `spec`'s."""
     size = spec.image_size + 2 * round(spec.image_size * (margin - 1) / 2)
-    return spec.model_copy(update={"image_size": size, "roi_mm": spec.roi_mm * size / spec.image_size})
+    wide = {"image_size": size, "roi_mm": spec.roi_mm * size / spec.image_size}
+    return spec.model_copy(update=wide | {"slices": spec.slices + 2 * shift})
 
 
 def region_arrays(study: Study, keypoints: Mapping[Name, Any], spec: GraderSpec) -> dict[str, np.ndarray]:

@@ -13,12 +13,15 @@ from safetensors import safe_open
 
 from lumbar.grading.mirror import mirror_view
 from lumbar.grading.tasks import TASKS
-from lumbar.labels import CONDITIONS, LEVELS, Condition
+from lumbar.labels import CONDITIONS, LEVELS, Condition, SeriesType
 from lumbar.labels import mirrored as other_side
 from lumbar.recipe.grader import GraderSpec
 from lumbar.recipe.settings import Training
 from lumbar.recipe.views import MIRROR_VIEW, OWN_VIEW, View
 from lumbar.training.data import augment
+from lumbar.training.data.slice_shift import Shares, draw
+from lumbar.training.data.soft_labels import SoftLabels
+from lumbar.training.data.turns import Turns, turns
 from lumbar.training.loop.losses import EMPTY
 
 
@@ -35,9 +38,16 @@ class RegionSamples:
         codes: Mapping[int, np.ndarray],
         spec: GraderSpec,
         training: Training,
+        soft: SoftLabels | None = None,
+        shares: Mapping[SeriesType, Shares] | None = None,
     ) -> None:
-        """`codes`: each study's labels (5 conditions, 5 levels), places in `SEVERITIES`, `EMPTY` where unknown."""
+        """`codes`: each study's labels (5 conditions, 5 levels), places in `SEVERITIES`, `EMPTY` where unknown.
+
+        Of training only: `soft` labels beside them, and how far windows are shifted by series type (`shares`), where
+        files hold more slices than the spec asks for.
+        """
         self.folder, self.spec, self.training = folder, spec, training
+        self.soft, self.shares = soft, shares or {}
         self.task, self.codes = TASKS[spec.task], codes
         self.present = {study: self._present(study) for study in studies}
         rows = [
@@ -46,7 +56,7 @@ class RegionSamples:
             for level in range(len(LEVELS))
             for number, sample in enumerate(self.task.samples)
             if any(self.present[study][view][level] for view in sample.views)
-            and (self._labels(study, level, sample.conditions, mirrored=False) != EMPTY).any()
+            and self._known(study, level, sample.conditions, mirrored=False)
         ]
         self.rows = np.array(rows, dtype=np.int64).reshape(-1, 3)
 
@@ -63,28 +73,49 @@ class RegionSamples:
             return {view: file.get_tensor(f"{view}/present") for view in self.task.views}
 
     def _labels(self, study: int, level: int, conditions: Sequence[Condition], *, mirrored: bool) -> np.ndarray:
-        """(C,) labels; EMPTY where the member would stay silent, since it cannot see the condition's own view."""
+        """(C,) labels; EMPTY where the member would stay silent."""
         sources = [other_side(name) if mirrored else name for name in conditions]
         labels = np.array([self.codes[study][CONDITIONS.index(name), level] for name in sources], dtype=np.int64)
-        if self.spec.preprocessing.missing == "silent" and self.spec.view_dropout == 0:
-            seen = [bool(self.present[study][OWN_VIEW[name]][level]) for name in sources]
-            labels[~np.array(seen)] = EMPTY
+        labels[self._silent(study, level, sources)] = EMPTY
         return labels
+
+    def _known(self, study: int, level: int, conditions: Sequence[Condition], *, mirrored: bool) -> bool:
+        if self.soft is not None:
+            return bool(self._targets(study, level, conditions, mirrored=mirrored).any())
+        return bool((self._labels(study, level, conditions, mirrored=mirrored) != EMPTY).any())
+
+    def _targets(self, study: int, level: int, conditions: Sequence[Condition], *, mirrored: bool) -> np.ndarray:
+        """(C, 3) shares of the severities, labels and soft ones as the recipe mixes them; zero where it is silent."""
+        assert self.soft is not None
+        sources = [other_side(name) if mirrored else name for name in conditions]
+        soft = np.where(self._silent(study, level, sources)[:, None], np.nan, self.soft.of(study, sources, level))
+        return self.soft.targets(self._labels(study, level, conditions, mirrored=mirrored), soft)
+
+    def _silent(self, study: int, level: int, sources: Sequence[Condition]) -> np.ndarray:
+        """(C,) where the member would stay silent, since it cannot see the condition's own view."""
+        if self.spec.preprocessing.missing == "silent" and self.spec.view_dropout == 0:
+            return np.array([not self.present[study][OWN_VIEW[name]][level] for name in sources])
+        return np.zeros(len(sources), bool)
 
     def sample(self, index: int, rng: np.random.Generator | None) -> dict[str, Any]:
         """`views` (V, T, S, S), `seen` (V,), `labels` (C,), `study` (), and the draws (V, …) where `rng` is given."""
         study, level, number = (int(value) for value in self.rows[index])
         names, conditions = self.task.samples[number].views, self.task.samples[number].conditions
-        mirrored = rng is not None and rng.random() < self.training.augment.mirror_p
+        turn = self._turns(names, rng)
+        mirrored = turn.mirrored and self._known(study, level, conditions, mirrored=True)
         labels = self._labels(study, level, conditions, mirrored=mirrored)
-        if mirrored and (labels == EMPTY).all():
-            mirrored, labels = False, self._labels(study, level, conditions, mirrored=False)
         views, seen = self._views(study, level, names, mirrored)
-        out: dict[str, Any] = {"views": views, "seen": seen, "labels": labels, "study": np.int64(study)}
+        out: dict[str, Any] = {"views": self._window(views, names, rng), "seen": seen, "labels": labels}
+        out["study"] = np.int64(study)
+        if self.soft is not None:
+            out["soft"] = self._targets(study, level, conditions, mirrored=mirrored)
         if rng is None:
             return out
         out["seen"] = self._drop(seen, rng)
-        draws = [self._draw(name, rng) for name in names]
+        if turn.backwards:
+            axial = np.array([name.startswith("axial") for name in names])
+            out["views"] = np.where(axial[:, None, None, None], out["views"][:, ::-1], out["views"])
+        draws = [self._draw(name, rng, turn) for name in names]
         return out | {key: np.stack([draw[key] for draw in draws]) for key in draws[0]}
 
     def _views(self, study: int, level: int, names: Sequence[View], mirrored: bool) -> tuple[np.ndarray, np.ndarray]:
@@ -98,11 +129,36 @@ class RegionSamples:
                 seen.append(bool(file.get_slice(f"{source}/present")[level]))
         return np.stack(views), np.array(seen)
 
+    def _window(self, views: np.ndarray, names: Sequence[View], rng: np.random.Generator | None) -> np.ndarray:
+        """The slices (V, T, S, S) that the network sees of views whose files hold some more at either end."""
+        spare = (views.shape[1] - self.spec.slices) // 2
+        if not spare:
+            return views
+        none: Shares = (1.0,)
+        drawn = [0 if rng is None else draw(rng, self.shares.get(series_of(name), none)) for name in names]
+        starts = [spare + min(max(shift, -spare), spare) for shift in drawn]
+        return np.stack([view[at : at + self.spec.slices] for view, at in zip(views, starts, strict=True)])
+
     def _drop(self, seen: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         kept = seen & (rng.random(len(seen)) >= self.spec.view_dropout)
         return kept if kept.any() else seen
 
-    def _draw(self, view: View, rng: np.random.Generator) -> augment.Draw:
-        draw = augment.draw(rng, self.training.augment, self.spec.slices, shuffle=view.startswith("axial"))
+    def _turns(self, names: Sequence[View], rng: np.random.Generator | None) -> Turns:
+        if rng is None:
+            return Turns(mirrored=False, backwards=False, columns=False, rows=False)
+        axial = [name.startswith("axial") for name in names]
+        return turns(rng, self.training.augment, sagittal=not all(axial), axial=any(axial))
+
+    def _draw(self, view: View, rng: np.random.Generator, turn: Turns) -> augment.Draw:
+        axial = view.startswith("axial")
+        turned = {"columns": turn.columns and not axial, "rows": turn.rows}
+        draw = augment.draw(rng, self.training.augment, self.spec.slices, shuffle=axial, **turned)
         jitter = rng.normal(0, self.training.keypoint_jitter_mm / self.spec.roi_mm, 2)
         return draw | {"shift": (draw["shift"] + jitter).astype(np.float32)}
+
+
+def series_of(view: View) -> SeriesType:
+    """The series type that a view is cut from."""
+    if view.startswith("axial"):
+        return "axial_t2"
+    return "sagittal_t2" if view == "sagittal_t2" else "sagittal_t1"

@@ -15,6 +15,7 @@ from lumbar.keypoints.mirror import mirror_stack
 from lumbar.recipe.detector import DetectorSpec
 from lumbar.recipe.settings import Training
 from lumbar.training.data import augment
+from lumbar.training.data.turns import turns
 
 
 class StackSamples:
@@ -47,6 +48,10 @@ class StackSamples:
         out: dict[str, Any] = {"image": image, "points": points, "mm_per_px": scale}
         if rng is None:
             return out
-        if rng.random() < self.training.augment.mirror_p:
+        axial = self.spec.series_type.startswith("axial")
+        turn = turns(rng, self.training.augment, sagittal=not axial, axial=axial)
+        if turn.mirrored:
             out["image"], out["points"] = mirror_stack(out["image"], points, flip, self.spec)
-        return out | augment.draw(rng, self.training.augment, len(image))
+        if turn.backwards:
+            out["image"] = out["image"][::-1].copy()
+        return out | augment.draw(rng, self.training.augment, len(image), columns=turn.columns, rows=turn.rows)

@@ -15,7 +15,9 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from lumbar.issues import InputError
+from lumbar.recipe.augment import Augment
 from lumbar.recipe.settings import Loop, Training
+from lumbar.training.loop.mix import with_partner
 
 Batch = dict[str, Tensor]
 Key = tuple[int, int]  # epoch (negative: validation) and sample
@@ -78,13 +80,17 @@ class Plan:
 class _Loadable(Dataset):  # type: ignore[type-arg]
     """Samples by (epoch, index); a negative epoch means validation."""
 
-    def __init__(self, samples: Samples, seed: int) -> None:
-        self.samples, self.seed = samples, seed
+    def __init__(self, samples: Samples, seed: int, augment: Augment | None) -> None:
+        self.samples, self.seed, self.augment = samples, seed, augment
 
     def __getitem__(self, key: Key) -> dict[str, Any]:
         epoch, index = key
         rng = None if epoch < 0 else np.random.default_rng([self.seed, epoch, index])
-        return self.samples.sample(index, rng)
+        own = self.samples.sample(index, rng)
+        if epoch < 0 or self.augment is None or self.augment.mix == "none":
+            return own
+        words = (self.seed, epoch, index)
+        return with_partner(own, self.samples.sample, len(self.samples.studies), words, self.augment)
 
 
 def validation(studies: np.ndarray, size: int, rank: int = 0, world: int = 1) -> list[list[Key]]:
@@ -99,14 +105,21 @@ def validation(studies: np.ndarray, size: int, rank: int = 0, world: int = 1) ->
     return [batch for batch in batches if batch]
 
 
-def load(samples: Samples, seed: int, batches: list[list[Key]], loop: Loop, device: torch.device) -> Iterator[Batch]:
-    """Batches on the device, loaded ahead by worker processes where the recipe wants some.
+def load(
+    samples: Samples,
+    seed: int,
+    batches: list[list[Key]],
+    loop: Loop,
+    device: torch.device,
+    augment: Augment | None = None,
+) -> Iterator[Batch]:
+    """Batches on the device, loaded ahead by worker processes where the recipe wants some; mixed as `augment` says.
 
     Raises InputError where a worker dies (out of memory) instead of waiting for ever.
     """
     workers = min(loop.workers, len(batches))
     loader = DataLoader(
-        _Loadable(samples, seed),
+        _Loadable(samples, seed, augment),
         batch_sampler=batches,  # type: ignore[arg-type]
         num_workers=workers,
         pin_memory=device.type == "cuda",

@@ -13,6 +13,7 @@ from lumbar.compute.tensors import load_tensors
 from lumbar.files import write
 from lumbar.issues import InputError
 from lumbar.training.data.packs import read_header
+from lumbar.training.loop.optimizer import counters, with_counters
 
 Tensors = dict[str, Tensor]
 
@@ -40,7 +41,9 @@ class State:
         for index, values in self.optimizer.state_dict()["state"].items():
             tensors |= {f"optimizer/{index}/{name}": torch.as_tensor(value) for name, value in values.items()}
         scaler = self.scaler.state_dict() if self.scaler is not None else {}
-        _write(self.path, tensors, fingerprint=self.fingerprint, progress=asdict(progress), scaler=scaler)
+        counted = counters(self.optimizer)
+        header = {"progress": asdict(progress), "scaler": scaler} | ({"counters": counted} if counted else {})
+        _write(self.path, tensors, fingerprint=self.fingerprint, **header)
 
     def restore(self, progress: Any) -> None:
         """Go back to the checkpoint, in place; nothing happens where there is none of this fingerprint."""
@@ -55,7 +58,8 @@ class State:
         for key, value in _below(tensors, "optimizer/").items():
             index, _, name = key.partition("/")
             states.setdefault(int(index), {})[name] = value
-        self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": states})
+        stored = {**self.optimizer.state_dict(), "state": states}
+        self.optimizer.load_state_dict(with_counters(stored, header.get("counters", [])))
         if self.scaler is not None and header["scaler"]:
             self.scaler.load_state_dict(header["scaler"])
         for name, value in header["progress"].items():

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from lumbar.recipe.detector import DetectorSpec
 from lumbar.recipe.settings import Training
 from lumbar.training.data import augment
-from lumbar.training.loop import losses
+from lumbar.training.loop import losses, mix
 from lumbar.training.loop.loop import Batch, Term
 
 
@@ -30,9 +30,14 @@ class HeatmapObjective:
     def terms(self, network: nn.Module, batch: Batch, *, train: bool) -> Mapping[str, Term]:
         """Terms `heatmap` and, in validation, `error_mm`."""
         images, points = self.inputs(batch)
+        partner, mixed = mix.partner_of(batch), None
+        if train and partner is not None:
+            others, other_points = self.inputs(partner)
+            images, share = mix.images(images, others, batch)
+            mixed = other_points, share
         predicted = network(images)
         weight, at_any = self.training.heatmap_weight, self.training.heatmap_weight_at == "any"
-        parts = losses.heatmap_loss(predicted, points, self.spec.sigma_px, weight, at_any=at_any)
+        parts = losses.heatmap_loss(predicted, points, self.spec.sigma_px, weight, at_any=at_any, mixed=mixed)
         terms = {"heatmap": Term(*parts)}
         if not train:
             flat = predicted.float().flatten(2).argmax(-1)

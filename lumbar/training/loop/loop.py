@@ -24,8 +24,13 @@ from lumbar.recipe.settings import Loop, Training
 from lumbar.terminal import bar as progress_bar
 from lumbar.training.loop import checkpoint
 from lumbar.training.loop.batches import Batch, Plan, Samples, load, validation
+from lumbar.training.loop.beginning import freeze, rest
 from lumbar.training.loop.learning_rate import learning_rate
+from lumbar.training.loop.optimizer import make_optimizer
 from lumbar.training.loop.shared_norm import share_norms
+
+#: What the names of terms begin with that are parts of the official score.
+SCORE = "score_"
 
 
 @dataclass(frozen=True)
@@ -69,13 +74,13 @@ class Progress:
     epoch: int = 0
     batch: int = 0  # batches of this epoch that are done
     best_epoch: int = -1
-    best_loss: float = math.inf
+    best_loss: float = math.inf  # or another figure, see `Training.best_by`
     sums: dict[str, list[float]] = field(default_factory=dict)  # this epoch's (total, weight, factor) of each term
     history: list[dict[str, Any]] = field(default_factory=list)
 
 
 def fit(job: Job, accelerator: Accelerator, report: Callable[[dict[str, Any]], None]) -> Progress:
-    """Train one member on one fold; `best.safetensors` holds the weights of the epoch with least validation loss.
+    """Train one member on one fold; `best.safetensors` holds the best epoch's weights (see `Training.best_by`).
 
     Goes on from the job's checkpoint where one with the same fingerprint is there. `report(row)` takes a row of metrics
     an epoch, those before the checkpoint once more: whoever was killed may not have had the last. Raises InputError
@@ -87,10 +92,8 @@ def fit(job: Job, accelerator: Accelerator, report: Callable[[dict[str, Any]], N
         network = share_norms(network, accelerator.device)
     if job.training.channels_last:
         network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    optimizer = torch.optim.AdamW(
-        network.parameters(), lr=job.training.learning_rate, weight_decay=job.training.weight_decay
-    )
-    wrapped, optimizer = accelerator.prepare(network, optimizer)
+    freeze(network, job.training.frozen)
+    wrapped, optimizer = accelerator.prepare(network, make_optimizer(network, job.training))
     plain = accelerator.unwrap_model(wrapped)
     average = copy.deepcopy(plain).requires_grad_(False) if job.training.ema_decay else None
     progress = Progress()
@@ -128,8 +131,10 @@ def _epoch(
 ) -> None:
     """The rest of one epoch, from `progress.batch` on."""
     network.train()
+    rest(accelerator.unwrap_model(network), job.training.frozen)
     keys = plan.epoch(progress.epoch)[progress.batch :]
-    for batch in load(job.train, job.seed, keys, job.loop, accelerator.device):
+    augment = job.training.augment
+    for batch in load(job.train, job.seed, keys, job.loop, accelerator.device, augment):
         _seed(job.seed, progress.epoch, progress.batch)  # in every process: what it draws belongs to the batch
         group = plan.group(progress.batch)
         progress.batch += 1
@@ -180,6 +185,7 @@ def _close_epoch(
     """Validate, keep the weights if they are the best yet, move on to the next epoch and write the checkpoint."""
     valid, factors = validate(job, accelerator, network)
     loss = sum(factors[name] * value for name, value in valid.items() if factors[name])
+    figure = _figure(job, loss, valid)
     if not math.isfinite(loss):
         raise _diverged(job, accelerator, progress, state)
     trained = _mean_loss(progress.sums)
@@ -193,14 +199,23 @@ def _close_epoch(
         **{f"valid_{name}": value for name, value in valid.items()},
         "samples_per_s": round(speed, 1),
     }
-    if loss < progress.best_loss or progress.best_epoch < 0:
-        progress.best_loss, progress.best_epoch = loss, progress.epoch + 1
+    if job.training.best_by == "score":
+        row["valid_score"] = figure
+    if figure < progress.best_loss or progress.best_epoch < 0 or job.training.best_by == "last":
+        progress.best_loss, progress.best_epoch = figure, progress.epoch + 1
         if accelerator.is_main_process:
             checkpoint.write_weights(network, job.folder / "best.safetensors", job.fingerprint, progress.best_epoch)
     progress.history.append(row)
     progress.epoch, progress.batch, progress.sums = progress.epoch + 1, 0, {}
     state.save(progress, accelerator.is_main_process)
     return row
+
+
+def _figure(job: Job, loss: float, valid: Mapping[str, float]) -> float:
+    """What the best epoch is chosen by; of the parts of the official score their mean, as of the score itself."""
+    if job.training.best_by == "score":
+        return float(np.mean([value for name, value in valid.items() if name.startswith(SCORE)]))
+    return valid[job.training.best_by] if job.training.best_by == "error_mm" else loss
 
 
 def _mean_loss(sums: Mapping[str, list[float]]) -> float:

@@ -5,6 +5,7 @@ import torch.nn.functional as nnf
 from torch import Tensor
 
 from lumbar.labels import SEVERITIES, SEVERITY_WEIGHTS
+from lumbar.training.loop.mix import labels as mixed_labels
 from lumbar.training.loop.targets import heatmaps
 
 EMPTY = -1  # a label that is not known
@@ -12,16 +13,25 @@ _SEVERE = SEVERITIES.index("severe")
 
 
 def heatmap_loss(
-    predicted: Tensor, points: Tensor, sigma: float, peak_weight: float = 1.0, *, at_any: bool = False
+    predicted: Tensor,
+    points: Tensor,
+    sigma: float,
+    peak_weight: float = 1.0,
+    *,
+    at_any: bool = False,
+    mixed: tuple[Tensor, Tensor] | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Squared error of maps (B, K, S, S) against Gaussians at points (B, K, 2): mean over a map's pixels, summed over
     maps; and the number of maps.
 
     `peak_weight` above 1 counts errors near a peak up to so many times: without it a small network from random weights
     answers zero everywhere for a long time. 1 is the original's plain MSE. With `at_any` that holds near the peak of
-    any map of the image, so that lighting up at another map's point costs as much as missing one's own.
+    any map of the image, so that lighting up at another map's point costs as much as missing one's own. `mixed`: points
+    of partners and the share (B,) that is their own, as the pictures were mixed.
     """
     target = heatmaps(points, predicted.shape[-1], sigma)
+    if mixed is not None:
+        target = mixed_labels(target, heatmaps(mixed[0], predicted.shape[-1], sigma), mixed[1])
     error = (predicted.float() - target) ** 2
     if peak_weight != 1:
         near = target.amax(1, keepdim=True) if at_any else target
@@ -29,15 +39,32 @@ def heatmap_loss(
     return error.mean((-2, -1)).sum(), error.new_tensor(error.shape[0] * error.shape[1])
 
 
-def severity_loss(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+def severity_loss(logits: Tensor, labels: Tensor, *, weighted: bool = True) -> tuple[Tensor, Tensor]:
     """Cross entropy of logits (…, 3) weighted 1/2/4 by the true severity, summed; and the sum of the weights.
 
-    `labels` (…) are places in `SEVERITIES`; `EMPTY` ones count nothing and get no gradient.
+    `labels` (…) are places in `SEVERITIES`; `EMPTY` ones count nothing and get no gradient. Not `weighted`, all
+    severities count alike.
     """
-    weights = logits.new_tensor(list(SEVERITY_WEIGHTS.values()), dtype=torch.float32)
+    weights = _weights(logits, weighted=weighted)
     flat, truth = logits.float().flatten(0, -2), labels.flatten()
     loss = nnf.cross_entropy(flat, truth, weight=weights, ignore_index=EMPTY, reduction="sum")
     return loss, torch.where(truth == EMPTY, 0.0, weights[truth.clamp_min(0)]).sum()
+
+
+def distribution_loss(logits: Tensor, targets: Tensor, *, weighted: bool = True) -> tuple[Tensor, Tensor]:
+    """`severity_loss` of logits (…, 3) for targets (…, 3): shares of the severities, all zero where unknown."""
+    wanted = targets.float() * _weights(logits, weighted=weighted)
+    return -(wanted * logits.float().log_softmax(-1)).sum(), wanted.sum()
+
+
+def distributions(labels: Tensor) -> Tensor:
+    """Labels (…) as targets (…, 3) of `distribution_loss`."""
+    return nnf.one_hot(labels.clamp_min(0), len(SEVERITIES)).float() * (labels != EMPTY)[..., None]
+
+
+def _weights(logits: Tensor, *, weighted: bool) -> Tensor:
+    values = list(SEVERITY_WEIGHTS.values()) if weighted else [1.0] * len(SEVERITIES)
+    return logits.new_tensor(values, dtype=torch.float32)
 
 
 def any_severe_loss(logits: Tensor, labels: Tensor, studies: Tensor) -> tuple[Tensor, Tensor]:

@@ -25,14 +25,15 @@ _SCORES: Final = TypeAdapter(dict[str, dict[str, float | None]])
 
 
 def make_bundle(run: Path, out: Path, precision: Precision = "float16") -> Bundle:
-    """Write the bundle of a finished run: every member of every trained fold.
+    """Write the bundle of a finished run: every member that the recipe does not leave out, every fold it trained.
 
     Raises InputError where training has not ended.
     """
     folder = RunFolder(Path(run))
     recipe = folder.recipe()
     folder.check_finished()
-    names = {name: [_member_name(recipe, name, fold) for fold in recipe.folds.train] for name in recipe.stage2.members}
+    graders = recipe.stage2.bundled()
+    names = {name: [_member_name(recipe, name, fold) for fold in recipe.folds_of(name)] for name in graders}
     blend = bundled(folder, names)
     prior = blend.blender.prior if isinstance(blend, FittedBlend) else weighted_prior(folder.labels(), 0.5)
     return save_bundle(
@@ -48,22 +49,26 @@ def make_bundle(run: Path, out: Path, precision: Precision = "float16") -> Bundl
 
 def _weights(folder: RunFolder, recipe: Recipe) -> Iterator[Weights]:
     scores, ranks = _scores(folder), _ranks(folder, recipe)
-    for fold in recipe.folds.train:
-        for name, member in recipe.members().items():
-            result = folder.result(name, fold)
-            assert result is not None
-            network = build_network(member.spec)
-            checkpoint.read_weights(network, folder.member(name, fold) / "best.safetensors")
-            valid = {key: round(value, 5) for key, value in result["best"].items() if key.startswith("valid_")}
-            yield Weights(
-                _member_name(recipe, name, fold),
-                member.spec,
-                network.state_dict(),
-                fold=fold,
-                saw=result["saw"],
-                scores=valid | scores.get(name, {}),
-                rank=ranks.get((name, fold)),
-            )
+    for name, fold in _bundled(recipe):
+        result, spec = folder.result(name, fold), recipe.members()[name].spec
+        assert result is not None
+        network = build_network(spec)
+        checkpoint.read_weights(network, folder.member(name, fold) / "best.safetensors")
+        valid = {key: round(value, 5) for key, value in result["best"].items() if key.startswith("valid_")}
+        yield Weights(
+            _member_name(recipe, name, fold),
+            spec,
+            network.state_dict(),
+            fold=fold,
+            saw=result["saw"],
+            scores=valid | scores.get(name, {}),
+            rank=ranks.get((name, fold)),
+        )
+
+
+def _bundled(recipe: Recipe) -> list[tuple[str, int]]:
+    """The members and folds that a bundle holds."""
+    return [(name, fold) for name, fold in recipe.to_train() if recipe.members()[name].training.bundled]
 
 
 def _member_name(recipe: Recipe, name: str, fold: int) -> str:
@@ -90,15 +95,15 @@ def _ranks(folder: RunFolder, recipe: Recipe) -> dict[tuple[str, int], int]:
     A member's first fold is worth more than any member's second one: other networks add more than other folds do.
     """
     tasks: dict[str, list[tuple[float, str]]] = {}
-    for name, member in recipe.stage2.members.items():
-        found = [folder.result(name, fold) for fold in recipe.folds.train]
+    for name, member in recipe.stage2.bundled().items():
+        found = [folder.result(name, fold) for fold in recipe.folds_of(name)]
         loss = float(np.mean([result["best"]["valid_loss"] for result in found if result is not None]))
         tasks.setdefault(member.spec.task, []).append((loss, name))  # type: ignore[union-attr]
     return {
         (name, fold): 1 + turn * len(members) + place
         for members in tasks.values()
         for place, (_, name) in enumerate(sorted(members))
-        for turn, fold in enumerate(recipe.folds.train)
+        for turn, fold in enumerate(recipe.folds_of(name))
     }
 
 
@@ -107,11 +112,12 @@ def make_random_bundle(recipe_path: Path, out: Path, seed: int = 0) -> Bundle:
     recipe = load_recipe(Path(recipe_path))
 
     def weights() -> Iterator[Weights]:
-        for fold in recipe.folds.train:
-            for number, (name, member) in enumerate(recipe.members().items()):
-                torch.manual_seed(seed + 1000 * fold + number)
-                state = build_network(member.spec).state_dict()
-                yield Weights(f"{name}_fold{fold}", member.spec, state, fold=fold, saw="nothing: random weights")
+        numbers = {name: number for number, name in enumerate(recipe.members())}
+        for name, fold in _bundled(recipe):
+            spec = recipe.members()[name].spec
+            torch.manual_seed(seed + 1000 * fold + numbers[name])
+            state = build_network(spec).state_dict()
+            yield Weights(f"{name}_fold{fold}", spec, state, fold=fold, saw="nothing: random weights")
 
     prior = np.full((len(CONDITIONS), len(LEVELS), 3), 1 / 3)
     return save_bundle(

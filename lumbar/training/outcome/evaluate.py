@@ -33,7 +33,7 @@ def evaluate(run: Path) -> str:
     folder.check_finished()
     recipe = folder.recipe()
     found, told = folder.keypoints(recipe.folds.train), folder.labelled_keypoints(recipe.folds.train)
-    names = [*recipe.stage2.members, "blend"]
+    names = [*recipe.stage2.bundled(), "blend"]
     studies, codes = label_codes(folder.labels().loc[sorted(found)])
     tables = {name: prediction_array(read_predictions(folder.prediction_file(name)), studies) for name in names}
     prior = np.broadcast_to(weighted_prior(folder.labels().loc[sorted(found)]), (len(studies), 5, 5, 3))

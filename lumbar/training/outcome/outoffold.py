@@ -14,7 +14,8 @@ from lumbar.files.write import write_json, writing_into
 from lumbar.grading.grade import grade, softmax
 from lumbar.grading.regions import cut_all_regions, region_key
 from lumbar.keypoints.detect import detect
-from lumbar.recipe.recipe import Stage
+from lumbar.labels import CONDITIONS, LEVELS, SEVERITIES
+from lumbar.recipe.recipe import Recipe, Stage
 from lumbar.study.keypoint import Keypoint
 from lumbar.training.data.labelled import label_keypoints
 from lumbar.training.data.packs import fingerprint
@@ -24,10 +25,15 @@ from lumbar.training.outcome.blending import blend_run
 from lumbar.training.setup import Setup
 
 
+def speaking(recipe: Recipe, stage: Stage[Any], fold: int) -> dict[str, Any]:
+    """The members of a stage that answer for a fold's held-out studies: bundled, and trained on the others."""
+    return {name: member for name, member in stage.bundled().items() if fold in recipe.folds_of(name)}
+
+
 def trained_networks(setup: Setup, stage: Stage[Any], fold: int) -> dict[str, tuple[Any, torch.nn.Module]]:
-    """Networks of one stage and fold with their best weights, on the run's device: name to (spec, network)."""
+    """Networks of one stage that answer for a fold, with their best weights, on the run's device: (spec, network)."""
     out = {}
-    for name, member in stage.members.items():
+    for name, member in speaking(setup.recipe, stage, fold).items():
         spec = member.spec
         network = build_network(spec)
         checkpoint.read_weights(network, setup.folder.member(name, fold) / "best.safetensors")
@@ -41,7 +47,7 @@ def find_keypoints(setup: Setup, fold: int) -> None:
     Skipped where the file is there and was made by the same detectors from the same studies.
     """
     path, studies = setup.folder.keypoint_file(fold), setup.held_out(fold)
-    results = [setup.folder.result(name, fold) for name in setup.recipe.stage1.members]
+    results = [setup.folder.result(name, fold) for name in speaking(setup.recipe, setup.recipe.stage1, fold)]
     sources = [setup.source(study) for study in studies]
     made_from = fingerprint([found and found["fingerprint"] for found in results], sources)
     if setup.folder.keypoint_fingerprint(fold) == made_from:
@@ -70,13 +76,16 @@ def grade_held_out(setup: Setup) -> None:
     Skipped where the tables were made from the same networks and keypoints.
     """
     folds = setup.recipe.folds.train
-    results = [setup.folder.result(name, fold) for fold in folds for name in setup.recipe.stage2.members]
+    graded = [(name, fold) for fold in folds for name in speaking(setup.recipe, setup.recipe.stage2, fold)]
+    results = [setup.folder.result(name, fold) for name, fold in graded]
     points = [setup.folder.keypoint_fingerprint(fold) for fold in folds]
     made_from = fingerprint([found and found["fingerprint"] for found in results], points, setup.recipe.blend.method)
     if setup.folder.prediction_fingerprint() == made_from:
         return
     keypoints = setup.folder.keypoints(setup.recipe.folds.train)
-    tables: dict[str, dict[int, np.ndarray]] = {name: {} for name in setup.recipe.stage2.members}
+    silent = np.full((len(CONDITIONS), len(LEVELS), len(SEVERITIES)), np.nan)  # of folds that a member does not train
+    names = setup.recipe.stage2.bundled()
+    tables = {name: dict.fromkeys(setup.in_trained_folds(), silent) for name in names}
     for fold in setup.recipe.folds.train:
         graders = trained_networks(setup, setup.recipe.stage2, fold)
         one = functools.partial(_grade, setup, graders, keypoints, tables)

@@ -44,7 +44,7 @@ def show_batches(
     a picture of such a name is none of ours.
     """
     recipe = load_recipe(Path(recipe_path), overrides)
-    kind = "found" if trained is not None and recipe.stage2.keypoints == "out_of_fold" else "labels"
+    kind = "found" if trained is not None and recipe.stage2.keypoints != "labels" else "labels"
     check_apart(out, Path(data_folder) / "train_images")
     data = open_checked(Path(data_folder), recipe)
     paths = {name: Path(out) / f"{name}.png" for name in recipe.members()}

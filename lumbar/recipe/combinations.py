@@ -1,0 +1,122 @@
+"""What does not go together in a recipe: a sentence for each, all of them at once. No torch."""
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+
+from lumbar.issues import cut, few
+from lumbar.recipe.detector import DetectorSpec
+from lumbar.recipe.grader import GraderSpec
+from lumbar.recipe.losses import OF_ANSWERS, OF_GRADERS, losses_of
+from lumbar.recipe.settings import MOST_SHIFT, Training
+
+Members = Mapping[str, tuple[DetectorSpec | GraderSpec, Training]]
+
+
+def faults(members: Members, folds: Sequence[int]) -> list[str]:
+    """What is wrong with members in the order of a recipe that trains `folds`: a sentence each, with the remedy."""
+    found: dict[str, str] = {}  # by what is wrong: members share settings
+    before: dict[str, Training] = {}
+    for name, (spec, training) in members.items():
+        for wrong in [*_own(spec, training), *_among(training, before, folds)]:
+            found.setdefault(wrong, f"{name}: {wrong}")
+        before[name] = training
+    return [*found.values(), *_left_without(members, folds)]
+
+
+def _own(spec: DetectorSpec | GraderSpec, training: Training) -> Iterator[str]:
+    """What is wrong with one member, whatever else there is."""
+    detects = isinstance(spec, DetectorSpec)
+    yield from _losses(spec, training)
+    yield from _mixing(spec, training)
+    if training.floor and training.schedule in ("step", "constant"):
+        yield f"floor is where a falling rate ends, and schedule = {training.schedule!r} has no end; leave it out"
+    if training.schedule == "one_cycle" and training.warmup > 0.95:
+        yield "one_cycle falls after its warm-up; set warmup to 0.95 or less"
+    if training.fresh and not training.begins_with:
+        yield "fresh names what begins anew in a member that begins with another; name that as begins_with"
+    if training.soft_mix and not training.soft_labels:
+        yield "soft_mix mixes labels with a table's; name the table as soft_labels"
+    if detects and training.soft_labels:
+        yield "soft_labels are severities, and a detector has none; write it below [stage2]"
+    if detects and training.slice_shift:
+        yield "slice_shift moves the windows of graders' regions; write it below [stage2]"
+    if not isinstance(training.slice_shift, str) and training.slice_shift:
+        shares = training.slice_shift
+        if not math.isclose(sum(shares), 1, abs_tol=1e-6):
+            yield f"slice_shift holds probabilities of 0, ±1, ±2 … slices; they sum to {sum(shares):g}, not 1"
+        if not detects and spec.preprocessing.window_end == "zeros":
+            yield 'slice_shift needs preprocessing.window_end = "repeat": other windows stop at a series\' ends'
+        if len(shares) > MOST_SHIFT + 1:
+            yield f"slice_shift names {len(shares) - 1} shifts; at most {MOST_SHIFT} are taken"
+    if training.best_by == ("score" if detects else "error_mm"):
+        other, kind = ("error_mm", "a detector") if detects else ("score", "a grader")
+        yield f"best_by = {training.best_by!r} is no figure of {kind}; take {other!r}, 'loss' or 'last'"
+
+
+def _losses(spec: DetectorSpec | GraderSpec, training: Training) -> Iterator[str]:
+    detects = isinstance(spec, DetectorSpec)
+    known = OF_ANSWERS[spec.answer] if isinstance(spec, DetectorSpec) else OF_GRADERS
+    for word in training.loss:
+        if word not in known:
+            what = f"answer {spec.answer!r}" if isinstance(spec, DetectorSpec) else "a grader"
+            yield f"loss names {cut(word, 40)!r}, and {what} has no such output; known: {', '.join(known)}"
+    if training.loss and not detects and "severity" not in training.loss and training.bundled:
+        yield "loss leaves out the severities, which is what a grader answers; add severity, or set bundled to false"
+    olds = {"any_severe_weight": "any_severe", "auxiliary_weight": "slices"}
+    for old, word in olds.items():
+        if training.loss and getattr(training, old):
+            yield f"{old} and loss say the same; write loss = {{ {word} = {getattr(training, old):g}, … }} alone"
+
+
+def _mixing(spec: DetectorSpec | GraderSpec, training: Training) -> Iterator[str]:
+    augment = training.augment
+    if augment.mix == "none":
+        return
+    wanted = losses_of(spec, training)
+    if isinstance(spec, DetectorSpec):
+        if augment.mix == "cutmix" or augment.mix_on == "features":
+            yield "a detector's pictures can be mixed by mixup of images only; set augment.mix to mixup"
+        if spec.answer != "heatmaps" or not set(wanted) <= {"mse", "bce"}:
+            yield "maps can be mixed where the loss is mse or bce of heatmaps; set augment.mix to none"
+    elif more := sorted(set(wanted) - {"severity", "slices", "views", *_WHOLE}):
+        yield f"mixed samples have no label for the loss {more[0]!r}; leave it out or set augment.mix to none"
+
+
+#: Losses of whole studies, which mixed samples still are where one holds all levels.
+_WHOLE: tuple[str, ...] = ()
+
+
+def _among(training: Training, before: Mapping[str, Training], folds: Sequence[int]) -> Iterator[str]:
+    """What is wrong with a member beside those that stand before it and the recipe's folds."""
+    own = training.folds or tuple(folds)
+    if strange := sorted(set(own) - set(folds)):
+        yield f"folds names {few([str(fold) for fold in strange])}, which folds.train leaves out; name some of it"
+    if len(set(own)) < len(own):
+        yield "folds names a fold twice; name each once"
+    if not training.begins_with:
+        return
+    begun = before.get(training.begins_with)
+    if begun is None:
+        named = f"begins_with = {cut(training.begins_with)!r}"
+        yield f"{named} is no member that stands before it; known there: {few(list(before)) or 'none'}"
+    elif missing := sorted(set(own) - set(begun.folds or folds)):
+        yield f"begins with {training.begins_with!r}, which does not train fold {missing[0]}; let both train the same"
+
+
+def _left_without(members: Members, folds: Sequence[int]) -> Iterator[str]:
+    """Folds in which no detector finds what others of its series type find elsewhere; stages without any result."""
+    kept = [(spec, training) for spec, training in members.values() if training.bundled]
+    for stage, kind in (("stage1", DetectorSpec), ("stage2", GraderSpec)):
+        if not any(isinstance(spec, kind) for spec, _ in kept):
+            yield f"{stage}: every member has bundled = false, so nothing is left that answers; keep one"
+    steps: dict[tuple[str, str, str], set[int]] = {}
+    for spec, training in kept:
+        if isinstance(spec, DetectorSpec):
+            step = (spec.series_type, spec.placed, spec.shows)
+            steps.setdefault(step, set()).update(training.folds or folds)
+    for (series_type, place, _), trained in steps.items():
+        if lacking := sorted(set(folds) - trained):
+            yield (
+                f"stage1: no detector of {series_type} ({place}) trains fold {lacking[0]}, so nothing would be found "
+                "there; let one train it"
+            )

@@ -1,0 +1,73 @@
+"""A whole run with what a recipe can ask of training beside the plain: steps, folds, soft labels, shifts, mixing."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from safetensors.torch import load_file
+
+import train_utils
+from lumbar.bundle.bundle import load_bundle
+from lumbar.labels import SEVERITIES, row_ids
+from lumbar.training.folder import RunFolder
+from tests.support.worlds import small_phantoms
+from tests.test_training_run import RECIPE
+
+STEPS = """
+[stage2.members.first]
+task = "foraminal"
+bundled = false
+class_weights = "none"
+augment = { mix = "cutmix", mix_alpha = 4.0, reverse_p = 0.5, flip_rows_p = 0.5, holes_p = 1.0, holes = 3 }
+[stage2.members.second]
+task = "foraminal"
+begins_with = "first"
+fresh = ["head"]
+frozen = ["encoders"]
+folds = [0]
+best_by = "score"
+optimizer = "radam_lookahead"
+soft_mix = 0.5
+slice_shift = "own"
+augment = { mix = "mixup", mix_on = "features", distort = 0.03 }
+"""
+
+
+@pytest.mark.slow
+def test_two_steps_of_a_member_on_one_fold_soft_labels_and_the_detectors_own_shifts(tmp_path: Path) -> None:
+    data = small_phantoms(tmp_path / "data", 5, 3, {4: {"without_t1": True}})
+    ids = [row for study in pd.read_csv(data / "train.csv")["study_id"] for row in row_ids(int(study))]
+    pd.DataFrame({"row_id": ids} | dict(zip(SEVERITIES, (0.2, 0.3, 0.5), strict=True))).to_csv(
+        tmp_path / "soft.csv", index=False
+    )
+    text = RECIPE.replace("any_severe_weight = 0.5\n", "").replace(
+        "[stage2]\n", f'[stage2]\nsoft_labels = "{tmp_path / "soft.csv"}"\nkeypoints = "out_of_fold_or_label"\n'
+    )
+    (tmp_path / "tiny.toml").write_text(text + STEPS, encoding="utf-8")
+    run = tmp_path / "run"
+    words = ["--recipe", str(tmp_path / "tiny.toml"), "--data", str(data), "--out", str(run)]
+    assert train_utils.main(["train", *words]) == 0
+    folder, folds = RunFolder(run), pd.read_csv(run / "folds.csv").set_index("study_id")["fold"]
+    assert folder.untrained() == []
+    begun, then = (load_file(folder.member(name, 0) / "best.safetensors") for name in ("first", "second"))
+    assert all((begun[name] == value).all() for name, value in then.items() if name.startswith("encoders"))
+    assert not (begun["head.weight"] == then["head.weight"]).all()
+    assert not folder.prediction_file("first").exists()
+    spoken = {int(row.split("_")[0]) for row in pd.read_csv(folder.prediction_file("second"))["row_id"]}
+    assert spoken
+    assert all(folds[study] == 0 for study in spoken)  # of other folds' studies nothing is said
+    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
+    (chosen,) = (row for row in rows if row["member"] == "second")
+    assert chosen["valid_score"] == pytest.approx(chosen["valid_score_foraminal"])
+    for command in (["evaluate", "--run", str(run)], ["bundle", "--run", str(run), "--out", str(tmp_path / "bundle")]):
+        assert train_utils.main(command) == 0
+    names = {member.name for member in load_bundle(tmp_path / "bundle").manifest.members}
+    assert "second_fold0" in names
+    assert not {"second_fold1", "first_fold0", "first_fold1"} & names
+    blend = pd.read_csv(folder.prediction_file("blend"))
+    assert np.isfinite(blend[list(SEVERITIES)].to_numpy()).all()
+    times = {path: path.stat().st_mtime_ns for path in run.rglob("*.safetensors")}
+    assert train_utils.main(["train", *words]) == 0
+    assert times == {path: path.stat().st_mtime_ns for path in run.rglob("*.safetensors")}
