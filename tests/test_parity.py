@@ -22,8 +22,8 @@ from lumbar.ensemble.average import blend
 from lumbar.grading.grade import grade, softmax
 from lumbar.grading.regions import Regions, cut_region, cut_regions
 from lumbar.keypoints.answers.heatmaps import decode
-from lumbar.keypoints.detect import heatmaps
 from lumbar.keypoints.stacks import Stack, axial_stacks, sagittal_stacks
+from lumbar.keypoints.steps import raw_answers
 from lumbar.labels import CONDITIONS, LEVELS, SIDES, Condition, Level, row_ids
 from lumbar.recipe.detector import DetectorSpec
 from lumbar.recipe.grader import GraderSpec
@@ -211,7 +211,7 @@ def test_detectors_give_the_original_heatmaps_and_points(series_type):
     name = DETECTORS[series_type]
     spec = SPECS[series_type]
     assert isinstance(spec, DetectorSpec)
-    maps = heatmaps(stacks(series_type), [(spec, network(series_type))], torch.device("cpu"))
+    maps = raw_answers(stacks(series_type), [(spec, network(series_type))], torch.device("cpu"))
     assert maps[:, :, ::8, ::8] == pytest.approx(recorded(f"stage1/heatmap_{name}_stride8.npy"), abs=TOLERANCE)
     expected = recorded("stage1/heatmaps.json")[f"coord_{name}"]["maps"]
     xy_px, peak, _ = decode(maps)

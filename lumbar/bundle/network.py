@@ -89,7 +89,7 @@ def example(spec: DetectorSpec | GraderSpec, device: torch.device | str = "cpu",
     """A member's input for so many samples, all zeros, every view there."""
     side = spec.image_size
     if spec.stage == "keypoints":
-        return torch.zeros(samples, spec.in_chans, side, side, device=device)
+        return torch.zeros(samples, spec.channels, side, side, device=device)
     names = task_of(spec).samples[0].views
     views: dict[str, torch.Tensor] = {
         name: torch.zeros(samples, 1, spec.slices, 1, side, side, device=device) for name in names
@@ -100,7 +100,7 @@ def example(spec: DetectorSpec | GraderSpec, device: torch.device | str = "cpu",
 def samples_of_a_study(spec: DetectorSpec | GraderSpec) -> int:
     """How many samples a member sees of a study that lacks nothing."""
     if spec.stage == "keypoints":
-        return {"sagittal_t2": 1, "sagittal_t1": 2, "axial_t2": len(LEVELS)}[spec.series_type]
+        return spec.stacks
     return len(LEVELS) * len(task_of(spec).samples)
 
 

@@ -19,13 +19,14 @@ from lumbar.grading import grade
 from lumbar.grading.regions import cut_all_regions, region_key
 from lumbar.issues import InputError, Issue, cut, few
 from lumbar.keypoints import detect
-from lumbar.labels import CONDITIONS, SeriesType
+from lumbar.labels import CONDITIONS
 from lumbar.prediction import networks
 from lumbar.prediction.blend import BundleBlend
 from lumbar.prediction.budget import Budget, enough, ranked_graders
 from lumbar.prediction.case import Case, Step
 from lumbar.prediction.networks import MovedError
 from lumbar.prediction.result import StudyResult, left_out, not_finite
+from lumbar.recipe import chain
 from lumbar.recipe.detector import DetectorSpec
 from lumbar.recipe.grader import GraderSpec
 from lumbar.recipe.views import OWN_VIEW
@@ -62,6 +63,7 @@ class Predictor:
                 f"{bundle.folder}: the bundle lacks {'detectors' if self.graders else 'graders'}; "
                 "prediction needs both stages, make the bundle from a run that finished them"
             )
+        chain.refuse(bundle.manifest.detectors, str(bundle.folder))
         self._lock = threading.Lock()
         self.blend = BundleBlend(bundle, list(self.graders))
         #: Graders that are asked, the most valuable first, and the seconds that each has taken so far.
@@ -87,13 +89,10 @@ class Predictor:
         shared = device.type != "cpu" or not self.networks.stay(detectors)
         self.lanes = 1 if shared else torch.get_num_threads()
         self._shared = shared
-        self.detectors: dict[SeriesType, list[tuple[DetectorSpec, Network]]] = {}
-        for name, spec in detectors.items():
-            self.detectors.setdefault(spec.series_type, []).append((spec, partial(self.networks.call, name)))
-        try:
-            detect.check_detectors(self.detectors)
-        except InputError as error:
-            raise InputError(f"{self.bundle.folder}: {error}") from error
+        #: In the order of the manifest.
+        self.detectors: list[tuple[DetectorSpec, Network]] = [
+            (spec, partial(self.networks.call, name)) for name, spec in detectors.items()
+        ]
 
     def _let_openvino(self, names: list[str]) -> None:
         """Have OpenVINO compute in PyTorch's place, where that pays and moves nothing."""
