@@ -1,10 +1,23 @@
 """What a stack looks like in the mirror: which maps change places, and which axis is turned."""
 
+from typing import Literal
+
 import numpy as np
 
-from lumbar.labels import CONDITIONS, LABEL_COLUMNS, LEVELS, SIDES
+from lumbar.labels import CONDITIONS, KEYPOINT_SERIES, LEVELS
 from lumbar.labels import mirrored as other_side
 from lumbar.recipe.detector import DetectorSpec
+
+
+def mirrored_axis(spec: DetectorSpec) -> Literal["columns", "slices"] | None:
+    """Which axis of a stack the mirror turns: columns of axial images, the slices of sagittal series.
+
+    None: a stack of one side whose slices run from the middle outwards is that of the mirrored study's other side.
+    """
+    if spec.series_type == "axial_t2":
+        return "columns"
+    one_side = spec.series_type == "sagittal_t1" and spec.placed in ("offset", "found")
+    return None if one_side and spec.preprocessing.side_order == "medial" else "slices"
 
 
 def mirror_stack(
@@ -15,22 +28,22 @@ def mirror_stack(
     Sagittal: slices in opposite order; a side's stack that runs from the middle outwards is that of the mirrored
     study's other side as it is. Axial: columns flipped (column x becomes `flip` - x). Maps change sides by name.
     """
-    moved = points[mirrored_maps(spec)].copy()
-    if spec.series_type == "axial_t2":
+    moved, axis = points[mirrored_maps(spec)].copy(), mirrored_axis(spec)
+    if axis == "columns":
         moved[:, 0] = flip - moved[:, 0]
         return image[..., ::-1].copy(), moved
-    if spec.series_type == "sagittal_t1" and spec.preprocessing.side_order == "medial":
-        return image, moved
-    return image[::-1].copy(), moved
+    return image if axis is None else image[::-1].copy(), moved
 
 
 def mirrored_maps(spec: DetectorSpec) -> list[int]:
-    """For each map of a detector, the map that shows the same place of the mirrored study.
+    """For each name of a detector's answer, the one that means the same place of the mirrored study.
 
-    Two maps are left and right; 25 are all conditions with all levels; five are the levels of either side.
+    Left and right of an axial level change places, and all names that stand in the answer with their other side; the
+    five levels of a side's stack are those of either side.
     """
-    if spec.num_classes == len(SIDES):
+    if spec.shows == "stack" and spec.series_type == "axial_t2":
         return [1, 0]
-    if spec.num_classes == len(LABEL_COLUMNS):
-        return [CONDITIONS.index(other_side(name)) * len(LEVELS) + k for name in CONDITIONS for k in range(len(LEVELS))]
-    return list(range(spec.num_classes))
+    if spec.shows == "stack":
+        return list(range(spec.num_classes))
+    listed = [name for name in CONDITIONS if spec.shows == "every" or KEYPOINT_SERIES[name] in spec.types]
+    return [listed.index(other_side(name)) * len(LEVELS) + level for name in listed for level in range(len(LEVELS))]

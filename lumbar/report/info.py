@@ -6,13 +6,14 @@ from lumbar import __version__
 from lumbar.arguments import ARGUMENTS, DEVICES, ENGINES
 from lumbar.ensemble.names import METHOD_NAMES
 from lumbar.grading.networks import registry as graders
-from lumbar.grading.tasks import TASKS, VIEWS
+from lumbar.grading.tasks import TASKS
 from lumbar.issues import CODES
 from lumbar.keypoints.networks import registry as detectors
 from lumbar.labels import CONDITIONS, LEVELS, SERIES_DESCRIPTIONS, SEVERITIES
 from lumbar.recipe.augment import Augment
 from lumbar.recipe.preprocessing import Preprocessing
 from lumbar.recipe.settings import Folds, Training
+from lumbar.recipe.views import VIEWS
 
 
 def info() -> dict[str, Any]:

@@ -1,9 +1,18 @@
 """Keypoints as heatmaps and back: a Gaussian of peak 1 around each point, read by its first maximum. No torch.
 
 Coordinates here are pixels (column, row) of the resized square image that the network sees; pixel centres are integers.
+A map of stride s has one pixel for s x s pixels of that image: its pixel c lies at (c + 1/2) s - 1/2. `shape`, `join`
+and `read` are those of every answer, see `registry`; they take maps (N, K, s, s) and, with `depth`, (N, K, T, s, s).
 """
 
+from collections.abc import Sequence
+from typing import Any
+
 import numpy as np
+
+from lumbar.keypoints.answers.members import finite, joined, library_of
+from lumbar.keypoints.answers.reading import Reading
+from lumbar.recipe.detector import DetectorSpec
 
 #: Half-maximum area of a two-dimensional Gaussian in units of σ²: π r² with r² = 2 ln 2.
 _HALF_MAXIMUM_AREA = 2.0 * np.pi * np.log(2.0)
@@ -15,6 +24,10 @@ _AROUND = np.divmod(np.arange(9), 3)
 #: shows no point, not even a faint one. The shipped detectors' maps rise by more than 0.8 on phantoms, and on noise and
 #: black images, which they answer faintly, by more than 0.009.
 RAISED = 1e-3
+#: The third place: pixels of a map that reach this percentile of it make the box whose centre is the point.
+BOX_PERCENTILE = 99.8
+#: The fourth place: values up to this count nothing, and a map that does not reach it shows nothing.
+LEAST = 0.3
 #: Decimals of a pixel that are kept: below lies what sums in another order change.
 DECIMALS = 3
 
@@ -106,3 +119,77 @@ def confidence(peak: np.ndarray, spread_px: np.ndarray, sigma: float) -> np.ndar
     """
     ratio = np.maximum(np.asarray(spread_px, dtype=np.float64), 1e-6) / sigma
     return np.clip(peak, 0.0, 1.0) * np.minimum(ratio, 1.0 / ratio)
+
+
+def shape(spec: DetectorSpec) -> tuple[int, ...]:
+    """(K, s, s), with a slice axis (K, T, s, s)."""
+    return (spec.num_classes, *((spec.in_chans,) if spec.depth else ()), spec.map_size, spec.map_size)
+
+
+def join(raw: Sequence[Any], how: str = "mean", *, every: bool = False) -> Any:
+    """Mean or median of members' maps (N, K, …), pixel by pixel, see `registry.Answer`.
+
+    A map says nothing where it holds anything but numbers (half precision can overflow), or is flat, see `RAISED`.
+    """
+    sound = [finite(maps, 2) for maps in raw]
+    if not every:
+        sound = [good & raised(maps) for good, maps in zip(sound, raw, strict=True)]
+    return joined(raw, sound, how)
+
+
+def raised(maps: Any) -> Any:
+    """Whether a map (N, K, …) rises above its mean, see `RAISED`: (N, K, 1, …)."""
+    flat = maps.reshape(*maps.shape[:2], -1)
+    peak = library_of(maps).amax(flat, -1)
+    with np.errstate(invalid="ignore"):  # no numbers, no rise
+        rise = peak - flat.mean(-1)
+    return (rise > RAISED * abs(peak).clip(1)).reshape(*maps.shape[:2], *[1] * (maps.ndim - 2))
+
+
+def read(spec: DetectorSpec, raw: np.ndarray) -> Reading:
+    """Maps (N, K, …) float32 as points, by the spec's decode; a map that is NaN anywhere shows nothing.
+
+    maximum: the first maximum of the whole map; between pixels (`refine`) where keypoints are repaired. centroid: of
+    what the map holds above `FLOOR` of its peak. box: centre of the box around the pixels at or above the 99.8th
+    percentile. sums: arg max of the column sums and of the row sums of values above `LEAST`. With a slice axis the
+    slice is that of the first maximum. Peak and spread are those at the maximum, whatever the decode.
+    """
+    silent = ~np.isfinite(raw).reshape(*raw.shape[:2], -1).all(-1)  # (N, K)
+    maps = np.where(silent.reshape(*silent.shape, *[1] * (raw.ndim - 2)), np.float32(0), raw)
+    place = np.full(silent.shape, np.nan)
+    if spec.depth:
+        place = maps.reshape(*maps.shape[:3], -1).max(-1).argmax(-1)  # the first slice that holds the largest value
+        maps = np.take_along_axis(maps, place[..., None, None, None], axis=2)[:, :, 0]
+    pixel, peak, spread = decode(maps)
+    xy = pixel
+    if spec.decoded == "centroid":
+        xy = refine(maps, pixel, maps.shape[-1])
+    elif spec.decoded == "box":
+        xy = _box_centre(maps)
+    elif spec.decoded == "sums":
+        counted = np.where(maps > LEAST, maps, np.float32(0))
+        xy = np.stack([counted.sum(axis).argmax(-1) for axis in (-2, -1)], axis=-1).astype(np.float64)
+        silent = silent | (peak < LEAST)
+    elif spec.preprocessing.keypoints == "repair":
+        xy = refine(maps, pixel, 2 * spec.sigma_px / spec.stride)
+    spread = spread * spec.stride
+    points = np.concatenate([image_px(xy, spec.stride), place[..., None]], axis=-1)
+    points[silent] = np.nan
+    sure = np.where(silent, 0.0, confidence(peak, spread, spec.sigma_px))
+    return Reading(points, sure, peak, spread)
+
+
+def image_px(xy: np.ndarray, stride: int) -> np.ndarray:
+    """Pixels (…, 2) of a map as pixels of the image."""
+    return xy if stride == 1 else (xy + 0.5) * stride - 0.5
+
+
+def _box_centre(maps: np.ndarray) -> np.ndarray:
+    """Points (N, K, 2): the middle of the box around the pixels that reach the map's `BOX_PERCENTILE`."""
+    least = np.percentile(maps.reshape(*maps.shape[:2], -1), BOX_PERCENTILE, axis=-1)
+    high = maps >= least[..., None, None]
+    ends = []
+    for axis in (-2, -1):  # any pixel of a column, of a row
+        there = high.any(axis)
+        ends.append((there.argmax(-1) + there.shape[-1] - 1 - there[..., ::-1].argmax(-1)) / 2)
+    return np.stack(ends, axis=-1)

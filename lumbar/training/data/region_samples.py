@@ -11,12 +11,13 @@ from typing import Any
 import numpy as np
 from safetensors import safe_open
 
-from lumbar.grading.mirror import MIRROR_VIEW, mirror_view
-from lumbar.grading.tasks import OWN_VIEW, TASKS, View
+from lumbar.grading.mirror import mirror_view
+from lumbar.grading.tasks import TASKS
 from lumbar.labels import CONDITIONS, LEVELS, Condition, SeriesType
 from lumbar.labels import mirrored as other_side
 from lumbar.recipe.grader import GraderSpec
 from lumbar.recipe.settings import Training
+from lumbar.recipe.views import MIRROR_VIEW, OWN_VIEW, View
 from lumbar.training.data import augment
 from lumbar.training.data.slice_shift import Shares, draw
 from lumbar.training.data.soft_labels import SoftLabels
