@@ -154,3 +154,16 @@ def test_graders_learn_from_mixed_samples(network: str, settings: Augment) -> No
     loss = objective.terms(grader, plain | drawn | {mix.PARTNER + k: v for k, v in turned.items()}, train=True)
     sum(term.total for term in loss.values()).backward()  # type: ignore[union-attr]
     assert all(value.grad is not None for value in grader.parameters())
+
+
+def test_mixed_studies_are_asked_for_the_any_severe_of_both() -> None:
+    logits, labels = torch.randn(10, 3), torch.randint(-1, 3, (2, 10))
+    studies, share = torch.arange(2).repeat_interleave(5), torch.tensor([0.25, 1.0]).repeat_interleave(5)
+    told = [
+        losses.any_severe_loss(logits, each, studies, part)
+        for each, part in zip(labels, (share, 1 - share), strict=True)
+    ]
+    mixed = sum(total for total, _ in told)
+    alone = [losses.any_severe_loss(logits[:5], each[:5], studies[:5])[0] for each in labels]
+    rest = losses.any_severe_loss(logits[5:], labels[0, 5:], studies[5:])[0]
+    assert mixed.item() == pytest.approx((0.25 * alone[0] + 0.75 * alone[1] + rest).item(), rel=1e-5)

@@ -15,7 +15,7 @@ from lumbar.keypoints.mirror import mirror_stack
 from lumbar.recipe.detector import DetectorSpec
 from lumbar.recipe.settings import Training
 from lumbar.training.data import augment
-from lumbar.training.data.turns import turns
+from lumbar.training.data.flips import flips
 
 
 class StackSamples:
@@ -49,9 +49,9 @@ class StackSamples:
         if rng is None:
             return out
         axial = self.spec.series_type.startswith("axial")
-        turn = turns(rng, self.training.augment, sagittal=not axial, axial=axial)
-        if turn.mirrored:
+        flipped = flips(rng, self.training.augment, sagittal=not axial, axial=axial)
+        if flipped.mirrored:
             out["image"], out["points"] = mirror_stack(out["image"], points, flip, self.spec)
-        if turn.backwards:
+        if flipped.backwards:
             out["image"] = out["image"][::-1].copy()
-        return out | augment.draw(rng, self.training.augment, len(image), columns=turn.columns, rows=turn.rows)
+        return out | augment.draw(rng, self.training.augment, len(image), columns=flipped.columns, rows=flipped.rows)

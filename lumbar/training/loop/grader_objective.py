@@ -26,9 +26,9 @@ class SeverityObjective:
 
     def __init__(self, spec: GraderSpec, training: Training) -> None:
         self.spec, self.training = spec, training
-        self.asks_any_severe = "any_severe" in losses_of(spec, training) and spec.task in {"spinal", "global"}
         sample = task_of(spec).samples[0]
         self.views, self.conditions = sample.views, sample.conditions
+        self.asks_any_severe = "any_severe" in losses_of(spec, training) and "spinal_canal_stenosis" in self.conditions
 
     def inputs(self, batch: Batch) -> tuple[dict[str, Tensor], Tensor]:
         """Views (B, 1, T, 1, S, S) by name as the network gets them, unseen ones zero; and which are seen (B, 1, V)."""
@@ -61,7 +61,13 @@ class SeverityObjective:
                 total = total + 0 * value.sum()  # DDP hangs on parameters without a gradient
         terms = {"severity": Term(total, weight, wanted.get("severity", 0.0))}
         if self.asks_any_severe:
-            terms["any_severe"] = Term(*self._any_severe(logits, batch), wanted["any_severe"])
+            parts = self._any_severe(logits, batch["labels"], batch["study"])
+            if partner is not None:  # samples are whole studies, see `recipe.combinations`
+                samples = torch.arange(len(share), device=share.device)
+                both = ((batch["labels"], share), (partner["labels"], 1 - share))
+                told = [self._any_severe(logits, each, samples, part) for each, part in both]
+                parts = told[0][0] + told[1][0], told[0][1] + told[1][1]
+            terms["any_severe"] = Term(*parts, wanted["any_severe"])
         if train and "slices" in named and "slices" in wanted:
             slices = named["slices"]
             every = labels[:, :, None].expand(slices.shape[:-1]).contiguous()
@@ -93,11 +99,14 @@ class SeverityObjective:
             return losses.distribution_loss(logits, targets, weighted=weighted)
         return losses.severity_loss(logits, labels, weighted=weighted)
 
-    def _any_severe(self, logits: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
-        canal, labels = self.conditions.index("spinal_canal_stenosis"), batch["labels"][:, None]
-        studies = batch["study"][:, None].expand(labels.shape[:2])
-        rows = logits[:, :, canal].flatten(0, 1)
-        return losses.any_severe_loss(rows, labels[:, :, canal].flatten(), studies.flatten())
+    def _any_severe(
+        self, logits: Tensor, labels: Tensor, studies: Tensor, share: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Of logits (B, L, C, 3), labels (B, C) or (B, L, C), studies (B,) and the share of each sample that counts."""
+        canal, count = self.conditions.index("spinal_canal_stenosis"), logits.shape[1]
+        rows, truth = logits[:, :, canal].flatten(0, 1), labels.reshape(logits.shape[:3])[:, :, canal].flatten()
+        counts = None if share is None else share.repeat_interleave(count)
+        return losses.any_severe_loss(rows, truth, studies.repeat_interleave(count), counts)
 
     def _score(self, logits: Tensor, batch: Batch) -> dict[str, Term]:
         """The parts of the official score that the member answers; its samples of a study stand in one batch."""
@@ -109,7 +118,7 @@ class SeverityObjective:
                     *losses.severity_loss(logits[:, :, places], batch["labels"][:, None, places]), 0.0
                 )
         if "spinal_canal_stenosis" in self.conditions:
-            found[f"{SCORE}any_severe"] = Term(*self._any_severe(logits, batch), 0.0)
+            found[f"{SCORE}any_severe"] = Term(*self._any_severe(logits, batch["labels"], batch["study"]), 0.0)
         return found
 
 
