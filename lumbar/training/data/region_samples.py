@@ -19,9 +19,9 @@ from lumbar.recipe.grader import GraderSpec
 from lumbar.recipe.settings import Training
 from lumbar.recipe.views import MIRROR_VIEW, OWN_VIEW, View
 from lumbar.training.data import augment
+from lumbar.training.data.flips import Flips, flips
 from lumbar.training.data.slice_shift import Shares, draw
 from lumbar.training.data.soft_labels import SoftLabels
-from lumbar.training.data.flips import Flips, flips
 from lumbar.training.loop.losses import EMPTY
 
 
