@@ -79,6 +79,7 @@ REFUSED = {
     "shares beyond one": ("", "slice_shift = [0.5, 0.6]", "sum to 1.1, not 1"),
     "a score of keypoints": ("best_by = 'score'", "", "take 'error_mm'"),
     "an error of severities": ("", "best_by = 'error_mm'", "take 'score'"),
+    "mixed points": ("answer = 'points'\naugment = { mix = 'mixup' }", "", "mse or bce of plain heatmaps"),
     "boxes in maps": ("augment = { mix = 'cutmix' }", "", "mixup of images only"),
     "mixed studies": ("", "any_severe_weight = 1.0\naugment = { mix = 'mixup' }", "'any_severe'; leave it out"),
     "a fold too many": ("", "folds = [0, 3]", "folds names 3, which folds.train leaves out"),

@@ -115,6 +115,8 @@ def _alone(spec: DetectorSpec) -> list[str]:
         told.append(f"beside = {kind} is the series that it sees anyway; name another type, or leave it out")
     if spec.beside == "axial_t2" or (spec.beside and kind == "axial_t2"):
         told.append("beside brings two sagittal series together, whose slices run alike; leave axial_t2 out")
+    if spec.beside and spec.pad:
+        told.append("beside needs both series at the same slices, which pad = true does not give; leave pad out")
     if spec.levels_by != "nearest" and place != "plane":
         told.append(f'levels_by = "{spec.levels_by}" holds for place = "plane" only, not for "{place}"; leave it out')
     if (spec.depth or spec.answer == "slices") and spec.in_chans == 1:

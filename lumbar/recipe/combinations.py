@@ -76,8 +76,8 @@ def _mixing(spec: DetectorSpec | GraderSpec, training: Training) -> Iterator[str
     if isinstance(spec, DetectorSpec):
         if augment.mix == "cutmix" or augment.mix_on == "features":
             yield "a detector's pictures can be mixed by mixup of images only; set augment.mix to mixup"
-        if spec.answer != "heatmaps" or not set(wanted) <= {"mse", "bce"}:
-            yield "maps can be mixed where the loss is mse or bce of heatmaps; set augment.mix to none"
+        if spec.answer != "heatmaps" or spec.depth or not set(wanted) <= {"mse", "bce"}:
+            yield "maps can be mixed where the loss is mse or bce of plain heatmaps; set augment.mix to none"
     elif more := sorted(set(wanted) - {"severity", "slices", "views", *_of_studies(spec)}):
         yield f"mixed samples have no label for the loss {more[0]!r}; leave it out or set augment.mix to none"
 

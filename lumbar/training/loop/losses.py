@@ -5,7 +5,6 @@ import torch.nn.functional as nnf
 from torch import Tensor
 
 from lumbar.labels import SEVERITIES, SEVERITY_WEIGHTS
-from lumbar.training.loop.mix import labels as mixed_labels
 from lumbar.training.loop.targets import heatmaps
 
 EMPTY = -1  # a label that is not known
@@ -19,24 +18,26 @@ def heatmap_loss(
     peak_weight: float = 1.0,
     *,
     at_any: bool = False,
-    mixed: tuple[Tensor, Tensor] | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Squared error of maps (B, K, S, S) against Gaussians at points (B, K, 2): mean over a map's pixels, summed over
     maps; and the number of maps.
 
     `peak_weight` above 1 counts errors near a peak up to so many times: without it a small network from random weights
     answers zero everywhere for a long time. 1 is the original's plain MSE. With `at_any` that holds near the peak of
-    any map of the image, so that lighting up at another map's point costs as much as missing one's own. `mixed`: points
-    of partners and the share (B,) that is their own, as the pictures were mixed.
+    any map of the image, so that lighting up at another map's point costs as much as missing one's own.
     """
-    target = heatmaps(points, predicted.shape[-1], sigma)
-    if mixed is not None:
-        target = mixed_labels(target, heatmaps(mixed[0], predicted.shape[-1], sigma), mixed[1])
+    return map_loss(predicted, heatmaps(points, predicted.shape[-1], sigma), peak_weight, at_any=at_any)
+
+
+def map_loss(
+    predicted: Tensor, target: Tensor, peak_weight: float = 1.0, *, at_any: bool = False
+) -> tuple[Tensor, Tensor]:
+    """`heatmap_loss` against target maps (B, K, …) that are there."""
     error = (predicted.float() - target) ** 2
     if peak_weight != 1:
         near = target.amax(1, keepdim=True) if at_any else target
         error = error * (1 + (peak_weight - 1) * near)
-    return error.mean((-2, -1)).sum(), error.new_tensor(error.shape[0] * error.shape[1])
+    return error.mean(tuple(range(2, error.ndim))).sum(), error.new_tensor(error.shape[0] * error.shape[1])
 
 
 def severity_loss(logits: Tensor, labels: Tensor, *, weighted: bool = True) -> tuple[Tensor, Tensor]:
