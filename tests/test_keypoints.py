@@ -196,10 +196,17 @@ def test_heatmaps_of_folds_are_averaged():
     assert points[0].peak == pytest.approx(2 / 3, abs=0.02)
 
 
-def test_detectors_that_see_different_inputs_cannot_be_averaged():
-    members = [(spec_of("sagittal_t2", image_size=size), Placed(canal_pixels())) for size in (SIZE, 2 * SIZE)]
-    with pytest.raises(InputError, match="detectors for sagittal_t2 see different inputs"):
-        detect(small_study(), {"sagittal_t2": members})
+def test_detectors_of_different_inputs_are_joined_by_what_they_read():
+    spec = spec_of("sagittal_t2", sigma_px=4.0)
+    near, far = Placed(canal_pixels(), 1.0, 4.0), Placed(canal_pixels() + np.array([3, 0]), 1.0, 4.0)
+    wide = spec.model_copy(update={"in_chans": 3})
+    points, _ = detect(small_study(), {"sagittal_t2": [(spec, near), (wide, far)]})
+    alone, moved = (by_name(detect(small_study(), {"sagittal_t2": [(spec, each)]})[0]) for each in (near, far))
+    for point in points:
+        between = (np.array(alone[point.name].mm) + moved[point.name].mm) / 2
+        assert point.mm == pytest.approx(between, abs=1e-6)
+        assert point.instance == 6
+        assert point.confidence == pytest.approx(alone[point.name].confidence, abs=0.02)
 
 
 def test_without_t2_the_foramina_lead_to_the_axial_slices():

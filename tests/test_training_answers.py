@@ -243,7 +243,7 @@ def test_the_mirror_turns_slices_with_the_stack(data: DataFolder) -> None:
         ours = arrays_of(data, spec)
         image = np.stack([np.full((SIZE, SIZE), place) for place in range(spec.in_chans)])
         turned, _ = mirror_stack(image, ours["points"][0], SIZE - 1.0, spec)
-        moved = mirror_slices(ours["slices"][0], spec)
+        moved = mirror_slices(ours["slices"][0], image, spec)
         for name, place in enumerate(moved):
             assert turned[int(place), 0, 0] == ours["slices"][0][mirrored_maps(spec)[name]]
 
@@ -251,7 +251,18 @@ def test_the_mirror_turns_slices_with_the_stack(data: DataFolder) -> None:
 def test_ten_names_change_sides_in_the_mirror() -> None:
     spec = DetectorSpec(series_type="sagittal_t1", num_classes=2 * len(LEVELS), place="whole", points="series")
     assert mirrored_maps(spec) == [5, 6, 7, 8, 9, 0, 1, 2, 3, 4]
-    assert mirror_slices(np.arange(10.0), spec).tolist() == [-1, -2, -3, -4, -5, 4, 3, 2, 1, 0]
+    assert mirror_slices(np.arange(10.0), np.ones((spec.in_chans, 2, 2)), spec).tolist() == [
+        -1,
+        -2,
+        -3,
+        -4,
+        -5,
+        4,
+        3,
+        2,
+        1,
+        0,
+    ]
 
 
 def test_slices_keep_their_order_where_the_answer_names_them(data: DataFolder, tmp_path: Path) -> None:

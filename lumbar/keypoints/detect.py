@@ -1,4 +1,4 @@
-"""Stage 1 at work: a study's stacks through the detectors, heatmaps to keypoints, implausible ones repaired."""
+"""Stage 1 at work: step by step a study's stacks through the detectors, answers to keypoints, bad ones repaired."""
 
 from collections.abc import Collection, Mapping, Sequence
 from functools import partial
@@ -6,10 +6,12 @@ from functools import partial
 import numpy as np
 import torch
 
-from lumbar.compute.forward import Network, in_halves
-from lumbar.issues import InputError, Issue, together
-from lumbar.keypoints.answers.heatmaps import RAISED, confidence, decode, read_at, refine
+from lumbar.issues import Issue, together
+from lumbar.keypoints.answers.heatmaps import confidence, decode, image_px, read_at, refine
+from lumbar.keypoints.answers.reading import Reading
+from lumbar.keypoints.candidates import Candidate, candidates, in_order_of_labels, surest
 from lumbar.keypoints.frames import within_reach
+from lumbar.keypoints.places import Known, canal_points, stacks_for
 from lumbar.keypoints.repair import (
     FAINT,
     LOW_CONFIDENCE,
@@ -21,12 +23,12 @@ from lumbar.keypoints.repair import (
     spine_step_mm,
 )
 from lumbar.keypoints.sizes import doubtful_geometry
-from lumbar.keypoints.stacks import Stack, axial_stacks, channel_names, sagittal_stacks
+from lumbar.keypoints.stacks import Stack, channel_names
+from lumbar.keypoints.steps import Members, Step, raw_answers, read, steps
 from lumbar.keypoints.turned import turned_series
 from lumbar.labels import (
     CONDITIONS,
     KEYPOINT_SERIES,
-    LABEL_COLUMNS,
     LEVELS,
     Condition,
     Level,
@@ -35,179 +37,143 @@ from lumbar.labels import (
     level_title,
 )
 from lumbar.recipe.detector import DetectorSpec
-from lumbar.study.keypoint import Keypoint
+from lumbar.study.keypoint import Keypoint, Name, SlicePlace
 from lumbar.study.study import Study
 
-Detectors = Mapping[SeriesType, Sequence[tuple[DetectorSpec, Network]]]
-#: What makes detectors of one series type different without changing what they see.
-_NETWORK_KEYS = {"network", "encoder", "encoder_args", "network_args"}
+#: Detectors by series type. Where their order matters they are a list, as in their recipe.
+Detectors = Mapping[SeriesType, Members]
 
 
 def detect(
-    study: Study, detectors: Detectors, device: torch.device | str = "cpu", amp: torch.dtype | None = None
+    study: Study,
+    detectors: Members | Detectors,
+    device: torch.device | str = "cpu",
+    amp: torch.dtype | None = None,
 ) -> tuple[list[Keypoint], list[Issue]]:
     """The keypoints of a study, at most one a condition and level, in the order of `labels`.
 
-    Networks are in evaluation mode on `device`; `amp` is the autocast type on an accelerator (None: float32). The
-    heatmaps of several detectors of one series type are averaged. T2 comes first, then both sides of T1, then the axial
-    planes nearest to the canal points (without T2: to the midpoints of left and right foramina). Where T1 is sought
-    from the canal, the axial planes come before it. A point whose heatmaps say nothing (`heatmaps`) and that no
-    neighbours of its own kind give a place is not there, with a `keypoint_missing` Issue. Raises InputError where
-    detectors of one series type see different inputs.
+    Networks are in evaluation mode on `device`; `amp` is the autocast type on an accelerator (None: float32). Detectors
+    look one step after the other (see `steps`); what several of one step say is joined, and a later step's point of a
+    name takes the place of an earlier one's. A point that no detector shows and that no neighbours of its own kind give
+    a place is not there, with a `keypoint_missing` Issue. Raises InputError where a spec's `num_classes` has no
+    meaning.
     """
-    points: list[Keypoint] = []
-    issues: list[Issue] = []
-    sought: set[Level] = set()  # on axial planes
-    doubts: list[Issue] = []  # of the headers' words on how and where the pictures lie
-    raw: dict[SeriesType, list[Keypoint]] = {}  # points before repair
-    for series_type in _order(detectors):
-        members = detectors.get(series_type, ())
-        if not members:
-            continue
-        spec = _common_spec(members)
+    chain = _Chain(study, torch.device(device), amp)
+    for step in steps(_listed(detectors)):
+        chain.take(step)
+    return chain.result()
+
+
+class _Chain:
+    """What is known of a study while detectors look at it, one step after the other."""
+
+    def __init__(self, study: Study, device: torch.device, amp: torch.dtype | None) -> None:
+        self.study, self.device, self.amp = study, device, amp
+        self.points: dict[Name, Keypoint] = {}
+        self.slices: dict[Name, SlicePlace] = {}
+        self.issues: list[Issue] = []
+        self.sought: dict[Step, set[Level]] = {}  # on axial planes, by the step that did
+        self.doubts: list[Issue] = []  # of the headers' words on how and where the pictures lie
+        self.raw: dict[SeriesType, dict[Name, Keypoint]] = {}  # points before repair
+
+    def take(self, step: Step) -> None:
+        """Let one step look at the study."""
+        spec = step.spec
+        points = list(self.points.values())
         levels = canal_points(points).keys()
-        if series_type == "axial_t2" and levels <= sought:
-            continue
-        seen, known = study, points
+        sought = self.sought.setdefault(step, set()) if spec.placed == "plane" else set()
+        if spec.placed == "plane" and levels <= sought:
+            return
+        seen, known = self.study, points
         if spec.preprocessing.keypoints == "repair":
-            seen, known, found = within_reach(study, points, series_type)
-            issues += [issue for issue in found if issue not in issues]
-        if series_type == "axial_t2":
-            left = {level: place for level, place in canal_points(known).items() if level not in sought}
-            stacks, found = axial_stacks(seen, left, spec)
-            sought |= levels
-        else:
-            stacks, found = sagittal_stacks(seen, spec, {(point.condition, point.level): point for point in known})
-        issues += found
-        fresh = _read(stacks, members, spec, torch.device(device), amp)
-        if spec.preprocessing.keypoints == "repair":
-            raw[series_type] = [*raw.get(series_type, ()), *(point for point in fresh if point.found)]
-            canal = canal_points(known, FAINT)
-            look = partial(heatmaps, members=members, device=torch.device(device), amp=amp)
-            doubts += turned_series(study.study_id, stacks, fresh, spec, look)
-            doubts += doubtful_geometry(study, raw, canal, series_type, doubts)
-            fresh, found = _repaired(stacks, fresh, canal, study.study_id)
-            issues += found
+            seen, known, found = within_reach(self.study, points, spec.series_type)
+            self._tell(found)
+        before = Known({point.name: point for point in known}, self.slices, left=levels - sought)
+        sought.update(levels)
+        said: list[tuple[list[Stack], Reading, Sequence[Candidate]]] = []
+        for group in step.groups:
+            stacks, found = stacks_for(seen, group[0][0], before)
+            self._tell(found)
+            if stacks:
+                reading = _read(stacks, group, self.device, self.amp)
+                said.append((stacks, reading, candidates(stacks, reading, group[0][0], before)))
+        if not said:
+            return
+        best = surest(self.study, [each for _, _, each in said], spec.join)
+        self.slices |= {each.name: each.slice_place() for each in best if each.index is not None}
+        fresh = [each.keypoint() for each in best if each.placed or not _says_slices_only(step)]
+        if spec.preprocessing.keypoints == "repair" and fresh:
+            fresh = self._repaired(step, said[0][0], fresh, known)
         there = [point for point in fresh if point.found]
-        issues += _missing([point for point in fresh if not point.found], study.study_id)
-        issues += _faint(there, study.study_id)
-        points += there
-    if detectors.get("axial_t2"):
-        issues += _without_plane(study, sought)
-    ordered = sorted(points, key=lambda point: LABEL_COLUMNS.index(f"{point.condition}_{point.level}"))
-    return ordered, [*together(issues, {"keypoint_repaired", "keypoint_low_confidence"}), *doubts]
+        lost = [point for point in fresh if not point.found and point.name not in self.points]
+        self.issues += [*_missing(lost, self.study.study_id, spec), *_faint(there, self.study.study_id)]
+        for point in there:  # in the order in which they are found
+            self.points.pop(point.name, None)
+            self.points[point.name] = point
+
+    def _repaired(
+        self, step: Step, stacks: Sequence[Stack], fresh: Sequence[Keypoint], known: Sequence[Keypoint]
+    ) -> list[Keypoint]:
+        """The points found in a step, implausible ones replaced, and what they tell of the series' geometry."""
+        spec, members = step.groups[0][0][0], step.groups[0]
+        raw = self.raw.setdefault(spec.series_type, {})
+        raw |= {point.name: point for point in fresh if point.found}
+        canal = canal_points(known, FAINT)
+        if spec.answer == "heatmaps" and not spec.depth:
+            look = partial(raw_answers, members=members, device=self.device, amp=self.amp)
+            self.doubts += turned_series(self.study.study_id, stacks, fresh, spec, look)
+        told = {kind: list(points.values()) for kind, points in self.raw.items()}
+        self.doubts += doubtful_geometry(self.study, told, canal, spec.series_type, self.doubts)
+        listed = [self.study.series_by_id(number) for number in {point.series_id for point in fresh}]
+        planes = {
+            (series.series_id, item.instance): item.affine for series in listed if series for item in series.slices
+        }
+        fixed: list[Keypoint] = []
+        for axial, repair in ((False, repair_sagittal), (True, repair_axial)):
+            own = [point for point in fresh if (KEYPOINT_SERIES[point.condition] == "axial_t2") == axial]
+            done, found = repair(own, planes, canal, self.study.study_id) if own else ([], [])
+            fixed += done
+            self.issues += found
+        return fixed
+
+    def _tell(self, issues: Sequence[Issue]) -> None:
+        self.issues += [issue for issue in issues if issue not in self.issues]
+
+    def result(self) -> tuple[list[Keypoint], list[Issue]]:
+        """The keypoints found, and what had to be done without."""
+        if self.sought:
+            self.issues += _without_plane(self.study, set().union(*self.sought.values()))
+        issues = together(self.issues, {"keypoint_repaired", "keypoint_low_confidence"})
+        return in_order_of_labels(self.points.values()), [*issues, *self.doubts]
 
 
-def _order(detectors: Detectors) -> tuple[SeriesType, ...]:
-    """Series types in the order in which they need each other's points.
-
-    Axial points tell where the canal lies from left to right; levels without a canal point on T2 wait for the foramina.
-    """
-    if any(spec.preprocessing.middle == "canal" for spec, _ in detectors.get("sagittal_t1", ())):
-        return "sagittal_t2", "axial_t2", "sagittal_t1", "axial_t2"
-    return "sagittal_t2", "sagittal_t1", "axial_t2"
+def _says_slices_only(step: Step) -> bool:
+    return all(spec.answer == "slices" for spec, _ in step.members)
 
 
-def canal_points(points: Sequence[Keypoint], least: float = 0.0) -> dict[Level, np.ndarray]:
-    """Patient mm (3,) of the spinal canal by level: the canal keypoint, else the midpoint between both foramina.
-
-    Points below the confidence `least` that were not repaired are left out.
-    """
-    usable = [point for point in points if point.repaired or point.confidence >= least]
-    by_name = {(point.condition, point.level): np.asarray(point.mm) for point in usable}
-    canal: dict[Level, np.ndarray] = {}
-    for level in LEVELS:
-        left = by_name.get(("left_neural_foraminal_narrowing", level))
-        right = by_name.get(("right_neural_foraminal_narrowing", level))
-        if ("spinal_canal_stenosis", level) in by_name:
-            canal[level] = by_name["spinal_canal_stenosis", level]
-        elif left is not None and right is not None:
-            canal[level] = (left + right) / 2
-    return canal
-
-
-def heatmaps(
-    stacks: Sequence[Stack],
-    members: Sequence[tuple[DetectorSpec, Network]],
-    device: torch.device,
-    amp: torch.dtype | None = None,
-) -> np.ndarray:
-    """(N, K, S, S) float32: the stacks of a study in one batch through every member, averaged over members.
-
-    A member's map that says nothing is left out of the average: one that holds anything but numbers (half precision can
-    overflow), or that is flat, see `heatmaps.RAISED`. Where no member says anything the map is NaN. With the original's
-    `keypoints="keep"` a flat map counts like any other.
-    """
-    kinds: dict[tuple[int, ...], int] = {}  # slices seen → place in the batch: equal stacks go through once
-    places = [kinds.setdefault(tuple(map(id, stack.window.slices)), len(kinds)) for stack in stacks]
-    batch = torch.from_numpy(np.stack([stacks[places.index(place)].pixels for place in range(len(kinds))]))
-    total, counted = torch.zeros((), device=device), torch.zeros((), device=device)
-    with torch.inference_mode(), torch.autocast(device.type, dtype=amp, enabled=amp is not None):
-        for spec, network in members:
-            maps = in_halves(network, batch, device).float()
-            sound = maps.isfinite().flatten(2).all(dim=2)[..., None, None]  # (N, K, 1, 1)
-            if spec.preprocessing.keypoints != "keep":
-                peak = maps.amax(dim=(2, 3), keepdim=True)
-                sound = sound & (peak - maps.mean(dim=(2, 3), keepdim=True) > RAISED * peak.abs().clamp_min(1))
-            total, counted = total + maps.where(sound, 0), counted + sound
-    return (total / counted).cpu().numpy()[places]  # 0 / 0 is NaN
-
-
-def _read(
-    stacks: Sequence[Stack],
-    members: Sequence[tuple[DetectorSpec, Network]],
-    spec: DetectorSpec,
-    device: torch.device,
-    amp: torch.dtype | None,
-) -> list[Keypoint]:
-    if not stacks:
-        return []
-    maps = heatmaps(stacks, members, device, amp)
+def _read(stacks: Sequence[Stack], members: Members, device: torch.device, amp: torch.dtype | None) -> Reading:
+    """What a group of detectors reads off stacks; five maps that show no spine are read again, together."""
+    spec = members[0][0]
+    chained = spec.preprocessing.keypoints == "repair" and spec.series_type != "axial_t2"
+    if spec.answer != "heatmaps" or spec.depth or spec.decoded != "maximum" or not chained:
+        return read(stacks, members, device, amp)
+    maps = raw_answers(stacks, members, device, amp)
     silent = np.isnan(maps[..., 0, 0])  # (N, K)
     maps[silent] = 0
-    xy_px, peak, spread = decode(maps)
-    if spec.preprocessing.keypoints == "repair" and spec.series_type != "axial_t2":
-        _make_chains(stacks, maps, spec, xy_px, peak, spread, silent)
-    if spec.preprocessing.keypoints == "repair":
-        xy_px = refine(maps, xy_px, 2 * spec.sigma_px)
-    sure = confidence(peak, spread, spec.sigma_px)
-    xy_px[silent] = np.nan
-    points = []
-    for row, stack in enumerate(stacks):
-        stored, mm = stack.to_slice(xy_px[row])
-        for channel, name in enumerate(channel_names(spec, stack.side, stack.level)):
-            if name is None:
-                continue
-            points.append(
-                Keypoint(
-                    condition=name[0],
-                    level=name[1],
-                    series_id=stack.series.series_id,
-                    instance=stack.centre.instance,
-                    xy_px=(float(stored[channel, 0]), float(stored[channel, 1])),
-                    mm=(float(mm[channel, 0]), float(mm[channel, 1]), float(mm[channel, 2])),
-                    peak=float(peak[row, channel]),
-                    spread_px=float(spread[row, channel]),
-                    confidence=float(sure[row, channel]),
-                )
-            )
-    return points
-
-
-def _repaired(
-    stacks: Sequence[Stack], points: Sequence[Keypoint], canal_mm: Mapping[Level, np.ndarray], study_id: int
-) -> tuple[list[Keypoint], list[Issue]]:
-    """The points found on stacks of one series type, implausible ones repaired."""
-    planes = {(stack.series.series_id, stack.centre.instance): stack.centre.affine for stack in stacks}
-    axial = any(KEYPOINT_SERIES[point.condition] == "axial_t2" for point in points)
-    return (repair_axial if axial else repair_sagittal)(points, planes, canal_mm, study_id)
+    pixel, peak, spread = decode(maps)
+    _make_chains(stacks, maps, spec, pixel, peak, spread, silent)
+    xy = image_px(refine(maps, pixel, 2 * spec.sigma_px / spec.stride), spec.stride)
+    points = np.concatenate([xy, np.full((*silent.shape, 1), np.nan)], axis=-1)
+    points[silent] = np.nan
+    sure = np.where(silent, 0.0, confidence(peak, spread * spec.stride, spec.sigma_px))
+    return Reading(points, sure, peak, spread * spec.stride)
 
 
 def _make_chains(
     stacks: Sequence[Stack],
     maps: np.ndarray,
     spec: DetectorSpec,
-    xy_px: np.ndarray,
+    pixel: np.ndarray,
     peak: np.ndarray,
     spread: np.ndarray,
     silent: np.ndarray,
@@ -218,52 +184,35 @@ def _make_chains(
     """
     for row, stack in enumerate(stacks):
         names = channel_names(spec, stack.side, stack.level)
-        own = [channel for channel, name in enumerate(names) if name is not None]
-        places = stack.to_slice(xy_px[row, own])[1]
-        if silent[row, own].any() or is_spine(places):
-            continue
-        sure = confidence(peak[row, own], spread[row, own], spec.sigma_px).mean() >= SURE
-        if sure and spine_step_mm(places) is not None:  # of another size: PixelSpacing is wrong, not the points
-            continue
-        found = choose_chain(maps[row, own], partial(_patient_mm, stack))
-        if found is not None:
-            xy_px[row, own] = found
-            peak[row, own], spread[row, own] = (part[0] for part in read_at(maps[row, own][None], found[None]))
+        for condition in dict.fromkeys(name[0] for name in names if name is not None):
+            own = [channel for channel, name in enumerate(names) if name is not None and name[0] == condition]
+
+            def to_mm(at: np.ndarray, stack: Stack = stack) -> np.ndarray:
+                return stack.to_slice(image_px(at, spec.stride))[1]
+
+            places = to_mm(pixel[row, own])
+            if silent[row, own].any() or is_spine(places):
+                continue
+            sure = confidence(peak[row, own], spread[row, own] * spec.stride, spec.sigma_px).mean() >= SURE
+            if sure and spine_step_mm(places) is not None:  # of another size: PixelSpacing is wrong, not the points
+                continue
+            found = choose_chain(maps[row, own], to_mm)
+            if found is not None:
+                pixel[row, own] = found
+                peak[row, own], spread[row, own] = (part[0] for part in read_at(maps[row, own][None], found[None]))
 
 
-def _patient_mm(stack: Stack, xy_px: np.ndarray) -> np.ndarray:
-    return stack.to_slice(xy_px)[1]
+def _listed(detectors: Members | Detectors) -> Members:
+    return [each for group in detectors.values() for each in group] if isinstance(detectors, Mapping) else detectors
 
 
-def _common_spec(members: Sequence[tuple[DetectorSpec, Network]]) -> DetectorSpec:
-    """The first member's spec; InputError where another sees something else, since heatmaps are averaged."""
-    first = members[0][0]
-    for spec, _ in members[1:]:
-        if spec.model_dump(exclude=_NETWORK_KEYS) != first.model_dump(exclude=_NETWORK_KEYS):
-            raise InputError(
-                f"the detectors for {first.series_type} see different inputs, so that their heatmaps cannot be "
-                "averaged; keep those of one input size and preprocessing"
-            )
-    return first
-
-
-def check_detectors(detectors: Detectors) -> None:
-    """Raise InputError where detectors cannot work together, or a heatmap has no meaning; no study is needed to see."""
-    for members in detectors.values():
-        spec = _common_spec(members)
-        channel_names(
-            spec,
-            "left" if spec.series_type == "sagittal_t1" else None,
-            LEVELS[0] if spec.series_type == "axial_t2" else None,
-        )
-
-
-def _missing(points: Sequence[Keypoint], study_id: int) -> list[Issue]:
-    """One Issue a condition and series for the levels that no heatmap shows."""
+def _missing(points: Sequence[Keypoint], study_id: int, spec: DetectorSpec) -> list[Issue]:
+    """One Issue a condition and series for the levels that no answer shows."""
     levels: dict[tuple[Condition, int], list[str]] = {}
     for point in points:
         levels.setdefault((point.condition, point.series_id), []).append(level_title(point.level))
-    why = "no keypoint, since the detector says nothing: its heatmap is flat or holds no numbers"
+    flat = ": its heatmap is flat or holds no numbers" if spec.answer == "heatmaps" else ""
+    why = f"no keypoint, since the detector says nothing{flat}"
     return [
         Issue("keypoint_missing", study_id, series_id, f"{condition_title(condition)} {', '.join(names)}: {why}")
         for (condition, series_id), names in levels.items()

@@ -1,10 +1,23 @@
 """What a stack looks like in the mirror: which maps change places, and which axis is turned."""
 
+from typing import Literal
+
 import numpy as np
 
-from lumbar.labels import CONDITIONS, LABEL_COLUMNS, LEVELS, SIDES
+from lumbar.labels import CONDITIONS, KEYPOINT_SERIES, LEVELS
 from lumbar.labels import mirrored as other_side
 from lumbar.recipe.detector import DetectorSpec
+
+
+def mirrored_axis(spec: DetectorSpec) -> Literal["columns", "slices"] | None:
+    """Which axis of a stack the mirror turns: columns of axial images, the slices of sagittal series.
+
+    None: a stack of one side whose slices run from the middle outwards is that of the mirrored study's other side.
+    """
+    if spec.series_type == "axial_t2":
+        return "columns"
+    one_side = spec.series_type == "sagittal_t1" and spec.placed in ("offset", "found")
+    return None if one_side and spec.preprocessing.side_order == "medial" else "slices"
 
 
 def mirror_stack(
@@ -15,34 +28,43 @@ def mirror_stack(
     Sagittal: slices in opposite order; a side's stack that runs from the middle outwards is that of the mirrored
     study's other side as it is. Axial: columns flipped (column x becomes `flip` - x). Maps change sides by name.
     """
-    moved = points[mirrored_maps(spec)].copy()
-    if spec.series_type == "axial_t2":
+    moved, axis = points[mirrored_maps(spec)].copy(), mirrored_axis(spec)
+    if axis == "columns":
         moved[:, 0] = flip - moved[:, 0]
         return image[..., ::-1].copy(), moved
-    return (image[::-1].copy() if _turned(spec) else image), moved
+    if axis is None:
+        return image, moved
+    return reverse_slices(image, spec), moved
 
 
-def mirror_slices(slices: np.ndarray, spec: DetectorSpec) -> np.ndarray:
-    """The places (K,) of the keypoints' slices in a stack as the mirrored study would give them."""
+def reverse_slices(image: np.ndarray, spec: DetectorSpec) -> np.ndarray:
+    """A stack (C, S, S) with its slices in opposite order, those that `spec.pad` appends still at the end."""
+    end, count = filled(image, spec), spec.in_chans
+    order = [*range(end)[::-1], *range(end, count)]
+    return image[[first * count + place for first in range(len(spec.types)) for place in order]]
+
+
+def mirror_slices(slices: np.ndarray, image: np.ndarray, spec: DetectorSpec) -> np.ndarray:
+    """The places (K,) of the keypoints' slices in a stack (C, S, S) as the mirrored study would give them."""
     moved = slices[mirrored_maps(spec)]
-    return spec.in_chans - 1 - moved if _turned(spec) else moved
+    return filled(image, spec) - 1 - moved if mirrored_axis(spec) == "slices" else moved
 
 
-def _turned(spec: DetectorSpec) -> bool:
-    """Whether the slices of a stack change their order in the mirror."""
-    of_a_side = spec.series_type == "sagittal_t1" and spec.placed in ("offset", "found")
-    return spec.series_type != "axial_t2" and not (of_a_side and spec.preprocessing.side_order == "medial")
+def filled(image: np.ndarray, spec: DetectorSpec) -> int:
+    """How many slices of a stack (C, S, S) are not those that `spec.pad` appends."""
+    there = np.flatnonzero(image.any((1, 2))) if spec.pad else np.zeros(0, int)
+    return int(there[-1]) + 1 if len(there) else spec.in_chans
 
 
 def mirrored_maps(spec: DetectorSpec) -> list[int]:
-    """For each map of a detector, the map that shows the same place of the mirrored study.
+    """For each name of a detector's answer, the one that means the same place of the mirrored study.
 
-    Two maps are left and right; ten the levels of the left, then of the right; 25 are all conditions with all levels;
-    five are the levels of either side.
+    Left and right of an axial level change places, and all names that stand in the answer with their other side; the
+    five levels of a side's stack are those of either side.
     """
-    if spec.num_classes == len(SIDES):
+    if spec.shows == "stack" and spec.series_type == "axial_t2":
         return [1, 0]
-    if spec.num_classes == len(LABEL_COLUMNS):
-        return [CONDITIONS.index(other_side(name)) * len(LEVELS) + k for name in CONDITIONS for k in range(len(LEVELS))]
-    names = list(range(spec.num_classes))
-    return [*names[len(LEVELS) :], *names[: len(LEVELS)]] if len(names) == len(SIDES) * len(LEVELS) else names
+    if spec.shows == "stack":
+        return list(range(spec.num_classes))
+    listed = [name for name in CONDITIONS if spec.shows == "every" or KEYPOINT_SERIES[name] in spec.types]
+    return [listed.index(other_side(name)) * len(LEVELS) + level for name in listed for level in range(len(LEVELS))]

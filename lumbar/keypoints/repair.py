@@ -67,8 +67,9 @@ def repair_sagittal(
 ) -> Repaired:
     """Check the chain of each condition; `canal_mm` (empty for the canal itself) anchors the foramina of each level.
 
-    `planes` holds the affine of every slice that a point lies on. Where fewer than two points can be believed the
-    canal points stand in, moved into the slice; without those the chain stays, with a `keypoint_low_confidence` Issue.
+    `planes` holds the affine of every slice of the series that points lie on. Where fewer than two points can be
+    believed the canal points stand in, moved into the slice; without those the chain stays, with a
+    `keypoint_low_confidence` Issue.
     """
     fixed: list[Keypoint] = []
     issues: list[Issue] = []
@@ -244,11 +245,19 @@ def _pair_from_canal(pair: Mapping[str, Keypoint], canal_mm: np.ndarray, half_mm
 
 
 def _moved(point: Keypoint, place_mm: np.ndarray, planes: Planes) -> Keypoint:
-    """The keypoint at the foot of the perpendicular from a place to its own slice."""
-    affine = planes[point.series_id, point.instance]
+    """The keypoint at the foot of the perpendicular from a place to its own slice.
+
+    Where a detector chose the slice of that very point, it is the series' nearest to the place.
+    """
+    instance = point.instance
+    if point.slice_from in ("answer", "found"):
+        own = [number for series_id, number in planes if series_id == point.series_id]
+        instance = min(own, key=lambda number: abs(geometry.to_pixel(planes[point.series_id, number], place_mm)[2]))
+    affine = planes[point.series_id, instance]
     column, row, _ = geometry.to_pixel(affine, place_mm)
     x, y, z = geometry.to_patient(affine, (column, row))
-    return replace(point, xy_px=(float(column), float(row)), mm=(float(x), float(y), float(z)), repaired=True)
+    xy, mm = (float(column), float(row)), (float(x), float(y), float(z))
+    return replace(point, instance=instance, xy_px=xy, mm=mm, repaired=True)
 
 
 def _issue(point: Keypoint, study_id: int, how: str) -> Issue:

@@ -1,38 +1,39 @@
 """What a detector sees: stacks of whole slices, resized and standardised, and the way back to the patient. No torch."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
 from lumbar import geometry
 from lumbar.dicom.series import Series, Slice
 from lumbar.issues import InputError, Issue
-from lumbar.labels import CONDITIONS, KEYPOINT_SERIES, LEVELS, SIDES, Condition, Level, Side, level_title, side_of
+from lumbar.keypoints.lanes import Lane, window_lane
+from lumbar.labels import CONDITIONS, KEYPOINT_SERIES, LEVELS, SIDES, Level, SeriesType, Side, level_title, side_of
 from lumbar.recipe.detector import DetectorSpec
 from lumbar.study.canal import Places, canal_mm, moved_middle_mm, off_centre
+from lumbar.study.keypoint import Keypoint, Name, SliceFrom
 from lumbar.study.slices import (
     Window,
     axial_slices,
     axial_window,
+    candidate_series,
     middle_slice,
     nearest_slice,
-    playing_series,
     sagittal_window,
 )
 from lumbar.study.standardise import resize, slice_values, standardise
 from lumbar.study.study import Study
-
-Name = tuple[Condition, Level]
 
 
 @dataclass(frozen=True, eq=False)
 class Stack:
     """One input of a detector.
 
-    `pixels` (C, S, S) float32, standardised; `centre` the slice on which its keypoints lie; `side` of a T1 stack,
-    `level` of an axial one. `frame` is the affine of the centre slice as the network sees it (turned or stored) and
-    `shape` its (rows, columns) before resizing.
+    `pixels` (C, S, S) float32, standardised; `centre` the slice on which its keypoints lie where nothing says
+    otherwise, `slice_from` how it was chosen; `side` of a stack of one side, `level` of an axial one of one level.
+    `frame` is the affine of the centre slice as the network sees it (turned or stored) and `shape` its (rows, columns)
+    before resizing. `lanes` tell which slices of its series it shows, and of the one beside it where that is there.
     """
 
     pixels: np.ndarray
@@ -42,6 +43,12 @@ class Stack:
     shape: tuple[int, int]
     side: Side | None = None
     level: Level | None = None
+    slice_from: SliceFrom = "middle"
+    lanes: Mapping[SeriesType, Lane] = field(default_factory=dict)
+
+    def lane(self, name: Name) -> Lane | None:
+        """The slices on which a keypoint shows, those of its type of series; None where they are missing."""
+        return self.lanes.get(KEYPOINT_SERIES[name[0]])
 
     @property
     def series(self) -> Series:
@@ -64,38 +71,71 @@ class Stack:
         framed = geometry.to_pixel(self.frame, mm)[..., :2]
         return framed * self.pixels.shape[-1] / np.asarray(self.shape[::-1], np.float64)
 
+    def from_keypoint(self, point: Keypoint) -> np.ndarray:
+        """A keypoint (3,) as a network should say it: column and row of its image, and the place in the stack.
+
+        On the keypoint's own slice where the stack's series has it, else where its place in the patient lies among the
+        slices. All NaN where its series is missing or does not reach so far; the place is NaN where the stack does not
+        show that slice.
+        """
+        lane, mm = self.lane(point.name), np.asarray(point.mm)
+        if lane is None:
+            return np.full(3, np.nan)
+        own = lane.index_of(point.instance) if lane.series.series_id == point.series_id else None
+        index = lane.index_near(mm) if own is None else own
+        if index is None:
+            return np.full(3, np.nan)
+        return np.array([*lane.from_patient(mm, lane.nearest(index)), lane.place_of(index)])
+
 
 def channel_names(spec: DetectorSpec, side: Side | None = None, level: Level | None = None) -> tuple[Name | None, ...]:
-    """The keypoint that each heatmap of a stack shows; None for a heatmap that has no meaning on this stack.
+    """The keypoint that each name of a detector's answer means on a stack; None for one that has no meaning there.
 
-    Five heatmaps are the five levels of a sagittal stack (T1: of its `side`), two are left and right of an axial stack
-    (of its `level`), 25 are all conditions with all levels. Raises InputError for any other number.
+    stack: the five levels of a sagittal stack (T1: of its `side`), left and right of an axial stack (of its `level`).
+    series: all that its type of series shows, condition by condition, then those of the series beside it. every: all
+    conditions with all levels. Raises InputError where `num_classes` does not fit.
     """
-    own = [condition for condition in CONDITIONS if KEYPOINT_SERIES[condition] == spec.series_type]
-    if side is not None:
-        own = [condition for condition in own if side_of(condition) == side]
-    levels = LEVELS if level is None else (level,)
-    here = [(condition, each) for condition in own for each in levels]
-    if spec.num_classes == len(here):
-        return tuple(here)
-    every = [(condition, each) for condition in CONDITIONS for each in LEVELS]
-    if spec.num_classes == len(every):
-        return tuple(name if name in here else None for name in every)
-    raise InputError(
-        f"a detector for {spec.series_type} with num_classes = {spec.num_classes} has no meaning; "
-        f"set it to {len(here)} or {len(every)}"
-    )
+    own = [condition for condition in CONDITIONS if KEYPOINT_SERIES[condition] in spec.types]
+    here = [
+        (condition, each)
+        for condition in own
+        if side in (None, side_of(condition))
+        for each in (LEVELS if level is None else (level,))
+    ]
+    listed = {
+        "stack": here,
+        "series": [(condition, each) for condition in own for each in LEVELS],
+        "every": [(condition, each) for condition in CONDITIONS for each in LEVELS],
+    }[spec.shows]
+    if spec.num_classes != len(listed):
+        fits = sorted({spec.names_of(points) for points in ("stack", "series", "every")})
+        known = fits if spec.points is None else [len(listed)]
+        raise InputError(
+            f"a detector for {spec.series_type} with num_classes = {spec.num_classes} has no meaning; "
+            f"set it to {' or '.join(map(str, known))}"
+        )
+    return tuple(name if name in here else None for name in listed)
 
 
 def sagittal_stacks(study: Study, spec: DetectorSpec, points: Places | None = None) -> tuple[list[Stack], list[Issue]]:
-    """The stacks of a sagittal detector: one for T2, left and right for T1; none where the series is missing.
+    """The stacks of a sagittal detector: one around the middle, or left and right beside it; for each series that it
+    looks at, none where that is missing.
 
     `points`, found before or labelled, may tell where T1's lie (see `canal.canal_mm`).
     """
-    series = playing_series(study, spec.series_type, spec.preprocessing)
-    if series is None:
-        return [], []
-    sides: tuple[Side | None, ...] = SIDES if spec.series_type == "sagittal_t1" else (None,)
+    stacks: list[Stack] = []
+    issues: list[Issue] = []
+    for series in candidate_series(study, spec.series_type, spec.preprocessing):
+        made, found = _sagittal_stacks(study, series, spec, points)
+        stacks += made
+        issues += [issue for issue in found if issue not in issues]
+    return stacks, issues
+
+
+def _sagittal_stacks(
+    study: Study, series: Series, spec: DetectorSpec, points: Places | None
+) -> tuple[list[Stack], list[Issue]]:
+    sides: tuple[Side | None, ...] = SIDES if spec.placed == "offset" else (None,)
     stacks, issues = [], []
     if spec.series_type == "sagittal_t1":
         canal = canal_mm(study, series, points or {}, spec.preprocessing)
@@ -108,8 +148,9 @@ def sagittal_stacks(study: Study, spec: DetectorSpec, points: Places | None = No
         centre = middle_slice(series, spec.preprocessing, canal) if side is None else window.centre
         if centre is None:
             centre = series.ordered(spec.preprocessing.order)[-1]
-        stacks.append(make_stack(window, centre, spec, side=side))
-        issues += _repeated(study, window, f"the {side or 'middle'} slices of {spec.series_type}")
+        chosen: SliceFrom = spec.placed if canal is None else "canal"  # type: ignore[assignment]
+        stacks.append(make_stack(window, centre, spec, side=side, slice_from=chosen))
+        issues += repeated(study, window, f"the {side or 'middle'} slices of {spec.series_type}")
     return stacks, issues
 
 
@@ -132,13 +173,19 @@ def axial_stacks(
             continue
         series, centre = found
         window = axial_window(series, centre, spec.in_chans, spec.preprocessing)
-        stacks.append(make_stack(window, centre, spec, level=level))
-        issues += _repeated(study, window, f"the axial slices of {level_title(level)}")
+        stacks.append(make_stack(window, centre, spec, level=level, slice_from="plane"))
+        issues += repeated(study, window, f"the axial slices of {level_title(level)}")
     return stacks, issues
 
 
 def make_stack(
-    window: Window, centre: Slice, spec: DetectorSpec, *, side: Side | None = None, level: Level | None = None
+    window: Window,
+    centre: Slice,
+    spec: DetectorSpec,
+    *,
+    side: Side | None = None,
+    level: Level | None = None,
+    slice_from: SliceFrom = "middle",
 ) -> Stack:
     """Resize the slices of a window and standardise them together; slices that are None stay zero and take part."""
     pixels = np.zeros((len(window.slices), spec.image_size, spec.image_size), np.float32)
@@ -150,10 +197,12 @@ def make_stack(
             seen = (image, frame) if item is centre else seen
     image, frame = seen or slice_values(centre, spec.preprocessing)
     rows, columns = image.shape
-    return Stack(standardise(pixels), window, centre, frame, (rows, columns), side, level)
+    lanes = {spec.series_type: window_lane(window, spec)}
+    return Stack(standardise(pixels), window, centre, frame, (rows, columns), side, level, slice_from, lanes)
 
 
-def _repeated(study: Study, window: Window, what: str) -> list[Issue]:
+def repeated(study: Study, window: Window, what: str) -> list[Issue]:
+    """An Issue where the border slice of a series stands in for slices that it lacks."""
     if not window.repeated:
         return []
     detail = f"{what} reach past the end of the series; its border slice was repeated for keypoints"

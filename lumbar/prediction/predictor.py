@@ -17,18 +17,19 @@ from lumbar.compute.engine import choose_engine
 from lumbar.compute.forward import Network, exact_convolutions, is_device_fault
 from lumbar.grading import grade
 from lumbar.grading.regions import cut_all_regions, region_key
-from lumbar.grading.tasks import OWN_VIEW
 from lumbar.issues import InputError, Issue, cut, few
 from lumbar.keypoints import detect
-from lumbar.labels import CONDITIONS, SeriesType
+from lumbar.labels import CONDITIONS
 from lumbar.prediction import networks
 from lumbar.prediction.blend import BundleBlend
 from lumbar.prediction.budget import Budget, enough, ranked_graders
 from lumbar.prediction.case import Case, Step
 from lumbar.prediction.networks import MovedError
 from lumbar.prediction.result import StudyResult, left_out, not_finite
+from lumbar.recipe import chain
 from lumbar.recipe.detector import DetectorSpec
 from lumbar.recipe.grader import GraderSpec
+from lumbar.recipe.views import OWN_VIEW
 from lumbar.study.study import Study
 
 #: Studies that go through stage 2 together where weights are swapped; swapping then costs some percent of a study.
@@ -62,6 +63,7 @@ class Predictor:
                 f"{bundle.folder}: the bundle lacks {'detectors' if self.graders else 'graders'}; "
                 "prediction needs both stages, make the bundle from a run that finished them"
             )
+        chain.refuse(bundle.manifest.detectors, str(bundle.folder))
         self._lock = threading.Lock()
         self.blend = BundleBlend(bundle, list(self.graders))
         #: Graders that are asked, the most valuable first, and the seconds that each has taken so far.
@@ -87,13 +89,10 @@ class Predictor:
         shared = device.type != "cpu" or not self.networks.stay(detectors)
         self.lanes = 1 if shared else torch.get_num_threads()
         self._shared = shared
-        self.detectors: dict[SeriesType, list[tuple[DetectorSpec, Network]]] = {}
-        for name, spec in detectors.items():
-            self.detectors.setdefault(spec.series_type, []).append((spec, partial(self.networks.call, name)))
-        try:
-            detect.check_detectors(self.detectors)
-        except InputError as error:
-            raise InputError(f"{self.bundle.folder}: {error}") from error
+        #: In the order of the manifest.
+        self.detectors: list[tuple[DetectorSpec, Network]] = [
+            (spec, partial(self.networks.call, name)) for name, spec in detectors.items()
+        ]
 
     def _let_openvino(self, names: list[str]) -> None:
         """Have OpenVINO compute in PyTorch's place, where that pays and moves nothing."""
@@ -177,8 +176,9 @@ class Predictor:
         regions = case.regions[key]
         batches = case.batches.setdefault(f"{self.device} {key}", {}) if self.device.type != "cpu" else None
         answers = grade.grade(regions, spec, self.networks[name], self.device, self.engine.amp, batches)
-        if grade.is_unanswered(regions, spec, answers):
-            case.unanswered[name] = grade.unanswered(regions, spec, answers)
+        unanswered = grade.unanswered(regions, spec, answers)
+        if unanswered.any():
+            case.unanswered[name] = unanswered
         case.answers[name] = answers
         with self._lock:
             self.spent[name] += time.perf_counter() - started
@@ -188,7 +188,8 @@ class Predictor:
         if case.error is not None:
             return self.stand_in(case.study_id, case.reason, case.issues)
         silent = np.full(self.prior.shape, np.nan)
-        members = np.stack([case.answers.get(name, silent) for name in self.graders])
+        logits = np.stack([case.answers.get(name, silent) for name in self.graders])
+        members = grade.softmax(logits)
         parts = case.regions.values()
         seen = np.array(
             [[any(part.present[OWN_VIEW[c]][level] for part in parts) for level in range(5)] for c in CONDITIONS]
@@ -198,6 +199,7 @@ class Predictor:
             study_id=case.study_id,
             probabilities=blended,
             members=members,
+            logits=logits,
             graded=graded,
             seen=seen,
             keypoints=tuple(case.keypoints),
@@ -229,6 +231,7 @@ class Predictor:
             study_id=study_id,
             probabilities=self.prior.copy(),
             members=np.full((len(self.graders), *self.prior.shape), np.nan),
+            logits=np.full((len(self.graders), *self.prior.shape), np.nan),
             graded=np.zeros(self.prior.shape[:2], dtype=bool),
             seen=np.zeros(self.prior.shape[:2], dtype=bool),
             issues=(*issues, Issue(code, study_id, None, reason)),

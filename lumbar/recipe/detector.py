@@ -5,7 +5,7 @@ from typing import Any, Final, Literal
 
 from pydantic import Field, model_validator
 
-from lumbar.labels import LEVELS, SeriesType
+from lumbar.labels import LEVELS, SIDES, SeriesType
 from lumbar.recipe.preprocessing import Preprocessing
 from lumbar.recipe.strict import (
     MAX_SIDE,
@@ -28,6 +28,9 @@ Points = Literal["stack", "series", "every"]
 Answer = Literal["heatmaps", "points", "slices", "boxes"]
 #: How a raw answer is read.
 Decode = Literal["maximum", "centroid", "box", "sums", "expectation", "change"]
+#: How a stack can be turned: the study as in a mirror, sides exchanged; columns or rows of each image reversed; slices
+#: in opposite order.
+Turn = Literal["mirror", "columns", "rows", "slices"]
 #: The decodes of each answer, the default first; "box" and "sums" are the third and the fourth place's.
 DECODES: Final[Mapping[Answer, tuple[Decode, ...]]] = {
     "heatmaps": ("maximum", "centroid", "box", "sums"),
@@ -36,6 +39,7 @@ DECODES: Final[Mapping[Answer, tuple[Decode, ...]]] = {
     "boxes": ("maximum",),
 }
 _PLACES: dict[SeriesType, Place] = {"sagittal_t2": "middle", "sagittal_t1": "offset", "axial_t2": "plane"}
+POINTS: Final[tuple[Points, ...]] = ("stack", "series", "every")
 _MAPS: dict[Points, dict[SeriesType, int]] = {
     "stack": {"sagittal_t2": 5, "sagittal_t1": 5, "axial_t2": 2},
     "series": {"sagittal_t2": 5, "sagittal_t1": 10, "axial_t2": 10},
@@ -46,7 +50,10 @@ _MAPS: dict[Points, dict[SeriesType, int]] = {
 class DetectorSpec(Strict):
     """A stage-1 member: a stack of slices in, where its keypoints are out."""
 
-    LATER = frozenset({"place", "points", "answer", "depth", "stride", "decode", "join", "needs", "target"})
+    LATER = frozenset(
+        {"place", "points", "answer", "depth", "stride", "decode", "join", "needs"}
+        | {"target", "resample", "pad", "beside", "levels_by", "tta"}
+    )
 
     stage: Literal["keypoints"] = "keypoints"
     series_type: SeriesType
@@ -82,7 +89,29 @@ class DetectorSpec(Strict):
     sigma_px: float = Field(10.0, ge=0.5, le=64)
     #: What a heatmap is taught to show: a Gaussian of peak 1, or a disc of 1 as large as that Gaussian at half height.
     target: Literal["gaussian", "disc"] = "gaussian"
+    #: place "whole": how a series is brought to `in_chans` slices: nearest takes slice floor(i n / T) for place i,
+    #: nearest-exact floor((i + 1/2) n / T), linear mixes the two slices beside (i + 1/2) n / T - 1/2.
+    resample: Literal["nearest", "nearest-exact", "linear"] = "nearest-exact"
+    #: place "whole": a series of fewer slices is followed by empty ones, not stretched.
+    pad: bool = False
+    #: place "whole": the series of this type, brought to as many slices, follows as channels of its own; empty where it
+    #: is missing. The detector answers for its keypoints, too.
+    beside: SeriesType | None = None
+    #: place "plane": which axial slices belong to a level; of several the middle one is looked at.
+    levels_by: Literal["nearest", "segments"] = "nearest"
+    #: Test-time augmentation: each is a second look at the turned stack, whose answer is turned back and averaged.
+    tta: tuple[Turn, ...] = Field((), max_length=3)
     preprocessing: Preprocessing = Preprocessing()
+
+    @property
+    def channels(self) -> int:
+        """Channels of its input: the slices of its series, then those of the one beside it."""
+        return self.in_chans * (1 if self.beside is None else 2)
+
+    @property
+    def types(self) -> tuple[SeriesType, ...]:
+        """The types of the series whose slices it sees."""
+        return (self.series_type,) if self.beside is None else (self.series_type, self.beside)
 
     @property
     def decoded(self) -> Decode | None:
@@ -93,6 +122,13 @@ class DetectorSpec(Strict):
     def map_size(self) -> int:
         """Rows, and columns, of its maps."""
         return self.image_size // self.stride
+
+    @property
+    def stacks(self) -> int:
+        """How many of its stacks a study has that lacks nothing: one, one a side, or one a level."""
+        if self.placed in ("middle", "whole") or self.series_type == "sagittal_t2":
+            return 1
+        return len(SIDES) if self.series_type == "sagittal_t1" else len(LEVELS)
 
     @property
     def names_slices(self) -> bool:
@@ -109,7 +145,13 @@ class DetectorSpec(Strict):
         """Which keypoints one of its stacks shows."""
         if self.points is not None:
             return self.points
-        return next((points for points, maps in _MAPS.items() if maps[self.series_type] == self.num_classes), "stack")
+        return next((points for points in _MAPS if self.names_of(points) == self.num_classes), "stack")
+
+    def names_of(self, points: Points) -> int:
+        """How many keypoints a stack shows that shows those."""
+        if points == "stack" or self.beside is None:
+            return _MAPS[points][self.series_type]
+        return _MAPS[points][self.series_type] + (_MAPS[points][self.beside] if points == "series" else 0)
 
     @property
     def needed(self) -> tuple[SeriesType, ...]:
@@ -150,7 +192,7 @@ class DetectorSpec(Strict):
 
     @model_validator(mode="after")
     def _fits_memory(self) -> "DetectorSpec":
-        refuse_many_pixels("in_chans", self.in_chans, self.image_size)
+        refuse_many_pixels("in_chans", self.channels, self.image_size)
         refuse_many_pixels("num_classes", self.num_classes, self.image_size)
         if self.depth and self.answer == "heatmaps":
             count = self.num_classes * self.in_chans

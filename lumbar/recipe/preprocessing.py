@@ -6,6 +6,10 @@ from pydantic import model_validator
 
 from lumbar.recipe.strict import Strict
 
+#: Which axial slices belong to a level, see `lumbar.study.levels`: the one nearest to its canal point; all that cut its
+#: segment of the canal; those around the slices that a detector found.
+LevelsBy = Literal["nearest", "segments", "found"]
+
 
 class Preprocessing(Strict):
     """How pixels, slices and regions are chosen. Defaults are sound; the alternatives are the original 9th place's.
@@ -35,8 +39,9 @@ class Preprocessing(Strict):
     #: series lies (see `lumbar.study.canal`); T2 windows move where it lies a slice or more off. The default is what
     #: members saw before there was a choice.
     middle: Literal["series", "canal"] = "series"
-    #: best: of several series of one type the one with most slices, then the finest; first: the first listed.
-    series: Literal["best", "first"] = "best"
+    #: best: of several series of one type the one with most slices, then the finest; first: the first listed; all:
+    #: detectors look at each, and of each keypoint the surest place counts (a grader takes the best).
+    series: Literal["best", "first", "all"] = "best"
     #: medial: sagittal slices of a side run from the middle outwards, so that right looks like left; patient: they run
     #: from the patient's right to left on both sides.
     side_order: Literal["medial", "patient"] = "medial"

@@ -23,7 +23,7 @@ from pydantic import Field, ValidationError, model_validator
 from lumbar.arguments import LARGEST_SEED
 from lumbar.files.read import parse_toml, read_text
 from lumbar.issues import InputError, cut, few, printable
-from lumbar.recipe import combinations
+from lumbar.recipe import chain, combinations
 from lumbar.recipe.card import Card
 from lumbar.recipe.detector import DetectorSpec
 from lumbar.recipe.grader import GraderSpec
@@ -109,9 +109,6 @@ class Recipe(Strict):
         both = self.stage1.members.keys() & self.stage2.members.keys()
         if both:
             raise ValueError(f"member {sorted(both)[0]!r} stands in both stages; names must differ")
-        types = {member.spec.series_type for member in self.stage1.bundled().values()}
-        if "sagittal_t2" not in types and "axial_t2" in types:
-            raise ValueError("an axial detector needs a sagittal_t2 one: its planes are chosen by T2 keypoints")
         return self
 
 
@@ -182,6 +179,8 @@ def check_recipe(values: Table, source: str) -> Recipe:
     if wrong:
         told = " ".join(f"({number}) {each}." for number, each in enumerate(wrong, 1)).rstrip(".")
         raise InputError(f"{source}: {told if len(wrong) > 1 else wrong[0]}")
+    detectors = {f"stage1.members.{name}": member.spec for name, member in recipe.stage1.bundled().items()}
+    chain.refuse(detectors, source)
     return recipe
 
 

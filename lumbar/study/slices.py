@@ -42,6 +42,14 @@ def playing_series(study: Study, series_type: SeriesType, preprocessing: Preproc
     return series
 
 
+def candidate_series(study: Study, series_type: SeriesType, preprocessing: Preprocessing) -> list[Series]:
+    """The series that a detector looks at, one after the other; more than one only with `series="all"`."""
+    if preprocessing.series == "all" and study.series.get(series_type):
+        return list(study.series[series_type])
+    series = playing_series(study, series_type, preprocessing)
+    return [] if series is None else [series]
+
+
 def sagittal_window(
     series: Series, num: int, offset_mm: float, preprocessing: Preprocessing, from_mm: float | None = None
 ) -> Window:

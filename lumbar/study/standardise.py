@@ -35,6 +35,15 @@ def slice_values(item: Slice, preprocessing: Preprocessing) -> tuple[NDArray[np.
     return np.ascontiguousarray(values, np.float32), affine
 
 
+def slice_frame(item: Slice, preprocessing: Preprocessing) -> tuple[geometry.FloatArray, tuple[int, int]]:
+    """The affine and the (rows, columns) of a slice's image as `slice_values` gives it, without its values."""
+    pixels, affine = item.pixels, item.affine
+    if preprocessing.orientation == "canonical":
+        pixels, affine = geometry.canonical(pixels, affine, item.plane)
+    rows, columns = pixels.shape
+    return affine, (rows, columns)
+
+
 def _darken(values: NDArray[np.floating], padded: NDArray[np.bool_]) -> None:
     """Give padding the smallest value of the image, in place.
 

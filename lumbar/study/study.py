@@ -174,8 +174,13 @@ def read_study(data: DataFolder, study_id: int) -> Study:
     return Study(study_id, found, tuple(replace(issue, detail=data.said(study_id, issue.detail)) for issue in issues))
 
 
-def choose_series(study: Study, series_type: SeriesType, rule: Literal["best", "first"] = "best") -> Series | None:
-    """The series of a type to use. best: most slices, then the finest pixels, then table order; first: table order."""
+def choose_series(
+    study: Study, series_type: SeriesType, rule: Literal["best", "first", "all"] = "best"
+) -> Series | None:
+    """The series of a type to use where one counts, None without any.
+
+    best, all: most slices, then the finest pixels, then table order; first: table order.
+    """
     group = study.series.get(series_type, ())
     if not group or rule == "first":
         return group[0] if group else None

@@ -173,10 +173,15 @@ def read(spec: DetectorSpec, raw: np.ndarray) -> Reading:
     elif spec.preprocessing.keypoints == "repair":
         xy = refine(maps, pixel, 2 * spec.sigma_px / spec.stride)
     spread = spread * spec.stride
-    points = np.concatenate([(xy + 0.5) * spec.stride - 0.5, place[..., None]], axis=-1)
+    points = np.concatenate([image_px(xy, spec.stride), place[..., None]], axis=-1)
     points[silent] = np.nan
     sure = np.where(silent, 0.0, confidence(peak, spread, spec.sigma_px))
     return Reading(points, sure, peak, spread)
+
+
+def image_px(xy: np.ndarray, stride: int) -> np.ndarray:
+    """Pixels (…, 2) of a map as pixels of the image."""
+    return xy if stride == 1 else (xy + 0.5) * stride - 0.5
 
 
 def _box_centre(maps: np.ndarray) -> np.ndarray:

@@ -33,7 +33,7 @@ def build_smp(spec: DetectorSpec, architecture: type[nn.Module]) -> nn.Module:
         return architecture(
             encoder_name=spec.encoder,
             encoder_weights=None,
-            in_channels=spec.in_chans,
+            in_channels=spec.channels,
             classes=spec.num_classes,
             **spec.network_args,
             **spec.encoder_args,

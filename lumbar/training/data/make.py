@@ -2,7 +2,6 @@
 
 import functools
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -70,7 +69,7 @@ def make_regions(setup: Setup, kind: str, study_ids: Sequence[int]) -> None:
         make = functools.partial(region_files.make_regions, setup.packs, setup.rows, around, wide)
 
         def parts(study: int, wide: GraderSpec = wide) -> list[Any]:
-            return [region_key(wide), [asdict(point) for point in found.get(study, [])]]
+            return [region_key(wide), [point.as_dict() for point in found.get(study, [])]]
 
         _derive(setup, region_folder(setup, spec, kind, shift), study_ids, make, parts, f"regions {kind}")
 

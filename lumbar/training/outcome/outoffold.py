@@ -2,7 +2,6 @@
 
 import functools
 from collections.abc import Mapping
-from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -11,7 +10,7 @@ import torch
 from lumbar.bundle.network import build_network
 from lumbar.compute.processes import each
 from lumbar.files.write import write_json, writing_into
-from lumbar.grading.grade import grade
+from lumbar.grading.grade import grade, softmax
 from lumbar.grading.regions import cut_all_regions, region_key
 from lumbar.keypoints.detect import detect
 from lumbar.labels import CONDITIONS, LEVELS, SEVERITIES
@@ -52,18 +51,16 @@ def find_keypoints(setup: Setup, fold: int) -> None:
     made_from = fingerprint([found and found["fingerprint"] for found in results], sources)
     if setup.folder.keypoint_fingerprint(fold) == made_from:
         return
-    detectors: dict[Any, list[Any]] = {}
-    for spec, network in trained_networks(setup, setup.recipe.stage1, fold).values():
-        detectors.setdefault(spec.series_type, []).append((spec, network))
+    detectors = list(trained_networks(setup, setup.recipe.stage1, fold).values())  # in the recipe's order
     found: dict[str, list[Any]] = {}
     labelled: dict[str, list[Any]] = {}
 
     def one(study_id: int) -> None:
         study = setup.packs.study(study_id)
         points, _ = detect(study, detectors, setup.accelerator.device)
-        found[str(study_id)] = [asdict(point) for point in points]
+        found[str(study_id)] = [point.as_dict() for point in points]
         told = label_keypoints(study, setup.rows[study_id]) if study_id in setup.rows else {}
-        labelled[str(study_id)] = [asdict(point) for point in told.values()]
+        labelled[str(study_id)] = [point.as_dict() for point in told.values()]
 
     each(one, studies, f"keypoints of fold {fold}", 1)
     with writing_into(path.parent):
@@ -107,4 +104,5 @@ def _grade(
     points = {(point.condition, point.level): point for point in keypoints[study_id]}
     regions = cut_all_regions(study, points, [spec for spec, _ in graders.values()])
     for name, (spec, network) in graders.items():
-        tables[name][study_id] = grade(regions[region_key(spec)], spec, network, setup.accelerator.device)
+        logits = grade(regions[region_key(spec)], spec, network, setup.accelerator.device)
+        tables[name][study_id] = softmax(logits)
