@@ -37,9 +37,9 @@ def mirror_stack(
 
 def backwards(image: np.ndarray, spec: DetectorSpec) -> np.ndarray:
     """A stack (C, S, S) with the slices of each of its series in opposite order; those that `spec.pad` appends stay."""
-    rows, columns = image.shape[-2:]
-    series, end = image.reshape(len(spec.types), spec.in_chans, rows, columns), filled(image, spec)
-    return np.concatenate([series[:, :end][:, ::-1], series[:, end:]], axis=1).reshape(image.shape)
+    end = filled(image, spec)
+    order = np.concatenate([np.arange(end)[::-1], np.arange(end, spec.in_chans)])
+    return image[np.concatenate([order + at * spec.in_chans for at in range(len(spec.types))])]
 
 
 def mirror_slices(slices: np.ndarray, image: np.ndarray, spec: DetectorSpec) -> np.ndarray:
