@@ -50,7 +50,7 @@ def mirror_slices(slices: np.ndarray, image: np.ndarray, spec: DetectorSpec) -> 
 
 def filled(image: np.ndarray, spec: DetectorSpec) -> int:
     """How many slices of a stack (C, S, S) are not those that `spec.pad` appends."""
-    there = np.flatnonzero(image.any((1, 2))) if spec.pad else ()
+    there = np.flatnonzero(image.any((1, 2))) if spec.pad else np.zeros(0, int)
     return int(there[-1]) + 1 if len(there) else spec.in_chans
 
 
