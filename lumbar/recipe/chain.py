@@ -68,7 +68,7 @@ def refuse(specs: Mapping[str, DetectorSpec], source: str) -> None:
     """Raise InputError, which names the source, with all that is wrong with detectors (see `faults`)."""
     told = faults(specs)
     if len(told) > 1:
-        told = [f"{len(told)} faults: " + "; ".join(f"({number}) {fault}" for number, fault in enumerate(told, 1))]
+        told = [" ".join(f"({number}) {fault}." for number, fault in enumerate(told, 1)).rstrip(".")]
     if told:
         raise InputError(f"{source}: {told[0]}")
 

@@ -175,12 +175,11 @@ def check_recipe(values: Table, source: str) -> Recipe:
     except ValidationError as error:
         raise InputError(f"{source}: {describe(error, _PARTS)}") from error
     members = {name: (member.spec, member.training) for name, member in recipe.members().items()}
-    wrong = combinations.faults(members, recipe.folds.train)
+    chained = {name: member.spec for name, member in recipe.stage1.bundled().items()}
+    wrong = [*combinations.faults(members, recipe.folds.train), *chain.faults(chained)]
     if wrong:
         told = " ".join(f"({number}) {each}." for number, each in enumerate(wrong, 1)).rstrip(".")
         raise InputError(f"{source}: {told if len(wrong) > 1 else wrong[0]}")
-    detectors = {f"stage1.members.{name}": member.spec for name, member in recipe.stage1.bundled().items()}
-    chain.refuse(detectors, source)
     return recipe
 
 
