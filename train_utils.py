@@ -194,6 +194,7 @@ def predict_folder(args: argparse.Namespace) -> int:
     if found is None:
         return 0
     terminal.show(outputs.write_outputs(found, data, weights, args.out, options))
+    terminal.tell(run_report.describe_evidence(found, weights))
     if args.html:
         device = choose_device(args.device, say=terminal.tell).device
         terminal.show(html.write_report(found, data, weights, args.out, device=device))

@@ -18,6 +18,7 @@ from lumbar.issues import CODES, NOTICE, Issue, printable
 from lumbar.labels import CONDITIONS, LABEL_COLUMNS, LEVELS
 from lumbar.prediction.result import REPORTED, StudyResult
 from lumbar.prediction.versions import versions_here
+from lumbar.recipe.evidence import ByCondition, complete, rests_on
 from lumbar.study.study import DataFolder
 
 #: Layout of the report; raised when a key changes its meaning.
@@ -52,6 +53,7 @@ def run_report(
         "ran_on": dict(Counter(result.ran_on for result in results if result.ran_on)),
         "dropped": dict(Counter(name for result in results for name in result.dropped)),
         "bundle": bundle_identity(bundle),
+        "evidence": evidence_entries(bundle.manifest.card.evidence),
         "data": {
             "split": data.split,
             "parts_by": "tables" if data.tree is None else data.tree.parts_by,
@@ -131,6 +133,21 @@ def show_issues(results: Iterable[StudyResult]) -> pd.DataFrame:
 def _example(issue: Issue) -> str:
     series = "" if issue.series is None else f", series {issue.series}"
     return f"study {issue.study}{series}: {issue.detail}"
+
+
+def evidence_entries(told: ByCondition) -> dict[str, dict[str, Any]]:
+    """What each condition's severities rest on, as the bundle tells it, and in words."""
+    return {
+        condition: {"tested_on_patients": one.on_patients, "says": one.says(), **one.model_dump(mode="json")}
+        for condition, one in complete(told).items()
+    }
+
+
+def describe_evidence(results: Sequence[StudyResult], bundle: Bundle) -> str:
+    """One sentence: what the severities rest on, and how many of the studies are phantoms."""
+    line = f"What the severities rest on: {rests_on(bundle.manifest.card.evidence)}."
+    phantoms = sum(result.phantom for result in results)
+    return f"{line} {phantoms} of {len(results)} studies are phantoms." if phantoms else line
 
 
 def describe_rows(results: Sequence[StudyResult]) -> str:
