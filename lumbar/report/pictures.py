@@ -258,11 +258,11 @@ def _bare(ax: Axes, title: str) -> None:
 
 
 def _draw_title(figure: Figure, result: StudyResult) -> None:
-    style.write(figure, 0.012, 0.965, f"Study {result.study_id}", size=16, weight="bold", color=style.INK, va="center")
-    tag = style.write(figure, 0.012, 0.93, "", size=style.LABEL_SIZE, color=style.INK, va="center")
+    style.write(figure, 0.012, 0.974, f"Study {result.study_id}", size=16, weight="bold", color=style.INK, va="center")
+    tag = style.write(figure, 0.012, 0.94, "", size=style.LABEL_SIZE, color=style.INK, va="center")
     tag.set_text(f"Severities rest on: {result.rests_on(short=True)}")
     if result.phantom:
-        style.write(figure, 0.2, 0.965, "PHANTOM, no patient", size=12, weight="bold", color=style.WARNING, va="center")
+        style.write(figure, 0.2, 0.974, "PHANTOM, no patient", size=12, weight="bold", color=style.WARNING, va="center")
     elif not result.shown_as_told.all():
         tag.set(color=style.WARNING, weight="bold")
     from_prior = int((~np.asarray(result.graded, bool)).sum())
@@ -270,7 +270,7 @@ def _draw_title(figure: Figure, result: StudyResult) -> None:
     parts += [f"{from_prior} of 25 rows from the prior"] if from_prior else []
     parts += ["research use only, not for clinical decisions"]
     style.write(
-        figure, 0.988, 0.965, " · ".join(parts), size=style.LABEL_SIZE, color=style.FAINT, va="center", ha="right"
+        figure, 0.988, 0.974, " · ".join(parts), size=style.LABEL_SIZE, color=style.FAINT, va="center", ha="right"
     )
 
 
