@@ -171,8 +171,8 @@ def predict_folder(args: argparse.Namespace) -> int:
     if args.list:  # without torch
         return list_series(args)
     from lumbar.bundle.bundle import load_bundle
-    from lumbar.compute.device import choose_device
-    from lumbar.prediction import job, outputs, run_report
+    from lumbar.prediction import job, run_report
+    from lumbar.report.results import Chosen, Results
     from lumbar.study.folder import open_folder
 
     if args.dicom_sr:
@@ -193,14 +193,10 @@ def predict_folder(args: argparse.Namespace) -> int:
         terminal.tell(f"{part} is done; after all parts, run the same without --shard.")
     if found is None:
         return 0
-    terminal.show(outputs.write_outputs(found, data, weights, args.out, options))
-    terminal.tell(run_report.describe_evidence(found, weights))
-    if args.html:
-        device = choose_device(args.device, say=terminal.tell).device
-        terminal.show(html.write_report(found, data, weights, args.out, device=device))
-    if args.dicom_sr:
-        for sentence in dicom_sr.write_reports(found, data, weights, args.out)[1]:
-            terminal.tell(sentence)
+    results = Results(found, data, weights, Chosen(**options))
+    terminal.tell(results.evidence)
+    for path in results.save(args.out, html=args.html, dicom_sr=args.dicom_sr, say=terminal.tell):
+        terminal.show(path)
     if run_report.exceeded_share(found):
         raise InputError(f"{args.data}: {run_report.describe_prior(found)}, see {args.out / 'run_report.json'}")
     return 0

@@ -42,8 +42,7 @@ def run_report(
     them, which is also the default. `seconds`: the whole run; the sum over studies where it is None. In the report,
     `ran_on` counts studies by device and number type, `dropped` those graded without a member for lack of time.
     """
-    issues = [issue for result in results for issue in result.issues]
-    issues += [issue for issue in data.issues if issue.study in data.unlisted]
+    issues = all_issues(results, data)
     spent = [float(result.seconds) for result in results]
     return {
         "format": FORMAT,
@@ -75,6 +74,12 @@ def run_report(
         },
         "studies": [_study_entry(result) for result in results],
     }
+
+
+def all_issues(results: Iterable[StudyResult], data: DataFolder) -> list[Issue]:
+    """The issues of all studies, and of those that were left out."""
+    issues = [issue for result in results for issue in result.issues]
+    return [*issues, *(issue for issue in data.issues if issue.study in data.unlisted)]
 
 
 def failed_studies(results: Iterable[StudyResult]) -> list[int]:
