@@ -23,12 +23,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 try:
-    from lumbar import terminal
+    from lumbar import __version__, terminal
     from lumbar.issues import InputError
 except ModuleNotFoundError:  # pushed to Kaggle as a utility script: the package lies in an attached dataset
     for depth in range(1, 5):
         sys.path += [str(found.parents[1]) for found in Path("/kaggle/input").glob("*/" * depth + "lumbar/labels.py")]
-    from lumbar import terminal
+    from lumbar import __version__, terminal
     from lumbar.issues import InputError
 
 if TYPE_CHECKING:  # what a notebook imports from here; loaded on first use, so that --help does not wait for torch
@@ -308,6 +308,18 @@ def _main(argv: Sequence[str] | None) -> int:
 
 
 def _run(args: argparse.Namespace) -> int:
+    with terminal.speaking(quiet=args.quiet, verbose=args.verbose, log=args.log):
+        terminal.event(f"{args.command} begins, lumbar {__version__}")
+        try:
+            code = _run_command(args)
+        except BaseException as error:
+            terminal.event(f"{args.command} fails ({type(error).__name__}); standard error says why")
+            raise
+        terminal.event(f"{args.command} ends with exit code {code}")
+        return code
+
+
+def _run_command(args: argparse.Namespace) -> int:
     from lumbar.arguments import WRITES
     from lumbar.files.write import check_writable
 
