@@ -172,7 +172,6 @@ def test_a_phantom_is_told_and_its_findings_all_count(world: World) -> None:
         cell["backed"] for line in write.cells.table(result, list(world.bundle.manifest.graders), None) for cell in line
     )
     assert write.cells.counted(result).all()
-    assert result.rests_on().startswith("a phantom, no patient; ")
     study = read_study(open_data(ROOT / "sample_data"), int(GRADED))
     assert study.is_phantom
     assert not read_study(world.data, int(GRADED)).is_phantom

@@ -46,9 +46,8 @@ class StudyResult:
         return np.array([self.phantom or self.evidence.get(one, UNKNOWN).on_patients for one in CONDITIONS])
 
     def rests_on(self, *, short: bool = False) -> str:
-        """In one line: what the severities rest on, and whether the study is a phantom."""
-        line = rests_on(self.evidence, short=short)
-        return f"a phantom, no patient; {line}" if self.phantom else line
+        """What the severities rest on, in one line."""
+        return rests_on(self.evidence, short=short)
 
 
 def left_out(study_id: int, graded: np.ndarray, seen: np.ndarray) -> tuple[Issue, ...]:

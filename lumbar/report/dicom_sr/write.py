@@ -24,7 +24,7 @@ from lumbar.files.write import check_replaceable, replacing, writing_into
 from lumbar.issues import NOTICE, InputError
 from lumbar.labels import CONDITIONS, LEVELS, SEVERITIES, Condition, Level, condition_title, level_title, side_of
 from lumbar.prediction.result import StudyResult
-from lumbar.recipe.evidence import UNKNOWN, rests_on
+from lumbar.recipe.evidence import UNKNOWN
 from lumbar.report.dicom_sr import codes
 from lumbar.report.dicom_sr.sources import Source, find_sources, first_of, nameless, repeat_study
 from lumbar.study.study import DataFolder
@@ -248,7 +248,7 @@ def _observer(bundle: Bundle) -> Any:
 def _head(result: StudyResult) -> list[str]:
     """What stands at the head of a report, for whoever reads no codes."""
     phantom = ["PHANTOM: synthetic images, no patient."] if result.phantom else []
-    return [UNSIGNED, NOTICE, *phantom, f"Severities rest on: {rests_on(result.evidence)}."]
+    return [UNSIGNED, NOTICE, *phantom, f"Severities rest on: {result.rests_on()}."]
 
 
 def _backing(result: StudyResult, condition: Condition) -> codes.Code:

@@ -110,7 +110,7 @@ def study_view(
         "id": str(result.study_id),
         "failed": bool(result.failed),
         "phantom": result.phantom,
-        "rests_on": rests_on(result.evidence),
+        "rests_on": result.rests_on(),
         "seconds": f"{result.seconds:.1f}",
         "worst": cells.worst(result),
         "cells": cells.table(result, names, true_severities(data, result.study_id)),
