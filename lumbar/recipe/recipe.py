@@ -24,11 +24,12 @@ from lumbar.arguments import LARGEST_SEED
 from lumbar.files.read import parse_toml, read_text
 from lumbar.issues import InputError, cut, few, printable
 from lumbar.recipe import combinations
+from lumbar.recipe.blend import Blend
 from lumbar.recipe.card import Card
 from lumbar.recipe.detector import DetectorSpec
 from lumbar.recipe.grader import GraderSpec
 from lumbar.recipe.member import MEMBER_NAME
-from lumbar.recipe.settings import Blend, Folds, Loop, Training
+from lumbar.recipe.settings import Folds, Loop, Training
 from lumbar.recipe.strict import Strict
 from lumbar.recipe.wording import describe
 
@@ -112,6 +113,7 @@ class Recipe(Strict):
         types = {member.spec.series_type for member in self.stage1.bundled().values()}
         if "sagittal_t2" not in types and "axial_t2" in types:
             raise ValueError("an axial detector needs a sagittal_t2 one: its planes are chosen by T2 keypoints")
+        self.blend.check_names(self.stage2.bundled())
         return self
 
 
