@@ -1,8 +1,6 @@
 """What is set of a blend by hand: weights, parts, temperatures, factors; and the recorded arithmetic of others."""
 
-import importlib
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +20,8 @@ from lumbar.labels import CONDITION_GROUPS, LABEL_COLUMNS
 from lumbar.metric import UNLABELLED
 from lumbar.recipe.blend import Around, Blend
 from lumbar.recipe.recipe import load_recipe
+from tests.support.recorded import records
+from tests.support.rule_weights import normal
 from tests.test_blend import world, write_world
 
 PARITY = SHARED / "parity"
@@ -33,15 +33,6 @@ def recorded(name: str) -> Any:
     if not path.is_file():
         pytest.skip(f"needs the recorded numbers in {path}")
     return json.loads(path.read_text())
-
-
-def filler(name: str) -> Any:
-    """The rule of the recorded weights, a module beside them."""
-    sys.path.insert(0, str(PARITY))
-    try:
-        return importlib.import_module(name)
-    finally:
-        sys.path.remove(str(PARITY))
 
 
 def settings(**values: Any) -> Blend:
@@ -286,12 +277,7 @@ def test_weights_by_hand_need_a_recipe(tmp_path: Path, capsys: pytest.CaptureFix
 
 
 def test_the_sixth_places_second_level_is_the_recorded_one() -> None:
-    at = recorded("sixth/models.json")["models"]["theo_level2"]
-    fill = filler("fill_ext").fill
-
-    def normal(seed: int, *shape: int) -> np.ndarray:
-        return np.random.RandomState(seed).standard_normal(shape).astype(np.float32)
-
+    (record,) = (each for each in records(ROOT / "tests" / "parity") if each.name == "theo_level2")
     crop = (normal(621, 2, 25, 6) + normal(622, 2, 25, 6)) / 2
     one, two, three, other = (normal(seed, 2, 25, 3) for seed in (625, 626, 627, 628))
     one[:, -10:] = two[:, -10:]
@@ -300,11 +286,9 @@ def test_the_sixth_places_second_level_is_the_recorded_one() -> None:
     canal = np.concatenate([common[:, :5], normal(623, 2, 5, 3), normal(624, 2, 5, 3)], axis=-1)
     found = []
     for name, inputs in (("scs", canal), ("nfn", common[:, 5:15]), ("ss", common[:, 15:])):
-        keys = {key: fill(key, shape, at["fill_tag"]) for key, shape in at["keys"].items() if f"_{name}." in key}
-        (w1, b1, w2, b2) = keys.values()
+        w1, b1, w2, b2 = (record.weight(key) for key in record.keys if f"_{name}." in key)
         found.append(cellwise.answer({"w1": w1.T, "b1": b1, "w2": w2.T, "b2": b2}, inputs))
-    expected = np.load(PARITY / "sixth" / "outputs" / "theo_level2.npz")["logits"]
-    np.testing.assert_allclose(np.concatenate(found, axis=1), expected, atol=1e-4)
+    np.testing.assert_allclose(np.concatenate(found, axis=1), record.outputs()["logits"], atol=1e-4)
 
 
 def test_the_sixth_places_study_loss_is_the_official_score() -> None:

@@ -1,0 +1,88 @@
+"""Networks of other systems, number for number: rule-made weights in, recorded outputs out.
+
+Every entry of `../shared/parity/*/models.json`, or of the folder that `LUMBAR_PARITY` names, whose class is built here;
+and those that lie in `tests/parity`, which any clone has.
+"""
+
+import importlib
+import os
+import re
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import ROOT, SHARED
+
+from lumbar.bundle.network import build_network
+from lumbar.grading.networks.registry import NETWORKS as GRADERS
+from lumbar.keypoints.networks.registry import NETWORKS as DETECTORS
+from tests.support.recorded import ELSEWHERE, Record, adapter_of, records
+from tests.support.rule_weights import EXTENDED, OTHER, rule_weight
+
+NAMED = os.environ.get("LUMBAR_PARITY")
+FOLDER = Path(NAMED or SHARED / "parity")
+#: By system and name; what lies in both folders is run once.
+RECORDS = {
+    f"{record.folder.name}-{record.name}": record
+    for folder in (ROOT / "tests" / "parity", FOLDER)
+    for record in records(folder)
+}
+
+
+def check(record: Record) -> None:
+    """Build, fill, call and compare; skips what is not built here."""
+    if place := next((place for kind, place in ELSEWHERE.items() if re.match(kind, record.kind)), ""):
+        pytest.skip(f"{record.kind} is {place}")
+    adapter = adapter_of(record)
+    ours = adapter(record) if adapter else None
+    if ours is None:
+        pytest.skip(f"{record.kind} is not built here")
+    if ours.spec.network not in {**DETECTORS, **GRADERS}:
+        pytest.skip(f"{record.kind} needs the network {ours.spec.network}, which is not built here")
+    network = build_network(ours.spec).eval()
+    state = network.state_dict()
+    taken = {own: ours.key(own) for own in state}
+    left = [key for key in record.keys if key not in taken.values() and not key.startswith(ours.unused or ("\0",))]
+    assert not left, f"recorded tensors without a place here: {left[:5]}"
+    filled = {own: torch.from_numpy(np.asarray(record.weight(key))) for own, key in taken.items()}
+    assert {own: tuple(value.shape) for own, value in filled.items()} == {
+        own: tuple(value.shape) for own, value in state.items()
+    }
+    network.load_state_dict(filled)
+    with torch.inference_mode():
+        found = network(torch.from_numpy(ours.called_with(record.inputs()))).numpy()
+    for ours_said, told in ours.pairs(found, record.outputs()):
+        np.testing.assert_allclose(ours_said, told, rtol=ours.tolerance, atol=ours.tolerance)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", RECORDS)
+def test_a_recorded_network_gives_its_recorded_outputs(name: str) -> None:
+    check(RECORDS[name])
+
+
+@pytest.mark.skipif(NAMED is None, reason="LUMBAR_PARITY names no folder")
+def test_the_folder_that_is_named_holds_records() -> None:
+    assert records(FOLDER), f"{FOLDER} has no <system>/models.json with networks"
+
+
+def test_every_record_says_what_it_is_called_with() -> None:
+    unsaid = [name for name, record in RECORDS.items() if adapter_of(record) and not record.inputs()]
+    assert not unsaid
+
+
+@pytest.mark.skipif(not (SHARED / "parity").is_dir(), reason="needs the recorded rules in ../shared/parity")
+def test_weights_follow_from_keys_as_they_did_when_records_were_made(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(SHARED / "parity"))
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
+    base, extended, other = (importlib.import_module(f"fill_{name}") for name in ("weights", "ext", "other"))
+    gain = {"prefixes": ["a."], "factor": 1.2}
+    for leaf in ("weight", "bias", "gamma", "gamma_1", "running_var", "running_mean", "scale", "logit_scale", "p"):
+        for shape in ((1,), (4,), (3, 2, 1, 1)):
+            key = f"a.{leaf}"
+            np.testing.assert_array_equal(rule_weight(key, shape, "tag"), base.fill(key, shape, "tag"))
+            found = rule_weight(key, shape, "tag", EXTENDED, gain)
+            np.testing.assert_array_equal(found, extended.fill(key, shape, "tag", gain))
+            np.testing.assert_array_equal(rule_weight(key, shape, "tag", OTHER), other.fill_other(key, shape, "tag"))
