@@ -1,4 +1,4 @@
-"""What is set of a blend by hand: weights, parts, temperatures, factors; and the recorded arithmetic of others."""
+"""What is set of a blend by hand: weights, inner blends, temperatures, factors; and the recorded arithmetic of others."""
 
 import json
 from pathlib import Path
@@ -70,23 +70,23 @@ def test_where_nobody_with_a_weight_speaks_the_prior_stands_and_is_named_so() ->
 
 
 @pytest.mark.parametrize("on", ["probabilities", "logits", "odds"])
-def test_parts_are_blended_first_with_their_own_factors(on: str) -> None:
+def test_inner_blends_are_blended_first_with_their_own_factors(on: str) -> None:
     members, factors = drawn(3), (1.0, 2.0, 5.0)
     weights = {group: {"a": 1, "b": 3} for group in CONDITION_GROUPS}
     part = {"on": on, "weights": weights, "multipliers": {"spinal": factors}}
     outer = {group: {"pair": 2, "c": 1} for group in CONDITION_GROUPS}
-    found = weighed(settings(weights=outer, parts={"pair": part}), members, ("a", "b", "c"))
+    found = weighed(settings(weights=outer, inner={"pair": part}), members, ("a", "b", "c"))
     pair, _ = blend(members[:2], PRIOR, by_hand.AVERAGES[on], [1, 3])  # type: ignore[index]
     pair[0] = pair[0] * factors / (pair[0] * factors).sum(axis=-1, keepdims=True)
     np.testing.assert_allclose(found, (2 * pair + members[2]) / 3)
 
 
-def test_a_part_that_is_silent_leaves_its_weight_to_the_others() -> None:
+def test_an_inner_blend_that_is_silent_leaves_its_weight_to_the_others() -> None:
     members = drawn(3)
     members[:2, 3] = np.nan
     part = {"weights": {group: {"a": 1, "b": 1} for group in CONDITION_GROUPS}}
     outer = {group: {"pair": 9, "c": 1} for group in CONDITION_GROUPS}
-    found = weighed(settings(weights=outer, parts={"pair": part}), members, ("a", "b", "c"))
+    found = weighed(settings(weights=outer, inner={"pair": part}), members, ("a", "b", "c"))
     np.testing.assert_allclose(found[3], members[2, 3])
 
 
@@ -191,26 +191,26 @@ BAD = {
         {"method": "mean", "weights": {"spinal": {"spinal_small": 1}}},
         'weights needs method = "weighted", not "mean"',
     ),
-    "an unheard part": (
+    "an unheard one": (
         {
             "weights": {group: {f"{group}_small": 1} for group in CONDITION_GROUPS},
-            "parts": {"two": {"weights": {"spinal": {"spinal_small": 1}}}},
+            "inner": {"two": {"weights": {"spinal": {"spinal_small": 1}}}},
         },
-        "parts.two has no weight anywhere",
+        "inner.two has no weight anywhere",
     ),
-    "a part of strangers": (
+    "one of strangers": (
         {
             "weights": {"spinal": {"two": 1}},
-            "parts": {"two": {"weights": {"spinal": {"smal": 1}}}},
+            "inner": {"two": {"weights": {"spinal": {"smal": 1}}}},
         },
-        "blend.parts.two.weights.spinal names 'smal'",
+        "blend.inner.two.weights.spinal names 'smal'",
     ),
-    "a part named as a member": (
+    "one named as a member": (
         {
             "weights": {"spinal": {"spinal_small": 1}},
-            "parts": {"spinal_small": {"weights": {"spinal": {"spinal_small": 1}}}},
+            "inner": {"spinal_small": {"weights": {"spinal": {"spinal_small": 1}}}},
         },
-        "blend.parts.spinal_small has the name of a member",
+        "blend.inner.spinal_small has the name of a member",
     ),
 }
 

@@ -1,7 +1,7 @@
 """What a person sets of a blend and nothing fits: temperatures before it, weights in it, factors after it.
 
 `before` and `after` stand around every blend, fitted or not. `weighted` is a blend of its own: weights for each group
-of conditions, of members or of `parts`, which are blends of members themselves.
+of conditions, of members or of `inner` blends of members.
 """
 
 from collections.abc import Mapping, Sequence
@@ -50,19 +50,19 @@ class Part(Protocol):
         """Of the tables by name, for each group."""
 
 
-class FactoredPart(Part, Protocol):
+class Factored(Part, Protocol):
     """The same with factors of its own."""
 
     @property
     def multipliers(self) -> Mapping[Group, Sequence[float]]:
-        """What each severity of the part's table is multiplied by."""
+        """What each severity of its table is multiplied by."""
 
 
 class Weighted(Part, Around, Protocol):
-    """A whole blend of members and parts, and what stands around it."""
+    """A whole blend of members and inner blends, and what stands around it."""
 
     @property
-    def parts(self) -> Mapping[str, FactoredPart]:
+    def inner(self) -> Mapping[str, Factored]:
         """By name."""
 
 
@@ -111,38 +111,38 @@ def worst_scaled(table: np.ndarray, factor: float, spoken: np.ndarray) -> np.nda
 
 
 def weighted(tables: Sequence[str], blend: Weighted) -> Fit:
-    """The blend as data, for tables of these names. ValueError where a group or part has nothing to go by."""
-    parts = [
+    """The blend as data, for tables of these names. ValueError where a weight is given to a stranger."""
+    inner = [
         {
-            "average": AVERAGES[part.on],
-            "weights": _matrix(f"parts.{name}.weights", part.weights, tables, 0.0),
-            "multipliers": {group: list(factors) for group, factors in part.multipliers.items()},
+            "average": AVERAGES[each.on],
+            "weights": _matrix(f"inner.{name}.weights", each.weights, tables, 0.0),
+            "multipliers": {group: list(factors) for group, factors in each.multipliers.items()},
         }
-        for name, part in blend.parts.items()
+        for name, each in blend.inner.items()
     ]
-    rows = _matrix("weights", blend.weights, [*tables, *blend.parts], 1.0)
+    rows = _matrix("weights", blend.weights, [*tables, *blend.inner], 1.0)
     for row, group in zip(rows, CONDITION_GROUPS, strict=True):
-        if blend.parts and group not in blend.weights:
+        if blend.inner and group not in blend.weights:
             row[: len(tables)] = [0.0] * len(tables)
-    return Fit(WEIGHTED, {"average": AVERAGES[blend.on], "weights": rows, "parts": parts})
+    return Fit(WEIGHTED, {"average": AVERAGES[blend.on], "weights": rows, "inner": inner})
 
 
 def predict(fitted: Fit, cells: Cells) -> np.ndarray:
     """(N, 5, 5, 3)."""
-    whole = _with_parts(fitted, cells)
+    whole = _with_inner(fitted, cells)
     return by_group.weighted(whole, fitted.params["average"], np.asarray(fitted.params["weights"], dtype=np.float64))
 
 
 def spoken(fitted: Fit, cells: Cells) -> np.ndarray:
     """(N, 5, 5), True where a table speaks that has a weight."""
-    return _spoken(_with_parts(fitted, cells), np.asarray(fitted.params["weights"], dtype=np.float64))
+    return _spoken(_with_inner(fitted, cells), np.asarray(fitted.params["weights"], dtype=np.float64))
 
 
-def _with_parts(fitted: Fit, cells: Cells) -> Cells:
+def _with_inner(fitted: Fit, cells: Cells) -> Cells:
     tables = [cells.members]
-    for part in fitted.params["parts"]:
-        rows = np.asarray(part["weights"], dtype=np.float64)
-        table = multiplied(by_group.weighted(cells, part["average"], rows), part["multipliers"])
+    for each in fitted.params["inner"]:
+        rows = np.asarray(each["weights"], dtype=np.float64)
+        table = multiplied(by_group.weighted(cells, each["average"], rows), each["multipliers"])
         tables.append(np.where(_spoken(cells, rows)[..., None], table, np.nan)[:, None])
     return Cells(np.concatenate(tables, axis=1), cells.prior)
 

@@ -36,7 +36,7 @@ class Around(Strict):
     severe_scaled: Factor = 1.0
 
 
-class Part(Strict):
+class Inner(Strict):
     """Some members as one table, which the blend weighs like a member."""
 
     on: On = "probabilities"
@@ -44,7 +44,7 @@ class Part(Strict):
     multipliers: Factors = {}
 
     @model_validator(mode="after")
-    def _check(self) -> "Part":
+    def _check(self) -> "Inner":
         _check_weights(self.weights)
         return self
 
@@ -57,16 +57,16 @@ class Blend(Around):
     method of `lumbar.ensemble`.
     """
 
-    LATER = Around.LATER | {"on", "weights", "parts"}
+    LATER = Around.LATER | {"on", "weights", "inner"}
 
     method: Literal["auto"] | MethodName = "auto"
     #: What the weights average: probabilities, logits, or log odds (for networks trained with binary cross entropy).
     on: On = "probabilities"
     #: For each group of conditions, of members by name; who is not named is not heard. A group that is not named: all
-    #: members equally, or all parts where there are some.
+    #: members equally, or all inner blends where there are some.
     weights: Weights = {}
     #: Blends of members that are weighed as members are.
-    parts: dict[str, Part] = {}
+    inner: dict[str, Inner] = {}
 
     @property
     def average(self) -> BlendMethod:
@@ -74,31 +74,31 @@ class Blend(Around):
         return next((name for name in BLEND_METHODS if name == self.method), "mean")
 
     def check_names(self, members: Collection[str]) -> None:
-        """ValueError where a weight is given to what is neither one of these members nor a part."""
-        if twice := [name for name in self.parts if name in members]:
-            raise ValueError(f"blend.parts.{twice[0]} has the name of a member; choose another")
-        places = [("blend", self.weights, {*members, *self.parts})]
-        places += [(f"blend.parts.{name}", part.weights, {*members}) for name, part in self.parts.items()]
+        """ValueError where a weight is given to what is neither one of these members nor an inner blend."""
+        if twice := [name for name in self.inner if name in members]:
+            raise ValueError(f"blend.inner.{twice[0]} has the name of a member; choose another")
+        places = [("blend", self.weights, {*members, *self.inner})]
+        places += [(f"blend.inner.{name}", each.weights, {*members}) for name, each in self.inner.items()]
         for place, weights, known in places:
             for group, own in weights.items():
                 if strangers := [name for name in own if name not in known]:
                     raise ValueError(
                         f"{place}.weights.{group} names {strangers[0]!r}, which is no member of stage2"
-                        f"{' and no part' if place == 'blend' else ''}; members are {', '.join(sorted(members)[:8])}"
+                        f"{' and no inner blend' if place == 'blend' else ''}; members are {', '.join(sorted(members)[:8])}"
                     )
 
     @model_validator(mode="after")
     def _check(self) -> "Blend":
         _check_weights(self.weights)
-        given = [name for name in ("on", "weights", "parts") if self._differs(name)]
+        given = [name for name in ("on", "weights", "inner") if self._differs(name)]
         if given and self.method != WEIGHTED:
             raise ValueError(f'{given[0]} needs method = "{WEIGHTED}", not "{self.method}"')
-        if self.method == WEIGHTED and not (self.weights or self.parts):
+        if self.method == WEIGHTED and not (self.weights or self.inner):
             raise ValueError(f'method = "{WEIGHTED}" needs weights, as weights.spinal = {{ member = 0.7 }}')
-        if self.parts and (unsaid := [name for name in self.parts if not self._used(name)]):
-            raise ValueError(f"parts.{unsaid[0]} has no weight anywhere; give it one, or leave it out")
+        if self.inner and (unsaid := [name for name in self.inner if not self._used(name)]):
+            raise ValueError(f"inner.{unsaid[0]} has no weight anywhere; give it one, or leave it out")
         return self
 
-    def _used(self, part: str) -> bool:
-        groups = self.parts[part].weights
-        return any(self.weights[group].get(part) if group in self.weights else True for group in groups)
+    def _used(self, name: str) -> bool:
+        groups = self.inner[name].weights
+        return any(self.weights[group].get(name) if group in self.weights else True for group in groups)
