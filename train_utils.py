@@ -227,8 +227,11 @@ def score_table(args: argparse.Namespace) -> int:
 def blend_tables(args: argparse.Namespace) -> int:
     """Nested score of a way to blend tables, or of all, with its gain over the plain mean."""
     from lumbar.ensemble.command import report, report_json, run_blend
+    from lumbar.recipe.recipe import load_recipe
 
-    result = run_blend(args.labels, args.tables, args.folds, args.method, seed=args.seed, out=args.out)
+    hand = load_recipe(args.recipe).blend if args.recipe else None
+    method = args.method or (hand.method if hand and hand.method != "auto" else "all")
+    result = run_blend(args.labels, args.tables, args.folds, method, seed=args.seed, out=args.out, hand=hand)
     for note in result["notes"]:
         terminal.tell(note)
     terminal.show(report_json(result) if args.json else report(result))

@@ -202,7 +202,11 @@ ARGUMENTS: Final[dict[str, list[Argument]]] = {
         _path("--labels", "train.csv; a column fold_id says which fold a study belongs to"),
         _paths("--tables", "CSV", "out-of-fold tables", required=True),
         _number("--folds", "N", 2, MOST_FOLDS, "folds by study (those of the column fold_id, else 5)"),
-        ("--method", {"choices": CHOICES, "default": "all", "help": "how to blend; all: a table of all"}),
+        (
+            "--method",
+            {"choices": CHOICES, "help": "how to blend; default: as the recipe says, else all: a table of all"},
+        ),
+        _path("--recipe", "a recipe with what [blend] sets by hand; tables are named as its members", required=False),
         _number("--seed", "S", 0, LARGEST_SEED, "of the folds and the stackers", default=0),
         _path(
             "--out",
