@@ -24,11 +24,12 @@ from lumbar.arguments import LARGEST_SEED
 from lumbar.files.read import parse_toml, read_text
 from lumbar.issues import InputError, cut, few, printable
 from lumbar.recipe import chain, combinations
+from lumbar.recipe.blend import Blend
 from lumbar.recipe.card import Card
 from lumbar.recipe.detector import DetectorSpec
 from lumbar.recipe.grader import GraderSpec
 from lumbar.recipe.member import MEMBER_NAME
-from lumbar.recipe.settings import Blend, Folds, Loop, Training
+from lumbar.recipe.settings import Folds, Loop, Training
 from lumbar.recipe.strict import Strict
 from lumbar.recipe.wording import describe
 
@@ -109,6 +110,7 @@ class Recipe(Strict):
         both = self.stage1.members.keys() & self.stage2.members.keys()
         if both:
             raise ValueError(f"member {sorted(both)[0]!r} stands in both stages; names must differ")
+        self.blend.check_names(self.stage2.bundled())
         return self
 
 
@@ -175,12 +177,11 @@ def check_recipe(values: Table, source: str) -> Recipe:
     except ValidationError as error:
         raise InputError(f"{source}: {describe(error, _PARTS)}") from error
     members = {name: (member.spec, member.training) for name, member in recipe.members().items()}
-    wrong = combinations.faults(members, recipe.folds.train)
+    chained = {name: member.spec for name, member in recipe.stage1.bundled().items()}
+    wrong = [*combinations.faults(members, recipe.folds.train), *chain.faults(chained)]
     if wrong:
         told = " ".join(f"({number}) {each}." for number, each in enumerate(wrong, 1)).rstrip(".")
         raise InputError(f"{source}: {told if len(wrong) > 1 else wrong[0]}")
-    detectors = {f"stage1.members.{name}": member.spec for name, member in recipe.stage1.bundled().items()}
-    chain.refuse(detectors, source)
     return recipe
 
 
