@@ -6,11 +6,12 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from lumbar.bundle.network import blueprint, check_inputs, check_size, example
-from lumbar.compute.forward import asked
+from lumbar.bundle.network import blueprint, build_network, check_inputs, check_size, example, noise
+from lumbar.compute.forward import asked, tensors
 from lumbar.grading.tasks import task_of
 from lumbar.issues import InputError
 from lumbar.metric import read_labels
+from lumbar.recipe.detector import DetectorSpec
 from lumbar.recipe.grader import GraderSpec
 from lumbar.recipe.losses import OF_ALL_GRADERS
 from lumbar.recipe.recipe import AnyMember, Recipe
@@ -19,6 +20,8 @@ from lumbar.study.tables import read_sources
 from lumbar.terminal import tell
 from lumbar.training.data.soft_labels import SoftLabels
 from lumbar.training.loop.beginning import fitting, freeze, is_below
+from lumbar.training.loop.detector_losses import OF_PROBABILITIES
+from lumbar.training.loop.detector_objective import DetectorObjective, check_maps
 from lumbar.training.stages import as_trained
 
 
@@ -78,6 +81,8 @@ def _network_fault(member: AnyMember, begun: AnyMember | None) -> str | None:
             return wrong
         if training.pretrained:
             as_trained("", member).network()
+        if isinstance(member.spec, DetectorSpec):
+            _try_losses(member.spec, member.training)
     except InputError as error:
         return str(error)
     return None
@@ -101,6 +106,13 @@ def _loss_fault(member: AnyMember, network: nn.Module) -> str | None:
     if not missing:
         return None
     return f"loss names {missing[0]!r}, which {spec.network} does not give; it gives {', '.join(given)} in training"
+
+
+def _try_losses(spec: DetectorSpec, training: Training) -> None:
+    """InputError where a detector's losses ask for maps from 0 to 1, which its network does not give."""
+    objective = DetectorObjective(spec, training)
+    if spec.answer == "heatmaps" and OF_PROBABILITIES & set(objective.losses):
+        check_maps(build_network(spec), tensors(noise(spec))[0], objective)
 
 
 def _soft_fault(training: Training, root: Path) -> str | None:

@@ -1,6 +1,7 @@
 """What a detector is asked for: batches in, loss terms out. Augmentation happens here, on the device."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
@@ -39,14 +40,14 @@ class DetectorObjective:
     def terms(self, network: nn.Module, batch: Batch, *, train: bool) -> Mapping[str, Term]:
         """A term a loss and, in validation, `error_mm` and, where the answer names slices, `error_slices`."""
         images, points = self.inputs(batch)
-        partner, mixed = mix.partner_of(batch) if train else None, None
+        truth = Truth(self.spec, self.training, points, batch.get("slices"))
+        partner = mix.partner_of(batch) if train else None
         if partner is not None:
-            others, other_points = self.inputs(partner)
+            others, theirs = self.inputs(partner)
             images, share = mix.images(images, others, batch)
-            mixed = other_points, share
+            truth = replace(truth, partner=replace(truth, points=theirs, slices=partner.get("slices")), share=share)
         out = network(images)
         outputs = out if isinstance(out, Mapping) else {"answer": out}
-        truth = Truth(self.spec, self.training, points, batch.get("slices"), mixed)
         terms = {
             _TERMS.get(word, word): Term(*LOSSES[self.spec.answer][word](outputs, truth), weight)
             for word, weight in self.losses.items()
@@ -81,7 +82,7 @@ def check_maps(network: nn.Module, stack: Tensor, objective: DetectorObjective) 
     if objective.spec.answer != "heatmaps" or not words:
         return
     with torch.no_grad():
-        out = network.train()(stack)
+        out = network.train()(stack.repeat(2, 1, 1, 1))  # batch norm wants two where maps shrink to a pixel
     answer = out["answer"] if isinstance(out, Mapping) else out
     if not (isinstance(out, Mapping) and "logits" in out) and not bool(((answer > 0) & (answer < 1)).all()):
         raise InputError(
