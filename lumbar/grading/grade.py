@@ -12,7 +12,7 @@ from lumbar.recipe.views import OWN_VIEW
 
 Rows = list[tuple[int, Sample]]
 #: Batches of one study's regions that lie on a device, by what distinguishes members that see the same regions.
-Batches = dict[tuple[str, bool], Inputs]
+Batches = dict[tuple[object, ...], Inputs]
 
 
 def grade(
@@ -73,7 +73,8 @@ def batched(regions: Regions, rows: Rows, spec: GraderSpec) -> Inputs:
 
 def _kept(batches: Batches, regions: Regions, rows: Rows, spec: GraderSpec, device: torch.device) -> Inputs:
     """The batch on the device, moved there once; where the device has no room for it, as it is."""
-    key = spec.task, spec.view_dropout > 0  # which rows speak depends on nothing else
+    # Which rows speak depends on nothing else.
+    key = (spec.task, spec.views, spec.conditions, spec.speaks_for, spec.levels, spec.view_dropout > 0)
     if key not in batches:
         batch = batched(regions, rows, spec)
         try:

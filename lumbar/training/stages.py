@@ -12,7 +12,7 @@ from torch import nn
 
 from lumbar.grading.networks.registry import build_grader
 from lumbar.grading.regions import region_key
-from lumbar.grading.tasks import TASKS
+from lumbar.grading.tasks import task_of
 from lumbar.keypoints.networks.registry import build_detector
 from lumbar.labels import CONDITIONS, LEVELS, SERIES_TYPES, SIDES, SeriesType
 from lumbar.recipe.detector import DetectorSpec
@@ -154,7 +154,7 @@ class GraderStage:
 
     def sample_studies(self, setup: Setup, fold: int) -> tuple[np.ndarray, np.ndarray]:
         """What labels alone tell: regions wait for keypoints."""
-        samples = TASKS[self.spec.task].samples
+        samples = task_of(self.spec).samples
         places = [[CONDITIONS.index(condition) for condition in sample.conditions] for sample in samples]
 
         def rows(studies: list[int], codes: Mapping[int, np.ndarray]) -> np.ndarray:

@@ -12,7 +12,7 @@ import numpy as np
 from safetensors import safe_open
 
 from lumbar.grading.mirror import mirror_view
-from lumbar.grading.tasks import TASKS
+from lumbar.grading.tasks import task_of
 from lumbar.labels import CONDITIONS, LEVELS, Condition, SeriesType
 from lumbar.labels import mirrored as other_side
 from lumbar.recipe.grader import GraderSpec
@@ -48,7 +48,7 @@ class RegionSamples:
         """
         self.folder, self.spec, self.training = folder, spec, training
         self.soft, self.shares = soft, shares or {}
-        self.task, self.codes = TASKS[spec.task], codes
+        self.task, self.codes = task_of(spec), codes
         self.present = {study: self._present(study) for study in studies}
         rows = [
             (study, level, number)
