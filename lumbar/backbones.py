@@ -101,14 +101,16 @@ def _from_file(path: Path) -> dict[str, torch.Tensor]:
         raise InputError(f"{path}: not a safetensors file ({error}); convert the weights first") from error
 
 
-def create_backbone(spec: GraderSpec) -> nn.Module:
-    """timm's network of that name for one-channel slices, without classifier and with random weights.
+def create_backbone(spec: GraderSpec, channels: int = 1) -> nn.Module:
+    """timm's network of that name for slices of so many channels, without classifier and with random weights.
 
     Raises InputError for a name that timm does not know or arguments that it does not take.
     """
     refuse_sources(spec.backbone, spec.backbone_args)
     try:
-        return timm.create_model(spec.backbone, pretrained=False, in_chans=1, num_classes=0, **spec.backbone_args)
+        return timm.create_model(
+            spec.backbone, pretrained=False, in_chans=channels, num_classes=0, **spec.backbone_args
+        )
     except (AssertionError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
         reason = why_refused(error, spec.backbone_args)
         raise InputError(

@@ -81,6 +81,8 @@ class Regions:
     present: Mapping[View, np.ndarray]
     cuts: Mapping[tuple[View, Level], Region] = field(default_factory=dict)
     issues: tuple[Issue, ...] = ()
+    #: The same views from other series, where every series is a sample of its own.
+    others: tuple["Regions", ...] = ()
 
 
 def region_key(spec: GraderSpec) -> str:

@@ -106,11 +106,6 @@ class GraderSpec(Strict):
         """Pixels of the longest side of what it sees."""
         return max([self.image_size, *(side for view in self.views for side in self.region_of(view).size)])
 
-    @property
-    def many(self) -> int:
-        """How often it is asked about a sample."""
-        return int(2 ** len(self.tta))
-
     @model_validator(mode="after")
     def _check(self) -> "GraderSpec":
         refuse_many_pixels("slices", self.slices, self.image_size)
