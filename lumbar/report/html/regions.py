@@ -64,8 +64,9 @@ def _view(part: Seen, region: Region, row: int, column: int, shown: Shown) -> di
         "column": column,
         "series": str(region.series_id),
         "title": VIEW_TITLES[region.view],
-        "size": max(region.pixels.shape[1:]),
-        "mm": round(max(region.size_mm), 1),
+        "size": region.pixels.shape[2],
+        "tall": region.pixels.shape[1],
+        "mm": _millimetres(region),
         "edges": edges[::-1] if region.mirrored else edges,
         "mirrored": region.mirrored,
         "padded": region.padded,
@@ -78,6 +79,12 @@ def _view(part: Seen, region: Region, row: int, column: int, shown: Shown) -> di
         "image": images.region_film(region.pixels[shown_slices]),
         "map": None if saliency is None else images.map_film(saliency),
     }  # fmt: skip
+
+
+def _millimetres(region: Region) -> float | str:
+    """Side of the box, or height and width."""
+    tall, wide = (round(side, 1) for side in region.size_mm)
+    return tall if tall == wide else f"{tall:g} × {wide:g}"
 
 
 def _frame(item: Slice, spec: GraderSpec) -> geometry.FloatArray:
