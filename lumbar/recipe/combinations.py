@@ -87,7 +87,7 @@ def _mixing(spec: DetectorSpec | GraderSpec, training: Training) -> Iterator[str
 
 def _of_studies(spec: GraderSpec) -> tuple[str, ...]:
     """Losses of whole studies, which mixed samples still are where one holds all levels."""
-    return ("any_severe",) if getattr(spec, "levels", "one") == "all" else ()
+    return ("any_severe",) if spec.levels == "all" else ()
 
 
 def _among(training: Training, before: Mapping[str, Training], folds: Sequence[int]) -> Iterator[str]:

@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 from lumbar.compute.accelerator import make_accelerator
 from lumbar.drawing import charts, style
 from lumbar.files.write import check_apart, check_replaceable, replacing, writing_into
+from lumbar.grading.tasks import task_of
 from lumbar.issues import InputError
 from lumbar.keypoints.answers.heatmaps import gaussian_heatmaps
 from lumbar.labels import SEVERITIES
@@ -113,16 +114,18 @@ def _regions(samples: RegionSamples, kind: str) -> Any:
     objective = SeverityObjective(samples.spec, samples.training)
     batch = batch_of(samples, SAMPLES)
     views, _ = objective.inputs(batch)
-    names = list(views)
+    names = task_of(samples.spec).samples[0].views
+    labels = batch["labels"].unflatten(-1, (1, -1)) if batch["labels"].ndim == 2 else batch["labels"]  # (B, L, C)
     figure = Figure(figsize=(2.4 * SAMPLES, 2.7 * len(names)))
     axes = figure.subplots(len(names), SAMPLES, squeeze=False)
     for column in range(SAMPLES):
-        words = [SEVERITIES[code] if code >= 0 else "empty" for code in batch["labels"][column].tolist()]
+        words = [SEVERITIES[code] if code >= 0 else "empty" for code in labels[column, 0].tolist()]
         axes[0, column].set_title(f"{int(batch['study'][column])}\n" + "\n".join(words), size=style.NOTE_SIZE)
         for row, name in enumerate(names):
             axis = axes[row, column]
             slices = views[name][column, 0]  # (T, C, H, W)
-            axis.imshow(slices[len(slices) // 2].mean(0).numpy(), cmap="gray", vmin=-2, vmax=3)
+            black, white = (-2, 3) if samples.spec.region_of(name).intensity == "standard" else (-1, 1)
+            axis.imshow(slices[len(slices) // 2][-1 if len(slices[0]) == 1 else 1], cmap="gray", vmin=black, vmax=white)
             axis.set(xticks=[], yticks=[])
             if column == 0:
                 axis.set_ylabel(name if len(words) > 1 else name.replace("_left", " side"), size=style.NOTE_SIZE)
