@@ -13,6 +13,7 @@ from lumbar.recipe.settings import Training
 from lumbar.training.loop import losses
 from lumbar.training.loop.grader_objective import SeverityObjective
 from lumbar.training.loop.targets import heatmaps
+from tests.support.worlds import grader_spec
 
 
 def _heatmap_loss(
