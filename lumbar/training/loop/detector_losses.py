@@ -27,7 +27,10 @@ _ALPHA, _GAMMA = 0.25, 2.0
 
 @dataclass(frozen=True)
 class Truth:
-    """The labels of a batch: keypoints (B, K, 2) px, places of their slices (B, K) where the answer names slices."""
+    """The labels of a batch: keypoints (B, K, 2) px, places of their slices (B, K) where the answer names slices.
+
+    `mixed`: keypoints and slices of the samples' partners, and the share (B,) that is not the partner's.
+    """
 
     spec: DetectorSpec
     training: Training
