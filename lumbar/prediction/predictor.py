@@ -193,10 +193,12 @@ class Predictor:
         silent = np.full(self.prior.shape, np.nan)
         logits = np.stack([case.answers.get(name, silent) for name in self.graders])
         members = grade.softmax(logits)
-        parts = case.regions.values()
-        seen = np.array(
-            [[any(part.present[OWN_VIEW[c]][level] for part in parts) for level in range(5)] for c in CONDITIONS]
-        )
+        seen = np.zeros(self.prior.shape[:2], dtype=bool)
+        for spec in self.graders.values():
+            seen |= grade.sees(case.regions[region_key(spec)], spec)
+        for part in case.regions.values():  # a view may be there that nobody is asked about
+            for row, condition in enumerate(CONDITIONS):
+                seen[row] |= part.present.get(OWN_VIEW[condition], np.zeros(1, dtype=bool))
         blended, graded = self.blend(members)
         return StudyResult(
             study_id=case.study_id,

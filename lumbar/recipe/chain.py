@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Final
 
-from lumbar.issues import InputError
+from lumbar.issues import InputError, numbered
 from lumbar.labels import SeriesType
 from lumbar.recipe.detector import POINTS, DetectorSpec
 
@@ -66,11 +66,8 @@ def faults(specs: Mapping[str, DetectorSpec]) -> list[str]:
 
 def refuse(specs: Mapping[str, DetectorSpec], source: str) -> None:
     """Raise InputError, which names the source, with all that is wrong with detectors (see `faults`)."""
-    told = faults(specs)
-    if len(told) > 1:
-        told = [" ".join(f"({number}) {fault}." for number, fault in enumerate(told, 1)).rstrip(".")]
-    if told:
-        raise InputError(f"{source}: {told[0]}")
+    if told := faults(specs):
+        raise InputError(f"{source}: {numbered(told)}")
 
 
 def _alone(spec: DetectorSpec) -> list[str]:

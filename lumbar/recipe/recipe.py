@@ -22,7 +22,7 @@ from pydantic import Field, ValidationError, model_validator
 
 from lumbar.arguments import LARGEST_SEED
 from lumbar.files.read import parse_toml, read_text
-from lumbar.issues import InputError, cut, few, printable
+from lumbar.issues import InputError, cut, few, numbered, printable
 from lumbar.recipe import chain, combinations
 from lumbar.recipe.blend import Blend
 from lumbar.recipe.card import Card
@@ -177,11 +177,9 @@ def check_recipe(values: Table, source: str) -> Recipe:
     except ValidationError as error:
         raise InputError(f"{source}: {describe(error, _PARTS)}") from error
     members = {name: (member.spec, member.training) for name, member in recipe.members().items()}
-    chained = {name: member.spec for name, member in recipe.stage1.bundled().items()}
-    wrong = [*combinations.faults(members, recipe.folds.train), *chain.faults(chained)]
-    if wrong:
-        told = " ".join(f"({number}) {each}." for number, each in enumerate(wrong, 1)).rstrip(".")
-        raise InputError(f"{source}: {told if len(wrong) > 1 else wrong[0]}")
+    detectors = {name: member.spec for name, member in recipe.stage1.bundled().items()}
+    if wrong := [*combinations.faults(members, recipe.folds.train), *chain.faults(detectors)]:
+        raise InputError(f"{source}: {numbered(wrong)}")
     return recipe
 
 

@@ -100,7 +100,7 @@ def _ranks(folder: RunFolder, recipe: Recipe) -> dict[tuple[str, int], int]:
     for name, member in recipe.stage2.bundled().items():
         found = [folder.result(name, fold) for fold in recipe.folds_of(name)]
         loss = float(np.mean([result["best"]["valid_loss"] for result in found if result is not None]))
-        tasks.setdefault(member.spec.task, []).append((loss, name))  # type: ignore[union-attr]
+        tasks.setdefault(member.spec.subject, []).append((loss, name))
     return {
         (name, fold): 1 + turn * len(members) + place
         for members in tasks.values()
