@@ -221,15 +221,15 @@ def test_a_whole_series_is_brought_to_the_slices_of_the_stack(resample, pad, cou
     series = sagittal(count=count)
     spec = whole("sagittal_t2", in_chans=wanted, resample=resample, pad=pad)
     (stack,), _ = stacks_for(bent_study(sagittal_t2=(series,)), spec, Known())
-    lane = stack.lanes["sagittal_t2"]
-    assert lane.source.tolist() == pytest.approx(shown, nan_ok=True)
+    span = stack.spans["sagittal_t2"]
+    assert span.source.tolist() == pytest.approx(shown, nan_ok=True)
     assert stack.pixels.shape == (wanted, SIZE, SIZE)
     for place, index in enumerate(shown):
         if np.isnan(index):
             assert not stack.pixels[place].any()
         else:
-            assert lane.index_at(place) == pytest.approx(index)
-            assert lane.index_at(lane.place_of(index)) == pytest.approx(index)
+            assert span.index_at(place) == pytest.approx(index)
+            assert span.index_at(span.place_of(index)) == pytest.approx(index)
 
 
 def test_labelled_keypoints_come_back_from_the_stacks_that_training_sees() -> None:
@@ -242,8 +242,8 @@ def test_labelled_keypoints_come_back_from_the_stacks_that_training_sees() -> No
             for name in channel_names(spec, stack.side, stack.level):
                 x, y, place = stack.from_keypoint(labels[name])
                 if not np.isnan(place):
-                    lane = stack.lane(name)
-                    assert lane.between([x, y], lane.index_at(place)) == pytest.approx(labels[name].mm, abs=2.3), name
+                    span = stack.span(name)
+                    assert span.between([x, y], span.index_at(place)) == pytest.approx(labels[name].mm, abs=2.3), name
                 assert np.isfinite([x, y]).all()
 
 
