@@ -17,9 +17,10 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from lumbar.bundle.network import build_network, example, inputs_of_a_study
+from lumbar.bundle.network import build_network, example, noise, samples_of_a_study
 from lumbar.compute.compiled import CompiledRunner
 from lumbar.compute.engine import Runner, choose_engine, make_runner
+from lumbar.compute.forward import Inputs, asked
 from lumbar.recipe.detector import DetectorSpec
 from lumbar.recipe.grader import GraderSpec
 from lumbar.recipe.recipe import load_recipe
@@ -33,9 +34,9 @@ def now() -> float:
     return time.process_time() if torch.get_num_threads() == 1 else time.perf_counter()
 
 
-def of_a_study(spec: DetectorSpec | GraderSpec) -> torch.Tensor:
+def of_a_study(spec: DetectorSpec | GraderSpec) -> Inputs:
     """Noise like the batch that a member sees of one study."""
-    return torch.randn(inputs_of_a_study(spec), generator=torch.Generator().manual_seed(0))
+    return noise(spec, samples_of_a_study(spec))
 
 
 def ready(spec: DetectorSpec | GraderSpec, word: str) -> Runner | CompiledRunner:
@@ -49,11 +50,11 @@ def ready(spec: DetectorSpec | GraderSpec, word: str) -> Runner | CompiledRunner
     return runner
 
 
-def best(runner: Runner | CompiledRunner, batch: torch.Tensor, amp: torch.dtype | None) -> tuple[float, torch.Tensor]:
+def best(runner: Runner | CompiledRunner, batch: Inputs, amp: torch.dtype | None) -> tuple[float, torch.Tensor]:
     """Seconds of one call, and its answer."""
     with torch.inference_mode(), torch.autocast("cpu", dtype=amp, enabled=amp is not None):
         started = now()
-        answer = runner.network(batch)
+        answer: torch.Tensor = asked(runner.network, batch)
         return now() - started, answer.float()
 
 

@@ -29,13 +29,14 @@ from lumbar.dicom.series import Slice
 from lumbar.grading.grade import speaks
 from lumbar.grading.networks.gru import GruGrader
 from lumbar.grading.regions import Points, Regions, cut_region
-from lumbar.grading.tasks import OWN_VIEW, TASKS, VIEWS
+from lumbar.grading.tasks import TASKS
 from lumbar.keypoints.detect import detect
 from lumbar.labels import CONDITIONS, LEVELS
 from lumbar.prediction import schedule
 from lumbar.prediction.networks import Networks
 from lumbar.prediction.predictor import Predictor
 from lumbar.recipe.grader import GraderSpec
+from lumbar.recipe.views import OWN_VIEW, VIEWS
 from lumbar.study.standardise import slice_values
 from lumbar.study.study import DataFolder, Study, open_data, read_study
 
@@ -74,9 +75,11 @@ def rereading(study: Study) -> Study:
 
 
 def slice_loop(network: nn.Module, views: torch.Tensor) -> torch.Tensor:
-    """`network(views)` of a `GruGrader` with a Python loop over views and slices."""
+    """Logits (B, C, 3) of views (B, V, T, S, S), by a `GruGrader` with a Python loop over views and slices."""
     if not isinstance(network, GruGrader):
-        return network(views)  # type: ignore[no-any-return]
+        names: Any = network.views
+        named = {name: views[:, None, place, :, None] for place, name in enumerate(names)}
+        return network(named, torch.ones(len(views), 1, len(named), dtype=torch.bool))[:, 0]  # type: ignore[no-any-return]
     pooled = []
     for view, index in enumerate(network.encoder_of_view):
         encoder: Any = network.encoders[index]

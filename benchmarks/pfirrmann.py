@@ -116,7 +116,9 @@ class DiscNetwork(nn.Module):
 
     def forward(self, views: Tensor) -> Tensor:
         """(B, 2, 1, S, S) → (B, 4 + 7) logits."""
-        return self.head(self.grader.features(views).flatten(1))  # type: ignore[operator]
+        names: Any = self.grader.views
+        named = {name: views[:, None, place, :, None] for place, name in enumerate(names)}
+        return self.head(self.grader.features(named).flatten(1))  # type: ignore[operator]
 
 
 class DiscObjective:

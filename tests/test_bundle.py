@@ -13,8 +13,9 @@ from safetensors.torch import load_file, save_file
 import train_utils
 from lumbar.bundle.bundle import load_bundle
 from lumbar.bundle.manifest import MANIFEST
-from lumbar.bundle.network import build_network
+from lumbar.bundle.network import build_network, noise
 from lumbar.bundle.save import Weights, save_bundle
+from lumbar.compute.forward import asked
 from lumbar.issues import InputError
 from lumbar.recipe.detector import DetectorSpec
 from lumbar.recipe.grader import GraderSpec
@@ -83,9 +84,11 @@ def test_a_member_is_rebuilt_from_the_bundle_alone(folder):
     assert {value.dtype for value in network.parameters()} == {torch.float32}
     original = build_network(GRADER)
     original.load_state_dict(weights().state)
-    views = torch.randn(2, 2, 3, 32, 32)
+    inputs = noise(GRADER, 2)
     with torch.inference_mode():
-        assert torch.allclose(network(views), original.eval()(views), atol=5e-3)  # half precision on disk
+        assert torch.allclose(
+            asked(network, inputs), asked(original.eval(), inputs), atol=5e-3
+        )  # half precision on disk
     member = bundle.member("spinal_fold0")
     assert (member.spec, member.fold, member.saw, member.scores) == (GRADER, 0, "phantoms", {"loss": 0.5})
 

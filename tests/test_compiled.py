@@ -16,6 +16,7 @@ from lumbar.bundle.network import build_network
 from lumbar.compute import compiled, process_pool
 from lumbar.compute.compiled import CompiledRunner
 from lumbar.compute.engine import Engine, choose_engine, make_runner
+from lumbar.compute.forward import Inputs, asked, mapped
 from lumbar.compute.thread_pool import Lanes
 from lumbar.issues import InputError
 from lumbar.prediction import schedule
@@ -35,7 +36,11 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> DataFolder:
     return open_data(small_phantoms(tmp_path_factory.mktemp("phantoms") / "data", studies=3))
 
 
-def in_openvino(network: nn.Module, example: torch.Tensor) -> CompiledRunner:
+def cut(batch: Inputs, part: slice) -> Inputs:
+    return mapped(lambda value: value[part], batch)
+
+
+def in_openvino(network: nn.Module, example: Inputs) -> CompiledRunner:
     """The network as member `one`, ready to be called."""
     state = copy.deepcopy(network.state_dict())
     runner = make_runner(network, Engine("openvino"), example)
@@ -51,17 +56,17 @@ def test_openvino_gives_the_same_answer_and_takes_another_folds_weights(name: st
     first, second = lived_in(build_network(spec), 2), lived_in(build_network(spec), 3)
     batch, states = inputs(spec, 3), [copy.deepcopy(network.state_dict()) for network in (first, second)]
     with torch.inference_mode():
-        expected = [first(batch), second(batch)]
+        expected = [asked(first, batch), asked(second, batch)]
     runner = in_openvino(first, inputs(spec, 1))
     twin = runner.copy()
     twin.fill(states[1], "two")
     for network, answer in ((runner.network, expected[0]), (twin.network, expected[1])):
-        torch.testing.assert_close(network(batch), answer, atol=2e-5, rtol=1e-4)
+        torch.testing.assert_close(asked(network, batch), answer, atol=2e-5, rtol=1e-4)
     for own, place in (("two", 1), ("one", 0)):  # back and forth, from what was converted before
         runner.fill(states[place], own)
-        torch.testing.assert_close(runner.network(batch), expected[place], atol=2e-5, rtol=1e-4)
+        torch.testing.assert_close(asked(runner.network, batch), expected[place], atol=2e-5, rtol=1e-4)
     twin.release()
-    torch.testing.assert_close(twin.network(batch[:1]), expected[1][:1], atol=2e-5, rtol=1e-4)
+    torch.testing.assert_close(asked(twin.network, cut(batch, slice(1))), expected[1][:1], atol=2e-5, rtol=1e-4)
 
 
 @pytest.mark.skipif(not OPENVINO, reason="openvino is not installed")
@@ -72,12 +77,12 @@ def test_no_answer_of_openvino_depends_on_the_rest_of_its_batch(name: str) -> No
     network = lived_in(build_network(spec), 2)
     batch = inputs(spec, 5)
     with torch.inference_mode():
-        expected = network(batch)
+        expected = asked(network, batch)
     runner = in_openvino(network, inputs(spec, 1))
-    answer = runner.network(batch)
+    answer = asked(runner.network, batch)
     torch.testing.assert_close(answer, expected, atol=2e-5, rtol=1e-4)
     for part in (slice(0, 2), slice(3, 4)):
-        torch.testing.assert_close(runner.network(batch[part]), answer[part], atol=1e-7, rtol=0)  # GRUs are PyTorch's
+        torch.testing.assert_close(asked(runner.network, cut(batch, part)), answer[part], atol=1e-7, rtol=0)
     parts = [module for module in runner.network.modules() if isinstance(module, compiled.Part)]
     assert len(parts) == len(runner.names)
     for place in parts:
@@ -112,7 +117,7 @@ def test_lanes_call_openvino_side_by_side_and_get_the_same_bits() -> None:
     network, batch, answers = lived_in(build_network(spec), 2), inputs(spec, 2), []
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 2  # OpenVINO starts no more streams
     for count, streams, threads in ((2, min(2, cores), min(2, cores)), (1, 1, min(torch.get_num_threads(), cores))):
-        runner = in_openvino(copy.deepcopy(network), batch[:1])
+        runner = in_openvino(copy.deepcopy(network), cut(batch, slice(1)))
         with Lanes(count) as beside, torch.inference_mode():
             found = list(beside.answers(runner.network, [batch] * 4))
         assert isinstance(runner.network, compiled.Part)
@@ -129,19 +134,19 @@ def test_memory_is_let_go_of_only_between_calls() -> None:
     network = lived_in(build_network(spec), 2)
     batch = inputs(spec, 4)
     with torch.inference_mode():
-        expected = network(batch)
-    runner = in_openvino(network, batch[:1])
+        expected = asked(network, batch)
+    runner = in_openvino(network, cut(batch, slice(1)))
 
     def call(number: int) -> torch.Tensor:
         if number % 3 == 0:
             runner.release()  # the others may be in the middle of it
-        return runner.network(batch)
+        return asked(runner.network, batch)
 
     with ThreadPoolExecutor(4) as pool:
         for found in pool.map(call, range(40)):
             torch.testing.assert_close(found, expected, atol=2e-5, rtol=1e-4)
     assert isinstance(runner.network, compiled.Part)
-    runner.network(batch)
+    asked(runner.network, batch)
     assert runner.network._compiled is not None
     runner.release()
     assert runner.network._compiled is None
@@ -157,7 +162,7 @@ def test_a_signal_finds_its_stack_when_networks_came_and_went() -> None:
     spec = SPECS["resnet"]
     runners = [in_openvino(lived_in(build_network(spec), seed), inputs(spec, 1)) for seed in (2, 3)]
     for runner in runners:
-        runner.network(inputs(spec, 1))
+        asked(runner.network, inputs(spec, 1))
     for runner in runners:  # the first to come is the first to go
         runner.release()
     after = compiled.signal_stack()
@@ -174,10 +179,10 @@ def test_large_networks_stay_compiled_for_their_turn(tmp_path: Path, monkeypatch
     names = [member.name for member in bundle.manifest.members]
     networks = Networks(bundle, names, Engine("openvino"), CPU)
 
-    def compiled_now(asked: str) -> set[str]:
-        spec = bundle.member(asked).spec
+    def compiled_now(name: str) -> set[str]:
+        spec = bundle.member(name).spec
         with torch.inference_mode():
-            networks[asked](inputs(spec, 1))
+            asked(networks[name], inputs(spec, 1))
         held = {name: networks._runners[name].network.modules() for name in names}
         return {
             name

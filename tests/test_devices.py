@@ -10,7 +10,7 @@ import torch
 
 import lumbar.prediction.predictor
 from lumbar.bundle.bundle import Bundle
-from lumbar.compute.forward import in_halves, is_device_fault
+from lumbar.compute.forward import in_halves, is_device_fault, tensors
 from lumbar.compute.thread_pool import Lanes
 from lumbar.keypoints.detect import detect
 from lumbar.prediction import schedule
@@ -43,11 +43,12 @@ class Small(torch.nn.Module):
         super().__init__()
         self.inside, self.most, self.sizes = inside, most, []
 
-    def forward(self, batch: torch.Tensor) -> torch.Tensor:
-        if len(batch) > self.most:
+    def forward(self, *batch: Any) -> torch.Tensor:
+        count = len(tensors(batch)[0])
+        if count > self.most:
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
-        self.sizes.append(len(batch))
-        return self.inside(batch)
+        self.sizes.append(count)
+        return self.inside(*batch)
 
 
 def test_a_batch_is_halved_until_it_fits_and_stays_in_order() -> None:
@@ -57,6 +58,17 @@ def test_a_batch_is_halved_until_it_fits_and_stays_in_order() -> None:
     assert network.sizes == [3, 3, 3, 2]
     with pytest.raises(torch.OutOfMemoryError):
         in_halves(Small(torch.nn.Identity(), 0), batch, torch.device("cpu"))
+
+
+def test_the_views_of_a_grader_and_its_named_answers_are_halved_together() -> None:
+    class Twice(torch.nn.Module):
+        def forward(self, views: dict[str, torch.Tensor], seen: torch.Tensor) -> dict[str, torch.Tensor]:
+            return {"severity": views["a"] + views["b"], "seen": seen}
+
+    views, seen = {"a": torch.arange(5.0), "b": 10 * torch.arange(5.0)}, torch.arange(5) > 2
+    found = in_halves(Small(Twice(), 2), (views, seen), torch.device("cpu"))
+    assert torch.equal(found["severity"], 11 * torch.arange(5.0))
+    assert torch.equal(found["seen"], seen)
 
 
 def test_a_fault_that_is_no_lack_of_memory_is_not_tried_again() -> None:
@@ -214,8 +226,8 @@ def test_a_network_that_overflows_is_told_of_and_leaves_the_rest_to_others(
             super().__init__()
             self.inside = inside
 
-        def forward(self, batch: torch.Tensor) -> torch.Tensor:
-            return self.inside(batch) * float("inf")
+        def forward(self, *batch: Any) -> torch.Tensor:
+            return self.inside(*batch) * float("inf")
 
     def load(self: Bundle, name: str, device: torch.device) -> torch.nn.Module:
         built = network(self, name, device)

@@ -15,9 +15,10 @@ from torch import nn
 import lumbar.grading.regions
 import lumbar.prediction.networks
 from lumbar.bundle.bundle import Bundle
-from lumbar.bundle.network import build_network
+from lumbar.bundle.network import build_network, noise
 from lumbar.bundle.save import Weights, save_bundle
 from lumbar.compute.engine import AT_ONCE, LARGE_SLICE, Engine, Runner, choose_engine
+from lumbar.compute.forward import Inputs, asked, mapped
 from lumbar.issues import InputError
 from lumbar.prediction import schedule
 from lumbar.prediction.networks import Networks
@@ -50,12 +51,12 @@ SPECS: dict[str, DetectorSpec | GraderSpec] = {
 }
 
 
-def inputs(spec: DetectorSpec | GraderSpec, samples: int = 2) -> torch.Tensor:
-    torch.manual_seed(1)
-    if isinstance(spec, DetectorSpec):
-        return torch.randn(samples, spec.in_chans, spec.image_size, spec.image_size)
-    views = {"spinal": 2, "foraminal": 1, "global": 5}[spec.task]
-    return torch.randn(samples, views, spec.slices, spec.image_size, spec.image_size)
+def inputs(spec: DetectorSpec | GraderSpec, samples: int = 2) -> Inputs:
+    return noise(spec, samples)
+
+
+def first(batch: Inputs) -> Inputs:
+    return mapped(lambda value: value[:1], batch)
 
 
 @pytest.mark.parametrize("name", SPECS)
@@ -64,10 +65,10 @@ def test_folded_layers_give_the_same_answer(name: str) -> None:
     network = lived_in(build_network(spec), 2)
     batch = inputs(spec)
     with torch.inference_mode():
-        expected = network(batch)
-    runner = Runner(network, Engine("fused", fused=True), batch[:1])
+        expected = asked(network, batch)
+    runner = Runner(network, Engine("fused", fused=True), first(batch))
     with torch.inference_mode():
-        torch.testing.assert_close(runner.network(batch), expected, atol=2e-5, rtol=1e-4)
+        torch.testing.assert_close(asked(runner.network, batch), expected, atol=2e-5, rtol=1e-4)
     if name in ("deeplab", "resnet", "mil"):
         assert runner.pairs
         assert not any(isinstance(module, nn.BatchNorm2d) for module in runner.network.modules())
@@ -81,11 +82,11 @@ def test_slices_through_a_backbone_in_lots_give_the_same_answer(name: str) -> No
     for encoder in network.get_submodule("encoders").children():
         encoder.get_submodule("backbone").register_forward_pre_hook(lambda _, given: seen.append(len(given[0])))
     with torch.inference_mode():
-        expected = network(batch)
+        expected = asked(network, batch)
         whole, seen[:] = sum(seen), []
         for encoder in network.get_submodule("encoders").children():
             encoder.slices_at_once = 4
-        torch.testing.assert_close(network(batch), expected, atol=1e-6, rtol=0)
+        torch.testing.assert_close(asked(network, batch), expected, atol=1e-6, rtol=0)
     assert max(seen) == 4
     assert sum(seen) == whole
 
@@ -99,14 +100,14 @@ def test_large_slices_go_through_a_backbone_in_lots_on_a_cpu() -> None:
 
 def test_another_folds_weights_take_the_place_of_the_first_whole() -> None:
     spec = SPECS["resnet"]
-    first, second = lived_in(build_network(spec), 2), lived_in(build_network(spec), 3)
+    one, second = lived_in(build_network(spec), 2), lived_in(build_network(spec), 3)
     batch, state = inputs(spec), second.state_dict()
     with torch.inference_mode():
-        expected = second(batch)
-    runner = Runner(first, Engine("fused", fused=True), batch[:1])
+        expected = asked(second, batch)
+    runner = Runner(one, Engine("fused", fused=True), first(batch))
     runner.fill(state)
     with torch.inference_mode():
-        torch.testing.assert_close(runner.network(batch), expected, atol=2e-5, rtol=1e-4)
+        torch.testing.assert_close(asked(runner.network, batch), expected, atol=2e-5, rtol=1e-4)
 
 
 def test_half_precision_stays_near_and_names_a_cpu_that_cannot(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -127,13 +128,14 @@ def test_weights_kept_in_half_precision_answer_as_autocast_would(name: str) -> N
     """And take half the memory where they are convolutions and linear layers."""
     spec = SPECS[name]
     network, batch = lived_in(build_network(spec), 2), inputs(spec)
-    state, whole = copy.deepcopy(network.state_dict()), Runner(copy.deepcopy(network), Engine("fused", True), batch[:1])
-    runner = Runner(network, Engine("half", True, torch.bfloat16), batch[:1])
+    state = copy.deepcopy(network.state_dict())
+    whole = Runner(copy.deepcopy(network), Engine("fused", True), first(batch))
+    runner = Runner(network, Engine("half", True, torch.bfloat16), first(batch))
     with torch.inference_mode(), torch.autocast("cpu", dtype=torch.bfloat16):
-        expected = whole.network(batch)
-        assert torch.equal(runner.network(batch), expected)
+        expected = asked(whole.network, batch)
+        assert torch.equal(asked(runner.network, batch), expected)
         runner.copy().fill({key: value + 1 for key, value in state.items()})  # a twin's weights are its own
-        assert torch.equal(runner.network(batch), expected)
+        assert torch.equal(asked(runner.network, batch), expected)
     assert 0.5 * whole.nbytes <= runner.nbytes < 0.8 * whole.nbytes
 
 
@@ -155,7 +157,7 @@ def test_a_network_of_a_bundle_is_filled_and_nothing_is_drawn_for_it(
     assert not network.training
     batch = inputs(spec, 1)
     with torch.inference_mode():
-        torch.testing.assert_close(network(batch), built(batch), atol=0, rtol=0)
+        torch.testing.assert_close(asked(network, batch), asked(built, batch), atol=0, rtol=0)
 
 
 def test_room_on_a_gpu_counts_what_torch_keeps_and_nobody_uses(monkeypatch: pytest.MonkeyPatch) -> None:

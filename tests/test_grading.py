@@ -1,16 +1,18 @@
 """Stage 2: who speaks for what, and who stays silent when something is missing."""
 
+from collections.abc import Mapping
+
 import numpy as np
 import pytest
 import torch
 from torch import nn
 
 from lumbar.bundle.convert.original import EXACT
-from lumbar.grading.grade import Batches, grade, is_unanswered
+from lumbar.grading.grade import Batches, grade, softmax, unanswered
 from lumbar.grading.regions import Regions
-from lumbar.grading.tasks import VIEWS
 from lumbar.labels import CONDITIONS, LEVELS
 from lumbar.recipe.grader import GraderSpec
+from lumbar.recipe.views import VIEWS
 
 
 class Sums(nn.Module):
@@ -21,11 +23,13 @@ class Sums(nn.Module):
         self.conditions = conditions
         self.batches: list[tuple[int, ...]] = []
 
-    def forward(self, views: torch.Tensor) -> torch.Tensor:
-        self.batches.append(tuple(views.shape))
-        seen = views.flatten(2).abs().amax(dim=2).gt(0).sum(dim=1).float()  # (B,)
-        logits = torch.zeros(len(views), self.conditions, 3)
-        logits[:, :, 0] = seen[:, None]
+    def forward(self, views: Mapping[str, torch.Tensor], seen: torch.Tensor) -> torch.Tensor:
+        together = torch.stack(list(views.values()), dim=2)  # (B, L, V, T, C, H, W)
+        self.batches.append(tuple(together.shape))
+        filled = together.flatten(3).abs().amax(dim=3).gt(0)
+        assert torch.equal(filled, seen)
+        logits = torch.zeros(*seen.shape[:2], self.conditions, 3)
+        logits[..., 0] = seen.sum(dim=2).float()[..., None]
         return logits
 
 
@@ -48,29 +52,29 @@ def spoken(probabilities: np.ndarray) -> dict[str, list[int]]:
 
 def test_all_levels_and_sides_go_through_the_network_in_one_batch():
     network = Sums(1)
-    probabilities = grade(regions_with(), GraderSpec(task="foraminal"), network)
-    assert network.batches == [(10, 1, 3, 4, 4)]
+    probabilities = softmax(grade(regions_with(), GraderSpec(task="foraminal"), network))
+    assert network.batches == [(10, 1, 1, 3, 1, 4, 4)]
     assert probabilities.shape == (5, 5, 3)
     assert probabilities.dtype == np.float64
     assert np.nansum(probabilities, axis=-1)[1:3] == pytest.approx(np.ones((2, 5)))
 
 
 def test_a_split_member_speaks_for_its_own_conditions_only():
-    probabilities = grade(regions_with(), GraderSpec(task="subarticular"), Sums(1))
+    probabilities = softmax(grade(regions_with(), GraderSpec(task="subarticular"), Sums(1)))
     every = list(range(5))
     assert list(spoken(probabilities).values()) == [[], [], [], every, every]
 
 
 def test_left_and_right_answers_are_not_exchanged():
     class Sided(nn.Module):
-        def forward(self, views: torch.Tensor) -> torch.Tensor:
-            return views[:, 0, 0, 0, :3][:, None, :]
+        def forward(self, views: Mapping[str, torch.Tensor], seen: torch.Tensor) -> torch.Tensor:
+            return views["sagittal_t1_left"][:, :, 0, :, 0, :3]
 
     regions = regions_with()
     for level in range(5):
         regions.tensors["sagittal_t1_left"][level, 0, 0, :3] = [level, 0, 0]
         regions.tensors["sagittal_t1_right"][level, 0, 0, :3] = [0, 0, level]
-    probabilities = grade(regions, GraderSpec(task="foraminal"), Sided())
+    probabilities = softmax(grade(regions, GraderSpec(task="foraminal"), Sided()))
     for level in range(1, 5):
         assert probabilities[1, level].argmax() == 0
         assert probabilities[2, level].argmax() == 2
@@ -111,7 +115,7 @@ def test_a_member_that_sees_nothing_does_not_run():
 
 def test_missing_views_reach_the_network_as_zeros():
     regions = regions_with(axial_left=[3])
-    probabilities = grade(regions, GraderSpec(task="global"), Sums(5))
+    probabilities = softmax(grade(regions, GraderSpec(task="global"), Sums(5)))
     full, lacking = torch.softmax(torch.tensor([5.0, 0, 0]), 0), torch.softmax(torch.tensor([4.0, 0, 0]), 0)
     assert probabilities[0, 0] == pytest.approx(full.numpy())
     assert probabilities[0, 3] == pytest.approx(lacking.numpy())
@@ -126,7 +130,7 @@ def test_what_was_moved_to_a_device_serves_the_next_member_that_sees_the_same():
     tasks = ("spinal", "foraminal", "spinal", "global", "global")
     for task in tasks:
         spec, network = GraderSpec(task=task), Sums(5 if task == "global" else 1)
-        network.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].data_ptr()))
+        network.register_forward_pre_hook(lambda _, inputs: seen.append(next(iter(inputs[0].values())).data_ptr()))
         found = grade(regions, spec, network, "cpu", None, batches)
         np.testing.assert_array_equal(found, grade(regions, spec, network))
     kept = seen[::2]  # every second call had nothing kept
@@ -138,14 +142,15 @@ def test_what_was_moved_to_a_device_serves_the_next_member_that_sees_the_same():
 @pytest.mark.parametrize("value", [float("inf"), float("nan")])
 def test_a_member_whose_answer_is_no_number_is_silent_there_and_known_to_be(value: float):
     class Overflows(Sums):
-        def forward(self, views: torch.Tensor) -> torch.Tensor:
-            logits = super().forward(views)
+        def forward(self, views: Mapping[str, torch.Tensor], seen: torch.Tensor) -> torch.Tensor:
+            logits = super().forward(views, seen)
             logits[2] = value
             return logits
 
     regions, spec = regions_with(), GraderSpec(task="spinal")
     sound, wrong = grade(regions, spec, Sums(1)), grade(regions, spec, Overflows(1))
-    assert spoken(wrong)["spinal_canal_stenosis"] == [0, 1, 3, 4]
-    assert not is_unanswered(regions, spec, sound)
-    assert is_unanswered(regions, spec, wrong)
-    assert not is_unanswered(regions_with(sagittal_t2=[2]), spec, grade(regions_with(sagittal_t2=[2]), spec, Sums(1)))
+    assert spoken(softmax(wrong))["spinal_canal_stenosis"] == [0, 1, 3, 4]
+    assert not unanswered(regions, spec, sound).any()
+    assert np.argwhere(unanswered(regions, spec, wrong)).tolist() == [[0, 2]]
+    blind = regions_with(sagittal_t2=[2])
+    assert not unanswered(blind, spec, grade(blind, spec, Sums(1))).any()

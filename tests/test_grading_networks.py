@@ -3,12 +3,15 @@
 import pytest
 import torch
 
+from lumbar.bundle.network import noise
+from lumbar.compute.forward import asked
 from lumbar.grading.networks.mil import GatedAttention
 from lumbar.grading.networks.registry import build_grader
-from lumbar.grading.tasks import OWN_VIEW, TASKS
+from lumbar.grading.tasks import TASKS
 from lumbar.issues import InputError
 from lumbar.labels import CONDITIONS
 from lumbar.recipe.grader import GraderSpec
+from lumbar.recipe.views import OWN_VIEW
 from tests.support.contract import GraderContract
 
 SMALL = {"backbone_args": {"channels": [8, 8, 16, 16]}, "image_size": 32, "slices": 3, "rnn_hidden": 8}
@@ -49,11 +52,15 @@ class TestGlobalMil(GraderContract):
 
 
 def test_a_bag_is_asked_slice_by_slice_in_training_only():
-    network = build_grader(GraderSpec(task="global", network="mil", **SMALL))
-    views = torch.randn(2, 5, 3, 32, 32)
-    logits, slices = network.train()(views)
-    assert (tuple(logits.shape), tuple(slices.shape)) == ((2, 5, 3), (2, 3, 5, 3))
-    assert isinstance(network.eval()(views), torch.Tensor)
+    network_spec = GraderSpec(task="global", network="mil", **SMALL)
+    network = build_grader(network_spec)
+    inputs = noise(network_spec, 2)
+    found = asked(network.train(), inputs)
+    assert {name: tuple(value.shape) for name, value in found.items()} == {
+        "severity": (2, 1, 5, 3),
+        "slices": (2, 1, 3, 5, 3),
+    }
+    assert isinstance(asked(network.eval(), inputs), torch.Tensor)
 
 
 def test_attention_weighs_the_slices_of_a_bag():
@@ -77,7 +84,8 @@ def test_slices_folded_into_the_batch_give_the_numbers_of_a_loop_over_slices():
             slices = [encoder.backbone(views[:, place, number : number + 1]) for number in range(3)]
             pooled.append(encoder.rnn(torch.stack(slices, dim=1))[0].mean(dim=1))
         logits = network.head(torch.cat(pooled, dim=1)).reshape(2, 3, 5).transpose(1, 2)
-        assert torch.allclose(network(views), logits, atol=1e-5)
+        named = {name: views[:, None, place, :, None] for place, name in enumerate(network.views)}
+        assert torch.allclose(network(named, torch.ones(2, 1, 5, dtype=torch.bool))[:, 0], logits, atol=1e-5)
 
 
 @pytest.mark.parametrize(

@@ -13,9 +13,9 @@ from lumbar import geometry
 from lumbar.bundle.convert.original import EXACT
 from lumbar.dicom.series import Series, Slice
 from lumbar.grading.regions import cut_region, cut_regions, region_key
-from lumbar.grading.tasks import VIEWS
 from lumbar.recipe.grader import GraderSpec
 from lumbar.recipe.preprocessing import Preprocessing
+from lumbar.recipe.views import VIEWS
 from lumbar.study.study import Study
 from tests.support.small_study import CANAL, axial, patterned, sagittal, small_study, turned, upside_down
 

@@ -19,9 +19,8 @@ from lumbar import geometry
 from lumbar.bundle.convert.original import ORIGINALS, own_keys
 from lumbar.bundle.network import build_network
 from lumbar.ensemble.average import blend
-from lumbar.grading.grade import grade
+from lumbar.grading.grade import grade, softmax
 from lumbar.grading.regions import Regions, cut_region, cut_regions
-from lumbar.grading.tasks import View
 from lumbar.keypoints.answers.heatmaps import decode
 from lumbar.keypoints.stacks import Stack, axial_stacks, sagittal_stacks
 from lumbar.keypoints.steps import raw_answers
@@ -29,6 +28,7 @@ from lumbar.labels import CONDITIONS, LEVELS, SIDES, Condition, Level, row_ids
 from lumbar.recipe.detector import DetectorSpec
 from lumbar.recipe.grader import GraderSpec
 from lumbar.recipe.recipe import load_recipe
+from lumbar.recipe.views import View
 from lumbar.study.keypoint import Keypoint
 from lumbar.study.slices import middle_slice
 from lumbar.study.standardise import crop, resize
@@ -317,7 +317,7 @@ def graded(name: str) -> tuple[np.ndarray, np.ndarray, dict[str, dict[str, np.nd
         encoder.register_forward_hook(keep(str(index), "pooled"))
     built.register_forward_hook(keep("", "logits"))
     built.register_forward_hook(lambda *_: batches.append(dict(running)))  # not reached where memory ran out
-    probabilities = grade(regions(spec.image_size), spec, built)
+    probabilities = softmax(grade(regions(spec.image_size), spec, built))
     seen = {key: np.concatenate([batch[key] for batch in batches]) for key in batches[0]}
     features = {
         str(index): {
@@ -327,7 +327,7 @@ def graded(name: str) -> tuple[np.ndarray, np.ndarray, dict[str, dict[str, np.nd
         }
         for index in range(len(built.encoders))
     }
-    return probabilities, seen["", "logits"], features
+    return probabilities, seen["", "logits"][:, 0], features
 
 
 #: The smallest of each kind of network by default; the rest in the long run.

@@ -14,7 +14,7 @@ import pytest
 
 import train_utils
 from lumbar.bundle.bundle import Bundle, load_bundle
-from lumbar.grading.grade import grade
+from lumbar.grading.grade import grade, softmax
 from lumbar.grading.regions import cut_regions
 from lumbar.issues import InputError
 from lumbar.labels import CONDITIONS, LABEL_COLUMNS, LEVELS, SEVERITIES, mirrored
@@ -230,7 +230,7 @@ def _graded(study: Study, coordinates: pd.DataFrame, bundle: Bundle) -> dict[str
         if isinstance(member.spec, GraderSpec) and member.spec.task != "global":
             regions = cut_regions(study, points, member.spec)
             network = bundle.network(member.name)
-            graded[member.name] = grade(regions, member.spec, network, "cpu", None)
+            graded[member.name] = softmax(grade(regions, member.spec, network, "cpu", None))
     return graded
 
 

@@ -9,7 +9,7 @@ from torchvision.transforms import v2
 from lumbar.keypoints.answers.heatmaps import gaussian_heatmaps
 from lumbar.recipe.augment import Augment
 from lumbar.training.data import augment
-from lumbar.training.data.turns import turns
+from lumbar.training.data.flips import flips
 from lumbar.training.loop import losses
 
 
@@ -177,8 +177,8 @@ def test_holes_are_as_many_and_as_large_as_asked() -> None:
 def test_turns_are_as_often_as_asked_and_sides_swap_only_where_the_picture_is_the_mirrored_studys() -> None:
     def share(name: str, *, sagittal: bool, axial: bool, **settings: float) -> float:
         chosen = Augment(**settings)
-        found = [turns(np.random.default_rng(seed), chosen, sagittal=sagittal, axial=axial) for seed in range(400)]
-        return float(np.mean([getattr(turn, name) for turn in found]))
+        found = [flips(np.random.default_rng(seed), chosen, sagittal=sagittal, axial=axial) for seed in range(400)]
+        return float(np.mean([getattr(each, name) for each in found]))
 
     sagittal, axial = {"sagittal": True, "axial": False}, {"sagittal": False, "axial": True}
     assert share("mirrored", **sagittal, reverse_p=1.0) == 1

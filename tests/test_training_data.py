@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 
 from lumbar import geometry
-from lumbar.grading.mirror import MIRROR_VIEW, mirror_view
+from lumbar.grading.mirror import mirror_view
 from lumbar.grading.regions import cut_regions
 from lumbar.issues import InputError
 from lumbar.keypoints.mirror import mirror_stack
@@ -26,6 +26,7 @@ from lumbar.labels import (
 from lumbar.metric import label_codes
 from lumbar.recipe.augment import Augment
 from lumbar.recipe.settings import Training
+from lumbar.recipe.views import MIRROR_VIEW
 from lumbar.study.keypoint import Keypoint
 from lumbar.study.study import DataFolder, Study, open_data, read_study
 from lumbar.training.data.labelled import Name, label_keypoints, study_rows, trusted

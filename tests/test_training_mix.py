@@ -9,10 +9,13 @@ from torch import nn
 
 from lumbar.grading.networks.registry import build_grader
 from lumbar.recipe.augment import Augment
+from lumbar.recipe.detector import DetectorSpec
 from lumbar.recipe.settings import Loop, Training
 from lumbar.training.loop import losses, mix
 from lumbar.training.loop.batches import Plan, load
+from lumbar.training.loop.detector_objective import DetectorObjective
 from lumbar.training.loop.grader_objective import SeverityObjective
+from lumbar.training.loop.targets import heatmaps
 from tests.support.training_job import Points
 from tests.support.worlds import grader_spec
 
@@ -154,3 +157,35 @@ def test_graders_learn_from_mixed_samples(network: str, settings: Augment) -> No
     loss = objective.terms(grader, plain | drawn | {mix.PARTNER + k: v for k, v in turned.items()}, train=True)
     sum(term.total for term in loss.values()).backward()  # type: ignore[union-attr]
     assert all(value.grad is not None for value in grader.parameters())
+
+
+def test_mixed_studies_are_asked_for_the_any_severe_of_both() -> None:
+    logits, labels = torch.randn(10, 3), torch.randint(-1, 3, (2, 10))
+    studies, share = torch.arange(2).repeat_interleave(5), torch.tensor([0.25, 1.0]).repeat_interleave(5)
+    told = [
+        losses.any_severe_loss(logits, each, studies, part)
+        for each, part in zip(labels, (share, 1 - share), strict=True)
+    ]
+    mixed = sum(total for total, _ in told)
+    alone = [losses.any_severe_loss(logits[:5], each[:5], studies[:5])[0] for each in labels]
+    rest = losses.any_severe_loss(logits[5:], labels[0, 5:], studies[5:])[0]
+    assert mixed.item() == pytest.approx((0.25 * alone[0] + 0.75 * alone[1] + rest).item(), rel=1e-5)
+
+
+def test_a_detectors_mixed_pictures_are_asked_for_both_maps_in_their_parts() -> None:
+    """A network that answers its picture, whose picture is the target map, has no error, whatever is mixed."""
+    spec = DetectorSpec(series_type="sagittal_t2", image_size=32, in_chans=5, sigma_px=3.0)
+    objective = DetectorObjective(spec, Training(augment=MIXUP))
+    points = torch.rand(2, 4, 5, 2) * 32
+    points[0, 0, 0] = torch.nan
+    pictures = [heatmaps(each, 32, 3.0) for each in points]
+    share = torch.tensor([1.0, 0.75, 0.5, 0.0])
+    own, other = ({"image": image, "points": each} for image, each in zip(pictures, points, strict=True))
+    batch = own | {mix.PARTNER + name: value for name, value in other.items()}
+    drawn = {mix.SHARE: share, mix.BOX: torch.zeros(4, 4)}
+    terms = objective.terms(nn.Identity(), batch | drawn, train=True)
+    assert terms["heatmap"].total.item() == pytest.approx(0, abs=1e-10)
+    wrong = objective.terms(nn.Identity(), batch | drawn | {mix.SHARE: share.flip(0)}, train=True)
+    assert wrong["heatmap"].total.item() == pytest.approx(0, abs=1e-10)  # pictures are mixed by the same share
+    turned = batch | drawn | {f"{mix.PARTNER}points": points[1].roll(1, 0)}
+    assert objective.terms(nn.Identity(), turned, train=True)["heatmap"].total.item() > 1e-3

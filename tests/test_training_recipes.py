@@ -79,6 +79,7 @@ REFUSED = {
     "shares beyond one": ("", "slice_shift = [0.5, 0.6]", "sum to 1.1, not 1"),
     "a score of keypoints": ("best_by = 'score'", "", "take 'error_mm'"),
     "an error of severities": ("", "best_by = 'error_mm'", "take 'score'"),
+    "mixed points": ("answer = 'points'\naugment = { mix = 'mixup' }", "", "mse or bce of plain heatmaps"),
     "boxes in maps": ("augment = { mix = 'cutmix' }", "", "mixup of images only"),
     "mixed studies": ("", "any_severe_weight = 1.0\naugment = { mix = 'mixup' }", "'any_severe'; leave it out"),
     "a fold too many": ("", "folds = [0, 3]", "folds names 3, which folds.train leaves out"),
@@ -128,6 +129,9 @@ def test_members_are_trained_fold_by_fold_in_order(tmp_path: Path) -> None:
         ("begins_with = 't2'", "no weight of 't2' fits it"),
         ("begins_with = 'first'\nfresh = ['tail']", "fresh names 'tail'"),
         ("soft_labels = 'nowhere.csv'", "nowhere.csv"),
+        ("loss = { severity = 1.0, any_severe = 1.0 }", "asks about the canal, and it does not answer that"),
+        ("loss = { severity = 1.0, slices = 1.0 }", "which gru does not give; it gives severity in training"),
+        ("loss = { severity = 1.0, level = 1.0 }\nnetwork = 'mil'", "it gives severity, slices in training"),
     ],
 )
 def test_what_only_networks_and_data_tell_is_told_before_anything_is_trained(

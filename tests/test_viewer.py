@@ -4,7 +4,7 @@ import base64
 import json
 import re
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -20,12 +20,12 @@ import train_utils
 from lumbar.bundle.bundle import Bundle, load_bundle
 from lumbar.geometry import plane_distances, to_pixel
 from lumbar.grading.regions import cut_regions, region_key
-from lumbar.grading.tasks import VIEWS
 from lumbar.issues import InputError
 from lumbar.labels import CONDITIONS, KEYPOINT_SERIES, LEVELS
 from lumbar.prediction import job
 from lumbar.prediction.result import StudyResult
 from lumbar.recipe.grader import GraderSpec
+from lumbar.recipe.views import VIEWS
 from lumbar.report.html import write
 from lumbar.report.html.panel import panel
 from lumbar.report.html.regions import Seen, region_views
@@ -253,9 +253,10 @@ def test_boxes_lie_in_the_same_place_whichever_way_a_network_sees_the_images() -
 class Corner(nn.Module):
     """Severe where the left recess' second slice is bright in its top left corner, dark in its bottom right one."""
 
-    def forward(self, views: torch.Tensor) -> torch.Tensor:  # (B, V, T, H, W)
-        z = views[:, 0, 1, :8, :8].mean(dim=(1, 2)) - views[:, 0, 1, -8:, -8:].mean(dim=(1, 2))
-        return torch.stack([-z, torch.zeros_like(z), z], dim=-1)[:, None]
+    def forward(self, views: Mapping[str, torch.Tensor], seen: torch.Tensor) -> torch.Tensor:
+        second = views["axial_left"][:, :, 1, 0]  # (B, L, H, W)
+        z = second[..., :8, :8].mean(dim=(-2, -1)) - second[..., -8:, -8:].mean(dim=(-2, -1))
+        return torch.stack([-z, torch.zeros_like(z), z], dim=-1)[:, :, None]
 
 
 def test_a_map_shows_what_moved_the_network_which_way_and_on_which_slice() -> None:

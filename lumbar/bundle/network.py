@@ -9,9 +9,9 @@ import torch
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
-from lumbar.compute.forward import is_device_fault
+from lumbar.compute.forward import Inputs, asked, is_device_fault, mapped, moved
 from lumbar.grading.networks.registry import build_grader
-from lumbar.grading.tasks import TASKS
+from lumbar.grading.tasks import task_of
 from lumbar.issues import InputError
 from lumbar.keypoints.networks.registry import build_detector
 from lumbar.labels import LEVELS
@@ -85,23 +85,34 @@ def check_size(network: nn.Module, source: str) -> None:
         )
 
 
-def example(spec: DetectorSpec | GraderSpec, device: torch.device | str = "cpu") -> torch.Tensor:
-    """A member's input for one sample, all zeros."""
-    return torch.zeros(1, *inputs_of_a_study(spec)[1:], device=device)
-
-
-def inputs_of_a_study(spec: DetectorSpec | GraderSpec) -> tuple[int, ...]:
-    """Shape of what a member sees of a study that lacks nothing: samples, then the shape of one."""
+def example(spec: DetectorSpec | GraderSpec, device: torch.device | str = "cpu", samples: int = 1) -> Inputs:
+    """A member's input for so many samples, all zeros, every view there."""
     side = spec.image_size
     if spec.stage == "keypoints":
-        return spec.stacks, spec.channels, side, side
-    task = TASKS[spec.task]
-    return len(LEVELS) * len(task.samples), len(task.encoders), spec.slices, side, side
+        return torch.zeros(samples, spec.channels, side, side, device=device)
+    names = task_of(spec).samples[0].views
+    views: dict[str, torch.Tensor] = {
+        name: torch.zeros(samples, 1, spec.slices, 1, side, side, device=device) for name in names
+    }
+    return views, torch.ones(samples, 1, len(names), dtype=torch.bool, device=device)
 
 
-def noise(spec: DetectorSpec | GraderSpec) -> torch.Tensor:
-    """A member's input for one sample, noise that is standardised as images are; always the same."""
-    return torch.randn(example(spec).shape, generator=torch.Generator().manual_seed(0))
+def samples_of_a_study(spec: DetectorSpec | GraderSpec) -> int:
+    """How many samples a member sees of a study that lacks nothing."""
+    if spec.stage == "keypoints":
+        return spec.stacks
+    return len(LEVELS) * len(task_of(spec).samples)
+
+
+def noise(spec: DetectorSpec | GraderSpec, samples: int = 1) -> Inputs:
+    """A member's input for so many samples, noise that is standardised as images are; always the same."""
+    drawn = torch.Generator().manual_seed(0)
+
+    def change(value: torch.Tensor) -> torch.Tensor:
+        return torch.randn(value.shape, generator=drawn) if value.is_floating_point() else value
+
+    inputs: Inputs = mapped(change, example(spec, samples=samples))
+    return inputs
 
 
 def try_out(network: nn.Module, spec: DetectorSpec | GraderSpec, source: str) -> None:
@@ -110,7 +121,7 @@ def try_out(network: nn.Module, spec: DetectorSpec | GraderSpec, source: str) ->
     Raises InputError where it cannot take inputs of the size that its spec gives, or answers anything but numbers.
     """
     with torch.inference_mode(), blamed_on(source, _NOT_TAKEN, spec):
-        answer = network(noise(spec).to(next(network.parameters()).device))
+        answer = asked(network, moved(noise(spec), next(network.parameters()).device))
     if not answer.isfinite().all():
         raise InputError(f"{source}: the network's answer to noise is no number; get the weights again or train again")
 
@@ -122,7 +133,7 @@ def check_inputs(network: nn.Module, spec: DetectorSpec | GraderSpec, source: st
     """
     with torch.inference_mode(), blamed_on(source, _NOT_TAKEN, spec):
         try:
-            network.eval()(example(spec, "meta"))
+            asked(network.eval(), example(spec, "meta"))
         except RuntimeError as error:
             if not isinstance(error, NotImplementedError) and "meta" not in str(error):
                 raise

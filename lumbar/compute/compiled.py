@@ -23,6 +23,7 @@ import torch
 from torch import nn
 
 from lumbar.compute import process_pool, thread_pool
+from lumbar.compute.forward import Inputs, asked
 from lumbar.issues import InputError
 
 Answer = TypeVar("Answer")
@@ -61,7 +62,7 @@ def check(word: str, device: torch.device) -> None:
 class CompiledRunner:
     """As `engine.Runner`: a network in evaluation mode, into which other weights of its kind can be swapped."""
 
-    def __init__(self, network: nn.Module, word: str, example: torch.Tensor) -> None:
+    def __init__(self, network: nn.Module, word: str, example: Inputs) -> None:
         """`network` is changed in place, and answers only once it is filled. `example`: the input for one sample."""
         self.word, self.folder = word, tempfile.TemporaryDirectory(prefix="lumbar-openvino-")
         self.names = [key for key, _ in network.named_modules() if key.rpartition(".")[2] == _PART] or [""]
@@ -82,16 +83,16 @@ class CompiledRunner:
         for key, file in self._files(name).items():
             _write(self.source.get_submodule(key), self.examples[key], file)
 
-    def moved(self, state: Mapping[str, torch.Tensor], name: str, noise: torch.Tensor) -> float:
+    def moved(self, state: Mapping[str, torch.Tensor], name: str, noise: Inputs) -> float:
         """By how much the answers to noise, one sample as the network sees it, differ from PyTorch's; see `convert`.
 
-        Answers of three, severities, are compared as probabilities; infinite where one is no number.
+        A grader's answers, severities, are compared as probabilities; infinite where one is no number.
         """
         self.convert(state, name)
         self.fill(state, name)
         with torch.inference_mode():
-            found, wanted = self.network(noise), self.source(noise)
-        if wanted.ndim == 3:  # (B, C, 3)
+            found, wanted = asked(self.network, noise), asked(self.source, noise)
+        if isinstance(noise, tuple):
             found, wanted = found.softmax(-1), wanted.softmax(-1)
         most = float((found - wanted).abs().max())
         return most if math.isfinite(most) else float("inf")
@@ -241,7 +242,7 @@ def _infer(request: Any, piece: torch.Tensor, size: int) -> torch.Tensor:
 started: Final = threading.Event()
 
 
-def _inputs(network: nn.Module, names: list[str], example: torch.Tensor) -> dict[str, torch.Tensor]:
+def _inputs(network: nn.Module, names: list[str], example: Inputs) -> dict[str, torch.Tensor]:
     """What each part sees where the network sees `example`."""
     seen: dict[str, torch.Tensor] = {}
     hooks = [
@@ -251,7 +252,7 @@ def _inputs(network: nn.Module, names: list[str], example: torch.Tensor) -> dict
         for name in names
     ]
     with torch.inference_mode():
-        network(example)
+        asked(network, example)
     for hook in hooks:
         hook.remove()
     return {name: torch.zeros_like(value) for name, value in seen.items()}

@@ -13,6 +13,7 @@ from torch import nn
 
 from lumbar.compute import compiled
 from lumbar.compute.compiled import CompiledRunner
+from lumbar.compute.forward import Inputs, asked, tensors
 from lumbar.issues import InputError
 
 EngineWord = Literal["auto", "eager", "fused", "half", "openvino", "openvino-half"]
@@ -78,7 +79,7 @@ def _half_type(device: torch.device) -> torch.dtype:
 class Runner:
     """A network made ready for an engine, in evaluation mode; other weights of its kind can be swapped into it."""
 
-    def __init__(self, network: nn.Module, engine: Engine, example: torch.Tensor) -> None:
+    def __init__(self, network: nn.Module, engine: Engine, example: Inputs) -> None:
         """`network` is changed in place. `example`: a small input on its device, which it is asked about once.
 
         That shows whether it takes such inputs (whatever it raises is raised) and which layer follows which.
@@ -94,7 +95,9 @@ class Runner:
             assert isinstance(layer, nn.Conv2d)
             if layer.bias is None:
                 layer.bias = nn.Parameter(layer.weight.new_zeros(layer.out_channels), requires_grad=False)
-        if engine.word == "fused" and example.device.type == "cpu" and example.shape[-1] >= LARGE_SLICE:
+        seen = tensors(example)
+        largest = max(value.shape[-1] for value in seen)
+        if engine.word == "fused" and seen[0].device.type == "cpu" and largest >= LARGE_SLICE:
             for layer in network.modules():
                 if hasattr(layer, "slices_at_once"):
                     layer.slices_at_once = AT_ONCE  # type: ignore[assignment]  # a number, no module
@@ -130,12 +133,12 @@ class Runner:
         return sum(value.numel() * value.element_size() for value in self.network.state_dict().values())
 
 
-def make_runner(network: nn.Module, engine: Engine, example: torch.Tensor) -> Runner | CompiledRunner:
+def make_runner(network: nn.Module, engine: Engine, example: Inputs) -> Runner | CompiledRunner:
     """The network made ready for an engine; see the runners. One that OpenVINO computes is still to be filled."""
     return CompiledRunner(network, engine.word, example) if engine.compiled else Runner(network, engine, example)
 
 
-def _seen_at_work(network: nn.Module, example: torch.Tensor) -> tuple[dict[str, tuple[str, float]], float]:
+def _seen_at_work(network: nn.Module, example: Inputs) -> tuple[dict[str, tuple[str, float]], float]:
     """What running an example shows.
 
     For each convolution whose output goes into a batch norm the norm's name and eps; and the work of convolutions and
@@ -174,7 +177,7 @@ def _seen_at_work(network: nn.Module, example: torch.Tensor) -> tuple[dict[str, 
         elif type(module) is nn.BatchNorm2d:  # a subclass may do more, an activation for instance
             hooks.append(module.register_forward_pre_hook(before(name, module)))
     with torch.inference_mode():
-        network(example)
+        asked(network, example)
     for hook in hooks:
         hook.remove()
     return {conv: (norm, eps) for conv, (norm, eps) in pairs.items() if seen.count(norm) == 1}, sum(work) / 1e9

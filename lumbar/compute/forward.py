@@ -1,33 +1,69 @@
-"""What a device can do wrong in the middle of a run: too little memory (smaller batches go on) or a fault for good."""
+"""A batch through a network, and what a device can do wrong meanwhile: too little memory (smaller batches go on) or a
+fault for good."""
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Final
+from typing import Any, Final
 
 import torch
 
 #: A network at work: a batch in, one answer a sample out.
-Network = Callable[[torch.Tensor], torch.Tensor]
+Network = Callable[..., torch.Tensor]
+#: What a network is asked about, the samples along every tensor's first axis: a detector's stacks, or what a grader's
+#: `forward` takes, its views by name and which of them are there.
+Inputs = torch.Tensor | tuple[Mapping[str, torch.Tensor], torch.Tensor]
 _log = logging.getLogger(__name__)
 
 
-def in_halves(network: Network, batch: torch.Tensor, device: torch.device) -> torch.Tensor:
-    """`network(batch)` on `device`; where its memory does not suffice, half of the samples after the other.
+def asked(network: Callable[..., Any], inputs: Inputs) -> Any:
+    """What a network answers to its inputs."""
+    return network(*inputs) if isinstance(inputs, tuple) else network(inputs)
+
+
+def mapped(change: Callable[[torch.Tensor], torch.Tensor], inputs: Any) -> Any:
+    """The same inputs, or answers, of changed tensors."""
+    if isinstance(inputs, torch.Tensor):
+        return change(inputs)
+    if isinstance(inputs, Mapping):
+        return {name: mapped(change, value) for name, value in inputs.items()}
+    return tuple(mapped(change, value) for value in inputs)
+
+
+def tensors(inputs: Any) -> list[torch.Tensor]:
+    """Every tensor of some inputs."""
+    found: list[torch.Tensor] = []
+    mapped(lambda value: found.append(value) or value, inputs)  # type: ignore[func-returns-value]
+    return found
+
+
+def in_halves(network: Callable[..., Any], batch: Inputs, device: torch.device) -> Any:
+    """What the network answers to a batch on `device`; where its memory does not suffice, half of the samples after
+    the other.
 
     The network treats samples (first axis) one by one, so that the parts together are the whole, to rounding. Raises
     what the device raises where not even one sample fits.
     """
+    count = len(tensors(batch)[0])
     try:
-        return network(moved(batch, device))
+        return asked(network, moved(batch, device))
     except RuntimeError as error:
-        if len(batch) < 2 or not is_out_of_memory(error):
+        if count < 2 or not is_out_of_memory(error):
             raise
     # Outside of the handler, since the exception holds on to what filled the memory.
-    _log.warning("%s ran out of memory with %d samples at once; trying %d.", device, len(batch), (len(batch) + 1) // 2)
+    half = (count + 1) // 2
+    _log.warning("%s ran out of memory with %d samples at once; trying %d.", device, count, half)
     if device.type == "cuda":
         torch.cuda.empty_cache()
-    return torch.cat([in_halves(network, half, device) for half in batch.split((len(batch) + 1) // 2)])
+    first, second = mapped(lambda value: value[:half], batch), mapped(lambda value: value[half:], batch)
+    return _joined([in_halves(network, part, device) for part in (first, second)])
+
+
+def _joined(answers: list[Any]) -> Any:
+    """Answers to the parts of a batch as one."""
+    if isinstance(answers[0], Mapping):
+        return {name: _joined([answer[name] for answer in answers]) for name in answers[0]}
+    return torch.cat(answers)
 
 
 @contextmanager
@@ -44,8 +80,10 @@ def exact_convolutions(device: torch.device, amp: torch.dtype | None) -> Iterato
         torch.backends.cudnn.allow_tf32 = before
 
 
-def moved(batch: torch.Tensor, device: torch.device) -> torch.Tensor:
+def moved(batch: Any, device: torch.device) -> Any:
     """The batch on the device; from pinned memory, which an accelerator fetches without waiting for the CPU."""
+    if not isinstance(batch, torch.Tensor):
+        return mapped(lambda value: moved(value, device), batch)
     if device.type == "cuda" and batch.device.type == "cpu" and torch.cuda.is_available():
         return batch.pin_memory().to(device, non_blocking=True)
     return batch.to(device)

@@ -3,15 +3,16 @@
 import numpy as np
 import torch
 
-from lumbar.compute.forward import Network, in_halves, is_out_of_memory, moved
+from lumbar.compute.forward import Inputs, Network, in_halves, is_out_of_memory, moved
 from lumbar.grading.regions import Regions
-from lumbar.grading.tasks import OWN_VIEW, TASKS, Sample
+from lumbar.grading.tasks import Sample, task_of
 from lumbar.labels import CONDITIONS, LEVELS, SEVERITIES, Condition
 from lumbar.recipe.grader import GraderSpec
+from lumbar.recipe.views import OWN_VIEW
 
 Rows = list[tuple[int, Sample]]
 #: Batches of one study's regions that lie on a device, by what distinguishes members that see the same regions.
-Batches = dict[tuple[str, bool], torch.Tensor]
+Batches = dict[tuple[str, bool], Inputs]
 
 
 def grade(
@@ -22,44 +23,59 @@ def grade(
     amp: torch.dtype | None = None,
     batches: Batches | None = None,
 ) -> np.ndarray:
-    """Probabilities (5 conditions, 5 levels, 3 severities) float64; NaN where the member stays silent (see `speaks`).
+    """Logits (5 conditions, 5 levels, 3 severities) float64; NaN where the member stays silent (see `speaks`).
 
-    The network is in evaluation mode on `device`; `amp` is the autocast type on an accelerator (None: float32).
-    `batches` keeps what was moved to the device for the next member that sees the same regions.
+    `softmax` makes probabilities of them. The network is in evaluation mode on `device`; `amp` is the autocast type on
+    an accelerator (None: float32). `batches` keeps what was moved to the device for the next member that sees the same
+    regions.
     """
     device = torch.device(device)
-    probabilities = np.full((len(CONDITIONS), len(LEVELS), len(SEVERITIES)), np.nan)
+    logits = np.full((len(CONDITIONS), len(LEVELS), len(SEVERITIES)), np.nan)
     rows: Rows = [
         (level, sample)
         for level in range(len(LEVELS))
-        for sample in TASKS[spec.task].samples
+        for sample in task_of(spec).samples
         if any(speaks(regions, spec, sample, condition, level) for condition in sample.conditions)
     ]
     if not rows:
-        return probabilities
-    batch = _batched(regions, rows) if batches is None else _kept(batches, regions, rows, spec, device)
+        return logits
+    batch = batched(regions, rows, spec) if batches is None else _kept(batches, regions, rows, spec, device)
     with torch.inference_mode(), torch.autocast(device.type, dtype=amp, enabled=amp is not None):
-        logits = in_halves(network, batch, device)  # (B, C, 3)
-    answers = torch.softmax(logits.cpu().double(), dim=-1).numpy()
-    for (level, sample), answer in zip(rows, answers, strict=True):
+        found = in_halves(network, batch, device)  # (B, 1, C, 3)
+    for (level, sample), answer in zip(rows, found[:, 0].cpu().double().numpy(), strict=True):
         for condition, severities in zip(sample.conditions, answer, strict=True):
             if speaks(regions, spec, sample, condition, level):
-                probabilities[CONDITIONS.index(condition), level] = severities
+                logits[CONDITIONS.index(condition), level] = severities
+    return logits
+
+
+def softmax(logits: np.ndarray) -> np.ndarray:
+    """Probabilities of logits (…, 3) in float64; NaN where a logit is no finite number."""
+    probabilities: np.ndarray = torch.softmax(torch.from_numpy(logits).double(), dim=-1).numpy()
     return probabilities
 
 
-def _batched(regions: Regions, rows: Rows) -> torch.Tensor:
-    """(B, V, T, S, S): the views of each row."""
-    return torch.from_numpy(
-        np.stack([np.stack([regions.tensors[view][level] for view in sample.views]) for level, sample in rows])
-    )
+def batched(regions: Regions, rows: Rows, spec: GraderSpec) -> Inputs:
+    """Each row's views by the names of the task's first sample, (B, 1, T, 1, H, W), and which of them are there.
+
+    A view lies in one piece: it is filled once and moved as it is.
+    """
+    names = task_of(spec).samples[0].views
+    views: dict[str, torch.Tensor] = {
+        name: torch.from_numpy(np.stack([regions.tensors[sample.views[place]][level] for level, sample in rows]))[
+            :, None, :, None
+        ]
+        for place, name in enumerate(names)
+    }
+    seen = [[bool(regions.present[view][level]) for view in sample.views] for level, sample in rows]
+    return views, torch.tensor(seen)[:, None]
 
 
-def _kept(batches: Batches, regions: Regions, rows: Rows, spec: GraderSpec, device: torch.device) -> torch.Tensor:
+def _kept(batches: Batches, regions: Regions, rows: Rows, spec: GraderSpec, device: torch.device) -> Inputs:
     """The batch on the device, moved there once; where the device has no room for it, as it is."""
     key = spec.task, spec.view_dropout > 0  # which rows speak depends on nothing else
     if key not in batches:
-        batch = _batched(regions, rows)
+        batch = batched(regions, rows, spec)
         try:
             batches[key] = moved(batch, device)
         except RuntimeError as error:
@@ -80,16 +96,15 @@ def speaks(regions: Regions, spec: GraderSpec, sample: Sample, condition: Condit
     return spec.view_dropout > 0 and any(bool(regions.present[view][level]) for view in sample.views)
 
 
-def is_unanswered(regions: Regions, spec: GraderSpec, probabilities: np.ndarray) -> bool:
-    """Whether a member that should have spoken gave no number anywhere (`unanswered`): half precision can overflow."""
-    return bool(unanswered(regions, spec, probabilities).any())
+def unanswered(regions: Regions, spec: GraderSpec, logits: np.ndarray) -> np.ndarray:
+    """(5 conditions, 5 levels) bool: where a member should have spoken and gave no number (see `grade`).
 
-
-def unanswered(regions: Regions, spec: GraderSpec, probabilities: np.ndarray) -> np.ndarray:
-    """(5 conditions, 5 levels) bool: where a member should have spoken and gave no number (see `grade`)."""
+    Half precision can overflow.
+    """
     silent = np.zeros((len(CONDITIONS), len(LEVELS)), bool)
+    probabilities = softmax(logits)
     for level in range(len(LEVELS)):
-        for sample in TASKS[spec.task].samples:
+        for sample in task_of(spec).samples:
             for condition in sample.conditions:
                 place = CONDITIONS.index(condition), level
                 silent[place] |= (

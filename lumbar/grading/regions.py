@@ -14,11 +14,11 @@ import numpy as np
 
 from lumbar import geometry
 from lumbar.dicom.series import Slice
-from lumbar.grading.tasks import OWN_VIEW, VIEWS, View
 from lumbar.issues import Issue
 from lumbar.labels import LEVELS, Condition, Level, level_title
 from lumbar.recipe.grader import GraderSpec
 from lumbar.recipe.preprocessing import Preprocessing
+from lumbar.recipe.views import OWN_VIEW, VIEWS, View
 from lumbar.study.canal import canal_mm, moved_middle_mm
 from lumbar.study.slices import Window, axial_window, find_slice, playing_series, sagittal_window
 from lumbar.study.standardise import crop, resize, slice_values, standardise

@@ -1,22 +1,12 @@
-"""What each grading task looks at and answers: the only home of the views and of which encoder sees which. No torch."""
+"""What each grader looks at and answers, and which encoder sees which view. No torch."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Final, Literal, get_args
+from typing import Final
 
 from lumbar.labels import CONDITIONS, Condition
-from lumbar.recipe.grader import TaskName
-
-View = Literal["sagittal_t2", "sagittal_t1_left", "sagittal_t1_right", "axial_left", "axial_right", "axial_middle"]
-VIEWS: Final[tuple[View, ...]] = get_args(View)
-#: The view on which a condition is graded by a reader; a member that does not see it stays silent.
-OWN_VIEW: Final[dict[Condition, View]] = {
-    "spinal_canal_stenosis": "sagittal_t2",
-    "left_neural_foraminal_narrowing": "sagittal_t1_left",
-    "right_neural_foraminal_narrowing": "sagittal_t1_right",
-    "left_subarticular_stenosis": "axial_left",
-    "right_subarticular_stenosis": "axial_right",
-}
+from lumbar.recipe.grader import GraderSpec, TaskName
+from lumbar.recipe.views import View
 
 
 @dataclass(frozen=True)
@@ -67,3 +57,8 @@ TASKS: Final[Mapping[TaskName, Task]] = {
         (0, 1, 1, 2, 2),
     ),
 }
+
+
+def task_of(spec: GraderSpec) -> Task:
+    """What a member looks at and answers."""
+    return TASKS[spec.task]

@@ -32,14 +32,16 @@ def mirror_stack(
     if axis == "columns":
         moved[:, 0] = flip - moved[:, 0]
         return image[..., ::-1].copy(), moved
-    return image if axis is None else backwards(image, spec), moved
+    if axis is None:
+        return image, moved
+    return reverse_slices(image, spec), moved
 
 
-def backwards(image: np.ndarray, spec: DetectorSpec) -> np.ndarray:
-    """A stack (C, S, S) with the slices of each of its series in opposite order; those that `spec.pad` appends stay."""
-    end = filled(image, spec)
-    order = np.concatenate([np.arange(end)[::-1], np.arange(end, spec.in_chans)])
-    return image[np.concatenate([order + at * spec.in_chans for at in range(len(spec.types))])]
+def reverse_slices(image: np.ndarray, spec: DetectorSpec) -> np.ndarray:
+    """A stack (C, S, S) with its slices in opposite order, those that `spec.pad` appends still at the end."""
+    end, count = filled(image, spec), spec.in_chans
+    order = [*range(end)[::-1], *range(end, count)]
+    return image[[first * count + place for first in range(len(spec.types)) for place in order]]
 
 
 def mirror_slices(slices: np.ndarray, image: np.ndarray, spec: DetectorSpec) -> np.ndarray:

@@ -8,7 +8,7 @@ import torch
 
 from lumbar.bundle.bundle import Bundle
 from lumbar.bundle.manifest import Member
-from lumbar.bundle.network import blamed_on, example, inputs_of_a_study, noise
+from lumbar.bundle.network import blamed_on, example, noise, samples_of_a_study
 from lumbar.compute.compiled import CompiledRunner, in_children
 from lumbar.compute.engine import Engine, Runner, make_runner
 
@@ -108,7 +108,7 @@ class Networks:
         for name, kind in self._kinds.items():
             runner = self._runners[self._first[kind]]
             assert isinstance(runner, Runner)
-            total += runner.gflop * inputs_of_a_study(self.bundle.member(name).spec)[0]
+            total += runner.gflop * samples_of_a_study(self.bundle.member(name).spec)
         return total
 
     def stay(self, names: Iterable[str]) -> bool:
@@ -117,8 +117,9 @@ class Networks:
         return all(name in self._runners for name, kind in self._kinds.items() if kind in kinds)
 
     def call(self, name: str, batch: torch.Tensor) -> torch.Tensor:
-        """A batch through a member's network."""
-        return self[name](batch)
+        """A batch of stacks through a detector's network."""
+        answer: torch.Tensor = self[name](batch)
+        return answer
 
     def runners(self) -> list[Runner | CompiledRunner]:
         """Every network in memory."""

@@ -17,7 +17,6 @@ from lumbar.compute.engine import choose_engine
 from lumbar.compute.forward import Network, exact_convolutions, is_device_fault
 from lumbar.grading import grade
 from lumbar.grading.regions import cut_all_regions, region_key
-from lumbar.grading.tasks import OWN_VIEW
 from lumbar.issues import InputError, Issue, cut, few
 from lumbar.keypoints import detect
 from lumbar.labels import CONDITIONS
@@ -30,6 +29,7 @@ from lumbar.prediction.result import StudyResult, left_out, not_finite
 from lumbar.recipe import chain
 from lumbar.recipe.detector import DetectorSpec
 from lumbar.recipe.grader import GraderSpec
+from lumbar.recipe.views import OWN_VIEW
 from lumbar.study.study import Study
 
 #: Studies that go through stage 2 together where weights are swapped; swapping then costs some percent of a study.
@@ -176,8 +176,9 @@ class Predictor:
         regions = case.regions[key]
         batches = case.batches.setdefault(f"{self.device} {key}", {}) if self.device.type != "cpu" else None
         answers = grade.grade(regions, spec, self.networks[name], self.device, self.engine.amp, batches)
-        if grade.is_unanswered(regions, spec, answers):
-            case.unanswered[name] = grade.unanswered(regions, spec, answers)
+        unanswered = grade.unanswered(regions, spec, answers)
+        if unanswered.any():
+            case.unanswered[name] = unanswered
         case.answers[name] = answers
         with self._lock:
             self.spent[name] += time.perf_counter() - started
@@ -187,7 +188,8 @@ class Predictor:
         if case.error is not None:
             return self.stand_in(case.study_id, case.reason, case.issues)
         silent = np.full(self.prior.shape, np.nan)
-        members = np.stack([case.answers.get(name, silent) for name in self.graders])
+        logits = np.stack([case.answers.get(name, silent) for name in self.graders])
+        members = grade.softmax(logits)
         parts = case.regions.values()
         seen = np.array(
             [[any(part.present[OWN_VIEW[c]][level] for part in parts) for level in range(5)] for c in CONDITIONS]
@@ -197,6 +199,7 @@ class Predictor:
             study_id=case.study_id,
             probabilities=blended,
             members=members,
+            logits=logits,
             graded=graded,
             seen=seen,
             keypoints=tuple(case.keypoints),
@@ -228,6 +231,7 @@ class Predictor:
             study_id=study_id,
             probabilities=self.prior.copy(),
             members=np.full((len(self.graders), *self.prior.shape), np.nan),
+            logits=np.full((len(self.graders), *self.prior.shape), np.nan),
             graded=np.zeros(self.prior.shape[:2], dtype=bool),
             seen=np.zeros(self.prior.shape[:2], dtype=bool),
             issues=(*issues, Issue(code, study_id, None, reason)),

@@ -29,6 +29,8 @@ class StudyResult:
     seen: np.ndarray  # (5, 5) bool; False: no region on the condition's own view, who spoke saw the level on others
     keypoints: tuple[Keypoint, ...] = ()
     issues: tuple[Issue, ...] = ()
+    #: (M, 5, 5, 3), what the members' probabilities were made of.
+    logits: np.ndarray = field(default_factory=lambda: np.zeros((0, len(CONDITIONS), len(LEVELS), 3)))
     #: Series ids by series type.
     used: Mapping[str, list[int]] = field(default_factory=dict, metadata={REPORTED: "series_used"})
     seconds: float = field(default=0.0, metadata={REPORTED: "seconds"})

@@ -78,12 +78,13 @@ def _mixing(spec: DetectorSpec | GraderSpec, training: Training) -> Iterator[str
             yield "a detector's pictures can be mixed by mixup of images only; set augment.mix to mixup"
         if spec.answer != "heatmaps" or spec.depth or not set(wanted) <= {"mse", "bce"}:
             yield "maps can be mixed where the loss is mse or bce of plain heatmaps; set augment.mix to none"
-    elif more := sorted(set(wanted) - {"severity", "slices", "views", *_WHOLE}):
+    elif more := sorted(set(wanted) - {"severity", "slices", "views", *_of_studies(spec)}):
         yield f"mixed samples have no label for the loss {more[0]!r}; leave it out or set augment.mix to none"
 
 
-#: Losses of whole studies, which mixed samples still are where one holds all levels.
-_WHOLE: tuple[str, ...] = ()
+def _of_studies(spec: GraderSpec) -> tuple[str, ...]:
+    """Losses of whole studies, which mixed samples still are where one holds all levels."""
+    return ("any_severe",) if getattr(spec, "levels", "one") == "all" else ()
 
 
 def _among(training: Training, before: Mapping[str, Training], folds: Sequence[int]) -> Iterator[str]:

@@ -16,6 +16,8 @@ OF_ANSWERS: Final[Mapping[Answer, tuple[str, ...]]] = {
 }
 #: What a grader can be asked for: the severities, the official score's any-severe term, and outputs by their names.
 OF_GRADERS: Final = ("severity", "any_severe", "slices", "slice_scores", "level", "views", "embedding", "heatmaps")
+#: Of these, what every grader can be asked for; others are outputs that its network gives beside.
+OF_ALL_GRADERS: Final = ("severity", "any_severe")
 
 
 def losses_of(spec: DetectorSpec | GraderSpec, training: Training) -> dict[str, float]:

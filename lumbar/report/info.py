@@ -6,7 +6,7 @@ from lumbar import __version__
 from lumbar.arguments import ARGUMENTS, DEVICES, ENGINES
 from lumbar.ensemble.names import METHOD_NAMES
 from lumbar.grading.networks import registry as graders
-from lumbar.grading.tasks import TASKS, VIEWS
+from lumbar.grading.tasks import TASKS
 from lumbar.issues import CODES
 from lumbar.keypoints.answers.registry import ANSWERS
 from lumbar.keypoints.networks import registry as detectors
@@ -16,6 +16,7 @@ from lumbar.recipe.detector import DECODES
 from lumbar.recipe.losses import OF_ANSWERS
 from lumbar.recipe.preprocessing import Preprocessing
 from lumbar.recipe.settings import Folds, Training
+from lumbar.recipe.views import VIEWS
 
 
 def info() -> dict[str, Any]:

@@ -12,13 +12,14 @@ from torch import nn
 
 from lumbar.grading.networks.registry import build_grader
 from lumbar.grading.regions import region_key
-from lumbar.grading.tasks import TASKS, VIEWS
+from lumbar.grading.tasks import TASKS
 from lumbar.keypoints.networks.registry import build_detector
 from lumbar.labels import CONDITIONS, LEVELS, SERIES_TYPES, SIDES, SeriesType
 from lumbar.recipe.detector import DetectorSpec
 from lumbar.recipe.grader import GraderSpec
 from lumbar.recipe.recipe import AnyMember, Member, Recipe
 from lumbar.recipe.settings import Training
+from lumbar.recipe.views import VIEWS
 from lumbar.training.data.make import make_regions, make_stacks, region_folder, stack_folder, training_kind
 from lumbar.training.data.region_files import margin_spec
 from lumbar.training.data.region_samples import RegionSamples

@@ -1,12 +1,15 @@
 """What every network of a stage must do; the tests of a network derive from one of these classes and name a spec."""
 
+from collections.abc import Mapping
+
 import pytest
 import torch
 
 from lumbar.bundle.bundle import load_bundle
 from lumbar.bundle.network import build_network
 from lumbar.bundle.save import Weights, save_bundle
-from lumbar.grading.tasks import TASKS
+from lumbar.compute.forward import Inputs, asked, mapped
+from lumbar.grading.tasks import task_of
 from lumbar.keypoints.answers.registry import answer_of
 from lumbar.recipe.detector import DetectorSpec
 from lumbar.recipe.grader import GraderSpec
@@ -38,7 +41,7 @@ class NetworkContract:
     #: A few numbers of the output for `fixed_weights` and `images`, rounded to 4 digits.
     golden: list[float]
 
-    def images(self, batch: int = 2) -> torch.Tensor:
+    def images(self, batch: int = 2) -> Inputs:
         raise NotImplementedError
 
     def shape(self, batch: int) -> tuple[int, ...]:
@@ -48,15 +51,15 @@ class NetworkContract:
         network = build_network(self.spec).eval()
         for batch in (1, 3):
             with torch.inference_mode():
-                output = network(self.images(batch))
+                output = asked(network, self.images(batch))
             assert tuple(output.shape) == self.shape(batch)
             assert torch.isfinite(output).all()
 
     def test_every_parameter_learns(self) -> None:
         torch.manual_seed(0)
         network = fixed_weights(build_network(self.spec)).train()  # timm starts some scales at zero
-        output = network(self.images(4))  # graders may add an answer of every slice, detectors other outputs
-        parts = output.values() if isinstance(output, dict) else output if isinstance(output, tuple) else (output,)
+        output = asked(network, self.images(4))
+        parts = list(output.values()) if isinstance(output, Mapping) else [output]
         torch.stack([part.square().mean() for part in parts]).sum().backward()
         idle = [name for name, value in network.named_parameters() if value.grad is None or not value.grad.any()]
         assert not idle
@@ -65,7 +68,7 @@ class NetworkContract:
         network = fixed_weights(build_network(self.spec)).eval()
         images = self.images(3)
         with torch.inference_mode():
-            together, alone = network(images), network(images[1:2])
+            together, alone = asked(network, images), asked(network, mapped(lambda value: value[1:2], images))
         scale = max(1.0, float(alone.abs().max()))  # these weights let some networks' outputs grow
         assert torch.allclose(together[1:2], alone, atol=1e-5 * scale)
 
@@ -75,12 +78,12 @@ class NetworkContract:
         save_bundle(tmp_path / "b", [weights], prior=UNIFORM, precision="float32")
         again = load_bundle(tmp_path / "b").network("a")
         with torch.inference_mode():
-            assert torch.equal(again(self.images()), network(self.images()))
+            assert torch.equal(asked(again, self.images()), asked(network, self.images()))
 
     def test_known_weights_give_the_stored_output(self) -> None:
         network = fixed_weights(build_network(self.spec)).eval()
         with torch.inference_mode():
-            output = network(self.images()).double().flatten()
+            output = asked(network, self.images()).double().flatten()
         found = [output.mean().item(), output.std().item(), *output[:: max(1, len(output) // 4)][:4].tolist()]
         assert found == pytest.approx(self.golden, rel=2e-3, abs=2e-4)  # float32 sums differ between machines
 
@@ -99,16 +102,18 @@ class DetectorContract(NetworkContract):
 class GraderContract(NetworkContract):
     """A stage-2 network."""
 
-    def images(self, batch: int = 2, slices: int | None = None) -> torch.Tensor:
-        views = len(TASKS[self.spec.task].encoders)
-        size = (batch, views, slices or self.spec.slices, self.spec.image_size, self.spec.image_size)
-        return torch.randn(size, generator=torch.Generator().manual_seed(1))
+    def images(self, batch: int = 2, slices: int | None = None) -> Inputs:
+        names = task_of(self.spec).samples[0].views
+        size = (batch, len(names), slices or self.spec.slices, self.spec.image_size, self.spec.image_size)
+        drawn = torch.randn(size, generator=torch.Generator().manual_seed(1))
+        views = {name: drawn[:, None, place, :, None] for place, name in enumerate(names)}
+        return views, torch.ones(batch, 1, len(names), dtype=torch.bool)
 
     def shape(self, batch: int) -> tuple[int, ...]:
-        return (batch, TASKS[self.spec.task].num_conditions, 3)
+        return (batch, 1, task_of(self.spec).num_conditions, 3)
 
     def test_any_number_of_slices_will_do(self) -> None:
         network = build_network(self.spec).eval()
         with torch.inference_mode():
             for slices in (1, 4):
-                assert tuple(network(self.images(2, slices)).shape) == self.shape(2)
+                assert tuple(asked(network, self.images(2, slices)).shape) == self.shape(2)

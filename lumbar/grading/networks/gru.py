@@ -4,18 +4,20 @@ Slices, and views that share an encoder, are folded into the batch: the same num
 2.7 times faster on a CPU.
 """
 
+from collections.abc import Mapping
+
 import torch
 from torch import nn
 
 from lumbar.backbones import create_backbone
-from lumbar.grading.networks.slices import slice_features
-from lumbar.grading.tasks import TASKS
+from lumbar.grading.networks.slices import slice_features, stacked
+from lumbar.grading.tasks import task_of
 from lumbar.labels import SEVERITIES
 from lumbar.recipe.grader import GraderSpec
 
 
 class SliceEncoder(nn.Module):
-    """(N, T, H, W) stacks of one-channel slices → (N, hidden) features."""
+    """(N, T, C, H, W) stacks of slices → (N, hidden) features."""
 
     def __init__(self, spec: GraderSpec) -> None:
         super().__init__()
@@ -24,7 +26,7 @@ class SliceEncoder(nn.Module):
         self.rnn = nn.GRU(self.backbone.num_features, spec.rnn_hidden, num_layers=spec.rnn_layers, batch_first=True)
 
     def slice_features(self, stacks: torch.Tensor) -> torch.Tensor:
-        """(N, T, H, W) → (N, T, F): the backbone's pooled features of every slice."""
+        """(N, T, C, H, W) → (N, T, F): the backbone's pooled features of every slice."""
         return slice_features(self.backbone, stacks, self.slices_at_once)
 
     def forward(self, stacks: torch.Tensor) -> torch.Tensor:
@@ -33,33 +35,33 @@ class SliceEncoder(nn.Module):
 
 
 class GruGrader(nn.Module):
-    """Views (B, V, T, H, W) → logits (B, C, 3).
+    """Views (B, L, T, C, H, W) by name → logits (B, L, conditions, 3), level by level.
 
     The head's outputs are ordered severity-major (index = severity × C + condition), as the original's are.
     """
 
     def __init__(self, spec: GraderSpec) -> None:
         super().__init__()
-        task = TASKS[spec.task]
-        self.encoder_of_view = task.encoders
+        task = task_of(spec)
+        self.views, self.encoder_of_view = task.samples[0].views, task.encoders
         self.num_conditions = task.num_conditions
         self.encoders = nn.ModuleList(SliceEncoder(spec) for _ in range(max(task.encoders) + 1))
         self.head = nn.Linear(spec.rnn_hidden * len(task.encoders), len(SEVERITIES) * self.num_conditions)
 
-    def features(self, views: torch.Tensor) -> torch.Tensor:
-        """(B, V, T, H, W) → (B, V, hidden): one feature vector a view."""
-        B = views.shape[0]
+    def features(self, views: Mapping[str, torch.Tensor]) -> torch.Tensor:
+        """(B, L, T, C, H, W) by name → (B · L, V, hidden): one feature vector a view."""
         pooled: dict[int, torch.Tensor] = {}
         for index, encoder in enumerate(self.encoders):
             places = [place for place, of_view in enumerate(self.encoder_of_view) if of_view == index]
-            encoded = encoder(views[:, places].flatten(0, 1)).reshape(B, len(places), -1)
+            alike = stacked(views, [self.views[place] for place in places])
+            encoded = encoder(alike.flatten(0, 1)).reshape(len(alike), len(places), -1)
             for slot, place in enumerate(places):
                 pooled[place] = encoded[:, slot]
         return torch.stack([pooled[place] for place in sorted(pooled)], dim=1)
 
-    def forward(self, views: torch.Tensor) -> torch.Tensor:
+    def forward(self, views: Mapping[str, torch.Tensor], seen: torch.Tensor) -> torch.Tensor:
         logits = self.head(self.features(views).flatten(1))
-        return logits.reshape(-1, len(SEVERITIES), self.num_conditions).transpose(1, 2)
+        return logits.reshape(*seen.shape[:2], len(SEVERITIES), self.num_conditions).transpose(2, 3)
 
 
 def build(spec: GraderSpec) -> nn.Module:

@@ -1,15 +1,17 @@
 """The first place's grader: a 2D backbone per slice, a bi-LSTM along the slices, attention that picks the slices.
 
 The region is a bag of slices of which only some show the disease (multiple-instance learning): gated attention (Ilse
-et al., 2018) weighs them. In training each slice is also asked alone: the auxiliary loss (`auxiliary_weight`).
+et al., 2018) weighs them. In training each slice is also asked alone: the output `slices`, for the loss of that word.
 """
+
+from collections.abc import Mapping
 
 import torch
 from torch import nn
 
 from lumbar.backbones import create_backbone
-from lumbar.grading.networks.slices import slice_features
-from lumbar.grading.tasks import TASKS
+from lumbar.grading.networks.slices import slice_features, stacked
+from lumbar.grading.tasks import task_of
 from lumbar.labels import SEVERITIES
 from lumbar.recipe.grader import GraderSpec
 
@@ -28,7 +30,7 @@ class GatedAttention(nn.Module):
 
 
 class BagEncoder(nn.Module):
-    """(N, T, H, W) one-channel slices → features of each slice (N, T, 2 · hidden) and of the bag (N, 2 · hidden)."""
+    """(N, T, C, H, W) slices → features of each slice (N, T, 2 · hidden) and of the bag (N, 2 · hidden)."""
 
     def __init__(self, spec: GraderSpec) -> None:
         super().__init__()
@@ -45,33 +47,40 @@ class BagEncoder(nn.Module):
 
 
 class MilGrader(nn.Module):
-    """Views (B, V, T, H, W) → logits (B, C, 3); in training also the logits of every slice (B, T, C, 3)."""
+    """Views (B, L, T, C, H, W) by name → logits (B, L, conditions, 3), level by level.
+
+    In training a mapping: `severity` is that, `slices` (B, L, T, conditions, 3) the same of every slice.
+    """
 
     def __init__(self, spec: GraderSpec) -> None:
         super().__init__()
-        task = TASKS[spec.task]
-        self.encoder_of_view = task.encoders
+        task = task_of(spec)
+        self.views, self.encoder_of_view = task.samples[0].views, task.encoders
         self.num_conditions = task.num_conditions
         self.encoders = nn.ModuleList(BagEncoder(spec) for _ in range(max(task.encoders) + 1))
         features, answers = 2 * spec.rnn_hidden * len(task.encoders), self.num_conditions * len(SEVERITIES)
         self.head, self.slice_head = nn.Linear(features, answers), nn.Linear(features, answers)
 
-    def forward(self, views: torch.Tensor) -> torch.Tensor | tuple[torch.Tensor, torch.Tensor]:
+    def forward(
+        self, views: Mapping[str, torch.Tensor], seen: torch.Tensor
+    ) -> torch.Tensor | Mapping[str, torch.Tensor]:
         slices, bags = self._encoded(views)
-        logits = self.head(bags).unflatten(-1, (self.num_conditions, len(SEVERITIES)))
+        each = (self.num_conditions, len(SEVERITIES))
+        logits = self.head(bags).unflatten(-1, each).unflatten(0, seen.shape[:2])
         if not self.training:
             return logits
-        return logits, self.slice_head(slices).unflatten(-1, (self.num_conditions, len(SEVERITIES)))
+        return {"severity": logits, "slices": self.slice_head(slices).unflatten(-1, each).unflatten(0, seen.shape[:2])}
 
-    def _encoded(self, views: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """(B, V, T, H, W) → features of each slice (B, T, V · F) and of the bags (B, V · F), views side by side."""
-        B = views.shape[0]
+    def _encoded(self, views: Mapping[str, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
+        """Features of each slice (B · L, T, V · F) and of the bags (B · L, V · F), views side by side."""
         found: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
         for index, encoder in enumerate(self.encoders):
             places = [place for place, of_view in enumerate(self.encoder_of_view) if of_view == index]
-            slices, bags = encoder(views[:, places].flatten(0, 1))
+            alike = stacked(views, [self.views[place] for place in places])
+            slices, bags = encoder(alike.flatten(0, 1))
+            N = len(alike)
             for slot, place in enumerate(places):
-                found[place] = slices.unflatten(0, (B, -1))[:, slot], bags.unflatten(0, (B, -1))[:, slot]
+                found[place] = slices.unflatten(0, (N, -1))[:, slot], bags.unflatten(0, (N, -1))[:, slot]
         pairs = [found[place] for place in sorted(found)]
         return torch.cat([slices for slices, _ in pairs], dim=-1), torch.cat([bags for _, bags in pairs], dim=-1)
 

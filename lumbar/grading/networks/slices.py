@@ -1,14 +1,22 @@
-"""Slices of many stacks through one backbone."""
+"""Views as a network's encoders take them, and slices of many stacks through one backbone."""
+
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import nn
 
 
+def stacked(views: Mapping[str, torch.Tensor], names: Sequence[str]) -> torch.Tensor:
+    """Views (B, L, T, C, H, W) that are alike → (B · L, V, T, C, H, W), one after the other as `names` has them."""
+    folded = [views[name].flatten(0, 1) for name in names]
+    return folded[0].unsqueeze(1) if len(folded) == 1 else torch.stack(folded, dim=1)
+
+
 def slice_features(backbone: nn.Module, stacks: torch.Tensor, at_once: int | None = None) -> torch.Tensor:
-    """(N, T, H, W) stacks of one-channel slices → (N, T, F): the backbone's pooled features of every slice.
+    """(N, T, C, H, W) stacks of slices → (N, T, F): the backbone's pooled features of every slice.
 
     `at_once`: how many slices the backbone gets at a time (None: all); it treats each by itself.
     """
-    N, T, H, W = stacks.shape
-    parts = stacks.reshape(N * T, 1, H, W).split(at_once or N * T)
+    N, T = stacks.shape[:2]
+    parts = stacks.flatten(0, 1).split(at_once or N * T)
     return torch.cat([backbone(part) for part in parts]).reshape(N, T, -1)

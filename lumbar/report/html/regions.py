@@ -9,9 +9,9 @@ import numpy as np
 from lumbar import geometry
 from lumbar.dicom.series import Slice
 from lumbar.grading.regions import Region, Regions
-from lumbar.grading.tasks import View
 from lumbar.labels import LEVELS, Condition
 from lumbar.recipe.grader import GraderSpec
+from lumbar.recipe.views import View
 from lumbar.report.html import images
 from lumbar.report.html.cells import ORDER
 from lumbar.report.html.saliency import graded_views

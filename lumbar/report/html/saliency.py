@@ -16,11 +16,12 @@ import torch
 from torch import nn
 
 from lumbar.compute.forward import in_halves
-from lumbar.grading.grade import speaks
+from lumbar.grading.grade import batched, speaks
 from lumbar.grading.regions import Regions
-from lumbar.grading.tasks import OWN_VIEW, TASKS, Sample, View
+from lumbar.grading.tasks import TASKS, Sample, task_of
 from lumbar.labels import LEVELS, Condition
 from lumbar.recipe.grader import GraderSpec
+from lumbar.recipe.views import OWN_VIEW, View
 
 #: Said in the report beside the maps.
 METHOD: Final = "Integrated gradients of the log odds of severe, smoothed, mean over the networks that saw the region."
@@ -58,7 +59,7 @@ def saliency(
     sums: dict[tuple[Condition, View, int], np.ndarray] = {}
     counts: dict[tuple[Condition, View, int], int] = {}
     for spec, network in members:
-        for sample in TASKS[spec.task].samples:
+        for sample in task_of(spec).samples:
             rows = [
                 level
                 for level in range(len(LEVELS))
@@ -81,34 +82,37 @@ def _of_sample(
     at_once = max(IMAGES_AT_ONCE // (len(sample.views) * spec.slices), 1)
     for start in range(0, len(rows), at_once):
         part = rows[start : start + at_once]
-        views = np.stack([np.stack([regions.tensors[view][level] for view in sample.views]) for level in part])
-        found = in_halves(partial(_attributions, network), torch.from_numpy(views), device)
-        shares = found.float().cpu().numpy()  # (B, C, V, T, S, S)
+        batch = batched(regions, [(level, sample) for level in part], spec)
+        shares = in_halves(partial(_attributions, network), batch, device)
+        of_view = dict(zip(sample.views, shares.values(), strict=True))
         for place, condition in enumerate(sample.conditions):
             for view in graded_views(condition):
                 if view not in sample.views:
                     continue
                 for row, level in enumerate(part):
                     if regions.present[view][level] and speaks(regions, spec, sample, condition, level):
-                        yield (condition, view, level), shares[row, place, sample.views.index(view)]
+                        yield (condition, view, level), of_view[view][row, place].float().cpu().numpy()
 
 
-def _attributions(network: nn.Module, views: torch.Tensor) -> torch.Tensor:
-    """Integrated gradients (B, C, V, T, S, S) of every condition's log odds; `views` is (B, V, T, S, S)."""
-    total = torch.zeros((), device=views.device)
+def _attributions(
+    network: nn.Module, views: Mapping[str, torch.Tensor], seen: torch.Tensor
+) -> Mapping[str, torch.Tensor]:
+    """Integrated gradients (B, C, T, H, W) by view of every condition's log odds; views are (B, 1, T, 1, H, W)."""
+    total: dict[str, torch.Tensor] = {}
     for step in range(STEPS):
-        grey = (views * ((step + 0.5) / STEPS)).requires_grad_(True)
+        grey = {name: (view * ((step + 0.5) / STEPS)).requires_grad_(True) for name, view in views.items()}
         # cuDNN's recurrent layers go back in training mode only, which would switch dropout and batch statistics on.
         with torch.backends.cudnn.flags(enabled=False), torch.enable_grad():
-            logits = network(grey)  # (B, C, 3)
+            logits = network(grey, seen)[:, 0]  # (B, C, 3)
             odds = logits[..., -1] - logits[..., 0]
             count = odds.shape[1]
             gradients = [
-                torch.autograd.grad(odds[:, place].sum(), grey, retain_graph=place + 1 < count)[0]
+                torch.autograd.grad(odds[:, place].sum(), list(grey.values()), retain_graph=place + 1 < count)
                 for place in range(count)
             ]
-        total = total + torch.stack(gradients, dim=1)
-    return total / STEPS * views[:, None]
+        for name, each in zip(grey, zip(*gradients, strict=True), strict=True):
+            total[name] = total.get(name, 0) + torch.stack(each, dim=1)
+    return {name: (total[name] / STEPS * view[:, None])[:, :, 0, :, 0] for name, view in views.items()}
 
 
 def _smooth(values: np.ndarray) -> np.ndarray:

@@ -11,16 +11,17 @@ from typing import Any
 import numpy as np
 from safetensors import safe_open
 
-from lumbar.grading.mirror import MIRROR_VIEW, mirror_view
-from lumbar.grading.tasks import OWN_VIEW, TASKS, View
+from lumbar.grading.mirror import mirror_view
+from lumbar.grading.tasks import TASKS
 from lumbar.labels import CONDITIONS, LEVELS, Condition, SeriesType
 from lumbar.labels import mirrored as other_side
 from lumbar.recipe.grader import GraderSpec
 from lumbar.recipe.settings import Training
+from lumbar.recipe.views import MIRROR_VIEW, OWN_VIEW, View
 from lumbar.training.data import augment
+from lumbar.training.data.flips import Flips, flips
 from lumbar.training.data.slice_shift import Shares, draw
 from lumbar.training.data.soft_labels import SoftLabels
-from lumbar.training.data.turns import Turns, turns
 from lumbar.training.loop.losses import EMPTY
 
 
@@ -100,8 +101,8 @@ class RegionSamples:
         """`views` (V, T, S, S), `seen` (V,), `labels` (C,), `study` (), and the draws (V, …) where `rng` is given."""
         study, level, number = (int(value) for value in self.rows[index])
         names, conditions = self.task.samples[number].views, self.task.samples[number].conditions
-        turn = self._turns(names, rng)
-        mirrored = turn.mirrored and self._known(study, level, conditions, mirrored=True)
+        flipped = self._flips(names, rng)
+        mirrored = flipped.mirrored and self._known(study, level, conditions, mirrored=True)
         labels = self._labels(study, level, conditions, mirrored=mirrored)
         views, seen = self._views(study, level, names, mirrored)
         out: dict[str, Any] = {"views": self._window(views, names, rng), "seen": seen, "labels": labels}
@@ -111,10 +112,10 @@ class RegionSamples:
         if rng is None:
             return out
         out["seen"] = self._drop(seen, rng)
-        if turn.backwards:
+        if flipped.backwards:
             axial = np.array([name.startswith("axial") for name in names])
             out["views"] = np.where(axial[:, None, None, None], out["views"][:, ::-1], out["views"])
-        draws = [self._draw(name, rng, turn) for name in names]
+        draws = [self._draw(name, rng, flipped) for name in names]
         return out | {key: np.stack([draw[key] for draw in draws]) for key in draws[0]}
 
     def _views(self, study: int, level: int, names: Sequence[View], mirrored: bool) -> tuple[np.ndarray, np.ndarray]:
@@ -142,15 +143,15 @@ class RegionSamples:
         kept = seen & (rng.random(len(seen)) >= self.spec.view_dropout)
         return kept if kept.any() else seen
 
-    def _turns(self, names: Sequence[View], rng: np.random.Generator | None) -> Turns:
+    def _flips(self, names: Sequence[View], rng: np.random.Generator | None) -> Flips:
         if rng is None:
-            return Turns(mirrored=False, backwards=False, columns=False, rows=False)
+            return Flips(mirrored=False, backwards=False, columns=False, rows=False)
         axial = [name.startswith("axial") for name in names]
-        return turns(rng, self.training.augment, sagittal=not all(axial), axial=any(axial))
+        return flips(rng, self.training.augment, sagittal=not all(axial), axial=any(axial))
 
-    def _draw(self, view: View, rng: np.random.Generator, turn: Turns) -> augment.Draw:
+    def _draw(self, view: View, rng: np.random.Generator, flipped: Flips) -> augment.Draw:
         axial = view.startswith("axial")
-        turned = {"columns": turn.columns and not axial, "rows": turn.rows}
+        turned = {"columns": flipped.columns and not axial, "rows": flipped.rows}
         draw = augment.draw(rng, self.training.augment, self.spec.slices, shuffle=axial, **turned)
         jitter = rng.normal(0, self.training.keypoint_jitter_mm / self.spec.roi_mm, 2)
         return draw | {"shift": (draw["shift"] + jitter).astype(np.float32)}

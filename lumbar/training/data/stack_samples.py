@@ -11,11 +11,11 @@ from typing import Any
 import numpy as np
 from safetensors import safe_open
 
-from lumbar.keypoints.mirror import backwards, filled, mirror_slices, mirror_stack
+from lumbar.keypoints.mirror import filled, mirror_slices, mirror_stack, reverse_slices
 from lumbar.recipe.detector import DetectorSpec
 from lumbar.recipe.settings import Training
 from lumbar.training.data import augment
-from lumbar.training.data.turns import turns
+from lumbar.training.data.flips import flips
 
 
 class StackSamples:
@@ -55,16 +55,17 @@ class StackSamples:
         if rng is None:
             return out
         axial = self.spec.series_type.startswith("axial")
-        turn = turns(rng, self.training.augment, sagittal=not axial, axial=axial)
-        if turn.mirrored:
+        flipped = flips(rng, self.training.augment, sagittal=not axial, axial=axial)
+        if flipped.mirrored:
             if slices:
-                out["slices"] = mirror_slices(out["slices"], image, self.spec)
-            out["image"], out["points"] = mirror_stack(out["image"], points, flip, self.spec)
-        if turn.backwards:
+                out["slices"] = mirror_slices(slices[0], image, self.spec)
+            out["image"], out["points"] = mirror_stack(image, points, flip, self.spec)
+        if flipped.backwards:
+            out["image"] = reverse_slices(out["image"], self.spec)
             if slices:
                 out["slices"] = filled(image, self.spec) - 1 - out["slices"]
-            out["image"] = backwards(out["image"], self.spec)
-        drawn = augment.draw(rng, self.training.augment, len(image), columns=turn.columns, rows=turn.rows)
+        turned = {"columns": flipped.columns, "rows": flipped.rows}
+        drawn = augment.draw(rng, self.training.augment, len(image), **turned)
         if slices:
             drawn["order"] = np.arange(len(image))
         return out | drawn

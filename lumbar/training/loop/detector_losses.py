@@ -36,7 +36,8 @@ class Truth:
     training: Training
     points: Tensor
     slices: Tensor | None = None
-    mixed: tuple[Tensor, Tensor | None, Tensor] | None = None
+    #: Keypoints of the partners, where pictures are mixed, and the share (B,) of each picture that is its own.
+    mixed: tuple[Tensor, Tensor] | None = None
 
 
 def _map_mse(outputs: Outputs, truth: Truth) -> Parts:
@@ -160,8 +161,8 @@ def _maps(truth: Truth) -> Tensor:
     own = targets.maps(truth.spec, truth.points, truth.slices)
     if truth.mixed is None:
         return own
-    points, slices, share = truth.mixed
-    return mix.labels(own, targets.maps(truth.spec, points, slices), share)
+    points, share = truth.mixed
+    return mix.labels(own, targets.maps(truth.spec, points), share)
 
 
 def _logits(outputs: Outputs, channel: int | None = None) -> Tensor:

@@ -43,11 +43,11 @@ class DetectorObjective:
     def terms(self, network: nn.Module, batch: Batch, *, train: bool) -> Mapping[str, Term]:
         """A term a loss and, in validation, `error_mm` and, where the answer names slices, `error_slices`."""
         images, points = self.inputs(batch)
-        partner, mixed = mix.partner_of(batch), None
-        if train and partner is not None:
+        partner, mixed = mix.partner_of(batch) if train else None, None
+        if partner is not None:
             others, other_points = self.inputs(partner)
             images, share = mix.images(images, others, batch)
-            mixed = other_points, partner.get("slices"), share
+            mixed = other_points, share
         out = network(images)
         outputs = out if isinstance(out, Mapping) else {"answer": out}
         truth = Truth(self.spec, self.training, points, batch.get("slices"), mixed)

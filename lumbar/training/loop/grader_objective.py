@@ -6,7 +6,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lumbar.grading.tasks import TASKS
+from lumbar.compute.forward import asked
+from lumbar.grading.tasks import task_of
 from lumbar.labels import CONDITION_GROUPS
 from lumbar.recipe.grader import GraderSpec
 from lumbar.recipe.losses import losses_of
@@ -19,16 +20,18 @@ from lumbar.training.loop.loop import SCORE, Batch, Term
 class SeverityObjective:
     """Stage 2: weighted cross entropy; on request the any-severe term and a loss of every slice.
 
-    A network may return (logits, auxiliary (B, T, C, 3)) in training: each slice is then asked for the sample's labels.
+    In training a network may answer a mapping: `severity` (B, L, C, 3), and outputs that losses of their names ask for.
+    Of `slices` (B, L, T, C, 3) each slice is asked for the sample's labels.
     """
 
     def __init__(self, spec: GraderSpec, training: Training) -> None:
         self.spec, self.training = spec, training
-        self.asks_any_severe = "any_severe" in losses_of(spec, training) and spec.task in {"spinal", "global"}
-        self.conditions = TASKS[spec.task].samples[0].conditions
+        sample = task_of(spec).samples[0]
+        self.views, self.conditions = sample.views, sample.conditions
+        self.asks_any_severe = "any_severe" in losses_of(spec, training) and "spinal_canal_stenosis" in self.conditions
 
-    def inputs(self, batch: Batch) -> Tensor:
-        """Views (B, V, T, S, S) as the network gets them; unseen ones are zero."""
+    def inputs(self, batch: Batch) -> tuple[dict[str, Tensor], Tensor]:
+        """Views (B, 1, T, 1, S, S) by name as the network gets them, unseen ones zero; and which are seen (B, 1, V)."""
         views, size = batch["views"], self.spec.image_size
         if "matrix" in batch:
             numbers = {name: batch[name].flatten(0, 1) for name in augment.KEYS}
@@ -36,46 +39,59 @@ class SeverityObjective:
             views = flat.view(*views.shape[:3], size, size)
         else:
             views = augment.crop_middle(views, size)
-        return views * batch["seen"][:, :, None, None, None]
+        views = views * batch["seen"][:, :, None, None, None]
+        named: dict[str, Tensor] = {name: views[:, None, place, :, None] for place, name in enumerate(self.views)}
+        return named, batch["seen"][:, None].bool()
 
     def terms(self, network: nn.Module, batch: Batch, *, train: bool) -> Mapping[str, Term]:
         """Terms `severity` and, where the recipe asks, `any_severe` and `slices`.
 
         In validation also the parts of the official score, where the best epoch is chosen by it.
         """
-        out, share = self._answer(network, batch, train=train)
-        logits, auxiliary = out if isinstance(out, tuple) else (out, None)
-        labels, partner = batch["labels"], mix.partner_of(batch) if train else None
+        named, share = self._answer(network, batch, train=train)
+        logits, labels = named["severity"], batch["labels"][:, None]  # (B, L, C, 3), (B, L, C)
+        partner = mix.partner_of(batch) if train else None
         targets = None if partner is None else mix.labels(_targets(batch), _targets(partner), share)
         if targets is None and train and "soft" in batch:
             targets = _targets(batch)
         total, weight = self._severity(logits, labels, targets)
         wanted = losses_of(self.spec, self.training)
-        if train and auxiliary is not None and "slices" not in wanted:
-            total = total + 0 * auxiliary.sum()  # DDP hangs on parameters without a gradient
+        for name, value in named.items():
+            if train and name not in wanted and name != "severity":
+                total = total + 0 * value.sum()  # DDP hangs on parameters without a gradient
         terms = {"severity": Term(total, weight, wanted.get("severity", 0.0))}
         if self.asks_any_severe:
-            terms["any_severe"] = Term(*self._any_severe(logits, batch), wanted["any_severe"])
-        if train and auxiliary is not None and "slices" in wanted:
-            every = labels[:, None].expand(auxiliary.shape[:-1]).contiguous()
-            each = None if targets is None else targets[:, None].expand(auxiliary.shape)
-            terms["slices"] = Term(*self._severity(auxiliary, every, each), wanted["slices"])
+            parts = self._any_severe(logits, batch["labels"], batch["study"])
+            if partner is not None:  # samples are whole studies, see `recipe.combinations`
+                samples = torch.arange(len(share), device=share.device)
+                both = ((batch["labels"], share), (partner["labels"], 1 - share))
+                told = [self._any_severe(logits, each, samples, part) for each, part in both]
+                parts = told[0][0] + told[1][0], told[0][1] + told[1][1]
+            terms["any_severe"] = Term(*parts, wanted["any_severe"])
+        if train and "slices" in named and "slices" in wanted:
+            slices = named["slices"]
+            every = labels[:, :, None].expand(slices.shape[:-1]).contiguous()
+            each = None if targets is None else targets[:, :, None].expand(slices.shape)
+            terms["slices"] = Term(*self._severity(slices, every, each), wanted["slices"])
         if not train and self.training.best_by == "score":
             terms |= self._score(logits, batch)
         return terms
 
-    def _answer(self, network: nn.Module, batch: Batch, *, train: bool) -> tuple[Any, Tensor]:
+    def _answer(self, network: nn.Module, batch: Batch, *, train: bool) -> tuple[Mapping[str, Tensor], Tensor]:
         """What the network says of the batch, mixed where the batch is; and the share (B,) of each sample in that."""
-        views, partner = self.inputs(batch), mix.partner_of(batch) if train else None
+        inputs, partner = self.inputs(batch), mix.partner_of(batch) if train else None
         if partner is None:
-            return network(views), views.new_ones(len(views))
-        others = self.inputs(partner)
+            return _named(asked(network, inputs)), inputs[1].new_ones(len(inputs[1]), dtype=torch.float32)
+        (views, seen), (others, its_seen) = inputs, self.inputs(partner)
         if self.training.augment.mix_on == "images":
-            views, share = mix.images(views, others, batch)
-            return network(views), share
-        with mix.mixed_features(network, batch, views.shape[2]):
-            out = network(torch.cat([views, others]))
-        return mix.first_half(out), mix.runs(batch, views.shape[2])[1]
+            both = {name: mix.images(view, others[name], batch) for name, view in views.items()}
+            mixed = {name: view for name, (view, _) in both.items()}
+            return _named(network(mixed, seen | its_seen)), next(iter(both.values()))[1]
+        slices = next(iter(views.values())).shape[2]
+        joined = {name: torch.cat([view, others[name]]) for name, view in views.items()}
+        with mix.mixed_features(network, batch, slices):
+            out = network(joined, torch.cat([seen, its_seen]))
+        return _named(mix.first_half(out)), mix.runs(batch, slices)[1]
 
     def _severity(self, logits: Tensor, labels: Tensor, targets: Tensor | None) -> tuple[Tensor, Tensor]:
         weighted = self.training.class_weights != "none"
@@ -83,9 +99,14 @@ class SeverityObjective:
             return losses.distribution_loss(logits, targets, weighted=weighted)
         return losses.severity_loss(logits, labels, weighted=weighted)
 
-    def _any_severe(self, logits: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
-        canal = self.conditions.index("spinal_canal_stenosis")
-        return losses.any_severe_loss(logits[:, canal], batch["labels"][:, canal], batch["study"])
+    def _any_severe(
+        self, logits: Tensor, labels: Tensor, studies: Tensor, share: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Of logits (B, L, C, 3), labels (B, C) or (B, L, C), studies (B,) and the share of each sample that counts."""
+        canal, count = self.conditions.index("spinal_canal_stenosis"), logits.shape[1]
+        rows, truth = logits[:, :, canal].flatten(0, 1), labels.reshape(logits.shape[:3])[:, :, canal].flatten()
+        counts = None if share is None else share.repeat_interleave(count)
+        return losses.any_severe_loss(rows, truth, studies.repeat_interleave(count), counts)
 
     def _score(self, logits: Tensor, batch: Batch) -> dict[str, Term]:
         """The parts of the official score that the member answers; its samples of a study stand in one batch."""
@@ -94,13 +115,18 @@ class SeverityObjective:
             places = [place for place, name in enumerate(self.conditions) if name in conditions]
             if places:
                 found[f"{SCORE}{group}"] = Term(
-                    *losses.severity_loss(logits[:, places], batch["labels"][:, places]), 0.0
+                    *losses.severity_loss(logits[:, :, places], batch["labels"][:, None, places]), 0.0
                 )
         if "spinal_canal_stenosis" in self.conditions:
-            found[f"{SCORE}any_severe"] = Term(*self._any_severe(logits, batch), 0.0)
+            found[f"{SCORE}any_severe"] = Term(*self._any_severe(logits, batch["labels"], batch["study"]), 0.0)
         return found
 
 
 def _targets(batch: Batch) -> Tensor:
-    """Labels (B, C) of a batch as shares (B, C, 3) of the severities, soft ones where it has some."""
-    return batch["soft"] if "soft" in batch else losses.distributions(batch["labels"])
+    """Labels (B, C) of a batch as shares (B, L, C, 3) of the severities, soft ones where it has some."""
+    return (batch["soft"] if "soft" in batch else losses.distributions(batch["labels"]))[:, None]
+
+
+def _named(out: Any) -> Mapping[str, Tensor]:
+    """A network's outputs by name; what is no mapping are the severities."""
+    return out if isinstance(out, Mapping) else {"severity": out}

@@ -68,20 +68,24 @@ def _weights(logits: Tensor, *, weighted: bool) -> Tensor:
     return logits.new_tensor(values, dtype=torch.float32)
 
 
-def any_severe_loss(logits: Tensor, labels: Tensor, studies: Tensor) -> tuple[Tensor, Tensor]:
+def any_severe_loss(
+    logits: Tensor, labels: Tensor, studies: Tensor, share: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
     """The official score's fourth term on the canal: logits (B, 3), labels (B,), the study of each row (B,).
 
     Per study: is any labelled level severe, asked of the largest severe probability, weighted by the largest row
-    weight. Returns the sum and the sum of weights; the rows of a study must come in one batch.
+    weight. Returns the sum and the sum of weights; the rows of a study must come in one batch. `share` (B,), the same
+    for all rows of a study: how much of it counts.
     """
     known = labels != EMPTY
+    share = (torch.ones_like(logits[:, 0]) if share is None else share).float()[known]
     logits, labels, studies = logits.float()[known], labels[known], studies[known]
     if not len(labels):
         return logits.sum(), logits.new_zeros(())
     _, place = studies.unique(return_inverse=True)
     count = int(place.max()) + 1
     row_weights = logits.new_tensor(list(SEVERITY_WEIGHTS.values()))[labels]
-    weight = logits.new_zeros(count).scatter_reduce(0, place, row_weights, "amax")
+    weight = logits.new_zeros(count).scatter_reduce(0, place, row_weights * share, "amax")
     severe = logits.softmax(-1)[:, _SEVERE].clamp(1e-6, 1 - 1e-6)
     largest = logits.new_zeros(count).scatter_reduce(0, place, severe, "amax")
     truth = logits.new_zeros(count).scatter_reduce(0, place, (labels == _SEVERE).float(), "amax")

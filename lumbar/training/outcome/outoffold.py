@@ -10,7 +10,7 @@ import torch
 from lumbar.bundle.network import build_network
 from lumbar.compute.processes import each
 from lumbar.files.write import write_json, writing_into
-from lumbar.grading.grade import grade
+from lumbar.grading.grade import grade, softmax
 from lumbar.grading.regions import cut_all_regions, region_key
 from lumbar.keypoints.detect import detect
 from lumbar.labels import CONDITIONS, LEVELS, SEVERITIES
@@ -104,4 +104,5 @@ def _grade(
     points = {(point.condition, point.level): point for point in keypoints[study_id]}
     regions = cut_all_regions(study, points, [spec for spec, _ in graders.values()])
     for name, (spec, network) in graders.items():
-        tables[name][study_id] = grade(regions[region_key(spec)], spec, network, setup.accelerator.device)
+        logits = grade(regions[region_key(spec)], spec, network, setup.accelerator.device)
+        tables[name][study_id] = softmax(logits)

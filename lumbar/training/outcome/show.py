@@ -13,7 +13,6 @@ from matplotlib.figure import Figure
 from lumbar.compute.accelerator import make_accelerator
 from lumbar.drawing import charts, style
 from lumbar.files.write import check_apart, check_replaceable, replacing, writing_into
-from lumbar.grading.tasks import TASKS
 from lumbar.issues import InputError
 from lumbar.keypoints.answers.heatmaps import gaussian_heatmaps
 from lumbar.labels import SEVERITIES
@@ -113,8 +112,8 @@ def _stacks(samples: StackSamples) -> Any:
 def _regions(samples: RegionSamples, kind: str) -> Any:
     objective = SeverityObjective(samples.spec, samples.training)
     batch = batch_of(samples, SAMPLES)
-    views = objective.inputs(batch)
-    names = TASKS[samples.spec.task].samples[0].views
+    views, _ = objective.inputs(batch)
+    names = list(views)
     figure = Figure(figsize=(2.4 * SAMPLES, 2.7 * len(names)))
     axes = figure.subplots(len(names), SAMPLES, squeeze=False)
     for column in range(SAMPLES):
@@ -122,7 +121,8 @@ def _regions(samples: RegionSamples, kind: str) -> Any:
         axes[0, column].set_title(f"{int(batch['study'][column])}\n" + "\n".join(words), size=style.NOTE_SIZE)
         for row, name in enumerate(names):
             axis = axes[row, column]
-            axis.imshow(views[column, row, views.shape[2] // 2].numpy(), cmap="gray", vmin=-2, vmax=3)
+            slices = views[name][column, 0]  # (T, C, H, W)
+            axis.imshow(slices[len(slices) // 2].mean(0).numpy(), cmap="gray", vmin=-2, vmax=3)
             axis.set(xticks=[], yticks=[])
             if column == 0:
                 axis.set_ylabel(name if len(words) > 1 else name.replace("_left", " side"), size=style.NOTE_SIZE)
