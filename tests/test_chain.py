@@ -145,6 +145,15 @@ def test_what_an_earlier_step_found_stays_where_a_later_one_finds_nothing() -> N
     assert issues == []
 
 
+def test_a_size_stays_with_its_keypoint() -> None:
+    boxes = spec_of("sagittal_t2", answer="boxes", stride=4)
+    slices, found = whole("sagittal_t2"), spec_of("sagittal_t2", place="found", answer="points")
+    points, _ = detect(bent_study(), seers(boxes, slices, found))
+    # 8 x 4 pixels of 64 x 64, on a slice of 80 x 100 pixels of 2 mm
+    assert {point.size_mm for point in points} == {(8 / 64 * 160, 4 / 64 * 200)}
+    assert {point.slice_from for point in points} == {"found"}
+
+
 def test_an_implausible_place_is_repaired_onto_the_slice_nearest_to_it() -> None:
     spec = whole("sagittal_t2", answer="points", depth=True)
 
