@@ -1,9 +1,13 @@
 """Detectors that look one after the other: whole series, slices found before, several series, and what they tell."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 
+from lumbar.dicom.identity import Identity
+from lumbar.dicom.series import Series
 from lumbar.keypoints.detect import detect
 from lumbar.keypoints.places import Known, stacks_for
 from lumbar.keypoints.stacks import channel_names
@@ -188,6 +192,32 @@ def test_the_surest_series_of_a_type_counts() -> None:
         assert {point.series_id for point in points} == {chosen}
         assert len(points) == 5
         assert issues == []
+
+
+@pytest.mark.parametrize(("frame", "chosen"), [("here", 1), ("elsewhere", 4)])
+def test_points_of_one_frame_of_reference_only_stand_beside_each_other(frame: str, chosen: int) -> None:
+    """A series that shows only L1/L2, more surely than the other shows all five."""
+
+    class OneLevel(Honest):
+        def _one(self, stack: torch.Tensor) -> torch.Tensor:
+            answer = super()._one(stack)
+            answer[1:] *= float("nan") if stack.amax() > 8 else 1.0
+            return answer
+
+    def moved(item, identity: str, down: float):
+        affine = item.affine.copy()
+        affine[2, 3] -= down
+        return replace(item, affine=affine, identity=Identity(frame_of_reference=identity))
+
+    dull = sagittal(4, paint=spots("canal_stenosis", 9.0))
+    sharp = sagittal(1, count=13, paint=spots("canal_stenosis"))
+    series = [
+        Series(each.series_id, "", "sagittal", tuple(moved(item, named, down) for item in each.slices), each.slabs)
+        for each, named, down in ((dull, "here", 0.0), (sharp, frame, 0.0 if frame == "here" else 300.0))
+    ]
+    spec = spec_of("sagittal_t2", preprocessing=Preprocessing(series="all", keypoints="keep"))
+    points, _ = detect(bent_study(sagittal_t2=series, sagittal_t1=(), axial_t2=()), [(spec, OneLevel(spec))])
+    assert [point.series_id for point in points] == [chosen, 4, 4, 4, 4]
 
 
 def test_of_several_axial_series_the_nearest_or_the_surest_counts() -> None:
