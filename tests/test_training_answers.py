@@ -210,7 +210,7 @@ def test_todays_loss_is_todays(data: DataFolder) -> None:
     predicted = torch.rand(2, 5, SIZE, SIZE, generator=torch.Generator().manual_seed(2))
     terms = DetectorObjective(spec, Training(heatmap_weight=20.0)).terms(Says(predicted), batch, train=True)
     assert set(terms) == {"heatmap"}
-    total, weight = losses.heatmap_loss(predicted, batch["points"], spec.sigma_px, 20.0)
+    total, weight = losses.heatmap_loss(predicted, targets.heatmaps(batch["points"], SIZE, spec.sigma_px), 20.0)
     assert float(terms["heatmap"].total) == float(total)
     assert float(terms["heatmap"].weight) == float(weight)
 
@@ -294,3 +294,23 @@ def test_boxes_and_strides_err_by_less_than_a_cell() -> None:
     reading = answer_of(spec).read(spec, perfect(spec, batch).numpy())
     assert reading.points[..., :2] == pytest.approx(batch["points"].numpy(), abs=1e-4)
     assert reading.size_px == pytest.approx(np.full((2, 5, 2), 11.0), abs=1e-4)
+
+
+@pytest.mark.parametrize("word", ["mse", "bce"])
+def test_mixed_samples_are_asked_for_both_targets_by_their_shares(word: str) -> None:
+    spec = spec_of(depth=True, stride=2)
+    one, other = batch_of(spec), batch_of(spec)
+    other["points"] = other["points"] + 5
+    other["slices"] = other["slices"] - 1
+    share = torch.tensor([0.7, 1.0])
+    drawn = {f"partner/{name}": value for name, value in other.items()}
+    batch = one | drawn | {"mix/share": share, "mix/box": torch.zeros(2, 4)}
+    own, theirs = (perfect(spec, each) for each in (one, other))
+    mixed = torch.lerp(theirs, own, share.view(2, 1, 1, 1, 1))
+    objective = DetectorObjective(spec, Training(loss={word: 1.0}))
+
+    def cost(answer: torch.Tensor) -> float:
+        ((_, term),) = objective.terms(Says(answer), batch, train=True).items()
+        return float(term.total.detach())
+
+    assert cost(mixed) < min(cost(own), cost(theirs))

@@ -12,39 +12,46 @@ from lumbar.recipe.grader import GraderSpec
 from lumbar.recipe.settings import Training
 from lumbar.training.loop import losses
 from lumbar.training.loop.grader_objective import SeverityObjective
+from lumbar.training.loop.targets import heatmaps
+
+
+def _heatmap_loss(
+    predicted: torch.Tensor, points: torch.Tensor, sigma: float, weight: float = 1.0, *, at_any: bool = False
+) -> tuple[torch.Tensor, torch.Tensor]:
+    return losses.heatmap_loss(predicted, heatmaps(points, predicted.shape[-1], sigma), weight, at_any=at_any)
 
 
 def test_a_heatmap_loss_of_one_is_plain_mse_over_all_maps() -> None:
     predicted, points = torch.rand(2, 3, 16, 16), torch.rand(2, 3, 2) * 16
     points[0, 1] = torch.nan
-    total, weight = losses.heatmap_loss(predicted, points, 2.0)
-    expected = ((predicted - losses.heatmaps(points, 16, 2.0)) ** 2).mean()
+    total, weight = _heatmap_loss(predicted, points, 2.0)
+    expected = ((predicted - heatmaps(points, 16, 2.0)) ** 2).mean()
     assert float(total / weight) == pytest.approx(float(expected), rel=1e-5)
 
 
 def test_a_missing_keypoint_asks_for_an_empty_map() -> None:
     points = torch.full((1, 1, 2), torch.nan)
-    assert float(losses.heatmap_loss(torch.zeros(1, 1, 8, 8), points, 2.0, 50.0)[0]) == 0
-    assert float(losses.heatmap_loss(torch.ones(1, 1, 8, 8), points, 2.0, 50.0)[0]) == pytest.approx(1)
+    assert float(_heatmap_loss(torch.zeros(1, 1, 8, 8), points, 2.0, 50.0)[0]) == 0
+    assert float(_heatmap_loss(torch.ones(1, 1, 8, 8), points, 2.0, 50.0)[0]) == pytest.approx(1)
 
 
 def test_the_peak_weight_counts_errors_at_the_peak() -> None:
     points, nothing = torch.tensor([[[4.0, 4.0]]]), torch.zeros(1, 1, 9, 9)
-    plain = float(losses.heatmap_loss(nothing, points, 1.0)[0])
-    assert float(losses.heatmap_loss(nothing, points, 1.0, 10.0)[0]) > 5 * plain
+    plain = float(_heatmap_loss(nothing, points, 1.0)[0])
+    assert float(_heatmap_loss(nothing, points, 1.0, 10.0)[0]) > 5 * plain
 
 
 def test_a_peak_at_another_maps_point_costs_as_much_as_a_miss_where_the_recipe_says_so() -> None:
     points = torch.tensor([[[4.0, 4.0], [11.0, 11.0]]])
-    target = losses.heatmaps(points, 16, 1.0)
+    target = heatmaps(points, 16, 1.0)
     missed, confused = target.clone(), target.clone()
     missed[0, 0] = 0
     confused[0, 0] += target[0, 1]
-    loss = [float(losses.heatmap_loss(maps, points, 1.0, 10.0)[0]) for maps in (missed, confused)]
+    loss = [float(_heatmap_loss(maps, points, 1.0, 10.0)[0]) for maps in (missed, confused)]
     assert loss[0] > 5 * loss[1]
-    loss = [float(losses.heatmap_loss(maps, points, 1.0, 10.0, at_any=True)[0]) for maps in (missed, confused)]
+    loss = [float(_heatmap_loss(maps, points, 1.0, 10.0, at_any=True)[0]) for maps in (missed, confused)]
     assert loss[0] == pytest.approx(loss[1])
-    assert float(losses.heatmap_loss(target, points, 1.0, 10.0, at_any=True)[0]) == 0
+    assert float(_heatmap_loss(target, points, 1.0, 10.0, at_any=True)[0]) == 0
 
 
 def test_empty_labels_give_no_loss_and_no_gradient() -> None:

@@ -60,6 +60,8 @@ def _losses(spec: DetectorSpec | GraderSpec, training: Training) -> Iterator[str
         if word not in known:
             what = f"answer {spec.answer!r}" if isinstance(spec, DetectorSpec) else "a grader"
             yield f"loss names {cut(word, 40)!r}, and {what} has no such output; known: {', '.join(known)}"
+    if isinstance(spec, DetectorSpec) and spec.decode == "change" and [*losses_of(spec, training)] != ["cross_entropy"]:
+        yield 'decode = "change" reads classes of slices, which learn by cross_entropy alone; leave other losses out'
     if training.loss and not detects and "severity" not in training.loss and training.bundled:
         yield "loss leaves out the severities, which is what a grader answers; add severity, or set bundled to false"
     olds = {"any_severe_weight": "any_severe", "auxiliary_weight": "slices"}

@@ -73,7 +73,7 @@ class CenterNet(nn.Module):
             raw = torch.stack([self.head(dropout(seen)) for dropout in self.dropouts]).mean(0)
         else:
             raw = self.head(seen)
-        logits = raw
+        logits = raw = raw.float()  # half numbers would make plateaus of peaks
         if self.boxes:
             raw = raw.unflatten(1, (-1, self.per_name))
             logits = raw[:, :, 0]

@@ -38,16 +38,10 @@ def with_neighbours(stacks: torch.Tensor) -> torch.Tensor:
 class AlongSlices(nn.Module):
     """(B, T, F) features of slices → (B, K, T) scores: a bidirectional LSTM, then a head, the same for every slice."""
 
-    def __init__(self, features: int, hidden: int, scores: int, layers: int = 1, dropout: float = 0.0) -> None:
+    def __init__(self, features: int, hidden: int, head: nn.Module, layers: int = 1) -> None:
         super().__init__()
         self.lstm = nn.LSTM(features, hidden, layers, batch_first=True, bidirectional=True)
-        self.head = nn.Sequential(
-            nn.Linear(2 * hidden, hidden),
-            nn.LayerNorm(hidden),
-            nn.ELU(),
-            nn.Dropout(dropout),
-            nn.Linear(hidden, scores),
-        )
+        self.head = head
 
     def forward(self, features: torch.Tensor) -> torch.Tensor:
         return self.head(self.lstm(features)[0]).transpose(1, 2)

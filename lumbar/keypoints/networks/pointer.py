@@ -42,17 +42,15 @@ class Pointer(nn.Module):
             }
             self.pointer_encoder = build_smp(one.model_copy(update=other), smp.Unet).encoder
         features = int((self.pointer_encoder or self.encoder).out_channels[-1])
-        self.along = AlongSlices(
-            features,
-            int(args.get("pointer_hidden", 256)),
-            spec.num_classes,
-            dropout=float(args.get("pointer_dropout", 0.0)),
-        )
+        hidden, dropout = int(args.get("pointer_hidden", 256)), float(args.get("pointer_dropout", 0.0))
+        head = nn.Sequential(nn.Dropout(dropout), nn.Linear(2 * hidden, spec.num_classes))
+        self.along = AlongSlices(features, hidden, head)
 
     def forward(self, stacks: torch.Tensor) -> torch.Tensor | dict[str, torch.Tensor]:
         images, seen = with_neighbours(stacks), stacks.amax((2, 3)) > stacks.amin((2, 3))  # (B, T)
         features = self.encoder(images)
-        logits = self.maps(self.decoder(features)).unflatten(0, stacks.shape[:2]).transpose(1, 2)
+        logits = self.maps(self.decoder(features)).float()  # half numbers would make plateaus of peaks
+        logits = logits.unflatten(0, stacks.shape[:2]).transpose(1, 2)
         deepest = (self.pointer_encoder(images) if self.pointer_encoder is not None else features)[-1]
         scores = self.along(deepest.mean((2, 3)).unflatten(0, stacks.shape[:2]))
         answer = logits.sigmoid() * (scores.sigmoid() * seen[:, None])[..., None, None]

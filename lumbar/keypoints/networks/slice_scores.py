@@ -19,13 +19,15 @@ class SliceScores(nn.Module):
         super().__init__()
         self.encoder = create_backbone(spec, 3)
         features, args = int(self.encoder.num_features), spec.network_args  # type: ignore[arg-type]
-        self.along = AlongSlices(
-            features,
-            int(args.get("hidden", features)),
-            slices.shape(spec)[0],
-            int(args.get("layers", 1)),
-            float(args.get("dropout", 0)),
+        hidden = int(args.get("hidden", features))
+        head = nn.Sequential(
+            nn.Linear(2 * hidden, hidden),
+            nn.LayerNorm(hidden),
+            nn.ELU(),
+            nn.Dropout(float(args.get("dropout", 0))),
+            nn.Linear(hidden, slices.shape(spec)[0]),
         )
+        self.along = AlongSlices(features, hidden, head, int(args.get("layers", 1)))
 
     def forward(self, stacks: torch.Tensor) -> torch.Tensor:
         features = self.encoder(with_neighbours(stacks))

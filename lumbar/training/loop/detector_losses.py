@@ -27,23 +27,28 @@ _ALPHA, _GAMMA = 0.25, 2.0
 
 @dataclass(frozen=True)
 class Truth:
-    """The labels of a batch: keypoints (B, K, 2) px, places of their slices (B, K) where the answer names slices.
-
-    `mixed`: keypoints and slices of the samples' partners, and the share (B,) that is not the partner's.
-    """
+    """The labels of a batch: keypoints (B, K, 2) px, places of their slices (B, K) where the answer names slices."""
 
     spec: DetectorSpec
     training: Training
     points: Tensor
     slices: Tensor | None = None
-    #: Keypoints of the partners, where pictures are mixed, and the share (B,) of each picture that is its own.
-    mixed: tuple[Tensor, Tensor] | None = None
+    #: What the partners of mixed samples show, and the share (B,) of each sample that is its own.
+    partner: "Truth | None" = None
+    share: Tensor | None = None
+
+    def mixed(self, make: "Callable[[Truth], Tensor]") -> Tensor:
+        """Targets (B, …) that `make` gives, mixed as the pictures are."""
+        own = make(self)
+        if self.partner is None or self.share is None:
+            return own
+        return mix.labels(own, make(self.partner), self.share)
 
 
 def _map_mse(outputs: Outputs, truth: Truth) -> Parts:
     """Squared error: mean over a map, sum over maps, see `losses.heatmap_loss`."""
     weight, at_any = truth.training.heatmap_weight, truth.training.heatmap_weight_at == "any"
-    return losses.map_loss(outputs["answer"], _maps(truth), weight, at_any=at_any)
+    return losses.heatmap_loss(outputs["answer"], _maps(truth), weight, at_any=at_any)
 
 
 def _map_bce(outputs: Outputs, truth: Truth) -> Parts:
@@ -51,8 +56,8 @@ def _map_bce(outputs: Outputs, truth: Truth) -> Parts:
     wanted = _maps(truth)
     loss = nnf.binary_cross_entropy_with_logits(_logits(outputs), wanted, reduction="none")
     if truth.training.heatmap_weight != 1:
-        near = wanted.amax(1, keepdim=True) if truth.training.heatmap_weight_at == "any" else wanted
-        loss = loss * (1 + (truth.training.heatmap_weight - 1) * near)
+        at_any = truth.training.heatmap_weight_at == "any"
+        loss = loss * losses.near_peaks(wanted, truth.training.heatmap_weight, at_any=at_any)
     total = loss.flatten(2).mean(-1).sum()
     if "slice_scores" in outputs and truth.slices is not None:
         total = total + _slice_bce({"answer": outputs["slice_scores"]}, truth)[0]
@@ -107,8 +112,9 @@ def _slice_entropy(outputs: Outputs, truth: Truth) -> Parts:
 
 def _slice_bce(outputs: Outputs, truth: Truth) -> Parts:
     """Binary cross entropy of every slice against 1 on the label's own, less beside it: mean over slices."""
-    places = _known_slices(truth)
-    wanted, known = targets.along_slices(places, outputs["answer"].shape[-1]), places.isfinite()
+    count = outputs["answer"].shape[-1]
+    wanted = truth.mixed(lambda one: targets.along_slices(_known_slices(one), count))
+    known = truth.mixed(lambda one: _known_slices(one).isfinite().float()) == 1
     loss = nnf.binary_cross_entropy_with_logits(outputs["answer"].float()[known], wanted[known], reduction="none")
     return loss.mean(-1).sum(), known.sum().float()
 
@@ -158,11 +164,7 @@ LOSSES: Final[Mapping[str, Mapping[str, Callable[[Outputs, Truth], Parts]]]] = {
 
 
 def _maps(truth: Truth) -> Tensor:
-    own = targets.maps(truth.spec, truth.points, truth.slices)
-    if truth.mixed is None:
-        return own
-    points, share = truth.mixed
-    return mix.labels(own, targets.maps(truth.spec, points), share)
+    return truth.mixed(lambda one: targets.maps(one.spec, one.points, one.slices))
 
 
 def _logits(outputs: Outputs, channel: int | None = None) -> Tensor:

@@ -1,6 +1,7 @@
 """What a detector is asked for: batches in, loss terms out. Augmentation happens here, on the device."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
@@ -26,10 +27,6 @@ class DetectorObjective:
     def __init__(self, spec: DetectorSpec, training: Training) -> None:
         self.spec, self.training = spec, training
         self.losses = losses_of(spec, training)
-        if spec.decoded == "change" and set(self.losses) != {"cross_entropy"}:
-            raise InputError(
-                'decode = "change" names classes of slices; its loss is cross_entropy, leave out the others'
-            )
 
     def inputs(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """Stacks (B, C, S, S) and keypoints (B, K, 2) px as the network gets them; changed where draws are there."""
@@ -43,14 +40,14 @@ class DetectorObjective:
     def terms(self, network: nn.Module, batch: Batch, *, train: bool) -> Mapping[str, Term]:
         """A term a loss and, in validation, `error_mm` and, where the answer names slices, `error_slices`."""
         images, points = self.inputs(batch)
-        partner, mixed = mix.partner_of(batch) if train else None, None
+        truth = Truth(self.spec, self.training, points, batch.get("slices"))
+        partner = mix.partner_of(batch) if train else None
         if partner is not None:
-            others, other_points = self.inputs(partner)
+            others, theirs = self.inputs(partner)
             images, share = mix.images(images, others, batch)
-            mixed = other_points, share
+            truth = replace(truth, partner=replace(truth, points=theirs, slices=partner.get("slices")), share=share)
         out = network(images)
         outputs = out if isinstance(out, Mapping) else {"answer": out}
-        truth = Truth(self.spec, self.training, points, batch.get("slices"), mixed)
         terms = {
             _TERMS.get(word, word): Term(*LOSSES[self.spec.answer][word](outputs, truth), weight)
             for word, weight in self.losses.items()

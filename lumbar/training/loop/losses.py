@@ -5,39 +5,31 @@ import torch.nn.functional as nnf
 from torch import Tensor
 
 from lumbar.labels import SEVERITIES, SEVERITY_WEIGHTS
-from lumbar.training.loop.targets import heatmaps
 
 EMPTY = -1  # a label that is not known
 _SEVERE = SEVERITIES.index("severe")
 
 
 def heatmap_loss(
-    predicted: Tensor,
-    points: Tensor,
-    sigma: float,
-    peak_weight: float = 1.0,
-    *,
-    at_any: bool = False,
+    predicted: Tensor, target: Tensor, peak_weight: float = 1.0, *, at_any: bool = False
 ) -> tuple[Tensor, Tensor]:
-    """Squared error of maps (B, K, S, S) against Gaussians at points (B, K, 2): mean over a map's pixels, summed over
-    maps; and the number of maps.
+    """Squared error of maps (B, K, …) against target maps: mean over a map's pixels, summed over maps; and the number
+    of maps.
 
     `peak_weight` above 1 counts errors near a peak up to so many times: without it a small network from random weights
     answers zero everywhere for a long time. 1 is the original's plain MSE. With `at_any` that holds near the peak of
     any map of the image, so that lighting up at another map's point costs as much as missing one's own.
     """
-    return map_loss(predicted, heatmaps(points, predicted.shape[-1], sigma), peak_weight, at_any=at_any)
-
-
-def map_loss(
-    predicted: Tensor, target: Tensor, peak_weight: float = 1.0, *, at_any: bool = False
-) -> tuple[Tensor, Tensor]:
-    """`heatmap_loss` against target maps (B, K, …) that are there."""
     error = (predicted.float() - target) ** 2
     if peak_weight != 1:
-        near = target.amax(1, keepdim=True) if at_any else target
-        error = error * (1 + (peak_weight - 1) * near)
+        error = error * near_peaks(target, peak_weight, at_any=at_any)
     return error.mean(tuple(range(2, error.ndim))).sum(), error.new_tensor(error.shape[0] * error.shape[1])
+
+
+def near_peaks(target: Tensor, peak_weight: float, *, at_any: bool) -> Tensor:
+    """How much each pixel of target maps (B, K, …) counts: 1, and up to `peak_weight` near a peak."""
+    near = target.amax(1, keepdim=True) if at_any else target
+    return 1 + (peak_weight - 1) * near
 
 
 def severity_loss(logits: Tensor, labels: Tensor, *, weighted: bool = True) -> tuple[Tensor, Tensor]:
