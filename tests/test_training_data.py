@@ -257,7 +257,7 @@ def test_the_margins_middle_is_the_region(data: DataFolder, tmp_path: Path) -> N
     spec = samples.spec
     exact = cut_regions(*_one(data), spec).tensors
     for place in np.flatnonzero(samples.studies == data.study_ids[0])[:6]:
-        _, level, number = samples.rows[place]
+        _, level, number, _ = samples.rows[place]
         seen = crop_middle(torch.from_numpy(samples.sample(int(place), None)["views"]), spec.image_size)[0].numpy()
         view = ("axial_left", "axial_right")[number]
         assert np.corrcoef(seen.ravel(), exact[view][level].ravel())[0, 1] > 0.95
