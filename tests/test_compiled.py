@@ -152,6 +152,7 @@ def test_memory_is_let_go_of_only_between_calls() -> None:
     assert runner.network._compiled is None
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not OPENVINO, reason="openvino is not installed")
 @pytest.mark.skipif(sys.platform != "linux", reason="signals are handled otherwise there")
 def test_a_signal_finds_its_stack_when_networks_came_and_went() -> None:
@@ -216,6 +217,7 @@ def test_openvino_grades_as_pytorch_does(tmp_path: Path, data: DataFolder, monke
             assert other.ran_on == "cpu, openvino float32"
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not OPENVINO, reason="openvino is not installed")
 def test_auto_takes_openvino_where_it_pays_and_moves_nothing(
     tmp_path: Path, data: DataFolder, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture

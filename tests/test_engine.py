@@ -237,7 +237,8 @@ def test_regions_are_cut_once_and_a_stage_1_stack_is_never_repeated(
 
 
 # A library may come to want more of the compiler.
-@pytest.mark.parametrize("wanted", ["timm", pytest.param("torch._dynamo.exc", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("wanted", ["timm", "torch._dynamo.exc"])
 def test_networks_that_were_loaded_without_the_compiler_can_be_compiled(wanted: str) -> None:
     lines = (
         "import sys, torch",

@@ -13,6 +13,7 @@ from lumbar.compute.engine import ENGINE_WORDS
 from lumbar.ensemble.names import METHOD_NAMES
 from lumbar.grading.networks import registry as graders
 from lumbar.issues import CODES
+from lumbar.keypoints.answers.registry import ANSWERS
 from lumbar.keypoints.networks import registry as detectors
 
 
@@ -28,6 +29,9 @@ def test_info_is_told_as_json_without_torch(root: Path) -> None:
     assert found["commands"] == list(ARGUMENTS)
     assert found["detector_networks"] == sorted(detectors.NETWORKS)
     assert found["grader_networks"] == sorted(graders.NETWORKS)
+    assert found["detector_answers"].keys() == ANSWERS.keys()
+    assert found["detector_answers"]["heatmaps"]["losses"] == ["mse", "bce", "dice", "focal"]
+    assert found["detector_answers"]["slices"]["decodes"] == ["maximum", "expectation", "change"]
     assert found["blends"] == list(METHOD_NAMES)
     assert found["preprocessing"]["middle"] == ["series", "canal"]
 

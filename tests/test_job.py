@@ -172,7 +172,8 @@ def _equal(found: StudyResult | None, expected: StudyResult) -> None:
         assert getattr(found, name) == getattr(expected, name), name
 
 
-@pytest.mark.parametrize("how", [pytest.param("command", marks=pytest.mark.slow), "notebook"])
+@pytest.mark.slow
+@pytest.mark.parametrize("how", ["command", "notebook"])
 def test_two_processes_share_the_studies_and_leave_the_same_rows(
     how: str, folder: Path, bundle: Bundle, tmp_path: Path
 ) -> None:

@@ -169,13 +169,10 @@ def importable(python: Path) -> list[bool]:
     return json.loads(found.stdout.lower())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("layout", "environment"),
-    [
-        pytest.param("old", {}, marks=pytest.mark.slow, id="old"),
-        pytest.param("new", {}, marks=pytest.mark.slow, id="new"),
-        pytest.param("new", {"KAGGLE_IS_COMPETITION_RERUN": "1"}, id="new-rerun"),
-    ],
+    [("old", {}), ("new", {}), pytest.param("new", {"KAGGLE_IS_COMPETITION_RERUN": "1"}, id="new-rerun")],
 )
 def test_the_packed_notebook_runs_at_kaggles_paths_without_network(
     tmp_path: Path, packed: Path, python: Path, layout: str, environment: dict[str, str]

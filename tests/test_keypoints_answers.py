@@ -22,7 +22,7 @@ SPECS = {
     "points": {"answer": "points"},
     "points with slices": {"answer": "points", "depth": True},
     "slices": {"answer": "slices"},
-    "slices by change": {"answer": "slices", "decode": "change"},
+    "slices by change": {"answer": "slices", "decode": "change", "in_chans": 12},
     "boxes": {"answer": "boxes", "stride": 4},
 }
 
@@ -80,7 +80,7 @@ def test_every_word_of_a_recipe_has_its_file() -> None:
         ({"stride": 5}, "does not divide image_size = 64"),
         ({"answer": "boxes", "target": "disc"}, "target = 'disc' is for heatmaps"),
         ({"answer": "slices", "decode": "change", "num_classes": 2}, "num_classes 5, or twice"),
-        ({"depth": True, "in_chans": 256, "image_size": 256}, "numbers"),
+        ({"depth": True, "in_chans": 256, "image_size": 1024, "num_classes": 10}, "in_chans = .* numbers"),
     ],
 )
 def test_answers_that_make_no_sense_are_refused(fields: dict[str, object], words: str) -> None:

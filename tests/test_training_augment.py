@@ -9,7 +9,8 @@ from torchvision.transforms import v2
 from lumbar.keypoints.answers.heatmaps import gaussian_heatmaps
 from lumbar.recipe.augment import Augment
 from lumbar.training.data import augment
-from lumbar.training.loop import losses
+from lumbar.training.data.flips import flips
+from lumbar.training.loop.targets import heatmaps
 
 
 def _batch(draws: list[augment.Draw]) -> dict[str, torch.Tensor]:
@@ -122,7 +123,73 @@ def test_sharpening_and_blur_change_detail_in_opposite_ways() -> None:
 
 def test_target_maps_are_those_that_detection_is_tested_with() -> None:
     points = torch.tensor([[[10.3, 20.7], [np.nan, np.nan], [70.0, 3.0]]], dtype=torch.float32)
-    ours = losses.heatmaps(points, 64, 4.0)[0].numpy()
+    ours = heatmaps(points, 64, 4.0)[0].numpy()
     assert np.abs(ours - gaussian_heatmaps(points[0].numpy(), 64, 4.0)).max() < 1e-5
     assert ours[1].max() == 0  # missing
     assert ours[2].max() == 0  # outside
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_keypoints_stay_on_what_they_marked_in_bent_pictures(seed: int) -> None:
+    """A field read at the wrong place, or with the wrong sign, would part the blob from its keypoint."""
+    settings = OFF.model_copy(update={"distort": 0.05, "zoom": 0.2, "rotate_deg": 20.0})
+    point, rng = np.array([60.0, 40.0]), np.random.default_rng(seed)
+    drawn = augment.draw(rng, settings, 1)
+    while not drawn["bend"].any():
+        drawn = augment.draw(rng, settings, 1)
+    straight = drawn | {"bend": np.zeros_like(drawn["bend"])}
+    places = []
+    for each in (drawn, straight):
+        spots = torch.tensor(np.array([[point, [np.nan, np.nan]]]), dtype=torch.float32)
+        images, points = augment.apply(_blob(96, point), spots, _batch([each]), 96)
+        assert points is not None
+        assert np.abs(_centroid(images[0, 0]) - points[0, 0].numpy()).max() < 0.25
+        assert torch.isnan(points[0, 1]).all()
+        places.append(points[0, 0].numpy())
+    assert np.abs(places[0] - places[1]).max() > 0.3  # the field did move it
+
+
+def test_turned_pictures_turn_their_keypoints() -> None:
+    image, point = torch.randn(1, 1, 32, 32), torch.tensor([[[4.0, 9.0]]])
+    for columns, rows in ((True, False), (False, True), (True, True)):
+        numbers = _batch([augment.draw(np.random.default_rng(0), OFF, 1, columns=columns, rows=rows)])
+        turned, points = augment.apply(image, point, numbers, 32)
+        axes = [axis for axis, turns in ((-1, columns), (-2, rows)) if turns]
+        assert torch.allclose(turned, augment.standardise(image.flip(axes)), atol=1e-4)
+        assert points is not None
+        assert points.flatten().tolist() == pytest.approx([27 if columns else 4, 22 if rows else 9], abs=1e-4)
+
+
+def test_holes_are_as_many_and_as_large_as_asked() -> None:
+    settings = OFF.model_copy(update={"holes_p": 0.5, "holes": 2, "hole_size": 0.4})
+    image = torch.rand(1, 1, 40, 40) + 1
+    shares = []
+    for seed in range(60):
+        numbers = _batch([augment.draw(np.random.default_rng(seed), settings, 1)])
+        out, _ = augment.apply(image, None, numbers, 40)
+        shares.append(float((out == out.min()).float().mean()))
+    dark = [share for share in shares if share > 1 / 1600]
+    assert 15 < len(dark) < 45
+    assert 0.4**2 < max(dark) <= 2 * 0.4**2  # two of them
+    assert min(dark) < 0.1
+
+
+def test_turns_are_as_often_as_asked_and_sides_swap_only_where_the_picture_is_the_mirrored_studys() -> None:
+    def share(name: str, *, sagittal: bool, axial: bool, **settings: float) -> float:
+        chosen = Augment(**settings)
+        found = [flips(np.random.default_rng(seed), chosen, sagittal=sagittal, axial=axial) for seed in range(400)]
+        return float(np.mean([getattr(each, name) for each in found]))
+
+    sagittal, axial = {"sagittal": True, "axial": False}, {"sagittal": False, "axial": True}
+    assert share("mirrored", **sagittal, reverse_p=1.0) == 1
+    assert share("mirrored", **axial, reverse_p=1.0) == 0
+    assert share("backwards", **axial, reverse_p=1.0) == 1
+    assert share("backwards", **sagittal, reverse_p=1.0) == 0
+    assert share("mirrored", **axial, flip_columns_p=1.0) == 1
+    assert share("mirrored", **sagittal, flip_columns_p=1.0) == 0
+    assert share("columns", **sagittal, flip_columns_p=1.0) == 1
+    for planes in (sagittal, axial):
+        assert share("rows", **planes, flip_rows_p=1.0) == 1
+        assert share("mirrored", **planes, flip_rows_p=1.0) == 0
+    assert share("mirrored", **sagittal, mirror_p=1.0, reverse_p=1.0) == 0  # twice is not at all
+    assert 0.4 < share("mirrored", sagittal=True, axial=True, reverse_p=0.5, flip_columns_p=0.5) < 0.6

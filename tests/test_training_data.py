@@ -12,9 +12,17 @@ import pytest
 from lumbar import geometry
 from lumbar.grading.mirror import mirror_view
 from lumbar.grading.regions import cut_regions
+from lumbar.issues import InputError
 from lumbar.keypoints.mirror import mirror_stack
 from lumbar.keypoints.stacks import sagittal_stacks
-from lumbar.labels import LABEL_COLUMNS, SERIES_DESCRIPTIONS, condition_title, level_title
+from lumbar.labels import (
+    KEYPOINT_SERIES,
+    LABEL_COLUMNS,
+    SERIES_DESCRIPTIONS,
+    condition_title,
+    level_title,
+    row_ids,
+)
 from lumbar.metric import label_codes
 from lumbar.recipe.augment import Augment
 from lumbar.recipe.grader import GraderSpec
@@ -22,10 +30,12 @@ from lumbar.recipe.settings import Training
 from lumbar.recipe.views import MIRROR_VIEW
 from lumbar.study.keypoint import Keypoint
 from lumbar.study.study import DataFolder, Study, open_data, read_study
-from lumbar.training.data.labelled import Name, label_keypoints, study_rows
+from lumbar.training.data.labelled import Name, label_keypoints, study_rows, trusted
 from lumbar.training.data.packs import Packs, load_study, read_arrays, read_header, write_arrays
 from lumbar.training.data.region_files import margin_spec, region_arrays
 from lumbar.training.data.region_samples import RegionSamples
+from lumbar.training.data.slice_shift import draw, shares_of
+from lumbar.training.data.soft_labels import SoftLabels
 from lumbar.training.data.stack_files import stack_arrays
 from lumbar.training.data.stack_samples import StackSamples
 from lumbar.training.loop.losses import EMPTY
@@ -216,12 +226,18 @@ def _samples(data: DataFolder, folder: Path, task: str, **training: object) -> R
     return RegionSamples(folder, data.study_ids, known, spec, Training(**training))
 
 
-@pytest.mark.parametrize("task", ["spinal", "foraminal", "subarticular", "global"])
+@pytest.mark.parametrize(
+    ("task", "always"),
+    [
+        *[(task, Augment(mirror_p=1.0)) for task in ("spinal", "foraminal", "subarticular", "global")],
+        ("foraminal", Augment(reverse_p=1.0)),  # sagittal slices from the other end
+        ("subarticular", Augment(flip_columns_p=1.0)),  # axial pictures, left to right
+    ],
+)
 def test_samples_of_the_mirrored_study_are_what_mirroring_gives(
-    data: DataFolder, mirrored: DataFolder, tmp_path: Path, task: str
+    data: DataFolder, mirrored: DataFolder, tmp_path: Path, task: str, always: Augment
 ) -> None:
     """Labels and views of a mirrored sample are those of the mirrored study's sample with the same place."""
-    always = Augment(mirror_p=1.0)
     ours = _samples(data, tmp_path / "a", task, augment=always)
     theirs = _samples(mirrored, tmp_path / "b", task)
     places = {tuple(row): place for place, row in enumerate(theirs.rows.tolist())}
@@ -236,6 +252,127 @@ def test_samples_of_the_mirrored_study_are_what_mirroring_gives(
         assert np.abs(got["views"] - expected["views"]).mean() < 0.06
         compared += 1
     assert compared >= 8
+
+
+def test_reversed_axial_slices_and_turned_rows_keep_their_sides(data: DataFolder, tmp_path: Path) -> None:
+    turned = Augment(reverse_p=1.0, flip_rows_p=1.0, channel_shuffle_p=0, rotate_deg=0, shear_deg=0)
+    samples = _samples(data, tmp_path, "subarticular", augment=turned)
+    for place in range(4):
+        got, plain = samples.sample(place, np.random.default_rng(0)), samples.sample(place, None)
+        assert got["labels"].tolist() == plain["labels"].tolist()
+        assert np.array_equal(got["views"], plain["views"][:, ::-1])
+        assert got["matrix"][0].tolist() == [[1, 0], [0, -1]]
+
+
+def test_a_detectors_reversed_slices_swap_sides_by_name(data: DataFolder, mirrored: DataFolder, tmp_path: Path) -> None:
+    """T2 slices from the other end are the mirrored study's; axial ones keep sides, pictures and points."""
+    for spec, folder in ((T2, mirrored), (AXIAL, data)):
+        for number, study in enumerate(data.study_ids):
+            arrays = stack_arrays(*_one(data, number), spec)
+            write_arrays(tmp_path / spec.series_type / f"{study}.safetensors", arrays)
+        training = Training(augment=Augment(reverse_p=1.0, channel_shuffle_p=0))
+        samples = StackSamples(tmp_path / spec.series_type, data.study_ids, spec, training)
+        got, wanted = samples.sample(0, np.random.default_rng(1)), stack_arrays(*_one(folder), spec)
+        image = wanted["images"][0][::-1] if spec is AXIAL else wanted["images"][0]
+        assert np.abs(got["image"].astype(np.float32) - image.astype(np.float32)).mean() < 0.01
+        assert np.nanmax(np.abs(got["points"] - wanted["points"][0])) < 0.02
+
+
+def test_soft_labels_fill_what_is_missing_and_stay_out_of_validation(data: DataFolder, tmp_path: Path) -> None:
+    plain = _samples(data, tmp_path / "files", "global")
+    study = data.study_ids[0]
+    rows = [row for each in data.study_ids for row in row_ids(each)]
+    table = pd.DataFrame({"row_id": rows, "normal_mild": 1.0, "moderate": 2.0, "severe": 5.0})  # any sum will do
+    table.to_csv(tmp_path / "soft.csv", index=False)
+    codes = {key: value.copy() for key, value in plain.codes.items()}
+    codes[study][:, 0] = EMPTY
+
+    def samples(share: float) -> RegionSamples:
+        soft = SoftLabels(tmp_path / "soft.csv", data.study_ids, share)
+        return RegionSamples(plain.folder, data.study_ids, codes, plain.spec, plain.training, soft)
+
+    missing, halves = samples(0.0), samples(0.5)
+    place = next(k for k, row in enumerate(missing.rows.tolist()) if row[:2] == [study, 0])
+    without = RegionSamples(plain.folder, data.study_ids, codes, plain.spec, plain.training)
+    assert [study, 0] not in without.rows[:, :2].tolist()
+    assert missing.sample(place, None)["soft"] == pytest.approx(np.tile([0.125, 0.25, 0.625], (5, 1)))
+    assert (missing.sample(place, None)["labels"] == EMPTY).all()
+    told = next(k for k, row in enumerate(missing.rows.tolist()) if row[:2] == [study, 1])
+    label = int(codes[study][0, 1])
+    hard = np.eye(3)[label]
+    assert missing.sample(told, None)["soft"][0] == pytest.approx(hard)
+    assert halves.sample(told, None)["soft"][0] == pytest.approx((hard + np.array([0.125, 0.25, 0.625])) / 2)
+    without_t1 = next(k for k, row in enumerate(halves.rows.tolist()) if row[0] == data.study_ids[1])
+    assert (halves.sample(without_t1, None)["soft"][1:3] == 0).all()  # silent where it cannot see
+    assert "soft" not in plain.sample(0, None)
+    with pytest.raises(InputError, match="a row of none of the studies"):
+        SoftLabels(tmp_path / "soft.csv", [1], 0.0)
+
+
+def test_soft_labels_change_sides_in_the_mirror(data: DataFolder, tmp_path: Path) -> None:
+    plain = _samples(data, tmp_path / "files", "foraminal", augment=Augment(mirror_p=1.0))
+    rows = [row for each in data.study_ids for row in row_ids(each)]
+    left = ["left_neural" in row for row in rows]
+    table = pd.DataFrame({"row_id": rows, "normal_mild": np.where(left, 0.9, 0.1), "moderate": 0.0})
+    table.assign(severe=1 - table["normal_mild"]).to_csv(tmp_path / "soft.csv", index=False)
+    soft = SoftLabels(tmp_path / "soft.csv", data.study_ids, 1.0)
+    samples = RegionSamples(plain.folder, data.study_ids, plain.codes, plain.spec, plain.training, soft)
+    for place, (_, _, side, _) in enumerate(samples.rows.tolist()):
+        own, seen = 0.9 if side == 0 else 0.1, samples.sample(place, np.random.default_rng(0))["soft"]
+        assert samples.sample(place, None)["soft"][0, 0] == pytest.approx(own)
+        assert seen[0, 0] == pytest.approx(1 - own)
+
+
+def test_shifted_windows_are_the_windows_beside(data: DataFolder, tmp_path: Path) -> None:
+    """Of a file two slices longer at either end: never shifted in validation, and as far as drawn in training."""
+    spec, study = grader_spec("spinal"), data.study_ids[0]
+    arrays = region_arrays(*_one(data), margin_spec(spec, 1.5, 2))
+    write_arrays(tmp_path / f"{study}.safetensors", arrays)
+    assert arrays["sagittal_t2"].shape[1] == spec.slices + 4
+    assert data.labels is not None
+    studies, found = label_codes(data.labels)
+    codes = {int(each): code for each, code in zip(studies, found, strict=True)}
+    shares = {"sagittal_t2": (0.0, 0.0, 1.0), "axial_t2": (1.0,)}
+    samples = RegionSamples(tmp_path, [study], codes, spec, Training(slice_shift=(0.5, 0.25, 0.25)), None, shares)
+    narrow = region_arrays(*_one(data), margin_spec(spec, 1.5))
+    level = samples.rows[0][1]
+    low, high = arrays["sagittal_t2/range"][level]
+    whole = arrays["sagittal_t2"][level].astype(np.float32) * ((high - low) / 255) + low
+    assert np.allclose(samples.sample(0, None)["views"][0], whole[2:-2])
+    plain = narrow["sagittal_t2"][level].astype(np.float32).ravel()
+    assert np.corrcoef(whole[2:-2].ravel(), plain)[0, 1] > 0.999  # the middle is the unshifted window
+    seen = set()
+    for seed in range(8):
+        views = samples.sample(0, np.random.default_rng(seed))["views"]
+        seen |= {at for at in range(5) if np.allclose(views[0], whole[at : at + spec.slices])}
+        middle = samples.sample(0, None)["views"][1]
+        assert np.allclose(views[1], middle)
+    assert seen == {0, 4}
+
+
+def test_shares_of_errors_count_either_way() -> None:
+    assert shares_of([0, 0, 1, -1, 2, -7, 0, 0]) == (0.5, 0.25, 0.25)
+    assert shares_of([]) == (1.0,)
+    drawn = [draw(np.random.default_rng(seed), (0.5, 0.25, 0.25)) for seed in range(400)]
+    assert np.bincount(np.abs(drawn)) / 400 == pytest.approx([0.5, 0.25, 0.25], abs=0.08)
+    assert np.mean(drawn) == pytest.approx(0, abs=0.2)
+
+
+def test_a_label_is_trusted_where_the_found_point_is_far_off_or_missing(data: DataFolder) -> None:
+    _, told = _one(data)
+    labels = list(told.values())
+    found = []
+    for number, label in enumerate(labels[:-1]):
+        off = np.array([8.0 if number == 2 else 0.0, 0, 4.0 if number % 2 == 0 else 6.0])
+        mm = tuple((np.array(label.mm) + off).tolist())
+        found.append(replace(label, mm=mm, confidence=0.5))
+    kept = trusted(found, labels, 5.0)
+    assert len(kept) == len(labels)
+    for number, label in enumerate(labels[:-1]):
+        point = next(each for each in kept if (each.condition, each.level) == (label.condition, label.level))
+        far = number % 2 == 1 or (number == 2 and not KEYPOINT_SERIES[label.condition].startswith("sagittal"))
+        assert point.confidence == (1.0 if far else 0.5), number
+    assert labels[-1] in kept
 
 
 def test_nothing_is_trained_on_what_cannot_be_seen(data: DataFolder, tmp_path: Path) -> None:

@@ -60,10 +60,21 @@ def test_the_loop_learns_and_keeps_the_best_epoch(tmp_path: Path, accelerator: A
     assert header["epoch"] == int(np.argmin(losses)) + 1
 
 
-def test_a_killed_run_goes_on_as_if_nothing_had_happened(tmp_path: Path, accelerator: Accelerator) -> None:
+@pytest.mark.parametrize(
+    "more",
+    [
+        {},
+        pytest.param({"optimizer": "radam_lookahead", "mix": "mixup"}, marks=pytest.mark.slow),
+    ],
+)
+def test_a_killed_run_goes_on_as_if_nothing_had_happened(
+    tmp_path: Path, accelerator: Accelerator, more: dict[str, str]
+) -> None:
     """SIGKILL in the middle of an epoch; weights and figures end up those of an unbroken run, dropout included."""
-    whole = run(tmp_path / "whole", accelerator, ema_decay=0.9, dropout=0.2)
-    process = _program(tmp_path / "cut", "ema=0.9", "dropout=0.2", "pause=0.02")
+    settings = {"optimizer": more.get("optimizer", "adamw"), "augment": {"mix": more.get("mix", "none")}}
+    whole = run(tmp_path / "whole", accelerator, ema_decay=0.9, dropout=0.2, **settings)
+    words = [f"{name}={value}" for name, value in more.items()]
+    process = _program(tmp_path / "cut", "ema=0.9", "dropout=0.2", "pause=0.02", *words)
     path, deadline = tmp_path / "cut" / "checkpoint.safetensors", time.monotonic() + 120
     while time.monotonic() < deadline:
         header = read_header(path) if path.exists() else None
@@ -76,7 +87,7 @@ def test_a_killed_run_goes_on_as_if_nothing_had_happened(tmp_path: Path, acceler
     header = read_header(path)
     assert header is not None
     assert 1 <= header["progress"]["epoch"] < 4
-    resumed = run(tmp_path / "cut", accelerator, ema_decay=0.9, dropout=0.2)
+    resumed = run(tmp_path / "cut", accelerator, ema_decay=0.9, dropout=0.2, **settings)
     assert np.allclose(_figures(resumed), _figures(whole), atol=1e-6)
     ends = [load_file(tmp_path / name / "checkpoint.safetensors") for name in ("whole", "cut")]
     assert ends[0].keys() == ends[1].keys()

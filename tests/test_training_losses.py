@@ -12,39 +12,47 @@ from lumbar.recipe.grader import GraderSpec
 from lumbar.recipe.settings import Training
 from lumbar.training.loop import losses
 from lumbar.training.loop.grader_objective import SeverityObjective
+from lumbar.training.loop.targets import heatmaps
+from tests.support.worlds import grader_spec
+
+
+def _heatmap_loss(
+    predicted: torch.Tensor, points: torch.Tensor, sigma: float, weight: float = 1.0, *, at_any: bool = False
+) -> tuple[torch.Tensor, torch.Tensor]:
+    return losses.heatmap_loss(predicted, heatmaps(points, predicted.shape[-1], sigma), weight, at_any=at_any)
 
 
 def test_a_heatmap_loss_of_one_is_plain_mse_over_all_maps() -> None:
     predicted, points = torch.rand(2, 3, 16, 16), torch.rand(2, 3, 2) * 16
     points[0, 1] = torch.nan
-    total, weight = losses.heatmap_loss(predicted, points, 2.0)
-    expected = ((predicted - losses.heatmaps(points, 16, 2.0)) ** 2).mean()
+    total, weight = _heatmap_loss(predicted, points, 2.0)
+    expected = ((predicted - heatmaps(points, 16, 2.0)) ** 2).mean()
     assert float(total / weight) == pytest.approx(float(expected), rel=1e-5)
 
 
 def test_a_missing_keypoint_asks_for_an_empty_map() -> None:
     points = torch.full((1, 1, 2), torch.nan)
-    assert float(losses.heatmap_loss(torch.zeros(1, 1, 8, 8), points, 2.0, 50.0)[0]) == 0
-    assert float(losses.heatmap_loss(torch.ones(1, 1, 8, 8), points, 2.0, 50.0)[0]) == pytest.approx(1)
+    assert float(_heatmap_loss(torch.zeros(1, 1, 8, 8), points, 2.0, 50.0)[0]) == 0
+    assert float(_heatmap_loss(torch.ones(1, 1, 8, 8), points, 2.0, 50.0)[0]) == pytest.approx(1)
 
 
 def test_the_peak_weight_counts_errors_at_the_peak() -> None:
     points, nothing = torch.tensor([[[4.0, 4.0]]]), torch.zeros(1, 1, 9, 9)
-    plain = float(losses.heatmap_loss(nothing, points, 1.0)[0])
-    assert float(losses.heatmap_loss(nothing, points, 1.0, 10.0)[0]) > 5 * plain
+    plain = float(_heatmap_loss(nothing, points, 1.0)[0])
+    assert float(_heatmap_loss(nothing, points, 1.0, 10.0)[0]) > 5 * plain
 
 
 def test_a_peak_at_another_maps_point_costs_as_much_as_a_miss_where_the_recipe_says_so() -> None:
     points = torch.tensor([[[4.0, 4.0], [11.0, 11.0]]])
-    target = losses.heatmaps(points, 16, 1.0)
+    target = heatmaps(points, 16, 1.0)
     missed, confused = target.clone(), target.clone()
     missed[0, 0] = 0
     confused[0, 0] += target[0, 1]
-    loss = [float(losses.heatmap_loss(maps, points, 1.0, 10.0)[0]) for maps in (missed, confused)]
+    loss = [float(_heatmap_loss(maps, points, 1.0, 10.0)[0]) for maps in (missed, confused)]
     assert loss[0] > 5 * loss[1]
-    loss = [float(losses.heatmap_loss(maps, points, 1.0, 10.0, at_any=True)[0]) for maps in (missed, confused)]
+    loss = [float(_heatmap_loss(maps, points, 1.0, 10.0, at_any=True)[0]) for maps in (missed, confused)]
     assert loss[0] == pytest.approx(loss[1])
-    assert float(losses.heatmap_loss(target, points, 1.0, 10.0, at_any=True)[0]) == 0
+    assert float(_heatmap_loss(target, points, 1.0, 10.0, at_any=True)[0]) == 0
 
 
 def test_empty_labels_give_no_loss_and_no_gradient() -> None:
@@ -110,3 +118,38 @@ def test_every_layer_gets_a_gradient_even_where_no_slice_is_asked() -> None:
     terms["severity"].total.backward()
     assert not [name for name, value in network.named_parameters() if value.grad is None]
     assert float(network.slice_head.weight.grad.abs().sum()) == 0  # type: ignore[union-attr,operator]
+
+
+class _Answers(torch.nn.Module):
+    """Says what it is told to, in training by name."""
+
+    def __init__(self, **outputs: torch.Tensor) -> None:
+        super().__init__()
+        self.outputs = outputs
+
+    def forward(self, views: object, seen: torch.Tensor) -> dict[str, torch.Tensor]:
+        return self.outputs
+
+
+def test_views_are_asked_for_severities_and_levels_for_their_name() -> None:
+    training = Training(loss={"severity": 1.0, "views": 0.5, "level": 0.2})
+    objective = SeverityObjective(grader_spec("spinal"), training)
+    logits = torch.randn(4, 1, 1, 3)
+    level = torch.full((4, 1, 5), -9.0)
+    for sample, place in enumerate([3, 0, 4, 4]):
+        level[sample, 0, place] = 9.0
+    network = _Answers(severity=logits, views=logits[:, :, None].expand(4, 1, 2, 1, 3), level=level)
+    batch = {
+        "views": torch.zeros(4, 2, 3, 32, 32),
+        "seen": torch.ones(4, 2, dtype=torch.bool),
+        "labels": torch.tensor([[0], [1], [2], [-1]]),
+        "level": torch.tensor([3, 0, 4, 4]),
+    }
+    terms = objective.terms(network, batch, train=True)
+    assert {name: term.factor for name, term in terms.items()} == {"severity": 1.0, "views": 0.5, "level": 0.2}
+    assert (terms["views"].total / terms["views"].weight).item() == pytest.approx(
+        (terms["severity"].total / terms["severity"].weight).item(), rel=1e-5
+    )
+    assert terms["level"].total.item() < 1e-5
+    wrong = objective.terms(network, batch | {"level": torch.tensor([3, 0, 4, 1])}, train=True)
+    assert wrong["level"].total.item() / wrong["level"].weight.item() == pytest.approx(18 / 4, rel=1e-3)

@@ -332,5 +332,5 @@ def test_heatmaps_without_meaning_are_told_when_the_bundle_loads(original: Bundl
         Weights("spinal", grader_spec("spinal"), original.network("spinal").state_dict()),
     ]
     bundle = save_bundle(tmp_path / "b", members, prior=PRIOR)
-    with pytest.raises(InputError, match=r"b: a detector for sagittal_t2 with num_classes = 7 has no meaning"):
+    with pytest.raises(InputError, match=r"b: canal: a detector for sagittal_t2 with num_classes = 7 has no meaning"):
         Predictor(bundle)

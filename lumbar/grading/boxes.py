@@ -8,7 +8,6 @@ from typing import Final
 import cv2
 import numpy as np
 from numpy.typing import NDArray
-from scipy.interpolate import splev, splprep
 
 from lumbar import geometry
 from lumbar.grading.points import Point, Points, chain, pair
@@ -122,6 +121,8 @@ def canal_turn(line_px: "list[np.ndarray]", frame: geometry.FloatArray, point: P
 
 def spline_turn(points: NDArray[np.float64], at: NDArray[np.float64]) -> float:
     """See `canal_turn`; points (N, 2) and the place (2,) are (column, row)."""
+    from scipy.interpolate import splev, splprep  # takes a second to load, and few members need it
+
     along, samples = spline(points)
     nearest = int(np.argmin(np.linalg.norm(samples - at, axis=1)))
     fine, _ = splprep(samples.T, u=along, k=2, s=0)
@@ -131,6 +132,8 @@ def spline_turn(points: NDArray[np.float64], at: NDArray[np.float64]) -> float:
 
 def spline(points: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Lengths (100,) along the line through points (N, 2), and its places (100, 2) there."""
+    from scipy.interpolate import splev, splprep
+
     lengths = np.concatenate([[0.0], np.cumsum(np.linalg.norm(np.diff(points, axis=0), axis=1))])
     rough, _ = splprep(points.T, u=lengths, k=2, s=_SMOOTH)
     along = np.linspace(0, lengths[-1], _SAMPLES)

@@ -36,15 +36,30 @@ class Lane:
         there = np.flatnonzero(np.isfinite(self.source))
         return float(np.interp(place, there, self.source[there]))
 
-    def place_of(self, index: int) -> float:
-        """The place in the stack of one of the series' slices: the middle of those that show it, else between its
-        neighbours; NaN where it lies beyond the slices that the stack shows."""
+    def place_of(self, index: float) -> float:
+        """The place in the stack of a place among the series' slices: of those that show just that one the innermost,
+        else between its neighbours; NaN half a slice beyond those that the stack shows."""
         there = np.flatnonzero(np.isfinite(self.source))
         shown = self.source[there]
         if not len(there) or not shown.min() - 0.5 <= index <= shown.max() + 0.5:
             return float("nan")
+        middle = there.mean()
         values = np.unique(shown)
-        return float(np.interp(index, values, [there[shown == value].mean() for value in values]))
+        places = [min(there[shown == value], key=lambda place: abs(place - middle)) for value in values]
+        return float(np.interp(index, values, places))
+
+    def index_near(self, mm: np.ndarray) -> float | None:
+        """The place among the slices of a patient point (3,); None where it lies more than half a step from all."""
+        away = np.array([geometry.to_pixel(item.affine, mm)[2] for item in self.slices])
+        near = int(np.argmin(np.abs(away)))
+        step = self.series.spacing_mm
+        if step is not None and abs(away[near]) > step / 2 + 1e-3:
+            return None
+        for other in (near - 1, near + 1):
+            if 0 <= other < len(away) and away[other] * away[near] < 0:
+                share = abs(away[near]) / (abs(away[near]) + abs(away[other]))
+                return float(near + (other - near) * share)
+        return float(near)
 
     def nearest(self, index: float) -> Slice:
         """The slice nearest to a place among them; midway between two the one nearer to the middle of the series."""

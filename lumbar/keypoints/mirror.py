@@ -32,7 +32,28 @@ def mirror_stack(
     if axis == "columns":
         moved[:, 0] = flip - moved[:, 0]
         return image[..., ::-1].copy(), moved
-    return image if axis is None else image[::-1].copy(), moved
+    if axis is None:
+        return image, moved
+    return reverse_slices(image, spec), moved
+
+
+def reverse_slices(image: np.ndarray, spec: DetectorSpec) -> np.ndarray:
+    """A stack (C, S, S) with its slices in opposite order, those that `spec.pad` appends still at the end."""
+    end, count = filled(image, spec), spec.in_chans
+    order = [*range(end)[::-1], *range(end, count)]
+    return image[[first * count + place for first in range(len(spec.types)) for place in order]]
+
+
+def mirror_slices(slices: np.ndarray, image: np.ndarray, spec: DetectorSpec) -> np.ndarray:
+    """The places (K,) of the keypoints' slices in a stack (C, S, S) as the mirrored study would give them."""
+    moved = slices[mirrored_maps(spec)]
+    return filled(image, spec) - 1 - moved if mirrored_axis(spec) == "slices" else moved
+
+
+def filled(image: np.ndarray, spec: DetectorSpec) -> int:
+    """How many slices of a stack (C, S, S) are not those that `spec.pad` appends."""
+    there = np.flatnonzero(image.any((1, 2))) if spec.pad else np.zeros(0, int)
+    return int(there[-1]) + 1 if len(there) else spec.in_chans
 
 
 def mirrored_maps(spec: DetectorSpec) -> list[int]:

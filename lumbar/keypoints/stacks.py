@@ -72,16 +72,20 @@ class Stack:
         return framed * self.pixels.shape[-1] / np.asarray(self.shape[::-1], np.float64)
 
     def from_keypoint(self, point: Keypoint) -> np.ndarray:
-        """A keypoint (3,) as the network should say it: column and row of its image, and the place in the stack.
+        """A keypoint (3,) as a network should say it: column and row of its image, and the place in the stack.
 
-        All NaN where the keypoint's series is not that of the stack; the place is NaN where the stack does not show
-        its slice.
+        On the keypoint's own slice where the stack's series has it, else where its place in the patient lies among the
+        slices. All NaN where its series is missing or does not reach so far; the place is NaN where the stack does not
+        show that slice.
         """
-        lane = self.lane(point.name)
-        index = None if lane is None or lane.series.series_id != point.series_id else lane.index_of(point.instance)
-        if lane is None or index is None:
+        lane, mm = self.lane(point.name), np.asarray(point.mm)
+        if lane is None:
             return np.full(3, np.nan)
-        return np.array([*lane.from_patient(np.asarray(point.mm), lane.slices[index]), lane.place_of(index)])
+        own = lane.index_of(point.instance) if lane.series.series_id == point.series_id else None
+        index = lane.index_near(mm) if own is None else own
+        if index is None:
+            return np.full(3, np.nan)
+        return np.array([*lane.from_patient(mm, lane.nearest(index)), lane.place_of(index)])
 
 
 def channel_names(spec: DetectorSpec, side: Side | None = None, level: Level | None = None) -> tuple[Name | None, ...]:

@@ -33,11 +33,11 @@ class Step:
     def groups(self) -> list[Members]:
         """Members with equal inputs and answers, whose raw answers are joined; groups are joined by what they read.
 
-        A median of slices is one of places, not of scores, so that each such member stands alone.
+        A median of points or slices is one of the places that members say, so that each stands alone.
         """
         groups: list[list[tuple[DetectorSpec, Network]]] = []
         for spec, network in self.members:
-            alone = spec.answer == "slices" and spec.join == "median"
+            alone = spec.answer in ("points", "slices") and spec.join == "median"
             fitting = (group for group in groups if not alone and same_inputs(group[0][0], spec))
             group = next(fitting, None)
             if group is None:

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Final
 
-from lumbar.issues import InputError
+from lumbar.issues import InputError, numbered
 from lumbar.labels import SeriesType
 from lumbar.recipe.detector import POINTS, DetectorSpec
 
@@ -66,11 +66,8 @@ def faults(specs: Mapping[str, DetectorSpec]) -> list[str]:
 
 def refuse(specs: Mapping[str, DetectorSpec], source: str) -> None:
     """Raise InputError, which names the source, with all that is wrong with detectors (see `faults`)."""
-    told = faults(specs)
-    if len(told) > 1:
-        told = [f"{len(told)} faults: " + "; ".join(f"({number}) {fault}" for number, fault in enumerate(told, 1))]
-    if told:
-        raise InputError(f"{source}: {told[0]}")
+    if told := faults(specs):
+        raise InputError(f"{source}: {numbered(told)}")
 
 
 def _alone(spec: DetectorSpec) -> list[str]:
@@ -115,6 +112,8 @@ def _alone(spec: DetectorSpec) -> list[str]:
         told.append(f"beside = {kind} is the series that it sees anyway; name another type, or leave it out")
     if spec.beside == "axial_t2" or (spec.beside and kind == "axial_t2"):
         told.append("beside brings two sagittal series together, whose slices run alike; leave axial_t2 out")
+    if spec.beside and spec.pad:
+        told.append("beside needs both series at the same slices, which pad = true does not give; leave pad out")
     if spec.levels_by != "nearest" and place != "plane":
         told.append(f'levels_by = "{spec.levels_by}" holds for place = "plane" only, not for "{place}"; leave it out')
     if (spec.depth or spec.answer == "slices") and spec.in_chans == 1:

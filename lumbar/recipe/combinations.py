@@ -4,6 +4,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 
 from lumbar.issues import cut, few
+from lumbar.recipe.chain import one_step
 from lumbar.recipe.detector import DetectorSpec
 from lumbar.recipe.grader import GraderSpec
 from lumbar.recipe.losses import OF_ANSWERS, OF_GRADERS, losses_of
@@ -60,6 +61,8 @@ def _losses(spec: DetectorSpec | GraderSpec, training: Training) -> Iterator[str
         if word not in known:
             what = f"answer {spec.answer!r}" if isinstance(spec, DetectorSpec) else "a grader"
             yield f"loss names {cut(word, 40)!r}, and {what} has no such output; known: {', '.join(known)}"
+    if isinstance(spec, DetectorSpec) and spec.decode == "change" and [*losses_of(spec, training)] != ["cross_entropy"]:
+        yield 'decode = "change" reads classes of slices, which learn by cross_entropy alone; leave other losses out'
     if training.loss and not detects and "severity" not in training.loss and training.bundled:
         yield "loss leaves out the severities, which is what a grader answers; add severity, or set bundled to false"
     olds = {"any_severe_weight": "any_severe", "auxiliary_weight": "slices"}
@@ -76,14 +79,15 @@ def _mixing(spec: DetectorSpec | GraderSpec, training: Training) -> Iterator[str
     if isinstance(spec, DetectorSpec):
         if augment.mix == "cutmix" or augment.mix_on == "features":
             yield "a detector's pictures can be mixed by mixup of images only; set augment.mix to mixup"
-        if spec.answer != "heatmaps" or not set(wanted) <= {"mse", "bce"}:
-            yield "maps can be mixed where the loss is mse or bce of heatmaps; set augment.mix to none"
-    elif more := sorted(set(wanted) - {"severity", "slices", "views", *_WHOLE}):
+        if spec.answer != "heatmaps" or spec.depth or not set(wanted) <= {"mse", "bce"}:
+            yield "maps can be mixed where the loss is mse or bce of plain heatmaps; set augment.mix to none"
+    elif more := sorted(set(wanted) - {"severity", "slices", "views", *_of_studies(spec)}):
         yield f"mixed samples have no label for the loss {more[0]!r}; leave it out or set augment.mix to none"
 
 
-#: Losses of whole studies, which mixed samples still are where one holds all levels.
-_WHOLE: tuple[str, ...] = ()
+def _of_studies(spec: GraderSpec) -> tuple[str, ...]:
+    """Losses of whole studies, which mixed samples still are where one holds all levels."""
+    return ("any_severe",) if spec.levels == "all" else ()
 
 
 def _among(training: Training, before: Mapping[str, Training], folds: Sequence[int]) -> Iterator[str]:
@@ -109,14 +113,18 @@ def _left_without(members: Members, folds: Sequence[int]) -> Iterator[str]:
     for stage, kind in (("stage1", DetectorSpec), ("stage2", GraderSpec)):
         if not any(isinstance(spec, kind) for spec, _ in kept):
             yield f"{stage}: every member has bundled = false, so nothing is left that answers; keep one"
-    steps: dict[tuple[str, str, str], set[int]] = {}
+    steps: list[tuple[DetectorSpec, set[int]]] = []
     for spec, training in kept:
         if isinstance(spec, DetectorSpec):
-            step = (spec.series_type, spec.placed, spec.shows)
-            steps.setdefault(step, set()).update(training.folds or folds)
-    for (series_type, place, _), trained in steps.items():
+            own = set(training.folds or folds)
+            step = next((trained for first, trained in steps if one_step(first, spec)), None)
+            if step is None:
+                steps.append((spec, own))
+            else:
+                step.update(own)
+    for spec, trained in steps:
         if lacking := sorted(set(folds) - trained):
             yield (
-                f"stage1: no detector of {series_type} ({place}) trains fold {lacking[0]}, so nothing would be found "
-                "there; let one train it"
+                f"stage1: no detector of {spec.series_type} ({spec.placed}) trains fold {lacking[0]}, so nothing would "
+                "be found there; let one train it"
             )

@@ -1,13 +1,22 @@
 """What a stage-1 member is: its inputs, its network and what that answers, as checked data. No torch."""
 
 from collections.abc import Mapping
-from typing import Final, Literal
+from typing import Any, Final, Literal
 
 from pydantic import Field, model_validator
 
 from lumbar.labels import LEVELS, SIDES, SeriesType
 from lumbar.recipe.preprocessing import Preprocessing
-from lumbar.recipe.strict import MAX_SIDE, MAX_SLICES, Arguments, NetworkName, OffsetMm, Strict, refuse_many_pixels
+from lumbar.recipe.strict import (
+    MAX_SIDE,
+    MAX_SLICES,
+    MAX_VOLUMES,
+    Arguments,
+    NetworkName,
+    OffsetMm,
+    Strict,
+    refuse_many_pixels,
+)
 
 #: Which slices a detector sees: the middle ones of the series; beside the middle, one stack a side; around the axial
 #: plane of a level; the whole series, brought to `in_chans` slices; around the slices that were found before.
@@ -122,6 +131,11 @@ class DetectorSpec(Strict):
         return len(SIDES) if self.series_type == "sagittal_t1" else len(LEVELS)
 
     @property
+    def names_slices(self) -> bool:
+        """Whether its answer tells a keypoint's slice."""
+        return self.depth or self.answer == "slices"
+
+    @property
     def placed(self) -> Place:
         """Which slices it sees."""
         return self.place or _PLACES[self.series_type]
@@ -157,6 +171,11 @@ class DetectorSpec(Strict):
         return self.encoder
 
     @property
+    def backbone_args(self) -> dict[str, Any]:
+        """Its encoder's arguments, as a grader would call them."""
+        return self.encoder_args
+
+    @property
     def named_backbone(self) -> str:
         """Its encoder, as a sentence names it."""
         return f"encoder {self.encoder!r}"
@@ -176,7 +195,8 @@ class DetectorSpec(Strict):
         refuse_many_pixels("in_chans", self.channels, self.image_size)
         refuse_many_pixels("num_classes", self.num_classes, self.image_size)
         if self.depth and self.answer == "heatmaps":
-            refuse_many_pixels("num_classes x in_chans", self.num_classes * self.in_chans, self.map_size)
+            count = self.num_classes * self.in_chans
+            refuse_many_pixels("num_classes x in_chans", count, self.map_size, MAX_VOLUMES)
         return self
 
     @model_validator(mode="after")

@@ -22,7 +22,7 @@ from pydantic import Field, ValidationError, model_validator
 
 from lumbar.arguments import LARGEST_SEED
 from lumbar.files.read import parse_toml, read_text
-from lumbar.issues import InputError, cut, few, printable
+from lumbar.issues import InputError, cut, few, numbered, printable
 from lumbar.recipe import chain, combinations, needs
 from lumbar.recipe.card import Card
 from lumbar.recipe.detector import DetectorSpec
@@ -175,16 +175,13 @@ def check_recipe(values: Table, source: str) -> Recipe:
     except ValidationError as error:
         raise InputError(f"{source}: {describe(error, _PARTS)}") from error
     members = {name: (member.spec, member.training) for name, member in recipe.members().items()}
-    wrong = combinations.faults(members, recipe.folds.train)
-    wrong += needs.faults(
-        {name: member.spec for name, member in recipe.stage1.bundled().items()},
-        {name: member.spec for name, member in recipe.stage2.members.items()},
+    detectors = {name: member.spec for name, member in recipe.stage1.bundled().items()}
+    graders = {name: member.spec for name, member in recipe.stage2.members.items()}
+    wrong = (
+        combinations.faults(members, recipe.folds.train) + chain.faults(detectors) + needs.faults(detectors, graders)
     )
     if wrong:
-        told = " ".join(f"({number}) {each}." for number, each in enumerate(wrong, 1)).rstrip(".")
-        raise InputError(f"{source}: {told if len(wrong) > 1 else wrong[0]}")
-    detectors = {f"stage1.members.{name}": member.spec for name, member in recipe.stage1.bundled().items()}
-    chain.refuse(detectors, source)
+        raise InputError(f"{source}: {numbered(wrong)}")
     return recipe
 
 

@@ -19,6 +19,8 @@ from lumbar.issues import cut, few
 MAX_SIDE, MAX_SLICES = 2048, 256
 #: Numbers in one input or output of one sample: 67 MB in float32, as 64 slices of 512 x 512 pixels.
 MAX_PIXELS: Final = 2**24
+#: Numbers in maps with a slice axis: 10 names on 192 slices of 256 x 256 pixels, the fifth place's largest.
+MAX_VOLUMES: Final = 2**27
 #: Bounds of what a spec may hand to a network's constructor, where numbers become layers and channels.
 MAX_NUMBER, MAX_ITEMS, MAX_LETTERS, MAX_DEPTH = 2**16, 64, 200, 4
 
@@ -77,7 +79,7 @@ NetworkName = Annotated[str, Field(min_length=1, max_length=MAX_LETTERS)]
 OffsetMm = Annotated[float, Field(ge=0, le=100)]
 
 
-def refuse_many_pixels(what: str, count: int, side: int) -> None:
-    """ValueError where so many square images hold more than `MAX_PIXELS` numbers."""
-    if count * side**2 > MAX_PIXELS:
-        raise ValueError(f"{what} = {count} and image_size = {side} together are more than {MAX_PIXELS} numbers")
+def refuse_many_pixels(what: str, count: int, side: int, most: int = MAX_PIXELS) -> None:
+    """ValueError where so many square images hold more than `most` numbers."""
+    if count * side**2 > most:
+        raise ValueError(f"{what} = {count} and image_size = {side} together are more than {most} numbers")

@@ -8,9 +8,12 @@ from lumbar.ensemble.names import METHOD_NAMES
 from lumbar.grading.networks import registry as graders
 from lumbar.grading.tasks import TASKS
 from lumbar.issues import CODES
+from lumbar.keypoints.answers.registry import ANSWERS
 from lumbar.keypoints.networks import registry as detectors
 from lumbar.labels import CONDITIONS, LEVELS, SERIES_DESCRIPTIONS, SEVERITIES
 from lumbar.recipe.augment import Augment
+from lumbar.recipe.detector import DECODES
+from lumbar.recipe.losses import OF_ANSWERS
 from lumbar.recipe.preprocessing import Preprocessing
 from lumbar.recipe.settings import Folds, Training
 from lumbar.recipe.views import VIEWS
@@ -24,6 +27,7 @@ def info() -> dict[str, Any]:
         "answers_for": {"conditions": CONDITIONS, "levels": LEVELS, "severities": SEVERITIES},
         "series": SERIES_DESCRIPTIONS,
         "detector_networks": sorted(detectors.NETWORKS),
+        "detector_answers": {word: {"losses": OF_ANSWERS[word], "decodes": DECODES[word]} for word in sorted(ANSWERS)},
         "grader_networks": sorted(graders.NETWORKS),
         "tasks": {name: {"views": task.views, "conditions": task.conditions} for name, task in TASKS.items()},
         "views": VIEWS,

@@ -25,7 +25,7 @@ from lumbar.training.data.region_samples import RegionSamples
 from lumbar.training.data.slice_shift import Shares, own_shares, reach
 from lumbar.training.data.soft_labels import SoftLabels
 from lumbar.training.data.stack_samples import StackSamples
-from lumbar.training.loop.detector_objective import HeatmapObjective
+from lumbar.training.loop.detector_objective import DetectorObjective
 from lumbar.training.loop.grader_objective import SeverityObjective
 from lumbar.training.loop.losses import EMPTY
 from lumbar.training.setup import Setup, drawn
@@ -78,9 +78,9 @@ class DetectorStage:
         """See `MemberStage`."""
         return build_detector(self.spec, self.training.pretrained)
 
-    def objective(self) -> HeatmapObjective:
+    def objective(self) -> DetectorObjective:
         """See `MemberStage`."""
-        return HeatmapObjective(self.spec, self.training)
+        return DetectorObjective(self.spec, self.training)
 
     def trained_on(self, setup: Setup, fold: int) -> list[int]:
         """All studies of other folds."""

@@ -10,6 +10,7 @@ from lumbar.bundle.network import build_network, noise
 from lumbar.bundle.save import Weights, save_bundle
 from lumbar.compute.forward import Inputs, asked, mapped
 from lumbar.grading.tasks import task_of
+from lumbar.keypoints.answers.registry import answer_of
 from lumbar.recipe.detector import DetectorSpec
 from lumbar.recipe.grader import GraderSpec
 
@@ -95,7 +96,7 @@ class DetectorContract(NetworkContract):
         return torch.randn(size, generator=torch.Generator().manual_seed(1))
 
     def shape(self, batch: int) -> tuple[int, ...]:
-        return (batch, self.spec.num_classes, self.spec.image_size, self.spec.image_size)
+        return (batch, *answer_of(self.spec).shape(self.spec))
 
 
 class GraderContract(NetworkContract):

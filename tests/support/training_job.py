@@ -1,6 +1,6 @@
 """A small training job that runs as a program: the loop's tests kill it, resume it, and launch it twice.
 
-    python training_job.py FOLDER [accumulate=N] [ema=D] [pause=SECONDS] [precision=no|bf16]
+    python training_job.py FOLDER [accumulate=N] [ema=D] [pause=SECONDS] [precision=no|bf16] [optimizer=…] [mix=…]
 
 Prints the validation figures of every epoch as JSON lines.
 """
@@ -21,7 +21,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from lumbar.compute.launch import start_all_processes
 from lumbar.recipe.settings import Loop, Training
-from lumbar.training.loop import losses
+from lumbar.training.loop import losses, mix
 from lumbar.training.loop.loop import Job, Term, fit
 
 
@@ -49,10 +49,17 @@ class Severities:
         self.only, self.seen = only, 0
 
     def terms(self, network: nn.Module, batch: dict[str, torch.Tensor], *, train: bool) -> dict[str, Term]:
-        logits = network(batch["x"])
+        partner = mix.partner_of(batch)
+        if partner is None:
+            logits = network(batch["x"])
+        else:
+            logits = network(mix.labels(batch["x"], partner["x"], batch[mix.SHARE]))
         counts = float(not train or self.only in (None, self.seen))
         self.seen += train
         severity, weight = losses.severity_loss(logits, batch["labels"])
+        if partner is not None:
+            both = [losses.distributions(each["labels"]) for each in (batch, partner)]
+            severity, weight = losses.distribution_loss(logits, mix.labels(*both, batch[mix.SHARE]))
         severe, studies = losses.any_severe_loss(logits, batch["labels"], batch["study"])
         return {"severity": Term(severity * counts, weight), "any": Term(severe * counts, studies, 0.3)}
 
@@ -104,6 +111,8 @@ if __name__ == "__main__":
         accumulate=int(options.get("accumulate", 1)),
         ema_decay=float(options.get("ema", 0)),
         dropout=float(options.get("dropout", 0)),
+        optimizer=options.get("optimizer", "adamw"),
+        augment={"mix": options.get("mix", "none")},
     )
     if accelerator.is_main_process:
         for row in history:

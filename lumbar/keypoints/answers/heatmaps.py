@@ -26,7 +26,7 @@ _AROUND = np.divmod(np.arange(9), 3)
 RAISED = 1e-3
 #: The third place: pixels of a map that reach this percentile of it make the box whose centre is the point.
 BOX_PERCENTILE = 99.8
-#: The fourth place: values up to this count nothing, and a map that does not reach it shows nothing.
+#: The fourth place: values up to this count nothing, and a map without any other shows nothing.
 LEAST = 0.3
 #: Decimals of a pixel that are kept: below lies what sums in another order change.
 DECIMALS = 3
@@ -169,7 +169,7 @@ def read(spec: DetectorSpec, raw: np.ndarray) -> Reading:
     elif spec.decoded == "sums":
         counted = np.where(maps > LEAST, maps, np.float32(0))
         xy = np.stack([counted.sum(axis).argmax(-1) for axis in (-2, -1)], axis=-1).astype(np.float64)
-        silent = silent | (peak < LEAST)
+        silent = silent | ~counted.any((-2, -1))
     elif spec.preprocessing.keypoints == "repair":
         xy = refine(maps, pixel, 2 * spec.sigma_px / spec.stride)
     spread = spread * spec.stride

@@ -10,10 +10,11 @@ from typing import Any, Final, Protocol, cast
 import numpy as np
 
 from lumbar.keypoints.answers.reading import Reading
+from lumbar.recipe.detector import Answer as AnswerName
 from lumbar.recipe.detector import DetectorSpec
 
 #: Word → the file that knows it.
-ANSWERS: Final[Mapping[str, str]] = {
+ANSWERS: Final[Mapping[AnswerName, str]] = {
     "heatmaps": "lumbar.keypoints.answers.heatmaps",
     "points": "lumbar.keypoints.answers.points",
     "slices": "lumbar.keypoints.answers.slices",

@@ -3,6 +3,7 @@
 from torch import nn
 
 from lumbar.compute.uncompiled import without_compiler
+from lumbar.keypoints.networks.gives import refuse_other_answers
 from lumbar.keypoints.networks.smp import build_smp
 from lumbar.recipe.detector import DetectorSpec
 
@@ -12,4 +13,5 @@ with without_compiler():
 
 def build(spec: DetectorSpec) -> nn.Module:
     """DeepLabV3+ on the encoder of `spec`, see `build_smp`."""
+    refuse_other_answers(spec, {"heatmaps": (False,)})
     return build_smp(spec, smp.DeepLabV3Plus)

@@ -2,9 +2,10 @@
 
 The files are imported when their network is asked for, so that names can be listed without torch.
 
-A builder takes a `DetectorSpec` and returns a module that maps (B, in_chans, S, S) standardised images to
-(B, num_classes, S, S) raw heatmaps, with random weights and without reaching for any hub. A network whose
-encoder ImageNet weights can fill holds it as `encoder`.
+A builder takes a `DetectorSpec` and returns a module that maps (B, in_chans, S, S) standardised images to the raw
+answer of the spec, (B, …) with the `shape` of `answers`, with random weights and without reaching for any hub. In
+training it may return a mapping: `answer` first, then outputs that exist for losses. A network whose encoder ImageNet
+weights can fill holds it as `encoder`.
 """
 
 import importlib
@@ -20,7 +21,11 @@ if TYPE_CHECKING:
 
 #: Word → the file whose `build` makes it.
 NETWORKS: Final[Mapping[str, str]] = {
+    "centernet": "lumbar.keypoints.networks.centernet",
     "deeplabv3plus": "lumbar.keypoints.networks.deeplab",
+    "pointer": "lumbar.keypoints.networks.pointer",
+    "regressor": "lumbar.keypoints.networks.regressor",
+    "slice_scores": "lumbar.keypoints.networks.slice_scores",
     "unet": "lumbar.keypoints.networks.unet",
 }
 

@@ -17,6 +17,8 @@ def build_smp(spec: DetectorSpec, architecture: type[nn.Module]) -> nn.Module:
     and need a `tu-` encoder (`tu-resnet18` with `channels=[16, 32, 64, 128]`): the library ignores them on its own
     encoders, so they are refused there. Raises InputError naming the encoder that cannot be built.
     """
+    if spec.stride != 1:
+        raise InputError(f"network {spec.network!r} gives maps of stride 1; leave stride out, or name centernet")
     if spec.encoder_args and not spec.encoder.startswith("tu-"):
         raise InputError(
             f"encoder {spec.encoder!r} takes no encoder_args ({', '.join(spec.encoder_args)}); "

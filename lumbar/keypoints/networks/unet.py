@@ -7,6 +7,7 @@ to stay empty.
 from torch import nn
 
 from lumbar.compute.uncompiled import without_compiler
+from lumbar.keypoints.networks.gives import refuse_other_answers
 from lumbar.keypoints.networks.smp import build_smp
 from lumbar.recipe.detector import DetectorSpec
 
@@ -20,6 +21,7 @@ def build(spec: DetectorSpec) -> nn.Module:
     Target maps are nearly empty: with a random last layer the first gradients are a hundred times larger than later
     ones, Adam's second moment remembers them for a thousand steps, and steps stay small for as long.
     """
+    refuse_other_answers(spec, {"heatmaps": (False,)})
     network = build_smp(spec, smp.Unet)
     for parameter in network.get_submodule("segmentation_head").parameters():
         nn.init.zeros_(parameter)

@@ -3,15 +3,25 @@
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from lumbar.bundle.network import blueprint, check_inputs, check_size
+import torch
+from torch import nn
+
+from lumbar.bundle.network import blueprint, build_network, check_inputs, check_size, example, noise
+from lumbar.compute.forward import asked, tensors
+from lumbar.grading.tasks import task_of
 from lumbar.issues import InputError
 from lumbar.metric import read_labels
+from lumbar.recipe.detector import DetectorSpec
+from lumbar.recipe.grader import GraderSpec
+from lumbar.recipe.losses import OF_ALL_GRADERS
 from lumbar.recipe.recipe import AnyMember, Recipe
 from lumbar.recipe.settings import Training
 from lumbar.study.tables import read_sources
 from lumbar.terminal import tell
 from lumbar.training.data.soft_labels import SoftLabels
 from lumbar.training.loop.beginning import fitting, freeze, is_below
+from lumbar.training.loop.detector_losses import OF_PROBABILITIES
+from lumbar.training.loop.detector_objective import DetectorObjective, check_maps
 from lumbar.training.stages import as_trained
 
 
@@ -67,11 +77,42 @@ def _network_fault(member: AnyMember, begun: AnyMember | None) -> str | None:
             other = blueprint(begun.spec, "the recipe").state_dict()
             if not fitting(network.state_dict(), other, training.fresh):
                 return f"no weight of {training.begins_with!r} fits it; begin with a member of the same parts"
+        if wrong := _loss_fault(member, network):
+            return wrong
         if training.pretrained:
             as_trained("", member).network()
+        if isinstance(member.spec, DetectorSpec):
+            _try_losses(member.spec, member.training)
     except InputError as error:
         return str(error)
     return None
+
+
+def _loss_fault(member: AnyMember, network: nn.Module) -> str | None:
+    """What a grader's losses ask for that it does not answer; what cannot be known without numbers passes."""
+    spec, wanted = member.spec, member.training.loss
+    if not isinstance(spec, GraderSpec):
+        return None
+    if "any_severe" in wanted and "spinal_canal_stenosis" not in task_of(spec).samples[0].conditions:
+        return "loss names 'any_severe', which asks about the canal, and it does not answer that; leave the word out"
+    outputs = [word for word in wanted if word not in OF_ALL_GRADERS]
+    try:
+        with torch.inference_mode():
+            said = asked(network.train(), example(spec, "meta", 2)) if outputs else {}
+    except (RuntimeError, ValueError):
+        return None
+    given = list(said) if isinstance(said, Mapping) else ["severity"]
+    missing = [word for word in outputs if word not in given]
+    if not missing:
+        return None
+    return f"loss names {missing[0]!r}, which {spec.network} does not give; it gives {', '.join(given)} in training"
+
+
+def _try_losses(spec: DetectorSpec, training: Training) -> None:
+    """InputError where a detector's losses ask for maps from 0 to 1, which its network does not give."""
+    objective = DetectorObjective(spec, training)
+    if spec.answer == "heatmaps" and OF_PROBABILITIES & set(objective.losses):
+        check_maps(build_network(spec), tensors(noise(spec))[0], objective)
 
 
 def _soft_fault(training: Training, root: Path) -> str | None:

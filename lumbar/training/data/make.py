@@ -40,7 +40,7 @@ def make_stacks(setup: Setup, name: str, spec: DetectorSpec) -> None:
     """Make the stacks of a detector that are missing or out of date."""
     make = functools.partial(stack_files.make_stacks, setup.packs, setup.rows, spec)
     parts = [spec.model_dump(mode="json")]
-    _derive(setup, stack_folder(setup, name), setup.study_ids, make, lambda study: parts, name)
+    _derive(setup, stack_folder(setup, name), setup.study_ids, make, lambda study: parts, name, stack_files.is_whole)
 
 
 def training_kind(setup: Setup) -> str:
@@ -86,11 +86,14 @@ def _derive(
     make: Any,
     parts: Callable[[int], list[Any]],
     title: str,
+    whole: Callable[[Path], bool] = lambda path: True,
 ) -> None:
-    """Make a study's file again where its study or the `parts` of the recipe that it depends on are others."""
+    """Make a study's file again where its study or the `parts` of the recipe that it depends on are others, or where
+    it is not `whole`."""
     if setup.main:
         wanted = {study: fingerprint(setup.source(study), *parts(study)) for study in study_ids}
-        stale = [study for study in study_ids if source_of(folder, study) != wanted[study]]
+        paths = {study: folder / f"{study}.safetensors" for study in study_ids}
+        stale = [study for study, at in paths.items() if source_of(folder, study) != wanted[study] or not whole(at)]
         _each(setup, functools.partial(make, folder, wanted), stale, title)
     setup.accelerator.wait_for_everyone()
 

@@ -19,10 +19,10 @@ from lumbar.recipe.grader import GraderSpec
 from lumbar.recipe.settings import Training
 from lumbar.recipe.views import MIRROR_VIEW, View, own_views, series_of
 from lumbar.training.data import augment
+from lumbar.training.data.flips import Flips, flips
 from lumbar.training.data.layout import groups, numbered
 from lumbar.training.data.slice_shift import Shares, draw
 from lumbar.training.data.soft_labels import SoftLabels
-from lumbar.training.data.turns import Turns, turns
 from lumbar.training.loop.losses import EMPTY
 
 #: Study, level (-1: all), number of the sample in its task, number of the series.
@@ -127,26 +127,27 @@ class RegionSamples:
         return ~np.stack(seen, axis=1)[levels]
 
     def sample(self, index: int, rng: np.random.Generator | None) -> dict[str, Any]:
-        """`views` (V, T, H, W), `seen` (V,), `labels` (C,), `study` (), and the draws (V, …) where `rng` is given.
+        """`views` (V, T, H, W), `seen` (V,), `labels` (C,), `level` (), `study` (), draws (V, …) where `rng` is given.
 
         Of all five levels every array but the study begins with them. Views of another form stand apart, see `layout`.
         """
         study, level, number, series = (int(value) for value in self.rows[index])
         row, names = (study, level, number, series), self.task.samples[number].views
-        turn = self._turns(names, rng)
-        mirrored = turn.mirrored and self._known(row, mirrored=True)
+        flipped = self._flips(names, rng)
+        mirrored = flipped.mirrored and self._known(row, mirrored=True)
         views, seen = self._views(row, names, mirrored)
         views = [self._windows(own, names, rng) for own in views]
         out: dict[str, Any] = {"seen": seen, "labels": self._labels(row, mirrored=mirrored)}
+        out["level"] = np.array(self._levels(level))
         if self.soft is not None:
             out["soft"] = self._targets(row, mirrored=mirrored)
         if rng is not None:
             out["seen"] = self._drop(seen, rng)
-            if turn.backwards:
+            if flipped.backwards:
                 views = [
                     [v[::-1] if n.startswith("axial") else v for v, n in zip(own, names, strict=True)] for own in views
                 ]
-            draws = [[self._draw(name, rng, turn) for name in names] for _ in views]
+            draws = [[self._draw(name, rng, flipped) for name in names] for _ in views]
         for group, places in enumerate(self.groups):
             out[numbered("views", group)] = np.stack([np.stack([own[place] for place in places]) for own in views])
             for key in draws[0][0] if rng is not None else ():
@@ -192,15 +193,15 @@ class RegionSamples:
         kept = seen & (rng.random(seen.shape) >= self.spec.view_dropout)
         return np.where(kept.any(axis=-1, keepdims=True), kept, seen)
 
-    def _turns(self, names: Sequence[View], rng: np.random.Generator | None) -> Turns:
+    def _flips(self, names: Sequence[View], rng: np.random.Generator | None) -> Flips:
         if rng is None:
-            return Turns(mirrored=False, backwards=False, columns=False, rows=False)
+            return Flips(mirrored=False, backwards=False, columns=False, rows=False)
         axial = [name.startswith("axial") for name in names]
-        return turns(rng, self.training.augment, sagittal=not all(axial), axial=any(axial))
+        return flips(rng, self.training.augment, sagittal=not all(axial), axial=any(axial))
 
-    def _draw(self, view: View, rng: np.random.Generator, turn: Turns) -> augment.Draw:
+    def _draw(self, view: View, rng: np.random.Generator, flipped: Flips) -> augment.Draw:
         axial = view.startswith("axial")
-        turned = {"columns": turn.columns and not axial, "rows": turn.rows}
+        turned = {"columns": flipped.columns and not axial, "rows": flipped.rows}
         region = self.spec.region_of(view)
         shuffle = axial and not region.neighbours
         draw = augment.draw(rng, self.training.augment, region.frames, shuffle=shuffle, **turned)

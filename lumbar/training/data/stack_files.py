@@ -5,14 +5,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from safetensors import safe_open
 
 from lumbar import geometry
-from lumbar.dicom.series import Series, Slice
-from lumbar.keypoints.stacks import Stack, channel_names, make_stack, sagittal_stacks
-from lumbar.labels import KEYPOINT_SERIES, Level
+from lumbar.keypoints.places import Known, stacks_for
+from lumbar.keypoints.stacks import Stack, channel_names
+from lumbar.labels import KEYPOINT_SERIES
 from lumbar.recipe.detector import DetectorSpec
 from lumbar.study.keypoint import Keypoint
-from lumbar.study.slices import axial_window, find_slice
 from lumbar.study.study import Study
 from lumbar.training.data.labelled import Name, label_keypoints, lost_rows
 from lumbar.training.data.packs import Packs, write_arrays
@@ -22,19 +22,17 @@ def stack_arrays(
     study: Study, keypoints: Mapping[Name, Keypoint], spec: DetectorSpec, lost: Collection[Name] = ()
 ) -> dict[str, np.ndarray]:
     """`images` (N, C, S, S) float16, `points` (N, K, 2) px of the image, NaN where missing, `mm_per_px` (N, 2), and
-    `flip` (N,): the sum of a column and the column that it becomes in the mirrored image.
+    `flip` (N,): the sum of a column and the column that it becomes in the mirrored image; `slices` (N, K), the place of
+    each label's slice in the stack, NaN where it is not there, and `slice_mm` (N,), the step from slice to slice.
 
-    Sagittal: the stacks that detection sees. Axial: a stack around every slice that carries a label, with the points of
-    both sides that lie within reach of its plane. Stacks without any labelled point are left out, and those with a map
-    for a `lost` one: it is labelled, but nobody knows where it lies, and an empty map would say that it is not there.
+    The stacks that detection sees, where earlier detectors have found what is labelled. A detector of axial planes: a
+    stack around every slice that carries a label, with the points of both sides within reach of its plane. Stacks
+    without any labelled point are left out, and those with a map for a `lost` one: it is labelled, but nobody knows
+    where it lies, and an empty map would say that it is not there.
     """
-    own = {name: point for name, point in keypoints.items() if KEYPOINT_SERIES[name[0]] == spec.series_type}
-    stacks = (
-        _labelled_planes(study, own, spec)
-        if spec.series_type == "axial_t2"
-        else sagittal_stacks(study, spec, keypoints)[0]
-    )
-    images, points, scales, flips = [], [], [], []
+    own = {name: point for name, point in keypoints.items() if KEYPOINT_SERIES[name[0]] in spec.types}
+    stacks, _ = stacks_for(study, spec, Known(keypoints, labelled=True))
+    images, points, scales, flips, slices, steps = [], [], [], [], [], []
     for stack in stacks:
         target = _targets(stack, own, spec)
         unknown = any(name in lost for name in channel_names(spec, stack.side, stack.level))
@@ -45,25 +43,39 @@ def stack_arrays(
             shape = np.array(stack.shape[::-1], np.float64)
             scales.append(np.array([between_columns, between_rows]) * shape / spec.image_size)
             flips.append(spec.image_size * (1 - 1 / shape[0]))
+            places, step = _slice_places(stack, own, spec)
+            slices.append(places)
+            steps.append(step)
     size = spec.image_size
     return {
-        "images": np.array(images, np.float16).reshape(-1, spec.in_chans, size, size),
+        "images": np.array(images, np.float16).reshape(-1, spec.channels, size, size),
         "points": np.array(points, np.float32).reshape(-1, spec.num_classes, 2),
         "mm_per_px": np.array(scales, np.float32).reshape(-1, 2),
         "flip": np.array(flips, np.float32),
+        "slices": np.array(slices, np.float32).reshape(-1, spec.num_classes),
+        "slice_mm": np.array(steps, np.float32),
     }
 
 
-def _labelled_planes(study: Study, keypoints: Mapping[Name, Keypoint], spec: DetectorSpec) -> list[Stack]:
-    planes: dict[tuple[Level, int, int], tuple[Series, Slice]] = {}
-    for (_, level), point in keypoints.items():
-        found = find_slice(study, point.series_id, point.instance)
-        if found is not None and found[0] in study.series.get("axial_t2", ()):
-            planes[level, point.series_id, point.instance] = found
-    return [
-        make_stack(axial_window(series, item, spec.in_chans, spec.preprocessing), item, spec, level=level)
-        for (level, _, _), (series, item) in planes.items()
-    ]
+def is_whole(path: Path) -> bool:
+    """Whether a file holds all that `stack_arrays` gives; files of before lack the slices."""
+    with safe_open(path, "np") as file:
+        return {"slices", "slice_mm"} <= set(file.keys())
+
+
+def _slice_places(stack: Stack, keypoints: Mapping[Name, Keypoint], spec: DetectorSpec) -> tuple[np.ndarray, float]:
+    """Where each label (K,) lies among the slices of a stack, see `Stack.from_keypoint`, and the step between them, mm.
+
+    The step of a whole series is the mean one, else the median of those between different slices.
+    """
+    names = channel_names(spec, stack.side, stack.level)
+    origins = [item.affine[:3, 3] for item in stack.window.slices if item is not None]
+    away = geometry.to_pixel(stack.frame, np.reshape(origins, (-1, 3)))[:, 2]  # mm along the normal of the centre slice
+    steps = np.abs(np.diff(away))
+    some = steps if spec.placed == "whole" else steps[steps > 0]
+    step = float(np.mean(some) if spec.placed == "whole" else np.median(some)) if (steps > 0).any() else np.nan
+    known = [keypoints.get(name) if name is not None else None for name in names]
+    return np.array([np.nan if point is None else stack.from_keypoint(point)[2] for point in known]), step
 
 
 def _targets(stack: Stack, keypoints: Mapping[Name, Keypoint], spec: DetectorSpec) -> np.ndarray:
@@ -72,6 +84,9 @@ def _targets(stack: Stack, keypoints: Mapping[Name, Keypoint], spec: DetectorSpe
     points = np.full((len(names), 2), np.nan, np.float32)
     for place, name in enumerate(names):
         if name is None or name not in keypoints:
+            continue
+        if spec.placed == "whole":
+            points[place] = stack.from_keypoint(keypoints[name])[:2]
             continue
         mm = np.array(keypoints[name].mm)
         if stack.level is not None and abs(geometry.to_pixel(stack.frame, mm)[2]) > spec.max_plane_distance_mm:

@@ -11,16 +11,16 @@ from typing import Any
 import numpy as np
 from safetensors import safe_open
 
-from lumbar.keypoints.mirror import mirror_stack
+from lumbar.keypoints.mirror import filled, mirror_slices, mirror_stack, reverse_slices
 from lumbar.recipe.detector import DetectorSpec
 from lumbar.recipe.settings import Training
 from lumbar.training.data import augment
-from lumbar.training.data.turns import turns
+from lumbar.training.data.flips import flips
 
 
 class StackSamples:
-    """Stage 1: stacks and keypoints. Files hold: `images` (N, C, S, S), `points` (N, K, 2) px, `mm_per_px` (N, 2) and
-    `flip` (N,), see `stack_files.stack_arrays`.
+    """Stage 1: stacks and keypoints. Files hold: `images` (N, C, S, S), `points` (N, K, 2) px, `mm_per_px` (N, 2),
+    `flip` (N,), `slices` (N, K) and `slice_mm` (N,), see `stack_files.stack_arrays`.
     """
 
     def __init__(self, folder: Path, studies: Sequence[int], spec: DetectorSpec, training: Training) -> None:
@@ -40,18 +40,32 @@ class StackSamples:
         return self.folder / f"{study}.safetensors"
 
     def sample(self, index: int, rng: np.random.Generator | None) -> dict[str, Any]:
-        """`image` (C, S, S) float16, `points` (K, 2) px, `mm_per_px` (2,), and the draw where `rng` is given."""
+        """`image` (C, S, S) float16, `points` (K, 2) px, `mm_per_px` (2,), and the draw where `rng` is given.
+
+        Where the answer names slices, also `slices` (K,) and `slice_mm` (), and slices keep their order.
+        """
         study, number = self.rows[index]
+        names = ("images", "points", "mm_per_px", *(("slices", "slice_mm") if self.spec.names_slices else ()))
         with safe_open(self._path(study), "np") as file:
-            image, points, scale = (file.get_slice(name)[number] for name in ("images", "points", "mm_per_px"))
+            image, points, scale, *slices = (file.get_slice(name)[number] for name in names)
             flip = float(file.get_tensor("flip")[number])
         out: dict[str, Any] = {"image": image, "points": points, "mm_per_px": scale}
+        if slices:
+            out |= {"slices": slices[0], "slice_mm": slices[1]}
         if rng is None:
             return out
         axial = self.spec.series_type.startswith("axial")
-        turn = turns(rng, self.training.augment, sagittal=not axial, axial=axial)
-        if turn.mirrored:
-            out["image"], out["points"] = mirror_stack(out["image"], points, flip, self.spec)
-        if turn.backwards:
-            out["image"] = out["image"][::-1].copy()
-        return out | augment.draw(rng, self.training.augment, len(image), columns=turn.columns, rows=turn.rows)
+        flipped = flips(rng, self.training.augment, sagittal=not axial, axial=axial)
+        if flipped.mirrored:
+            if slices:
+                out["slices"] = mirror_slices(slices[0], image, self.spec)
+            out["image"], out["points"] = mirror_stack(image, points, flip, self.spec)
+        if flipped.backwards:
+            out["image"] = reverse_slices(out["image"], self.spec)
+            if slices:
+                out["slices"] = filled(image, self.spec) - 1 - out["slices"]
+        turned = {"columns": flipped.columns, "rows": flipped.rows}
+        drawn = augment.draw(rng, self.training.augment, len(image), **turned)
+        if slices:
+            drawn["order"] = np.arange(len(image))
+        return out | drawn

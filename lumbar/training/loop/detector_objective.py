@@ -1,22 +1,32 @@
 """What a detector is asked for: batches in, loss terms out. Augmentation happens here, on the device."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
 
+from lumbar.issues import InputError
+from lumbar.keypoints.answers.registry import answer_of
 from lumbar.recipe.detector import DetectorSpec
+from lumbar.recipe.losses import losses_of
 from lumbar.recipe.settings import Training
 from lumbar.training.data import augment
-from lumbar.training.loop import losses, mix
+from lumbar.training.loop import mix
+from lumbar.training.loop.detector_losses import LOSSES, OF_PROBABILITIES, Truth
 from lumbar.training.loop.loop import Batch, Term
 
+#: A term's name in metrics, where it is not the recipe's word: as runs of before have it.
+_TERMS = {"mse": "heatmap"}
 
-class HeatmapObjective:
-    """Stage 1: Gaussians around keypoints. Validation adds the mean distance of argmax to target, mm."""
+
+class DetectorObjective:
+    """Stage 1: an answer against labelled keypoints, by the losses of the recipe. Validation adds how far the points
+    lie from them."""
 
     def __init__(self, spec: DetectorSpec, training: Training) -> None:
         self.spec, self.training = spec, training
+        self.losses = losses_of(spec, training)
 
     def inputs(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """Stacks (B, C, S, S) and keypoints (B, K, 2) px as the network gets them; changed where draws are there."""
@@ -28,21 +38,59 @@ class HeatmapObjective:
         return images, points
 
     def terms(self, network: nn.Module, batch: Batch, *, train: bool) -> Mapping[str, Term]:
-        """Terms `heatmap` and, in validation, `error_mm`."""
+        """A term a loss and, in validation, `error_mm` and, where the answer names slices, `error_slices`."""
         images, points = self.inputs(batch)
-        partner, mixed = mix.partner_of(batch), None
-        if train and partner is not None:
-            others, other_points = self.inputs(partner)
+        truth = Truth(self.spec, self.training, points, batch.get("slices"))
+        partner = mix.partner_of(batch) if train else None
+        if partner is not None:
+            others, theirs = self.inputs(partner)
             images, share = mix.images(images, others, batch)
-            mixed = other_points, share
-        predicted = network(images)
-        weight, at_any = self.training.heatmap_weight, self.training.heatmap_weight_at == "any"
-        parts = losses.heatmap_loss(predicted, points, self.spec.sigma_px, weight, at_any=at_any, mixed=mixed)
-        terms = {"heatmap": Term(*parts)}
-        if not train:
-            flat = predicted.float().flatten(2).argmax(-1)
-            found = torch.stack([flat % self.spec.image_size, flat // self.spec.image_size], -1)
-            distance = ((found - points) * batch["mm_per_px"][:, None]).norm(dim=-1)
-            known = ~distance.isnan()
-            terms["error_mm"] = Term(distance[known].sum(), known.sum().float(), 0.0)
-        return terms
+            truth = replace(truth, partner=replace(truth, points=theirs, slices=partner.get("slices")), share=share)
+        out = network(images)
+        outputs = out if isinstance(out, Mapping) else {"answer": out}
+        terms = {
+            _TERMS.get(word, word): Term(*LOSSES[self.spec.answer][word](outputs, truth), weight)
+            for word, weight in self.losses.items()
+        }
+        return terms if train else {**terms, **self._errors(outputs["answer"], batch)}
+
+    def _errors(self, answer: Tensor, batch: Batch) -> dict[str, Term]:
+        """Mean distance from the labels, in mm of the patient and, along the stack, in slices."""
+        found = self._found(answer)  # (B, K, 3)
+        away = (found[..., :2] - batch["points"]) * batch["mm_per_px"][:, None]
+        terms = {}
+        if "slices" in batch:
+            steps = found[..., 2] - batch["slices"]
+            terms["error_slices"] = _mean(steps.abs())
+            along = (steps * batch["slice_mm"][:, None])[..., None]
+            away = along if self.spec.answer == "slices" else torch.cat([away, along], -1)
+        return {"error_mm": _mean(away.norm(dim=-1)), **terms}
+
+    def _found(self, answer: Tensor) -> Tensor:
+        """(B, K, 3) of a raw answer; plain heatmaps on the device, by the first maximum, whatever follows on it."""
+        spec = self.spec
+        if spec.answer == "heatmaps" and spec.decoded == "maximum" and spec.stride == 1 and not spec.depth:
+            flat = answer.float().flatten(2).argmax(-1)
+            return torch.stack([flat % spec.image_size, flat // spec.image_size, torch.zeros_like(flat)], -1)
+        reading = answer_of(spec).read(spec, answer.detach().float().cpu().numpy())
+        return torch.from_numpy(reading.points).to(answer.device, torch.float32)
+
+
+def check_maps(network: nn.Module, stack: Tensor, objective: DetectorObjective) -> None:
+    """InputError where losses of probabilities are asked of maps that are none: `stack` (B, C, S, S) is tried."""
+    words = sorted(OF_PROBABILITIES & set(objective.losses))
+    if objective.spec.answer != "heatmaps" or not words:
+        return
+    with torch.no_grad():
+        out = network.train()(stack.repeat(2, 1, 1, 1))  # batch norm wants two where maps shrink to a pixel
+    answer = out["answer"] if isinstance(out, Mapping) else out
+    if not (isinstance(out, Mapping) and "logits" in out) and not bool(((answer > 0) & (answer < 1)).all()):
+        raise InputError(
+            f"loss {words[0]!r} needs maps from 0 to 1, which {objective.spec.network} does not give; "
+            'add activation = "sigmoid" to its network_args'
+        )
+
+
+def _mean(distance: Tensor) -> Term:
+    known = ~distance.isnan()
+    return Term(distance[known].sum(), known.sum().float(), 0.0)

@@ -27,9 +27,9 @@ class SeverityObjective:
 
     def __init__(self, spec: GraderSpec, training: Training) -> None:
         self.spec, self.training = spec, training
-        self.asks_any_severe = "any_severe" in losses_of(spec, training) and spec.task in {"spinal", "global"}
         sample = task_of(spec).samples[0]
         self.views, self.conditions = sample.views, sample.conditions
+        self.asks_any_severe = "any_severe" in losses_of(spec, training) and "spinal_canal_stenosis" in self.conditions
         self.groups = [(places, spec.region_of(sample.views[places[0]])) for places in groups(spec)]
 
     def inputs(self, batch: Batch) -> tuple[dict[str, Tensor], Tensor]:
@@ -53,7 +53,7 @@ class SeverityObjective:
         return values if self.spec.levels == "all" else values[:, None]
 
     def terms(self, network: nn.Module, batch: Batch, *, train: bool) -> Mapping[str, Term]:
-        """Terms `severity` and, where the recipe asks, `any_severe` and `slices`.
+        """Terms `severity` and, where the recipe asks, `any_severe`; in training also `slices`, `views` and `level`.
 
         In validation also the parts of the official score, where the best epoch is chosen by it.
         """
@@ -70,12 +70,21 @@ class SeverityObjective:
                 total = total + 0 * value.sum()  # DDP hangs on parameters without a gradient
         terms = {"severity": Term(total, weight, wanted.get("severity", 0.0))}
         if self.asks_any_severe:
-            terms["any_severe"] = Term(*self._any_severe(logits, batch), wanted["any_severe"])
-        if train and "slices" in named and "slices" in wanted:
-            slices = named["slices"]
-            every = labels[:, :, None].expand(slices.shape[:-1]).contiguous()
-            each = None if targets is None else targets[:, :, None].expand(slices.shape)
-            terms["slices"] = Term(*self._severity(slices, every, each), wanted["slices"])
+            parts = self._any_severe(logits, batch["labels"], batch["study"])
+            if partner is not None:  # samples are whole studies, see `recipe.combinations`
+                samples = torch.arange(len(share), device=share.device)
+                both = ((batch["labels"], share), (partner["labels"], 1 - share))
+                told = [self._any_severe(logits, each, samples, part) for each, part in both]
+                parts = told[0][0] + told[1][0], told[0][1] + told[1][1]
+            terms["any_severe"] = Term(*parts, wanted["any_severe"])
+        for word in ("slices", "views") if train else ():
+            if word in named and word in wanted:  # (B, L, slices or views, C, 3)
+                said = named[word]
+                every = labels[:, :, None].expand(said.shape[:-1]).contiguous()
+                each = None if targets is None else targets[:, :, None].expand(said.shape)
+                terms[word] = Term(*self._severity(said, every, each), wanted[word])
+        if train and "level" in named and "level" in wanted:
+            terms["level"] = Term(*losses.level_loss(named["level"], self._of_levels(batch["level"])), wanted["level"])
         if not train and self.training.best_by == "score":
             terms |= self._score(logits, batch)
         return terms
@@ -102,11 +111,14 @@ class SeverityObjective:
             return losses.distribution_loss(logits, targets, weighted=weighted)
         return losses.severity_loss(logits, labels, weighted=weighted)
 
-    def _any_severe(self, logits: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
-        canal, labels = self.conditions.index("spinal_canal_stenosis"), self._of_levels(batch["labels"])
-        studies = batch["study"][:, None].expand(labels.shape[:2])
-        rows = logits[:, :, canal].flatten(0, 1)
-        return losses.any_severe_loss(rows, labels[:, :, canal].flatten(), studies.flatten())
+    def _any_severe(
+        self, logits: Tensor, labels: Tensor, studies: Tensor, share: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Of logits (B, L, C, 3), labels (B, C) or (B, L, C), studies (B,) and the share of each sample that counts."""
+        canal, count = self.conditions.index("spinal_canal_stenosis"), logits.shape[1]
+        rows, truth = logits[:, :, canal].flatten(0, 1), labels.reshape(logits.shape[:3])[:, :, canal].flatten()
+        counts = None if share is None else share.repeat_interleave(count)
+        return losses.any_severe_loss(rows, truth, studies.repeat_interleave(count), counts)
 
     def _score(self, logits: Tensor, batch: Batch) -> dict[str, Term]:
         """The parts of the official score that the member answers; its samples of a study stand in one batch."""
@@ -118,7 +130,7 @@ class SeverityObjective:
                     *losses.severity_loss(logits[:, :, places], self._of_levels(batch["labels"])[:, :, places]), 0.0
                 )
         if "spinal_canal_stenosis" in self.conditions:
-            found[f"{SCORE}any_severe"] = Term(*self._any_severe(logits, batch), 0.0)
+            found[f"{SCORE}any_severe"] = Term(*self._any_severe(logits, batch["labels"], batch["study"]), 0.0)
         return found
 
     def _targets(self, batch: Batch) -> Tensor:

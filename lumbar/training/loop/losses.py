@@ -5,38 +5,31 @@ import torch.nn.functional as nnf
 from torch import Tensor
 
 from lumbar.labels import SEVERITIES, SEVERITY_WEIGHTS
-from lumbar.training.loop.mix import labels as mixed_labels
-from lumbar.training.loop.targets import heatmaps
 
 EMPTY = -1  # a label that is not known
 _SEVERE = SEVERITIES.index("severe")
 
 
 def heatmap_loss(
-    predicted: Tensor,
-    points: Tensor,
-    sigma: float,
-    peak_weight: float = 1.0,
-    *,
-    at_any: bool = False,
-    mixed: tuple[Tensor, Tensor] | None = None,
+    predicted: Tensor, target: Tensor, peak_weight: float = 1.0, *, at_any: bool = False
 ) -> tuple[Tensor, Tensor]:
-    """Squared error of maps (B, K, S, S) against Gaussians at points (B, K, 2): mean over a map's pixels, summed over
-    maps; and the number of maps.
+    """Squared error of maps (B, K, …) against target maps: mean over a map's pixels, summed over maps; and the number
+    of maps.
 
     `peak_weight` above 1 counts errors near a peak up to so many times: without it a small network from random weights
     answers zero everywhere for a long time. 1 is the original's plain MSE. With `at_any` that holds near the peak of
-    any map of the image, so that lighting up at another map's point costs as much as missing one's own. `mixed`: points
-    of partners and the share (B,) that is their own, as the pictures were mixed.
+    any map of the image, so that lighting up at another map's point costs as much as missing one's own.
     """
-    target = heatmaps(points, predicted.shape[-1], sigma)
-    if mixed is not None:
-        target = mixed_labels(target, heatmaps(mixed[0], predicted.shape[-1], sigma), mixed[1])
     error = (predicted.float() - target) ** 2
     if peak_weight != 1:
-        near = target.amax(1, keepdim=True) if at_any else target
-        error = error * (1 + (peak_weight - 1) * near)
-    return error.mean((-2, -1)).sum(), error.new_tensor(error.shape[0] * error.shape[1])
+        error = error * near_peaks(target, peak_weight, at_any=at_any)
+    return error.mean(tuple(range(2, error.ndim))).sum(), error.new_tensor(error.shape[0] * error.shape[1])
+
+
+def near_peaks(target: Tensor, peak_weight: float, *, at_any: bool) -> Tensor:
+    """How much each pixel of target maps (B, K, …) counts: 1, and up to `peak_weight` near a peak."""
+    near = target.amax(1, keepdim=True) if at_any else target
+    return 1 + (peak_weight - 1) * near
 
 
 def severity_loss(logits: Tensor, labels: Tensor, *, weighted: bool = True) -> tuple[Tensor, Tensor]:
@@ -62,25 +55,35 @@ def distributions(labels: Tensor) -> Tensor:
     return nnf.one_hot(labels.clamp_min(0), len(SEVERITIES)).float() * (labels != EMPTY)[..., None]
 
 
+def level_loss(logits: Tensor, levels: Tensor) -> tuple[Tensor, Tensor]:
+    """Cross entropy of logits (B, L, 5) against the levels (B, L) that are shown, summed; and how many there are."""
+    flat = logits.float().flatten(0, 1)
+    return nnf.cross_entropy(flat, levels.flatten(), reduction="sum"), flat.new_tensor(len(flat))
+
+
 def _weights(logits: Tensor, *, weighted: bool) -> Tensor:
     values = list(SEVERITY_WEIGHTS.values()) if weighted else [1.0] * len(SEVERITIES)
     return logits.new_tensor(values, dtype=torch.float32)
 
 
-def any_severe_loss(logits: Tensor, labels: Tensor, studies: Tensor) -> tuple[Tensor, Tensor]:
+def any_severe_loss(
+    logits: Tensor, labels: Tensor, studies: Tensor, share: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
     """The official score's fourth term on the canal: logits (B, 3), labels (B,), the study of each row (B,).
 
     Per study: is any labelled level severe, asked of the largest severe probability, weighted by the largest row
-    weight. Returns the sum and the sum of weights; the rows of a study must come in one batch.
+    weight. Returns the sum and the sum of weights; the rows of a study must come in one batch. `share` (B,), the same
+    for all rows of a study: how much of it counts.
     """
     known = labels != EMPTY
+    share = (torch.ones_like(logits[:, 0]) if share is None else share).float()[known]
     logits, labels, studies = logits.float()[known], labels[known], studies[known]
     if not len(labels):
         return logits.sum(), logits.new_zeros(())
     _, place = studies.unique(return_inverse=True)
     count = int(place.max()) + 1
     row_weights = logits.new_tensor(list(SEVERITY_WEIGHTS.values()))[labels]
-    weight = logits.new_zeros(count).scatter_reduce(0, place, row_weights, "amax")
+    weight = logits.new_zeros(count).scatter_reduce(0, place, row_weights * share, "amax")
     severe = logits.softmax(-1)[:, _SEVERE].clamp(1e-6, 1 - 1e-6)
     largest = logits.new_zeros(count).scatter_reduce(0, place, severe, "amax")
     truth = logits.new_zeros(count).scatter_reduce(0, place, (labels == _SEVERE).float(), "amax")

@@ -4,7 +4,7 @@ The partner of a sample, its share and the box are named by (seed, epoch, sample
 sample is mixed alike in any batch and in any number of processes.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, Final
 
@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from lumbar.compute.forward import mapped
 from lumbar.recipe.augment import Augment
 
 Batch = dict[str, Tensor]
@@ -127,8 +128,4 @@ def backbones(network: nn.Module) -> list[nn.Module]:
 
 def first_half(answer: Any) -> Any:
     """What a network says of the first half of its samples, whichever form its answer has."""
-    if isinstance(answer, Tensor):
-        return answer[: len(answer) // 2]
-    if isinstance(answer, Mapping):
-        return {name: first_half(value) for name, value in answer.items()}
-    return tuple(first_half(value) for value in answer)
+    return mapped(lambda value: value[: len(value) // 2], answer)

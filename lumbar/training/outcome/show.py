@@ -23,7 +23,7 @@ from lumbar.training.data.make import make_packs
 from lumbar.training.data.region_samples import RegionSamples
 from lumbar.training.data.stack_samples import StackSamples
 from lumbar.training.folder import RunFolder
-from lumbar.training.loop.detector_objective import HeatmapObjective
+from lumbar.training.loop.detector_objective import DetectorObjective
 from lumbar.training.loop.grader_objective import SeverityObjective
 from lumbar.training.loop.loop import Batch
 from lumbar.training.setup import Setup, set_up
@@ -92,7 +92,7 @@ def batch_of(samples: StackSamples | RegionSamples, count: int, seed: int = 0, *
 
 def _stacks(samples: StackSamples) -> Any:
     spec = samples.spec
-    objective = HeatmapObjective(spec, samples.training)
+    objective = DetectorObjective(spec, samples.training)
     figure = Figure(figsize=(3 * SAMPLES, 6.4))
     axes = figure.subplots(2, SAMPLES, squeeze=False)
     for row, augmented in enumerate((True, False)):

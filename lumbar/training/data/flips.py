@@ -1,4 +1,4 @@
-"""Turns of a training sample as a whole: in the mirror, slices or pictures from the other end. Sides swap by name."""
+"""Flips of a training sample as a whole: in the mirror, slices or pictures from the other end. Sides swap by name."""
 
 from dataclasses import dataclass
 
@@ -8,8 +8,8 @@ from lumbar.recipe.augment import Augment
 
 
 @dataclass(frozen=True)
-class Turns:
-    """How a sample is turned round as a whole."""
+class Flips:
+    """How a sample is flipped as a whole."""
 
     mirrored: bool  # the study as in a mirror: sides swap by name
     backwards: bool  # axial slices from the other end: sides stay
@@ -17,8 +17,8 @@ class Turns:
     rows: bool  # pictures upside down: sides stay
 
 
-def turns(rng: np.random.Generator, augment: Augment, *, sagittal: bool, axial: bool) -> Turns:
-    """The random turns of a sample that shows pictures of these planes.
+def flips(rng: np.random.Generator, augment: Augment, *, sagittal: bool, axial: bool) -> Flips:
+    """The random flips of a sample that shows pictures of these planes.
 
     Sagittal slices in opposite order, and axial pictures with opposite columns, are the mirrored study's, so that
     whatever else the sample shows is mirrored, too.
@@ -30,7 +30,7 @@ def turns(rng: np.random.Generator, augment: Augment, *, sagittal: bool, axial: 
 
     reversed_sagittal, reversed_axial = (plane and happens(augment.reverse_p) for plane in (sagittal, axial))
     flipped_sagittal, flipped_axial = (plane and happens(augment.flip_columns_p) for plane in (sagittal, axial))
-    return Turns(
+    return Flips(
         mirrored=bool(mirrored ^ reversed_sagittal ^ flipped_axial),
         backwards=reversed_axial,
         columns=flipped_sagittal,

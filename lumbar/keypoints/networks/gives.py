@@ -1,0 +1,47 @@
+"""What the network files here share: which answers a network can give, and slices with their neighbours."""
+
+import torch
+from torch import nn
+
+from lumbar.issues import InputError
+from lumbar.recipe.detector import Answer, DetectorSpec
+
+
+def refuse_other_answers(
+    spec: DetectorSpec, gives: dict[Answer, tuple[bool, ...]], known: tuple[str, ...] = ()
+) -> None:
+    """InputError where a spec asks a network for what it does not give, or has arguments that it does not know.
+
+    `gives`: each answer, and with which `depth`; `known`: the network_args.
+    """
+    if spec.depth not in gives.get(spec.answer, ()):
+        words = " or ".join(
+            f"{answer}{'' if len(depths) > 1 or not depths[0] else ' with depth = true'}"
+            for answer, depths in gives.items()
+        )
+        raise InputError(
+            f"network {spec.network!r} answers {words}, not {spec.answer}{' with depth = true' if spec.depth else ''}; "
+            "change answer and depth, or name another network"
+        )
+    for key in spec.network_args if known else ():
+        if key not in known:
+            raise InputError(f"{spec.network} takes no network_args {key!r}; known: {', '.join(known)}")
+
+
+def with_neighbours(stacks: torch.Tensor) -> torch.Tensor:
+    """(B, T, H, W) → (B x T, 3, H, W): each slice between the one before and the one after; zeros beyond the ends."""
+    end = torch.zeros_like(stacks[:, :1])
+    before, after = torch.cat([end, stacks[:, :-1]], 1), torch.cat([stacks[:, 1:], end], 1)
+    return torch.stack([before, stacks, after], 2).flatten(0, 1)
+
+
+class AlongSlices(nn.Module):
+    """(B, T, F) features of slices → (B, K, T) scores: a bidirectional LSTM, then a head, the same for every slice."""
+
+    def __init__(self, features: int, hidden: int, head: nn.Module, layers: int = 1) -> None:
+        super().__init__()
+        self.lstm = nn.LSTM(features, hidden, layers, batch_first=True, bidirectional=True)
+        self.head = head
+
+    def forward(self, features: torch.Tensor) -> torch.Tensor:
+        return self.head(self.lstm(features)[0]).transpose(1, 2)

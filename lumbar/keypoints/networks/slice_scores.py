@@ -1,0 +1,40 @@
+"""Which slice: every slice with its two neighbours through a backbone, an LSTM along the slices; fourth place.
+
+`network_args`: hidden (features of the backbone), layers (1) of the LSTM, dropout (0).
+"""
+
+import torch
+from torch import nn
+
+from lumbar.backbones import create_backbone
+from lumbar.keypoints.answers import slices
+from lumbar.keypoints.networks.gives import AlongSlices, refuse_other_answers, with_neighbours
+from lumbar.recipe.detector import DetectorSpec
+
+
+class SliceScores(nn.Module):
+    """Stacks (B, T, S, S) → scores (B, K, T) of every slice for every name, raw."""
+
+    def __init__(self, spec: DetectorSpec) -> None:
+        super().__init__()
+        self.encoder = create_backbone(spec, 3)
+        features, args = int(self.encoder.num_features), spec.network_args  # type: ignore[arg-type]
+        hidden = int(args.get("hidden", features))
+        head = nn.Sequential(
+            nn.Linear(2 * hidden, hidden),
+            nn.LayerNorm(hidden),
+            nn.ELU(),
+            nn.Dropout(float(args.get("dropout", 0))),
+            nn.Linear(hidden, slices.shape(spec)[0]),
+        )
+        self.along = AlongSlices(features, hidden, head, int(args.get("layers", 1)))
+
+    def forward(self, stacks: torch.Tensor) -> torch.Tensor:
+        features = self.encoder(with_neighbours(stacks))
+        return self.along(features.unflatten(0, stacks.shape[:2]))
+
+
+def build(spec: DetectorSpec) -> nn.Module:
+    """The network of `spec` with random weights."""
+    refuse_other_answers(spec, {"slices": (False,)}, ("hidden", "layers", "dropout"))
+    return SliceScores(spec)

@@ -1,0 +1,190 @@
+"""What each word of a recipe's `loss` asks of a detector's answer: a sum and its weight, as all losses here.
+
+A network gives its answer and may give, in training, its maps or scores before the sigmoid as `logits`, and scores of
+slices (B, K, T) as `slice_scores`.
+"""
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Final
+
+import torch
+import torch.nn.functional as nnf
+from torch import Tensor
+
+from lumbar.recipe.detector import DetectorSpec
+from lumbar.recipe.settings import Training
+from lumbar.training.loop import losses, mix, targets
+
+Outputs = Mapping[str, Tensor]
+Parts = tuple[Tensor, Tensor]
+#: Losses of maps that are asked for as probabilities.
+OF_PROBABILITIES: Final = frozenset({"bce", "dice", "focal"})
+#: Lin et al. (2017), as the third place takes them.
+_ALPHA, _GAMMA = 0.25, 2.0
+
+
+@dataclass(frozen=True)
+class Truth:
+    """The labels of a batch: keypoints (B, K, 2) px, places of their slices (B, K) where the answer names slices.
+
+    `mixed`: keypoints and slices of the samples' partners, and the share (B,) that is not the partner's.
+    """
+
+    spec: DetectorSpec
+    training: Training
+    points: Tensor
+    slices: Tensor | None = None
+    #: What the partners of mixed samples show, and the share (B,) of each sample that is its own.
+    partner: "Truth | None" = None
+    share: Tensor | None = None
+
+    def mixed(self, make: "Callable[[Truth], Tensor]") -> Tensor:
+        """Targets (B, …) that `make` gives, mixed as the pictures are."""
+        own = make(self)
+        if self.partner is None or self.share is None:
+            return own
+        return mix.labels(own, make(self.partner), self.share)
+
+
+def _map_mse(outputs: Outputs, truth: Truth) -> Parts:
+    """Squared error: mean over a map, sum over maps, see `losses.heatmap_loss`."""
+    weight, at_any = truth.training.heatmap_weight, truth.training.heatmap_weight_at == "any"
+    return losses.heatmap_loss(outputs["answer"], _maps(truth), weight, at_any=at_any)
+
+
+def _map_bce(outputs: Outputs, truth: Truth) -> Parts:
+    """Binary cross entropy: mean over a map, sum over maps; of the network's own slice scores as well."""
+    wanted = _maps(truth)
+    loss = nnf.binary_cross_entropy_with_logits(_logits(outputs), wanted, reduction="none")
+    if truth.training.heatmap_weight != 1:
+        at_any = truth.training.heatmap_weight_at == "any"
+        loss = loss * losses.near_peaks(wanted, truth.training.heatmap_weight, at_any=at_any)
+    total = loss.flatten(2).mean(-1).sum()
+    if "slice_scores" in outputs and truth.slices is not None:
+        total = total + _slice_bce({"answer": outputs["slice_scores"]}, truth)[0]
+    return total, _count(wanted, 2)
+
+
+def _map_dice(outputs: Outputs, truth: Truth) -> Parts:
+    """1 - soft Dice over all maps of a sample together, as the fourth place."""
+    wanted, said = (maps.flatten(1) for maps in (_maps(truth), outputs["answer"].float()))
+    dice = (2 * (wanted * said).sum(1) + 1) / (wanted.sum(1) + said.sum(1) + 1)
+    return (1 - dice).sum(), _count(dice, 1)
+
+
+def _map_focal(outputs: Outputs, truth: Truth) -> Parts:
+    """Binary focal loss against the target maps: mean over a map, sum over maps, as the third place."""
+    wanted = _maps(truth)
+    loss = binary_focal(_logits(outputs), wanted)
+    return loss.flatten(2).mean(-1).sum(), _count(wanted, 2)
+
+
+def binary_focal(logits: Tensor, wanted: Tensor) -> Tensor:
+    """Focal loss of each logit against a target from 0 to 1, alpha .25 and gamma 2; the shape of both."""
+    entropy = nnf.binary_cross_entropy_with_logits(logits, wanted, reduction="none")
+    said = logits.sigmoid()
+    right = said * wanted + (1 - said) * (1 - wanted)
+    return (_ALPHA * wanted + (1 - _ALPHA) * (1 - wanted)) * (1 - right) ** _GAMMA * entropy
+
+
+def _point_loss(outputs: Outputs, truth: Truth, power: int) -> Parts:
+    """Error of the shares to a power: mean over coordinates, sum over labelled points."""
+    spec = truth.spec
+    wanted = truth.points / spec.image_size
+    if spec.depth:
+        assert truth.slices is not None
+        wanted = torch.cat([wanted, truth.slices[..., None] / spec.in_chans], -1)
+    known = wanted.isfinite().all(-1)
+    error = (outputs["answer"].float() - wanted)[known].abs() ** power
+    return error.mean(-1).sum(), _count(error, 1)
+
+
+def _slice_entropy(outputs: Outputs, truth: Truth) -> Parts:
+    """Cross entropy over slices against the label's own; for the decode `change` over the classes of each slice."""
+    scores, places = outputs["answer"].float(), _known_slices(truth)
+    if truth.spec.decoded == "change":
+        classes = targets.passed_levels(places, scores.shape[-1])
+        loss = nnf.cross_entropy(scores, classes, ignore_index=-1, reduction="none")
+        return loss.sum(), (classes >= 0).sum().float()
+    known = places.isfinite()
+    loss = nnf.cross_entropy(scores[known], places[known].round().long(), reduction="sum")
+    return loss, known.sum().float()
+
+
+def _slice_bce(outputs: Outputs, truth: Truth) -> Parts:
+    """Binary cross entropy of every slice against 1 on the label's own, less beside it: mean over slices."""
+    count = outputs["answer"].shape[-1]
+    wanted = truth.mixed(lambda one: targets.along_slices(_known_slices(one), count))
+    known = truth.mixed(lambda one: _known_slices(one).isfinite().float()) == 1
+    loss = nnf.binary_cross_entropy_with_logits(outputs["answer"].float()[known], wanted[known], reduction="none")
+    return loss.mean(-1).sum(), known.sum().float()
+
+
+def _slice_l1(outputs: Outputs, truth: Truth) -> Parts:
+    """Distance of the expected slice under the softmax from the label's, in slices."""
+    places, shares = _known_slices(truth), outputs["answer"].float().softmax(-1)
+    expected = (shares * torch.arange(shares.shape[-1], device=shares.device)).sum(-1)
+    known = places.isfinite()
+    return (expected - places)[known].abs().sum(), known.sum().float()
+
+
+def _box_focal(outputs: Outputs, truth: Truth) -> Parts:
+    """Focal loss of the scores against Gaussians whose peak is the point's cell: sum over a map and over maps."""
+    spec = truth.spec
+    cells = targets.on_map(truth.points, spec.stride).round()
+    wanted = targets.heatmaps(cells, spec.map_size, spec.sigma_px / spec.stride)
+    return binary_focal(_logits(outputs, 0), wanted).sum(), _count(wanted, 2)
+
+
+def _box_l1(outputs: Outputs, truth: Truth) -> Parts:
+    """At each point's cell: error of the offset in pixels of the map, and of the size as a share of the true one."""
+    spec, answer = truth.spec, outputs["answer"].float()
+    own = targets.on_map(truth.points, spec.stride)
+    cells = own.round()
+    known = ((cells >= 0) & (cells < spec.map_size)).all(-1)  # False for NaN
+    column, row = torch.where(known[..., None], cells, 0.0).long().unbind(-1)
+    sample, name = torch.meshgrid(*(torch.arange(n, device=own.device) for n in known.shape), indexing="ij")
+    said = answer[sample, name, 1:, row, column]  # (B, K, 4)
+    offset = (said[..., :2][known] - (own - cells)[known]).abs().mean(-1).sum()
+    true = targets.sizes(truth.points)
+    sized = known & (true > 0)
+    size = (said[..., 2:][sized] / true[sized][:, None] - 1).abs().mean(-1).sum()
+    return offset + size, known.sum().float()
+
+
+#: Answer → word → what it asks.
+LOSSES: Final[Mapping[str, Mapping[str, Callable[[Outputs, Truth], Parts]]]] = {
+    "heatmaps": {"mse": _map_mse, "bce": _map_bce, "dice": _map_dice, "focal": _map_focal},
+    "points": {
+        "l1": lambda outputs, truth: _point_loss(outputs, truth, 1),
+        "squared": lambda outputs, truth: _point_loss(outputs, truth, 2),
+    },
+    "slices": {"cross_entropy": _slice_entropy, "bce": _slice_bce, "l1": _slice_l1},
+    "boxes": {"focal": _box_focal, "l1": _box_l1},
+}
+
+
+def _maps(truth: Truth) -> Tensor:
+    return truth.mixed(lambda one: targets.maps(one.spec, one.points, one.slices))
+
+
+def _logits(outputs: Outputs, channel: int | None = None) -> Tensor:
+    """What the network gives as `logits`, else those of its answer, which then lies between 0 and 1."""
+    if "logits" in outputs:
+        return outputs["logits"].float()
+    answer = outputs["answer"].float()
+    return torch.logit(answer if channel is None else answer[:, :, channel], eps=1e-6)
+
+
+def _count(of: Tensor, axes: int) -> Tensor:
+    """How many there are along the first axes."""
+    return of.new_tensor(math.prod(of.shape[:axes]))
+
+
+def _known_slices(truth: Truth) -> Tensor:
+    """Places (B, K) of labels within the stack; NaN beside it."""
+    assert truth.slices is not None
+    inside = (truth.slices >= -0.5) & (truth.slices <= truth.spec.in_chans - 0.5)
+    return torch.where(inside, truth.slices.clamp(0, truth.spec.in_chans - 1), torch.nan)

@@ -1,0 +1,316 @@
+"""What detectors of every answer are taught: targets, losses that fall, the label's own slice, the mirror."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from lumbar.issues import InputError
+from lumbar.keypoints.answers.registry import answer_of
+from lumbar.keypoints.mirror import mirror_slices, mirror_stack, mirrored_maps
+from lumbar.keypoints.stacks import channel_names, sagittal_stacks
+from lumbar.labels import LEVELS
+from lumbar.recipe.detector import DetectorSpec
+from lumbar.recipe.losses import OF_ANSWERS
+from lumbar.recipe.settings import Augment, Training
+from lumbar.study.study import DataFolder, open_data, read_study
+from lumbar.training.data.labelled import label_keypoints, study_rows
+from lumbar.training.data.packs import read_arrays, write_arrays
+from lumbar.training.data.stack_files import is_whole, stack_arrays
+from lumbar.training.data.stack_samples import StackSamples
+from lumbar.training.loop import losses, targets
+from lumbar.training.loop.detector_losses import LOSSES, binary_focal
+from lumbar.training.loop.detector_objective import DetectorObjective, check_maps
+from tests.support.worlds import small_phantoms
+from tests.test_keypoints_answers import SPECS, recorded, spec_of
+
+SIZE = 64
+T1 = DetectorSpec(series_type="sagittal_t1", answer="slices", image_size=SIZE, in_chans=7)
+T2 = DetectorSpec(series_type="sagittal_t2", answer="slices", image_size=SIZE, in_chans=9)
+AXIAL = DetectorSpec(series_type="axial_t2", answer="slices", image_size=SIZE, in_chans=3, num_classes=2)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> DataFolder:
+    return open_data(small_phantoms(tmp_path_factory.mktemp("phantoms"), 1, 11), "train")
+
+
+def arrays_of(data: DataFolder, spec: DetectorSpec) -> dict[str, np.ndarray]:
+    study = read_study(data, data.study_ids[0])
+    assert data.coordinates is not None
+    return stack_arrays(study, label_keypoints(study, study_rows(data.coordinates)[study.study_id]), spec)
+
+
+class Says(nn.Module):
+    """A network that gives what it holds, whatever it sees."""
+
+    def __init__(self, answer: torch.Tensor, **others: torch.Tensor) -> None:
+        super().__init__()
+        self.answer = nn.Parameter(answer)
+        self.others = others
+
+    def forward(self, stacks: torch.Tensor) -> dict[str, torch.Tensor]:
+        return {"answer": self.answer, **self.others}
+
+
+def batch_of(spec: DetectorSpec, count: int = 2) -> dict[str, torch.Tensor]:
+    points = torch.tensor([[30.0, 10.0 + 11 * level] for level in range(spec.num_classes)]).repeat(count, 1, 1)
+    step = 2 if spec.in_chans > 2 * spec.num_classes else 1
+    places = (1 + step * torch.arange(spec.num_classes)).flip(0).clamp(max=spec.in_chans - 1).float().repeat(count, 1)
+    batch = {"image": torch.zeros(count, spec.in_chans, SIZE, SIZE), "points": points}
+    batch["mm_per_px"] = torch.full((count, 2), 2.0)
+    return batch | ({"slices": places, "slice_mm": torch.full((count,), 4.0)} if spec.names_slices else {})
+
+
+def perfect(spec: DetectorSpec, batch: dict[str, torch.Tensor]) -> torch.Tensor:
+    """The raw answer of a perfect detector."""
+    points, slices = batch["points"], batch.get("slices")
+    if spec.answer == "heatmaps":
+        return targets.maps(spec, points, slices)
+    if spec.answer == "points":
+        shares = points / SIZE
+        return shares if slices is None else torch.cat([shares, slices[..., None] / spec.in_chans], -1)
+    if spec.answer == "slices":
+        if spec.decoded == "change":
+            return 20 * nn.functional.one_hot(targets.passed_levels(slices, spec.in_chans).clamp(min=0), 6).mT.float()
+        return torch.logit(targets.along_slices(slices, spec.in_chans), eps=1e-4)
+    cells = targets.on_map(points, spec.stride)
+    maps = torch.zeros(len(points), spec.num_classes, 5, spec.map_size, spec.map_size)
+    maps[:, :, 0] = targets.heatmaps(cells.round(), spec.map_size, spec.sigma_px / spec.stride)
+    maps[:, :, 1:3] = (cells - cells.round())[..., None, None]
+    maps[:, :, 3:] = targets.sizes(points)[..., None, None, None]
+    return maps
+
+
+def cases() -> Iterator[tuple[str, str]]:
+    for name, fields in SPECS.items():
+        answer = str(fields.get("answer", "heatmaps"))
+        for word in OF_ANSWERS[answer]:
+            if "change" not in name or word == "cross_entropy":
+                yield name, word
+
+
+@pytest.mark.parametrize(("name", "word"), list(cases()))
+def test_a_perfect_answer_costs_little_and_errs_little(name: str, word: str) -> None:
+    target = (
+        {"target": "disc", "decode": "centroid"} if word == "dice" else {}
+    )  # a Gaussian is never all that Dice wants
+    spec = spec_of(**SPECS[name], **target, preprocessing={"keypoints": "keep"})
+    batch, objective = batch_of(spec), DetectorObjective(spec, Training(loss={word: 0.5}))
+    good = perfect(spec, batch)
+    torch.manual_seed(0)
+    bad = torch.rand_like(good)
+    costs = []
+    for answer in (good, bad):
+        network = Says(answer)
+        terms = objective.terms(network, batch, train=True)
+        ((_, term),) = terms.items()
+        assert term.factor == 0.5
+        (term.total / term.weight).backward()
+        assert bool(network.answer.grad.isfinite().all())
+        costs.append(float(term.total.detach() / term.weight))
+    assert costs[0] < 0.6 * costs[1]
+    found = objective.terms(Says(good), batch, train=False)
+    assert float(found["error_mm"].total / found["error_mm"].weight) < 2 * spec.stride
+    assert found["error_mm"].factor == 0
+    assert ("error_slices" in found) == spec.names_slices
+    if spec.names_slices:
+        assert float(found["error_slices"].total) < 0.1
+
+
+def test_every_loss_that_a_recipe_may_name_is_there() -> None:
+    assert {answer: set(words) for answer, words in OF_ANSWERS.items()} == {
+        key: set(own) for key, own in LOSSES.items()
+    }
+
+
+def test_labels_that_are_missing_ask_for_nothing_but_an_empty_map() -> None:
+    for name, word in cases():
+        spec = spec_of(**SPECS[name])
+        batch = batch_of(spec)
+        batch["points"][:] = torch.nan
+        if spec.names_slices:
+            batch["slices"][:] = torch.nan
+        answer = torch.full_like(perfect(spec, batch), 1e-6)
+        network = Says(answer)
+        ((_, term),) = DetectorObjective(spec, Training(loss={word: 1.0})).terms(network, batch, train=True).items()
+        assert float(term.total.detach()) == pytest.approx(0, abs=0.1 if word == "dice" else 1e-3), (name, word)
+        term.total.backward()
+        assert bool(network.answer.grad.isfinite().all()), (name, word)
+
+
+def test_the_neighbours_of_a_labels_slice_show_it_by_halves_and_the_slice_itself_at_the_ends_too() -> None:
+    """The fifth place's targets without their fault: there the own slice of a border label is overwritten."""
+    found = targets.along_slices(torch.tensor([[3.0, 0.0, 9.4, torch.nan]]), 10)[0]
+    assert found[0].tolist() == [0, 0.25, 0.5, 1, 0.5, 0.25, 0, 0, 0, 0]
+    assert found[1].tolist() == [1, 0.5, 0.25, 0, 0, 0, 0, 0, 0, 0]
+    assert found[2].tolist() == [0, 0, 0, 0, 0, 0, 0, 0.25, 0.5, 1]
+    assert not found[3].any()
+
+
+def test_the_fifth_places_targets_are_ours_away_from_the_ends() -> None:
+    entry = recorded("fifth/arithmetic.json", "targets")
+    case = entry["cases"][0]
+    z, y, x = case["point_zyx"]
+    spec = spec_of(num_classes=1, in_chans=10, depth=True, sigma_px=float(entry["sigma"]))
+    (volume,) = targets.maps(spec, torch.tensor([[[float(x), float(y)]]]), torch.tensor([[float(z)]]))[0]
+    assert volume.amax((1, 2)).tolist() == pytest.approx(case["maximum_per_slice"], abs=1e-6)
+    assert volume.sum((1, 2)).tolist() == pytest.approx(case["sum_per_slice"], rel=2e-3)
+    assert volume[z, y, ::4].tolist() == pytest.approx(case["row"], abs=2e-3)
+
+
+def test_levels_are_passed_on_the_way_down_whichever_way_the_slices_run() -> None:
+    places = torch.tensor([[1.0, 3, 5, 7, 9]])
+    down = targets.passed_levels(places, 11)[0].tolist()
+    assert down == [0, 1, 1, 2, 2, 3, 3, 4, 4, 5, 5]
+    assert targets.passed_levels(10 - places, 11)[0].tolist() == down[::-1]
+    assert targets.passed_levels(torch.cat([places, places], 1), 11)[0].tolist() == down
+    places[0, 2] = torch.nan
+    assert (targets.passed_levels(places, 11) == -1).all()
+
+
+def test_sizes_are_the_distance_to_neighbours_and_of_a_pair_its_own() -> None:
+    chain = torch.tensor([[[0.0, 0], [0, 10], [0, 30], [torch.nan, torch.nan], [0, 50]]])
+    assert targets.sizes(chain)[0, :3].tolist() == [10, 15, 20]
+    assert targets.sizes(chain)[0, 3:].isnan().all()
+    assert targets.sizes(torch.tensor([[[0.0, 0], [3, 4]]]))[0].tolist() == [5, 5]
+
+
+def test_a_disc_is_as_large_as_its_gaussian_at_half_height() -> None:
+    points = torch.tensor([[[30.0, 31.0], [torch.nan, 3]]])
+    gaussian = spec_of(num_classes=2)
+    disc = targets.maps(gaussian.model_copy(update={"target": "disc"}), points)
+    assert torch.equal(disc, (targets.maps(gaussian, points) >= 0.5).float())
+    assert float(disc[0, 0].sum()) > 60
+
+
+def test_the_focal_loss_is_the_usual_one() -> None:
+    logits, wanted = torch.tensor([0.3, -1.0]), torch.tensor([1.0, 0.0])
+    said = logits.sigmoid()
+    by_hand = [0.25 * (1 - said[0]) ** 2 * -said[0].log(), 0.75 * said[1] ** 2 * -(1 - said[1]).log()]
+    assert binary_focal(logits, wanted).tolist() == pytest.approx([float(one) for one in by_hand])
+
+
+def test_maps_that_are_no_probabilities_are_refused_for_losses_of_them() -> None:
+    spec, stack = spec_of(), torch.zeros(1, 6, SIZE, SIZE)
+    focal = DetectorObjective(spec, Training(loss={"focal": 1.0}))
+    with pytest.raises(InputError, match=r"'focal' needs maps from 0 to 1.* activation = \"sigmoid\""):
+        check_maps(Says(torch.zeros(1, 5, SIZE, SIZE)), stack, focal)
+    check_maps(Says(torch.full((1, 5, SIZE, SIZE), 0.5)), stack, focal)
+    check_maps(Says(torch.zeros(1, 5, SIZE, SIZE), logits=torch.zeros(1)), stack, focal)
+    check_maps(Says(torch.zeros(1, 5, SIZE, SIZE)), stack, DetectorObjective(spec, Training()))
+
+
+def test_todays_loss_is_todays(data: DataFolder) -> None:
+    spec = spec_of()
+    batch = batch_of(spec)
+    predicted = torch.rand(2, 5, SIZE, SIZE, generator=torch.Generator().manual_seed(2))
+    terms = DetectorObjective(spec, Training(heatmap_weight=20.0)).terms(Says(predicted), batch, train=True)
+    assert set(terms) == {"heatmap"}
+    total, weight = losses.heatmap_loss(predicted, targets.heatmaps(batch["points"], SIZE, spec.sigma_px), 20.0)
+    assert float(terms["heatmap"].total) == float(total)
+    assert float(terms["heatmap"].weight) == float(weight)
+
+
+@pytest.mark.parametrize("spec", [T1, T2, AXIAL], ids=lambda spec: spec.series_type)
+def test_the_labels_own_slice_is_named(data: DataFolder, spec: DetectorSpec) -> None:
+    """The pixels at the place are those of the label's slice: stacks of that slice alone say so."""
+    study = read_study(data, data.study_ids[0])
+    assert data.coordinates is not None
+    found = label_keypoints(study, study_rows(data.coordinates)[study.study_id])
+    arrays = arrays_of(data, spec)
+    named = arrays["slices"][np.isfinite(arrays["slices"])]
+    assert np.array_equal(named, named.round())
+    if spec is AXIAL:
+        assert (named == 1).mean() > 0.8  # the stack lies around the label's own slice
+        return
+    stacks = sagittal_stacks(study, spec, found)[0]
+    for stack, places in zip(stacks, arrays["slices"], strict=True):
+        for name, place in zip(channel_names(spec, stack.side, stack.level), places, strict=True):
+            assert stack.window.slices[int(place)].instance == found[name].instance
+    assert arrays["slice_mm"] == pytest.approx(study.series[spec.series_type][0].spacing_mm, rel=1e-3)
+
+
+def test_the_mirror_turns_slices_with_the_stack(data: DataFolder) -> None:
+    for spec in (
+        T2,
+        T1,
+        T1.model_copy(update={"preprocessing": T1.preprocessing.model_copy(update={"side_order": "patient"})}),
+    ):
+        ours = arrays_of(data, spec)
+        image = np.stack([np.full((SIZE, SIZE), place) for place in range(spec.in_chans)])
+        turned, _ = mirror_stack(image, ours["points"][0], SIZE - 1.0, spec)
+        moved = mirror_slices(ours["slices"][0], image, spec)
+        for name, place in enumerate(moved):
+            assert turned[int(place), 0, 0] == ours["slices"][0][mirrored_maps(spec)[name]]
+
+
+def test_ten_names_change_sides_in_the_mirror() -> None:
+    spec = DetectorSpec(series_type="sagittal_t1", num_classes=2 * len(LEVELS), place="whole", points="series")
+    assert mirrored_maps(spec) == [5, 6, 7, 8, 9, 0, 1, 2, 3, 4]
+    assert mirror_slices(np.arange(10.0), np.ones((spec.in_chans, 2, 2)), spec).tolist() == [
+        -1,
+        -2,
+        -3,
+        -4,
+        -5,
+        4,
+        3,
+        2,
+        1,
+        0,
+    ]
+
+
+def test_slices_keep_their_order_where_the_answer_names_them(data: DataFolder, tmp_path: Path) -> None:
+    study = data.study_ids[0]
+    write_arrays(tmp_path / f"{study}.safetensors", arrays_of(data, T1))
+    shuffled = Training(augment=Augment(channel_shuffle_p=1.0, repeat_p=1.0, mirror_p=0.0))
+    sample = StackSamples(tmp_path, [study], T1, shuffled).sample(0, np.random.default_rng(0))
+    assert sample["order"].tolist() == list(range(7))
+    assert sample["slices"].shape == (5,)
+    plain = T1.model_copy(update={"answer": "heatmaps"})
+    sample = StackSamples(tmp_path, [study], plain, shuffled).sample(0, np.random.default_rng(0))
+    assert sample["order"].tolist() == [3] * 7
+    assert "slices" not in sample
+
+
+def test_a_file_of_before_lacks_the_slices(data: DataFolder, tmp_path: Path) -> None:
+    path = tmp_path / "a.safetensors"
+    arrays = arrays_of(data, T1)
+    write_arrays(path, arrays)
+    assert is_whole(path)
+    write_arrays(path, {key: value for key, value in arrays.items() if key not in ("slices", "slice_mm")})
+    assert not is_whole(path)
+    assert set(read_arrays(path)[0]) == {"images", "points", "mm_per_px", "flip"}
+
+
+def test_boxes_and_strides_err_by_less_than_a_cell() -> None:
+    spec = spec_of(answer="boxes", stride=4)
+    batch = batch_of(spec)
+    reading = answer_of(spec).read(spec, perfect(spec, batch).numpy())
+    assert reading.points[..., :2] == pytest.approx(batch["points"].numpy(), abs=1e-4)
+    assert reading.size_px == pytest.approx(np.full((2, 5, 2), 11.0), abs=1e-4)
+
+
+@pytest.mark.parametrize("word", ["mse", "bce"])
+def test_mixed_samples_are_asked_for_both_targets_by_their_shares(word: str) -> None:
+    spec = spec_of(depth=True, stride=2)
+    one, other = batch_of(spec), batch_of(spec)
+    other["points"] = other["points"] + 5
+    other["slices"] = other["slices"] - 1
+    share = torch.tensor([0.7, 1.0])
+    drawn = {f"partner/{name}": value for name, value in other.items()}
+    batch = one | drawn | {"mix/share": share, "mix/box": torch.zeros(2, 4)}
+    own, theirs = (perfect(spec, each) for each in (one, other))
+    mixed = torch.lerp(theirs, own, share.view(2, 1, 1, 1, 1))
+    objective = DetectorObjective(spec, Training(loss={word: 1.0}))
+
+    def cost(answer: torch.Tensor) -> float:
+        ((_, term),) = objective.terms(Says(answer), batch, train=True).items()
+        return float(term.total.detach())
+
+    assert cost(mixed) < min(cost(own), cost(theirs))

@@ -1,0 +1,143 @@
+"""What a recipe may ask of training: old spellings mean the same, and what does not go together is told all at once."""
+
+from pathlib import Path
+
+import pytest
+
+from lumbar.issues import InputError
+from lumbar.labels import LABEL_COLUMNS
+from lumbar.recipe.losses import losses_of
+from lumbar.recipe.recipe import Recipe, check_recipe, load_recipe
+from lumbar.recipe.settings import Training
+from lumbar.training.checks.recipe import recipe_faults
+from tests.support.worlds import grader_spec
+
+START = """
+[folds]
+count = 3
+train = [0, 1, 2]
+[stage1.members.t2]
+series_type = "sagittal_t2"
+encoder = "tu-resnet18"
+encoder_args = { channels = [8, 8, 8, 8] }
+network_args = { decoder_channels = 8 }
+image_size = 64
+%s
+[stage2]
+backbone_args = { channels = [8, 8, 8, 8] }
+image_size = 32
+slices = 3
+rnn_hidden = 8
+rnn_layers = 1
+[stage2.members.first]
+task = "spinal"
+[stage2.members.second]
+task = "foraminal"
+%s
+"""
+
+
+def _recipe(folder: Path, stage1: str = "", stage2: str = "") -> Recipe:
+    path = folder / "small.toml"
+    path.write_text(START % (stage1, stage2), encoding="utf-8")
+    return load_recipe(path)
+
+
+def test_what_a_recipe_says_nothing_of_is_not_stored(tmp_path: Path) -> None:
+    """Fingerprints and runs of before stay the same."""
+    stored = _recipe(tmp_path).model_dump(mode="json")
+    training = stored["stage2"]["members"]["first"]["training"]
+    new = {"loss", "class_weights", "begins_with", "frozen", "bundled", "folds", "floor", "optimizer", "best_by"}
+    assert not new & set(training)
+    assert not {"mix", "reverse_p", "holes", "distort"} & set(training["augment"])
+    assert "keypoint_trust_mm" not in stored["stage2"]
+    kept = _recipe(tmp_path, stage2='frozen = ["encoders"]\nfolds = [1]').model_dump(mode="json")
+    assert check_recipe(kept, "stored").stage2.members["second"].training.folds == (1,)
+
+
+def test_old_spellings_of_losses_mean_the_same() -> None:
+    spec = grader_spec("spinal")
+    old = Training(any_severe_weight=0.5, auxiliary_weight=0.3)
+    new = Training(loss={"severity": 1.0, "any_severe": 0.5, "slices": 0.3})
+    assert losses_of(spec, old) == losses_of(spec, new)
+    assert losses_of(spec, Training()) == {"severity": 1.0}
+
+
+#: Lines of the detector and of the second grader, and words of the sentence that refuses them.
+REFUSED = {
+    "a strange loss": ("", "loss = { hinge = 1.0 }", r"second: loss names 'hinge'.* known: severity"),
+    "another answer's loss": ("loss = { l1 = 1.0 }", "", r"t2: loss names 'l1', and answer 'heatmaps'"),
+    "no severity": ("", "loss = { slices = 1.0 }", "leaves out the severities"),
+    "both spellings": ("", "loss = { severity = 1.0 }\nauxiliary_weight = 0.3", "say the same"),
+    "a floor of no slope": ("", "floor = 0.1\nschedule = 'step'", "has no end"),
+    "fresh of nothing": ("", "fresh = ['head']", "name that as begins_with"),
+    "a later member": ("", "begins_with = 'third'", "is no member that stands before it; known there: t2, first"),
+    "itself": ("", "begins_with = 'second'", "is no member that stands before it"),
+    "soft shares of nothing": ("", "soft_mix = 0.5", "name the table as soft_labels"),
+    "soft keypoints": ("soft_labels = 'x.csv'", "", r"t2: soft_labels are severities"),
+    "shifted stacks": ("slice_shift = [1.0]", "", "graders' regions"),
+    "shares beyond one": ("", "slice_shift = [0.5, 0.6]", "sum to 1.1, not 1"),
+    "a score of keypoints": ("best_by = 'score'", "", "take 'error_mm'"),
+    "an error of severities": ("", "best_by = 'error_mm'", "take 'score'"),
+    "mixed points": ("answer = 'points'\naugment = { mix = 'mixup' }", "", "mse or bce of plain heatmaps"),
+    "boxes in maps": ("augment = { mix = 'cutmix' }", "", "mixup of images only"),
+    "mixed studies": ("", "any_severe_weight = 1.0\naugment = { mix = 'mixup' }", "'any_severe'; leave it out"),
+    "a fold too many": ("", "folds = [0, 3]", "folds names 3, which folds.train leaves out"),
+    "a fold twice": ("", "folds = [1, 1]", "names a fold twice"),
+    "a fold without keypoints": ("folds = [0, 1]", "", r"no detector of sagittal_t2 \(middle\) trains fold 2"),
+    "nothing kept": ("bundled = false", "", "stage1: every member has bundled = false"),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_what_does_not_go_together_is_refused(case: str, tmp_path: Path) -> None:
+    stage1, stage2, words = REFUSED[case]
+    with pytest.raises(InputError, match=words):
+        _recipe(tmp_path, stage1, stage2)
+
+
+def test_all_of_it_is_told_at_once(tmp_path: Path) -> None:
+    with pytest.raises(InputError) as error:
+        _recipe(tmp_path, "best_by = 'score'", "folds = [0, 7]\nbegins_with = 'nobody'")
+    told = str(error.value)
+    assert "(1) t2: best_by" in told
+    assert "(2) second: folds names 7" in told
+    assert "(3) second: begins_with = 'nobody'" in told
+
+
+def test_a_member_begins_with_one_that_trains_its_folds(tmp_path: Path) -> None:
+    third = "folds = [0]\n[stage2.members.third]\ntask = 'foraminal'\nbegins_with = 'second'\n"
+    assert _recipe(tmp_path, stage2=third + "folds = [0]").folds_of("third") == (0,)
+    with pytest.raises(InputError, match=r"third: begins with 'second', which does not train fold 1"):
+        _recipe(tmp_path, stage2=third + "folds = [0, 1]")
+
+
+def test_members_are_trained_fold_by_fold_in_order(tmp_path: Path) -> None:
+    recipe = _recipe(tmp_path, stage2="folds = [2, 0]")
+    assert recipe.to_train() == [
+        *[("t2", 0), ("first", 0), ("second", 0)],
+        *[("t2", 1), ("first", 1)],
+        *[("t2", 2), ("first", 2), ("second", 2)],
+    ]
+
+
+@pytest.mark.parametrize(
+    ("lines", "words"),
+    [
+        ("frozen = ['encoder']", r"second: frozen names 'encoder', and the network has no such parameter"),
+        ("frozen = ['encoders', 'head']", "the whole network"),
+        ("begins_with = 't2'", "no weight of 't2' fits it"),
+        ("begins_with = 'first'\nfresh = ['tail']", "fresh names 'tail'"),
+        ("soft_labels = 'nowhere.csv'", "nowhere.csv"),
+        ("loss = { severity = 1.0, any_severe = 1.0 }", "asks about the canal, and it does not answer that"),
+        ("loss = { severity = 1.0, slices = 1.0 }", "which gru does not give; it gives severity in training"),
+        ("loss = { severity = 1.0, level = 1.0 }\nnetwork = 'mil'", "it gives severity, slices in training"),
+    ],
+)
+def test_what_only_networks_and_data_tell_is_told_before_anything_is_trained(
+    lines: str, words: str, tmp_path: Path
+) -> None:
+    row = ",".join(["7", *["Moderate"] * 25])
+    (tmp_path / "train.csv").write_text(f"study_id,{','.join(LABEL_COLUMNS)}\n{row}\n", encoding="utf-8")
+    (fault,) = recipe_faults(_recipe(tmp_path, stage2=lines), tmp_path)
+    assert words.split(".*")[0].replace("\\", "") in fault
