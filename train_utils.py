@@ -23,12 +23,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 try:
-    from lumbar import terminal
+    from lumbar import __version__, terminal
     from lumbar.issues import InputError
 except ModuleNotFoundError:  # pushed to Kaggle as a utility script: the package lies in an attached dataset
     for depth in range(1, 5):
         sys.path += [str(found.parents[1]) for found in Path("/kaggle/input").glob("*/" * depth + "lumbar/labels.py")]
-    from lumbar import terminal
+    from lumbar import __version__, terminal
     from lumbar.issues import InputError
 
 if TYPE_CHECKING:  # what a notebook imports from here; loaded on first use, so that --help does not wait for torch
@@ -171,8 +171,8 @@ def predict_folder(args: argparse.Namespace) -> int:
     if args.list:  # without torch
         return list_series(args)
     from lumbar.bundle.bundle import load_bundle
-    from lumbar.compute.device import choose_device
-    from lumbar.prediction import job, outputs, run_report
+    from lumbar.prediction import job, run_report
+    from lumbar.report.results import Chosen, Results
     from lumbar.study.folder import open_folder
 
     if args.dicom_sr:
@@ -193,13 +193,10 @@ def predict_folder(args: argparse.Namespace) -> int:
         terminal.tell(f"{part} is done; after all parts, run the same without --shard.")
     if found is None:
         return 0
-    terminal.show(outputs.write_outputs(found, data, weights, args.out, options))
-    if args.html:
-        device = choose_device(args.device, say=terminal.tell).device
-        terminal.show(html.write_report(found, data, weights, args.out, device=device))
-    if args.dicom_sr:
-        for sentence in dicom_sr.write_reports(found, data, weights, args.out)[1]:
-            terminal.tell(sentence)
+    results = Results(found, data, weights, Chosen(**options))
+    terminal.tell(results.evidence)
+    for path in results.save(args.out, html=args.html, dicom_sr=args.dicom_sr, say=terminal.tell):
+        terminal.show(path)
     if run_report.exceeded_share(found):
         raise InputError(f"{args.data}: {run_report.describe_prior(found)}, see {args.out / 'run_report.json'}")
     return 0
@@ -230,8 +227,11 @@ def score_table(args: argparse.Namespace) -> int:
 def blend_tables(args: argparse.Namespace) -> int:
     """Nested score of a way to blend tables, or of all, with its gain over the plain mean."""
     from lumbar.ensemble.command import report, report_json, run_blend
+    from lumbar.recipe.recipe import load_recipe
 
-    result = run_blend(args.labels, args.tables, args.folds, args.method, seed=args.seed, out=args.out)
+    hand = load_recipe(args.recipe).blend if args.recipe else None
+    method = args.method or (hand.method if hand and hand.method != "auto" else "all")
+    result = run_blend(args.labels, args.tables, args.folds, method, seed=args.seed, out=args.out, hand=hand)
     for note in result["notes"]:
         terminal.tell(note)
     terminal.show(report_json(result) if args.json else report(result))
@@ -311,6 +311,18 @@ def _main(argv: Sequence[str] | None) -> int:
 
 
 def _run(args: argparse.Namespace) -> int:
+    with terminal.speaking(quiet=args.quiet, verbose=args.verbose, log=args.log):
+        terminal.event(f"{args.command} begins, lumbar {__version__}")
+        try:
+            code = _run_command(args)
+        except BaseException as error:
+            terminal.event(f"{args.command} fails ({type(error).__name__}); standard error says why")
+            raise
+        terminal.event(f"{args.command} ends with exit code {code}")
+        return code
+
+
+def _run_command(args: argparse.Namespace) -> int:
     from lumbar.arguments import WRITES
     from lumbar.files.write import check_writable
 

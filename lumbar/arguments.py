@@ -2,6 +2,7 @@
 
 import argparse
 import re
+import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Final, NoReturn
@@ -86,7 +87,7 @@ def _paths(flag: str, name: str, text: str, **more: Any) -> Argument:
 
 
 def _number(flag: str, name: str, least: int, most: int, text: str, **more: Any) -> Argument:
-    return flag, {"type": _whole(least, most), "metavar": name, "help": text, **more}
+    return flag, {"type": _whole(least, most), "metavar": name, "help": f"{text}; {least} to {most}", **more}
 
 
 _SET = (
@@ -110,7 +111,7 @@ ARGUMENTS: Final[dict[str, list[Argument]]] = {
         _path("--out", "data folder to write"),
         ("--split", {"choices": ("train", "test"), "default": "train", "help": "test: without labels"}),
         ("--label-noise", {"action": "store_true", "help": "disturb labels as human readers do"}),
-        _number("--workers", "N", 1, MOST_PROCESSES, "processes (1)", default=1),
+        _number("--workers", "N", 1, MOST_PROCESSES, "processes", default=1),
     ],
     "spider": [
         _path("--source", "SPIDER's folder: t2_space/, midsagittal/, overview.csv"),
@@ -169,7 +170,14 @@ ARGUMENTS: Final[dict[str, list[Argument]]] = {
                 "auto: half on a GPU, else fused, or openvino where it is installed and sooner done",
             },
         ),
-        ("--hours", {"type": _hours, "metavar": "H", "help": "time budget: members are dropped before it runs out"}),
+        (
+            "--hours",
+            {
+                "type": _hours,
+                "metavar": "H",
+                "help": f"time budget: members are dropped before it runs out; above 0, up to {MOST_HOURS}",
+            },
+        ),
         (
             "--shard",
             {
@@ -194,7 +202,11 @@ ARGUMENTS: Final[dict[str, list[Argument]]] = {
         _path("--labels", "train.csv; a column fold_id says which fold a study belongs to"),
         _paths("--tables", "CSV", "out-of-fold tables", required=True),
         _number("--folds", "N", 2, MOST_FOLDS, "folds by study (those of the column fold_id, else 5)"),
-        ("--method", {"choices": CHOICES, "default": "all", "help": "how to blend; all: a table of all (the default)"}),
+        (
+            "--method",
+            {"choices": CHOICES, "help": "how to blend; default: as the recipe says, else all: a table of all"},
+        ),
+        _path("--recipe", "a recipe with what [blend] sets by hand; tables are named as its members", required=False),
         _number("--seed", "S", 0, LARGEST_SEED, "of the folds and the stackers", default=0),
         _path(
             "--out",
@@ -231,6 +243,29 @@ ARGUMENTS: Final[dict[str, list[Argument]]] = {
     ],
     "info": [_JSON],
 }
+#: Of every command.
+_SPEECH: Final[tuple[tuple[str, str, dict[str, Any]], ...]] = (
+    ("-v", "--verbose", {"action": "store_true", "help": "also say each step, a line an event, on standard error"}),
+    ("-q", "--quiet", {"action": "store_true", "help": "say nothing but results and failures"}),
+)
+_LOG: Final = _path("--log", "append one line an event to this file; no patient data, no paths", required=False)
+#: One call of each command.
+EXAMPLES: Final = {
+    "phantom": "phantom --studies 6 --seed 7 --out DATA",
+    "spider": "spider --source SPIDER --points recipes/spider_midsagittal.csv --out DATA",
+    "train": "train --recipe recipes/demo.toml --data DATA --out RUN --set stage2.epochs=1",
+    "evaluate": "evaluate --run RUN",
+    "bundle": "bundle --run RUN --out weights",
+    "verify": "verify --weights weights",
+    "card": "card --weights weights --measured figures.json",
+    "convert": "convert --checkpoints CHECKPOINTS --labels train.csv --out weights",
+    "predict": "predict --data DATA --weights weights --out results --html",
+    "blend": "blend --labels train.csv --tables one.csv other.csv --out BLEND",
+    "score": "score --labels train.csv --predictions submission.csv --plots charts",
+    "kaggle": "kaggle --weights weights --out build --owner NAME",
+    "show-batches": "show-batches --recipe recipes/demo.toml --data DATA --out pictures",
+    "info": "info --json",
+}
 #: Options that name a folder to write into, where that is not --out alone; it is tried before anything is computed.
 WRITES: Final = {"evaluate": ("run",), "card": ("weights",), "score": ("plots",)}
 
@@ -249,17 +284,31 @@ class _Parser(argparse.ArgumentParser):
             super().print_help(file)
 
 
+def _with_default(options: dict[str, Any]) -> str:
+    """The help of an option with the value that it has where nobody gives one."""
+    default = options.get("default")
+    told = "/".join(map(str, default)) if isinstance(default, tuple) else str(default)
+    return f"{options['help']} (default: {told})" if default not in (None, []) else str(options["help"])
+
+
 def make_parser(description: str, commands: Mapping[str, Callable[..., int]]) -> argparse.ArgumentParser:
     """The parser of the command line; `run_command` of what it parses is the function of that command."""
+    own = Path(sys.argv[0]).name in ("lumbar", "lumbar.exe", "__main__.py")  # as pip installs it, or `python -m`
     parser = _Parser(
-        prog="train_utils.py", description=description, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog="lumbar" if own else "train_utils.py",
+        description=description,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--version", action="version", version=f"lumbar {__version__}")
     parsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for name, run in commands.items():
         summary = (run.__doc__ or "").strip()
-        command = parsers.add_parser(name, help=summary, description=summary)
+        example = f"example: {parser.prog} {EXAMPLES[name]}"
+        command = parsers.add_parser(name, help=summary, description=summary, epilog=example)
         command.set_defaults(run_command=run)
-        for flag, options in ARGUMENTS[name]:
-            command.add_argument(flag, **options)
+        for flag, options in (*ARGUMENTS[name], _LOG):
+            command.add_argument(flag, **options | {"help": _with_default(options)})
+        either = command.add_mutually_exclusive_group()
+        for short, long, options in _SPEECH:
+            either.add_argument(short, long, **options)
     return parser

@@ -7,15 +7,18 @@ Ctrl-C, a reader that went away. Faults of the code itself (TypeError and the li
 import errno
 import logging
 import os
+import re
 import signal
 import sys
 import threading
+import time
+import warnings
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
-from typing import Any, Final, TypeVar
+from typing import Any, Final, TextIO, TypeVar
 
-from tqdm import tqdm
+from tqdm import TqdmWarning, tqdm
 
 from lumbar.issues import InputError, printable
 
@@ -45,8 +48,17 @@ _REMEDIES: Final = {
     errno.EMFILE: "raise the number of open files (ulimit -n)",
     errno.EIO: "check the disk",
 }
+#: Between two lines of progress where nobody watches a bar, seconds; and what such a line says.
+A_MINUTE: Final = 60.0
+_LINE: Final = "{desc}: {n_fmt} of {total_fmt} after {elapsed}, about {remaining} to go{postfix}"
 #: PyTorch says a lack of memory with a RuntimeError.
 _NO_MEMORY: Final = "can't allocate memory"
+
+
+# What libraries say when a machine meets them for the first time, in a notebook in pink, to nobody's help: that Jupyter
+# has no widgets for a bar that is none of ours, and that matplotlib looks for fonts.
+warnings.filterwarnings("ignore", "IProgress not found", TqdmWarning)
+logging.getLogger("matplotlib.font_manager").setLevel(logging.ERROR)
 
 
 class Stopped(KeyboardInterrupt):
@@ -105,27 +117,127 @@ def flush() -> None:
             sys.stdout.flush()
 
 
+class _Voice:
+    """How much is said beside results and failures, and the file that gets one line an event."""
+
+    quiet = verbose = False
+    log: TextIO | None = None
+
+
+class _Heard(logging.Handler):
+    """Warnings: told as ever, and events without what was put into their words, which may be a path that names a
+    patient."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        event(f"{record.levelname.lower()} of {record.name}: {re.sub('%[sd]', '…', str(record.msg))}")
+        tell(record.getMessage())
+
+
+@contextmanager
+def speaking(*, quiet: bool = False, verbose: bool = False, log: Path | None = None) -> Iterator[None]:
+    """In this block: `quiet` keeps sentences, bars and warnings back; events go to `log`, `verbose` shows them, too.
+
+    The file is appended to. OSError where it cannot be.
+    """
+    if not (quiet or verbose or log):
+        yield
+        return
+    before, logger, handler = (
+        (_Voice.quiet, _Voice.verbose, _Voice.log),
+        logging.getLogger("lumbar"),
+        _Heard(logging.WARNING),
+    )
+    with log.open("a", encoding="utf-8") if log else nullcontext() as stream:
+        _Voice.quiet, _Voice.verbose, _Voice.log = quiet, verbose, stream
+        logger.addHandler(handler)
+        try:
+            yield
+        finally:
+            logger.removeHandler(handler)
+            _Voice.quiet, _Voice.verbose, _Voice.log = before
+
+
+def event(text: str) -> None:
+    """One line about the work for whoever asked for it. It names studies by their number: no file, no patient."""
+    line = f"{time.strftime('%Y-%m-%d %H:%M:%S')} {printable(text)}\n"
+    if _Voice.log is not None:
+        _Voice.log.write(line)
+        _Voice.log.flush()
+    if _Voice.verbose:
+        _write(line)
+
+
 def tell(sentence: str) -> None:
     """Say a sentence about the work on standard error."""
+    if not _Voice.quiet:
+        _write(printable(sentence) + "\n")
+
+
+def _write(text: str) -> None:
     if sys.stderr is not None:
-        sys.stderr.write(printable(sentence) + "\n")
+        sys.stderr.write(text)
 
 
-def bar(stage: str, total: int | None, unit: str = "study", *, show: bool | None = None, initial: int = 0) -> Any:
-    """A tqdm bar named after the current stage; nothing where standard error is no terminal.
+class _Lines:
+    """Standard error as a stream on which every state of a bar is a line of its own."""
 
-    `show` True draws it all the same (a notebook is no terminal), False never.
+    def write(self, text: str) -> None:
+        if state := text.strip():
+            _write(state + "\n")
+
+    def flush(self) -> None:
+        if sys.stderr is not None:
+            sys.stderr.flush()
+
+
+class _Bar(tqdm):  # type: ignore[type-arg]
+    """A bar whose beginning, end and steps by name are events."""
+
+    def __init__(self, stage: str, **how: Any) -> None:
+        self.stage, self.count, self.began, self.over = stage, how["initial"], time.monotonic(), False
+        self.drawn = not isinstance(how["file"], _Lines)  # lines come when they are due
+        super().__init__(desc=stage, **how)
+        event(f"{stage} begins{'' if self.total is None else f': {self.total}'}")
+
+    def update(self, n: float | None = 1) -> bool | None:
+        self.count += n or 0
+        return super().update(n)
+
+    def set_description_str(self, desc: str | None = None, refresh: bool | None = True) -> None:
+        event(desc or self.stage)
+        super().set_description_str(desc, refresh and self.drawn)
+
+    def set_postfix_str(self, s: str = "", refresh: bool = True) -> None:
+        if refresh:  # what changes with each batch is none
+            event(f"{self.stage}: {s}")
+        super().set_postfix_str(s, refresh and self.drawn)
+
+    def close(self) -> None:
+        if not self.over:
+            self.over = True
+            event(f"{self.stage} ends: {self.count} in {time.monotonic() - self.began:.1f} s")
+        super().close()
+
+
+def bar(
+    stage: str,
+    total: int | None,
+    unit: str = "study",
+    *,
+    show: bool | None = None,
+    initial: int = 0,
+    every: float = A_MINUTE,
+) -> Any:
+    """A tqdm bar named after the current stage; a plain line each minute where standard error is no terminal.
+
+    `show` True draws it all the same (a notebook is no terminal), False says nothing. `every`: seconds between lines.
     """
-    return tqdm(
-        desc=stage,
-        total=total,
-        initial=initial,
-        unit=unit,
-        file=sys.stderr,
-        disable=None if show is None else not show,
-        mininterval=0.5,
-        dynamic_ncols=True,
-    )
+    watched = sys.stderr is not None and sys.stderr.isatty()
+    how: dict[str, Any] = {"file": sys.stderr, "mininterval": 0.5, "dynamic_ncols": True}
+    if not (watched or show):  # the first line comes after a while, so that short work says nothing
+        how = {"file": _Lines(), "mininterval": every, "delay": every, "miniters": 1, "bar_format": _LINE}
+    off = _Voice.quiet or show is False or sys.stderr is None
+    return _Bar(stage, total=total, initial=initial, unit=unit, disable=off, **how)
 
 
 def follow(
@@ -137,7 +249,7 @@ def follow(
     show: bool | None = None,
     name: Callable[[Item], str] | None = None,
 ) -> Iterator[Item]:
-    """The items one by one, with a bar of how many have been worked on; `name` says which one is at work."""
+    """The items one by one, with a `bar` of how many have been worked on; `name` says which one is at work."""
     with bar(stage, total, unit, show=show) as shown:
         for item in items:
             if name is not None:
@@ -190,7 +302,7 @@ def sentence(error: OSError | MemoryError | RecursionError) -> str:
 
 def _told(name: str, reason: str, code: int = FAILED) -> int:
     with suppress(OSError):  # nobody may be left to read it
-        tell(f"{name}: {reason}")
+        _write(f"{name}: {printable(reason)}\n")
     return code
 
 

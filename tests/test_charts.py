@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from matplotlib.colors import to_rgb
+from matplotlib.figure import Figure
 from matplotlib.image import imread
 from sklearn.metrics import roc_auc_score
 
@@ -89,6 +90,24 @@ def test_the_command_draws_a_submission_beside_its_labels(
         assert imread(path)[..., :3].std() > 0.05
     assert train_utils.main([*command, "--plots", str(tmp_path / "train.csv")]) == 1
     assert "cannot be written to" in capsys.readouterr().err
+
+
+def test_reliability_and_roc_say_how_many_rows_a_bin_and_a_class_have(
+    tables: tuple[np.ndarray, np.ndarray], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    table, codes = tables
+    drawn: list[Figure] = []
+    keep = lambda figure, path, **_: (drawn.append(figure), Path(path).touch())  # noqa: E731
+    monkeypatch.setattr(Figure, "savefig", keep)
+    charts.draw_reliability({"one": table}, codes, tmp_path / "r.png")
+    charts.draw_roc(table, codes, tmp_path / "roc.png")
+    panel = drawn[0].axes[2]
+    severe, known = (codes[:, 0] == 2).sum(), (codes[:, 0] != UNLABELLED).sum()
+    assert panel.get_title(loc="left") == f"spinal: severe, n = {severe} of {known}"
+    rows, _ = charts.reliability(table, codes, "spinal", 2)
+    shown = [int(text.get_text()) for text in panel.texts]
+    assert shown == [int(count) for count in rows[:, 2] if count >= charts.FEWEST]
+    assert f"severe: n = {severe}\nof {known} rows" in drawn[1].axes[0].get_xlabel()
 
 
 def test_keypoint_errors_and_scores_are_drawn_with_gaps_in_them(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ import importlib.util
 import shutil
 import subprocess
 import warnings
+from datetime import datetime
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -20,6 +21,7 @@ from lumbar.issues import InputError
 from lumbar.labels import CONDITIONS, KEYPOINT_SERIES, LEVELS, SEVERITIES, condition_title, level_title, side_of
 from lumbar.phantom.dataset import write_phantoms
 from lumbar.prediction.result import StudyResult
+from lumbar.recipe.evidence import Evidence, PatientTest, complete
 from lumbar.report.dicom_sr import codes
 from lumbar.report.dicom_sr import write as dicom_sr
 from lumbar.study.keypoint import Keypoint
@@ -28,6 +30,7 @@ from lumbar.study.study import DataFolder, open_data, read_study
 hd = pytest.importorskip("highdicom", reason="structured reports need highdicom")
 BUNDLE: Any = SimpleNamespace(identity="0123456789abcdef" * 4)
 STUDY = 501
+MADE = datetime(2026, 2, 3, 4, 5, 6)
 
 
 @pytest.fixture(scope="module")
@@ -64,7 +67,7 @@ def made_up(data: DataFolder, **changes: Any) -> StudyResult:
 
 
 def write(result: StudyResult, data: DataFolder, out: Path) -> Path:
-    (path,), left_out = dicom_sr.write_reports([result], data, BUNDLE, out)
+    (path,), left_out = dicom_sr.write_reports([result], data, BUNDLE, out, MADE)
     assert left_out == []
     return path
 
@@ -144,6 +147,53 @@ def test_the_report_says_level_side_condition_and_probabilities(phantom: Path, t
             assert graded[codes.BASIS[:2]] == codes.OWN_VIEW[:2]
 
 
+def texts_of(report: Dataset) -> list[str]:
+    """Its comments."""
+    named_so = [one for one in report.ContentSequence if named_of(one) == codes.COMMENT[:2]]
+    return [str(item.TextValue) for item in named_so]
+
+
+def named_of(item: Dataset) -> tuple[str, str]:
+    code = item.ConceptNameCodeSequence[0]
+    return code.CodeValue, code.CodingSchemeDesignator
+
+
+def test_nobody_seems_to_have_signed_it_and_it_is_dated_when_it_was_made(phantom: Path, tmp_path: Path) -> None:
+    data = open_data(phantom)
+    report = dcmread(write(made_up(data), data, tmp_path))
+    flags = (report.CompletionFlag, report.VerificationFlag, report.PreliminaryFlag)
+    assert flags == ("PARTIAL", "UNVERIFIED", "PRELIMINARY")
+    assert "READ AND SIGNED BY NOBODY" in report.CompletionFlagDescription
+    assert (report.ContentDate, report.ContentTime) == ("20260203", "040506")
+    assert report.StudyDate == "20240101"
+    assert texts_of(report)[0].startswith("MADE BY SOFTWARE, READ AND SIGNED BY NOBODY.")
+    (path,), _ = dicom_sr.write_reports([made_up(data)], data, BUNDLE, tmp_path / "now")
+    assert dcmread(path).ContentDate == datetime.now().astimezone().strftime("%Y%m%d")
+
+
+def test_what_backs_a_severity_stands_in_codes_and_in_words(phantom: Path, tmp_path: Path) -> None:
+    data = open_data(phantom)
+    test = PatientTest(patients=41, graded_by="two readers", figures={"kappa": 0.52})
+    told = {"spinal_canal_stenosis": Evidence(learnt_from="phantoms", tested=(test,))}
+    result = made_up(data, evidence=complete(told))
+    for case, kinds in ((result, {codes.TESTED, codes.UNTESTED}), (made_up(data, phantom=True), {codes.PHANTOM})):
+        path = write(case, data, tmp_path)
+        groups = groups_of(path)
+        backing = {
+            name: next(
+                named(one.value) for one in group.get_qualitative_evaluations() if named(one.name) == codes.EVIDENCE[:2]
+            )
+            for name, group in groups.items()
+        }
+        assert set(backing.values()) == {kind[:2] for kind in kinds}
+        assert any(text.startswith("PHANTOM") for text in texts_of(dcmread(path))) is case.phantom
+        if case is result:
+            assert backing["Spinal Canal Stenosis L1/L2"] == codes.TESTED[:2]
+            (words,) = texts_of(groups["Spinal Canal Stenosis L1/L2"][0])
+            assert words == "learnt from phantoms alone, tested on 41 patients, graded by two readers: kappa 0.52"
+        assert check(path) == []
+
+
 def test_a_point_lies_on_its_slice_where_another_library_finds_the_same_millimetres(
     phantom: Path, tmp_path: Path
 ) -> None:
@@ -186,7 +236,7 @@ def test_the_same_results_give_the_same_file_and_others_another_instance(phantom
     assert other.SeriesInstanceUID == dcmread(first).SeriesInstanceUID
     assert other.SOPInstanceUID != dcmread(first).SOPInstanceUID
     later = SimpleNamespace(identity="f" * 64)
-    (path,), _ = dicom_sr.write_reports([result], data, later, tmp_path / "d")
+    (path,), _ = dicom_sr.write_reports([result], data, later, tmp_path / "d", MADE)
     assert dcmread(path).SeriesInstanceUID != dcmread(first).SeriesInstanceUID
 
 
@@ -218,7 +268,6 @@ def test_nothing_of_the_patient_but_what_a_report_needs_is_kept_and_nothing_is_l
     report = dcmread(path)
     assert (report.PatientName, report.PatientID) == ("SECRETNAME", "SECRETID")
     assert report.StudyDate == report.PatientSex == ""  # no such day, no such sex
-    assert report.ContentDate == dicom_sr.NO_DATE[0]
     assert "PatientAge" not in report
     assert b"SECRETSTREET" not in path.read_bytes()
     assert b"SECRETPLACE" not in path.read_bytes()
@@ -317,7 +366,8 @@ def test_the_command_leaves_a_report_beside_the_submission(
     assert train_utils.main(command) == 0
     assert not (tmp_path / "dicom_sr").exists()
     assert train_utils.main([*command, "--dicom-sr"]) == 0
-    assert capsys.readouterr().err == ""
+    (said,) = capsys.readouterr().err.splitlines()[1:]
+    assert said.startswith("What the severities rest on: spinal: ")
     (path,) = (tmp_path / "dicom_sr").iterdir()
     report = dcmread(path)
     assert (path.name, report.SeriesDescription) == ("501.dcm", "Lumbar grades, research use only")

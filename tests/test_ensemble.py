@@ -34,6 +34,9 @@ def test_each_cell_is_the_mean_of_its_speakers_or_the_prior(members, method):
             expected = np.mean(said, axis=0)
         elif method == "median":
             expected = np.median(said, axis=0)
+        elif method == "mean_odds":
+            odds = np.prod([row / (1 - row) for row in np.array(said)], axis=0) ** (1 / len(said))
+            expected = odds / (1 + odds)
         else:
             expected = np.prod(said, axis=0) ** (1 / len(said))
         np.testing.assert_allclose(blended[cell], expected / np.sum(expected), rtol=1e-9)
@@ -133,7 +136,7 @@ def test_wrong_shapes_weights_and_methods_are_refused():
     members = np.full((2, 5, 5, 3), 1 / 3)
     with pytest.raises(ValueError, match="do not fit a prior"):
         blend(members[0], PRIOR)
-    with pytest.raises(ValueError, match="unknown blend method 'vote'; known: mean, mean_logits, median"):
+    with pytest.raises(ValueError, match="unknown blend method 'vote'; known: mean, mean_logits, mean_odds, median"):
         blend(members, PRIOR, "vote")
     for weights in ([1], [1, -1], [1, np.nan]):
         with pytest.raises(ValueError, match="2 weights wanted"):

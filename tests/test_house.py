@@ -17,7 +17,7 @@ PACKAGE = ROOT / "lumbar"
 
 #: From the ground up. A room uses rooms of its own floor and below; a new room is given its floor here.
 FLOORS = {
-    "words": {"labels", "issues", "terminal", "pool", "geometry"},
+    "words": {"labels", "issues", "terminal", "geometry"},
     "files": {"files"},
     "dicom": {"dicom", "metric", "submission"},
     "drawing": {"drawing"},
@@ -28,7 +28,7 @@ FLOORS = {
     "stages": {"keypoints", "grading"},
     "bundle": {"bundle"},
     "work": {"prediction", "training", "kaggle"},
-    "report": {"report"},
+    "report": {"report", "__main__"},
 }
 FLOOR_OF = {room: height for height, rooms in enumerate(FLOORS.values()) for room in rooms}
 #: Arrows within a floor that are forbidden all the same: the first may not use the second.

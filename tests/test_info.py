@@ -10,7 +10,7 @@ import pytest
 import train_utils
 from lumbar.arguments import ARGUMENTS, ENGINES
 from lumbar.compute.engine import ENGINE_WORDS
-from lumbar.ensemble.names import METHOD_NAMES
+from lumbar.ensemble.names import KNOWN_METHODS
 from lumbar.grading.networks import registry as graders
 from lumbar.issues import CODES
 from lumbar.keypoints.answers.registry import ANSWERS
@@ -32,7 +32,7 @@ def test_info_is_told_as_json_without_torch(root: Path) -> None:
     assert found["detector_answers"].keys() == ANSWERS.keys()
     assert found["detector_answers"]["heatmaps"]["losses"] == ["mse", "bce", "dice", "focal"]
     assert found["detector_answers"]["slices"]["decodes"] == ["maximum", "expectation", "change"]
-    assert found["blends"] == list(METHOD_NAMES)
+    assert found["blends"] == list(KNOWN_METHODS)
     assert found["preprocessing"]["middle"] == ["series", "canal"]
 
 

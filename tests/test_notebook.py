@@ -237,4 +237,7 @@ def test_what_ships_runs_as_it_is(tmp_path: Path) -> None:
     ended = execute(tmp_path, small, weights)
     assert ended.returncode == 0, ended.stderr[-2000:]
     check_submission(tmp_path / "submission.csv", chosen)
-    assert outputs(tmp_path).count("image/png") == 2
+    shown = outputs(tmp_path)
+    assert shown.count("image/png") == 2
+    assert "Warning" not in shown
+    assert "What the severities rest on: spinal: learnt from phantoms alone" in shown

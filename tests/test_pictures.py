@@ -1,9 +1,8 @@
 """A picture shows the patient's right on the viewer's left however pixels were stored, and says what is doubtful."""
 
 import io
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -19,27 +18,22 @@ from lumbar.dicom.series import Series, Slice
 from lumbar.drawing import style
 from lumbar.geometry import slice_affine, to_pixel
 from lumbar.labels import CONDITIONS, KEYPOINT_SERIES, LABEL_COLUMNS, LEVELS, SeriesType, level_title, side_of
+from lumbar.prediction.result import StudyResult
+from lumbar.recipe.evidence import Evidence, PatientTest
 from lumbar.report.pictures import show_study
 from lumbar.study.keypoint import Keypoint
 from lumbar.study.study import DataFolder, Study
 
 SIDE_PX, STEP_MM = 160, 1.25
 HEIGHTS_MM = {level: 70.0 - 35.0 * place for place, level in enumerate(LEVELS)}
+#: Every condition was tested on patients.
+TESTED = dict.fromkeys(
+    CONDITIONS,
+    Evidence(
+        learnt_from="phantoms", tested=(PatientTest(patients=41, graded_by="two readers", figures={"kappa": 0.52}),)
+    ),
+)
 SERIES_IDS: dict[SeriesType, int] = {"sagittal_t1": 7, "sagittal_t2": 6, "axial_t2": 8}
-
-
-@dataclass
-class Result:
-    """What a picture reads of a study's result."""
-
-    study_id: int
-    probabilities: np.ndarray
-    graded: np.ndarray
-    keypoints: tuple[Keypoint, ...]
-    issues: tuple = ()
-    used: dict = field(default_factory=dict)
-    seconds: float = 1.5
-    failed: bool = False
 
 
 def make_slice(instance: int, ipp: tuple[float, float, float], iop: tuple[float, ...], plane: Any) -> Slice:
@@ -84,9 +78,13 @@ def make_keypoints(study: Study) -> tuple[Keypoint, ...]:
     return tuple(points)
 
 
-def make_result(study: Study, **changes: Any) -> Any:
+def make_result(study: Study, **changes: Any) -> StudyResult:
     probabilities = np.tile([0.9, 0.07, 0.03], (5, 5, 1))
-    return replace(Result(11, probabilities, np.ones((5, 5), bool), make_keypoints(study)), **changes)
+    there = np.ones((5, 5), bool)
+    result = StudyResult(
+        11, probabilities, np.zeros((0, 5, 5, 3)), there, there, make_keypoints(study), seconds=1.5, evidence=TESTED
+    )
+    return replace(result, **changes)
 
 
 def make_data(labels: pd.DataFrame | None = None) -> DataFolder:
@@ -165,15 +163,15 @@ def test_every_image_names_levels_with_their_confidence_or_says_that_a_point_is_
     result = make_result(study)
     figure = show_study(result, make_data(), study=study)
     for ax in axes_titled(figure, "Sagittal"):
-        assert {f"{level_title(level)}  93 %" for level in LEVELS} <= set(texts(ax))
-    assert {ax.get_title(loc="right") for ax in axes_titled(figure, "Axial T2")} == {"R 93 % · L 93 %"}
+        assert {f"{level_title(level)}  .93" for level in LEVELS} <= set(texts(ax))
+    assert {ax.get_title(loc="right") for ax in axes_titled(figure, "Axial T2")} == {"R .93 · L .93"}
     points = tuple(
         replace(point, repaired=True) if point.condition.startswith("right") else point for point in result.keypoints
     )
     figure = show_study(replace(result, keypoints=points), make_data(), study=study)
     (right,) = axes_titled(figure, "Sagittal T1 · right")
     assert "L4/L5  repaired" in texts(right)
-    assert {ax.get_title(loc="right") for ax in axes_titled(figure, "Axial T2")} == {"R repaired · L 93 %"}
+    assert {ax.get_title(loc="right") for ax in axes_titled(figure, "Axial T2")} == {"R repaired · L .93"}
 
 
 def test_a_bar_in_each_graded_cell_shows_how_certain_it_is() -> None:
@@ -313,6 +311,36 @@ def test_a_picture_of_a_study_is_large_enough_and_holds_something() -> None:
 def test_the_real_study_can_be_drawn(cc0_study: Path) -> None:
     from lumbar.study.study import open_data
 
-    result: Any = SimpleNamespace(**vars(make_result(make_study(), study_id=1001, keypoints=())))
+    result = make_result(make_study(), study_id=1001, keypoints=())
     figure = show_study(result, open_data(cc0_study))
     assert [len(ax.images) for ax in axes_titled(figure, "Sagittal")] == [1, 1, 1]
+
+
+def test_a_severity_that_nothing_on_patients_backs_is_hatched_and_the_figure_says_why() -> None:
+    study = make_study()
+    alone = {"spinal_canal_stenosis": TESTED["spinal_canal_stenosis"]}
+    untested = {condition: Evidence(learnt_from="phantoms") for condition in CONDITIONS[1:]}
+    figure = show_study(make_result(study, evidence={**alone, **untested}), make_data(), study=study)
+    ax = table_of(figure)
+    hatched = [box for box in ax.patches if isinstance(box, Rectangle) and box.get_hatch()]
+    assert len(hatched) == 20
+    assert not any(2 < box.get_x() < 3 for box in hatched), "the canal's column is plain"
+    line = next(text for text in figure.texts if text.get_text().startswith("Severities rest on: "))
+    assert "spinal: learnt from phantoms alone, tested on 41 patients (kappa 0.52)" in line.get_text()
+    assert "foraminal, subarticular: learnt from phantoms alone, never tested on patients" in line.get_text()
+    assert line.get_weight() == "bold"
+    assert line.get_window_extent(figure.canvas.get_renderer()).x1 < figure.bbox.x1  # type: ignore[attr-defined]
+    mark = next(mark for ax in axes_titled(figure, "Axial T2") for mark in ax.patches if isinstance(mark, Circle))
+    assert to_rgba(mark.get_edgecolor()) == to_rgba(style.UNGRADED_COLOUR)
+
+
+def test_a_phantom_is_called_one_and_shown_as_it_was_graded() -> None:
+    study = make_study()
+    figure = show_study(make_result(study, evidence={}, phantom=True), make_data(), study=study)
+    assert any(text.get_text() == "PHANTOM, no patient" for text in figure.texts)
+    assert not any(box.get_hatch() for box in table_of(figure).patches)
+
+
+def test_a_probability_is_rounded_one_way_and_a_confidence_is_no_percentage() -> None:
+    assert [style.percent(share) for share in (0.0, 0.005, 0.015, 0.965, 0.9649, 1.0)] == [0, 1, 2, 97, 96, 100]
+    assert [style.confidence(value) for value in (0.0, 0.046, 0.93, 0.999)] == [".00", ".05", ".93", "1.00"]

@@ -13,6 +13,7 @@ from lumbar.issues import CODES, Issue
 from lumbar.labels import CONDITIONS, LABEL_COLUMNS
 from lumbar.prediction.result import StudyResult
 from lumbar.prediction.run_report import (
+    describe_evidence,
     describe_prior,
     describe_rows,
     exceeded_share,
@@ -22,7 +23,13 @@ from lumbar.prediction.run_report import (
     show_issues,
 )
 from lumbar.prediction.versions import versions_here
+from lumbar.recipe.card import Card
+from lumbar.recipe.evidence import Evidence
 
+TESTED = Evidence(
+    learnt_from="phantoms",
+    tested=({"patients": 41, "cases": "205 discs", "graded_by": "two readers", "figures": {"kappa": 0.5213}},),
+)
 ROOT = Path("/home/someone/private folder")
 DATA: Any = SimpleNamespace(
     root=ROOT,
@@ -41,6 +48,7 @@ BUNDLE: Any = SimpleNamespace(
             SimpleNamespace(name="t2", spec=SimpleNamespace(stage="keypoints"), fold=0, sha256="cd" * 32),
             SimpleNamespace(name="spinal", spec=SimpleNamespace(stage="grading"), fold=None, sha256="ef" * 32),
         ],
+        card=Card(evidence={"spinal_canal_stenosis": TESTED}),
         blend=SimpleNamespace(model_dump=lambda: {"method": "mean"}),
     ),
 )
@@ -235,3 +243,19 @@ def test_the_issue_table_of_a_clean_run_is_empty_with_its_columns() -> None:
     table = show_issues([])
     assert table.empty
     assert "meaning" in table.columns
+
+
+def test_the_report_says_what_each_condition_rests_on_and_which_studies_are_phantoms() -> None:
+    report = run_report([result(11, phantom=True), result(12)], DATA, BUNDLE)
+    assert list(report["evidence"]) == list(CONDITIONS)
+    canal, recess = report["evidence"]["spinal_canal_stenosis"], report["evidence"]["left_subarticular_stenosis"]
+    assert (canal["tested_on_patients"], recess["tested_on_patients"]) == (True, False)
+    says = "learnt from phantoms alone, tested on 41 patients (205 discs), graded by two readers: kappa 0.521"
+    assert canal["says"] == says
+    assert canal["tested"][0]["figures"] == {"kappa": 0.5213}
+    assert recess["learnt_from"] == "unknown"
+    assert [study["phantom"] for study in report["studies"]] == [True, False]
+    assert describe_evidence([result(11, phantom=True), result(12)], BUNDLE) == (
+        f"What the severities rest on: spinal: {says}; foraminal, subarticular: what it learnt from is not told, no "
+        "test on patients is told. 1 of 2 studies are phantoms."
+    )

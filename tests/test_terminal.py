@@ -16,8 +16,8 @@ import pytest
 import train_utils
 from lumbar import terminal
 from lumbar.compute import process_pool
+from lumbar.files.pool import spread
 from lumbar.issues import InputError
-from lumbar.pool import spread
 from tests.conftest import ROOT
 
 SCRIPT = [sys.executable, str(ROOT / "train_utils.py")]
@@ -160,7 +160,7 @@ def _break(item: int) -> int:
 @pytest.mark.slow
 def test_ctrl_c_reaches_one_process_of_many_and_the_others_make_no_noise() -> None:
     code = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # a job behind `&` ignores it
-    code += "import tests.test_terminal as t, lumbar.terminal as e, sys; from lumbar.pool import spread\n"
+    code += "import tests.test_terminal as t, lumbar.terminal as e, sys; from lumbar.files.pool import spread\n"
     code += "def work():\n"
     code += "    for one in spread(t._wait, [0.01, 0.01] + [1.5] * 2, 2, lost='lost'): print('begun', flush=True)\n"
     code += "    return 0\n"

@@ -18,6 +18,7 @@ from torch import nn
 
 import train_utils
 from lumbar.bundle.bundle import Bundle, load_bundle
+from lumbar.drawing import style
 from lumbar.geometry import plane_distances, to_pixel
 from lumbar.grading.regions import cut_regions, region_key
 from lumbar.issues import InputError
@@ -59,9 +60,12 @@ class World:
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> World:
-    """One study that can be graded, with a hostile description in its series table, and one without any images."""
+    """One study of a patient, so its headers say, with a hostile description in its series table, and one without any
+    images."""
     root, out = tmp_path_factory.mktemp("data"), tmp_path_factory.mktemp("out")
     shutil.copytree(ROOT / "sample_data" / "train_images" / GRADED, root / "train_images" / GRADED)
+    for path in root.rglob("*.dcm"):
+        path.write_bytes(path.read_bytes().replace(b"Lumbar phantom", b"Some scanner  "))
     for name in ("train.csv", "train_series_descriptions.csv"):
         head, *rows = (ROOT / "sample_data" / name).read_text(encoding="utf-8").splitlines()
         kept = [row for row in rows if row.startswith(f"{GRADED},")]
@@ -148,6 +152,39 @@ def test_every_cell_tells_its_distribution_its_label_and_each_networks_word(worl
     assert all(row["from"] == "prior" for line in world.block(f"study-{BROKEN}")["cells"] for row in line)
 
 
+def test_what_no_test_on_patients_backs_is_told_cell_by_cell_and_counts_for_no_finding(world: World) -> None:
+    study, index = world.block(f"study-{GRADED}"), world.block("report")
+    backed = [[cell["backed"] for cell in line] for line in study["cells"]]
+    assert backed == [[False, False, True, False, False]] * 5, "the canal alone was tested on patients"
+    assert "foraminal, subarticular: learnt from phantoms alone, never tested on patients" in study["rests_on"]
+    assert study["rests_on"] in index["rests_on"]
+    assert study["worst"]["cell"][1] == 2, "a recess that is called severe is no finding"
+    canal = [int(np.argmax(world.results[0].probabilities[0, level])) for level in range(5)]
+    assert [index["studies"][0][name] for name in ("severe", "moderate")] == [canal.count(2), canal.count(1)]
+    colours = {point["name"]: point["colour"] for point in study["points"]}
+    assert len({colours[name] for name in colours if name.endswith((" L", " R"))}) == 1, "grey marks"
+    assert not study["phantom"]
+
+
+def test_a_phantom_is_told_and_its_findings_all_count(world: World) -> None:
+    result = replace(world.results[0], phantom=True)
+    assert all(
+        cell["backed"] for line in write.cells.table(result, list(world.bundle.manifest.graders), None) for cell in line
+    )
+    assert write.cells.counted(result).all()
+    study = read_study(open_data(ROOT / "sample_data"), int(GRADED))
+    assert study.is_phantom
+    assert not read_study(world.data, int(GRADED)).is_phantom
+
+
+def test_per_cents_are_rounded_once(world: World) -> None:
+    cells = [cell for line in world.block(f"study-{GRADED}")["cells"] for cell in line]
+    told = world.results[0].probabilities
+    for place, cell in enumerate(cells):
+        row = CONDITIONS.index(write.cells.ORDER[place % 5])
+        assert cell["percent"] == [style.percent(share) for share in told[row, place // 5]]
+
+
 def test_regions_are_exactly_what_the_networks_saw(world: World) -> None:
     result, study = world.results[0], world.block(f"study-{GRADED}")
     points = {(point.condition, point.level): point for point in result.keypoints}
@@ -215,7 +252,7 @@ def test_the_panel_shows_every_point_wherever_its_own_slice_is_and_how_sure_it_i
         assert point["instance"] == before[place]["instance"]
         assert np.hypot(point["x"] - before[place]["x"], point["y"] - before[place]["y"]) < 0.1
         assert point["text"].startswith((LEVELS[point["row"]].upper().replace("_", "/"), "L ", "R "))
-        assert point["text"].endswith("repaired" if point["repaired"] else f"{100 * point['confidence']:.0f} %")
+        assert point["text"].endswith("repaired" if point["repaired"] else f" {style.confidence(point['confidence'])}")
     assert sum(point["repaired"] for point in after.values()) == sum(point["repaired"] for point in before.values()) + 1
 
 
@@ -364,17 +401,16 @@ def test_the_list_begins_with_the_worst_sorts_by_any_column_and_filters(browser:
     rows = lambda: [row.text for row in every(browser, ".studies tbody th")]  # noqa: E731
     studies = world.block("report")["studies"]
     values = {
-        "worst": lambda study: study["worst"]["expected"],
-        "confidence": lambda study: -1 if study["confidence"] is None else study["confidence"],
+        "worst": lambda study: (study["worst"]["backed"], study["worst"]["expected"]),
+        "confidence": lambda study: float(study["confidence"] or -1),
     }
     keys = [button.get_attribute("data-key") for button in every(browser, "th [data-key]")]
     assert keys == ["id", "worst", "severe", "moderate", "confidence", "prior", "issues"]
 
     def sorted_ids(key: str, down: bool) -> list[str]:
         value = values.get(key, lambda study: int(study[key]))
-        return [
-            one["id"] for one in sorted(studies, key=lambda one: ((-1 if down else 1) * value(one), int(one["id"])))
-        ]
+        by_id = sorted(studies, key=lambda one: int(one["id"]))
+        return [one["id"] for one in sorted(by_id, key=value, reverse=down)]
 
     assert css(browser, 'th[aria-sort="descending"]').text.startswith("Worst finding")
     assert rows() == sorted_ids("worst", down=True)
@@ -441,6 +477,66 @@ def test_a_study_that_failed_has_a_page_too_and_back_leads_to_the_list(browser: 
     assert browser.switch_to.active_element.get_attribute("id") == "title", "a reader hears the new page's title"
     browser.back()
     soon(browser, lambda: css(browser, "h1").text == "Studies")
+
+
+def test_what_is_not_backed_is_hatched_under_a_banner_and_phantoms_are_called_so(
+    browser: Any, world: World, tmp_path: Path
+) -> None:
+    assert "never tested on patients" in css(browser, ".banner").text
+    open_study(browser)
+    assert css(browser, ".banner").text.startswith("Hatched severities are backed by no test on patients.")
+    assert len(every(browser, ".cell.unbacked")) == 20
+    assert "gradient" in css(browser, '[data-cell="0 0"]').value_of_css_property("background-image")
+    assert css(browser, '[data-cell="0 2"]').value_of_css_property("background-image") == "none"
+    page = tmp_path / "phantom.html"
+    page.write_text(world.text.replace('"phantom":false', '"phantom":true'), encoding="utf-8")
+    browser.get(page.as_uri())
+    assert css(browser, ".studies th .tag").text.lower() == "phantom"
+    open_study_of_phantom = css(browser, f'a[href="#study/{GRADED}"]')
+    open_study_of_phantom.click()
+    soon(browser, lambda: css(browser, ".banner").text.startswith("Phantom, no patient. Severities rest on: spinal"))
+
+
+def test_the_cells_are_one_stop_of_the_tab_key_and_arrows_walk_over_them(browser: Any) -> None:
+    from selenium.webdriver import Keys
+
+    open_study(browser)
+    at = lambda: browser.switch_to.active_element.get_attribute("data-cell")  # noqa: E731
+    css(browser, '[data-cell="0 0"]').click()
+    for key, place in (
+        (Keys.ARROW_LEFT, "0 0"), (Keys.ARROW_UP, "0 0"), (Keys.ARROW_DOWN, "1 0"), (Keys.ARROW_RIGHT, "1 1"),
+        (Keys.END, "1 4"), (Keys.HOME, "1 0"),
+    ):  # fmt: skip
+        browser.switch_to.active_element.send_keys(key)
+        assert at() == place
+    assert [cell.get_attribute("data-cell") for cell in every(browser, '.cell[tabindex="0"]')] == ["1 0"]
+    browser.switch_to.active_element.send_keys(Keys.ENTER)
+    soon(browser, lambda: css(browser, "#seen-title").text == "What the networks saw: L2/L3 right foramen")
+    browser.switch_to.active_element.send_keys(Keys.TAB)
+    assert at() is None, "the next stop lies behind the table"
+
+
+def test_an_address_of_no_study_says_so_and_leads_back(browser: Any) -> None:
+    browser.execute_script("location.hash = '#study/404'")
+    soon(browser, lambda: css(browser, "h1").text == "No such study")
+    assert "404" in css(browser, '[role="alert"]').text
+    css(browser, "#main a").click()
+    soon(browser, lambda: css(browser, "h1").text == "Studies")
+
+
+def test_pictures_have_words_and_paper_shows_findings_without_controls(browser: Any) -> None:
+    assert all(one.accessible_name.startswith("25 cells, ") for one in every(browser, ".thumbnail"))
+    open_study(browser)
+    for picture in every(browser, ".tile svg, .strip svg"):
+        assert picture.accessible_name.strip()
+    assert "keypoints with their confidence: L1/L2 ." in css(browser, ".tile:nth-child(2) svg").accessible_name
+    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": "print"})
+    try:
+        assert not css(browser, ".tabs").is_displayed()
+        assert css(browser, ".banner").is_displayed()
+        assert css(browser, ".heat").is_displayed()
+    finally:
+        browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": ""})
 
 
 def test_a_phone_needs_no_sideways_scrolling(browser: Any) -> None:

@@ -23,6 +23,7 @@ from lumbar.compute.tensors import load_tensors
 from lumbar.ensemble.names import SUFFIXES
 from lumbar.files.read import decoded, parse_json, read_bytes
 from lumbar.issues import InputError, few, printable
+from lumbar.recipe.evidence import rests_on
 from lumbar.recipe.wording import describe
 
 
@@ -93,6 +94,7 @@ class Bundle:
             parts += [f"{name} {value:.4g}" for name, value in member.scores.items()]
             lines.append(f"  {member.name}: {', '.join(parts)}")
         lines.append(f"  blend: {self.manifest.blend.method}")
+        lines.append(f"  severities rest on: {printable(rests_on(self.manifest.card.evidence))}")
         return "\n".join(lines)
 
 

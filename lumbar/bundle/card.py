@@ -10,7 +10,9 @@ from lumbar.bundle.bundle import Bundle, load_bundle
 from lumbar.bundle.manifest import MANIFEST, Manifest
 from lumbar.files.write import json_text, replacing, write_text, writing_into
 from lumbar.issues import NOTICE
+from lumbar.labels import condition_title
 from lumbar.recipe.card import Card, Measured, read_measured
+from lumbar.recipe.evidence import complete
 
 #: Name of the card in the bundle's folder.
 CARD: Final = "README.md"
@@ -50,6 +52,7 @@ def card_text(bundle: Bundle) -> str:
     facts = f"Bundle `{bundle.identity[:12]}`, {size:.1f} MiB of weights, blend: {manifest.blend.method}."
     lines += [facts + (f" Licence: {card.licence}." if card.licence else ""), ""]
     lines += _section("What it must not be used for", [f"* {limit}" for limit in card.limits])
+    lines += _section("What the severities rest on", _evidence(card))
     lines += _section("Members", _members(manifest))
     lines += _section("Data", _data(card))
     for table in card.measured:
@@ -76,6 +79,14 @@ def _members(manifest: Manifest) -> list[str]:
         what = f"{spec.network}: {spec.subject}, {spec.backbone}, {spec.pixels}"
         rows.append((member.name, what, fold, member.saw or "not said", scores))
     return _table(("member", "network", "fold held out", "trained on", "scores on that fold"), rows)
+
+
+def _evidence(card: Card) -> list[str]:
+    """A line for each condition; none where the manifest tells nothing of any."""
+    told = complete(card.evidence) if card.evidence else {}
+    lines = [f"* {condition_title(condition)}: {one.says()}." for condition, one in told.items()]
+    commands = list(dict.fromkeys(test.command for one in told.values() for test in one.tested if test.command))
+    return [*lines, *(line for command in commands for line in ("", f"`{command}`"))]
 
 
 def _data(card: Card) -> list[str]:

@@ -8,6 +8,7 @@ from pydantic import Field, field_validator, model_validator
 from lumbar.ensemble.average import BLEND_METHODS
 from lumbar.ensemble.names import MethodName
 from lumbar.labels import CONDITIONS, LEVELS, SEVERITIES
+from lumbar.recipe.blend import Around
 from lumbar.recipe.card import Card
 from lumbar.recipe.detector import DetectorSpec
 from lumbar.recipe.grader import GraderSpec
@@ -59,11 +60,12 @@ class BlendFile(Strict):
     sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
 
-class Blend(Strict):
+class Blend(Around):
     """How the members' probabilities become one table, see `lumbar.ensemble`.
 
-    An average needs nothing but its name. What was fitted was fitted on tables: `tables` names them in their order, and
-    for each the graders whose mean it is (one a fold); `params` and `files` are what the method learned.
+    An average needs nothing but its name. What was fitted, or weighed by hand, speaks of tables: `tables` names them in
+    their order, and for each the graders whose mean it is (one a fold); `params` and `files` are what the method
+    learned or was told.
     """
 
     method: MethodName = "mean"

@@ -20,6 +20,7 @@ from lumbar.ensemble.average import BlendMethod
 from lumbar.files.exchange import exchanging
 from lumbar.files.write import sha256, write_bytes, write_json, writing_into
 from lumbar.issues import InputError
+from lumbar.recipe.blend import Around
 from lumbar.recipe.card import Card
 from lumbar.recipe.detector import DetectorSpec
 from lumbar.recipe.grader import GraderSpec
@@ -49,6 +50,7 @@ def save_bundle(
     *,
     prior: np.ndarray,
     blend: BlendMethod | FittedBlend = "mean",
+    around: Around | None = None,
     description: str = "",
     card: Card | None = None,
     precision: Precision = "float16",
@@ -56,8 +58,8 @@ def save_bundle(
     """Write a bundle and check it; members may come from a generator, one is held at a time.
 
     With `float16`, matrices are stored in half precision; vectors (biases, norms), integers and tensors that half
-    precision cannot hold stay as they are. The folder must be new, empty, or a bundle and nothing else; that one is
-    replaced when all of the new one is there.
+    precision cannot hold stay as they are. `around`: what is done before and after the blend. The folder must be new,
+    empty, or a bundle and nothing else; that one is replaced when all of the new one is there.
     """
     folder = Path(folder)
     with exchanging(folder, own_files, MANIFEST) as new:
@@ -75,7 +77,7 @@ def save_bundle(
                 write_bytes(stored, new / name)
             entries.append(_entry(weights, new / name))
         with writing_into(folder):
-            kept = store_blend(blend, new)
+            kept = store_blend(blend, new, around)
             manifest = _manifest(folder, entries, prior, kept, description, card or Card())
             write_json(manifest.model_dump(mode="json"), new / MANIFEST)
         bundle = load_bundle(new)

@@ -6,7 +6,7 @@ from typing import Final
 
 import cv2
 
-from lumbar.pool import spread
+from lumbar.files.pool import spread
 from lumbar.terminal import bar
 
 #: Items that a process takes at once: the bar moves this often at least.

@@ -10,6 +10,9 @@ from pydicom.dataset import Dataset
 
 from lumbar.dicom.flaws import DAMAGE
 
+#: Manufacturer of the studies that `lumbar.phantom` paints.
+PHANTOM: Final = "Lumbar phantom"
+
 
 @dataclass(frozen=True)
 class Identity:
@@ -26,6 +29,12 @@ class Identity:
     name: str = ""
     birth: str = ""
     echo_ms: float | None = None
+    maker: str = ""
+
+    @property
+    def is_phantom(self) -> bool:
+        """Whether the image shows no patient but a synthetic study of ours."""
+        return self.maker == PHANTOM.casefold()
 
 
 #: Field of `Identity` → the tag that it comes from, in the order in which slices are parted.
@@ -46,7 +55,8 @@ TAGS: Final = {
 def read_identity(dataset: Dataset, header: Dataset) -> Identity:
     """Of a file and one of its frames; what is damaged counts as missing."""
     words = {field: _text(dataset, tag) for field, tag in TAGS.items()}
-    return Identity(**words, echo_ms=_echo(header, "EffectiveEchoTime") or _echo(dataset, "EchoTime"))
+    echo = _echo(header, "EffectiveEchoTime") or _echo(dataset, "EchoTime")
+    return Identity(**words, echo_ms=echo, maker=_text(dataset, "Manufacturer"))
 
 
 def _text(dataset: Dataset, tag: str) -> str:

@@ -113,18 +113,32 @@ def draw_reliability(tables: Mapping[str, np.ndarray], codes: np.ndarray, path: 
     for row, group in enumerate(CONDITION_GROUPS):
         for column, severity in enumerate(SEVERITIES):
             ax = grid[row, column]
-            style.dress(ax, f"{group}: {severity.replace('_', ' or ')}")
+            of_class, rows_in_all = _class_size(codes, CONDITION_GROUPS[group], column, column)
+            style.dress(ax, f"{group}: {severity.replace('_', ' or ')}, n = {of_class} of {rows_in_all}")
             ax.plot([0, 1], [0, 1], color=style.GUIDE, linewidth=1, zorder=1)
             for line, (name, table) in enumerate(tables.items()):
                 rows, gap = reliability(table, codes, group, column)
                 rows = rows[rows[:, 2] >= FEWEST]
-                ax.plot(rows[:, 0], rows[:, 1], label=f"{name}: mean gap {gap:.3f}", **style.line(line))
-            ax.set(xlim=(0, 1), ylim=(0, 1), aspect="equal")
+                how = style.line(line)
+                ax.plot(rows[:, 0], rows[:, 1], label=f"{name}: mean gap {gap:.3f}", **how)
+                for x, y, count in rows:  # how many rows a bin rests on, above the first line and below the others
+                    place: dict[str, Any] = {"xytext": (0, -4 if line else 4), "va": "top" if line else "bottom"}
+                    ax.annotate(
+                        f"{count:.0f}", (x, y), textcoords="offset points", ha="center", rotation=90, size=6,
+                        color=how["color"], **place,
+                    )  # fmt: skip
+            ax.set(xlim=(0, 1), ylim=(-0.13, 1.13), yticks=np.linspace(0, 1, 6), aspect="equal")
             ax.legend(fontsize=style.NOTE_SIZE, loc="upper left", frameon=False)
         grid[row, 0].set_ylabel("observed share (weighted)", size=style.LABEL_SIZE)
     for ax in grid[-1]:
-        ax.set_xlabel("probability", size=style.LABEL_SIZE)
+        ax.set_xlabel("probability; numbers: rows a bin", size=style.LABEL_SIZE)
     return _save(figure, path)
+
+
+def _class_size(codes: np.ndarray, conditions: Sequence[Condition], first: int, last: int) -> tuple[int, int]:
+    """How many labelled rows of some conditions bear the severities from `first` to `last`, and how many there are."""
+    known = codes[:, [CONDITIONS.index(condition) for condition in conditions]]
+    return int(((known >= first) & (known <= last)).sum()), int((known != UNLABELLED).sum())
 
 
 def draw_roc(table: np.ndarray, codes: np.ndarray, path: Path) -> Path:
@@ -133,7 +147,10 @@ def draw_roc(table: np.ndarray, codes: np.ndarray, path: Path) -> Path:
     for ax, condition in zip(grid[0], CONDITIONS, strict=True):
         style.dress(ax, condition_title(condition))
         ax.plot([0, 1], [0, 1], color=style.GUIDE, linewidth=1, zorder=1)
+        sizes = []
         for line, (positive, name) in enumerate(QUESTIONS):
+            of_class, rows_in_all = _class_size(codes, (condition,), positive, len(SEVERITIES) - 1)
+            sizes.append(f"{name}: n = {of_class}")
             found = roc(table, codes, condition, positive)
             if found is None:
                 ax.plot([], [], label=f"{name}: labels all alike", **style.line(line, marker=""))
@@ -141,7 +158,7 @@ def draw_roc(table: np.ndarray, codes: np.ndarray, path: Path) -> Path:
                 points, area = found
                 ax.plot(*points.T, label=f"{name}: area {area:.3f}", **style.line(line, marker=""))
         ax.set(xlim=(-0.01, 1), ylim=(0, 1.01), aspect="equal")
-        ax.set_xlabel("false positive rate", size=style.LABEL_SIZE)
+        ax.set_xlabel(f"false positive rate\n{', '.join(sizes)}\nof {rows_in_all} rows", size=style.NOTE_SIZE)
         ax.legend(fontsize=style.NOTE_SIZE, loc="lower right", frameon=False)
     grid[0, 0].set_ylabel("true positive rate", size=style.LABEL_SIZE)
     return _save(figure, path)

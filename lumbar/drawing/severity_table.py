@@ -20,13 +20,20 @@ COLUMNS: Final[tuple[tuple[Condition, str], ...]] = (
 )
 
 
-def draw_table(ax: Axes, probabilities: np.ndarray, graded: np.ndarray, truth: np.ndarray | None = None) -> None:
+def draw_table(
+    ax: Axes,
+    probabilities: np.ndarray,
+    graded: np.ndarray,
+    truth: np.ndarray | None = None,
+    backed: np.ndarray | None = None,
+) -> None:
     """Probabilities (5 conditions, 5 levels, 3) as a table, levels down, conditions across.
 
     A cell holds the three probabilities in per cent, the largest in bold, and a bar of their shares: one colour is
     certain, several are not. The cell's own colour is the expected severity. Where
     `graded` (5, 5) is False the prior stands in and the cell is hatched. `truth` (5, 5) holds the true severity, 0 to
-    2, which gets a box, or -1.
+    2, which gets a box, or -1. Conditions that `backed` (5,) does not name are pale and hatched: nothing that was
+    measured on patients speaks for their severities.
     """
     ax.set(xticks=[], yticks=[])
     ax.set_axis_off()
@@ -36,7 +43,8 @@ def draw_table(ax: Axes, probabilities: np.ndarray, graded: np.ndarray, truth: n
         style.write(ax, x + 0.5, -0.06, title, ha="center", va="bottom", size=style.LABEL_SIZE, color=style.INK)
         for y in range(len(LEVELS)):
             label = None if truth is None or truth[row, y] < 0 else int(truth[row, y])
-            _draw_cell(ax, x, y, probabilities[row, y], bool(graded[row, y]), label)
+            known = backed is None or bool(backed[row])
+            _draw_cell(ax, x, y, probabilities[row, y], bool(graded[row, y]), label, known)
     for y, level in enumerate(LEVELS):
         style.write(
             ax, -0.06, y + 0.5, level_title(level), ha="right", va="center", size=style.TITLE_SIZE, color=style.INK
@@ -46,16 +54,20 @@ def draw_table(ax: Axes, probabilities: np.ndarray, graded: np.ndarray, truth: n
     style.write(ax, len(COLUMNS), -0.72, note, ha="right", va="bottom", size=style.NOTE_SIZE, color=style.FAINT)
 
 
-def _draw_cell(ax: Axes, x: int, y: int, probabilities: np.ndarray, graded: bool, label: int | None) -> None:
+def _draw_cell(
+    ax: Axes, x: int, y: int, probabilities: np.ndarray, graded: bool, label: int | None, backed: bool
+) -> None:
     colour = style.severity_colour(probabilities) if graded else to_rgba(style.PRIOR_COLOUR)
+    colour = colour if backed or not graded else style.pale(colour)
     ink = style.ink_on(colour)
+    hatch = None if backed else style.UNBACKED_HATCH
     ax.add_artist(
         Rectangle((x + 0.02, y + 0.03), 0.96, 0.94, facecolor=colour, edgecolor=style.EDGE, linewidth=0.5,
-                  hatch=None if graded else "///")
+                  hatch=hatch if graded else "///")
     )  # fmt: skip
     largest = int(np.argmax(probabilities))
     for place in range(len(SEVERITIES)):
-        bold, text = place == largest, f"{100 * probabilities[place]:.0f}"
+        bold, text = place == largest, str(style.percent(probabilities[place]))
         size = (12 if len(text) < 3 else 10) if bold else 9.5  # so that "100" fits into its box
         style.write(ax,
             x + 0.2 + 0.3 * place, y + 0.44, text, ha="center", va="center", color=ink,

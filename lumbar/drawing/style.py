@@ -18,6 +18,11 @@ SEVERITY_MAP: Final = LinearSegmentedColormap.from_list(
     "severity", [(0.0, "#cfe9fa"), (0.22, "#f3e3ac"), (0.5, "#f4b13d"), (1.0, "#b3241c")]
 )
 UNGRADED_COLOUR: Final = "#9a9a9a"
+#: How much of its colour a severity keeps that nothing on patients backs, and the hatch of a cell that holds it.
+PALE: Final = 0.3
+UNBACKED_HATCH: Final = "\\\\\\\\"
+#: What says that a severity is not backed, that a study is a phantom.
+WARNING: Final = "#9c1c12"
 #: A cell that holds the prior, the edge of any cell, and the ground where there is no image.
 PRIOR_COLOUR: Final = "#ededed"
 EDGE: Final = "#c4c9ce"
@@ -78,6 +83,23 @@ def expected_severity(probabilities: np.ndarray) -> np.ndarray:
 def severity_colour(probabilities: np.ndarray) -> tuple[float, float, float, float]:
     """Colour of one distribution (3,)."""
     return SEVERITY_MAP(float(expected_severity(probabilities)) / 2)
+
+
+def percent(share: float) -> int:
+    """A share in whole per cent, halves upwards: the one place where a probability is rounded for people."""
+    return int(100 * float(share) + 0.5 + 1e-9)
+
+
+def confidence(value: float) -> str:
+    """How sure a keypoint is, 0 to 1 with two digits, as `.93`: no per cent, which are for disease alone."""
+    hundredths = percent(value)
+    return "1.00" if hundredths >= 100 else f".{hundredths:02d}"
+
+
+def pale(colour: tuple[float, float, float, float]) -> tuple[float, float, float, float]:
+    """The colour of a severity that nothing on patients backs: faint, and hatched besides."""
+    red, green, blue = (PALE * part + 1 - PALE for part in colour[:3])
+    return red, green, blue, 1.0
 
 
 def ink_on(colour: tuple[float, float, float, float]) -> str:

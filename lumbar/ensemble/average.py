@@ -7,7 +7,7 @@ import numpy as np
 
 from lumbar.ensemble.prior import with_prior
 
-BlendMethod = Literal["mean", "mean_logits", "median"]
+BlendMethod = Literal["mean", "mean_logits", "mean_odds", "median"]
 BLEND_METHODS: Final[tuple[BlendMethod, ...]] = get_args(BlendMethod)
 
 #: Smallest probability whose logarithm is taken: a half-precision softmax underflows to an exact zero.
@@ -24,7 +24,9 @@ def blend(
 
     `probabilities`: (members, 5 conditions, 5 levels, 3 severities), NaN where a member is silent. `prior`: (5, 5, 3).
     `mean` averages probabilities; `mean_logits` averages their logarithms and takes the softmax (the geometric mean);
-    `median` takes each severity's weighted median (the middle of the two where the weights halve between them).
+    `mean_odds` averages the log odds of each severity and takes the sigmoid (of networks trained with binary cross
+    entropy these are the logits); `median` takes each severity's weighted median (the middle of the two where the
+    weights halve between them).
     Other axes between members and severities do as well, as long as `prior` has them too.
     `weights`: one a member, not negative; they are shared out anew among those that speak. A member of weight zero is
     silent. Returns the blend (5, 5, 3), float64, rows sum to 1, and `spoken` (5, 5), True where a member spoke.
@@ -47,12 +49,25 @@ def blend(
     elif method == "mean_logits":
         logits = (share[..., None] * np.log(np.maximum(members, SMALLEST))).sum(axis=0)
         blended = np.exp(logits - logits.max(axis=-1, keepdims=True))
+    elif method == "mean_odds":
+        blended = sigmoid((share[..., None] * log_odds(members)).sum(axis=0))
     elif method == "median":
         blended = _median(members, share)
     else:
         raise ValueError(f"unknown blend method {method!r}; known: {', '.join(BLEND_METHODS)}")
     blended = with_prior(blended, spoken, prior)
     return blended / blended.sum(axis=-1, keepdims=True), spoken
+
+
+def log_odds(probabilities: np.ndarray) -> np.ndarray:
+    """Logarithms of p / (1 - p), element by element."""
+    kept = np.clip(probabilities, SMALLEST, 1 - SMALLEST)
+    return np.log(kept) - np.log1p(-kept)
+
+
+def sigmoid(logits: np.ndarray) -> np.ndarray:
+    """The probabilities of log odds, element by element."""
+    return 1 / (1 + np.exp(-logits))
 
 
 def _median(members: np.ndarray, share: np.ndarray) -> np.ndarray:

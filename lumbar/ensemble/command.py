@@ -3,7 +3,7 @@
 import json
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +11,10 @@ import numpy as np
 import pandas as pd
 
 from lumbar.drawing.charts import draw_reliability
-from lumbar.ensemble import methods, nested
+from lumbar.ensemble import by_hand, methods, nested
 from lumbar.ensemble.cells import GROUPS, Cells
-from lumbar.ensemble.names import ALL, CHOSEN, METHOD_NAMES
+from lumbar.ensemble.fit import Fit
+from lumbar.ensemble.names import ALL, CHOSEN, METHOD_NAMES, WEIGHTED
 from lumbar.ensemble.store import FIT_FILE, Blender, studies_of, write_fit
 from lumbar.ensemble.suspects import suspect_labels, write_suspects
 from lumbar.files.exchange import check_own, exchanging, summed, write_sums
@@ -45,18 +46,34 @@ class Tables:
 
 
 def run_blend(
-    labels: Path, tables: Sequence[Path], folds: int | None, method: str, *, seed: int = 0, out: Path | None = None
+    labels: Path,
+    tables: Sequence[Path],
+    folds: int | None,
+    method: str,
+    *,
+    seed: int = 0,
+    out: Path | None = None,
+    hand: by_hand.Weighted | None = None,
 ) -> dict[str, Any]:
     """Score a method, or `all`, by nested cross-validation; with `out`, fit it on everything and write it there.
 
     Returns `notes` (sentences), `scored_rows`, `rows_without_prediction`, `methods` (a dictionary each, see
-    `Comparison.to_dict`), `seconds`. InputError names what is wrong with a file or an option,
+    `Comparison.to_dict`), `seconds`. `hand`: what a recipe sets by hand; its weights are the method `weighted`, what it
+    sets around a blend holds for every method. InputError names what is wrong with a file or an option,
     and what in `out` no earlier call left there.
     """
     started = time.perf_counter()
     if out is not None:
         check_own(out, own_files)
     data = read_tables(Path(labels), [Path(path) for path in tables], folds, seed)
+    given = None
+    if hand is not None:
+        if method == WEIGHTED:
+            given = _weights(data.names, hand)
+        members, other_members = (by_hand.before(hand, part) for part in (data.members, data.other_members))
+        data = replace(data, members=members, other_members=other_members)
+    elif method == WEIGHTED:
+        raise InputError(f"--method {WEIGHTED} takes its weights from a recipe; give one that has them as --recipe")
     # what is chosen among needs every method's table, to be fitted again on everything
     names = [*METHOD_NAMES, CHOSEN] if method in (ALL, CHOSEN) else list(dict.fromkeys(("mean", method)))
     if CHOSEN in names and len(np.unique(data.folds)) < LEAST_FOLDS_TO_CHOOSE:
@@ -75,13 +92,17 @@ def run_blend(
             predictions[name], picked = nested.chosen(METHOD_NAMES, data.members, data.codes, data.folds, seed)
             notes.append(f"chosen on the other folds: {', '.join(picked)}")
         else:
-            predictions[name] = nested.nested(name, data.members, data.codes, data.folds, seed)
+            own = given if name == WEIGHTED else None
+            predictions[name] = nested.nested(name, data.members, data.codes, data.folds, seed, own)
+        if hand is not None:
+            spoken = Cells(data.members, np.empty(0)).spoken
+            predictions[name] = by_hand.after(hand, predictions[name], spoken)
     rows = nested.compare(predictions, codes, seed)
     if out is not None:
         final, why = nested.choose(rows, len(codes)) if method in (ALL, CHOSEN) else (method, "as asked")
         notes.append(f"written to {out}: {final} ({why})")
         with exchanging(out, own_files, FIT_FILE) as new, writing_into(out):
-            write_results(data, codes, predictions, final, new, seed)
+            write_results(data, codes, predictions, final, new, seed, given, hand)
             write_sums(new)
     return {
         "folds": len(np.unique(data.folds)),
@@ -93,6 +114,13 @@ def run_blend(
         "methods": [row.to_dict() for row in rows if method in (ALL, row.method)],
         "seconds": round(time.perf_counter() - started, 1),
     }
+
+
+def _weights(tables: Sequence[str], hand: by_hand.Weighted) -> Fit:
+    try:
+        return by_hand.weighted(tables, hand)
+    except ValueError as error:
+        raise InputError(f"the recipe's blend does not fit the tables {', '.join(tables)}: {error}") from error
 
 
 def own_files(folder: Path) -> list[str]:
@@ -174,17 +202,27 @@ def _folds(labels: Path, studies: np.ndarray, count: int | None, seed: int) -> t
 
 
 def write_results(
-    data: Tables, codes: np.ndarray, predictions: dict[str, np.ndarray], method: str, out: Path, seed: int
+    data: Tables,
+    codes: np.ndarray,
+    predictions: dict[str, np.ndarray],
+    method: str,
+    out: Path,
+    seed: int,
+    given: Fit | None = None,
+    hand: by_hand.Around | None = None,
 ) -> None:
     """Fit `method` on all labelled studies and write: fit.json with its models; blend.csv; suspects; the picture.
 
     blend.csv holds labelled studies out of fold, and the tables' other studies by the fit.
     """
     prior = prior_of_codes(data.codes, 0.5)
-    fitted = methods.fit(method, Cells(data.members, prior), data.codes, seed)
+    fitted = given or methods.fit(method, Cells(data.members, prior), data.codes, seed)
     write_fit(Blender(fitted, data.names, prior), out)
     held_out = predictions[method]
-    new = methods.predict(fitted, Cells(data.other_members, prior)) if len(data.others) else held_out[:0]
+    others = Cells(data.other_members, prior)
+    new = methods.predict(fitted, others) if len(data.others) else held_out[:0]
+    if hand is not None and len(data.others):
+        new = by_hand.after(hand, new, others.spoken)
     rows = to_rows([*data.studies.tolist(), *data.others.tolist()], np.concatenate([held_out, new]))
     write_csv(rows, out / "blend.csv")
     write_suspects(suspect_labels(data.studies, codes, held_out, data.members), out / "suspect_labels.csv")

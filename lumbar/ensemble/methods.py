@@ -10,11 +10,11 @@ from typing import Final, Literal
 
 import numpy as np
 
-from lumbar.ensemble import boosting, linear, mlp, weights
+from lumbar.ensemble import boosting, by_hand, cellwise, linear, mlp, weights
 from lumbar.ensemble.average import BLEND_METHODS
 from lumbar.ensemble.cells import FAINT, Cells
 from lumbar.ensemble.fit import Fit
-from lumbar.ensemble.names import MethodName
+from lumbar.ensemble.names import WEIGHTED, MethodName
 from lumbar.ensemble.objective import softmax
 from lumbar.ensemble.prior import with_prior
 from lumbar.metric import UNLABELLED
@@ -46,6 +46,11 @@ def predict(fitted: Fit, cells: Cells) -> np.ndarray:
     return METHODS[fitted.method].predict(fitted, cells)
 
 
+def spoken(fitted: Fit, cells: Cells) -> np.ndarray:
+    """(N, 5, 5), True where a member speaks that the blend listens to."""
+    return by_hand.spoken(fitted, cells) if fitted.method == WEIGHTED else cells.spoken
+
+
 def _average(name: str) -> Method:
     def fit_nothing(cells: Cells, codes: np.ndarray, seed: int) -> Fit:
         return Fit(name)
@@ -72,6 +77,10 @@ def _predict_stack(fitted: Fit, cells: Cells) -> np.ndarray:
     return with_prior(softmax(total), cells.spoken, cells.prior)
 
 
+def _refuse_to_fit(cells: Cells, codes: np.ndarray, seed: int) -> Fit:
+    raise ValueError("the weights of this blend are set by hand, in a recipe; see `by_hand.weighted`")
+
+
 METHODS: Final[dict[str, Method]] = {
     **{name: _average(name) for name in BLEND_METHODS},
     "nelder_mead": _weights("nelder_mead", "mean", "Nelder-Mead"),
@@ -81,7 +90,9 @@ METHODS: Final[dict[str, Method]] = {
     "scaling": Method(linear.fit_scaling, linear.predict),
     "neighbours": Method(linear.fit_neighbours, linear.predict),
     "mlp": Method(mlp.fit, mlp.predict),
+    "cells": Method(cellwise.fit, cellwise.predict),
     "lightgbm": Method(partial(boosting.fit, name="lightgbm"), boosting.predict),
     "xgboost": Method(partial(boosting.fit, name="xgboost"), boosting.predict),
     "stack": Method(_fit_stack, _predict_stack),
+    WEIGHTED: Method(_refuse_to_fit, by_hand.predict),
 }

@@ -8,11 +8,12 @@ epoch on the studies held out; the networks are averaged. One hidden layer is li
 where the order of additions, and with it the result, is fixed.
 """
 
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 from safetensors.numpy import load, save
 
+from lumbar.ensemble.adam import Moments, step_of
 from lumbar.ensemble.cells import GROUP_OF, GROUPS, MIRROR, Cells, Scale, deviations, ratios
 from lumbar.ensemble.cells import speakers as speakers_of
 from lumbar.ensemble.fit import Fit, inner_folds
@@ -103,7 +104,7 @@ def _train(
     """
     rng = np.random.default_rng(seed)
     network = _fresh(x.shape[-1], rng)
-    moments: dict[str, Any] = {name: (np.zeros_like(value), np.zeros_like(value)) for name, value in network.items()}
+    moments: Moments = {}
     studies, total = np.flatnonzero(train), weight_sums(codes[train, 0])
     batches = max(1, round(len(studies) / BATCH))
     best, best_loss, step = network, np.inf, 0
@@ -113,7 +114,7 @@ def _train(
             sums = total * len(batch) / len(studies)
             slopes = _slopes(network, x[batch, side], base[batch, side], codes[batch, side], sums, rng)
             step += 1
-            _move(network, moments, slopes, step, RATE * _rate(step / (EPOCHS * batches)))
+            step_of(network, moments, slopes, step, RATE * _rate(step / (EPOCHS * batches)), DECAY)
         loss = loss_and_gradient(_answer(network, x[held_out], base[held_out, 0]), codes[held_out, 0])[0]
         if loss < best_loss:
             best, best_loss = {name: value.copy() for name, value in network.items()}, loss
@@ -150,14 +151,3 @@ def _slopes(
     by_hidden = slope @ network["w2"].T * mask * slant
     t = np.array([by_t[list(places)].sum() for places in GROUPS])
     return {"w1": x.T @ by_hidden, "b1": by_hidden.sum(0), "w2": kept.T @ slope, "b2": slope.sum(0), "t": t}
-
-
-def _move(network: Network, moments: dict[str, Any], slopes: Network, step: int, rate: float) -> None:
-    """One step of AdamW, in place; biases and temperatures do not decay."""
-    for name, slope in slopes.items():
-        first, second = moments[name]
-        first += 0.1 * (slope - first)
-        second += 0.001 * (slope**2 - second)
-        change = (first / (1 - 0.9**step)) / (np.sqrt(second / (1 - 0.999**step)) + 1e-8)
-        decay = DECAY if network[name].ndim > 1 else 0.0
-        network[name] = network[name] * (1 - rate * decay) - rate * change

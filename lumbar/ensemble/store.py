@@ -9,11 +9,11 @@ import numpy as np
 import pandas as pd
 from safetensors import SafetensorError
 
-from lumbar.ensemble.average import blend
+from lumbar.ensemble.average import BlendMethod, blend
 from lumbar.ensemble.cells import Cells
 from lumbar.ensemble.fit import Fit
-from lumbar.ensemble.methods import METHODS, predict
-from lumbar.ensemble.names import SUFFIXES
+from lumbar.ensemble.methods import METHODS, predict, spoken
+from lumbar.ensemble.names import SUFFIXES, WEIGHTED
 from lumbar.files.read import read_bytes, read_json
 from lumbar.files.write import write_bytes, write_json
 from lumbar.issues import InputError
@@ -32,8 +32,19 @@ class Blender:
 
     def __call__(self, tables: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Blend one study: tables (T, 5, 5, 3), NaN where silent, to the blend (5, 5, 3) and `spoken` (5, 5)."""
-        cells = Cells(np.asarray(tables, dtype=np.float64)[None], self.prior)
-        return predict(self.fitted, cells)[0], cells.spoken[0]
+        blended, there = self.many(np.asarray(tables, dtype=np.float64)[None])
+        return blended[0], there[0]
+
+    def many(self, tables: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """The same for N studies: tables (N, T, 5, 5, 3)."""
+        cells = Cells(tables, self.prior)
+        return predict(self.fitted, cells), spoken(self.fitted, cells)
+
+    @property
+    def of_folds(self) -> BlendMethod:
+        """How the folds of a table become one: weights on logits are weights of the folds' logits, too."""
+        average: BlendMethod = self.fitted.params["average"] if self.fitted.method == WEIGHTED else "mean"
+        return average
 
     def try_out(self) -> None:
         """Blend two made-up studies, one of them silent; InputError where the numbers do not fit together."""
@@ -49,15 +60,15 @@ class Blender:
             ) from error
 
 
-def gather(members: np.ndarray, places: Sequence[Sequence[int]]) -> np.ndarray:
-    """Tables (T, 5, 5, 3) from members (M, 5, 5, 3): each the mean of those of its members that speak, else NaN.
+def gather(members: np.ndarray, places: Sequence[Sequence[int]], average: BlendMethod = "mean") -> np.ndarray:
+    """Tables (T, 5, 5, 3) from members (M, 5, 5, 3): each the average of those of its members that speak, else NaN.
 
     One table may have several members: the same grader, trained once a fold.
     """
     tables = []
     for chosen in places:
-        mean, spoken = blend(members[list(chosen)], np.full(members.shape[1:], 1 / 3))
-        tables.append(np.where(spoken[..., None], mean, np.nan))
+        mean, there = blend(members[list(chosen)], np.full(members.shape[1:], 1 / 3), average)
+        tables.append(np.where(there[..., None], mean, np.nan))
     return np.stack(tables)
 
 

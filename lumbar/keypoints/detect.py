@@ -122,8 +122,8 @@ class _Chain:
         if spec.answer == "heatmaps" and not spec.depth:
             look = partial(raw_answers, members=members, device=self.device, amp=self.amp)
             chosen = {point.series_id for point in fresh}
-            shown = [stack for stack in stacks if stack.series.series_id in chosen]
-            self.doubts += turned_series(self.study.study_id, shown, fresh, spec, look)
+            theirs = [stack for stack in stacks if stack.series.series_id in chosen]
+            self.doubts += turned_series(self.study.study_id, theirs, fresh, spec, look)
         told = {kind: list(points.values()) for kind, points in self.raw.items()}
         self.doubts += doubtful_geometry(self.study, told, canal, spec.series_type, self.doubts)
         listed = [self.study.series_by_id(number) for number in {point.series_id for point in fresh}]

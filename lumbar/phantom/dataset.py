@@ -14,6 +14,7 @@ import cv2
 import numpy as np
 
 from lumbar.files.exchange import check_own, exchanging
+from lumbar.files.pool import spread
 from lumbar.files.write import write_text
 from lumbar.issues import InputError
 from lumbar.labels import LABEL_COLUMNS
@@ -21,7 +22,6 @@ from lumbar.phantom import study
 from lumbar.phantom.options import PhantomOptions
 from lumbar.phantom.study import Rows, Split, plan, seed_words, table_rows
 from lumbar.phantom.writer import OwnSlices
-from lumbar.pool import spread
 
 _COORDINATES = ("study_id", "series_id", "instance_number", "condition", "level", "x", "y")
 #: Seed, number, id, split and options of one study.

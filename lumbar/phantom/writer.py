@@ -10,6 +10,7 @@ from pydicom.errors import InvalidDicomError
 from pydicom.filereader import read_file_meta_info
 from pydicom.uid import ExplicitVRLittleEndian, MRImageStorage, RLELossless, generate_uid
 
+from lumbar.dicom.identity import PHANTOM
 from lumbar.phantom.scan import SeriesPlan
 
 #: Echo and repetition times (ms) that the contrasts stand for.
@@ -86,7 +87,7 @@ def slice_dataset(
     ds = FileDataset("", {}, file_meta=meta, preamble=b"\0" * 128)
     ds.SOPClassUID, ds.SOPInstanceUID = MRImageStorage, meta.MediaStorageSOPInstanceUID
     ds.ImageType = ["ORIGINAL", "PRIMARY", "OTHER"]
-    ds.StudyDate, ds.StudyTime, ds.Modality, ds.Manufacturer = "20240101", "120000", "MR", "Lumbar phantom"
+    ds.StudyDate, ds.StudyTime, ds.Modality, ds.Manufacturer = "20240101", "120000", "MR", PHANTOM
     ds.AccessionNumber, ds.ReferringPhysicianName = "", ""
     ds.SeriesDescription = plan.description
     ds.PatientName, ds.PatientID, ds.PatientBirthDate, ds.PatientSex = f"Phantom^{study}", str(study), "", ""

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from lumbar.bundle.bundle import Bundle
+from lumbar.ensemble import by_hand
 from lumbar.ensemble.average import blend
 from lumbar.issues import InputError
 
@@ -21,18 +22,22 @@ class BundleBlend:
 
         Raises InputError where the blend cannot be used: a damaged model, a library that is not installed.
         """
-        entry = bundle.manifest.blend
+        self.around = entry = bundle.manifest.blend
         self.method, self.prior = entry.method, np.asarray(bundle.manifest.prior, dtype=np.float64)
         self.places = [[list(graders).index(name) for name in names] for names in entry.tables.values()]
         self.blender = _fitted_blend(bundle) if entry.tables else None
 
     def __call__(self, members: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Members (M, 5, 5, 3), NaN where silent, to the blend (5, 5, 3) and `spoken` (5, 5)."""
+        table, spoken = self._blended(by_hand.before(self.around, members))
+        return by_hand.after(self.around, table, spoken), spoken
+
+    def _blended(self, members: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         if self.blender is None:
             return blend(members, self.prior, self.method)  # type: ignore[arg-type]  # no tables: an average
         from lumbar.ensemble.store import gather
 
-        return self.blender(gather(members, self.places))
+        return self.blender(gather(members, self.places, self.blender.of_folds))
 
 
 def _fitted_blend(bundle: Bundle) -> "Blender":

@@ -31,6 +31,7 @@ class Case:
     regions: dict[str, Regions] = field(default_factory=dict)  # by `region_key`
     batches: dict[str, Batches] = field(default_factory=dict)  # on an accelerator, by where and `region_key`
     used: dict[str, list[int]] = field(default_factory=dict)
+    phantom: bool = False
     answers: dict[str, np.ndarray] = field(default_factory=dict)  # logits (5, 5, 3) by member
     unanswered: dict[str, np.ndarray] = field(default_factory=dict)  # (5, 5) bool by member: no number where it saw
     device_failed: list[Issue] = field(default_factory=list)

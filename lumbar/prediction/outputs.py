@@ -60,6 +60,13 @@ def keypoint_table(results: Iterable[StudyResult]) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=list(KEYPOINT_COLUMNS))
 
 
+def submission_table(results: Iterable[StudyResult]) -> pd.DataFrame:
+    """The rows of `submission.csv`, with the digits that it has there."""
+    results = list(results)
+    probabilities = np.stack([result.probabilities for result in results])
+    return submission.rounded(submission.to_rows([result.study_id for result in results], probabilities))
+
+
 def write_outputs(
     results: Iterable[StudyResult],
     data: DataFolder,
@@ -75,8 +82,7 @@ def write_outputs(
     earlier run left. What was kept study by study in `out` is taken away at the end.
     """
     results, out = list(results), Path(out)
-    study_ids = [result.study_id for result in results]
-    table = submission.rounded(submission.to_rows(study_ids, np.stack([result.probabilities for result in results])))
+    table = submission_table(results)
     ungraded = [result.study_id for result in results if not result.graded.any()]
     submission.validate(table, data.study_ids, prior_studies=ungraded)
     report = run_report(results, data, bundle, options=options)

@@ -28,6 +28,7 @@ from lumbar.prediction.networks import MovedError
 from lumbar.prediction.result import StudyResult, left_out, not_finite
 from lumbar.recipe import chain
 from lumbar.recipe.detector import DetectorSpec
+from lumbar.recipe.evidence import complete
 from lumbar.recipe.grader import GraderSpec
 from lumbar.recipe.views import OWN_VIEW
 from lumbar.study.study import Study
@@ -58,6 +59,7 @@ class Predictor:
         self.bundle, self.word, self.studies, self.room = bundle, engine, studies, room
         self.prior = np.asarray(bundle.manifest.prior, dtype=np.float64)  # (5, 5, 3)
         self.graders = bundle.manifest.graders
+        self.evidence = complete(bundle.manifest.card.evidence)
         if not self.graders or not bundle.manifest.detectors:
             raise InputError(
                 f"{bundle.folder}: the bundle lacks {'detectors' if self.graders else 'graders'}; "
@@ -166,6 +168,7 @@ class Predictor:
         case.issues = [*study.issues, *issues]
         case.issues += [issue for issue in dict.fromkeys(cut_issues) if issue not in case.issues]
         case.regions = {key: replace(found, cuts={}) for key, found in regions.items()}  # cuts hold the study's slices
+        case.phantom = study.is_phantom
         case.used = {kind: [series.series_id for series in listed] for kind, listed in study.series.items()}
         case.study = None
 
@@ -212,6 +215,8 @@ class Predictor:
                 *case.device_failed,
             ),
             used=case.used,
+            phantom=case.phantom,
+            evidence=self.evidence,
             seconds=case.seconds,
             ran_on=f"{self.device}, {self.engine}",
             dropped=tuple(name for name in self.graders if name not in case.answers),
@@ -237,5 +242,6 @@ class Predictor:
             graded=np.zeros(self.prior.shape[:2], dtype=bool),
             seen=np.zeros(self.prior.shape[:2], dtype=bool),
             issues=(*issues, Issue(code, study_id, None, reason)),
+            evidence=self.evidence,
             failed=True,
         )

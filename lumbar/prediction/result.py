@@ -7,7 +7,8 @@ from typing import Final
 import numpy as np
 
 from lumbar.issues import Issue
-from lumbar.labels import CONDITIONS, LEVELS, condition_title, level_title
+from lumbar.labels import CONDITIONS, LEVELS, Condition, condition_title, level_title
+from lumbar.recipe.evidence import UNKNOWN, Evidence, complete, rests_on
 from lumbar.study.keypoint import Keypoint
 
 #: Metadata of a result's field that stands in the run report: its key there.
@@ -37,6 +38,18 @@ class StudyResult:
     failed: bool = field(default=False, metadata={REPORTED: "failed"})
     ran_on: str = ""  # device and number type
     dropped: tuple[str, ...] = ()  # members that a time budget had left out by then
+    phantom: bool = field(default=False, metadata={REPORTED: "phantom"})  # a synthetic study of ours
+    #: What the severities of each condition rest on, as the bundle tells it.
+    evidence: Mapping[Condition, Evidence] = field(default_factory=lambda: complete({}))
+
+    @property
+    def shown_as_told(self) -> np.ndarray:
+        """(5 conditions,) bool: whether severities may be shown as they are: tested on patients, or of a phantom."""
+        return np.array([self.phantom or self.evidence.get(one, UNKNOWN).on_patients for one in CONDITIONS])
+
+    def rests_on(self, *, short: bool = False) -> str:
+        """What the severities rest on, in one line."""
+        return rests_on(self.evidence, short=short)
 
 
 def left_out(study_id: int, graded: np.ndarray, seen: np.ndarray) -> tuple[Issue, ...]:

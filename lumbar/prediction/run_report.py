@@ -18,6 +18,7 @@ from lumbar.issues import CODES, NOTICE, Issue, printable
 from lumbar.labels import CONDITIONS, LABEL_COLUMNS, LEVELS
 from lumbar.prediction.result import REPORTED, StudyResult
 from lumbar.prediction.versions import versions_here
+from lumbar.recipe.evidence import ByCondition, complete, rests_on
 from lumbar.study.study import DataFolder
 
 #: Layout of the report; raised when a key changes its meaning.
@@ -41,8 +42,7 @@ def run_report(
     them, which is also the default. `seconds`: the whole run; the sum over studies where it is None. In the report,
     `ran_on` counts studies by device and number type, `dropped` those graded without a member for lack of time.
     """
-    issues = [issue for result in results for issue in result.issues]
-    issues += [issue for issue in data.issues if issue.study in data.unlisted]
+    issues = all_issues(results, data)
     spent = [float(result.seconds) for result in results]
     return {
         "format": FORMAT,
@@ -52,6 +52,7 @@ def run_report(
         "ran_on": dict(Counter(result.ran_on for result in results if result.ran_on)),
         "dropped": dict(Counter(name for result in results for name in result.dropped)),
         "bundle": bundle_identity(bundle),
+        "evidence": evidence_entries(bundle.manifest.card.evidence),
         "data": {
             "split": data.split,
             "parts_by": "tables" if data.tree is None else data.tree.parts_by,
@@ -73,6 +74,12 @@ def run_report(
         },
         "studies": [_study_entry(result) for result in results],
     }
+
+
+def all_issues(results: Iterable[StudyResult], data: DataFolder) -> list[Issue]:
+    """The issues of all studies, and of those that were left out."""
+    issues = [issue for result in results for issue in result.issues]
+    return [*issues, *(issue for issue in data.issues if issue.study in data.unlisted)]
 
 
 def failed_studies(results: Iterable[StudyResult]) -> list[int]:
@@ -131,6 +138,21 @@ def show_issues(results: Iterable[StudyResult]) -> pd.DataFrame:
 def _example(issue: Issue) -> str:
     series = "" if issue.series is None else f", series {issue.series}"
     return f"study {issue.study}{series}: {issue.detail}"
+
+
+def evidence_entries(told: ByCondition) -> dict[str, dict[str, Any]]:
+    """What each condition's severities rest on, as the bundle tells it, and in words."""
+    return {
+        condition: {"tested_on_patients": one.on_patients, "says": one.says(), **one.model_dump(mode="json")}
+        for condition, one in complete(told).items()
+    }
+
+
+def describe_evidence(results: Sequence[StudyResult], bundle: Bundle) -> str:
+    """One sentence: what the severities rest on, and how many of the studies are phantoms."""
+    line = f"What the severities rest on: {rests_on(bundle.manifest.card.evidence)}."
+    phantoms = sum(result.phantom for result in results)
+    return f"{line} {phantoms} of {len(results)} studies are phantoms." if phantoms else line
 
 
 def describe_rows(results: Sequence[StudyResult]) -> str:

@@ -12,6 +12,8 @@ from pydantic import Field, TypeAdapter, ValidationError
 from lumbar.files.read import read_json
 from lumbar.files.write import write_json
 from lumbar.issues import InputError
+from lumbar.labels import Condition
+from lumbar.recipe.evidence import Evidence
 from lumbar.recipe.strict import Strict
 from lumbar.recipe.wording import describe
 
@@ -38,6 +40,8 @@ class Measured(Strict):
 class Card(Strict):
     """What a reader must know of a bundle beside its members."""
 
+    LATER = frozenset({"evidence"})
+
     licence: str = ""
     data: tuple[Source, ...] = ()
     #: Patients of the real data that no member was trained on.
@@ -46,6 +50,8 @@ class Card(Strict):
     commands: tuple[str, ...] = ()
     limits: tuple[str, ...] = ()
     measured: tuple[Measured, ...] = ()
+    #: What each condition's severities rest on; of one that is not named nothing is known.
+    evidence: dict[Condition, Evidence] = {}
 
     def with_measured(self, tables: Sequence[Measured]) -> "Card":
         """The card with these tables; one of the same title is replaced in its place."""

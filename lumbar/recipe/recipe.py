@@ -24,11 +24,12 @@ from lumbar.arguments import LARGEST_SEED
 from lumbar.files.read import parse_toml, read_text
 from lumbar.issues import InputError, cut, few, numbered, printable
 from lumbar.recipe import chain, combinations, needs
+from lumbar.recipe.blend import Blend
 from lumbar.recipe.card import Card
 from lumbar.recipe.detector import DetectorSpec
 from lumbar.recipe.grader import GraderSpec
 from lumbar.recipe.member import MEMBER_NAME
-from lumbar.recipe.settings import Blend, Folds, Loop, Training
+from lumbar.recipe.settings import Folds, Loop, Training
 from lumbar.recipe.strict import Strict
 from lumbar.recipe.wording import describe
 
@@ -109,6 +110,7 @@ class Recipe(Strict):
         both = self.stage1.members.keys() & self.stage2.members.keys()
         if both:
             raise ValueError(f"member {sorted(both)[0]!r} stands in both stages; names must differ")
+        self.blend.check_names(self.stage2.bundled())
         return self
 
 

@@ -5,8 +5,6 @@ from typing import Annotated, Final, Literal
 from pydantic import Field, model_validator
 
 from lumbar.arguments import LARGEST_SEED, MOST_PROCESSES
-from lumbar.ensemble.average import BLEND_METHODS, BlendMethod
-from lumbar.ensemble.names import MethodName
 from lumbar.recipe.augment import Augment
 from lumbar.recipe.member import LAST_FOLD
 from lumbar.recipe.strict import Strict
@@ -126,18 +124,3 @@ class Loop(Strict):
     tensorboard: bool = False
     read_processes: int = Field(2, ge=1, le=MOST_PROCESSES)  # processes that read the DICOM files
     region_margin: float = Field(1.5, ge=1, le=10)  # cached regions reach this much farther than the network sees
-
-
-class Blend(Strict):
-    """How members become one table.
-
-    auto: the method with the best nested score on the run's own out-of-fold tables, where it is surely better than the
-    plain mean; else, and below 200 labelled studies, the plain mean. Any other name is a method of `lumbar.ensemble`.
-    """
-
-    method: Literal["auto"] | MethodName = "auto"
-
-    @property
-    def average(self) -> BlendMethod:
-        """The average to fall back on where nothing was fitted."""
-        return next((name for name in BLEND_METHODS if name == self.method), "mean")

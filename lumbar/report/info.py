@@ -4,7 +4,7 @@ from typing import Any, get_args
 
 from lumbar import __version__
 from lumbar.arguments import ARGUMENTS, DEVICES, ENGINES
-from lumbar.ensemble.names import METHOD_NAMES
+from lumbar.ensemble.names import KNOWN_METHODS
 from lumbar.grading.networks import registry as graders
 from lumbar.grading.tasks import TASKS
 from lumbar.issues import CODES
@@ -39,7 +39,7 @@ def info() -> dict[str, Any]:
         "schedules": get_args(Training.model_fields["schedule"].annotation),
         "augmentations": list(Augment.model_fields),
         "folds": get_args(Folds.model_fields["method"].annotation),
-        "blends": METHOD_NAMES,
+        "blends": KNOWN_METHODS,
         "engines": ENGINES,
         "devices": DEVICES,
         "issues": CODES,

@@ -101,7 +101,8 @@ def show_study(result: StudyResult, data: DataFolder, *, study: Study | None = N
     for column, (kind, side) in enumerate(sagittal):
         points = [point for point in result.keypoints if _belongs(point, kind, side)]
         _draw_sagittal(figure.add_subplot(top[column]), _sagittal_view(study, slices, points, kind), result, kind, side)
-    draw_table(figure.add_subplot(top[3]), result.probabilities, result.graded, true_severities(data, result.study_id))
+    truth = true_severities(data, result.study_id)
+    draw_table(figure.add_subplot(top[3]), result.probabilities, result.graded, truth, result.shown_as_told)
     bottom = grid[1].subgridspec(1, len(LEVELS), wspace=0.03)
     for column, level in enumerate(LEVELS):
         points = [point for point in result.keypoints if point.level == level and _belongs(point, "axial_t2", None)]
@@ -179,8 +180,8 @@ def _draw_axial(ax: Axes, view: _View | None, result: StudyResult, level: Level)
 
 
 def sureness(point: Keypoint) -> str:
-    """The confidence in per cent; a repaired point has none of its own."""
-    return "repaired" if point.repaired else f"{100 * point.confidence:.0f} %"
+    """The confidence, 0 to 1; a repaired point has none of its own."""
+    return "repaired" if point.repaired else style.confidence(point.confidence)
 
 
 def _draw_nothing(ax: Axes, title: str, reason: str) -> None:
@@ -243,8 +244,8 @@ def _display_range(view: _View, x: float, y: float, wide: float, tall: float) ->
 def _draw_marks(ax: Axes, view: _View, result: StudyResult) -> None:
     for point, xy in view.points:
         row, column = CONDITIONS.index(point.condition), LEVELS.index(point.level)
-        graded = bool(result.graded[row, column])
-        colour = style.severity_colour(result.probabilities[row, column]) if graded else style.UNGRADED_COLOUR
+        told = bool(result.graded[row, column] and result.shown_as_told[row])
+        colour = style.severity_colour(result.probabilities[row, column]) if told else style.UNGRADED_COLOUR
         doubtful = point.confidence < LOW_CONFIDENCE
         ax.add_artist(style.mark(xy, colour, repaired=point.repaired, doubtful=doubtful))
 
@@ -257,13 +258,19 @@ def _bare(ax: Axes, title: str) -> None:
 
 
 def _draw_title(figure: Figure, result: StudyResult) -> None:
-    style.write(figure, 0.012, 0.965, f"Study {result.study_id}", size=16, weight="bold", color=style.INK, va="center")
+    style.write(figure, 0.012, 0.974, f"Study {result.study_id}", size=16, weight="bold", color=style.INK, va="center")
+    tag = style.write(figure, 0.012, 0.94, "", size=style.LABEL_SIZE, color=style.INK, va="center")
+    tag.set_text(f"Severities rest on: {result.rests_on(short=True)}")
+    if result.phantom:
+        style.write(figure, 0.2, 0.974, "PHANTOM, no patient", size=12, weight="bold", color=style.WARNING, va="center")
+    elif not result.shown_as_told.all():
+        tag.set(color=style.WARNING, weight="bold")
     from_prior = int((~np.asarray(result.graded, bool)).sum())
     parts = [f"{result.seconds:.1f} s", f"{len(result.issues)} issue{'' if len(result.issues) == 1 else 's'}"]
     parts += [f"{from_prior} of 25 rows from the prior"] if from_prior else []
     parts += ["research use only, not for clinical decisions"]
     style.write(
-        figure, 0.988, 0.965, " · ".join(parts), size=style.LABEL_SIZE, color=style.FAINT, va="center", ha="right"
+        figure, 0.988, 0.974, " · ".join(parts), size=style.LABEL_SIZE, color=style.FAINT, va="center", ha="right"
     )
 
 
@@ -274,7 +281,7 @@ def _draw_key(figure: Figure) -> None:
     _bare(ax, "")
     ax.set(xlim=(0, wide), ylim=(0, tall), facecolor="none")
     marks: tuple[tuple[str, dict[str, bool]], ...] = (
-        ("keypoint, with its confidence", {}),
+        ("keypoint, with its confidence (0 to 1)", {}),
         ("doubtful", {"doubtful": True}),
         ("repaired from its neighbours", {"repaired": True}),
     )
@@ -287,19 +294,20 @@ def _draw_key(figure: Figure) -> None:
 
 
 def _draw_colour_bar(ax: Axes, wide: float, tall: float) -> None:
-    left, right = wide - 118.0, wide - 46.0
+    left, right = wide - 160.0, wide - 94.0
     words: dict[str, Any] = {"va": "center", "size": style.LABEL_SIZE, "color": style.INK}
     style.write(ax, left - 2, tall / 2, "expected severity: normal or mild", ha="right", **words)
     ramp = np.linspace(0, 1, 256)[None]
     ax.imshow(ramp, cmap=style.SEVERITY_MAP, extent=(left, right, 2.2, tall - 2.2), aspect="auto")
     ax.set(xlim=(0, wide), ylim=(0, tall))
     style.write(ax, right + 2, tall / 2, "severe", **words)
-    grey = (right + 20, 2.2)
-    prior: dict[str, Any] = {
-        "facecolor": style.PRIOR_COLOUR,
-        "edgecolor": style.EDGE,
-        "hatch": "////",
-        "linewidth": 0.5,
-    }
-    ax.add_artist(Rectangle(grey, 7, tall - 4.4, **prior))
-    style.write(ax, grey[0] + 9, tall / 2, "prior", **words)
+    pale = style.pale(style.SEVERITY_MAP(0.5))
+    boxes = (
+        (right + 16, style.PRIOR_COLOUR, "////", "prior"),
+        (right + 37, pale, style.UNBACKED_HATCH, "no test on patients"),
+    )
+    for x, colour, hatch, text in boxes:
+        ax.add_artist(
+            Rectangle((x, 2.2), 7, tall - 4.4, facecolor=colour, edgecolor=style.EDGE, hatch=hatch, linewidth=0.5)
+        )
+        style.write(ax, x + 9, tall / 2, text, **words)

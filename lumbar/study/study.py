@@ -85,6 +85,12 @@ class Study:
         """The series of that number, or None."""
         return next((one for group in self.series.values() for one in group if one.series_id == series_id), None)
 
+    @property
+    def is_phantom(self) -> bool:
+        """Whether every image of it is of a phantom."""
+        listed = [item for group in self.series.values() for series in group for item in series.slices]
+        return bool(listed) and all(item.identity.is_phantom for item in listed)
+
     def share_frame(self, one: Series, other: Series) -> bool:
         """Whether points of one series can be carried to another, see `checks.same_frame`."""
         return same_frame(one, other, [each for group in self.series.values() for each in group])

@@ -24,6 +24,8 @@ from lumbar.files.read import parse_toml, read_json, read_text
 from lumbar.issues import InputError, few, printable
 from lumbar.labels import CONDITIONS, LEVELS, SEVERITIES
 from lumbar.metric import read_labels, weighted_prior
+from lumbar.recipe.card import Card
+from lumbar.recipe.evidence import Evidence
 from lumbar.recipe.member import LAST_FOLD
 from lumbar.recipe.strict import Strict
 from lumbar.recipe.wording import describe
@@ -31,6 +33,8 @@ from lumbar.terminal import follow
 
 __all__ = ["EXACT", "ORIGINALS", "convert_checkpoints", "read_checkpoint"]
 
+#: What the original's graders learnt from: all labelled studies of the competition, graded by its readers.
+LEARNT: Final = Evidence(learnt_from="patients", patients=1975, graded_by="the radiologists of RSNA 2024")
 _log = logging.getLogger(__name__)
 #: The original numbers its folds from 1 (`…-cv1.pt`), others from 0 (`…_fold0.pt`).
 _FOLD_NAMES: Final = ((re.compile(r"(?<![a-z])cv[_-]?(\d+)", re.I), 1), (re.compile(r"fold[_-]?(\d+)", re.I), 0))
@@ -73,6 +77,7 @@ def convert_checkpoints(
         prior=prior,
         blend="mean_logits",
         description=f"ninth place, converted from the original's checkpoints; {stands} prior",
+        card=Card(evidence=dict.fromkeys(CONDITIONS, LEARNT)),
     )
 
 

@@ -27,7 +27,7 @@ class Regressor(nn.Module):
         if self.pool not in _POOLS:
             known = ", ".join(f'"{word}"' for word in _POOLS)
             raise InputError(f"network_args pool = {self.pool!r} is no way to pool; write one of {known}")
-        self.encoder = create_backbone(spec, spec.in_chans, global_pool="")
+        self.encoder = create_backbone(spec, spec.channels, global_pool="")
         features, outputs = int(self.encoder.num_features), self.names * self.axes  # type: ignore[arg-type]
         if self.pool == "flatten":
             features *= (-(-spec.image_size // int(self.encoder.feature_info[-1]["reduction"]))) ** 2  # type: ignore[index]

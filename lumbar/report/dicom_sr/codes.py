@@ -60,6 +60,12 @@ BASIS: Final = Code("BASIS", PRIVATE, "What the probabilities rest on")
 OWN_VIEW: Final = Code("OWN_VIEW", PRIVATE, "Images, the condition's own view")
 OTHER_VIEWS: Final = Code("OTHER_VIEWS", PRIVATE, "Images, other views only")
 PRIOR: Final = Code("PRIOR", PRIVATE, "Weighted prior, no image")
+EVIDENCE: Final = Code("EVIDENCE", PRIVATE, "What backs the severity")
+TESTED: Final = Code("TESTED_ON_PATIENTS", PRIVATE, "Graders that were tested on patients")
+UNTESTED: Final = Code("NOT_TESTED", PRIVATE, "NOT BACKED: no test on patients is told")
+PHANTOM: Final = Code("PHANTOM", PRIVATE, "PHANTOM: synthetic images, no patient")
+#: Free text of a report and of its groups (PS3.16, TID 1500 and 1501).
+COMMENT: Final = Code("121106", "DCM", "Comment")
 NO_UNITS: Final = Code("1", "UCUM", "no units")
 PROCEDURE: Final = Code("25056-3", "LN", "MRI unspecified body region")
 

@@ -1,14 +1,16 @@
 """A graded study as a DICOM Structured Report: TID 1500, one measurement group for each condition at each level.
 
 A group holds the three probabilities, the likeliest severity, what the probabilities rest on, and the keypoint on the
-slice where it was found. The report is a function of images, weights and code alone: made again, it is the same file.
-It repeats of the patient what DICOM wants of a report in the same study, and nothing is said of it elsewhere.
+slice where it was found, and says in codes and words what backs the severity. Nobody has read or signed it, and it says
+so: PARTIAL, UNVERIFIED, PRELIMINARY, and a comment at its head. It is dated when it was made. It repeats of the patient
+what DICOM wants of a report in the same study, and nothing is said of it elsewhere.
 """
 
 import hashlib
 import importlib.util
 import os
 from collections.abc import Iterable
+from datetime import datetime
 from pathlib import Path
 from typing import Any, Final
 
@@ -19,9 +21,10 @@ from pydicom.uid import generate_uid
 from lumbar import __version__
 from lumbar.bundle.bundle import Bundle
 from lumbar.files.write import check_replaceable, replacing, writing_into
-from lumbar.issues import InputError
+from lumbar.issues import NOTICE, InputError
 from lumbar.labels import CONDITIONS, LEVELS, SEVERITIES, Condition, Level, condition_title, level_title, side_of
 from lumbar.prediction.result import StudyResult
+from lumbar.recipe.evidence import UNKNOWN
 from lumbar.report.dicom_sr import codes
 from lumbar.report.dicom_sr.sources import Source, find_sources, first_of, nameless, repeat_study
 from lumbar.study.study import DataFolder
@@ -29,11 +32,14 @@ from lumbar.terminal import follow
 
 FOLDER: Final = "dicom_sr"
 SERIES_DESCRIPTION: Final = "Lumbar grades, research use only"
+#: Code of the container of all groups (PS3.16, DCM).
+_GROUPS: Final = "126010"
 #: Bytes before the prefix DICM.
 _PREAMBLE: Final = 128
 SERIES_NUMBER: Final = 9001  # far above those of scanners
-#: Stands where the images tell no date: the content's date may not be empty, and today's would differ in every run.
-NO_DATE: Final[tuple[str, str]] = ("19000101", "000000")
+UNSIGNED: Final = (
+    "MADE BY SOFTWARE, READ AND SIGNED BY NOBODY. Preliminary output for research; it is no radiological report."
+)
 
 
 def check_available() -> None:
@@ -69,18 +75,20 @@ def _signature(content: bytes) -> bytes:
 
 
 def write_reports(
-    results: Iterable[StudyResult], data: DataFolder, bundle: Bundle, out: Path
+    results: Iterable[StudyResult], data: DataFolder, bundle: Bundle, out: Path, made: datetime | None = None
 ) -> tuple[list[Path], list[str]]:
     """Write `dicom_sr/<study>.dcm` into `out` for every study; returns the files, and a sentence for each left out.
 
-    A study is left out where nothing of it could be read, or where its files do not say which study they belong to.
+    `made`: the date of the content, by default now; equal results of one moment give equal files. A study is left out
+    where nothing of it could be read, or where its files do not say which study they belong to.
     """
     check_available()
     written, left_out = [], []
+    made = made or datetime.now().astimezone()
     results = list(results)
     for result in follow(results, "writing structured reports", len(results)):
         try:
-            report = make_report(result, data, bundle)
+            report = make_report(result, data, bundle, made)
         except InputError as error:
             why = data.said(result.study_id, str(error))
             left_out.append(f"study {result.study_id} has no structured report: {why}")
@@ -94,7 +102,7 @@ def write_reports(
     return written, left_out
 
 
-def make_report(result: StudyResult, data: DataFolder, bundle: Bundle) -> Dataset:
+def make_report(result: StudyResult, data: DataFolder, bundle: Bundle, made: datetime) -> Dataset:
     """The report of one study, as a dataset to be saved. Raises InputError where it has no image to refer to."""
     import highdicom as hd
 
@@ -120,26 +128,32 @@ def make_report(result: StudyResult, data: DataFolder, bundle: Bundle) -> Datase
         procedure_reported=_concept(codes.PROCEDURE),
         imaging_measurements=groups,
     )
-    date, time = _moment(evidence[0])
+    items = content[0].ContentSequence
+    first = next(place for place, item in enumerate(items) if item.ConceptNameCodeSequence[0].CodeValue == _GROUPS)
+    for text in reversed(_head(result)):
+        items.insert(first, _comment(text))
+    date, time = made.strftime("%Y%m%d"), made.strftime("%H%M%S")
     identity = (evidence[0].StudyInstanceUID, bundle.identity)
     report = hd.sr.ComprehensiveSR(
         evidence=[nameless(one) for one in evidence],
         content=content[0],
         series_instance_uid=_uid("series", *identity),
         series_number=SERIES_NUMBER,
-        sop_instance_uid=_uid("report", *identity, __version__, content[0].to_json()),
+        sop_instance_uid=_uid("report", *identity, __version__, date + time, content[0].to_json()),
         instance_number=1,
         manufacturer="Lumbar",
         manufacturer_model_name="Lumbar",
         software_versions=__version__,
         device_serial_number=bundle.identity[:16],
         series_description=SERIES_DESCRIPTION,
-        is_complete=True,
-        content_date=date,
-        content_time=time,
+        is_complete=False,
+        is_final=False,
+        is_verified=False,
         specific_character_set="ISO_IR 192",
     )
     repeat_study(report, evidence[0])
+    report.CompletionFlagDescription = UNSIGNED[:64]
+    report.ContentDate, report.ContentTime = date, time
     report.InstanceCreationDate, report.InstanceCreationTime = date, time
     for equipment in report.get("ContributingEquipmentSequence") or []:  # highdicom's own, stamped with the hour
         equipment.ContributionDateTime = date + time
@@ -181,6 +195,7 @@ def _group(
             for severity, value in zip(SEVERITIES, probabilities, strict=True)
         ],
         "qualitative_evaluations": [
+            hd.sr.QualitativeEvaluation(_concept(codes.EVIDENCE), _concept(_backing(result, condition))),
             hd.sr.QualitativeEvaluation(
                 _concept(codes.SEVERITY), _concept(codes.SEVERITY_CODES[SEVERITIES[int(np.argmax(probabilities))]])
             ),
@@ -189,6 +204,15 @@ def _group(
             ),
         ],
     }
+    group = _with_place(common, found)
+    group[0].ContentSequence.append(_comment(result.evidence.get(condition, UNKNOWN).says()))
+    return group
+
+
+def _with_place(common: dict[str, Any], found: tuple[Any, Source] | None) -> Any:
+    """A group with the point on its image, with the image alone where the point lies beside it, or with neither."""
+    import highdicom as hd
+
     if found is None:
         return hd.sr.MeasurementsAndQualitativeEvaluations(**common)
     point, source = found
@@ -221,10 +245,22 @@ def _observer(bundle: Bundle) -> Any:
     )
 
 
-def _moment(evidence: Dataset) -> tuple[str, str]:
-    """Date and time of the report's content: the study's, or a fixed one where either is not told."""
-    told = str(evidence.StudyDate), str(evidence.StudyTime)
-    return told if all(told) else NO_DATE
+def _head(result: StudyResult) -> list[str]:
+    """What stands at the head of a report, for whoever reads no codes."""
+    phantom = ["PHANTOM: synthetic images, no patient."] if result.phantom else []
+    return [UNSIGNED, NOTICE, *phantom, f"Severities rest on: {result.rests_on()}."]
+
+
+def _backing(result: StudyResult, condition: Condition) -> codes.Code:
+    if result.phantom:
+        return codes.PHANTOM
+    return codes.TESTED if result.evidence.get(condition, UNKNOWN).on_patients else codes.UNTESTED
+
+
+def _comment(text: str) -> Any:
+    import highdicom as hd
+
+    return hd.sr.TextContentItem(_concept(codes.COMMENT), text, hd.sr.RelationshipTypeValues.CONTAINS)
 
 
 def _concept(code: codes.Code) -> Any:

@@ -27,27 +27,45 @@ def table(result: StudyResult, names: Sequence[str], truth: np.ndarray | None) -
 
 
 def fill(result: StudyResult, condition: Condition, level: int) -> str:
-    """The colour of a cell, which is that of its keypoint's mark, too; grey where the prior stands in."""
+    """The colour of a cell: grey where the prior stands in, pale where nothing measured on patients backs it."""
     row = CONDITIONS.index(condition)
-    graded = bool(result.graded[row, level])
-    return to_hex(style.severity_colour(result.probabilities[row, level]) if graded else style.UNGRADED_COLOUR)
+    if not result.graded[row, level]:
+        return to_hex(style.UNGRADED_COLOUR)
+    return to_hex(_colour(result, row, level))
+
+
+def mark_fill(result: StudyResult, condition: Condition, level: int) -> str:
+    """The colour of a keypoint's mark: that of its cell, or grey where that is no severity to be shown."""
+    backed = result.shown_as_told[CONDITIONS.index(condition)]
+    return fill(result, condition, level) if backed else to_hex(style.UNGRADED_COLOUR)
+
+
+def counted(result: StudyResult) -> np.ndarray:
+    """(5 conditions, 5 levels) bool: the cells that findings are told from.
+
+    Those that networks graded and a test on patients backs; where there is none, all that were graded, else all.
+    """
+    graded = np.asarray(result.graded, dtype=bool)
+    backed = graded & result.shown_as_told[:, None]
+    return backed if backed.any() else graded if graded.any() else np.ones_like(graded)
 
 
 def worst(result: StudyResult) -> dict[str, Any]:
-    """The cell of the largest expected severity; cells that the prior fills count only where there is no other."""
+    """The cell of the largest expected severity among those that are `counted`."""
     expected = style.expected_severity(result.probabilities)  # (conditions, levels)
-    counted = np.where(result.graded, expected, -1.0) if np.any(result.graded) else expected
-    by_level = counted[[CONDITIONS.index(condition) for condition in ORDER]].T
+    mask = counted(result)
+    by_level = np.where(mask, expected, -1.0)[[CONDITIONS.index(condition) for condition in ORDER]].T
     level, column = (int(place) for place in np.unravel_index(int(np.argmax(by_level)), by_level.shape))
     row = CONDITIONS.index(ORDER[column])
     probabilities = result.probabilities[row, level]
-    colour = style.severity_colour(probabilities)
+    colour = _colour(result, row, level)
     return {
         "cell": [level, column],
         "where": f"{level_title(LEVELS[level])} {COLUMN_TITLES[column]}",
         "grade": int(np.argmax(probabilities)),
-        "p": _rounded(probabilities),
+        "percent": _percents(probabilities),
         "expected": round(float(expected[row, level]), 4),
+        "backed": bool(result.shown_as_told[row]),
         "fill": to_hex(colour),
         "ink": style.ink_on(colour),
     }
@@ -62,12 +80,24 @@ def _cell(
     spoken = zip(names, result.members[:, row, level], strict=True)
     return {
         "p": _rounded(probabilities),
+        "percent": _percents(probabilities),
         "fill": fill(result, condition, level),
-        "ink": style.ink_on(style.severity_colour(probabilities)),
+        "ink": style.ink_on(_colour(result, row, level)),
+        "backed": bool(result.shown_as_told[row]),
         "from": ("own view" if own else "other views") if graded else "prior",
         "label": None if truth is None or truth[row, level] < 0 else int(truth[row, level]),
-        "members": [[name, _rounded(one)] for name, one in spoken if np.isfinite(one).all()],
+        "members": [[name, _percents(one)] for name, one in spoken if np.isfinite(one).all()],
     }
+
+
+def _colour(result: StudyResult, row: int, level: int) -> tuple[float, float, float, float]:
+    colour = style.severity_colour(result.probabilities[row, level])
+    return colour if result.shown_as_told[row] else style.pale(colour)
+
+
+def _percents(probabilities: np.ndarray) -> list[int]:
+    """What people read, rounded here and nowhere else."""
+    return [style.percent(share) for share in probabilities]
 
 
 def _rounded(values: np.ndarray) -> list[float]:

@@ -102,7 +102,7 @@ def _point(point: Keypoint, xy: list[float], result: StudyResult) -> dict[str, A
         "mm": [round(float(value), 3) for value in point.mm],
         "confidence": round(float(point.confidence), 3),
         "sureness": sureness(point),
-        "colour": cells.fill(result, point.condition, level),
+        "colour": cells.mark_fill(result, point.condition, level),
         "doubtful": bool(point.confidence < LOW_CONFIDENCE),
         "repaired": bool(point.repaired),
     }

@@ -28,6 +28,7 @@ from lumbar.labels import LEVELS, level_title
 from lumbar.prediction.result import StudyResult
 from lumbar.prediction.run_report import issue_entry
 from lumbar.prediction.versions import versions_here
+from lumbar.recipe.evidence import rests_on
 from lumbar.recipe.grader import GraderSpec
 from lumbar.report.html import cells
 from lumbar.report.html.panel import panel
@@ -108,6 +109,8 @@ def study_view(
     view: dict[str, Any] = {
         "id": str(result.study_id),
         "failed": bool(result.failed),
+        "phantom": result.phantom,
+        "rests_on": result.rests_on(),
         "seconds": f"{result.seconds:.1f}",
         "worst": cells.worst(result),
         "cells": cells.table(result, names, true_severities(data, result.study_id)),
@@ -179,9 +182,11 @@ def _index(results: Sequence[StudyResult], bundle: Bundle) -> dict[str, Any]:
         "columns": cells.COLUMN_TITLES,
         "severities": cells.SEVERITY_WORDS,
         "scale": [to_hex(style.SEVERITY_MAP(place / 2)) for place in range(3)],
+        "pale": to_hex(style.pale(style.SEVERITY_MAP(0.5))),
         "mark_mm": style.MARK_MM,
         "saliency": {"raises": style.RAISES, "lowers": style.LOWERS, "method": METHOD},
         "meanings": CODES,
+        "rests_on": rests_on(bundle.manifest.card.evidence),
         "studies": [_summary(result) for result in results],
         "bundle": bundle_identity(bundle) | {"blend": bundle.manifest.blend.method},
         "versions": ", ".join(f"{name} {version}" for name, version in versions_here().items()),
@@ -189,16 +194,18 @@ def _index(results: Sequence[StudyResult], bundle: Bundle) -> dict[str, Any]:
 
 
 def _summary(result: StudyResult) -> dict[str, Any]:
-    likeliest = np.where(result.graded, np.argmax(result.probabilities, axis=-1), -1)
+    likeliest = np.where(result.graded & cells.counted(result), np.argmax(result.probabilities, axis=-1), -1)
     confidences = [float(point.confidence) for point in result.keypoints]
     return {
         "id": str(result.study_id),
         "failed": bool(result.failed),
+        "phantom": result.phantom,
+        "backed": bool(result.shown_as_told.all()),
         "worst": cells.worst(result),
         "fills": [[cells.fill(result, one, level) for one in cells.ORDER] for level in range(len(LEVELS))],
         "severe": int((likeliest == 2).sum()),
         "moderate": int((likeliest == 1).sum()),
-        "confidence": round(min(confidences), 3) if confidences else None,
+        "confidence": style.confidence(min(confidences)) if confidences else None,
         "prior": int((~np.asarray(result.graded, dtype=bool)).sum()),
         "issues": len(result.issues),
     }

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from lumbar.bundle.network import blueprint, build_network, check_inputs, check_size, example, noise
-from lumbar.compute.forward import asked, tensors
+from lumbar.compute.forward import asked
 from lumbar.grading.tasks import task_of
 from lumbar.issues import InputError
 from lumbar.metric import read_labels
@@ -108,13 +108,6 @@ def _loss_fault(member: AnyMember, network: nn.Module) -> str | None:
     return f"loss names {missing[0]!r}, which {spec.network} does not give; it gives {', '.join(given)} in training"
 
 
-def _try_losses(spec: DetectorSpec, training: Training) -> None:
-    """InputError where a detector's losses ask for maps from 0 to 1, which its network does not give."""
-    objective = DetectorObjective(spec, training)
-    if spec.answer == "heatmaps" and OF_PROBABILITIES & set(objective.losses):
-        check_maps(build_network(spec), tensors(noise(spec))[0], objective)
-
-
 def _soft_fault(training: Training, root: Path) -> str | None:
     """What is wrong with a table of soft labels; of the labels' own table somebody else tells."""
     if not training.soft_labels:
@@ -128,6 +121,15 @@ def _soft_fault(training: Training, root: Path) -> str | None:
     except InputError as error:
         return str(error)
     return None
+
+
+def _try_losses(spec: DetectorSpec, training: Training) -> None:
+    """InputError where a detector's losses ask for maps from 0 to 1, which its network does not give."""
+    objective = DetectorObjective(spec, training)
+    if spec.answer == "heatmaps" and OF_PROBABILITIES & set(objective.losses):
+        stack = noise(spec)
+        assert isinstance(stack, torch.Tensor)  # what detectors see
+        check_maps(build_network(spec), stack, objective)
 
 
 def _draws_fault(training: Training, sources: set[str]) -> str | None:

@@ -27,10 +27,7 @@ _ALPHA, _GAMMA = 0.25, 2.0
 
 @dataclass(frozen=True)
 class Truth:
-    """The labels of a batch: keypoints (B, K, 2) px, places of their slices (B, K) where the answer names slices.
-
-    `mixed`: keypoints and slices of the samples' partners, and the share (B,) that is not the partner's.
-    """
+    """The labels of a batch: keypoints (B, K, 2) px, places of their slices (B, K) where the answer names slices."""
 
     spec: DetectorSpec
     training: Training

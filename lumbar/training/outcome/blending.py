@@ -11,7 +11,7 @@ import pandas as pd
 
 from lumbar.bundle.blend import FittedBlend
 from lumbar.ensemble.average import BLEND_METHODS, BlendMethod
-from lumbar.ensemble.names import METHOD_NAMES
+from lumbar.ensemble.names import KNOWN_METHODS, METHOD_NAMES, WEIGHTED
 from lumbar.ensemble.store import FIT_FILE
 from lumbar.files.exchange import exchanging
 from lumbar.files.read import read_json
@@ -19,7 +19,7 @@ from lumbar.files.write import write_csv, write_json
 from lumbar.issues import InputError
 from lumbar.labels import CONDITION_GROUPS
 from lumbar.metric import UNLABELLED, label_codes
-from lumbar.recipe.settings import Blend
+from lumbar.recipe.blend import Blend
 from lumbar.submission import to_rows
 from lumbar.training.folder import RunFolder
 
@@ -40,16 +40,26 @@ def blend_run(
     `tables`: for each grader the out-of-fold probabilities (5, 5, 3) by study, NaN where it was silent. A fitted
     blend's table is out of fold too: each fold's rows come from a fit on the others. Labels (N, 25) as of `train.csv`.
     """
-    from lumbar.ensemble import methods, nested
+    from lumbar.ensemble import by_hand, methods, nested
     from lumbar.ensemble.store import Blender, write_fit
 
     studies, codes = label_codes(labels.loc[sorted({study for table in tables.values() for study in table})])
     members = np.stack([[table[int(study)] for study in studies] for table in tables.values()], axis=1)
     folds = _folds(folder, studies, seed)
-    method, why, blended, rows = _choose(settings.method, members, codes, folds, seed)
+    members = by_hand.before(settings, members)
+    rows: list[dict[str, Any]] = []
+    if settings.method == WEIGHTED:
+        blender = weighed(settings, {name: [name] for name in tables}, nested.cells_for(members, codes).prior).blender
+        method, why = WEIGHTED, f"{WEIGHTED}: the recipe gives the weights"
+        blended, spoken = blender.many(members)
+        blended = by_hand.after(settings, blended, spoken)
+    else:
+        method, why, blended, rows = _choose(settings, members, codes, folds, seed)
     write_csv(to_rows(studies.tolist(), blended), folder.prediction_file("blend"))
     with exchanging(folder.blend, _own_files, CHOICE) as new:
-        if method not in BLEND_METHODS:
+        if method == WEIGHTED:
+            write_fit(blender, new)
+        elif method not in BLEND_METHODS:
             cells = nested.cells_for(members, codes)
             write_fit(Blender(methods.fit(method, cells, codes, seed), tuple(tables), cells.prior), new)
         write_json({"method": method, "why": why, "nested": rows}, new / CHOICE)
@@ -67,11 +77,14 @@ def _own_files(folder: Path) -> list[str]:
 
 
 def _choose(
-    wanted: str, members: np.ndarray, codes: np.ndarray, folds: np.ndarray, seed: int
+    settings: Blend, members: np.ndarray, codes: np.ndarray, folds: np.ndarray, seed: int
 ) -> tuple[str, str, np.ndarray, list[dict[str, Any]]]:
-    """Method, why, its out-of-fold table (N, 5, 5, 3), and the nested scores that were compared."""
-    from lumbar.ensemble import nested
+    """Method, why, its out-of-fold table (N, 5, 5, 3), and the nested scores that were compared, factors included."""
+    from lumbar.ensemble import by_hand, nested
+    from lumbar.ensemble.cells import Cells
 
+    wanted: str = settings.method
+    spoken = Cells(members, np.empty(0)).spoken
     scored = nested.scored_codes(members, codes)
     method, why = wanted, "the recipe asks for it"
     if wanted == "auto" and len(codes) < nested.ENOUGH_STUDIES:
@@ -80,9 +93,12 @@ def _choose(
         known = ", ".join(_graded_groups(scored)) or "nothing"
         method, why = "mean", f"only {known} is graded, so there is no official score to choose by; the plain mean"
     if method in BLEND_METHODS:
-        return method, f"{method}: {why}", nested.cells_for(members, codes).average(method), []
-    names = METHOD_NAMES if method == "auto" else ("mean", method)
-    blended = {name: nested.nested(name, members, codes, folds, seed) for name in names}
+        blend = nested.cells_for(members, codes).average(method)
+        return method, f"{method}: {why}", by_hand.after(settings, blend, spoken), []
+    names: tuple[str, ...] = METHOD_NAMES if method == "auto" else ("mean", method)
+    blended = {
+        name: by_hand.after(settings, nested.nested(name, members, codes, folds, seed), spoken) for name in names
+    }
     rows = nested.compare(blended, scored, seed)
     if method == "auto":
         method, why = nested.choose(rows, len(codes))
@@ -111,7 +127,7 @@ def choice(folder: RunFolder) -> dict[str, Any]:
         return {"method": folder.recipe().blend.average, "why": "", "nested": []}
     remedy = "run train_utils.py train again"
     found = read_json(path, remedy)
-    if not isinstance(found, dict) or found.get("method") not in METHOD_NAMES or not found.keys() >= {"why", "nested"}:
+    if not isinstance(found, dict) or found.get("method") not in KNOWN_METHODS or not found.keys() >= {"why", "nested"}:
         raise InputError(f"{path}: is not what training writes there; {remedy}")
     return found
 
@@ -122,6 +138,15 @@ def bundled(folder: RunFolder, tables: Mapping[str, Sequence[str]]) -> BlendMeth
 
     method = choice(folder)["method"]
     return method if method in BLEND_METHODS else FittedBlend(read_fit(folder.blend), tables)
+
+
+def weighed(settings: Blend, tables: Mapping[str, Sequence[str]], prior: np.ndarray) -> FittedBlend:
+    """The blend `weighted` of a recipe; `tables` as of `bundled`, `prior` (5, 5, 3)."""
+    from lumbar.ensemble import by_hand
+    from lumbar.ensemble.store import Blender
+
+    names = tuple(tables)
+    return FittedBlend(Blender(by_hand.weighted(names, settings), names, prior), tables)
 
 
 def suspects(folder: RunFolder, studies: np.ndarray, codes: np.ndarray, tables: Mapping[str, np.ndarray]) -> int:

@@ -12,6 +12,7 @@ from lumbar.bundle.blend import FittedBlend
 from lumbar.bundle.bundle import Bundle
 from lumbar.bundle.network import build_network
 from lumbar.bundle.save import Precision, Weights, save_bundle
+from lumbar.ensemble.names import WEIGHTED
 from lumbar.files.read import read_json
 from lumbar.issues import InputError
 from lumbar.labels import CONDITIONS, LEVELS
@@ -19,7 +20,7 @@ from lumbar.metric import weighted_prior
 from lumbar.recipe.recipe import Recipe, load_recipe
 from lumbar.training.folder import RunFolder
 from lumbar.training.loop import checkpoint
-from lumbar.training.outcome.blending import bundled
+from lumbar.training.outcome.blending import bundled, weighed
 
 _SCORES: Final = TypeAdapter(dict[str, dict[str, float | None]])
 
@@ -41,6 +42,7 @@ def make_bundle(run: Path, out: Path, precision: Precision = "float16") -> Bundl
         _weights(folder, recipe),
         prior=prior,
         blend=blend,
+        around=recipe.blend,
         description=recipe.description or recipe.name,
         card=recipe.card,
         precision=precision,
@@ -120,6 +122,8 @@ def make_random_bundle(recipe_path: Path, out: Path, seed: int = 0) -> Bundle:
             yield Weights(f"{name}_fold{fold}", spec, state, fold=fold, saw="nothing: random weights")
 
     prior = np.full((len(CONDITIONS), len(LEVELS), 3), 1 / 3)
+    names = {name: [f"{name}_fold{fold}" for fold in recipe.folds_of(name)] for name in recipe.stage2.bundled()}
+    blend = weighed(recipe.blend, names, prior) if recipe.blend.method == WEIGHTED else recipe.blend.average
     return save_bundle(
-        Path(out), weights(), prior=prior, blend=recipe.blend.average, description=f"random {recipe.name}"
+        Path(out), weights(), prior=prior, blend=blend, around=recipe.blend, description=f"random {recipe.name}"
     )

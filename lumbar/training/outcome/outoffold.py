@@ -76,7 +76,9 @@ def grade_held_out(setup: Setup) -> None:
     graded = [(name, fold) for fold in folds for name in speaking(setup.recipe, setup.recipe.stage2, fold)]
     results = [setup.folder.result(name, fold) for name, fold in graded]
     points = [setup.folder.keypoint_fingerprint(fold) for fold in folds]
-    made_from = fingerprint([found and found["fingerprint"] for found in results], points, setup.recipe.blend.method)
+    blend = setup.recipe.blend.model_dump(mode="json")
+    method = blend if len(blend) > 1 else setup.recipe.blend.method
+    made_from = fingerprint([found and found["fingerprint"] for found in results], points, method)
     if setup.folder.prediction_fingerprint() == made_from:
         return
     keypoints = setup.folder.keypoints(setup.recipe.folds.train)

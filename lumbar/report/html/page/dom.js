@@ -24,10 +24,6 @@ function webp(text) {
   return `data:image/webp;base64,${text}`;
 }
 
-function percent(share) {
-  return Math.round(100 * share);
-}
-
 function plural(count, word) {
   return `${count} ${word}${count === 1 ? "" : "s"}`;
 }
@@ -35,17 +31,24 @@ function plural(count, word) {
 const report = JSON.parse(document.getElementById("report").textContent);
 
 // "severe 98 %, moderate 2 %, normal or mild 0 %"
-function inWords(probabilities) {
-  return report.severities.map((word, place) => `${word} ${percent(probabilities[place])} %`).reverse().join(", ");
+function inWords(percents) {
+  return report.severities.map((word, place) => `${word} ${percents[place]} %`).reverse().join(", ");
 }
 
 // The likeliest severity of a cell: "severe 98 %"
 function grade(cell) {
-  return `${report.severities[cell.grade]} ${percent(cell.p[cell.grade])} %`;
+  return `${report.severities[cell.grade]} ${cell.percent[cell.grade]} %`;
 }
 
 function cellName(row, column) {
   return `${report.levels[row]} ${report.columns[column]}`;
+}
+
+// What severities rest on; a warning where nothing measured on patients backs some of them.
+function basis(phantom, backed, text) {
+  const strong = phantom ? "Phantom, no patient. " : backed ? null : "Hatched severities are backed by no test on patients. ";
+  return make("p", { class: phantom ? "banner phantom" : backed ? "basis" : "banner" },
+    strong && make("strong", {}, strong), `Severities rest on: ${text}.`);
 }
 
 // One keypoint's mark, in mm: a ring; broken where doubtful; a broken diamond where it was repaired.

@@ -4,10 +4,10 @@ const order = { column: "worst", down: true, wanted: "" };
 
 const COLUMNS = [
   { key: "id", title: "Study", value: (study) => Number(study.id) },
-  { key: "worst", title: "Worst finding", value: (study) => study.worst.expected },
+  { key: "worst", title: "Worst finding", value: (study) => study.worst.expected + (study.worst.backed ? 10 : 0) },
   { key: "severe", title: "Severe", value: (study) => study.severe },
   { key: "moderate", title: "Moderate", value: (study) => study.moderate },
-  { key: "confidence", title: "Lowest confidence", value: (study) => study.confidence ?? -1 },
+  { key: "confidence", title: "Lowest confidence", value: (study) => Number(study.confidence ?? -1) },
   { key: "prior", title: "From the prior", value: (study) => study.prior },
   { key: "issues", title: "Issues", value: (study) => study.issues },
 ];
@@ -31,7 +31,8 @@ function heading(column, sort) {
 function thumbnail(study) {
   const squares = study.fills.flatMap((row, y) =>
     row.map((colour, x) => draw("rect", { x: 10 * x, y: 6 * y, width: 9, height: 5, fill: colour })));
-  return draw("svg", { viewBox: "0 0 49 29", width: 66, height: 39, "aria-hidden": "true", class: "thumbnail" }, squares);
+  return draw("svg", { viewBox: "0 0 49 29", width: 66, height: 39, role: "img", class: "thumbnail",
+    "aria-label": `25 cells, ${study.severe} severe, ${study.moderate} moderate` }, squares);
 }
 
 function studyRow(study) {
@@ -40,14 +41,16 @@ function studyRow(study) {
     ? make("span", { class: "chip failed" }, "could not be graded")
     : make("span", { class: "chip", style: `background:${worst.fill};color:${worst.ink}` },
         grade(worst));
+  if (!worst.backed && !study.failed) chip.classList.add("unbacked");
   return make("tr", {},
-    make("th", { scope: "row" }, make("a", { href: `#study/${study.id}` }, study.id)),
+    make("th", { scope: "row" }, make("a", { href: `#study/${study.id}` }, study.id),
+      study.phantom ? make("span", { class: "tag" }, "phantom") : ""),
     make("td", {}, make("div", { class: "worst" }, thumbnail(study),
       make("div", {}, chip, study.failed ? "" : make("span", { class: "where" }, worst.where)))),
     make("td", { class: "number", "data-title": "severe" }, study.severe),
     make("td", { class: "number", "data-title": "moderate" }, study.moderate),
     make("td", { class: "number", "data-title": "lowest confidence" },
-      study.confidence === null ? "–" : `${percent(study.confidence)} %`),
+      study.confidence ?? "–"),
     make("td", { class: "number", "data-title": "from the prior" }, study.prior),
     make("td", { class: "number", "data-title": "issues" }, study.issues));
 }
@@ -76,11 +79,13 @@ function showList() {
   refresh();
   return make("section", { "aria-labelledby": "title" },
     make("h1", { id: "title", tabindex: -1 }, "Studies"),
+    basis(report.studies.every((study) => study.phantom), report.studies.every((study) => study.backed), report.rests_on),
     make("div", { class: "tools" },
       make("label", { for: "filter" }, "Study id "), filter, count),
     make("div", { class: "scroll" }, make("table", { class: "studies" },
       make("caption", {}, "Cells of each study in small: levels from head to foot, conditions from the patient's right to left. ",
-        "Severe and Moderate count the cells whose largest probability says so."),
+        "Severe and Moderate count the cells whose largest probability says so; findings that a test on patients backs come ",
+        "first, and count alone where a study has such."),
       make("thead", {}, head), body)),
     key());
 }

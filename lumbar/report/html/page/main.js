@@ -15,10 +15,16 @@ function identity() {
     make("p", { class: "hint" }, report.versions)];
 }
 
+function unknown(id) {
+  return make("section", { "aria-labelledby": "title" }, make("h1", { id: "title", tabindex: -1 }, "No such study"),
+    make("p", { role: "alert" }, `This report holds no study ${id}.`), make("p", {}, make("a", { href: "#" }, "All studies")));
+}
+
 function open(first) {
   const [page, id] = location.hash.slice(1).split("/");
   const block = page === "study" ? document.getElementById(`study-${id}`) : null;
-  const element = block ? new StudyPage(JSON.parse(block.textContent)).element : showList();
+  const missing = page === "study" && !block;
+  const element = block ? new StudyPage(JSON.parse(block.textContent)).element : missing ? unknown(id ?? "") : showList();
   document.getElementById("main").replaceChildren(element);
   document.title = block ? `Study ${id} – Lumbar report` : "Lumbar report";
   if (!first) {

@@ -16,8 +16,9 @@ class StudyPage {
       `${study.seconds} s`, plural(study.issues.length, "issue")];
     return make("article", { "aria-labelledby": "title" },
       neighbours(study.id),
-      make("h1", { id: "title", tabindex: -1 }, `Study ${study.id}`),
+      make("h1", { id: "title", tabindex: -1 }, `Study ${study.id}`, study.phantom ? make("span", { class: "tag" }, "phantom") : ""),
       make("p", { class: "facts" }, facts.join(" · ")),
+      basis(study.phantom, study.cells.flat().every((cell) => cell.backed), study.rests_on),
       make("div", { class: "pair" },
         make("div", { class: "findings" }, this.table(), key()),
         this.seen,
@@ -31,12 +32,12 @@ class StudyPage {
       report.columns.map((title) => make("th", { scope: "col" }, title.replace("sub", "sub\u00ad"))));
     this.buttons = report.levels.map((_, row) => report.columns.map((_, column) => this.cell(row, column)));
     const rows = report.levels.map((level, row) => make("tr", {}, make("th", { scope: "row" }, level),
-      this.buttons[row].map((button) => make("td", {}, button))));
+      this.buttons[row].map((button) => make("td", { role: "gridcell" }, button))));
     return make("section", { "aria-labelledby": "table-title" },
       make("h2", { id: "table-title" }, "Probabilities"),
-      make("table", { class: "heat" },
+      make("table", { class: "heat", role: "grid", "aria-labelledby": "table-title", onkeydown: (event) => this.walk(event) },
         make("caption", {}, "Per cent normal or mild, moderate, severe; the patient's right on the left. ",
-          isLabelled(this.study) ? "A box marks the label. " : "", "Choose a cell to see its slice, its regions and what they turned on."),
+          isLabelled(this.study) ? "A box marks the label. " : "", "Choose a cell to see its slice, its regions and what they turned on; arrow keys walk over the cells."),
         make("thead", {}, head), make("tbody", {}, rows)));
   }
 
@@ -45,7 +46,7 @@ class StudyPage {
     const largest = cell.p.indexOf(Math.max(...cell.p));
     const numbers = cell.p.map((share, place) => make("span",
       { class: [place === largest ? "largest" : "", place === cell.label ? "label" : ""].join(" ").trim() || null },
-      percent(share)));
+      cell.percent[place]));
     const bar = draw("svg", { viewBox: "0 0 100 6", preserveAspectRatio: "none", class: "bar3", "aria-hidden": "true" });
     let start = 0;
     cell.p.forEach((share, place) => {
@@ -54,18 +55,40 @@ class StudyPage {
     });
     const label = cell.label === null ? "" : `; label ${report.severities[cell.label]}`;
     const origin = cell.from === "own view" ? "" : `; from ${cell.from === "prior" ? "the prior" : "other views"}`;
-    return make("button", { type: "button", class: cell.from === "prior" ? "cell prior" : "cell", "aria-pressed": "false",
+    const unbacked = cell.backed || cell.from === "prior" ? "" : "; backed by no test on patients";
+    const kind = cell.from === "prior" ? "cell prior" : cell.backed ? "cell" : "cell unbacked";
+    return make("button", { type: "button", class: kind, "aria-pressed": "false", tabindex: -1,
       style: cell.from === "prior" ? null : `background-color:${cell.fill};color:${cell.ink}`,
       onclick: () => this.choose(row, column),
       "data-cell": `${row} ${column}` },
-      make("span", { class: "hidden" }, `${cellName(row, column)}: ${inWords(cell.p)}${label}${origin}`),
+      make("span", { class: "hidden" }, `${cellName(row, column)}: ${inWords(cell.percent)}${label}${origin}${unbacked}`),
       make("span", { class: "numbers", "aria-hidden": "true" }, numbers), bar);
+  }
+
+  // Arrow keys, Home and End go from cell to cell; Tab leaves the table, which is one stop.
+  walk(event) {
+    const place = this.buttons.flat().indexOf(event.target);
+    if (place < 0 || event.ctrlKey || event.altKey || event.metaKey) return;
+    const wide = report.columns.length;
+    const [row, column] = [Math.floor(place / wide), place % wide];
+    const to = { ArrowDown: [row + 1, column], ArrowUp: [row - 1, column], ArrowRight: [row, column + 1], ArrowLeft: [row, column - 1],
+      Home: [row, 0], End: [row, wide - 1] }[event.key];
+    if (to === undefined) return;
+    event.preventDefault();
+    const next = this.buttons[to[0]]?.[to[1]];
+    if (next) this.stop(next).focus();
+  }
+
+  // The cell at which Tab stops.
+  stop(button) {
+    this.buttons.flat().forEach((one) => one.setAttribute("tabindex", one === button ? 0 : -1));
+    return button;
   }
 
   // Choose a cell: its slice with its region comes up, and what the networks saw of it.
   choose(row, column) {
     this.buttons.flat().forEach((button) => button.setAttribute("aria-pressed", "false"));
-    this.buttons[row][column].setAttribute("aria-pressed", "true");
+    this.stop(this.buttons[row][column]).setAttribute("aria-pressed", "true");
     const regions = this.study.regions.filter((region) => region.row === row && region.column === column);
     const point = this.study.points.find((one) => one.row === row && one.column === column);
     if (point) this.show(point.series, point.instance, regions[0] ?? null);
@@ -91,7 +114,7 @@ class StudyPage {
     });
     this.seen.replaceChildren(
       make("h2", { id: "seen-title" }, `What the networks saw: ${cellName(row, column)}`),
-      make("p", { role: "status" }, `${inWords(cell.p)}.`, cell.from === "prior" ? " The prior stands in; no network spoke." : ""),
+      make("p", { role: "status" }, `${inWords(cell.percent)}.`, cell.from === "prior" ? " The prior stands in; no network spoke." : ""),
       ...(strips.length ? [make("div", { class: "switches" }, make("label", {}, on, " Saliency "), strength), ...strips, saliencyKey()]
         : [make("p", { class: "nothing" }, "No region could be cut for this cell; the issues say why.")]),
       members(cell));
@@ -130,7 +153,9 @@ class StudyPage {
         : { x: point.x, y: point.y - 5.5, "text-anchor": point.x < middle ? "end" : "start" };
       const marks = tile.points.map((point) => [mark(point.x, point.y, point.colour, point),
         draw("text", { ...beside(point), class: "name", "font-size": 5.6 }, point.text)]);
-      const picture = draw("svg", { viewBox: tile.box.join(" "), "aria-hidden": "true" },
+      const there = tile.points.map((point) => point.text).join(", ") || "none";
+      const picture = draw("svg", { viewBox: tile.box.join(" "), role: "img",
+        "aria-label": `${tile.title}, ${slice.name}; keypoints with their confidence: ${there}` },
         draw("image", { href: webp(slice.image), width: slice.wide, height: slice.tall, preserveAspectRatio: "none" }), marks);
       return make("button", { type: "button", class: kind,
         onclick: () => { this.show(tile.series, tile.instance, this.slices.chosen); this.slices.stage.scrollIntoView({ block: "nearest" }); } },
@@ -160,12 +185,12 @@ function isLabelled(study) {
 function members(cell) {
   if (!cell.members.length) return null;
   const row = (name, p, tag = "td") => make("tr", {}, make("th", { scope: "row" }, name),
-    p.map((share) => make(tag, { class: "number" }, `${percent(share)} %`)));
+    p.map((share) => make(tag, { class: "number" }, `${share} %`)));
   return make("details", { open: true }, make("summary", {}, "Network by network"),
     make("div", { class: "scroll" }, make("table", { class: "plain" },
       make("thead", {}, make("tr", {}, make("th", { scope: "col" }, "Network"),
         report.severities.map((word) => make("th", { scope: "col", class: "number" }, word)))),
-      make("tbody", {}, cell.members.map(([name, p]) => row(name, p)), row("blended", cell.p)))));
+      make("tbody", {}, cell.members.map(([name, p]) => row(name, p)), row("blended", cell.percent)))));
 }
 
 function issues(study) {
@@ -194,7 +219,8 @@ function key() {
   const swatch = (colour, text, kind = "") => make("span", {},
     make("span", { class: `swatch ${kind}`, style: `background-color:${colour}`, "aria-hidden": "true" }), ` ${text}`);
   return make("div", { class: "key" }, report.severities.map((word, place) => swatch(report.scale[place], word)),
-    swatch("var(--prior)", "prior", "prior"), ring({}, "keypoint"), ring({ doubtful: true }, "doubtful"),
+    swatch("var(--prior)", "prior", "prior"), swatch(report.pale, "backed by no test on patients", "unbacked"),
+    ring({}, "keypoint, with its confidence from 0 to 1"), ring({ doubtful: true }, "doubtful"),
     ring({ repaired: true }, "repaired from its neighbours"));
 }
 

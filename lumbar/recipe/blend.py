@@ -1,0 +1,105 @@
+"""How the members' answers become one table, as a recipe and a bundle's manifest say it. No torch."""
+
+from collections.abc import Collection
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from lumbar.ensemble.average import BLEND_METHODS, BlendMethod
+from lumbar.ensemble.names import WEIGHTED, Group, MethodName, On
+from lumbar.issues import few
+from lumbar.recipe.strict import Strict
+
+Weight = Annotated[float, Field(ge=0, le=1000)]
+Weights = dict[Group, dict[str, Weight]]
+Factor = Annotated[float, Field(gt=0, le=1000)]
+#: For normal or mild, moderate, severe.
+Factors = dict[Group, tuple[Factor, Factor, Factor]]
+
+
+def _check_weights(weights: Weights) -> Weights:
+    for group, own in weights.items():
+        if not any(own.values()):
+            raise ValueError(f"weights.{group} gives no member a weight above zero; give one, or leave the group out")
+    return weights
+
+
+class Around(Strict):
+    """What is done before and after a blend, whichever it is; see `lumbar.ensemble.by_hand`."""
+
+    LATER = frozenset({"temperatures", "multipliers", "severe_scaled"})
+
+    #: The members' logits are divided by this, for each group of conditions.
+    temperatures: dict[Group, Annotated[float, Field(ge=0.01, le=100)]] = {}
+    #: The blend's severities are multiplied by these, then each row is divided by its sum.
+    multipliers: Factors = {}
+    #: The highest severe probability of a study's canal levels is multiplied by this; 1: it stays.
+    severe_scaled: Factor = 1.0
+
+
+class Inner(Strict):
+    """Some members as one table, which the blend weighs like a member."""
+
+    on: On = "probabilities"
+    weights: Weights = Field(min_length=1)
+    multipliers: Factors = {}
+
+    @model_validator(mode="after")
+    def _check(self) -> "Inner":
+        _check_weights(self.weights)
+        return self
+
+
+class Blend(Around):
+    """How members become one table.
+
+    auto: the method with the best nested score on the run's own out-of-fold tables, where it is surely better than the
+    plain mean; else, and below 200 labelled studies, the plain mean. weighted: by `weights`. Any other name is a
+    method of `lumbar.ensemble`.
+    """
+
+    LATER = Around.LATER | {"on", "weights", "inner"}
+
+    method: Literal["auto"] | MethodName = "auto"
+    #: What the weights average: probabilities, logits, or log odds (for networks trained with binary cross entropy).
+    on: On = "probabilities"
+    #: For each group of conditions, of members by name; who is not named is not heard. A group that is not named: all
+    #: members equally, or all inner blends where there are some.
+    weights: Weights = {}
+    #: Blends of members that are weighed as members are.
+    inner: dict[str, Inner] = {}
+
+    @property
+    def average(self) -> BlendMethod:
+        """The average to fall back on where nothing was fitted."""
+        return next((name for name in BLEND_METHODS if name == self.method), "mean")
+
+    def check_names(self, members: Collection[str]) -> None:
+        """ValueError where a weight is given to what is neither one of these members nor an inner blend."""
+        if twice := [name for name in self.inner if name in members]:
+            raise ValueError(f"blend.inner.{twice[0]} has the name of a member; choose another")
+        places = [("blend", self.weights, {*members, *self.inner})]
+        places += [(f"blend.inner.{name}", each.weights, {*members}) for name, each in self.inner.items()]
+        for place, weights, known in places:
+            for group, own in weights.items():
+                if strangers := [name for name in own if name not in known]:
+                    raise ValueError(
+                        f"{place}.weights.{group} names {strangers[0]!r}, which is no member of stage2"
+                        f"{' and no inner blend' if place == 'blend' else ''}; members are {few(sorted(members), 8)}"
+                    )
+
+    @model_validator(mode="after")
+    def _check(self) -> "Blend":
+        _check_weights(self.weights)
+        given = [name for name in ("on", "weights", "inner") if self._differs(name)]
+        if given and self.method != WEIGHTED:
+            raise ValueError(f'{given[0]} needs method = "{WEIGHTED}", not "{self.method}"')
+        if self.method == WEIGHTED and not (self.weights or self.inner):
+            raise ValueError(f'method = "{WEIGHTED}" needs weights, as weights.spinal = {{ member = 0.7 }}')
+        if self.inner and (unsaid := [name for name in self.inner if not self._used(name)]):
+            raise ValueError(f"inner.{unsaid[0]} has no weight anywhere; give it one, or leave it out")
+        return self
+
+    def _used(self, name: str) -> bool:
+        groups = self.inner[name].weights
+        return any(self.weights[group].get(name) if group in self.weights else True for group in groups)

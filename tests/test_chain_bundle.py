@@ -1,0 +1,151 @@
+"""From studies to keypoints through a bundle, and from a recipe to that bundle, with detectors that need each other."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from lumbar.bundle.bundle import Bundle, load_bundle
+from lumbar.bundle.network import build_network
+from lumbar.bundle.save import Weights, save_bundle
+from lumbar.issues import InputError
+from lumbar.prediction.predictor import Predictor
+from lumbar.recipe.detector import DetectorSpec
+from lumbar.recipe.recipe import load_recipe
+from lumbar.training.folder import RunFolder
+from lumbar.training.outcome.bundling import make_bundle
+from lumbar.training.run import train
+from tests.support.scoliosis import bent_study
+from tests.support.worlds import grader_spec, small_phantoms
+
+SMALL = {"image_size": 32, "encoder": "resnet18", "encoder_args": {"channels": [4, 4, 8, 8]}}
+SLICES = {
+    **SMALL,
+    "network": "slice_scores",
+    "network_args": {"hidden": 4},
+    "answer": "slices",
+    "place": "whole",
+    "points": "series",
+    "in_chans": 8,
+}
+POINTS = {**SMALL, "network": "regressor", "answer": "points", "place": "found", "in_chans": 3}
+SPECS = {
+    "t2_slices": SLICES | {"series_type": "sagittal_t2", "join": "median"},
+    "t2_points": POINTS | {"series_type": "sagittal_t2", "tta": ["columns"]},
+    "t1_slices": SLICES | {"series_type": "sagittal_t1", "num_classes": 10, "tta": ["mirror"], "pad": True},
+    "t1_points": POINTS | {"series_type": "sagittal_t1"},
+    "axial": POINTS | {"series_type": "axial_t2", "place": "plane", "num_classes": 2, "tta": ["mirror"]},
+}
+
+
+FORAMINA = ("left_neural_foraminal_narrowing", "right_neural_foraminal_narrowing")
+
+
+def made(folder: Path, specs: dict[str, DetectorSpec]) -> Bundle:
+    """A bundle of two folds a detector, fold by fold as a run writes it, with random weights."""
+    torch.manual_seed(3)
+    members = [
+        Weights(f"{name}_fold{fold}", spec, build_network(spec).state_dict(), fold=fold)
+        for fold in (0, 1)
+        for name, spec in specs.items()
+    ]
+    spinal = grader_spec("spinal")
+    members.append(Weights("spinal", spinal, build_network(spinal).state_dict()))
+    return save_bundle(folder, members, prior=np.full((5, 5, 3), 1 / 3))
+
+
+def test_a_bundle_goes_from_studies_to_keypoints_step_by_step(tmp_path: Path) -> None:
+    specs = {name: DetectorSpec.model_validate(each) for name, each in SPECS.items()}
+    made(tmp_path / "bundle", specs)
+    bundle = load_bundle(tmp_path / "bundle")
+    assert [bundle.manifest.detectors[f"{name}_fold1"] for name in specs] == list(specs.values())
+    points = Predictor(bundle, engine="eager")(bent_study()).keypoints
+    assert {point.condition for point in points} >= {"spinal_canal_stenosis", *FORAMINA}
+    for point in points:
+        assert np.isfinite([*point.mm, *point.xy_px, point.confidence]).all()
+        assert point.slice_from == ("plane" if "subarticular" in point.condition else "found")
+
+
+def test_a_bundle_whose_detectors_lack_each_other_is_refused(tmp_path: Path) -> None:
+    bundle = made(tmp_path / "bundle", {"t2_points": DetectorSpec.model_validate(SPECS["t2_points"])})
+    with pytest.raises(InputError, match='bundle: t2_points_fold0: place = "found" looks around slices found before'):
+        Predictor(bundle)
+
+
+RECIPE = """
+name = "chained"
+[folds]
+count = 2
+train = [0, 1]
+[loop]
+mixed_precision = "no"
+workers = 0
+read_processes = 1
+[stage1]
+encoder = "resnet18"
+encoder_args = { channels = [4, 4, 8, 8] }
+image_size = 32
+batch_size = 4
+epochs = 1
+augment = { mirror_p = 0.5 }
+[stage1.members.t2_slices]
+series_type = "sagittal_t2"
+network = "slice_scores"
+answer = "slices"
+place = "whole"
+in_chans = 12
+pad = true
+[stage1.members.t2_points]
+series_type = "sagittal_t2"
+network = "regressor"
+answer = "points"
+place = "found"
+in_chans = 3
+[stage1.members.both]
+series_type = "sagittal_t2"
+beside = "sagittal_t1"
+network = "regressor"
+answer = "points"
+place = "whole"
+points = "series"
+depth = true
+num_classes = 15
+in_chans = 8
+[stage1.members.axial]
+series_type = "axial_t2"
+network = "unet"
+encoder = "tu-resnet18"
+encoder_args = { channels = [8, 8, 8, 8] }
+network_args = { decoder_channels = [8, 8, 8, 8, 8] }
+num_classes = 2
+in_chans = 1
+sigma_px = 3.0
+levels_by = "segments"
+tta = ["mirror"]
+[stage2]
+backbone_args = { channels = [8, 8, 8, 8] }
+image_size = 32
+slices = 1
+rnn_hidden = 8
+rnn_layers = 1
+batch_size = 4
+epochs = 1
+[stage2.members.spinal]
+task = "spinal"
+"""
+
+
+@pytest.mark.slow
+def test_a_recipe_of_a_chain_trains_fold_by_fold_and_becomes_a_bundle(tmp_path: Path) -> None:
+    small_phantoms(tmp_path / "data", 4, 3)
+    path = tmp_path / "chained.toml"
+    path.write_text(RECIPE)
+    run = train(path, tmp_path / "data", tmp_path / "run")
+    found = [point for points in RunFolder(run).keypoints((0, 1)).values() for point in points]
+    froms = {point.condition: point.slice_from for point in found}
+    assert froms["spinal_canal_stenosis"] == froms[FORAMINA[0]] == "answer"  # of `both`, the last to look
+    bundle = make_bundle(run, tmp_path / "bundle")
+    members = load_recipe(path).stage1.members
+    assert list(bundle.manifest.detectors) == [f"{name}_fold{fold}" for fold in (0, 1) for name in members]
+    assert Predictor(bundle, engine="eager")(bent_study()).keypoints

@@ -1,0 +1,72 @@
+"""What severities rest on is checked data: told by the bundle, unknown where it is not, and said in words."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+
+from lumbar.bundle.bundle import load_bundle
+from lumbar.labels import CONDITIONS
+from lumbar.recipe.card import Card
+from lumbar.recipe.evidence import Evidence, complete, rests_on
+from lumbar.recipe.recipe import load_recipe
+
+TEST: dict[str, Any] = {"patients": 41, "graded_by": "two readers", "figures": {"kappa": 0.5, "area": 0.9}}
+
+
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        ({"learnt_from": "cadavers"}, "learnt_from"),
+        ({"learnt_from": "patients"}, "say how many .patients. and who graded them"),
+        ({"learnt_from": "phantoms", "patients": 3}, "goes with neither patients nor graded_by"),
+        ({"graded_by": "me"}, "goes with neither"),
+        ({"tested": [{**TEST, "patients": 0}]}, "patients"),
+        ({"tested": [{**TEST, "graded_by": ""}]}, "graded_by"),
+        ({"tested": [{**TEST, "figures": {}}]}, "figures"),
+        ({"tested": [{**TEST, "figures": {"kappa": float("nan")}}]}, "finite"),
+        ({"taught_by": "phantoms"}, "unknown key"),
+    ],
+)
+def test_evidence_that_says_too_little_or_contradicts_itself_is_refused(fields: dict[str, Any], words: str) -> None:
+    with pytest.raises(ValidationError, match=words):
+        Evidence.model_validate(fields)
+
+
+def test_a_condition_that_no_reader_has_is_refused() -> None:
+    with pytest.raises(ValidationError):
+        Card.model_validate({"evidence": {"scoliosis": {}}})
+
+
+def test_a_card_without_evidence_is_written_as_it_always_was_and_rests_on_nothing_known() -> None:
+    assert "evidence" not in Card().model_dump()
+    assert not any(one.on_patients for one in complete(Card().evidence).values())
+    known = rests_on({})
+    assert known == "spinal, foraminal, subarticular: what it learnt from is not told, no test on patients is told"
+
+
+def test_words_name_conditions_of_equal_evidence_together_and_sides_that_differ_apart() -> None:
+    plain = Evidence(learnt_from="phantoms")
+    taught = Evidence(learnt_from="patients", patients=1975, graded_by="radiologists", tested=(TEST,))
+    told = complete(dict.fromkeys(CONDITIONS, plain) | {"spinal_canal_stenosis": taught})
+    assert rests_on(told) == (
+        "spinal: learnt from patients (1975, graded by radiologists), tested on 41 patients, graded by two readers: "
+        "kappa 0.5, area 0.9; foraminal, subarticular: learnt from phantoms alone, never tested on patients"
+    )
+    assert rests_on(told, short=True) == (
+        "spinal: learnt from patients, tested on 41 patients (kappa 0.5); foraminal, subarticular: learnt from "
+        "phantoms alone, never tested on patients"
+    )
+    told["left_subarticular_stenosis"] = taught
+    assert "Right Subarticular Stenosis: learnt from phantoms" in rests_on(told)
+
+
+def test_the_shipped_bundle_says_that_its_canal_alone_was_tested_on_patients(root: Path) -> None:
+    bundle = load_bundle(root / "weights")
+    told = bundle.manifest.card.evidence
+    assert set(told) == set(CONDITIONS)
+    assert {condition for condition in CONDITIONS if told[condition].on_patients} == {"spinal_canal_stenosis"}
+    assert {one.learnt_from for one in told.values()} == {"phantoms"}
+    assert "vision models, no radiologist" in bundle.describe()
+    assert told == load_recipe(root / "recipes" / "shipped.toml").card.evidence
