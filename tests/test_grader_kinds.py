@@ -8,13 +8,15 @@ import pytest
 import torch
 from torch import nn
 
+from lumbar.bundle.manifest import Manifest, Member
 from lumbar.bundle.network import build_network, example, samples_of_a_study
 from lumbar.compute.forward import asked, tensors
 from lumbar.grading.grade import batched, grade, rows_of, softmax
 from lumbar.grading.regions import Regions, cut_regions
-from lumbar.grading.tasks import task_of
+from lumbar.grading.tasks import heard, task_of
 from lumbar.labels import CONDITIONS, LEVELS
 from lumbar.metric import label_codes
+from lumbar.prediction.budget import enough
 from lumbar.recipe.augment import Augment
 from lumbar.recipe.grader import GraderSpec
 from lumbar.recipe.settings import Training
@@ -146,6 +148,19 @@ def test_turns_are_averaged_over_every_combination() -> None:
     found = grade(Regions({"sagittal_t2": picture}, {"sagittal_t2": np.ones(5, bool)}), spec, Corner())
     assert found[0, :, 2].tolist() == [4.0] * 5
     assert np.isnan(softmax(found)[1:]).all()
+
+
+def test_a_time_budget_counts_what_a_member_speaks_for() -> None:
+    five, canal = KINDS["five levels at once"], small_grader(task="spinal")
+    assert heard(five) == (CANAL,)
+    assert heard(KINDS["a side from outside in"]) == task_of(KINDS["a side from outside in"]).conditions
+    entries = [
+        Member(name=name, spec=spec, file=f"{name}.safetensors", sha256="0" * 64)
+        for name, spec in (("five", five), ("canal", canal), ("sides", small_grader(task="foraminal")))
+    ]
+    manifest = Manifest(members=entries, prior=[[[1 / 3] * 3] * 5] * 5)
+    assert enough(manifest, ["five", "sides"])  # the canal's are left to one of two
+    assert not enough(manifest, ["five", "canal"])  # it learns foramina, too, and does not speak for them
 
 
 def test_every_sagittal_series_answers_and_their_answers_are_averaged(data: DataFolder, study: Study) -> None:
