@@ -76,18 +76,31 @@ def _narrow(network: str, given: Mapping[str, Any]) -> Iterator[tuple[str, Any]]
             yield key, NARROW.get(key, value)
 
 
-def with_mirror(path: Path, changed: list[str]) -> list[str]:
-    """The overrides, and the turn `mirror` for every member that can be turned."""
+#: Of the phantoms: at any other size a pixel of a heatmap leans to one side, by the original's convention.
+MATRIX = 128
+
+
+def with_mirror(path: Path, changed: list[str], turn: str | None = None) -> list[str]:
+    """The overrides, and the turn `mirror` for every member that can be turned; detectors see all pixels.
+
+    Beside it `turn`, where a member can be turned so.
+    """
     raw = tomllib.loads(path.read_text(encoding="utf-8"))
+    changed = [*changed, f"stage1.image_size={MATRIX}"]
     for stage, spec in SPECS.items():
         for name in raw[stage]["members"] if "tta" in spec.model_fields else ():
-            turned = [*changed, f'{stage}.members.{name}.tta=["mirror"]']
-            try:
-                load_recipe(path, turned)
-            except InputError:
-                continue
-            changed = turned
+            ways = [["mirror", turn], [turn], ["mirror"]] if turn else [["mirror"]]
+            each = ([*changed, f"{stage}.members.{name}.tta={toml(way)}"] for way in ways)
+            changed = next((turned for turned in each if _is_sound(path, turned)), changed)
     return changed
+
+
+def _is_sound(path: Path, changed: list[str]) -> bool:
+    try:
+        load_recipe(path, changed)
+    except InputError:
+        return False
+    return True
 
 
 def small_recipe(path: Path) -> Recipe:

@@ -1,6 +1,6 @@
 """From a run, or from a recipe alone, to a weights bundle."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Final
 
@@ -113,9 +113,9 @@ def _ranks(folder: RunFolder, recipe: Recipe) -> dict[tuple[str, int], int]:
     }
 
 
-def make_random_bundle(recipe_path: Path, out: Path, seed: int = 0, overrides: Sequence[str] = ()) -> Bundle:
+def make_random_bundle(recipe_path: Path, out: Path, seed: int = 0) -> Bundle:
     """A bundle of a recipe's members, all folds, with random weights: for timing and tests, it knows nothing."""
-    recipe = load_recipe(Path(recipe_path), overrides)
+    recipe = load_recipe(Path(recipe_path))
 
     def weights() -> Iterator[Weights]:
         numbers = {name: number for number, name in enumerate(recipe.members())}
