@@ -86,7 +86,7 @@ def has_a_mirror(spec: GraderSpec) -> bool:
     ("name", "turn"), [*((name, None) for name in RECIPES), *(("demo.toml", turn) for turn in get_args(Turn)[1:])]
 )
 def test_a_mirrored_study_gets_mirrored_probabilities(name: str, turn: str | None, tmp_path: Path) -> None:
-    """From pixels to severities, every member turned that has sides of its own; and with other turns beside."""
+    """From pixels to severities, every member turned that has sides of its own; the others with every turn, too."""
     recipe = load_recipe(RECIPES[name], with_mirror(RECIPES[name], overrides(RECIPES[name]), turn))
     if turn is not None:
         assert any(turn in member.spec.tta for member in recipe.stage1.members.values())

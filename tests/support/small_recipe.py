@@ -83,14 +83,15 @@ MATRIX = 128
 def with_mirror(path: Path, changed: list[str], turn: str | None = None) -> list[str]:
     """The overrides, and the turn `mirror` for every member that can be turned; detectors see all pixels.
 
-    Beside it `turn`, where a member can be turned so.
+    `turn`: another one for members that have no sides of their own. (Beside `mirror` it would not do: answers of the
+    image, its mirror image and a third view are averaged, and the mirror image of the third is not among them.)
     """
     raw = tomllib.loads(path.read_text(encoding="utf-8"))
     changed = [*changed, f"stage1.image_size={MATRIX}"]
     for stage, spec in SPECS.items():
         for name in raw[stage]["members"] if "tta" in spec.model_fields else ():
-            ways = [["mirror", turn], [turn], ["mirror"]] if turn else [["mirror"]]
-            each = ([*changed, f"{stage}.members.{name}.tta={toml(way)}"] for way in ways)
+            words = ["mirror", turn] if turn else ["mirror"]
+            each = ([*changed, f"{stage}.members.{name}.tta={toml([word])}"] for word in words)
             changed = next((turned for turned in each if _is_sound(path, turned)), changed)
     return changed
 
