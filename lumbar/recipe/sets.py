@@ -50,6 +50,6 @@ def refuse(sets: Sets, specs: Mapping[str, DetectorSpec], source: str) -> None:
     """Raise InputError, which names the source, with all that is wrong (see `faults`)."""
     told = faults(sets, specs)
     if len(told) > 1:
-        told = [f"{len(told)} faults: " + "; ".join(f"({number}) {fault}" for number, fault in enumerate(told, 1))]
+        told = [" ".join(f"({number}) {fault}." for number, fault in enumerate(told, 1)).rstrip(".")]
     if told:
         raise InputError(f"{source}: {told[0]}")
