@@ -4,7 +4,6 @@ import logging
 import threading
 import time
 from collections.abc import Iterable
-from dataclasses import replace
 from functools import partial
 from typing import Final
 
@@ -170,8 +169,7 @@ class Predictor:
                 cut_issues = [issue for found in regions.values() for issue in found.issues]
                 case.keypoints, case.issues, case.regions = points, [*study.issues, *issues], []
                 case.issues += [issue for issue in dict.fromkeys(cut_issues) if issue not in case.issues]
-            # cuts hold the study's slices
-            case.regions.append({key: replace(found, cuts={}) for key, found in regions.items()})
+            case.regions.append({key: found.without_cuts() for key, found in regions.items()})
         case.phantom = study.is_phantom
         case.used = {kind: [series.series_id for series in listed] for kind, listed in study.series.items()}
         case.study = None
