@@ -29,7 +29,7 @@ from lumbar.dicom.series import Slice
 from lumbar.grading.grade import speaks
 from lumbar.grading.networks.gru import GruGrader
 from lumbar.grading.regions import Points, Regions, cut_region
-from lumbar.grading.tasks import TASKS
+from lumbar.grading.tasks import task_of
 from lumbar.keypoints.detect import detect
 from lumbar.labels import CONDITIONS, LEVELS
 from lumbar.prediction import schedule
@@ -108,14 +108,14 @@ def answers(study: Study, points: Points, spec: GraderSpec, network: nn.Module, 
     tensors = {view: np.zeros(size, np.float32) for view in VIEWS}
     present = {view: np.zeros(len(LEVELS), bool) for view in VIEWS}
     values = partial(slice_values, preprocessing=spec.preprocessing)  # remembers nothing
-    for view in {*TASKS[spec.task].views, *(OWN_VIEW[name] for name in TASKS[spec.task].conditions)}:
+    for view in {*task_of(spec).views, *(OWN_VIEW[name] for name in task_of(spec).conditions)}:
         for index, level in enumerate(LEVELS):
             region = cut_region(study, view, level, points, spec, values)
             if region is not None and region.filled:
                 tensors[view][index], present[view][index] = region.pixels, True
     regions = Regions(tensors, present)
     probabilities = np.full((5, 5, 3), np.nan)
-    for sample in TASKS[spec.task].samples:
+    for sample in task_of(spec).samples:
         views = torch.from_numpy(np.stack([tensors[view] for view in sample.views], axis=1))  # (5, V, T, S, S)
         with torch.inference_mode():
             rows = torch.softmax(slice_loop(network, views.to(device)).double(), dim=-1).cpu().numpy()

@@ -112,13 +112,15 @@ def nearest_plane(affines: FloatArray, point_mm: ArrayLike, max_distance_mm: flo
 
 
 def box_px(
-    center_px: tuple[float, float], size_mm: float, spacing_mm: tuple[float, float]
+    center_px: tuple[float, float], size_mm: float | tuple[float, float], spacing_mm: tuple[float, float]
 ) -> tuple[int, int, int, int]:
-    """Pixel box (x1, y1, x2, y2), ends excluded, of `size_mm` around (column, row); spacing is (row, column) mm.
+    """Pixel box (x1, y1, x2, y2), ends excluded, around (column, row); spacing is (row, column) mm, `size_mm` the side
+    or (height, width).
 
     Both ends are rounded half to even, as the original system does, so the size varies by a pixel with the centre.
     """
-    half_x, half_y = size_mm / spacing_mm[1] / 2, size_mm / spacing_mm[0] / 2
+    height, width = size_mm if isinstance(size_mm, tuple) else (size_mm, size_mm)
+    half_x, half_y = width / spacing_mm[1] / 2, height / spacing_mm[0] / 2
     x, y = float(center_px[0]), float(center_px[1])
     return round(x - half_x), round(y - half_y), round(x + half_x), round(y + half_y)
 

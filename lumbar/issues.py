@@ -136,3 +136,10 @@ def few(names: Sequence[str], most: int = 3) -> str:
     """The first names of a list and how many more there are: `a, b, c and 4 more`."""
     more = len(names) - most
     return ", ".join(names[:most]) + (f" and {more} more" if more > 0 else "")
+
+
+def numbered(faults: Sequence[str]) -> str:
+    """All of several faults in a line, the end left open: a single one as it is, others as `(1) … (2) …`."""
+    if len(faults) == 1:
+        return faults[0]
+    return " ".join(f"({number}) {fault}." for number, fault in enumerate(faults, 1)).rstrip(".")

@@ -15,7 +15,7 @@ from lumbar.dicom.series import Series, Slice
 from lumbar.grading.regions import cut_region, cut_regions, region_key
 from lumbar.recipe.grader import GraderSpec
 from lumbar.recipe.preprocessing import Preprocessing
-from lumbar.recipe.views import VIEWS
+from lumbar.recipe.views import TASK_VIEWS
 from lumbar.study.study import Study
 from tests.support.small_study import CANAL, axial, patterned, sagittal, small_study, turned, upside_down
 
@@ -137,7 +137,7 @@ def test_the_way_images_are_stored_changes_no_region():
         axial_t2=(turned(axial(3), upside_down),),
     )
     one, two = cut_regions(plain, spots(plain), spec_of()), cut_regions(other, spots(other), spec_of())
-    for view in VIEWS:
+    for view in TASK_VIEWS:
         assert np.array_equal(one.tensors[view], two.tensors[view]), view
 
 

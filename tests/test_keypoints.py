@@ -198,7 +198,7 @@ def test_heatmaps_of_folds_are_averaged():
 
 def test_detectors_of_different_inputs_are_joined_by_what_they_read():
     spec = spec_of("sagittal_t2", sigma_px=4.0)
-    near, far = Placed(canal_pixels(), 1.0, 4.0), Placed(canal_pixels() + np.array([3, 0]), 1.0, 4.0)
+    near, far = Placed(canal_pixels(), 1.0, 4.0), Placed(np.add(canal_pixels(), [3, 0]), 1.0, 4.0)
     wide = spec.model_copy(update={"in_chans": 3})
     points, _ = detect(small_study(), {"sagittal_t2": [(spec, near), (wide, far)]})
     alone, moved = (by_name(detect(small_study(), {"sagittal_t2": [(spec, each)]})[0]) for each in (near, far))

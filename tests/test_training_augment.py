@@ -10,7 +10,7 @@ from lumbar.keypoints.answers.heatmaps import gaussian_heatmaps
 from lumbar.recipe.augment import Augment
 from lumbar.training.data import augment
 from lumbar.training.data.flips import flips
-from lumbar.training.loop import losses
+from lumbar.training.loop.targets import heatmaps
 
 
 def _batch(draws: list[augment.Draw]) -> dict[str, torch.Tensor]:
@@ -123,7 +123,7 @@ def test_sharpening_and_blur_change_detail_in_opposite_ways() -> None:
 
 def test_target_maps_are_those_that_detection_is_tested_with() -> None:
     points = torch.tensor([[[10.3, 20.7], [np.nan, np.nan], [70.0, 3.0]]], dtype=torch.float32)
-    ours = losses.heatmaps(points, 64, 4.0)[0].numpy()
+    ours = heatmaps(points, 64, 4.0)[0].numpy()
     assert np.abs(ours - gaussian_heatmaps(points[0].numpy(), 64, 4.0)).max() < 1e-5
     assert ours[1].max() == 0  # missing
     assert ours[2].max() == 0  # outside

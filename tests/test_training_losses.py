@@ -13,6 +13,7 @@ from lumbar.recipe.settings import Training
 from lumbar.training.loop import losses
 from lumbar.training.loop.grader_objective import SeverityObjective
 from lumbar.training.loop.targets import heatmaps
+from tests.support.worlds import grader_spec
 
 
 def _heatmap_loss(
@@ -117,3 +118,38 @@ def test_every_layer_gets_a_gradient_even_where_no_slice_is_asked() -> None:
     terms["severity"].total.backward()
     assert not [name for name, value in network.named_parameters() if value.grad is None]
     assert float(network.slice_head.weight.grad.abs().sum()) == 0  # type: ignore[union-attr,operator]
+
+
+class _Answers(torch.nn.Module):
+    """Says what it is told to, in training by name."""
+
+    def __init__(self, **outputs: torch.Tensor) -> None:
+        super().__init__()
+        self.outputs = outputs
+
+    def forward(self, views: object, seen: torch.Tensor) -> dict[str, torch.Tensor]:
+        return self.outputs
+
+
+def test_views_are_asked_for_severities_and_levels_for_their_name() -> None:
+    training = Training(loss={"severity": 1.0, "views": 0.5, "level": 0.2})
+    objective = SeverityObjective(grader_spec("spinal"), training)
+    logits = torch.randn(4, 1, 1, 3)
+    level = torch.full((4, 1, 5), -9.0)
+    for sample, place in enumerate([3, 0, 4, 4]):
+        level[sample, 0, place] = 9.0
+    network = _Answers(severity=logits, views=logits[:, :, None].expand(4, 1, 2, 1, 3), level=level)
+    batch = {
+        "views": torch.zeros(4, 2, 3, 32, 32),
+        "seen": torch.ones(4, 2, dtype=torch.bool),
+        "labels": torch.tensor([[0], [1], [2], [-1]]),
+        "level": torch.tensor([3, 0, 4, 4]),
+    }
+    terms = objective.terms(network, batch, train=True)
+    assert {name: term.factor for name, term in terms.items()} == {"severity": 1.0, "views": 0.5, "level": 0.2}
+    assert (terms["views"].total / terms["views"].weight).item() == pytest.approx(
+        (terms["severity"].total / terms["severity"].weight).item(), rel=1e-5
+    )
+    assert terms["level"].total.item() < 1e-5
+    wrong = objective.terms(network, batch | {"level": torch.tensor([3, 0, 4, 1])}, train=True)
+    assert wrong["level"].total.item() / wrong["level"].weight.item() == pytest.approx(18 / 4, rel=1e-3)

@@ -91,17 +91,19 @@ def example(spec: DetectorSpec | GraderSpec, device: torch.device | str = "cpu",
     if spec.stage == "keypoints":
         return torch.zeros(samples, spec.channels, side, side, device=device)
     names = task_of(spec).samples[0].views
-    views: dict[str, torch.Tensor] = {
-        name: torch.zeros(samples, 1, spec.slices, 1, side, side, device=device) for name in names
-    }
-    return views, torch.ones(samples, 1, len(names), dtype=torch.bool, device=device)
+    levels, views = len(LEVELS) if spec.levels == "all" else 1, {}
+    for name in names:
+        region = spec.region_of(name)
+        views[str(name)] = torch.zeros(samples, levels, region.slices, region.channels, *region.size, device=device)
+    return views, torch.ones(samples, levels, len(names), dtype=torch.bool, device=device)
 
 
 def samples_of_a_study(spec: DetectorSpec | GraderSpec) -> int:
     """How many samples a member sees of a study that lacks nothing."""
     if spec.stage == "keypoints":
         return spec.stacks
-    return len(LEVELS) * len(task_of(spec).samples)
+    looks = len(task_of(spec).samples) * 2 ** len(spec.tta)
+    return looks * (2 if "sagittal_series" in spec.views else 1) * (1 if spec.levels == "all" else len(LEVELS))
 
 
 def noise(spec: DetectorSpec | GraderSpec, samples: int = 1) -> Inputs:

@@ -1,18 +1,32 @@
 """Stage 2 at work: a study's regions through one member, all levels and samples in one batch."""
 
+from collections.abc import Sequence
+from dataclasses import dataclass
+
 import numpy as np
 import torch
 
 from lumbar.compute.forward import Inputs, Network, in_halves, is_out_of_memory, moved
+from lumbar.ensemble.average import SMALLEST
 from lumbar.grading.regions import Regions
-from lumbar.grading.tasks import Sample, task_of
-from lumbar.labels import CONDITIONS, LEVELS, SEVERITIES, Condition
+from lumbar.grading.tasks import Sample, heard, task_of
+from lumbar.grading.turns import looks, turned
+from lumbar.labels import CONDITIONS, LEVELS, SEVERITIES, Condition, mirrored
 from lumbar.recipe.grader import GraderSpec
-from lumbar.recipe.views import OWN_VIEW
+from lumbar.recipe.views import own_views
 
-Rows = list[tuple[int, Sample]]
+
+@dataclass(frozen=True)
+class Row:
+    """One sample of a batch: its regions (those of one series where there are several), its levels, its views."""
+
+    regions: Regions
+    levels: tuple[int, ...]
+    sample: Sample
+
+
 #: Batches of one study's regions that lie on a device, by what distinguishes members that see the same regions.
-Batches = dict[tuple[str, bool], Inputs]
+Batches = dict[tuple[object, ...], Inputs]
 
 
 def grade(
@@ -25,28 +39,42 @@ def grade(
 ) -> np.ndarray:
     """Logits (5 conditions, 5 levels, 3 severities) float64; NaN where the member stays silent (see `speaks`).
 
-    `softmax` makes probabilities of them. The network is in evaluation mode on `device`; `amp` is the autocast type on
-    an accelerator (None: float32). `batches` keeps what was moved to the device for the next member that sees the same
-    regions.
+    `softmax` makes probabilities of them. Where several samples answer for the same, as the series of `sagittal_series`
+    or the turned looks of `tta`, they are averaged. The network is in evaluation mode on `device`; `amp` is the
+    autocast type on an accelerator (None: float32). `batches` keeps what was moved to the device for the next member
+    that sees the same regions.
     """
     device = torch.device(device)
-    logits = np.full((len(CONDITIONS), len(LEVELS), len(SEVERITIES)), np.nan)
-    rows: Rows = [
-        (level, sample)
-        for level in range(len(LEVELS))
+    logits = np.zeros((len(CONDITIONS), len(LEVELS), len(SEVERITIES)))
+    counts = np.zeros(logits.shape[:2])
+    for turns in looks(spec):
+        every = [regions, *regions.others]
+        look = [turned(part, turns, spec) for part in every] if turns else every
+        rows = [row for part in look for row in rows_of(part, spec)]
+        if not rows:
+            continue
+        batch = batched(rows, spec) if batches is None else _kept(batches, rows, spec, turns, device)
+        with torch.inference_mode(), torch.autocast(device.type, dtype=amp, enabled=amp is not None):
+            answers = in_halves(network, batch, device).cpu().double().numpy()  # (B, L, C, 3)
+        for row, answer in zip(rows, answers, strict=True):
+            for place, level in enumerate(row.levels):
+                for condition, severities in zip(row.sample.conditions, answer[place], strict=True):
+                    if speaks(row.regions, spec, row.sample, condition, level):
+                        own = mirrored(condition) if "mirror" in turns else condition
+                        logits[CONDITIONS.index(own), level] += severities
+                        counts[CONDITIONS.index(own), level] += 1
+    return np.where(counts[..., None] > 0, logits / np.maximum(counts, 1)[..., None], np.nan)
+
+
+def rows_of(regions: Regions, spec: GraderSpec) -> list[Row]:
+    """The samples of some regions for which a member speaks about anything."""
+    levels = [(level,) for level in range(len(LEVELS))] if spec.levels == "one" else [tuple(range(len(LEVELS)))]
+    return [
+        Row(regions, some, sample)
+        for some in levels
         for sample in task_of(spec).samples
-        if any(speaks(regions, spec, sample, condition, level) for condition in sample.conditions)
+        if any(speaks(regions, spec, sample, condition, level) for condition in sample.conditions for level in some)
     ]
-    if not rows:
-        return logits
-    batch = batched(regions, rows, spec) if batches is None else _kept(batches, regions, rows, spec, device)
-    with torch.inference_mode(), torch.autocast(device.type, dtype=amp, enabled=amp is not None):
-        found = in_halves(network, batch, device)  # (B, 1, C, 3)
-    for (level, sample), answer in zip(rows, found[:, 0].cpu().double().numpy(), strict=True):
-        for condition, severities in zip(sample.conditions, answer, strict=True):
-            if speaks(regions, spec, sample, condition, level):
-                logits[CONDITIONS.index(condition), level] = severities
-    return logits
 
 
 def softmax(logits: np.ndarray) -> np.ndarray:
@@ -55,27 +83,41 @@ def softmax(logits: np.ndarray) -> np.ndarray:
     return probabilities
 
 
-def batched(regions: Regions, rows: Rows, spec: GraderSpec) -> Inputs:
-    """Each row's views by the names of the task's first sample, (B, 1, T, 1, H, W), and which of them are there.
+def averaged(answers: Sequence[np.ndarray]) -> np.ndarray:
+    """Logits (5, 5, 3) of a member's answers on several sets of keypoints: of the mean probability where it speaks.
+
+    A single answer is passed on as it is.
+    """
+    if len(answers) == 1:
+        return answers[0]
+    probabilities = softmax(np.stack(answers))
+    speaks = np.isfinite(probabilities).all(axis=-1, keepdims=True)
+    total = np.where(speaks, probabilities, 0.0).sum(axis=0)
+    count = speaks.sum(axis=0)
+    mean = np.where(count > 0, total / np.maximum(count, 1), np.nan)
+    logits: np.ndarray = np.log(np.maximum(mean, SMALLEST))
+    return logits
+
+
+def batched(rows: Sequence[Row], spec: GraderSpec) -> Inputs:
+    """Each row's views by the names of the task's first sample, (B, L, T, C, H, W), and which of them are there.
 
     A view lies in one piece: it is filled once and moved as it is.
     """
-    names = task_of(spec).samples[0].views
-    views: dict[str, torch.Tensor] = {
-        name: torch.from_numpy(np.stack([regions.tensors[sample.views[place]][level] for level, sample in rows]))[
-            :, None, :, None
-        ]
-        for place, name in enumerate(names)
-    }
-    seen = [[bool(regions.present[view][level]) for view in sample.views] for level, sample in rows]
-    return views, torch.tensor(seen)[:, None]
+    views: dict[str, torch.Tensor] = {}
+    for place, name in enumerate(task_of(spec).samples[0].views):
+        stack = np.stack([row.regions.tensors[row.sample.views[place]][list(row.levels)] for row in rows])
+        views[name] = torch.from_numpy(stack).unflatten(2, (-1, spec.region_of(name).channels))
+    seen = [[[bool(row.regions.present[v][level]) for v in row.sample.views] for level in row.levels] for row in rows]
+    return views, torch.tensor(seen)
 
 
-def _kept(batches: Batches, regions: Regions, rows: Rows, spec: GraderSpec, device: torch.device) -> Inputs:
+def _kept(batches: Batches, rows: list[Row], spec: GraderSpec, turns: tuple[str, ...], device: torch.device) -> Inputs:
     """The batch on the device, moved there once; where the device has no room for it, as it is."""
-    key = spec.task, spec.view_dropout > 0  # which rows speak depends on nothing else
+    # Which rows speak depends on nothing else.
+    key = (spec.task, spec.views, spec.conditions, spec.speaks_for, spec.levels, spec.view_dropout > 0, turns)
     if key not in batches:
-        batch = batched(regions, rows, spec)
+        batch = batched(rows, spec)
         try:
             batches[key] = moved(batch, device)
         except RuntimeError as error:
@@ -89,11 +131,25 @@ def speaks(regions: Regions, spec: GraderSpec, sample: Sample, condition: Condit
     """Whether a member grades a condition of a level (an index of `LEVELS`).
 
     It does where it sees the condition's own view, or any of its views when it was trained with views left out; with
-    `missing="zeros"`, the original's way, it always does.
+    `missing="zeros"`, the original's way, it always does. Never for what `speaks_for` leaves out.
     """
-    if spec.preprocessing.missing == "zeros" or bool(regions.present[OWN_VIEW[condition]][level]):
+    if spec.speaks_for and condition not in heard(spec):
+        return False
+    if spec.preprocessing.missing == "zeros":
         return True
-    return spec.view_dropout > 0 and any(bool(regions.present[view][level]) for view in sample.views)
+    views = sample.views if spec.view_dropout > 0 else own_views(condition, sample.views)
+    return any(bool(regions.present[view][level]) for view in views)
+
+
+def sees(regions: Regions, spec: GraderSpec) -> np.ndarray:
+    """(5 conditions, 5 levels) bool: where a member sees a condition's own view, whether it speaks for it or not."""
+    seen = np.zeros((len(CONDITIONS), len(LEVELS)), bool)
+    for part in (regions, *regions.others):
+        for sample in task_of(spec).samples:
+            for condition in sample.conditions:
+                for view in own_views(condition, sample.views):
+                    seen[CONDITIONS.index(condition)] |= part.present[view]
+    return seen
 
 
 def unanswered(regions: Regions, spec: GraderSpec, logits: np.ndarray) -> np.ndarray:
@@ -101,13 +157,10 @@ def unanswered(regions: Regions, spec: GraderSpec, logits: np.ndarray) -> np.nda
 
     Half precision can overflow.
     """
-    silent = np.zeros((len(CONDITIONS), len(LEVELS)), bool)
-    probabilities = softmax(logits)
-    for level in range(len(LEVELS)):
-        for sample in task_of(spec).samples:
-            for condition in sample.conditions:
-                place = CONDITIONS.index(condition), level
-                silent[place] |= (
-                    speaks(regions, spec, sample, condition, level) and not np.isfinite(probabilities[place]).all()
-                )
-    return silent
+    asked = np.zeros((len(CONDITIONS), len(LEVELS)), bool)
+    for part in (regions, *regions.others):
+        for row in rows_of(part, spec):
+            for condition in row.sample.conditions:
+                for level in row.levels:
+                    asked[CONDITIONS.index(condition), level] |= speaks(part, spec, row.sample, condition, level)
+    return asked & ~np.isfinite(softmax(logits)).all(axis=-1)

@@ -3,13 +3,17 @@
 import numpy as np
 
 from lumbar.recipe.grader import GraderSpec
-from lumbar.recipe.views import View
+from lumbar.recipe.views import View, side_of_view
 
 
 def mirror_view(region: np.ndarray, view: View, spec: GraderSpec) -> np.ndarray:
-    """The region (T, H, W) of the mirrored study's `view`, made from the region of `MIRROR_VIEW[view]`."""
-    if view == "sagittal_t2" or (view.startswith("sagittal") and spec.preprocessing.side_order == "patient"):
-        return region[::-1]
-    if view == "axial_middle" or (view.startswith("axial") and not spec.mirror_right):
-        return region[..., ::-1]
-    return region
+    """The region (…, T, H, W) of the mirrored study's `view`, made from the region of `MIRROR_VIEW[view]`.
+
+    A view of both sides shows its other side first: sagittal slices in opposite order, axial images with opposite
+    columns. Of a side's views both sides look alike, where the spec has them so.
+    """
+    side = side_of_view(view)
+    if view.startswith("axial"):
+        return region if side is not None and spec.mirror_right else region[..., ::-1]
+    alike = side is not None and (spec.region_of(view).half or spec.preprocessing.side_order == "medial")
+    return region if alike else region[..., ::-1, :, :]

@@ -2,11 +2,12 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Final
 
-from lumbar.labels import CONDITIONS, Condition
+from lumbar.labels import CONDITIONS, Condition, mirrored
 from lumbar.recipe.grader import GraderSpec, TaskName
-from lumbar.recipe.views import View
+from lumbar.recipe.views import MIRROR_VIEW, View, kind_of
 
 
 @dataclass(frozen=True)
@@ -21,7 +22,7 @@ class Sample:
 class Task:
     """A grading task: its samples per level, all of one layout, and the encoder that sees each place in a sample."""
 
-    name: TaskName
+    name: TaskName | None
     samples: tuple[Sample, ...]
     encoders: tuple[int, ...]
 
@@ -60,5 +61,22 @@ TASKS: Final[Mapping[TaskName, Task]] = {
 
 
 def task_of(spec: GraderSpec) -> Task:
-    """What a member looks at and answers."""
-    return TASKS[spec.task]
+    """What a member looks at and answers; a sample that bears a side is followed by its mirrored twin."""
+    return TASKS[spec.task] if spec.task is not None else _task(spec.views, spec.conditions)
+
+
+def heard(spec: GraderSpec) -> tuple[Condition, ...]:
+    """The conditions that a member's answers count for, those of twins included."""
+    every = task_of(spec).conditions
+    counted = {*spec.speaks_for, *(mirrored(name) for name in spec.speaks_for)}
+    return tuple(name for name in dict.fromkeys(every) if not counted or name in counted)
+
+
+@lru_cache(maxsize=64)
+def _task(views: tuple[View, ...], conditions: tuple[Condition, ...]) -> Task:
+    written = Sample(views, conditions)
+    twin = Sample(tuple(MIRROR_VIEW[view] for view in views), tuple(mirrored(name) for name in conditions))
+    alike = set(twin.views) == set(views) and set(twin.conditions) == set(conditions)
+    kinds = list(dict.fromkeys(kind_of(view) for view in views))
+    encoders = tuple(kinds.index(kind_of(view)) for view in views)
+    return Task(None, (written,) if alike else (written, twin), encoders)

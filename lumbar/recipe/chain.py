@@ -3,7 +3,6 @@
 from collections.abc import Mapping, Sequence
 from typing import Final
 
-from lumbar.issues import InputError
 from lumbar.labels import SeriesType
 from lumbar.recipe.detector import POINTS, DetectorSpec
 
@@ -62,15 +61,6 @@ def faults(specs: Mapping[str, DetectorSpec]) -> list[str]:
             told += [f"{name}: {why}" for why in _differs(spec, *first)]
         found |= {kind: found.get(kind, False) or spec.answer != "slices" for kind in spec.types}
     return told
-
-
-def refuse(specs: Mapping[str, DetectorSpec], source: str) -> None:
-    """Raise InputError, which names the source, with all that is wrong with detectors (see `faults`)."""
-    told = faults(specs)
-    if len(told) > 1:
-        told = [" ".join(f"({number}) {fault}." for number, fault in enumerate(told, 1)).rstrip(".")]
-    if told:
-        raise InputError(f"{source}: {told[0]}")
 
 
 def _alone(spec: DetectorSpec) -> list[str]:

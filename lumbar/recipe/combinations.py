@@ -4,6 +4,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 
 from lumbar.issues import cut, few
+from lumbar.recipe.chain import one_step
 from lumbar.recipe.detector import DetectorSpec
 from lumbar.recipe.grader import GraderSpec
 from lumbar.recipe.losses import OF_ANSWERS, OF_GRADERS, losses_of
@@ -80,13 +81,17 @@ def _mixing(spec: DetectorSpec | GraderSpec, training: Training) -> Iterator[str
             yield "a detector's pictures can be mixed by mixup of images only; set augment.mix to mixup"
         if spec.answer != "heatmaps" or spec.depth or not set(wanted) <= {"mse", "bce"}:
             yield "maps can be mixed where the loss is mse or bce of plain heatmaps; set augment.mix to none"
-    elif more := sorted(set(wanted) - {"severity", "slices", "views", *_of_studies(spec)}):
+        return
+    if more := sorted(set(wanted) - {"severity", "slices", "views", *_of_studies(spec)}):
         yield f"mixed samples have no label for the loss {more[0]!r}; leave it out or set augment.mix to none"
+    counts = sorted({str(spec.region_of(view).slices) for view in spec.views})
+    if augment.mix_on == "features" and len(counts) > 1:
+        yield f"augment.mix_on = features mixes slice by slice, and its views have {' and '.join(counts)}; mix images"
 
 
 def _of_studies(spec: GraderSpec) -> tuple[str, ...]:
     """Losses of whole studies, which mixed samples still are where one holds all levels."""
-    return ("any_severe",) if getattr(spec, "levels", "one") == "all" else ()
+    return ("any_severe",) if spec.levels == "all" else ()
 
 
 def _among(training: Training, before: Mapping[str, Training], folds: Sequence[int]) -> Iterator[str]:
@@ -112,14 +117,18 @@ def _left_without(members: Members, folds: Sequence[int]) -> Iterator[str]:
     for stage, kind in (("stage1", DetectorSpec), ("stage2", GraderSpec)):
         if not any(isinstance(spec, kind) for spec, _ in kept):
             yield f"{stage}: every member has bundled = false, so nothing is left that answers; keep one"
-    steps: dict[tuple[str, str, str], set[int]] = {}
+    steps: list[tuple[DetectorSpec, set[int]]] = []
     for spec, training in kept:
         if isinstance(spec, DetectorSpec):
-            step = (spec.series_type, spec.placed, spec.shows)
-            steps.setdefault(step, set()).update(training.folds or folds)
-    for (series_type, place, _), trained in steps.items():
+            own = set(training.folds or folds)
+            step = next((trained for first, trained in steps if one_step(first, spec)), None)
+            if step is None:
+                steps.append((spec, own))
+            else:
+                step.update(own)
+    for spec, trained in steps:
         if lacking := sorted(set(folds) - trained):
             yield (
-                f"stage1: no detector of {series_type} ({place}) trains fold {lacking[0]}, so nothing would be found "
-                "there; let one train it"
+                f"stage1: no detector of {spec.series_type} ({spec.placed}) trains fold {lacking[0]}, so nothing would "
+                "be found there; let one train it"
             )

@@ -1,12 +1,16 @@
 """What a stage-2 member is: the regions it sees, its network and what that answers, as checked data. No torch."""
 
+from collections.abc import Iterator
 from typing import Literal
 
 from pydantic import Field, model_validator
 
+from lumbar.labels import Condition, mirrored
 from lumbar.recipe.preprocessing import Preprocessing
+from lumbar.recipe.region import EXTENT, Region, RegionSpec
 from lumbar.recipe.strict import (
     MAX_NUMBER,
+    MAX_PIXELS,
     MAX_SIDE,
     MAX_SLICES,
     Arguments,
@@ -15,15 +19,36 @@ from lumbar.recipe.strict import (
     Strict,
     refuse_many_pixels,
 )
+from lumbar.recipe.views import MIRROR_VIEW, View, own_views, series_of, side_of_view
 
 TaskName = Literal["spinal", "foraminal", "subarticular", "global"]
+#: What a grader looks at once more in inference, every combination of these, its answers averaged: the mirrored study,
+#: whose sides swap by name; sagittal images front to back (columns), head to foot (rows; of axial ones front to back);
+#: axial slices from the other end (slices); and front and back exchanged on all views together.
+Turn = Literal["mirror", "columns", "rows", "slices", "front_back"]
 
 
 class GraderSpec(Strict):
     """A stage-2 member: regions of one or several views in, severities of one or several conditions out."""
 
+    LATER = frozenset({"task", "views", "conditions", "speaks_for", "levels", "region", "regions", "tta"})
+
     stage: Literal["grading"] = "grading"
-    task: TaskName
+    #: Short for usual views and conditions.
+    task: TaskName | None = None
+    #: What one sample shows and answers. Where it bears a side it has a mirrored twin, which is not written: left views
+    #: and conditions stand for the right ones, too.
+    views: tuple[View, ...] = ()
+    conditions: tuple[Condition, ...] = ()
+    #: Of its conditions those that count; empty: all. The others are learnt, and not heard.
+    speaks_for: tuple[Condition, ...] = ()
+    #: A sample is one level, or all five.
+    levels: Literal["one", "all"] = "one"
+    #: The regions of all views; image_size, roi_mm and slices are its own where it names none.
+    region: RegionSpec = RegionSpec()
+    #: What differs in single views; a left view's holds for the right one, too.
+    regions: dict[View, RegionSpec] = {}
+    tta: tuple[Turn, ...] = ()
     network: NetworkName = "gru"
     backbone: NetworkName = "resnet18"
     backbone_args: Arguments = {}
@@ -45,8 +70,11 @@ class GraderSpec(Strict):
 
     @property
     def subject(self) -> str:
-        """What it answers: its task."""
-        return self.task
+        """What it answers: its task, or its conditions in short."""
+        if self.task is not None:
+            return self.task
+        short = [name.replace("_neural", "").rpartition("_")[0].replace("_", " ") for name in self.conditions]
+        return " and ".join([", ".join(short[:-1]), short[-1]] if len(short) > 1 else short)
 
     @property
     def named_backbone(self) -> str:
@@ -63,7 +91,113 @@ class GraderSpec(Strict):
         """What it does, in a few words."""
         return f"grading {self.subject}, {self.network} on {self.backbone}"
 
+    def region_of(self, view: View) -> Region:
+        """The region of a view with every value decided."""
+        named = self.regions.get(view) or self.regions.get(MIRROR_VIEW[view])
+        base = Region((self.image_size, self.image_size), self.slices, (self.roi_mm, self.roi_mm))
+        region = base.over(self.region).over(named)
+        if region.extent is None:
+            side = self.roi_mm if region.box == "mm" else EXTENT[region.box]
+            region = region.over(RegionSpec(extent=(side, side)))
+        return region
+
+    @property
+    def pixels(self) -> str:
+        """Height and width of what it sees, as a sentence names them; of several the largest."""
+        tall, wide = max((self.region_of(view).size for view in self.views), default=(self.image_size,) * 2)
+        return f"{tall} px" if tall == wide else f"{tall} x {wide} px"
+
     @model_validator(mode="after")
-    def _fits_memory(self) -> "GraderSpec":
+    def _check(self) -> "GraderSpec":
         refuse_many_pixels("slices", self.slices, self.image_size)
+        for wrong in (*self._parts(), *self._cuts(), *self._turns()):
+            raise ValueError(wrong)
         return self
+
+    def _parts(self) -> Iterator[str]:
+        """What is wrong with views and conditions."""
+        if (self.task is None) != bool(self.views and self.conditions):
+            yield "give a task, or views and conditions; not both, and neither of the two alone"
+        for what, names in (("views", self.views), ("conditions", self.conditions), ("tta", self.tta)):
+            if len(set(names)) < len(names):
+                yield f"{what} names something twice; name each once"
+        for condition in self.conditions:
+            if not own_views(condition, self.views):
+                yield f"{condition} cannot be seen on {', '.join(self.views)}; add a view of its side"
+        if self.conditions and not set(self.speaks_for) <= set(self.conditions):
+            yield "speaks_for may name its conditions only; add the others to conditions, or leave them out"
+        if self.task is not None and (self.speaks_for or self.regions):
+            yield "speaks_for and regions need views and conditions in place of task; write these out"
+        twin = {MIRROR_VIEW[view] for view in self.views}, {mirrored(name) for name in self.conditions}
+        if twin != (set(self.views), set(self.conditions)) and twin[1] & set(self.conditions) - {CANAL}:
+            yield (
+                "its views show one side and its conditions both; let views show both sides, or name conditions of "
+                "one side, whose twin is not written"
+            )
+        if "sagittal_series" in self.views and len(self.views) > 1:
+            yield "sagittal_series, whose series are samples of their own, cannot stand beside other views"
+
+    def _cuts(self) -> Iterator[str]:
+        """What is wrong with regions."""
+        for view in self.regions:
+            if view not in self.views and MIRROR_VIEW[view] not in self.views:
+                yield f"regions names {view}, which is none of its views; leave it out"
+            if MIRROR_VIEW[view] != view and MIRROR_VIEW[view] in self.regions:
+                yield f"regions names {view} and {MIRROR_VIEW[view]}, which are alike; name one of the two"
+        total = 0
+        for view in self.views or ("sagittal_t2",):
+            region = self.region_of(view)
+            total += region.frames * region.size[0] * region.size[1]
+            yield from (f"the region of {view}: {wrong}" for wrong in _wrong(region, view, self.preprocessing))
+        if total * (5 if self.levels == "all" else 1) > MAX_PIXELS:
+            yield f"the regions of one sample hold more than {MAX_PIXELS} numbers; make them smaller or fewer"
+        exact = self.preprocessing.order == "file" or self.preprocessing.orientation == "stored"
+        if exact and (self.region != RegionSpec() or self.regions):
+            yield 'regions go by positions; they need preprocessing.order = "position", orientation = "canonical"'
+
+    def _turns(self) -> Iterator[str]:
+        """Turns that would exchange left and right without swapping names, or change nothing."""
+        views = self.views or _TASK_VIEWS[self.task or "global"]
+        planes = {series_of(view).partition("_")[0] for view in views}
+        if "front_back" in self.tta and len(self.tta) > 1 and {"columns", "rows"} & set(self.tta):
+            yield 'tta "front_back" turns columns and rows already; leave one of them out'
+        if "columns" in self.tta and "sagittal" not in planes:
+            yield 'tta "columns" is for sagittal views; of axial ones it would exchange the sides: write "mirror"'
+        if "slices" in self.tta and "axial" not in planes:
+            yield 'tta "slices" is for axial views; of sagittal ones it would exchange the sides: write "mirror"'
+
+
+CANAL: Condition = "spinal_canal_stenosis"
+_TASK_VIEWS: dict[TaskName, tuple[View, ...]] = {
+    "spinal": ("sagittal_t2", "axial_middle"),
+    "foraminal": ("sagittal_t1_left",),
+    "subarticular": ("axial_left",),
+    "global": ("sagittal_t2", "sagittal_t1_left", "sagittal_t1_right", "axial_left", "axial_right"),
+}
+
+
+def _wrong(region: Region, view: View, preprocessing: Preprocessing) -> Iterator[str]:
+    """What makes no sense in a region of a view."""
+    axial, side = view.startswith("axial"), side_of_view(view)
+    if region.box == "pair" and view != "axial_middle":
+        yield 'box = "pair" lies along the left and the right recess; it is for axial_middle'
+    if region.box in ("pair", "whole") and region.rotate == "canal":
+        yield f'box = "{region.box}" cannot be rotated along the canal; set rotate = "none"'
+    if region.box == "whole" and (region.half or any(region.shift)):
+        yield 'box = "whole" has neither half nor shift; leave them out'
+    if axial and region.rotate == "canal":
+        yield 'rotate = "canal" turns sagittal images; leave it out'
+    if axial and region.around == "offset":
+        yield 'around = "offset" is for sagittal views; choose "point" or "level"'
+    if region.half and side is None:
+        yield "half takes the half of a side, and this view shows both; name a view of a side"
+    if region.half and not axial and region.around != "level":
+        yield 'half takes the slices of half a series; it needs around = "level"'
+    if region.slice_mm is not None and region.around == "level":
+        yield 'slice_mm says how far slices lie apart, around = "level" that all are brought to `slices`; leave one out'
+    if region.box != "mm" and region.extent is not None and max(region.extent) > 50:
+        yield f'extent = {list(region.extent)} is in units of box = "{region.box}", not in mm; at most 50 are taken'
+    if region.box == "mm" and region.extent is not None and min(region.extent) < 5:
+        yield f"extent = {list(region.extent)} mm is too small; 5 mm and more are taken"
+    if preprocessing.window_end == "zeros" and (region.slice_mm is not None or region.around in ("point", "level")):
+        yield 'slice_mm and around need preprocessing.window_end = "repeat"'

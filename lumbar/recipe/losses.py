@@ -15,7 +15,7 @@ OF_ANSWERS: Final[Mapping[Answer, tuple[str, ...]]] = {
     "boxes": ("focal", "l1"),
 }
 #: What a grader can be asked for: the severities, the official score's any-severe term, and outputs by their names.
-OF_GRADERS: Final = ("severity", "any_severe", "slices", "slice_scores", "level", "views", "embedding", "heatmaps")
+OF_GRADERS: Final = ("severity", "any_severe", "slices", "views", "level")
 #: Of these, what every grader can be asked for; others are outputs that its network gives beside.
 OF_ALL_GRADERS: Final = ("severity", "any_severe")
 

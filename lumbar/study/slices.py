@@ -64,7 +64,7 @@ def sagittal_window(
     indices = geometry.window_indices(
         len(ordered),
         num,
-        center_index=None if from_mm is None else _index_at(series, from_mm + offset_mm),
+        center_index=None if from_mm is None else index_at(series, from_mm + offset_mm),
         offset_mm=(offset_mm or None) if from_mm is None else None,
         spacing_mm=spacing,
         center_rule=preprocessing.window_center,
@@ -73,6 +73,11 @@ def sagittal_window(
     if offset_mm < 0 and preprocessing.side_order == "medial":
         indices = indices[::-1]
     return _window(series, ordered, indices)
+
+
+def window_of(series: Series, indices: np.ndarray, preprocessing: Preprocessing) -> Window:
+    """The slices of those places in a series; -1 stands for one filled with zeros."""
+    return _window(series, series.ordered(preprocessing.order), indices)
 
 
 def axial_window(series: Series, centre: Slice, num: int, preprocessing: Preprocessing) -> Window:
@@ -121,7 +126,7 @@ def find_slice(study: Study, series_id: int, instance: int) -> tuple[Series, Sli
     return next(((series, item) for item in series.slices if item.instance == instance), None)
 
 
-def _index_at(series: Series, place_mm: float) -> float:
+def index_at(series: Series, place_mm: float) -> float:
     """The place of a position along the normal among the slices, in slices; beyond an end it goes on in equal steps."""
     away = place_mm - geometry.positions_mm(series.affines, 0)
     nearest = int(np.argmin(np.abs(away)))

@@ -54,9 +54,10 @@ def _darken(values: NDArray[np.floating], padded: NDArray[np.bool_]) -> None:
     values[padded & ((values < low) | (values > high))] = low
 
 
-def resize(image: NDArray[np.float32], size: int) -> NDArray[np.float32]:
-    """The image (H, W) resized to (size, size): cubic, no smoothing first, aspect ratio not kept."""
-    return cv2.resize(np.ascontiguousarray(image, np.float32), (size, size), interpolation=cv2.INTER_CUBIC)
+def resize(image: NDArray[np.float32], size: int | tuple[int, int]) -> NDArray[np.float32]:
+    """The image (H, W) resized to (height, width): cubic, no smoothing first, aspect ratio not kept."""
+    height, width = (size, size) if isinstance(size, int) else size
+    return cv2.resize(np.ascontiguousarray(image, np.float32), (width, height), interpolation=cv2.INTER_CUBIC)
 
 
 def crop(

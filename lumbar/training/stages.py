@@ -11,15 +11,14 @@ import numpy as np
 from torch import nn
 
 from lumbar.grading.networks.registry import build_grader
-from lumbar.grading.regions import region_key
-from lumbar.grading.tasks import TASKS
+from lumbar.grading.regions import region_key, views_of
+from lumbar.grading.tasks import task_of
 from lumbar.keypoints.networks.registry import build_detector
-from lumbar.labels import CONDITIONS, LEVELS, SERIES_TYPES, SIDES, SeriesType
+from lumbar.labels import CONDITIONS, LEVELS, SERIES_TYPES, SeriesType
 from lumbar.recipe.detector import DetectorSpec
 from lumbar.recipe.grader import GraderSpec
 from lumbar.recipe.recipe import AnyMember, Member, Recipe
 from lumbar.recipe.settings import Training
-from lumbar.recipe.views import VIEWS
 from lumbar.training.data.make import make_regions, make_stacks, region_folder, stack_folder, training_kind
 from lumbar.training.data.region_files import margin_spec
 from lumbar.training.data.region_samples import RegionSamples
@@ -31,8 +30,8 @@ from lumbar.training.loop.grader_objective import SeverityObjective
 from lumbar.training.loop.losses import EMPTY
 from lumbar.training.setup import Setup, drawn
 
-#: Stacks of a study by series type; some levels have two axial ones.
-STACKS = {"sagittal_t2": 1, "sagittal_t1": len(SIDES), "axial_t2": 1.2 * len(LEVELS)}
+#: Labelled axial planes a level: left and right lie on two here and there.
+PLANES = 1.2
 
 
 class MemberStage(Protocol):
@@ -112,7 +111,8 @@ class DetectorStage:
     def cache(self, studies: int, recipe: Recipe) -> tuple[str, float]:
         """Two bytes a pixel."""
         spec = self.spec
-        return self.name, studies * STACKS[spec.series_type] * spec.in_chans * spec.image_size**2 * 2
+        stacks = spec.stacks * (PLANES if spec.placed == "plane" else 1)
+        return self.name, studies * stacks * spec.channels * spec.image_size**2 * 2
 
 
 class GraderStage:
@@ -154,7 +154,8 @@ class GraderStage:
 
     def sample_studies(self, setup: Setup, fold: int) -> tuple[np.ndarray, np.ndarray]:
         """What labels alone tell: regions wait for keypoints."""
-        samples = TASKS[self.spec.task].samples
+        samples = task_of(self.spec).samples
+        whole = self.spec.levels == "all"
         places = [[CONDITIONS.index(condition) for condition in sample.conditions] for sample in samples]
 
         def rows(studies: list[int], codes: Mapping[int, np.ndarray]) -> np.ndarray:
@@ -162,7 +163,7 @@ class GraderStage:
             for study in studies:
                 for own in places:
                     labelled_levels = (codes[study][own] != EMPTY).any(0)
-                    found += [study] * int(labelled_levels.sum())
+                    found += [study] * int(labelled_levels.any() if whole else labelled_levels.sum())
             return np.array(found, np.int64)[:, None]
 
         trained = rows(self.trained_on(setup, fold), setup.training_codes)
@@ -186,9 +187,8 @@ class GraderStage:
         spec, kinds = margin_spec(self.spec, recipe.loop.region_margin, shift), 1
         if shift or recipe.stage2.keypoints != "out_of_fold":
             kinds = 2
-        return f"{region_key(self.spec)} {shift}", kinds * studies * len(VIEWS) * len(
-            LEVELS
-        ) * spec.slices * spec.image_size**2
+        pixels = sum(one.frames * one.size[0] * one.size[1] for one in map(spec.region_of, views_of(spec)))
+        return f"{region_key(self.spec)} {shift}", kinds * studies * len(LEVELS) * pixels
 
 
 def as_trained(name: str, member: AnyMember) -> DetectorStage | GraderStage:

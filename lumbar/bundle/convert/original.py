@@ -123,7 +123,7 @@ def original_key(key: str, spec: DetectorSpec | GraderSpec) -> str:
     if room == "head":
         return f"classifier.{rest}"
     index, part, rest = rest.split(".", 2)
-    return f"{_ENCODERS[spec.task][int(index)]}.{'model' if part == 'backbone' else part}.{rest}"
+    return f"{_ENCODERS[spec.task or 'global'][int(index)]}.{'model' if part == 'backbone' else part}.{rest}"
 
 
 @cache

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from lumbar.backbones import create_backbone
-from lumbar.grading.networks.slices import slice_features, stacked
+from lumbar.grading.networks.slices import channels_of, slice_features, stacked
 from lumbar.grading.tasks import task_of
 from lumbar.labels import SEVERITIES
 from lumbar.recipe.grader import GraderSpec
@@ -19,9 +19,9 @@ from lumbar.recipe.grader import GraderSpec
 class SliceEncoder(nn.Module):
     """(N, T, C, H, W) stacks of slices → (N, hidden) features."""
 
-    def __init__(self, spec: GraderSpec) -> None:
+    def __init__(self, spec: GraderSpec, channels: int = 1) -> None:
         super().__init__()
-        self.backbone = create_backbone(spec)
+        self.backbone = create_backbone(spec, channels)
         self.slices_at_once: int | None = None
         self.rnn = nn.GRU(self.backbone.num_features, spec.rnn_hidden, num_layers=spec.rnn_layers, batch_first=True)
 
@@ -45,7 +45,7 @@ class GruGrader(nn.Module):
         task = task_of(spec)
         self.views, self.encoder_of_view = task.samples[0].views, task.encoders
         self.num_conditions = task.num_conditions
-        self.encoders = nn.ModuleList(SliceEncoder(spec) for _ in range(max(task.encoders) + 1))
+        self.encoders = nn.ModuleList(SliceEncoder(spec, channels) for channels in channels_of(spec))
         self.head = nn.Linear(spec.rnn_hidden * len(task.encoders), len(SEVERITIES) * self.num_conditions)
 
     def features(self, views: Mapping[str, torch.Tensor]) -> torch.Tensor:

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from lumbar.backbones import create_backbone
-from lumbar.grading.networks.slices import slice_features, stacked
+from lumbar.grading.networks.slices import channels_of, slice_features, stacked
 from lumbar.grading.tasks import task_of
 from lumbar.labels import SEVERITIES
 from lumbar.recipe.grader import GraderSpec
@@ -32,9 +32,9 @@ class GatedAttention(nn.Module):
 class BagEncoder(nn.Module):
     """(N, T, C, H, W) slices → features of each slice (N, T, 2 · hidden) and of the bag (N, 2 · hidden)."""
 
-    def __init__(self, spec: GraderSpec) -> None:
+    def __init__(self, spec: GraderSpec, channels: int = 1) -> None:
         super().__init__()
-        self.backbone = create_backbone(spec)
+        self.backbone = create_backbone(spec, channels)
         self.slices_at_once: int | None = None
         self.rnn = nn.LSTM(
             self.backbone.num_features, spec.rnn_hidden, spec.rnn_layers, batch_first=True, bidirectional=True
@@ -57,7 +57,7 @@ class MilGrader(nn.Module):
         task = task_of(spec)
         self.views, self.encoder_of_view = task.samples[0].views, task.encoders
         self.num_conditions = task.num_conditions
-        self.encoders = nn.ModuleList(BagEncoder(spec) for _ in range(max(task.encoders) + 1))
+        self.encoders = nn.ModuleList(BagEncoder(spec, channels) for channels in channels_of(spec))
         features, answers = 2 * spec.rnn_hidden * len(task.encoders), self.num_conditions * len(SEVERITIES)
         self.head, self.slice_head = nn.Linear(features, answers), nn.Linear(features, answers)
 

@@ -5,11 +5,21 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import nn
 
+from lumbar.grading.tasks import task_of
+from lumbar.recipe.grader import GraderSpec
+
 
 def stacked(views: Mapping[str, torch.Tensor], names: Sequence[str]) -> torch.Tensor:
     """Views (B, L, T, C, H, W) that are alike → (B · L, V, T, C, H, W), one after the other as `names` has them."""
     folded = [views[name].flatten(0, 1) for name in names]
     return folded[0].unsqueeze(1) if len(folded) == 1 else torch.stack(folded, dim=1)
+
+
+def channels_of(spec: GraderSpec) -> list[int]:
+    """The channels of the slices that each encoder sees."""
+    task = task_of(spec)
+    found = dict(zip(task.encoders, task.samples[0].views, strict=True))
+    return [spec.region_of(found[index]).channels for index in sorted(found)]
 
 
 def slice_features(backbone: nn.Module, stacks: torch.Tensor, at_once: int | None = None) -> torch.Tensor:

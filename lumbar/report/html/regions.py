@@ -24,6 +24,10 @@ VIEW_TITLES: Final[dict[View, str]] = {
     "axial_left": "Axial T2, left",
     "axial_right": "Axial T2, right",
     "axial_middle": "Axial T2, middle",
+    "sagittal_t1": "Sagittal T1, both sides",
+    "sagittal_t2_left": "Sagittal T2, left",
+    "sagittal_t2_right": "Sagittal T2, right",
+    "sagittal_series": "Sagittal",
 }
 
 
@@ -42,14 +46,16 @@ def region_views(seen: Sequence[Seen], shown: Shown) -> list[dict[str, Any]]:
         _view(part, region, row, column, shown)
         for row, level in enumerate(LEVELS)
         for column, condition in enumerate(ORDER)
-        for view in graded_views(condition)
+        for view in dict.fromkeys(view for part in seen for view in graded_views(condition, part.spec))
         for part in seen
-        if (region := part.regions.cuts.get((view, level))) is not None
+        if view in graded_views(condition, part.spec) and (region := part.regions.cuts.get((view, level))) is not None
     ]
 
 
 def _view(part: Seen, region: Region, row: int, column: int, shown: Shown) -> dict[str, Any]:
-    frames = [_frame(item, part.spec) if item is not None else None for item in region.slices]
+    shown_slices = slice(1, None, 3) if part.spec.region_of(region.view).neighbours else slice(None)
+    slices, boxes = region.slices[shown_slices], region.boxes[shown_slices]
+    frames = [_frame(item, part.spec) if item is not None else None for item in slices]
     first = next(frame for frame in frames if frame is not None)
     edges = geometry.edge_letters(first)
     saliency = part.maps.get((ORDER[column], region.view, row))
@@ -58,8 +64,9 @@ def _view(part: Seen, region: Region, row: int, column: int, shown: Shown) -> di
         "column": column,
         "series": str(region.series_id),
         "title": VIEW_TITLES[region.view],
-        "size": part.spec.image_size,
-        "mm": part.spec.roi_mm,
+        "size": region.pixels.shape[2],
+        "tall": region.pixels.shape[1],
+        "mm": _millimetres(region),
         "edges": edges[::-1] if region.mirrored else edges,
         "mirrored": region.mirrored,
         "padded": region.padded,
@@ -67,11 +74,17 @@ def _view(part: Seen, region: Region, row: int, column: int, shown: Shown) -> di
         "slices": [
             None if item is None or box is None or frame is None
             else {"instance": item.instance, "name": item.name, "box": _box(item, box, frame, region.series_id, shown)}
-            for item, box, frame in zip(region.slices, region.boxes, frames, strict=True)
+            for item, box, frame in zip(slices, boxes, frames, strict=True)
         ],
-        "image": images.region_film(region.pixels),
+        "image": images.region_film(region.pixels[shown_slices]),
         "map": None if saliency is None else images.map_film(saliency),
     }  # fmt: skip
+
+
+def _millimetres(region: Region) -> float | str:
+    """Side of the box, or height and width."""
+    tall, wide = (round(side, 1) for side in region.size_mm)
+    return tall if tall == wide else f"{tall:g} × {wide:g}"
 
 
 def _frame(item: Slice, spec: GraderSpec) -> geometry.FloatArray:

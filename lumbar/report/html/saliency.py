@@ -16,12 +16,12 @@ import torch
 from torch import nn
 
 from lumbar.compute.forward import in_halves
-from lumbar.grading.grade import batched, speaks
+from lumbar.grading.grade import Row, batched, rows_of, speaks
 from lumbar.grading.regions import Regions
 from lumbar.grading.tasks import TASKS, Sample, task_of
-from lumbar.labels import LEVELS, Condition
+from lumbar.labels import Condition
 from lumbar.recipe.grader import GraderSpec
-from lumbar.recipe.views import OWN_VIEW, View
+from lumbar.recipe.views import OWN_VIEW, View, own_views
 
 #: Said in the report beside the maps.
 METHOD: Final = "Integrated gradients of the log odds of severe, smoothed, mean over the networks that saw the region."
@@ -35,8 +35,12 @@ IMAGES_AT_ONCE: Final = 64
 Maps = Mapping[tuple[Condition, View, int], np.ndarray]
 
 
-def graded_views(condition: Condition) -> tuple[View, ...]:
-    """The views that are a condition's own: a reader's, and those of a task that answers nothing else."""
+def graded_views(condition: Condition, spec: GraderSpec | None = None) -> tuple[View, ...]:
+    """The views that are a condition's own: a reader's, and those of a task that answers nothing else; of a member
+    whose spec names its views those on which it sees the condition."""
+    if spec is not None and spec.task is None:
+        shown = [view for sample in task_of(spec).samples for view in own_views(condition, sample.views)]
+        return tuple(dict.fromkeys(shown))
     own = OWN_VIEW[condition]
     alone = [
         view
@@ -51,7 +55,7 @@ def graded_views(condition: Condition) -> tuple[View, ...]:
 def saliency(
     regions: Regions, members: Iterable[tuple[GraderSpec, nn.Module]], device: torch.device | str = "cpu"
 ) -> Maps:
-    """Maps (T, S, S) float32 by (condition, view, level index) for the regions that a member graded.
+    """Maps (T, H, W) float32 by (condition, view, level index) for the regions that a member graded.
 
     The members see these regions (equal `region_key`) and are in evaluation mode on `device`. Positive: the pixel
     raises the log odds of severe.
@@ -60,11 +64,7 @@ def saliency(
     counts: dict[tuple[Condition, View, int], int] = {}
     for spec, network in members:
         for sample in task_of(spec).samples:
-            rows = [
-                level
-                for level in range(len(LEVELS))
-                if any(speaks(regions, spec, sample, condition, level) for condition in sample.conditions)
-            ]
+            rows = [row for row in rows_of(regions, spec) if row.sample is sample]
             for key, values in _of_sample(regions, spec, network, sample, rows, torch.device(device)):
                 sums[key] = sums.get(key, 0) + values
                 counts[key] = counts.get(key, 0) + 1
@@ -76,43 +76,47 @@ def _of_sample(
     spec: GraderSpec,
     network: nn.Module,
     sample: Sample,
-    rows: Sequence[int],
+    rows: Sequence[Row],
     device: torch.device,
 ) -> Iterable[tuple[tuple[Condition, View, int], np.ndarray]]:
-    at_once = max(IMAGES_AT_ONCE // (len(sample.views) * spec.slices), 1)
+    images = sum(spec.region_of(view).slices for view in sample.views) * (len(rows[0].levels) if rows else 1)
+    at_once = max(IMAGES_AT_ONCE // images, 1)
     for start in range(0, len(rows), at_once):
         part = rows[start : start + at_once]
-        batch = batched(regions, [(level, sample) for level in part], spec)
-        shares = in_halves(partial(_attributions, network), batch, device)
+        shares = in_halves(partial(_attributions, network), batched(part, spec), device)
         of_view = dict(zip(sample.views, shares.values(), strict=True))
         for place, condition in enumerate(sample.conditions):
-            for view in graded_views(condition):
+            for view in graded_views(condition, spec):
                 if view not in sample.views:
                     continue
-                for row, level in enumerate(part):
-                    if regions.present[view][level] and speaks(regions, spec, sample, condition, level):
-                        yield (condition, view, level), of_view[view][row, place].float().cpu().numpy()
+                for row, one in enumerate(part):
+                    for number, level in enumerate(one.levels):
+                        if regions.present[view][level] and speaks(regions, spec, sample, condition, level):
+                            yield (condition, view, level), of_view[view][row, place, number].float().cpu().numpy()
 
 
 def _attributions(
     network: nn.Module, views: Mapping[str, torch.Tensor], seen: torch.Tensor
 ) -> Mapping[str, torch.Tensor]:
-    """Integrated gradients (B, C, T, H, W) by view of every condition's log odds; views are (B, 1, T, 1, H, W)."""
+    """Integrated gradients (B, conditions, L, T, H, W) by view of every condition's log odds.
+
+    Views are (B, L, T, C, H, W). Where a network sees five levels, a level's region is asked for the odds of all five.
+    """
     total: dict[str, torch.Tensor] = {}
     for step in range(STEPS):
         grey = {name: (view * ((step + 0.5) / STEPS)).requires_grad_(True) for name, view in views.items()}
         # cuDNN's recurrent layers go back in training mode only, which would switch dropout and batch statistics on.
         with torch.backends.cudnn.flags(enabled=False), torch.enable_grad():
-            logits = network(grey, seen)[:, 0]  # (B, C, 3)
+            logits = network(grey, seen)  # (B, L, conditions, 3)
             odds = logits[..., -1] - logits[..., 0]
-            count = odds.shape[1]
+            count = odds.shape[2]
             gradients = [
-                torch.autograd.grad(odds[:, place].sum(), list(grey.values()), retain_graph=place + 1 < count)
+                torch.autograd.grad(odds[:, :, place].sum(), list(grey.values()), retain_graph=place + 1 < count)
                 for place in range(count)
             ]
         for name, each in zip(grey, zip(*gradients, strict=True), strict=True):
             total[name] = total.get(name, 0) + torch.stack(each, dim=1)
-    return {name: (total[name] / STEPS * view[:, None])[:, :, 0, :, 0] for name, view in views.items()}
+    return {name: (total[name] / STEPS * view[:, None]).sum(dim=-3) for name, view in views.items()}
 
 
 def _smooth(values: np.ndarray) -> np.ndarray:

@@ -7,6 +7,7 @@ together. Pixel coordinates are (column, row) with pixel centres at whole number
 """
 
 import functools
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,7 @@ from torchvision.transforms import v2
 from lumbar.recipe.augment import Augment
 
 Draw = dict[str, np.ndarray]
+Size = tuple[int, int]  # height, width
 KERNEL = 5  # pixels; sharpening and motion blur
 SHADE = 4  # control points a side of the bias field
 #: What a draw holds.
@@ -143,15 +145,17 @@ class Warp(v2.Transform):
     repeats its border. Where `bend` (B, 4, 4, 2) is given, a place shows what lies so far off, in shares of `size`.
     """
 
-    def __init__(self, matrix: Tensor, shift: Tensor, size: int, bend: Tensor | None = None) -> None:
+    def __init__(self, matrix: Tensor, shift: Tensor, size: int | Size, bend: Tensor | None = None) -> None:
         super().__init__()
-        self.matrix, self.shift, self.size = matrix, shift * size, size  # (B, 2, 2), (B, 2) px
+        self.height, self.width = (size, size) if isinstance(size, int) else size
+        self.sides = torch.tensor([self.width, self.height], device=shift.device)  # columns first, as places are
+        self.matrix, self.shift = matrix, shift * self.sides  # (B, 2, 2), (B, 2) px
         self.field = None if bend is None or not bool(bend.any()) else self._field(bend)
 
     def _field(self, bend: Tensor) -> Tensor:
-        """(B, 2, size, size) px, columns first."""
-        spread = _spread(self.size, bend.device)
-        return spread @ (bend.movedim(-1, 1) * self.size) @ spread.T
+        """(B, 2, height, width) px, columns first."""
+        down, across = (_spread(side, bend.device) for side in (self.height, self.width))
+        return down @ (bend * self.sides).movedim(-1, 1) @ across.T
 
     def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
         """One image batch (B, C, H, W) or keypoint batch (B, K, 2)."""
@@ -163,30 +167,33 @@ class Warp(v2.Transform):
         height, width = points.canvas_size
         middle = torch.tensor([(width - 1) / 2, (height - 1) / 2], device=points.device)
         own = points.as_subclass(Tensor) - middle
-        moved = own @ self.matrix.transpose(1, 2) + self.shift[:, None] + (self.size - 1) / 2
+        moved = own @ self.matrix.transpose(1, 2) + self.shift[:, None] + (self.sides - 1) / 2
         for _ in range(STEPS if self.field is not None else 0):
             straight = own - self._bent(moved)
-            moved = straight @ self.matrix.transpose(1, 2) + self.shift[:, None] + (self.size - 1) / 2
-        return tv_tensors.KeyPoints(moved, canvas_size=(self.size, self.size))
+            moved = straight @ self.matrix.transpose(1, 2) + self.shift[:, None] + (self.sides - 1) / 2
+        return tv_tensors.KeyPoints(moved, canvas_size=(self.height, self.width))
 
     def _bent(self, places: Tensor) -> Tensor:
         """How far off (B, K, 2) px lies what is shown at places (B, K, 2) px; NaN stays."""
         assert self.field is not None
-        grid = ((places.nan_to_num() + 0.5) * 2 / self.size - 1)[:, None]
+        grid = ((places.nan_to_num() + 0.5) * 2 / self.sides - 1)[:, None]
         off = nnf.grid_sample(self.field, grid, padding_mode="border", align_corners=False)  # (B, 2, 1, K)
         return torch.where(places.isnan(), places, off[:, :, 0].movedim(1, 2))
 
     def _images(self, images: tv_tensors.Image) -> tv_tensors.Image:
         height, width = images.shape[-2:]
-        axis = torch.arange(self.size, device=images.device, dtype=torch.float32) - (self.size - 1) / 2
-        offset = torch.stack(torch.meshgrid(axis, axis, indexing="xy"), -1).view(1, -1, 2) - self.shift[:, None]
+        across, down = (
+            torch.arange(side, device=images.device, dtype=torch.float32) - (side - 1) / 2
+            for side in (self.width, self.height)
+        )
+        offset = torch.stack(torch.meshgrid(across, down, indexing="xy"), -1).view(1, -1, 2) - self.shift[:, None]
         source = offset @ torch.linalg.inv(self.matrix).transpose(1, 2)
         if self.field is not None:
             source = source + self.field.flatten(2).movedim(1, 2)
         grid = source * torch.tensor([2 / width, 2 / height], device=images.device)
         out = nnf.grid_sample(
             images.as_subclass(Tensor),
-            grid.view(-1, self.size, self.size, 2),
+            grid.view(-1, self.height, self.width, 2),
             padding_mode="border",
             align_corners=False,
         )
@@ -282,10 +289,16 @@ class Filter(v2.Transform):
         return images
 
 
-def apply(images: Tensor, points: Tensor | None, numbers: dict[str, Tensor], size: int) -> tuple[Tensor, Tensor | None]:
+def apply(
+    images: Tensor,
+    points: Tensor | None,
+    numbers: dict[str, Tensor],
+    size: int | Size,
+    finish: Callable[[Tensor], Tensor] | None = None,
+) -> tuple[Tensor, Tensor | None]:
     """A batch of stacks (B, C, H, W) and keypoints (B, K, 2) px, changed by their draws and cut to (B, C, size, size).
 
-    Stacks come back standardised. Keypoints that are NaN stay NaN.
+    Stacks come back standardised, or as `finish` has them. Keypoints that are NaN stay NaN.
     """
     order = numbers["order"]  # (B, C)
     if bool((order.diff(dim=1) != 1).any()):
@@ -297,13 +310,15 @@ def apply(images: Tensor, points: Tensor | None, numbers: dict[str, Tensor], siz
     change = v2.Compose([Warp(numbers["matrix"], numbers["shift"], size, numbers["bend"]), Filter(numbers)])
     with torch.autocast(images.device.type, enabled=False):
         image, spots = change(image, spots)
-    return standardise(image.as_subclass(Tensor)), None if points is None else spots.as_subclass(Tensor)
+    changed = (finish or standardise)(image.as_subclass(Tensor))
+    return changed, None if points is None else spots.as_subclass(Tensor)
 
 
-def crop_middle(images: Tensor, size: int) -> Tensor:
-    """The middle (…, size, size) of (…, H, W), standardised: what validation sees."""
-    top, left = (images.shape[-2] - size) // 2, (images.shape[-1] - size) // 2
-    return standardise(images[..., top : top + size, left : left + size])
+def crop_middle(images: Tensor, size: int | Size, finish: Callable[[Tensor], Tensor] | None = None) -> Tensor:
+    """The middle (…, size, size) of (…, H, W), standardised, or as `finish` has it: what validation sees."""
+    height, width = (size, size) if isinstance(size, int) else size
+    top, left = (images.shape[-2] - height) // 2, (images.shape[-1] - width) // 2
+    return (finish or standardise)(images[..., top : top + height, left : left + width])
 
 
 def standardise(images: Tensor) -> Tensor:

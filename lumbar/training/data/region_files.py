@@ -1,6 +1,7 @@
 """From a study to what a grader trains on: regions with a margin, one file a study. No torch."""
 
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -8,31 +9,59 @@ import numpy as np
 
 from lumbar.grading.regions import cut_regions
 from lumbar.recipe.grader import GraderSpec
+from lumbar.recipe.region import AXIAL_HALF, Region, RegionSpec
+from lumbar.recipe.views import TASK_VIEWS, View
 from lumbar.study.study import Study
 from lumbar.training.data.labelled import Name, label_keypoints
+from lumbar.training.data.layout import numbered
 from lumbar.training.data.packs import Packs, write_arrays
 
 
 def margin_spec(spec: GraderSpec, margin: float, shift: int = 0) -> GraderSpec:
     """The spec that cuts regions `margin` times as wide at the same pixel size, and `shift` slices longer at either
-    end, so that the middle is `spec`'s."""
+    end, so that the middle is `spec`'s. Whole images have no margin."""
     size = spec.image_size + 2 * round(spec.image_size * (margin - 1) / 2)
     wide = {"image_size": size, "roi_mm": spec.roi_mm * size / spec.image_size}
-    return spec.model_copy(update=wide | {"slices": spec.slices + 2 * shift})
+    changed = spec.model_copy(update=wide | {"slices": spec.slices + 2 * shift})
+    if spec.task is not None and spec.region == RegionSpec():
+        return changed
+    views = spec.views or TASK_VIEWS
+    regions = {view: _wide(spec.region_of(view), view, margin, shift) for view in views}
+    return changed.model_copy(update={"region": RegionSpec(), "regions": regions})
+
+
+def _wide(region: Region, view: View, margin: float, shift: int) -> RegionSpec:
+    height, width = (
+        side if region.box == "whole" else side + 2 * round(side * (margin - 1) / 2) for side in region.size
+    )
+    down, across = height / region.size[0], width / region.size[1]
+    assert region.extent is not None
+    extent = region.extent[0] * down, region.extent[1] * across
+    values = asdict(region) | {"size": (height, width), "extent": extent}
+    if region.around != "level":
+        values["slices"] = region.slices + 2 * shift
+    if region.half and view.startswith("axial"):  # a wider box's half lies farther out
+        inwards = region.extent[1] * (across - 1) * (1 - AXIAL_HALF) / 2
+        for name in ("shift", "shift_l5_s1"):
+            if values[name] is not None:
+                values[name] = values[name][0] - inwards, values[name][1]
+    return RegionSpec.model_construct(**values)
 
 
 def region_arrays(study: Study, keypoints: Mapping[Name, Any], spec: GraderSpec) -> dict[str, np.ndarray]:
-    """Every view as `<view>` (5, T, S, S) uint8 with `<view>/range` (5, 2): value = code / 255 x (high - low) + low;
-    and `<view>/present` (5,)."""
+    """Every view as `<view>` (5, T, H, W) uint8 with `<view>/range` (5, 2): value = code / 255 x (high - low) + low;
+    and `<view>/present` (5,). Where several series have a region, those of the second are called `<view>.1`, …"""
     regions = cut_regions(study, keypoints, spec)
     arrays: dict[str, np.ndarray] = {}
-    for view, pixels in regions.tensors.items():
-        low, high = pixels.min((1, 2, 3)), pixels.max((1, 2, 3))
-        span = np.where(high > low, high - low, 1).astype(np.float32)
-        scaled = (pixels - low[:, None, None, None]) / span[:, None, None, None] * 255
-        arrays[view] = np.rint(scaled).astype(np.uint8)
-        arrays[f"{view}/range"] = np.stack([low, low + span], -1).astype(np.float32)
-        arrays[f"{view}/present"] = regions.present[view].astype(np.uint8)
+    for number, part in enumerate((regions, *regions.others)):
+        for view, pixels in part.tensors.items():
+            low, high = pixels.min((1, 2, 3)), pixels.max((1, 2, 3))
+            span = np.where(high > low, high - low, 1).astype(np.float32)
+            scaled = (pixels - low[:, None, None, None]) / span[:, None, None, None] * 255
+            name = numbered(view, number)
+            arrays[name] = np.rint(scaled).astype(np.uint8)
+            arrays[f"{name}/range"] = np.stack([low, low + span], -1).astype(np.float32)
+            arrays[f"{name}/present"] = part.present[view].astype(np.uint8)
     return arrays
 
 

@@ -1,7 +1,7 @@
-"""What a grader trains on: one level's views with their labels, from the cached files of a run.
+"""What a grader trains on: the views of one level, or of all five, with their labels, from the cached files of a run.
 
-A sample is read from disk as little as possible: one level's views out of a study's file. What changes it at random is
-drawn here and applied on the device (see `augment`).
+A sample is read from disk as little as possible: its views out of a study's file. What changes it at random is drawn
+here and applied on the device (see `augment`).
 """
 
 from collections.abc import Mapping, Sequence
@@ -12,23 +12,28 @@ import numpy as np
 from safetensors import safe_open
 
 from lumbar.grading.mirror import mirror_view
-from lumbar.grading.tasks import TASKS
+from lumbar.grading.tasks import task_of
 from lumbar.labels import CONDITIONS, LEVELS, Condition, SeriesType
 from lumbar.labels import mirrored as other_side
 from lumbar.recipe.grader import GraderSpec
 from lumbar.recipe.settings import Training
-from lumbar.recipe.views import MIRROR_VIEW, OWN_VIEW, View
+from lumbar.recipe.views import MIRROR_VIEW, View, own_views, series_of
 from lumbar.training.data import augment
 from lumbar.training.data.flips import Flips, flips
+from lumbar.training.data.layout import groups, numbered
 from lumbar.training.data.slice_shift import Shares, draw
 from lumbar.training.data.soft_labels import SoftLabels
 from lumbar.training.loop.losses import EMPTY
 
+#: Study, level (-1: all), number of the sample in its task, number of the series.
+Row = tuple[int, int, int, int]
+
 
 class RegionSamples:
-    """Stage 2: the views of one level and the severities of its conditions.
+    """Stage 2: views and the severities of conditions, of one level or all five.
 
-    Files hold, for each view, `<view>` (5, T, S, S) uint8, `<view>/range` (5, 2) and `<view>/present` (5,).
+    Files hold, for each view, `<view>` (5, T, H, W) uint8, `<view>/range` (5, 2) and `<view>/present` (5,); where every
+    series is a sample of its own, the second's under `<view>.1`, and so on.
     """
 
     def __init__(
@@ -48,17 +53,19 @@ class RegionSamples:
         """
         self.folder, self.spec, self.training = folder, spec, training
         self.soft, self.shares = soft, shares or {}
-        self.task, self.codes = TASKS[spec.task], codes
+        self.task, self.codes, self.groups = task_of(spec), codes, groups(spec)
         self.present = {study: self._present(study) for study in studies}
+        every = [-1] if spec.levels == "all" else range(len(LEVELS))
         rows = [
-            (study, level, number)
+            (study, level, number, series)
             for study in studies
-            for level in range(len(LEVELS))
+            for level in every
             for number, sample in enumerate(self.task.samples)
-            if any(self.present[study][view][level] for view in sample.views)
-            and self._known(study, level, sample.conditions, mirrored=False)
+            for series, present in enumerate(self.present[study])
+            if any(present[view][self._levels(level)].any() for view in sample.views)
+            and self._known((study, level, number, series), mirrored=False)
         ]
-        self.rows = np.array(rows, dtype=np.int64).reshape(-1, 3)
+        self.rows = np.array(rows, dtype=np.int64).reshape(-1, 4)
 
     @property
     def studies(self) -> np.ndarray:
@@ -68,80 +75,123 @@ class RegionSamples:
     def _path(self, study: int) -> Path:
         return self.folder / f"{study}.safetensors"
 
-    def _present(self, study: int) -> dict[View, np.ndarray]:
+    def _present(self, study: int) -> list[dict[View, np.ndarray]]:
+        """Which levels each view shows, for every series that is a sample of its own; most have one."""
         with safe_open(self._path(study), "np") as file:
-            return {view: file.get_tensor(f"{view}/present") for view in self.task.views}
+            names = set(file.keys())
+            found: list[dict[View, np.ndarray]] = []
+            while all(f"{numbered(view, len(found))}/present" in names for view in self.task.views):
+                series = len(found)
+                found.append({view: file.get_tensor(f"{numbered(view, series)}/present") for view in self.task.views})
+        return found
 
-    def _labels(self, study: int, level: int, conditions: Sequence[Condition], *, mirrored: bool) -> np.ndarray:
-        """(C,) labels; EMPTY where the member would stay silent."""
-        sources = [other_side(name) if mirrored else name for name in conditions]
-        labels = np.array([self.codes[study][CONDITIONS.index(name), level] for name in sources], dtype=np.int64)
-        labels[self._silent(study, level, sources)] = EMPTY
+    @staticmethod
+    def _levels(level: int) -> list[int]:
+        """The levels of a sample; -1 stands for all."""
+        return [level] if level >= 0 else list(range(len(LEVELS)))
+
+    def _sources(self, row: Row, *, mirrored: bool) -> list[Condition]:
+        """The conditions whose labels a row's sample has; in the mirror those of the other side."""
+        conditions = self.task.samples[row[2]].conditions
+        return [other_side(name) if mirrored else name for name in conditions]
+
+    def _labels(self, row: Row, *, mirrored: bool) -> np.ndarray:
+        """(L, C) labels; EMPTY where the member would stay silent."""
+        levels, sources = self._levels(row[1]), self._sources(row, mirrored=mirrored)
+        labels = self.codes[row[0]][np.ix_([CONDITIONS.index(name) for name in sources], levels)].T.astype(np.int64)
+        labels[self._silent(row, mirrored=mirrored)] = EMPTY
         return labels
 
-    def _known(self, study: int, level: int, conditions: Sequence[Condition], *, mirrored: bool) -> bool:
+    def _known(self, row: Row, *, mirrored: bool) -> bool:
         if self.soft is not None:
-            return bool(self._targets(study, level, conditions, mirrored=mirrored).any())
-        return bool((self._labels(study, level, conditions, mirrored=mirrored) != EMPTY).any())
+            return bool(self._targets(row, mirrored=mirrored).any())
+        return bool((self._labels(row, mirrored=mirrored) != EMPTY).any())
 
-    def _targets(self, study: int, level: int, conditions: Sequence[Condition], *, mirrored: bool) -> np.ndarray:
-        """(C, 3) shares of the severities, labels and soft ones as the recipe mixes them; zero where it is silent."""
+    def _targets(self, row: Row, *, mirrored: bool) -> np.ndarray:
+        """(L, C, 3) shares of the severities, as the recipe mixes labels and soft ones; zero where it is silent."""
         assert self.soft is not None
-        sources = [other_side(name) if mirrored else name for name in conditions]
-        soft = np.where(self._silent(study, level, sources)[:, None], np.nan, self.soft.of(study, sources, level))
-        return self.soft.targets(self._labels(study, level, conditions, mirrored=mirrored), soft)
+        sources = self._sources(row, mirrored=mirrored)
+        soft = np.stack([self.soft.of(row[0], sources, level) for level in self._levels(row[1])])
+        soft = np.where(self._silent(row, mirrored=mirrored)[..., None], np.nan, soft)
+        return self.soft.targets(self._labels(row, mirrored=mirrored), soft)
 
-    def _silent(self, study: int, level: int, sources: Sequence[Condition]) -> np.ndarray:
-        """(C,) where the member would stay silent, since it cannot see the condition's own view."""
-        if self.spec.preprocessing.missing == "silent" and self.spec.view_dropout == 0:
-            return np.array([not self.present[study][OWN_VIEW[name]][level] for name in sources])
-        return np.zeros(len(sources), bool)
+    def _silent(self, row: Row, *, mirrored: bool) -> np.ndarray:
+        """(L, C) where the member would stay silent, since it cannot see the condition's own view."""
+        study, level, number, series = row
+        levels, sources = self._levels(level), self._sources(row, mirrored=mirrored)
+        if self.spec.preprocessing.missing != "silent" or self.spec.view_dropout > 0:
+            return np.zeros((len(levels), len(sources)), bool)
+        views = [MIRROR_VIEW[view] if mirrored else view for view in self.task.samples[number].views]
+        present = self.present[study][series]
+        seen = [np.any([present[view] for view in own_views(name, views)], axis=0) for name in sources]
+        return ~np.stack(seen, axis=1)[levels]
 
     def sample(self, index: int, rng: np.random.Generator | None) -> dict[str, Any]:
-        """`views` (V, T, S, S), `seen` (V,), `labels` (C,), `study` (), and the draws (V, …) where `rng` is given."""
-        study, level, number = (int(value) for value in self.rows[index])
-        names, conditions = self.task.samples[number].views, self.task.samples[number].conditions
-        flipped = self._flips(names, rng)
-        mirrored = flipped.mirrored and self._known(study, level, conditions, mirrored=True)
-        labels = self._labels(study, level, conditions, mirrored=mirrored)
-        views, seen = self._views(study, level, names, mirrored)
-        out: dict[str, Any] = {"views": self._window(views, names, rng), "seen": seen, "labels": labels}
-        out["study"] = np.int64(study)
-        if self.soft is not None:
-            out["soft"] = self._targets(study, level, conditions, mirrored=mirrored)
-        if rng is None:
-            return out
-        out["seen"] = self._drop(seen, rng)
-        if flipped.backwards:
-            axial = np.array([name.startswith("axial") for name in names])
-            out["views"] = np.where(axial[:, None, None, None], out["views"][:, ::-1], out["views"])
-        draws = [self._draw(name, rng, flipped) for name in names]
-        return out | {key: np.stack([draw[key] for draw in draws]) for key in draws[0]}
+        """`views` (V, T, H, W), `seen` (V,), `labels` (C,), `level` (), `study` (), draws (V, …) where `rng` is given.
 
-    def _views(self, study: int, level: int, names: Sequence[View], mirrored: bool) -> tuple[np.ndarray, np.ndarray]:
+        Of all five levels every array but the study begins with them. Views of another form stand apart, see `layout`.
+        """
+        study, level, number, series = (int(value) for value in self.rows[index])
+        row, names = (study, level, number, series), self.task.samples[number].views
+        flipped = self._flips(names, rng)
+        mirrored = flipped.mirrored and self._known(row, mirrored=True)
+        views, seen = self._views(row, names, mirrored)
+        views = [self._windows(own, names, rng) for own in views]
+        out: dict[str, Any] = {"seen": seen, "labels": self._labels(row, mirrored=mirrored)}
+        out["level"] = np.array(self._levels(level))
+        if self.soft is not None:
+            out["soft"] = self._targets(row, mirrored=mirrored)
+        if rng is not None:
+            out["seen"] = self._drop(seen, rng)
+            if flipped.backwards:
+                views = [
+                    [v[::-1] if n.startswith("axial") else v for v, n in zip(own, names, strict=True)] for own in views
+                ]
+            draws = [[self._draw(name, rng, flipped) for name in names] for _ in views]
+        for group, places in enumerate(self.groups):
+            out[numbered("views", group)] = np.stack([np.stack([own[place] for place in places]) for own in views])
+            for key in draws[0][0] if rng is not None else ():
+                drawn = [np.stack([own[place][key] for place in places]) for own in draws]
+                out[numbered(key, group)] = np.stack(drawn)
+        if level >= 0:
+            out = {name: value[0] for name, value in out.items()}
+        return out | {"study": np.int64(study)}
+
+    def _views(self, row: Row, names: Sequence[View], mirrored: bool) -> tuple[list[list[np.ndarray]], np.ndarray]:
+        """The views of each level, and which are there (L, V)."""
+        study, level, _, series = row
         views, seen = [], []
         with safe_open(self._path(study), "np") as file:
-            for name in names:
-                source = MIRROR_VIEW[name] if mirrored else name
-                low, high = file.get_slice(f"{source}/range")[level]
-                view = file.get_slice(source)[level].astype(np.float32) * ((high - low) / 255) + low
-                views.append(mirror_view(view, name, self.spec) if mirrored else view)
-                seen.append(bool(file.get_slice(f"{source}/present")[level]))
-        return np.stack(views), np.array(seen)
+            for place in self._levels(level):
+                own, there = [], []
+                for name in names:
+                    source = numbered(MIRROR_VIEW[name] if mirrored else name, series)
+                    low, high = file.get_slice(f"{source}/range")[place]
+                    view = file.get_slice(source)[place].astype(np.float32) * ((high - low) / 255) + low
+                    own.append(mirror_view(view, name, self.spec) if mirrored else view)
+                    there.append(bool(file.get_slice(f"{source}/present")[place]))
+                views.append(own)
+                seen.append(there)
+        return views, np.array(seen)
 
-    def _window(self, views: np.ndarray, names: Sequence[View], rng: np.random.Generator | None) -> np.ndarray:
-        """The slices (V, T, S, S) that the network sees of views whose files hold some more at either end."""
-        spare = (views.shape[1] - self.spec.slices) // 2
-        if not spare:
-            return views
-        none: Shares = (1.0,)
-        drawn = [0 if rng is None else draw(rng, self.shares.get(series_of(name), none)) for name in names]
-        starts = [spare + min(max(shift, -spare), spare) for shift in drawn]
-        return np.stack([view[at : at + self.spec.slices] for view, at in zip(views, starts, strict=True)])
+    def _windows(
+        self, views: Sequence[np.ndarray], names: Sequence[View], rng: np.random.Generator | None
+    ) -> list[np.ndarray]:
+        """The slices (T, H, W) that the network sees of views whose files hold some more at either end."""
+        out, none = [], (1.0,)
+        for view, name in zip(views, names, strict=True):
+            region = self.spec.region_of(name)
+            spare = (len(view) // region.channels - region.slices) // 2
+            if spare:
+                shift = 0 if rng is None else draw(rng, self.shares.get(series_of(name), none))
+                start = (spare + min(max(shift, -spare), spare)) * region.channels
+                view = view[start : start + region.frames]
+            out.append(view)
+        return out
 
     def _drop(self, seen: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-        kept = seen & (rng.random(len(seen)) >= self.spec.view_dropout)
-        return kept if kept.any() else seen
+        kept = seen & (rng.random(seen.shape) >= self.spec.view_dropout)
+        return np.where(kept.any(axis=-1, keepdims=True), kept, seen)
 
     def _flips(self, names: Sequence[View], rng: np.random.Generator | None) -> Flips:
         if rng is None:
@@ -152,13 +202,9 @@ class RegionSamples:
     def _draw(self, view: View, rng: np.random.Generator, flipped: Flips) -> augment.Draw:
         axial = view.startswith("axial")
         turned = {"columns": flipped.columns and not axial, "rows": flipped.rows}
-        draw = augment.draw(rng, self.training.augment, self.spec.slices, shuffle=axial, **turned)
-        jitter = rng.normal(0, self.training.keypoint_jitter_mm / self.spec.roi_mm, 2)
+        region = self.spec.region_of(view)
+        shuffle = axial and not region.neighbours
+        draw = augment.draw(rng, self.training.augment, region.frames, shuffle=shuffle, **turned)
+        height, width = region.extent if region.box == "mm" and region.extent else (self.spec.roi_mm, self.spec.roi_mm)
+        jitter = rng.normal(0, self.training.keypoint_jitter_mm, 2) / (width, height)
         return draw | {"shift": (draw["shift"] + jitter).astype(np.float32)}
-
-
-def series_of(view: View) -> SeriesType:
-    """The series type that a view is cut from."""
-    if view.startswith("axial"):
-        return "axial_t2"
-    return "sagittal_t2" if view == "sagittal_t2" else "sagittal_t1"

@@ -28,9 +28,9 @@ class SoftLabels:
         return self.table[study][[CONDITIONS.index(name) for name in conditions], level]
 
     def targets(self, labels: np.ndarray, soft: np.ndarray) -> np.ndarray:
-        """What training asks for: labels (C,) and soft ones (C, 3) as shares (C, 3); zero where neither is known."""
+        """What training asks for: labels (…, C) and soft ones (…, C, 3) as shares; zero where neither is known."""
         hard = np.eye(len(SEVERITIES), dtype=np.float32)[np.maximum(labels, 0)]
-        told, guessed = (labels != UNLABELLED)[:, None], np.isfinite(soft).all(-1, keepdims=True)
+        told, guessed = (labels != UNLABELLED)[..., None], np.isfinite(soft).all(-1, keepdims=True)
         share = np.where(guessed, np.where(told, self.share, 1.0), 0.0)
         mixed = share * np.where(guessed, soft, 0) + (1 - share) * np.where(told, hard, 0)
         return mixed.astype(np.float32)

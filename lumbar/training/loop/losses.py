@@ -55,6 +55,12 @@ def distributions(labels: Tensor) -> Tensor:
     return nnf.one_hot(labels.clamp_min(0), len(SEVERITIES)).float() * (labels != EMPTY)[..., None]
 
 
+def level_loss(logits: Tensor, levels: Tensor) -> tuple[Tensor, Tensor]:
+    """Cross entropy of logits (B, L, 5) against the levels (B, L) that are shown, summed; and how many there are."""
+    flat = logits.float().flatten(0, 1)
+    return nnf.cross_entropy(flat, levels.flatten(), reduction="sum"), flat.new_tensor(len(flat))
+
+
 def _weights(logits: Tensor, *, weighted: bool) -> Tensor:
     values = list(SEVERITY_WEIGHTS.values()) if weighted else [1.0] * len(SEVERITIES)
     return logits.new_tensor(values, dtype=torch.float32)

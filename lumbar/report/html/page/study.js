@@ -123,11 +123,11 @@ class StudyPage {
 
   strip(region) {
     const count = region.slices.length;
-    const { size } = region;
-    const picture = draw("svg", { viewBox: `0 0 ${count * size} ${size}`, role: "img",
-      "aria-label": `${region.title}: ${count} slices of ${size} by ${size} pixels, with saliency map` },
-      draw("image", { href: webp(region.image), width: count * size, height: size, class: "pixels" }),
-      region.map ? draw("image", { href: webp(region.map), width: count * size, height: size, class: "map" }) : null);
+    const { size, tall } = region;
+    const picture = draw("svg", { viewBox: `0 0 ${count * size} ${tall}`, role: "img",
+      "aria-label": `${region.title}: ${count} slices of ${size} by ${tall} pixels, with saliency map` },
+      draw("image", { href: webp(region.image), width: count * size, height: tall, class: "pixels" }),
+      region.map ? draw("image", { href: webp(region.map), width: count * size, height: tall, preserveAspectRatio: "none", class: "map" }) : null);
     const buttons = region.slices.map((item) => item
       ? make("button", { type: "button", onclick: () => this.show(region.series, item.instance, region) }, item.name)
       : make("span", {}, "zeros"));
@@ -135,7 +135,7 @@ class StudyPage {
       region.padded ? "past the image its border is repeated" : null, region.repeated ? "the border slice stands there again" : null,
       region.map ? null : "no saliency: no network graded it"];
     return make("figure", { class: "strip" },
-      make("figcaption", {}, [region.title, `${region.mm} mm`, `${plural(count, "slice")} of ${size} × ${size} px`, ...notes.filter((note) => note)].join(" · ")),
+      make("figcaption", {}, [region.title, `${region.mm} mm`, `${plural(count, "slice")} of ${size} × ${tall} px`, ...notes.filter((note) => note)].join(" · ")),
       film(region.edges, picture, `max-width:${count * 15}rem`),
       make("div", { class: "names", style: `max-width:${count * 15}rem` }, buttons));
   }

@@ -1,0 +1,91 @@
+"""The points that regions lie around, and what lies between them. No torch."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+
+from lumbar.labels import LEVELS, SIDES, Condition, Level
+from lumbar.recipe.views import OWN_VIEW, View, side_of_view
+from lumbar.study.slices import find_slice
+from lumbar.study.study import Study
+
+_CONDITION_OF: dict[View, Condition] = {view: condition for condition, view in OWN_VIEW.items()}
+_FORAMINA, _RECESSES = "sagittal_t1", "axial"
+
+
+class Point(Protocol):
+    """What this stage needs of a keypoint: where it lies, in its slice as stored and in the patient."""
+
+    @property
+    def series_id(self) -> int: ...
+    @property
+    def instance(self) -> int: ...
+    @property
+    def xy_px(self) -> tuple[float, float]: ...
+    @property
+    def mm(self) -> tuple[float, float, float]: ...
+    @property
+    def repaired(self) -> bool: ...
+
+
+Points = Mapping[tuple[Condition, Level], Point]
+
+
+@dataclass(frozen=True)
+class _Centre:
+    """The middle between several points, standing on the slice of the first."""
+
+    series_id: int
+    instance: int
+    xy_px: tuple[float, float]
+    mm: tuple[float, float, float]
+    repaired: bool = False
+
+
+def view_point(study: Study, view: View, level: Level, keypoints: Points, *, half: bool = False) -> Point | None:
+    """The point in the middle of a region, None where it is unknown or not finite.
+
+    `half`: of the whole region that a side's axial one is the half of.
+    """
+    side = side_of_view(view)
+    if view in _CONDITION_OF and not (half and view.startswith("axial")):
+        return _known(keypoints, _CONDITION_OF[view], level)
+    if side is not None and not view.startswith("axial"):
+        return _known(keypoints, "spinal_canal_stenosis", level)
+    if view == "sagittal_series":
+        return _known(keypoints, "spinal_canal_stenosis", level) or view_point(study, "sagittal_t1", level, keypoints)
+    there = [point for point in pair(view, level, keypoints) if point is not None]
+    return _middle(study, there) if there else None
+
+
+def pair(view: View, level: Level, keypoints: Points) -> tuple[Point | None, Point | None]:
+    """The left and the right point of a view that shows both sides."""
+    kind = _RECESSES if view.startswith("axial") else _FORAMINA
+    left, right = (_known(keypoints, _CONDITION_OF[f"{kind}_{side}"], level) for side in SIDES)  # type: ignore[index]
+    return left, right
+
+
+def chain(study: Study, view: View, keypoints: Points) -> dict[Level, np.ndarray]:
+    """The points of a view at all levels, (3,) in patient mm."""
+    found = {level: view_point(study, view, level, keypoints) for level in LEVELS}
+    return {level: np.asarray(point.mm, np.float64) for level, point in found.items() if point is not None}
+
+
+def _known(keypoints: Points, condition: Condition, level: Level) -> Point | None:
+    point = keypoints.get((condition, level))
+    return point if point is not None and np.isfinite(point.xy_px).all() else None
+
+
+def _middle(study: Study, points: list[Point]) -> Point:
+    """The mean place of points, on the slice of the first; pixels are compared as shares of their images."""
+    first = points[0]
+    if len(points) == 1:
+        return first
+    own = [find_slice(study, point.series_id, point.instance) for point in points]
+    sizes = np.array([found[1].shape[::-1] if found is not None else (1, 1) for found in own], np.float64)
+    scales = sizes[0] / sizes  # 1 where all images have one size
+    x, y = np.mean(np.array([point.xy_px for point in points]) * scales, axis=0)
+    mm = np.mean([point.mm for point in points], axis=0)
+    return _Centre(first.series_id, first.instance, (float(x), float(y)), (float(mm[0]), float(mm[1]), float(mm[2])))

@@ -1,0 +1,150 @@
+"""Which slices a region shows: around a place of the series, around its point, or all of its level. No torch."""
+
+import math
+from collections.abc import Mapping
+
+import numpy as np
+
+from lumbar import geometry
+from lumbar.dicom.series import Series
+from lumbar.grading.points import Point, Points
+from lumbar.labels import LEVELS, Level
+from lumbar.recipe.grader import GraderSpec
+from lumbar.recipe.region import Region
+from lumbar.recipe.views import View, side_of_view
+from lumbar.study.canal import canal_mm, moved_middle_mm
+from lumbar.study.levels import level_slices
+from lumbar.study.slices import Window, axial_window, find_slice, index_at, sagittal_window, window_of
+from lumbar.study.study import Study
+
+#: Two places as far from the middle as this share of a slice count as equally far.
+_TIE = 1e-6
+
+
+def spread(count: int, num: int) -> np.ndarray:
+    """Indices (num,) of `num` slices out of `count` at equal steps, both ends among them; repeated where there are
+    fewer. Halves go towards the middle, so that a mirrored series gives the mirrored slices."""
+    if num == 1:
+        return np.array([(count - 1) // 2], np.intp)
+    places, middle = np.linspace(0, count - 1, num), (count - 1) / 2
+    off = places - middle
+    nearer = np.sign(off) * np.maximum(np.ceil(np.abs(off) + middle - 0.5 - _TIE) - middle, 0)
+    rounded = np.where(np.abs(off) < _TIE, math.floor(middle), np.rint(middle + nearer))
+    return np.clip(rounded, 0, count - 1).astype(np.intp)
+
+
+def sagittal_slices(
+    study: Study, series: Series, view: View, level: Level, point: Point | None, keypoints: Points, spec: GraderSpec
+) -> Window | None:
+    """The slices of a sagittal region, side by side from the patient's right to left.
+
+    With `side_order="medial"` those of the right side run the other way, so that both sides look alike.
+    """
+    prep, region, side = spec.preprocessing, spec.region_of(view), side_of_view(view)
+    offset = 0.0
+    if side is not None and region.around in (None, "offset"):
+        offset = geometry.LEFTWARDS[side] * spec.t1_offsets_mm[LEVELS.index(level)]
+    if region.around == "level":
+        return _all_of(study, series, view, keypoints, spec)
+    if region.around == "point":
+        if point is None:
+            return None
+        place: float | None = float(np.asarray(point.mm) @ geometry.common_normal(series.affines, 0))
+    elif view == "sagittal_t2":
+        place = moved_middle_mm(study, series, keypoints, prep)
+    else:
+        place = canal_mm(study, series, keypoints, prep, level if side is not None else None)
+    if not region.neighbours and region.slice_mm is None:
+        window = sagittal_window(series, region.slices, offset, prep, place)
+        turned = side == "right" and prep.side_order == "medial" and offset == 0
+        return Window(window.series, window.slices[::-1], window.repeated) if turned else window
+    if place is None:
+        middle = (len(series) - 1) / 2 + offset / (series.spacing_mm or 1.0)
+    else:
+        middle = index_at(series, place + offset)
+    step = 1.0 if region.slice_mm is None else region.slice_mm / (series.spacing_mm or region.slice_mm)
+    indices = _steps(middle, region.slices, step, len(series))
+    if side == "right" and prep.side_order == "medial":
+        indices = indices[::-1]
+    return window_of(series, _with_neighbours(indices, region, range(len(series))), prep)
+
+
+def axial_slices_of(
+    study: Study, level: Level, point: Point, keypoints: Points, spec: GraderSpec, view: View
+) -> Window | None:
+    """The slices of an axial region: around the point's own, or all that cut the level's segment of the canal."""
+    prep, region = spec.preprocessing, spec.region_of(view)
+    if region.around == "level":
+        return _of_level(study, level, point, keypoints, spec, region)
+    found = find_slice(study, point.series_id, point.instance)
+    if found is None:
+        return None
+    if not region.neighbours and region.slice_mm is None:
+        return axial_window(*found, region.slices, prep)
+    series, item = found
+    ordered = series.ordered(prep.order)
+    centre = next(place for place, one in enumerate(ordered) if one is item)
+    slab = [place for place, number in enumerate(series.slabs) if number == series.slabs[centre]]
+    spacing = _spacing(series, slab)
+    step = 1.0 if region.slice_mm is None or spacing is None else region.slice_mm / spacing
+    indices = _steps(centre - slab[0], region.slices, step, len(slab)) + slab[0]
+    return window_of(series, _with_neighbours(indices, region, range(slab[0], slab[-1] + 1)), prep)
+
+
+def _all_of(study: Study, series: Series, view: View, keypoints: Points, spec: GraderSpec) -> Window:
+    """All slices of a sagittal series, or of a side's half from outside in, at equal steps."""
+    prep, region, side = spec.preprocessing, spec.region_of(view), side_of_view(view)
+    count, first, last = len(series), 0, len(series) - 1
+    if region.half:
+        place = canal_mm(study, series, keypoints, prep)
+        middle = (count - 1) / 2 if place is None else min(max(index_at(series, place), 0), count - 1)
+        first, last = (math.ceil(middle - 0.25), last) if side == "left" else (first, math.floor(middle + 0.25))
+    indices = spread(last - first + 1, region.slices) + first
+    outside_in = region.half and side == "left"
+    if outside_in or (side == "right" and not region.half and prep.side_order == "medial"):
+        indices = indices[::-1]
+    return window_of(series, _with_neighbours(indices, region, range(count)), prep)
+
+
+def _of_level(
+    study: Study, level: Level, point: Point, keypoints: Points, spec: GraderSpec, region: Region
+) -> Window | None:
+    canal: Mapping[Level, np.ndarray] = {
+        each: np.asarray(found.mm)
+        for each in LEVELS
+        if (found := keypoints.get(("spinal_canal_stenosis", each))) is not None
+    }
+    slices = level_slices(study, canal, "segments", spec.preprocessing).get(level, [])
+    if not slices:
+        return None
+    counts: dict[int, int] = {}
+    for series, _ in slices:
+        counts[series.series_id] = counts.get(series.series_id, 0) + 1
+    chosen = point.series_id if point.series_id in counts else max(counts, key=lambda number: counts[number])
+    series = next(series for series, _ in slices if series.series_id == chosen)
+    own = {id(item) for one, item in slices if one is series}
+    places = [place for place, item in enumerate(series.ordered(spec.preprocessing.order)) if id(item) in own]
+    indices = np.array(places)[spread(len(places), region.slices)]
+    return window_of(series, _with_neighbours(indices, region, places), spec.preprocessing)
+
+
+def _steps(middle: float, num: int, step: float, count: int) -> np.ndarray:
+    """Indices (num,) `step` apart around a place; the nearest slices, halves towards the middle of the series."""
+    places = middle + (np.arange(num) - (num - 1) / 2) * step
+    lean = np.sign((count - 1) / 2 - places) * 1e-3
+    return np.clip(np.floor(places + lean + 0.5), 0, count - 1).astype(np.intp)
+
+
+def _with_neighbours(indices: np.ndarray, region: Region, within: "range | list[int]") -> np.ndarray:
+    """With every slice the one before and the one after in the window's own order, inside of `within`."""
+    if not region.neighbours:
+        return indices
+    backwards = len(indices) > 1 and indices[0] > indices[-1]
+    before, after = (1, -1) if backwards else (-1, 1)
+    three = np.stack([indices + before, indices, indices + after], axis=1)
+    return np.clip(three, within[0], within[-1]).reshape(-1)
+
+
+def _spacing(series: Series, slab: list[int]) -> float | None:
+    places = geometry.positions_mm(series.affines[slab], 2)
+    return float(np.median(np.abs(np.diff(places)))) if len(places) > 1 else None

@@ -1,0 +1,129 @@
+"""What a grader's region of one view looks like, as checked data: its box, its slices, its grey values. No torch."""
+
+from dataclasses import dataclass, replace
+from typing import Annotated, Final, Literal
+
+from pydantic import Field, model_validator
+
+from lumbar.recipe.strict import MAX_SIDE, MAX_SLICES, Strict
+
+#: What the unit of a box is: millimetres; the distance to the neighbouring levels; height and width of the image; the
+#: distance between the left and the right point, along which the box lies; the point's own height and width, where a
+#: detector tells them; or the box is the whole image.
+Box = Literal["mm", "levels", "share", "pair", "own", "whole"]
+Intensity = Literal["standard", "percentile", "minmax"]
+Scope = Literal["slice", "series", "crop"]
+#: Height and width of a box, in its unit, where a recipe does not say; of mm it is `roi_mm`.
+EXTENT: Final[dict[Box, float]] = {"levels": 2.0, "share": 0.25, "pair": 2.0, "own": 1.5, "whole": 1.0}
+#: So much of the box's width a side's `half` of an axial region is (third place).
+AXIAL_HALF: Final = 0.6
+
+Extent = Annotated[float, Field(gt=0, le=1000)]
+Shift = Annotated[float, Field(ge=-1000, le=1000)]
+Side = Annotated[int, Field(ge=16, le=MAX_SIDE)]
+Percent = Annotated[float, Field(ge=0, le=100)]
+
+
+class RegionSpec(Strict):
+    """The region of one view, or of all; what is left out is as the member's other values say."""
+
+    box: Box | None = None
+    #: Height and width in the box's unit.
+    extent: tuple[Extent, Extent] | None = None
+    #: How far the box's middle lies from the point, (x, y) in the box's unit. Sagittal: x to the back, y to the feet.
+    #: Axial: x outwards from the middle of the body, where the view has no side to the patient's left; y to the back.
+    shift: tuple[Shift, Shift] | None = None
+    #: The same for L5/S1, where the canal bends.
+    shift_l5_s1: tuple[Shift, Shift] | None = None
+    #: neighbours: a level's own distance to the levels above and below (box "levels"); spine: the mean of all.
+    span: Literal["neighbours", "spine"] | None = None
+    #: canal: turned so that the canal at this level runs from top to bottom.
+    rotate: Literal["none", "canal"] | None = None
+    #: Height and width in pixels.
+    size: tuple[Side, Side] | None = None
+    slices: Annotated[int, Field(ge=1, le=MAX_SLICES)] | None = None
+    #: Millimetres from slice to slice; None: the series' own slices.
+    slice_mm: Annotated[float, Field(gt=0, le=50)] | None = None
+    #: Every slice with the one before and the one after as three channels.
+    neighbours: bool | None = None
+    #: offset: sagittal slices in the middle of the series, or beside it; point: around the point's own slice; level:
+    #: all slices of the level (of a sagittal series all), brought to `slices` at equal steps.
+    around: Literal["offset", "point", "level"] | None = None
+    #: Only the side's half: of a sagittal series the slices from outside in, of an axial region 60 % of its width.
+    half: bool | None = None
+    #: standard: mean 0 and deviation 1; percentile: what lies between two percentiles, minmax: all values, to -1 … 1.
+    intensity: Intensity | None = None
+    #: Over what that is reckoned: each whole slice, the whole series, or the region.
+    scope: Scope | None = None
+    percentiles: tuple[Percent, Percent] | None = None
+
+    LATER = frozenset(
+        {
+            "box",
+            "extent",
+            "shift",
+            "shift_l5_s1",
+            "span",
+            "rotate",
+            "size",
+            "slices",
+            "slice_mm",
+            "neighbours",
+            "around",
+            "half",
+            "intensity",
+            "scope",
+            "percentiles",
+        }
+    )
+
+    @model_validator(mode="after")
+    def _check(self) -> "RegionSpec":
+        if self.percentiles is not None and not self.percentiles[0] < self.percentiles[1]:
+            raise ValueError(f"percentiles = {list(self.percentiles)} must rise")
+        return self
+
+
+@dataclass(frozen=True)
+class Region:
+    """The region of one view with every value decided, see `RegionSpec`."""
+
+    size: tuple[int, int]
+    slices: int
+    extent: tuple[float, float] | None
+    box: Box = "mm"
+    shift: tuple[float, float] = (0.0, 0.0)
+    shift_l5_s1: tuple[float, float] | None = None
+    span: Literal["neighbours", "spine"] = "neighbours"
+    rotate: Literal["none", "canal"] = "none"
+    slice_mm: float | None = None
+    neighbours: bool = False
+    around: Literal["offset", "point", "level"] | None = None
+    half: bool = False
+    intensity: Intensity = "standard"
+    scope: Scope = "crop"
+    percentiles: tuple[float, float] = (1.0, 99.0)
+
+    @property
+    def channels(self) -> int:
+        """Images that a network sees of every slice."""
+        return 3 if self.neighbours else 1
+
+    @property
+    def frames(self) -> int:
+        """Images of the region: every slice's channels one after the other."""
+        return self.slices * self.channels
+
+    @property
+    def plain(self) -> bool:
+        """Whether grey values are standardised over the region."""
+        return (self.intensity, self.scope) == ("standard", "crop")
+
+    def over(self, own: RegionSpec | None) -> "Region":
+        """This region with a view's own values in place of its."""
+        if own is None:
+            return self
+        changed = replace(self, **{name: value for name, value in own if value is not None})
+        if changed.box != self.box and own.extent is None:  # another unit
+            changed = replace(changed, extent=None)
+        return changed

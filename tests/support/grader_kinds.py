@@ -1,0 +1,70 @@
+"""Small graders of every kind: each unit of a box, each way to choose slices, grey values and levels."""
+
+from typing import Any
+
+from lumbar.labels import CONDITIONS
+from lumbar.recipe.grader import GraderSpec
+
+CANAL, LEFT_FORAMEN, RIGHT_FORAMEN, LEFT_RECESS, RIGHT_RECESS = CONDITIONS
+_FIELDS: dict[str, dict[str, Any]] = {
+    "both sides in one picture": {
+        "views": ["axial_middle"],
+        "conditions": [LEFT_RECESS, RIGHT_RECESS],
+        "region": {"box": "pair", "size": [24, 32]},
+    },
+    "as large as levels are apart": {
+        "views": ["sagittal_t2", "sagittal_t1_left", "sagittal_t1_right"],
+        "conditions": [CANAL, LEFT_FORAMEN, RIGHT_FORAMEN],
+        "region": {"box": "levels", "intensity": "minmax"},
+        "regions": {"sagittal_t2": {"slices": 5, "span": "spine"}},
+    },
+    "shares of the image": {
+        "views": ["sagittal_t1_left", "axial_left"],
+        "conditions": [LEFT_FORAMEN],
+        "region": {"box": "share", "extent": [0.2, 0.25], "shift": [0.04, 0.0], "shift_l5_s1": [0.04, 0.05]},
+        "regions": {"axial_left": {"size": [32, 24], "intensity": "percentile", "scope": "slice"}},
+    },
+    "whole images": {
+        "views": ["sagittal_t2"],
+        "conditions": [CANAL],
+        "region": {"box": "whole", "intensity": "percentile", "scope": "series", "around": "level"},
+    },
+    "along the canal": {
+        "views": ["sagittal_t2", "sagittal_t1_left"],
+        "conditions": [LEFT_FORAMEN],
+        "region": {"rotate": "canal", "extent": [36.0, 45.0], "shift": [-5.0, -3.5], "size": [24, 32]},
+    },
+    "a side from outside in": {
+        "views": ["sagittal_t1_left", "sagittal_t2_left", "axial_left"],
+        "conditions": [LEFT_FORAMEN, LEFT_RECESS],
+        "region": {"half": True, "around": "level", "extent": [40.0, 60.0]},
+        "regions": {"axial_left": {"extent": [80.0, 70.0], "slices": 2}},
+    },
+    "five levels at once": {
+        "views": ["sagittal_t1", "sagittal_t2", "axial_middle"],
+        "conditions": list(CONDITIONS),
+        "speaks_for": [CANAL],
+        "levels": "all",
+        "region": {"around": "level", "intensity": "percentile"},
+        "regions": {"axial_middle": {"neighbours": True}},
+    },
+    "steps of so many millimetres": {
+        "views": ["sagittal_t1_left", "axial_left"],
+        "conditions": [LEFT_FORAMEN],
+        "region": {"slice_mm": 6.0, "neighbours": True, "around": "point"},
+    },
+    "every sagittal series": {
+        "views": ["sagittal_series"],
+        "conditions": list(CONDITIONS),
+        "region": {"box": "share", "around": "level", "intensity": "standard", "scope": "series"},
+    },
+}
+
+
+def small_grader(**fields: Any) -> GraderSpec:
+    """A grader that runs in milliseconds."""
+    small = {"backbone_args": {"channels": [8, 8, 16, 16]}, "image_size": 32, "slices": 3, "rnn_hidden": 8}
+    return GraderSpec(**{**small, "rnn_layers": 1, **fields})
+
+
+KINDS: dict[str, GraderSpec] = {name: small_grader(**fields) for name, fields in _FIELDS.items()}
