@@ -26,6 +26,7 @@ from lumbar.prediction.predictor import Predictor
 from lumbar.recipe.detector import DetectorSpec
 from lumbar.recipe.grader import GraderSpec
 from lumbar.study.study import DataFolder, open_data
+from tests.support.grader_kinds import KINDS
 from tests.support.worlds import detector_spec, grader_spec, small_phantoms, tiny_weights
 
 CPU = torch.device("cpu")
@@ -46,6 +47,9 @@ SPECS: dict[str, DetectorSpec | GraderSpec] = {
     "deeplab": detector_spec("sagittal_t2", 5, 5),
     "resnet": grader_spec("spinal"),
     "mil": grader_spec("global").model_copy(update={"network": "mil"}),
+    "attention": KINDS["five levels at once"].model_copy(
+        update={"network": "attention", "network_args": {"hidden": 16}}
+    ),
     "convnext": GraderSpec(task="foraminal", backbone="convnext_atto", image_size=64, slices=3),
     "efficientnet": GraderSpec(task="foraminal", backbone="tf_efficientnet_lite0", image_size=64, slices=3),
 }

@@ -12,7 +12,8 @@ from lumbar.issues import InputError
 from lumbar.labels import CONDITIONS
 from lumbar.recipe.grader import GraderSpec
 from lumbar.recipe.views import OWN_VIEW
-from tests.support.contract import GraderContract
+from tests.support.contract import GraderContract, SeeingContract
+from tests.support.grader_kinds import KINDS
 
 SMALL = {"backbone_args": {"channels": [8, 8, 16, 16]}, "image_size": 32, "slices": 3, "rnn_hidden": 8}
 
@@ -49,6 +50,24 @@ class TestSpinalMil(GraderContract):
 class TestGlobalMil(GraderContract):
     spec = GraderSpec(task="global", network="mil", **SMALL)
     golden = [0.00729, 0.07712, 0.00252, -0.02298, 0.16614, 0.02946]
+
+
+class TestGlobalAttention(SeeingContract):
+    spec = GraderSpec(task="global", network="attention", **{**SMALL, "network_args": {"hidden": 16}})
+    golden = [-0.02197, 0.09224, -0.13178, 0.18304, -0.02339, 0.16429]
+
+
+class TestAttentionOfFiveLevels(SeeingContract):
+    """Views of different sizes and slices, one with neighbours as channels."""
+
+    spec = KINDS["five levels at once"].model_copy(update={"network": "attention", "network_args": {"hidden": 16}})
+    golden = [-0.00763, 0.32846, -0.30417, 0.15801, -0.20811, -0.32432]
+
+
+def test_attention_without_any_view_answers_numbers():
+    spec = GraderSpec(task="global", network="attention", **SMALL)
+    views, seen = noise(spec, 2)
+    assert build_grader(spec).eval()(views, torch.zeros_like(seen)).isfinite().all()
 
 
 def test_a_bag_is_asked_slice_by_slice_in_training_only():

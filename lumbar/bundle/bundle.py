@@ -89,7 +89,7 @@ class Bundle:
         lines[0] = printable(lines[0])
         for member in self.manifest.members:
             fold = "all folds" if member.fold is None else f"fold {member.fold}"
-            parts = [member.spec.what, f"{member.spec.image_size} px", fold]
+            parts = [member.spec.what, member.spec.pixels, fold]
             parts += [f"saw {member.saw}"] if member.saw else []
             parts += [f"{name} {value:.4g}" for name, value in member.scores.items()]
             lines.append(f"  {member.name}: {', '.join(parts)}")

@@ -76,7 +76,7 @@ def _members(manifest: Manifest) -> list[str]:
         scores = ", ".join(f"{name} {value:.4g}" for name, value in member.scores.items())
         fold = "all" if member.fold is None else str(member.fold)
         spec = member.spec
-        what = f"{spec.network}: {spec.subject}, {spec.backbone}, {spec.image_size} px"
+        what = f"{spec.network}: {spec.subject}, {spec.backbone}, {spec.pixels}"
         rows.append((member.name, what, fold, member.saw or "not said", scores))
     return _table(("member", "network", "fold held out", "trained on", "scores on that fold"), rows)
 

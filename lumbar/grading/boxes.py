@@ -8,7 +8,6 @@ from typing import Final
 import cv2
 import numpy as np
 from numpy.typing import NDArray
-from scipy.interpolate import splev, splprep
 
 from lumbar import geometry
 from lumbar.grading.points import Point, Points, chain, pair
@@ -19,7 +18,7 @@ from lumbar.study.study import Study
 
 #: Places along the canal's line among which the one nearest to a level is sought.
 _SAMPLES: Final = 100
-#: Sum of squared distances, px², by which the line may miss its points.
+#: Sum of squared distances, px², by which columns, and rows, may miss the points.
 _SMOOTH: Final = 1.0
 
 
@@ -110,31 +109,38 @@ def neighbour_mm(points: dict[Level, np.ndarray], level: Level | None) -> float:
 def canal_turn(line_px: "list[np.ndarray]", frame: geometry.FloatArray, point: Point) -> float:
     """By how much the canal leans at a point, radians, see `Placed`: third place's rule.
 
-    A quadratic smoothing spline through the levels' points on the slice, along the lengths between them; a second one
-    through a hundred places of it gives the direction at the place nearest to the point. Upright with fewer than three
-    points.
+    Quadratic smoothing splines of columns and of rows through the levels' points on the slice, along the lengths
+    between them; a second pair through a hundred places of these gives the direction at the place nearest to the point.
+    Upright with fewer than three points.
     """
     if len(line_px) < 3:
         return 0.0
-    at = geometry.to_pixel(frame, point.mm)[:2]
-    return spline_turn(np.array(line_px), at)
+    return spline_turn(np.array(line_px), geometry.to_pixel(frame, point.mm)[:2])
 
 
 def spline_turn(points: NDArray[np.float64], at: NDArray[np.float64]) -> float:
     """See `canal_turn`; points (N, 2) and the place (2,) are (column, row)."""
     along, samples = spline(points)
     nearest = int(np.argmin(np.linalg.norm(samples - at, axis=1)))
-    fine, _ = splprep(samples.T, u=along, k=2, s=0)
-    dx, dy = (float(value) for value in splev(along[nearest], fine, der=1))
+    dx, dy = (float(value) for value in _splined(along, samples, along[nearest : nearest + 1], slope=True)[0])
     return math.atan2(-dx, dy) if dy > 0 else math.atan2(dx, -dy)
 
 
 def spline(points: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Lengths (100,) along the line through points (N, 2), and its places (100, 2) there."""
     lengths = np.concatenate([[0.0], np.cumsum(np.linalg.norm(np.diff(points, axis=0), axis=1))])
-    rough, _ = splprep(points.T, u=lengths, k=2, s=_SMOOTH)
     along = np.linspace(0, lengths[-1], _SAMPLES)
-    return along, np.stack(splev(along, rough), axis=1)
+    return along, _splined(lengths, points, along)
+
+
+def _splined(
+    lengths: NDArray[np.float64], points: NDArray[np.float64], along: NDArray[np.float64], *, slope: bool = False
+) -> NDArray[np.float64]:
+    """Columns and rows (N, 2) of the smoothed line at some lengths, or how they change there."""
+    from scipy.interpolate import UnivariateSpline  # takes a second to load, and few members need it
+
+    lines = [UnivariateSpline(lengths, values, k=2, s=_SMOOTH) for values in points.T]
+    return np.stack([line(along, nu=int(slope)) for line in lines], axis=1)
 
 
 def _pair_turn(level: Level, keypoints: Points, frame: geometry.FloatArray) -> float:

@@ -8,7 +8,7 @@ import torch
 
 from lumbar.compute.forward import Inputs, Network, in_halves, is_out_of_memory, moved
 from lumbar.grading.regions import Regions
-from lumbar.grading.tasks import Sample, task_of
+from lumbar.grading.tasks import Sample, heard, task_of
 from lumbar.grading.turns import looks, turned
 from lumbar.labels import CONDITIONS, LEVELS, SEVERITIES, Condition, mirrored
 from lumbar.recipe.grader import GraderSpec
@@ -116,7 +116,7 @@ def speaks(regions: Regions, spec: GraderSpec, sample: Sample, condition: Condit
     It does where it sees the condition's own view, or any of its views when it was trained with views left out; with
     `missing="zeros"`, the original's way, it always does. Never for what `speaks_for` leaves out.
     """
-    if spec.speaks_for and not {condition, mirrored(condition)} & set(spec.speaks_for):
+    if spec.speaks_for and condition not in heard(spec):
         return False
     if spec.preprocessing.missing == "zeros":
         return True

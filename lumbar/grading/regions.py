@@ -6,12 +6,12 @@ equal inputs share their regions. Which slices it shows is decided in `windows`,
 
 import json
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
 from lumbar import geometry
-from lumbar.dicom.series import Slice
+from lumbar.dicom.series import Series, Slice
 from lumbar.grading import boxes
 from lumbar.grading.intensity import Scales, as_seen
 from lumbar.grading.points import Point, Points, view_point
@@ -102,17 +102,26 @@ def cut_regions(study: Study, keypoints: Points, spec: GraderSpec) -> Regions:
     """Cut the regions of all views and levels; what is missing stays zero and is not `present`, with the reason.
 
     T2 windows lie around the middle of the series, T1 ones beside it or the canal (see `canal.canal_mm`), axial ones
-    around the slice of the keypoint; axial_middle is centred between left and right.
+    around the slice of the keypoint; axial_middle is centred between left and right. Where every sagittal series is a
+    sample of its own, those after the first are `others`.
     """
+    values = _remembered(spec.preprocessing)
+    every: list[Series | None] = [None]
+    if "sagittal_series" in spec.views:
+        every = [*study.series.get("sagittal_t2", ()), *study.series.get("sagittal_t1", ())] or [None]
+    first, *others = [_cut_views(study, keypoints, spec, values, series) for series in every]
+    return replace(first, others=tuple(others))
+
+
+def _cut_views(study: Study, keypoints: Points, spec: GraderSpec, values: "_Values", series: Series | None) -> Regions:
     views = views_of(spec)
     regions = {view: spec.region_of(view) for view in views}
     tensors = {view: np.zeros((len(LEVELS), one.frames, *one.size), np.float32) for view, one in regions.items()}
     present = {view: np.zeros(len(LEVELS), bool) for view in views}
     cuts: dict[tuple[View, Level], Region] = {}
-    values = _remembered(spec.preprocessing)
     for view in views:
         for index, level in enumerate(LEVELS):
-            region = cut_region(study, view, level, keypoints, spec, values)
+            region = cut_region(study, view, level, keypoints, spec, values, series)
             if region is not None and region.filled:
                 tensors[view][index] = region.pixels
                 present[view][index] = True
@@ -127,14 +136,23 @@ def cut_all_regions(study: Study, keypoints: Points, specs: Iterable[GraderSpec]
 
 
 def cut_region(
-    study: Study, view: View, level: Level, keypoints: Points, spec: GraderSpec, values: Values | None = None
+    study: Study,
+    view: View,
+    level: Level,
+    keypoints: Points,
+    spec: GraderSpec,
+    values: Values | None = None,
+    series: Series | None = None,
 ) -> Region | None:
     """One region, or None where the series, the keypoint or its slice is missing.
 
     `values` gives the image and affine of a slice; by default `standardise.slice_values`, as the member wants it.
+    `series`: a sagittal one in place of the one that plays the view's part.
     """
     point = view_point(study, view, level, keypoints, half=spec.region_of(view).half)
-    window = view_window(study, view, level, point, keypoints, spec)
+    if series is not None and series in study.series.get("sagittal_t1", ()):
+        point = view_point(study, "sagittal_t1", level, keypoints) or point
+    window = view_window(study, view, level, point, keypoints, spec, series)
     if point is None or window is None:
         return None
     if values is None:
@@ -144,12 +162,19 @@ def cut_region(
 
 
 def view_window(
-    study: Study, view: View, level: Level, point: Point | None, keypoints: Points, spec: GraderSpec
+    study: Study,
+    view: View,
+    level: Level,
+    point: Point | None,
+    keypoints: Points,
+    spec: GraderSpec,
+    series: Series | None = None,
 ) -> Window | None:
     """The slices of a region, None where there is no series or, on axial ones, no slice for the keypoint."""
     if view.startswith("axial"):
         return None if point is None else axial_slices_of(study, level, point, keypoints, spec, view)
-    series = playing_series(study, series_of(view), spec.preprocessing)
+    if series is None:
+        series = playing_series(study, series_of(view), spec.preprocessing)
     return None if series is None else sagittal_slices(study, series, view, level, point, keypoints, spec)
 
 

@@ -65,6 +65,13 @@ def task_of(spec: GraderSpec) -> Task:
     return TASKS[spec.task] if spec.task is not None else _task(spec.views, spec.conditions)
 
 
+def heard(spec: GraderSpec) -> tuple[Condition, ...]:
+    """The conditions that a member's answers count for, those of twins included."""
+    every = task_of(spec).conditions
+    counted = {*spec.speaks_for, *(mirrored(name) for name in spec.speaks_for)}
+    return tuple(name for name in dict.fromkeys(every) if not counted or name in counted)
+
+
 @lru_cache(maxsize=64)
 def _task(views: tuple[View, ...], conditions: tuple[Condition, ...]) -> Task:
     written = Sample(views, conditions)

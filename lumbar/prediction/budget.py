@@ -5,7 +5,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Final
 
 from lumbar.bundle.manifest import Manifest
-from lumbar.grading.tasks import task_of
+from lumbar.grading.tasks import heard
 from lumbar.labels import CONDITIONS
 
 #: Share of the budget kept for writing the results and for what a measurement on few studies does not show.
@@ -100,7 +100,7 @@ def enough(manifest: Manifest, names: Iterable[str]) -> bool:
     """Whether these graders still answer every condition that all graders answer, and every table of the blend."""
     chosen = set(names)
     graders = manifest.graders
-    answered = {condition for name in chosen for condition in task_of(graders[name]).conditions}
-    wanted = {condition for spec in graders.values() for condition in task_of(spec).conditions}
+    answered = {condition for name in chosen for condition in heard(graders[name])}
+    wanted = {condition for spec in graders.values() for condition in heard(spec)}
     tables = all(chosen & set(members) for members in manifest.blend.tables.values())
     return tables and answered >= (wanted & set(CONDITIONS))

@@ -176,6 +176,11 @@ class DetectorSpec(Strict):
         return self.encoder_args
 
     @property
+    def pixels(self) -> str:
+        """How large what it sees is, as a sentence names it."""
+        return f"{self.image_size} px"
+
+    @property
     def named_backbone(self) -> str:
         """Its encoder, as a sentence names it."""
         return f"encoder {self.encoder!r}"

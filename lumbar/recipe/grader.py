@@ -102,9 +102,10 @@ class GraderSpec(Strict):
         return region
 
     @property
-    def largest_side(self) -> int:
-        """Pixels of the longest side of what it sees."""
-        return max([self.image_size, *(side for view in self.views for side in self.region_of(view).size)])
+    def pixels(self) -> str:
+        """Height and width of what it sees, as a sentence names them; of several the largest."""
+        tall, wide = max((self.region_of(view).size for view in self.views), default=(self.image_size,) * 2)
+        return f"{tall} px" if tall == wide else f"{tall} x {wide} px"
 
     @model_validator(mode="after")
     def _check(self) -> "GraderSpec":

@@ -23,7 +23,7 @@ from pydantic import Field, ValidationError, model_validator
 from lumbar.arguments import LARGEST_SEED
 from lumbar.files.read import parse_toml, read_text
 from lumbar.issues import InputError, cut, few, numbered, printable
-from lumbar.recipe import chain, combinations
+from lumbar.recipe import chain, combinations, needs
 from lumbar.recipe.blend import Blend
 from lumbar.recipe.card import Card
 from lumbar.recipe.detector import DetectorSpec
@@ -178,7 +178,11 @@ def check_recipe(values: Table, source: str) -> Recipe:
         raise InputError(f"{source}: {describe(error, _PARTS)}") from error
     members = {name: (member.spec, member.training) for name, member in recipe.members().items()}
     detectors = {name: member.spec for name, member in recipe.stage1.bundled().items()}
-    if wrong := [*combinations.faults(members, recipe.folds.train), *chain.faults(detectors)]:
+    graders = {name: member.spec for name, member in recipe.stage2.members.items()}
+    wrong = (
+        combinations.faults(members, recipe.folds.train) + chain.faults(detectors) + needs.faults(detectors, graders)
+    )
+    if wrong:
         raise InputError(f"{source}: {numbered(wrong)}")
     return recipe
 

@@ -13,8 +13,10 @@ from lumbar.keypoints.networks import registry as detectors
 from lumbar.labels import CONDITIONS, LEVELS, SERIES_DESCRIPTIONS, SEVERITIES
 from lumbar.recipe.augment import Augment
 from lumbar.recipe.detector import DECODES
+from lumbar.recipe.grader import Turn
 from lumbar.recipe.losses import OF_ANSWERS, OF_GRADERS
 from lumbar.recipe.preprocessing import Preprocessing
+from lumbar.recipe.region import Box
 from lumbar.recipe.settings import Folds, Training
 from lumbar.recipe.views import VIEWS
 
@@ -32,6 +34,8 @@ def info() -> dict[str, Any]:
         "grader_losses": OF_GRADERS,
         "tasks": {name: {"views": task.views, "conditions": task.conditions} for name, task in TASKS.items()},
         "views": VIEWS,
+        "region_boxes": get_args(Box),
+        "grader_turns": get_args(Turn),
         "preprocessing": _choices(Preprocessing),
         "training": list(Training.model_fields),
         "optimizers": get_args(Training.model_fields["optimizer"].annotation),

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from lumbar.bundle.bundle import load_bundle
-from lumbar.bundle.network import build_network
+from lumbar.bundle.network import build_network, noise
 from lumbar.bundle.save import Weights, save_bundle
 from lumbar.compute.forward import Inputs, asked, mapped
 from lumbar.grading.tasks import task_of
@@ -103,17 +103,51 @@ class GraderContract(NetworkContract):
     """A stage-2 network."""
 
     def images(self, batch: int = 2, slices: int | None = None) -> Inputs:
+        if self.spec.task is None:
+            return self.own_images(batch, slices)
         names = task_of(self.spec).samples[0].views
         size = (batch, len(names), slices or self.spec.slices, self.spec.image_size, self.spec.image_size)
         drawn = torch.randn(size, generator=torch.Generator().manual_seed(1))
         views = {name: drawn[:, None, place, :, None] for place, name in enumerate(names)}
         return views, torch.ones(batch, 1, len(names), dtype=torch.bool)
 
+    def own_images(self, batch: int, slices: int | None) -> Inputs:
+        """Of a spec whose views have forms of their own."""
+        views, seen = noise(self.spec, batch)
+        if slices is not None:
+            views = {name: view[:, :, :1].repeat(1, 1, slices, 1, 1, 1) for name, view in views.items()}
+        return views, seen
+
     def shape(self, batch: int) -> tuple[int, ...]:
-        return (batch, 1, task_of(self.spec).num_conditions, 3)
+        return (batch, 5 if self.spec.levels == "all" else 1, task_of(self.spec).num_conditions, 3)
+
+    def test_levels_are_one_or_five(self) -> None:
+        spec = self.spec if self.spec.task is None else self.spec.model_copy(update={"levels": "all"})
+        network = fixed_weights(build_network(self.spec)).eval()
+        views, seen = noise(spec.model_copy(update={"levels": "all"}), 2)
+        with torch.inference_mode():
+            assert tuple(network(views, seen).shape) == (2, 5, *self.shape(2)[2:])
+            one = {name: view[:, 2:3] for name, view in views.items()}, seen[:, 2:3]
+            assert tuple(network(*one).shape) == (2, 1, *self.shape(2)[2:])
 
     def test_any_number_of_slices_will_do(self) -> None:
         network = build_network(self.spec).eval()
         with torch.inference_mode():
             for slices in (1, 4):
                 assert tuple(asked(network, self.images(2, slices)).shape) == self.shape(2)
+
+
+class SeeingContract(GraderContract):
+    """A stage-2 network that goes by `seen`."""
+
+    def test_what_a_view_that_is_not_there_would_show_does_not_matter(self) -> None:
+        network = fixed_weights(build_network(self.spec)).eval()
+        views, seen = self.images(2)
+        seen[0, 0, 0] = False
+        other = {name: view.clone() for name, view in views.items()}
+        first = next(iter(other))
+        other[first][0, 0] += 5
+        with torch.inference_mode():
+            plain, changed = network(views, seen), network(other, seen)
+            torch.testing.assert_close(plain, changed)
+            assert not torch.allclose(plain, network(other, torch.ones_like(seen)))

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 #: Word → the file whose `build` makes it.
 NETWORKS: Final[Mapping[str, str]] = {
+    "attention": "lumbar.grading.networks.attention",
     "gru": "lumbar.grading.networks.gru",
     "mil": "lumbar.grading.networks.mil",
 }

@@ -1,0 +1,40 @@
+"""What graders' regions need of the keypoints that detectors find: a sentence for each that nobody finds. No torch."""
+
+from collections.abc import Iterator, Mapping
+
+from lumbar.labels import KEYPOINT_SERIES, SeriesType
+from lumbar.recipe.detector import DetectorSpec
+from lumbar.recipe.grader import GraderSpec
+from lumbar.recipe.region import Region
+from lumbar.recipe.views import OWN_VIEW, View, series_of
+
+
+def faults(detectors: Mapping[str, DetectorSpec], graders: Mapping[str, GraderSpec]) -> list[str]:
+    """Why graders, by name, cannot cut what they ask for around what these detectors find."""
+    pointing = [spec for spec in detectors.values() if spec.answer != "slices"]
+    found = {kind for spec in pointing for kind in spec.types}
+    sized = {kind for spec in pointing if spec.answer == "boxes" for kind in spec.types}
+    told: dict[str, str] = {}
+    for name, spec in graders.items():
+        for view in spec.views or tuple(OWN_VIEW.values()):
+            for wrong in _wrong(view, spec.region_of(view), found, sized, named=spec.task is None):
+                told.setdefault(wrong, f"{name}: {wrong}")
+    return list(told.values())
+
+
+def _wrong(view: View, region: Region, found: set[SeriesType], sized: set[SeriesType], *, named: bool) -> Iterator[str]:
+    kind = "sagittal_t2" if view == "sagittal_series" else series_of(view)
+    if named and kind not in found:
+        yield f"no detector finds points on {kind}, around which its view {view} lies; add one, or leave the view out"
+    if region.box == "own" and kind not in sized:
+        yield (
+            f'box = "own" is as large as the point of {view}, and no detector of {kind} tells sizes; give one '
+            'answer = "boxes", or choose another box'
+        )
+    if region.rotate == "canal" and "sagittal_t2" not in found:
+        yield 'rotate = "canal" goes by the canal\'s points, and no detector finds points on sagittal_t2; add one'
+    if region.around == "level" and kind == "axial_t2" and KEYPOINT_SERIES["spinal_canal_stenosis"] not in found:
+        yield (
+            'around = "level" takes the axial slices that cut a level\'s part of the canal, and no detector finds '
+            "points on sagittal_t2; add one"
+        )
