@@ -14,7 +14,7 @@ from lumbar.labels import CONDITIONS, LEVELS, SERIES_DESCRIPTIONS, SEVERITIES
 from lumbar.recipe.augment import Augment
 from lumbar.recipe.detector import DECODES
 from lumbar.recipe.grader import Turn
-from lumbar.recipe.losses import OF_ANSWERS
+from lumbar.recipe.losses import OF_ANSWERS, OF_GRADERS
 from lumbar.recipe.preprocessing import Preprocessing
 from lumbar.recipe.region import Box
 from lumbar.recipe.settings import Folds, Training
@@ -31,11 +31,14 @@ def info() -> dict[str, Any]:
         "detector_networks": sorted(detectors.NETWORKS),
         "detector_answers": {word: {"losses": OF_ANSWERS[word], "decodes": DECODES[word]} for word in sorted(ANSWERS)},
         "grader_networks": sorted(graders.NETWORKS),
+        "grader_losses": OF_GRADERS,
         "tasks": {name: {"views": task.views, "conditions": task.conditions} for name, task in TASKS.items()},
         "views": VIEWS,
         "region_boxes": get_args(Box),
         "grader_turns": get_args(Turn),
         "preprocessing": _choices(Preprocessing),
+        "training": list(Training.model_fields),
+        "optimizers": get_args(Training.model_fields["optimizer"].annotation),
         "schedules": get_args(Training.model_fields["schedule"].annotation),
         "augmentations": list(Augment.model_fields),
         "folds": get_args(Folds.model_fields["method"].annotation),
