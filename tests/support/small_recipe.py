@@ -57,7 +57,8 @@ def _small(stage: str, entry: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
     yield backbone[1], {**CHANNELS, **stride}
     yield "network_args", dict(_narrow(network, entry.get("network_args", {})))
     yield "image_size", SIDES[stage]
-    yield from (("epochs", 1), ("batch_size", 4), ("pretrained", False), ("draws", {}), ("warmup", 0.0))
+    yield "epochs", 6 if network == "unet" else 1  # its last layer starts at zero: after one nothing is found yet
+    yield from (("batch_size", 4), ("pretrained", False), ("draws", {}), ("warmup", 0.0))
     if stage == "stage2":
         yield from (("rnn_hidden", 8), ("rnn_layers", 1))
     if "folds" in entry:
