@@ -45,7 +45,6 @@ def info() -> dict[str, Any]:
         "preprocessing": _choices(Preprocessing),
         "training": list(Training.model_fields),
         "optimizers": get_args(Training.model_fields["optimizer"].annotation),
-        "grader_losses": OF_GRADERS,
         "detector_words": _choices(DetectorSpec),
         "grader_words": _choices(GraderSpec),
         "training_words": _choices(Training),
