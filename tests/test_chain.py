@@ -1,9 +1,13 @@
 """Detectors that look one after the other: whole series, slices found before, several series, and what they tell."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 
+from lumbar.dicom.identity import Identity
+from lumbar.dicom.series import Series
 from lumbar.keypoints.detect import detect
 from lumbar.keypoints.places import Known, stacks_for
 from lumbar.keypoints.stacks import channel_names
@@ -145,6 +149,15 @@ def test_what_an_earlier_step_found_stays_where_a_later_one_finds_nothing() -> N
     assert issues == []
 
 
+def test_a_size_stays_with_its_keypoint() -> None:
+    boxes = spec_of("sagittal_t2", answer="boxes", stride=4)
+    slices, found = whole("sagittal_t2"), spec_of("sagittal_t2", place="found", answer="points")
+    points, _ = detect(bent_study(), seers(boxes, slices, found))
+    # 8 x 4 pixels of 64 x 64, on a slice of 80 x 100 pixels of 2 mm
+    assert {point.size_mm for point in points} == {(8 / 64 * 160, 4 / 64 * 200)}
+    assert {point.slice_from for point in points} == {"found"}
+
+
 def test_an_implausible_place_is_repaired_onto_the_slice_nearest_to_it() -> None:
     spec = whole("sagittal_t2", answer="points", depth=True)
 
@@ -179,6 +192,32 @@ def test_the_surest_series_of_a_type_counts() -> None:
         assert {point.series_id for point in points} == {chosen}
         assert len(points) == 5
         assert issues == []
+
+
+@pytest.mark.parametrize(("frame", "chosen"), [("here", 1), ("elsewhere", 4)])
+def test_points_of_one_frame_of_reference_only_stand_beside_each_other(frame: str, chosen: int) -> None:
+    """A series that shows only L1/L2, more surely than the other shows all five."""
+
+    class OneLevel(Honest):
+        def _one(self, stack: torch.Tensor) -> torch.Tensor:
+            answer = super()._one(stack)
+            answer[1:] *= float("nan") if stack.amax() > 8 else 1.0
+            return answer
+
+    def moved(item, identity: str, down: float):
+        affine = item.affine.copy()
+        affine[2, 3] -= down
+        return replace(item, affine=affine, identity=Identity(frame_of_reference=identity))
+
+    dull = sagittal(4, paint=spots("canal_stenosis", 9.0))
+    sharp = sagittal(1, count=13, paint=spots("canal_stenosis"))
+    series = [
+        Series(each.series_id, "", "sagittal", tuple(moved(item, named, down) for item in each.slices), each.slabs)
+        for each, named, down in ((dull, "here", 0.0), (sharp, frame, 0.0 if frame == "here" else 300.0))
+    ]
+    spec = spec_of("sagittal_t2", preprocessing=Preprocessing(series="all", keypoints="keep"))
+    points, _ = detect(bent_study(sagittal_t2=series, sagittal_t1=(), axial_t2=()), [(spec, OneLevel(spec))])
+    assert [point.series_id for point in points] == [chosen, 4, 4, 4, 4]
 
 
 def test_of_several_axial_series_the_nearest_or_the_surest_counts() -> None:
@@ -221,15 +260,15 @@ def test_a_whole_series_is_brought_to_the_slices_of_the_stack(resample, pad, cou
     series = sagittal(count=count)
     spec = whole("sagittal_t2", in_chans=wanted, resample=resample, pad=pad)
     (stack,), _ = stacks_for(bent_study(sagittal_t2=(series,)), spec, Known())
-    lane = stack.lanes["sagittal_t2"]
-    assert lane.source.tolist() == pytest.approx(shown, nan_ok=True)
+    span = stack.spans["sagittal_t2"]
+    assert span.source.tolist() == pytest.approx(shown, nan_ok=True)
     assert stack.pixels.shape == (wanted, SIZE, SIZE)
     for place, index in enumerate(shown):
         if np.isnan(index):
             assert not stack.pixels[place].any()
         else:
-            assert lane.index_at(place) == pytest.approx(index)
-            assert lane.index_at(lane.place_of(index)) == pytest.approx(index)
+            assert span.index_at(place) == pytest.approx(index)
+            assert span.index_at(span.place_of(index)) == pytest.approx(index)
 
 
 def test_labelled_keypoints_come_back_from_the_stacks_that_training_sees() -> None:
@@ -242,8 +281,8 @@ def test_labelled_keypoints_come_back_from_the_stacks_that_training_sees() -> No
             for name in channel_names(spec, stack.side, stack.level):
                 x, y, place = stack.from_keypoint(labels[name])
                 if not np.isnan(place):
-                    lane = stack.lane(name)
-                    assert lane.between([x, y], lane.index_at(place)) == pytest.approx(labels[name].mm, abs=2.3), name
+                    span = stack.span(name)
+                    assert span.between([x, y], span.index_at(place)) == pytest.approx(labels[name].mm, abs=2.3), name
                 assert np.isfinite([x, y]).all()
 
 

@@ -5,6 +5,8 @@ import torch
 from safetensors.torch import save_file
 
 from lumbar.issues import InputError
+from lumbar.keypoints.answers.registry import answer_of
+from lumbar.keypoints.networks.gives import with_neighbours
 from lumbar.keypoints.networks.registry import build_detector
 from lumbar.keypoints.networks.regressor import expected_place
 from lumbar.recipe.detector import DetectorSpec
@@ -157,3 +159,26 @@ def test_pretrained_weights_fill_the_encoder_of_each(case, tmp_path):
         plain = key.replace("stages_", "stages.").replace("stem_", "stem.")
         if value.shape == source[plain].shape:
             assert torch.equal(value, source[plain] + 1), key
+
+
+@pytest.mark.parametrize("case", [TestSliceScores, TestCenterNetOfMaps, TestRegressor, TestPointer])
+def test_two_series_beside_each_other_are_one_input(case):
+    beside = {
+        "place": "whole",
+        "points": "series",
+        "beside": "sagittal_t2",
+        "num_classes": 15,
+        "series_type": "sagittal_t1",
+    }
+    spec = case.spec.model_copy(update=beside)
+    stacks = torch.randn(2, 2 * spec.in_chans, 64, 64)
+    with torch.inference_mode():
+        answer = build_detector(spec).eval()(stacks)
+    assert tuple(answer.shape) == (2, *answer_of(spec).shape(spec))
+
+
+def test_a_slice_stands_between_its_neighbours_series_by_series():
+    stacks = torch.arange(1.0, 7).view(1, 6, 1, 1)
+    assert with_neighbours(stacks[:, :3]).flatten(1).tolist() == [[0, 1, 2], [1, 2, 3], [2, 3, 0]]
+    both = [[0, 1, 2, 0, 4, 5], [1, 2, 3, 4, 5, 6], [2, 3, 0, 5, 6, 0]]
+    assert with_neighbours(stacks, 2).flatten(1).tolist() == both

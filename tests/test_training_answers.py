@@ -11,6 +11,7 @@ from torch import nn
 from lumbar.issues import InputError
 from lumbar.keypoints.answers.registry import answer_of
 from lumbar.keypoints.mirror import mirror_slices, mirror_stack, mirrored_maps
+from lumbar.keypoints.networks.registry import build_detector
 from lumbar.keypoints.stacks import channel_names, sagittal_stacks
 from lumbar.labels import LEVELS
 from lumbar.recipe.detector import DetectorSpec
@@ -314,3 +315,20 @@ def test_mixed_samples_are_asked_for_both_targets_by_their_shares(word: str) -> 
         return float(term.total.detach())
 
     assert cost(mixed) < min(cost(own), cost(theirs))
+
+
+@pytest.mark.parametrize("word", ["mse", "bce", "dice", "focal"])
+def test_every_part_of_a_pointer_learns_by_every_loss(word: str) -> None:
+    spec = spec_of(
+        network="pointer",
+        depth=True,
+        encoder="tu-resnet18",
+        encoder_args={"channels": [8, 8, 8, 8]},
+        network_args={"decoder_channels": [8, 8, 8, 8, 8], "pointer_hidden": 8},
+        image_size=32,
+    )
+    network = build_detector(spec)
+    batch = batch_of(spec) | {"image": torch.randn(2, 6, 32, 32), "points": torch.rand(2, 5, 2) * 32}
+    ((_, term),) = DetectorObjective(spec, Training(loss={word: 1.0})).terms(network, batch, train=True).items()
+    term.total.backward()
+    assert not [name for name, value in network.named_parameters() if value.grad is None]

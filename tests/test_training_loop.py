@@ -99,6 +99,7 @@ def test_a_killed_run_goes_on_as_if_nothing_had_happened(
     "launcher",
     [
         "torchrun",
+        pytest.param("torchrun, mixed", marks=pytest.mark.slow),
         pytest.param("accelerate", marks=pytest.mark.slow),
         pytest.param("accelerate with MPI", marks=pytest.mark.slow),
     ],
@@ -116,12 +117,14 @@ def test_two_processes_agree_with_one(
         (tmp_path / "hosts").write_text("localhost slots=2\n", encoding="utf-8")
         for word in ("", "_CONFIRM"):
             monkeypatch.setenv(f"OMPI_ALLOW_RUN_AS_ROOT{word}", "1")
-        words = "-m accelerate.commands.launch --cpu --num_processes 2 --mpirun_hostfile"
-        launch = (*words.split(), str(tmp_path / "hosts"))
-    process = _program(tmp_path / "two", "accumulate=2", launch=launch)
-    two = _history(process)
+        line = "-m accelerate.commands.launch --cpu --num_processes 2 --mpirun_hostfile"
+        launch = (*line.split(), str(tmp_path / "hosts"))
+    kind = "mixup" if launcher == "torchrun, mixed" else "none"
+    more = {"optimizer": "radam_lookahead", "augment": {"mix": kind}} if kind == "mixup" else {}
+    words = [f"mix={kind}", "optimizer=radam_lookahead"] if more else []
+    two = _history(_program(tmp_path / "two", "accumulate=2", *words, launch=launch))
     assert {row.pop("processes") for row in two} == {2}
-    one = run(tmp_path / "one", accelerator, accumulate=2)
+    one = run(tmp_path / "one", accelerator, accumulate=2, **more)
     assert np.abs(_figures(one) - _figures(two)).max() < 1e-4
 
 

@@ -10,6 +10,7 @@ from torch import nn
 from lumbar.grading.networks.registry import build_grader
 from lumbar.recipe.augment import Augment
 from lumbar.recipe.detector import DetectorSpec
+from lumbar.recipe.grader import TaskName
 from lumbar.recipe.settings import Loop, Training
 from lumbar.training.loop import losses, mix
 from lumbar.training.loop.batches import Plan, load
@@ -128,12 +129,15 @@ def test_features_are_mixed_sample_by_sample_and_slice_by_slice(kind: str) -> No
 
 @pytest.mark.parametrize("network", ["gru", "mil"])
 @pytest.mark.parametrize("settings", [MIXUP, CUTMIX, Augment(mix="cutmix", mix_on="features")])
-def test_graders_learn_from_mixed_samples(network: str, settings: Augment) -> None:
-    """Where the partner is the sample itself, mixing changes no loss; another one does."""
-    spec = grader_spec("foraminal").model_copy(update={"network": network})
+@pytest.mark.parametrize("task", ["foraminal", "global"])
+def test_graders_learn_from_mixed_samples(network: str, settings: Augment, task: TaskName) -> None:
+    """Where the partner is the sample itself, mixing changes no loss; another one does. Of five views, too, which an
+    encoder sees together."""
+    spec = grader_spec(task).model_copy(update={"network": network})
     objective = SeverityObjective(spec, Training(augment=settings, loss={"severity": 1.0, "slices": 0.5}))
-    views = torch.randn(4, 1, 3, 32, 32)
-    plain = {"views": views, "seen": torch.ones(4, 1, dtype=torch.bool), "labels": torch.tensor([[0], [1], [2], [0]])}
+    V, C = (1, 1) if task == "foraminal" else (5, 5)
+    views, labels = torch.randn(4, V, 3, 32, 32), torch.tensor([[0], [1], [2], [0]]).repeat(1, C)
+    plain = {"views": views, "seen": torch.ones(4, V, dtype=torch.bool), "labels": labels}
     torch.manual_seed(0)
     grader = build_grader(spec).train()
     for module in grader.modules():

@@ -63,6 +63,13 @@ def test_old_spellings_of_losses_mean_the_same() -> None:
     assert losses_of(spec, Training()) == {"severity": 1.0}
 
 
+UNEVEN = """
+[stage2.members.third]
+views = ["sagittal_t2", "axial_middle"]
+conditions = ["spinal_canal_stenosis"]
+regions = { axial_middle = { slices = 5 } }
+augment = { mix = "cutmix", mix_on = "features" }
+"""
 #: Lines of the detector and of the second grader, and words of the sentence that refuses them.
 REFUSED = {
     "a strange loss": ("", "loss = { hinge = 1.0 }", r"second: loss names 'hinge'.* known: severity"),
@@ -82,6 +89,7 @@ REFUSED = {
     "mixed points": ("answer = 'points'\naugment = { mix = 'mixup' }", "", "mse or bce of plain heatmaps"),
     "boxes in maps": ("augment = { mix = 'cutmix' }", "", "mixup of images only"),
     "mixed studies": ("", "any_severe_weight = 1.0\naugment = { mix = 'mixup' }", "'any_severe'; leave it out"),
+    "runs of uneven views": ("", UNEVEN, "augment.mix_on = features mixes slice by slice"),
     "a fold too many": ("", "folds = [0, 3]", "folds names 3, which folds.train leaves out"),
     "a fold twice": ("", "folds = [1, 1]", "names a fold twice"),
     "a fold without keypoints": ("folds = [0, 1]", "", r"no detector of sagittal_t2 \(middle\) trains fold 2"),

@@ -21,11 +21,11 @@ from lumbar.compute.accelerator import make_accelerator
 from lumbar.files.write import write_json
 from lumbar.issues import InputError
 from lumbar.keypoints.networks.registry import build_detector
-from lumbar.labels import CONDITIONS, LEVELS
+from lumbar.labels import CONDITIONS, LEVELS, row_ids
 from lumbar.metric import UNLABELLED, label_codes, score
 from lumbar.recipe.recipe import load_recipe
 from lumbar.study.study import open_data
-from lumbar.training.data.make import make_stacks
+from lumbar.training.data.make import make_packs, make_stacks
 from lumbar.training.data.packs import read_header
 from lumbar.training.data.region_samples import RegionSamples
 from lumbar.training.folder import RunFolder
@@ -418,6 +418,29 @@ def test_pictures_show_every_member(world: Path) -> None:
     ours, theirs = ((world / name / "whole.png").read_bytes() for name in ("shown", "found"))
     assert ours != theirs  # around other points
     assert (world / "shown" / "t2.png").read_bytes() == (world / "found" / "t2.png").read_bytes()
+
+
+def test_no_member_validates_on_studies_it_saw_nor_on_soft_labels(world: Path, tmp_path: Path) -> None:
+    """With folds of its own, too: each job's studies are parted by the fold, and soft labels reach training alone."""
+    data = open_data(world / "data", "train")
+    rows = [row for study in data.study_ids for row in row_ids(study)]
+    table = pd.DataFrame({"row_id": rows, "normal_mild": 0.0, "moderate": 0.0, "severe": 1.0})
+    table.to_csv(tmp_path / "soft.csv", index=False)
+    words = ["stage2.members.whole.folds=[1]", f"stage2.soft_labels={tmp_path / 'soft.csv'}"]
+    recipe = load_recipe(world / "tiny.toml", words)
+    setup = set_up(world / "run", recipe, data, make_accelerator(recipe.loop))
+    make_packs(setup)
+    assert ("whole", 0) not in recipe.to_train()
+    for name, fold in recipe.to_train():
+        job = make_job(setup, as_trained(name, recipe.members()[name]), fold)
+        trained, judged = set(job.train.studies.tolist()), set(job.valid.studies.tolist())
+        assert judged <= set(setup.held_out(fold))
+        assert trained
+        assert not trained & set(setup.held_out(fold))
+        if isinstance(job.train, RegionSamples) and isinstance(job.valid, RegionSamples):
+            assert "soft" in job.train.sample(0, None)
+            assert "soft" not in job.valid.sample(0, None)
+            assert all(np.array_equal(job.valid.codes[study], setup.codes[study]) for study in judged)
 
 
 def test_labels_in_a_run_are_those_of_the_data(world: Path) -> None:

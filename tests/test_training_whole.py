@@ -10,8 +10,13 @@ from safetensors.torch import load_file
 
 import train_utils
 from lumbar.bundle.bundle import load_bundle
-from lumbar.labels import SEVERITIES, row_ids
+from lumbar.compute.accelerator import make_accelerator
+from lumbar.labels import KEYPOINT_SERIES, SEVERITIES, row_ids
+from lumbar.study.study import open_data
+from lumbar.training.data.make import make_packs
+from lumbar.training.data.slice_shift import own_shares
 from lumbar.training.folder import RunFolder
+from lumbar.training.setup import set_up
 from tests.support.worlds import small_phantoms
 from tests.test_training_run import RECIPE
 
@@ -53,6 +58,28 @@ def test_two_steps_of_a_member_on_one_fold_soft_labels_and_the_detectors_own_shi
     assert folder.untrained() == []
     begun, then = (load_file(folder.member(name, 0) / "best.safetensors") for name in ("first", "second"))
     assert all((begun[name] == value).all() for name, value in then.items() if name.startswith("encoders"))
+    setup = set_up(run, folder.recipe(), open_data(data, "train"), make_accelerator(folder.recipe().loop))
+    make_packs(setup)
+    found, told = folder.keypoints((0, 1)), folder.labelled_keypoints((0, 1))
+    away: dict[str, list[int]] = {}
+    for study in setup.study_ids:
+        numbers = {
+            each.series_id: [item.instance for item in each.slices]
+            for group in setup.packs.study(study).series.values()
+            for each in group
+        }
+        labels = {(point.condition, point.level): point for point in told[study]}
+        for point in found[study]:
+            label = labels.get((point.condition, point.level))
+            if label is not None and label.series_id == point.series_id:
+                order = numbers[point.series_id]
+                error = abs(order.index(point.instance) - order.index(label.instance))
+                away.setdefault(KEYPOINT_SERIES[point.condition], []).append(min(error, 2))
+    shares = own_shares(setup, setup.study_ids)
+    assert {kind: [values.count(k) / len(values) for k in range(3)] for kind, values in away.items()} == {
+        kind: pytest.approx(each) for kind, each in shares.items()
+    }
+    assert any(0 < each[0] < 1 for each in shares.values())
     assert not (begun["head.weight"] == then["head.weight"]).all()
     assert not folder.prediction_file("first").exists()
     spoken = {int(row.split("_")[0]) for row in pd.read_csv(folder.prediction_file("second"))["row_id"]}

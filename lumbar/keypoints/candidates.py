@@ -11,8 +11,8 @@ import numpy as np
 
 from lumbar import geometry
 from lumbar.keypoints.answers.reading import Reading
-from lumbar.keypoints.lanes import Lane, nearest_index
 from lumbar.keypoints.places import Known
+from lumbar.keypoints.spans import Span, nearest_index
 from lumbar.keypoints.stacks import Stack, channel_names
 from lumbar.labels import LABEL_COLUMNS
 from lumbar.recipe.detector import DetectorSpec
@@ -24,12 +24,12 @@ from lumbar.study.study import Study
 class Candidate:
     """What one group of detectors says of a name on one series.
 
-    `mm` (3,) and `xy_px` (2,) of its slice, NaN where it says no place; `index` counts slices of the lane, None where
+    `mm` (3,) and `xy_px` (2,) of its slice, NaN where it says no place; `index` counts slices of the span, None where
     it says no slice.
     """
 
     name: Name
-    lane: Lane
+    span: Span
     instance: int
     slice_from: SliceFrom
     xy_px: np.ndarray
@@ -43,7 +43,7 @@ class Candidate:
     @property
     def series_id(self) -> int:
         """The series on which it lies."""
-        return self.lane.series.series_id
+        return self.span.series.series_id
 
     @property
     def placed(self) -> bool:
@@ -86,36 +86,36 @@ def candidates(stacks: Sequence[Stack], reading: Reading, spec: DetectorSpec, kn
     for row, stack in enumerate(stacks):
         stored, mm = stack.to_slice(reading.points[row, :, :2])
         for channel, name in enumerate(channel_names(spec, stack.side, stack.level)):
-            lane = stack.lane(name) if name is not None else None
-            if name is None or lane is None:
+            span = stack.span(name) if name is not None else None
+            if name is None or span is None:
                 continue
             place = float(reading.points[row, channel, 2])
-            index = lane.index_at(place) if np.isfinite(place) else None
+            index = span.index_at(place) if np.isfinite(place) else None
             xy, at = stored[channel], mm[channel]
             instance, slice_from = stack.centre.instance, stack.slice_from
             before = known.slices.get(name)
             number = (
-                None if before is None or before.series_id != lane.series.series_id else lane.index_of(before.instance)
+                None if before is None or before.series_id != span.series.series_id else span.index_of(before.instance)
             )
             if index is not None:
-                item, slice_from = lane.nearest(index), "answer"
-                instance, at = item.instance, lane.between(reading.points[row, channel, :2], index)
+                item, slice_from = span.nearest(index), "answer"
+                instance, at = item.instance, span.between(reading.points[row, channel, :2], index)
                 xy = geometry.to_pixel(item.affine, at)[:2]
             elif spec.depth or spec.answer == "slices":
                 slice_from = "answer"  # which says nothing
             elif number is not None:
-                instance, slice_from = lane.slices[number].instance, "found"
+                instance, slice_from = span.slices[number].instance, "found"
                 if instance != stack.centre.instance:
-                    xy, at = lane.on_slice(reading.points[row, channel, :2], lane.slices[number])
-            elif lane.series is not stack.series:  # the one beside: its own middle
-                item = lane.nearest((len(lane.slices) - 1) / 2)
-                instance, (xy, at) = item.instance, lane.on_slice(reading.points[row, channel, :2], item)
+                    xy, at = span.on_slice(reading.points[row, channel, :2], span.slices[number])
+            elif span.series is not stack.series:  # the one beside: its own middle
+                item = span.nearest((len(span.slices) - 1) / 2)
+                instance, (xy, at) = item.instance, span.on_slice(reading.points[row, channel, :2], item)
             sure = float(reading.confidence[row, channel])
             peak, spread = float(reading.peak[row, channel]), float(reading.spread_px[row, channel])
             found.append(
                 Candidate(
                     name,
-                    lane,
+                    span,
                     instance,
                     slice_from,
                     xy,
@@ -186,28 +186,28 @@ def _average(own: Sequence[Candidate], average: Callable[..., np.ndarray]) -> Ca
     first = (placed or own)[0]
     if len(own) == 1:
         return first
-    lane = first.lane
+    span = first.span
     index = float(average(numbers)) if numbers else None
     mm = average([each.mm for each in placed], axis=0) if placed else first.mm
     instance, slice_from = first.instance, first.slice_from
     if index is not None:
-        instance, slice_from = lane.slices[nearest_index(index, len(lane.slices))].instance, "answer"
+        instance, slice_from = span.slices[nearest_index(index, len(span.slices))].instance, "answer"
     elif placed:
-        away = [abs(geometry.to_pixel(item.affine, mm)[2]) for item in lane.slices]
+        away = [abs(geometry.to_pixel(item.affine, mm)[2]) for item in span.slices]
         told = {each.instance for each in placed}
-        instance = instance if len(told) == 1 else lane.slices[int(np.argmin(away))].instance
-    number = lane.index_of(instance)
+        instance = instance if len(told) == 1 else span.slices[int(np.argmin(away))].instance
+    number = span.index_of(instance)
     assert number is not None
-    item = lane.slices[number]
+    item = span.slices[number]
     xy = first.xy_px
     if placed:
         xy = geometry.to_pixel(item.affine, mm)[:2]
         on_slice = geometry.to_patient(item.affine, xy)
-        mm = on_slice if index is None else _between(lane, mm, index)
+        mm = on_slice if index is None else _between(span, mm, index)
     sizes = [each.size_mm for each in own if each.size_mm is not None]
     return Candidate(
         first.name,
-        lane,
+        span,
         instance,
         slice_from,
         xy,
@@ -220,13 +220,13 @@ def _average(own: Sequence[Candidate], average: Callable[..., np.ndarray]) -> Ca
     )
 
 
-def _between(lane: Lane, mm: np.ndarray, index: float) -> np.ndarray:
+def _between(span: Span, mm: np.ndarray, index: float) -> np.ndarray:
     """A patient point (3,) moved along the slices' normal to a place between two of them."""
-    low = int(np.clip(np.floor(index), 0, len(lane.slices) - 1))
-    high, share = min(low + 1, len(lane.slices) - 1), float(np.clip(index - low, 0, 1))
+    low = int(np.clip(np.floor(index), 0, len(span.slices) - 1))
+    high, share = min(low + 1, len(span.slices) - 1), float(np.clip(index - low, 0, 1))
     feet = [
         geometry.to_patient(affine, geometry.to_pixel(affine, mm)[:2])
-        for affine in (lane.slices[low].affine, lane.slices[high].affine)
+        for affine in (span.slices[low].affine, span.slices[high].affine)
     ]
     return np.asarray((1 - share) * feet[0] + share * feet[1])
 

@@ -1,6 +1,7 @@
 """Stage 1 at work: step by step a study's stacks through the detectors, answers to keypoints, bad ones repaired."""
 
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -54,9 +55,9 @@ def detect(
 
     Networks are in evaluation mode on `device`; `amp` is the autocast type on an accelerator (None: float32). Detectors
     look one step after the other (see `steps`); what several of one step say is joined, and a later step's point of a
-    name takes the place of an earlier one's. A point that no detector shows and that no neighbours of its own kind give
-    a place is not there, with a `keypoint_missing` Issue. Raises InputError where a spec's `num_classes` has no
-    meaning.
+    name takes the place of an earlier one's, whose size stays where the later one tells none. A point that no detector
+    shows and that no neighbours of its own kind give a place is not there, with a `keypoint_missing` Issue. Raises
+    InputError where a spec's `num_classes` has no meaning.
     """
     chain = _Chain(study, torch.device(device), amp)
     for step in steps(_listed(detectors)):
@@ -108,8 +109,9 @@ class _Chain:
         lost = [point for point in fresh if not point.found and point.name not in self.points]
         self.issues += [*_missing(lost, self.study.study_id, spec), *_faint(there, self.study.study_id)]
         for point in there:  # in the order in which they are found
-            self.points.pop(point.name, None)
-            self.points[point.name] = point
+            before_it = self.points.pop(point.name, None)
+            size = before_it.size_mm if before_it is not None and point.size_mm is None else point.size_mm
+            self.points[point.name] = replace(point, size_mm=size)
 
     def _repaired(
         self, step: Step, stacks: Sequence[Stack], fresh: Sequence[Keypoint], known: Sequence[Keypoint]

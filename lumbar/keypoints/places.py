@@ -10,7 +10,7 @@ import numpy as np
 
 from lumbar.dicom.series import Series, Slice
 from lumbar.issues import Issue
-from lumbar.keypoints.lanes import Lane, nearest_index, whole_lane
+from lumbar.keypoints.spans import Span, nearest_index, whole_span
 from lumbar.keypoints.stacks import (
     Stack,
     axial_stacks,
@@ -115,29 +115,29 @@ def _whole_stacks(study: Study, spec: DetectorSpec) -> list[Stack]:
     if not found and others:  # the other one alone: its own channels stay empty
         found = [None]  # type: ignore[list-item]
     for series in found:
-        lanes: dict[SeriesType, Lane] = {} if series is None else {spec.series_type: whole_lane(series, spec)}
+        spans: dict[SeriesType, Span] = {} if series is None else {spec.series_type: whole_span(series, spec)}
         if spec.beside is not None and others:
-            lanes[spec.beside] = whole_lane(others[0], spec)
+            spans[spec.beside] = whole_span(others[0], spec)
         empty = np.zeros((spec.in_chans, spec.image_size, spec.image_size), np.float32)
-        parts = [_resampled(lanes[kind]) if kind in lanes else empty for kind in spec.types]
-        lane = next(iter(lanes.values()))
-        centre = lane.nearest(lane.index_at((np.isfinite(lane.source).sum() - 1) / 2))
-        shown = tuple(None if np.isnan(at) else lane.nearest(float(at)) for at in lane.source)
+        parts = [_resampled(spans[kind]) if kind in spans else empty for kind in spec.types]
+        span = next(iter(spans.values()))
+        centre = span.nearest(span.index_at((np.isfinite(span.source).sum() - 1) / 2))
+        shown = tuple(None if np.isnan(at) else span.nearest(float(at)) for at in span.source)
         frame, shape = slice_frame(centre, spec.preprocessing)
-        window = Window(lane.series, shown, repeated=False)
-        stacks.append(Stack(np.concatenate(parts), window, centre, frame, shape, slice_from="middle", lanes=lanes))
+        window = Window(span.series, shown, repeated=False)
+        stacks.append(Stack(np.concatenate(parts), window, centre, frame, shape, slice_from="middle", spans=spans))
     return stacks
 
 
-def _resampled(lane: Lane) -> np.ndarray:
-    """(T, S, S) float32 of the slices of a lane, standardised together; places without a slice stay zero."""
-    there = np.isfinite(lane.source)
-    low = np.floor(lane.source[there]).astype(int)
-    share = (lane.source[there] - low).astype(np.float32)
-    high = np.minimum(low + 1, len(lane.slices) - 1)
+def _resampled(span: Span) -> np.ndarray:
+    """(T, S, S) float32 of the slices of a span, standardised together; places without a slice stay zero."""
+    there = np.isfinite(span.source)
+    low = np.floor(span.source[there]).astype(int)
+    share = (span.source[there] - low).astype(np.float32)
+    high = np.minimum(low + 1, len(span.slices) - 1)
     wanted = sorted({*low.tolist(), *high[share > 0].tolist()})
-    images = {at: resize(slice_values(lane.slices[at], lane.preprocessing)[0], lane.size) for at in wanted}
-    pixels = np.zeros((len(lane.source), lane.size, lane.size), np.float32)
+    images = {at: resize(slice_values(span.slices[at], span.preprocessing)[0], span.size) for at in wanted}
+    pixels = np.zeros((len(span.source), span.size, span.size), np.float32)
     shown = [
         images[a] if not part else (1 - part) * images[a] + part * images[b]
         for a, b, part in zip(low.tolist(), high.tolist(), share, strict=True)

@@ -8,7 +8,7 @@ import numpy as np
 from lumbar import geometry
 from lumbar.dicom.series import Series, Slice
 from lumbar.issues import InputError, Issue
-from lumbar.keypoints.lanes import Lane, window_lane
+from lumbar.keypoints.spans import Span, window_span
 from lumbar.labels import CONDITIONS, KEYPOINT_SERIES, LEVELS, SIDES, Level, SeriesType, Side, level_title, side_of
 from lumbar.recipe.detector import DetectorSpec
 from lumbar.study.canal import Places, canal_mm, moved_middle_mm, off_centre
@@ -33,7 +33,7 @@ class Stack:
     `pixels` (C, S, S) float32, standardised; `centre` the slice on which its keypoints lie where nothing says
     otherwise, `slice_from` how it was chosen; `side` of a stack of one side, `level` of an axial one of one level.
     `frame` is the affine of the centre slice as the network sees it (turned or stored) and `shape` its (rows, columns)
-    before resizing. `lanes` tell which slices of its series it shows, and of the one beside it where that is there.
+    before resizing. `spans` tell which slices of its series it shows, and of the one beside it where that is there.
     """
 
     pixels: np.ndarray
@@ -44,11 +44,11 @@ class Stack:
     side: Side | None = None
     level: Level | None = None
     slice_from: SliceFrom = "middle"
-    lanes: Mapping[SeriesType, Lane] = field(default_factory=dict)
+    spans: Mapping[SeriesType, Span] = field(default_factory=dict)
 
-    def lane(self, name: Name) -> Lane | None:
+    def span(self, name: Name) -> Span | None:
         """The slices on which a keypoint shows, those of its type of series; None where they are missing."""
-        return self.lanes.get(KEYPOINT_SERIES[name[0]])
+        return self.spans.get(KEYPOINT_SERIES[name[0]])
 
     @property
     def series(self) -> Series:
@@ -78,14 +78,14 @@ class Stack:
         slices. All NaN where its series is missing or does not reach so far; the place is NaN where the stack does not
         show that slice.
         """
-        lane, mm = self.lane(point.name), np.asarray(point.mm)
-        if lane is None:
+        span, mm = self.span(point.name), np.asarray(point.mm)
+        if span is None:
             return np.full(3, np.nan)
-        own = lane.index_of(point.instance) if lane.series.series_id == point.series_id else None
-        index = lane.index_near(mm) if own is None else own
+        own = span.index_of(point.instance) if span.series.series_id == point.series_id else None
+        index = span.index_near(mm) if own is None else own
         if index is None:
             return np.full(3, np.nan)
-        return np.array([*lane.from_patient(mm, lane.nearest(index)), lane.place_of(index)])
+        return np.array([*span.from_patient(mm, span.nearest(index)), span.place_of(index)])
 
 
 def channel_names(spec: DetectorSpec, side: Side | None = None, level: Level | None = None) -> tuple[Name | None, ...]:
@@ -197,8 +197,8 @@ def make_stack(
             seen = (image, frame) if item is centre else seen
     image, frame = seen or slice_values(centre, spec.preprocessing)
     rows, columns = image.shape
-    lanes = {spec.series_type: window_lane(window, spec)}
-    return Stack(standardise(pixels), window, centre, frame, (rows, columns), side, level, slice_from, lanes)
+    spans = {spec.series_type: window_span(window, spec)}
+    return Stack(standardise(pixels), window, centre, frame, (rows, columns), side, level, slice_from, spans)
 
 
 def repeated(study: Study, window: Window, what: str) -> list[Issue]:

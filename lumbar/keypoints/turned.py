@@ -8,7 +8,7 @@ import numpy as np
 
 from lumbar.geometry import Plane
 from lumbar.issues import Issue
-from lumbar.keypoints.answers.heatmaps import confidence, decode
+from lumbar.keypoints.answers.heatmaps import confidence, decode, image_px
 from lumbar.keypoints.repair import LOW_CONFIDENCE, SURE, is_spine, near_canal
 from lumbar.keypoints.stacks import Stack, channel_names
 from lumbar.labels import Level, side_of
@@ -84,8 +84,9 @@ def _sure_when_turned(
 ) -> float:
     """Mean confidence of the points found on turned pictures of a series; 0 where they are not those of a spine."""
     turned = [replace(stack, pixels=_turned(stack.pixels, way)) for stack in stacks]
-    xy_px, peak, spread = decode(np.nan_to_num(look(turned)))  # a flat map is NaN
-    sure = confidence(peak, spread, spec.sigma_px)
+    pixel, peak, spread = decode(np.nan_to_num(look(turned)))  # a flat map is NaN
+    xy_px = image_px(pixel, spec.stride)
+    sure = confidence(peak, spread * spec.stride, spec.sigma_px)
     found, fits = [], []
     for row, stack in enumerate(stacks):
         names = channel_names(spec, stack.side, stack.level)

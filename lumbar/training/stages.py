@@ -14,7 +14,7 @@ from lumbar.grading.networks.registry import build_grader
 from lumbar.grading.regions import region_key, views_of
 from lumbar.grading.tasks import task_of
 from lumbar.keypoints.networks.registry import build_detector
-from lumbar.labels import CONDITIONS, LEVELS, SERIES_TYPES, SIDES, SeriesType
+from lumbar.labels import CONDITIONS, LEVELS, SERIES_TYPES, SeriesType
 from lumbar.recipe.detector import DetectorSpec
 from lumbar.recipe.grader import GraderSpec
 from lumbar.recipe.recipe import AnyMember, Member, Recipe
@@ -30,8 +30,8 @@ from lumbar.training.loop.grader_objective import SeverityObjective
 from lumbar.training.loop.losses import EMPTY
 from lumbar.training.setup import Setup, drawn
 
-#: Stacks of a study by series type; some levels have two axial ones.
-STACKS = {"sagittal_t2": 1, "sagittal_t1": len(SIDES), "axial_t2": 1.2 * len(LEVELS)}
+#: Labelled axial planes a level: left and right lie on two here and there.
+PLANES = 1.2
 
 
 class MemberStage(Protocol):
@@ -111,7 +111,8 @@ class DetectorStage:
     def cache(self, studies: int, recipe: Recipe) -> tuple[str, float]:
         """Two bytes a pixel."""
         spec = self.spec
-        return self.name, studies * STACKS[spec.series_type] * spec.in_chans * spec.image_size**2 * 2
+        stacks = spec.stacks * (PLANES if spec.placed == "plane" else 1)
+        return self.name, studies * stacks * spec.channels * spec.image_size**2 * 2
 
 
 class GraderStage:

@@ -47,7 +47,7 @@ class CenterNet(nn.Module):
 
     def __init__(self, spec: DetectorSpec) -> None:
         super().__init__()
-        self.encoder = create_backbone(spec, spec.in_chans, features_only=True)
+        self.encoder = create_backbone(spec, spec.channels, features_only=True)
         info, args = self.encoder.feature_info, spec.network_args
         used = [place for place, stride in enumerate(info.reduction()) if stride >= spec.stride]  # type: ignore[operator, union-attr]
         strides = info.reduction()  # type: ignore[operator, union-attr]

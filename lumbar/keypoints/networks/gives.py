@@ -28,11 +28,15 @@ def refuse_other_answers(
             raise InputError(f"{spec.network} takes no network_args {key!r}; known: {', '.join(known)}")
 
 
-def with_neighbours(stacks: torch.Tensor) -> torch.Tensor:
-    """(B, T, H, W) → (B x T, 3, H, W): each slice between the one before and the one after; zeros beyond the ends."""
-    end = torch.zeros_like(stacks[:, :1])
-    before, after = torch.cat([end, stacks[:, :-1]], 1), torch.cat([stacks[:, 1:], end], 1)
-    return torch.stack([before, stacks, after], 2).flatten(0, 1)
+def with_neighbours(stacks: torch.Tensor, series: int = 1) -> torch.Tensor:
+    """(B, T, H, W) → (B x T, 3, H, W): each slice between the one before and the one after; zeros beyond the ends.
+
+    Stacks of two `series` of T slices, one after the other (B, 2 T, H, W), become images of six channels.
+    """
+    each = stacks.unflatten(1, (series, -1))
+    end = torch.zeros_like(each[:, :, :1])
+    before, after = torch.cat([end, each[:, :, :-1]], 2), torch.cat([each[:, :, 1:], end], 2)
+    return torch.stack([before, each, after], 2).flatten(1, 2).transpose(1, 2).flatten(0, 1)
 
 
 class AlongSlices(nn.Module):

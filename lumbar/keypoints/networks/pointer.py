@@ -30,7 +30,8 @@ class Pointer(nn.Module):
         own = ("pointer_encoder", "pointer_args", "pointer_hidden", "pointer_dropout")
         args = {key: spec.network_args[key] for key in own if key in spec.network_args}
         of_unet = {key: value for key, value in spec.network_args.items() if key not in own}
-        one = spec.model_copy(update={"in_chans": 3, "network_args": of_unet})
+        self.series, self.slices = len(spec.types), spec.in_chans
+        one = spec.model_copy(update={"in_chans": 3 * self.series, "beside": None, "network_args": of_unet})
         unet: Any = build_smp(one, smp.Unet)
         self.encoder, self.decoder, self.maps = unet.encoder, unet.decoder, unet.segmentation_head
         self.pointer_encoder: Any = None
@@ -47,12 +48,13 @@ class Pointer(nn.Module):
         self.along = AlongSlices(features, hidden, head)
 
     def forward(self, stacks: torch.Tensor) -> torch.Tensor | dict[str, torch.Tensor]:
-        images, seen = with_neighbours(stacks), stacks.amax((2, 3)) > stacks.amin((2, 3))  # (B, T)
+        images, slices = with_neighbours(stacks, self.series), (-1, self.slices)
+        seen = (stacks.amax((2, 3)) > stacks.amin((2, 3))).unflatten(1, (self.series, -1)).any(1)  # (B, T)
         features = self.encoder(images)
         logits = self.maps(self.decoder(features)).float()  # half numbers would make plateaus of peaks
-        logits = logits.unflatten(0, stacks.shape[:2]).transpose(1, 2)
+        logits = logits.unflatten(0, slices).transpose(1, 2)
         deepest = (self.pointer_encoder(images) if self.pointer_encoder is not None else features)[-1]
-        scores = self.along(deepest.mean((2, 3)).unflatten(0, stacks.shape[:2]))
+        scores = self.along(deepest.mean((2, 3)).unflatten(0, slices))
         answer = logits.sigmoid() * (scores.sigmoid() * seen[:, None])[..., None, None]
         return {"answer": answer, "logits": logits, "slice_scores": scores} if self.training else answer
 

@@ -17,7 +17,8 @@ class SliceScores(nn.Module):
 
     def __init__(self, spec: DetectorSpec) -> None:
         super().__init__()
-        self.encoder = create_backbone(spec, 3)
+        self.series, self.slices = len(spec.types), spec.in_chans
+        self.encoder = create_backbone(spec, 3 * self.series)
         features, args = int(self.encoder.num_features), spec.network_args  # type: ignore[arg-type]
         hidden = int(args.get("hidden", features))
         head = nn.Sequential(
@@ -30,8 +31,8 @@ class SliceScores(nn.Module):
         self.along = AlongSlices(features, hidden, head, int(args.get("layers", 1)))
 
     def forward(self, stacks: torch.Tensor) -> torch.Tensor:
-        features = self.encoder(with_neighbours(stacks))
-        return self.along(features.unflatten(0, stacks.shape[:2]))
+        features = self.encoder(with_neighbours(stacks, self.series))
+        return self.along(features.unflatten(0, (-1, self.slices)))
 
 
 def build(spec: DetectorSpec) -> nn.Module:

@@ -22,6 +22,7 @@ from lumbar.training.data.soft_labels import SoftLabels
 from lumbar.training.loop.beginning import fitting, freeze, is_below
 from lumbar.training.loop.detector_losses import OF_PROBABILITIES
 from lumbar.training.loop.detector_objective import DetectorObjective, check_maps
+from lumbar.training.loop.mix import backbones
 from lumbar.training.stages import as_trained
 
 
@@ -77,6 +78,8 @@ def _network_fault(member: AnyMember, begun: AnyMember | None) -> str | None:
             other = blueprint(begun.spec, "the recipe").state_dict()
             if not fitting(network.state_dict(), other, training.fresh):
                 return f"no weight of {training.begins_with!r} fits it; begin with a member of the same parts"
+        if training.augment.mix_on == "features" and not backbones(network):
+            return "augment.mix_on = 'features' needs a network with a part called backbone; mix images instead"
         if wrong := _loss_fault(member, network):
             return wrong
         if training.pretrained:

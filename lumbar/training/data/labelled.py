@@ -31,7 +31,8 @@ def label_keypoints(study: Study, coordinates: pd.DataFrame) -> dict[Name, Keypo
             continue
         name, xy = (row.condition, row.level), (float(row.x), float(row.y))
         mm = tuple(float(value) for value in geometry.to_patient(found_slice[1].affine, np.array(xy)))
-        found[name] = Keypoint(*name, int(row.series_id), int(row.instance_number), xy, mm, 1.0, 0.0, 1.0)  # type: ignore[arg-type]
+        where = int(row.series_id), int(row.instance_number), xy, mm
+        found[name] = Keypoint(*name, *where, 1.0, 0.0, 1.0, slice_from="label")  # type: ignore[arg-type]
     return found
 
 

@@ -58,10 +58,7 @@ def _map_bce(outputs: Outputs, truth: Truth) -> Parts:
     if truth.training.heatmap_weight != 1:
         at_any = truth.training.heatmap_weight_at == "any"
         loss = loss * losses.near_peaks(wanted, truth.training.heatmap_weight, at_any=at_any)
-    total = loss.flatten(2).mean(-1).sum()
-    if "slice_scores" in outputs and truth.slices is not None:
-        total = total + _slice_bce({"answer": outputs["slice_scores"]}, truth)[0]
-    return total, _count(wanted, 2)
+    return loss.flatten(2).mean(-1).sum() + _own_slices(outputs, truth), _count(wanted, 2)
 
 
 def _map_dice(outputs: Outputs, truth: Truth) -> Parts:
@@ -72,10 +69,18 @@ def _map_dice(outputs: Outputs, truth: Truth) -> Parts:
 
 
 def _map_focal(outputs: Outputs, truth: Truth) -> Parts:
-    """Binary focal loss against the target maps: mean over a map, sum over maps, as the third place."""
+    """Binary focal loss against the target maps: mean over a map, sum over maps, as the third place; and the binary
+    cross entropy of the network's own slice scores."""
     wanted = _maps(truth)
     loss = binary_focal(_logits(outputs), wanted)
-    return loss.flatten(2).mean(-1).sum(), _count(wanted, 2)
+    return loss.flatten(2).mean(-1).sum() + _own_slices(outputs, truth), _count(wanted, 2)
+
+
+def _own_slices(outputs: Outputs, truth: Truth) -> Tensor:
+    """What the slice scores that a network gives beside its maps cost: `logits` alone would not teach them."""
+    if "slice_scores" not in outputs or truth.slices is None:
+        return outputs["answer"].new_zeros(())
+    return _slice_bce({"answer": outputs["slice_scores"]}, truth)[0]
 
 
 def binary_focal(logits: Tensor, wanted: Tensor) -> Tensor:

@@ -37,15 +37,19 @@ class DetectorObjective:
         assert points is not None
         return images, points
 
-    def terms(self, network: nn.Module, batch: Batch, *, train: bool) -> Mapping[str, Term]:
-        """A term a loss and, in validation, `error_mm` and, where the answer names slices, `error_slices`."""
+    def mixed(self, batch: Batch, partner: Batch | None) -> tuple[Tensor, Truth]:
+        """Stacks with those of the partners, if there are some, mixed in; and what they show."""
         images, points = self.inputs(batch)
         truth = Truth(self.spec, self.training, points, batch.get("slices"))
-        partner = mix.partner_of(batch) if train else None
-        if partner is not None:
-            others, theirs = self.inputs(partner)
-            images, share = mix.images(images, others, batch)
-            truth = replace(truth, partner=replace(truth, points=theirs, slices=partner.get("slices")), share=share)
+        if partner is None:
+            return images, truth
+        others, theirs = self.inputs(partner)
+        images, share = mix.images(images, others, batch)
+        return images, replace(truth, partner=replace(truth, points=theirs, slices=partner.get("slices")), share=share)
+
+    def terms(self, network: nn.Module, batch: Batch, *, train: bool) -> Mapping[str, Term]:
+        """A term a loss and, in validation, `error_mm` and, where the answer names slices, `error_slices`."""
+        images, truth = self.mixed(batch, mix.partner_of(batch) if train else None)
         out = network(images)
         outputs = out if isinstance(out, Mapping) else {"answer": out}
         terms = {

@@ -91,19 +91,25 @@ class SeverityObjective:
 
     def _answer(self, network: nn.Module, batch: Batch, *, train: bool) -> tuple[Mapping[str, Tensor], Tensor]:
         """What the network says of the batch, mixed where the batch is; and the share (B,) of each sample in that."""
-        inputs, partner = self.inputs(batch), mix.partner_of(batch) if train else None
-        if partner is None:
-            return _named(asked(network, inputs)), inputs[1].new_ones(len(inputs[1]), dtype=torch.float32)
-        (views, seen), (others, its_seen) = inputs, self.inputs(partner)
-        if self.training.augment.mix_on == "images":
-            both = {name: mix.images(view, others[name], batch) for name, view in views.items()}
-            mixed = {name: view for name, (view, _) in both.items()}
-            return _named(network(mixed, seen | its_seen)), next(iter(both.values()))[1]
+        partner = mix.partner_of(batch) if train else None
+        if partner is None or self.training.augment.mix_on == "images":
+            views, seen, share = self.mixed(batch, partner)
+            return _named(asked(network, (views, seen))), share
+        (views, seen), (others, its_seen) = self.inputs(batch), self.inputs(partner)
         slices = next(iter(views.values())).shape[2]
         joined = {name: torch.cat([view, others[name]]) for name, view in views.items()}
         with mix.mixed_features(network, batch, slices):
             out = network(joined, torch.cat([seen, its_seen]))
         return _named(mix.first_half(out)), mix.runs(batch, slices)[1]
+
+    def mixed(self, batch: Batch, partner: Batch | None) -> tuple[dict[str, Tensor], Tensor, Tensor]:
+        """`inputs` with the pictures of the partners, if there are some, mixed in; and the share (B,) that is own."""
+        views, seen = self.inputs(batch)
+        if partner is None:
+            return views, seen, seen.new_ones(len(seen), dtype=torch.float32)
+        others, its_seen = self.inputs(partner)
+        both = {name: mix.images(view, others[name], batch) for name, view in views.items()}
+        return {name: view for name, (view, _) in both.items()}, seen | its_seen, next(iter(both.values()))[1]
 
     def _severity(self, logits: Tensor, labels: Tensor, targets: Tensor | None) -> tuple[Tensor, Tensor]:
         weighted = self.training.class_weights != "none"

@@ -108,8 +108,9 @@ def mixed_features(network: nn.Module, batch: Batch, slices: int) -> Iterator[No
         own, other = folded.tensor_split(2)
         rows = own.shape[1]
         wide = [*own.shape[:2], *[1] * (own.ndim - 2)]
-        run = taken.repeat(1, rows // slices)
-        keep = torch.where(cut[:, None], (~run).to(own.dtype), share[:, None].to(own.dtype))
+        keep = share[:, None].to(own.dtype).expand(-1, rows)
+        if bool(cut.any()):
+            keep = torch.where(cut[:, None], (~taken.repeat(1, rows // slices)).to(own.dtype), keep)
         blended = torch.lerp(other, own, keep.view(wide))
         return torch.cat([blended, other]).flatten(0, 1)
 

@@ -23,6 +23,7 @@ from lumbar.training.data.make import make_packs
 from lumbar.training.data.region_samples import RegionSamples
 from lumbar.training.data.stack_samples import StackSamples
 from lumbar.training.folder import RunFolder
+from lumbar.training.loop import mix
 from lumbar.training.loop.detector_objective import DetectorObjective
 from lumbar.training.loop.grader_objective import SeverityObjective
 from lumbar.training.loop.loop import Batch
@@ -84,9 +85,15 @@ def _with_keypoints(trained: RunFolder, setup: Setup) -> Setup:
 
 
 def batch_of(samples: StackSamples | RegionSamples, count: int, seed: int = 0, *, augmented: bool = True) -> Batch:
-    """A batch of samples spread over the data set, with draws where `augmented`."""
-    chosen = np.linspace(0, len(samples.studies) - 1, count).astype(int)
-    rows = [samples.sample(int(i), np.random.default_rng([seed, int(i)]) if augmented else None) for i in chosen]
+    """A batch of samples spread over the data set, with draws and partners to mix with where `augmented`."""
+    chosen, settings = np.linspace(0, len(samples.studies) - 1, count).astype(int).tolist(), samples.training.augment
+    rows = [samples.sample(i, np.random.default_rng([seed, i]) if augmented else None) for i in chosen]
+    if augmented and settings.mix != "none" and settings.mix_on == "images":
+        many = len(samples.studies)
+        rows = [
+            mix.with_partner(row, samples.sample, many, (seed, 0, i), settings)
+            for row, i in zip(rows, chosen, strict=True)
+        ]
     return torch.utils.data.default_collate(rows)
 
 
@@ -96,7 +103,9 @@ def _stacks(samples: StackSamples) -> Any:
     figure = Figure(figsize=(3 * SAMPLES, 6.4))
     axes = figure.subplots(2, SAMPLES, squeeze=False)
     for row, augmented in enumerate((True, False)):
-        images, points = objective.inputs(batch_of(samples, SAMPLES, augmented=augmented))
+        batch = batch_of(samples, SAMPLES, augmented=augmented)
+        images, truth = objective.mixed(batch, mix.partner_of(batch))
+        points = truth.points if truth.partner is None else torch.cat([truth.points, truth.partner.points], 1)
         for column in range(SAMPLES):
             axis, targets = axes[row, column], points[column].numpy()
             axis.imshow(images[column, images.shape[1] // 2], cmap="gray", vmin=-1.5, vmax=3)
@@ -104,7 +113,8 @@ def _stacks(samples: StackSamples) -> Any:
             axis.contour(maps.max(0), levels=[0.5], colors=style.COLOURS[4], linewidths=0.8)
             for number, (x, y) in enumerate(targets):
                 if np.isfinite(x):
-                    axis.text(x + 4, y, str(number), color=style.COLOURS[5], size=style.NOTE_SIZE, clip_on=True)
+                    text = str(number % len(truth.points[column]))
+                    axis.text(x + 4, y, text, color=style.COLOURS[5], size=style.NOTE_SIZE, clip_on=True)
             axis.axis("off")
     figure.suptitle("as trained on (top), as it is (bottom); contours: targets at half height, numbers: their maps")
     return figure
@@ -113,13 +123,15 @@ def _stacks(samples: StackSamples) -> Any:
 def _regions(samples: RegionSamples, kind: str) -> Any:
     objective = SeverityObjective(samples.spec, samples.training)
     batch = batch_of(samples, SAMPLES)
-    views, _ = objective.inputs(batch)
+    views, _, shares = objective.mixed(batch, mix.partner_of(batch))
     names = task_of(samples.spec).samples[0].views
     labels = batch["labels"].unflatten(-1, (1, -1)) if batch["labels"].ndim == 2 else batch["labels"]  # (B, L, C)
     figure = Figure(figsize=(2.4 * SAMPLES, 2.7 * len(names)))
     axes = figure.subplots(len(names), SAMPLES, squeeze=False)
     for column in range(SAMPLES):
         words = [SEVERITIES[code] if code >= 0 else "empty" for code in labels[column, 0].tolist()]
+        if shares[column] < 1:
+            words.append(f"{shares[column]:.0%} of it, the rest a partner")
         axes[0, column].set_title(f"{int(batch['study'][column])}\n" + "\n".join(words), size=style.NOTE_SIZE)
         for row, name in enumerate(names):
             axis = axes[row, column]

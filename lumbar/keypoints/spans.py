@@ -17,7 +17,7 @@ from lumbar.study.standardise import slice_frame
 
 
 @dataclass(frozen=True, eq=False)
-class Lane:
+class Span:
     """The slices of one series that a stack shows.
 
     `slices`: all of the series, in the order of `preprocessing`; `source` (T,): which of them each place of the stack
@@ -99,16 +99,16 @@ def nearest_index(index: float, count: int) -> int:
     return int(np.clip(low + up, 0, count - 1))
 
 
-def window_lane(window: Window, spec: DetectorSpec) -> Lane:
-    """The lane of a run of slices."""
+def window_span(window: Window, spec: DetectorSpec) -> Span:
+    """The span of a run of slices."""
     ordered = window.series.ordered(spec.preprocessing.order)
     number = {id(item): index for index, item in enumerate(ordered)}
     source = [np.nan if item is None else number[id(item)] for item in window.slices]
-    return Lane(window.series, ordered, np.array(source, np.float64), spec.image_size, spec.preprocessing)
+    return Span(window.series, ordered, np.array(source, np.float64), spec.image_size, spec.preprocessing)
 
 
-def whole_lane(series: Series, spec: DetectorSpec) -> Lane:
-    """The lane of a whole series, brought to `spec.in_chans` slices as `spec.resample` and `spec.pad` say."""
+def whole_span(series: Series, spec: DetectorSpec) -> Span:
+    """The span of a whole series, brought to `spec.in_chans` slices as `spec.resample` and `spec.pad` say."""
     ordered = series.ordered(spec.preprocessing.order)
     count, wanted = len(ordered), spec.in_chans
     source = np.full(wanted, np.nan)
@@ -120,4 +120,4 @@ def whole_lane(series: Series, spec: DetectorSpec) -> Lane:
         source[:] = (2 * np.arange(wanted) + 1) * count // (2 * wanted)
     else:
         source[:] = np.clip((np.arange(wanted) + 0.5) * count / wanted - 0.5, 0, count - 1)
-    return Lane(series, ordered, source, spec.image_size, spec.preprocessing)
+    return Span(series, ordered, source, spec.image_size, spec.preprocessing)
