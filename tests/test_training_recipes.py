@@ -89,7 +89,7 @@ REFUSED = {
     "mixed points": ("answer = 'points'\naugment = { mix = 'mixup' }", "", "mse or bce of plain heatmaps"),
     "boxes in maps": ("augment = { mix = 'cutmix' }", "", "mixup of images only"),
     "mixed studies": ("", "any_severe_weight = 1.0\naugment = { mix = 'mixup' }", "'any_severe'; leave it out"),
-    "runs of uneven views": ("", UNEVEN, "augment.mix_on = features mixes slice by slice"),
+    "runs of uneven views": ("", UNEVEN, "which have 3 and 5; mix images"),
     "a fold too many": ("", "folds = [0, 3]", "folds names 3, which folds.train leaves out"),
     "a fold twice": ("", "folds = [1, 1]", "names a fold twice"),
     "a fold without keypoints": ("folds = [0, 1]", "", r"no detector of sagittal_t2 \(middle\) trains fold 2"),

@@ -82,11 +82,11 @@ def _mixing(spec: DetectorSpec | GraderSpec, training: Training) -> Iterator[str
         if spec.answer != "heatmaps" or spec.depth or not set(wanted) <= {"mse", "bce"}:
             yield "maps can be mixed where the loss is mse or bce of plain heatmaps; set augment.mix to none"
         return
+    counts = [str(each) for each in sorted({spec.region_of(view).slices for view in spec.views})]
+    if augment.mix == "cutmix" and augment.mix_on == "features" and len(counts) > 1:
+        yield f"cutmix of features takes one run of slices from all, which have {' and '.join(counts)}; mix images"
     if more := sorted(set(wanted) - {"severity", "slices", "views", *_of_studies(spec)}):
         yield f"mixed samples have no label for the loss {more[0]!r}; leave it out or set augment.mix to none"
-    counts = sorted({str(spec.region_of(view).slices) for view in spec.views})
-    if augment.mix_on == "features" and len(counts) > 1:
-        yield f"augment.mix_on = features mixes slice by slice, and its views have {' and '.join(counts)}; mix images"
 
 
 def _of_studies(spec: GraderSpec) -> tuple[str, ...]:
