@@ -1,5 +1,7 @@
 """`import lumbar`: a folder in, tables and files out, and no torch before it is needed."""
 
+import inspect
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -88,3 +90,18 @@ def test_the_module_is_the_command(root: Path) -> None:
         [sys.executable, "-m", "lumbar", "--version"], cwd=root, capture_output=True, text=True, check=False
     )
     assert done.stdout == f"lumbar {lumbar.__version__}\n"
+
+
+def test_the_manual_names_all_of_it_and_nothing_else(root: Path) -> None:
+    text = (root / "docs" / "api.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| `(.+?)` \|", text, re.MULTILINE)
+    functions = {row.partition("(")[0].removeprefix("lumbar."): row for row in rows if row.startswith("lumbar.")}
+    assert set(functions) == set(lumbar.__all__) - {"__version__", "Results"}
+    told = {name for row in rows for name in re.findall(r"results\.(\w+)", row)}
+    there = {name for name in vars(lumbar.Results) if not name.startswith("_")} | {"data", "bundle"}
+    assert told == there
+    parameters = inspect.signature(lumbar.grade).parameters
+    defaults = {name: one.default for name, one in parameters.items() if one.default is not inspect.Parameter.empty}
+    for name, default in defaults.items():
+        word = f'"{default}"' if isinstance(default, str) else str(default)
+        assert f"{name}={word}" in functions["grade"]

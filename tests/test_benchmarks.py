@@ -2,12 +2,17 @@
 
 import json
 import runpy
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
 
-from tests.support.worlds import small_phantoms, tiny_bundle
+from lumbar.phantom.dataset import write_phantoms
+from lumbar.recipe.evidence import PatientTest
+from tests.support.worlds import SMALL, small_phantoms, tiny_bundle
 
+#: A grade by eye for each disc.
+GRADES = {"L1/L2": 0, "L2/L3": 0, "L3/L4": 0, "L4/L5": 1, "L5/S1": 2}
 BENCHMARKS = Path(__file__).resolve().parent.parent / "benchmarks"
 
 
@@ -115,3 +120,18 @@ def test_networks_are_timed_engine_by_engine_and_by_slices_at_a_time(
     assert float(rows[1][3]) < 1e-6
     assert rows[2] == ["backbone", "engine", "2", "4"]
     assert min(map(float, rows[3][2:])) > 0
+
+
+@pytest.mark.slow
+def test_the_canal_is_judged_on_patients_that_are_held_out(
+    world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_phantoms(tmp_path / "data", 2, 5, first_id=9_000_002_999, **asdict(SMALL))  # patient 2, and a number of none
+    grades = [f"{patient},{level},{grade}" for patient in (2, 3) for level, grade in GRADES.items()]
+    (tmp_path / "grades.csv").write_text("\n".join(["patient,level,grade", *grades]) + "\n")
+    words = ["--data", tmp_path / "data", "--weights", world / "weights", "--grades", tmp_path / "grades.csv"]
+    run("canal.py", monkeypatch, *words)
+    found = PatientTest.model_validate(json.loads(capsys.readouterr().out))
+    assert found.patients == 1
+    assert found.cases.startswith("5 discs on mid-sagittal T2 images: 3 / 1 / 1 ")
+    assert 0 <= found.figures["AUC of severe"] <= 1

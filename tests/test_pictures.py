@@ -344,3 +344,11 @@ def test_a_phantom_is_called_one_and_shown_as_it_was_graded() -> None:
 def test_a_probability_is_rounded_one_way_and_a_confidence_is_no_percentage() -> None:
     assert [style.percent(share) for share in (0.0, 0.005, 0.015, 0.965, 0.9649, 1.0)] == [0, 1, 2, 97, 96, 100]
     assert [style.confidence(value) for value in (0.0, 0.046, 0.93, 0.999)] == [".00", ".05", ".93", "1.00"]
+
+
+def test_the_manuals_picture_of_the_report_has_the_pages_own_colours(root: Path) -> None:
+    """A picture with a palette of its own showed a legend that was grey where the page is blue."""
+    picture = np.round(imread(root / "docs" / "report.png")[..., :3] * 255).astype(int)
+    for colour in (style.RAISES, style.LOWERS, *(style.SEVERITY_MAP(place / 2) for place in range(3))):
+        wanted = np.round(np.array(to_rgba(colour)[:3]) * 255).astype(int)
+        assert (picture == wanted).all(axis=-1).sum() > 50, colour

@@ -85,10 +85,14 @@ class Blend(Around):
 class Manifest(Strict):
     """Everything about a bundle but the weights themselves."""
 
+    LATER = frozenset({"sets"})
+
     version: Literal[1] = 1
     description: str = ""
     members: tuple[Member, ...] = Field(min_length=1, max_length=MAX_MEMBERS)
     blend: Blend = Blend()
+    #: Several sets of keypoints: names of detectors, all folds, by the set's name. None: all detectors find one.
+    sets: dict[str, Annotated[tuple[str, ...], Field(min_length=1)]] = {}
     #: Stands in where no member speaks: (5 conditions, 5 levels, 3 severities), each row sums to 1.
     prior: tuple[tuple[tuple[float, ...], ...], ...]
     #: What a reader must know beside: data, licences, commands, figures, limits.

@@ -1,6 +1,6 @@
 """Weights into a bundle: built beside, checked, and exchanged for what stood there."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
@@ -51,6 +51,7 @@ def save_bundle(
     prior: np.ndarray,
     blend: BlendMethod | FittedBlend = "mean",
     around: Around | None = None,
+    sets: Mapping[str, Sequence[str]] | None = None,
     description: str = "",
     card: Card | None = None,
     precision: Precision = "float16",
@@ -58,8 +59,9 @@ def save_bundle(
     """Write a bundle and check it; members may come from a generator, one is held at a time.
 
     With `float16`, matrices are stored in half precision; vectors (biases, norms), integers and tensors that half
-    precision cannot hold stay as they are. `around`: what is done before and after the blend. The folder must be new,
-    empty, or a bundle and nothing else; that one is replaced when all of the new one is there.
+    precision cannot hold stay as they are. `around`: what is done before and after the blend; `sets`: detectors by set
+    of keypoints. The folder must be new, empty, or a bundle and nothing else; that one is replaced when all of the new
+    one is there.
     """
     folder = Path(folder)
     with exchanging(folder, own_files, MANIFEST) as new:
@@ -78,7 +80,7 @@ def save_bundle(
             entries.append(_entry(weights, new / name))
         with writing_into(folder):
             kept = store_blend(blend, new, around)
-            manifest = _manifest(folder, entries, prior, kept, description, card or Card())
+            manifest = _manifest(folder, entries, prior, kept, description, card or Card(), sets or {})
             write_json(manifest.model_dump(mode="json"), new / MANIFEST)
         bundle = load_bundle(new)
     return replace(bundle, folder=folder)
@@ -98,7 +100,13 @@ def _entry(weights: Weights, file: Path) -> Member:
 
 
 def _manifest(
-    folder: Path, members: list[Member], prior: np.ndarray, blend: Blend, description: str, card: Card
+    folder: Path,
+    members: list[Member],
+    prior: np.ndarray,
+    blend: Blend,
+    description: str,
+    card: Card,
+    sets: Mapping[str, Sequence[str]],
 ) -> Manifest:
     try:
         return Manifest(
@@ -107,6 +115,7 @@ def _manifest(
             blend=blend,
             prior=np.asarray(prior, dtype=np.float64).tolist(),
             card=card,
+            sets={name: tuple(names) for name, names in sets.items()},
         )
     except ValidationError as error:
         raise InputError(f"{folder}: no bundle can be made; {describe(error)}") from error

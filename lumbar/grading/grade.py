@@ -7,6 +7,7 @@ import numpy as np
 import torch
 
 from lumbar.compute.forward import Inputs, Network, in_halves, is_out_of_memory, moved
+from lumbar.ensemble.average import SMALLEST
 from lumbar.grading.regions import Regions
 from lumbar.grading.tasks import Sample, heard, task_of
 from lumbar.grading.turns import looks, turned
@@ -80,6 +81,22 @@ def softmax(logits: np.ndarray) -> np.ndarray:
     """Probabilities of logits (…, 3) in float64; NaN where a logit is no finite number."""
     probabilities: np.ndarray = torch.softmax(torch.from_numpy(logits).double(), dim=-1).numpy()
     return probabilities
+
+
+def averaged(answers: Sequence[np.ndarray]) -> np.ndarray:
+    """Logits (5, 5, 3) of a member's answers on several sets of keypoints: of the mean probability where it speaks.
+
+    A single answer is passed on as it is.
+    """
+    if len(answers) == 1:
+        return answers[0]
+    probabilities = softmax(np.stack(answers))
+    speaks = np.isfinite(probabilities).all(axis=-1, keepdims=True)
+    total = np.where(speaks, probabilities, 0.0).sum(axis=0)
+    count = speaks.sum(axis=0)
+    mean = np.where(count > 0, total / np.maximum(count, 1), np.nan)
+    logits: np.ndarray = np.log(np.maximum(mean, SMALLEST))
+    return logits
 
 
 def batched(rows: Sequence[Row], spec: GraderSpec) -> Inputs:

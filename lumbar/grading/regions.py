@@ -84,6 +84,10 @@ class Regions:
     #: The same views from other series, where every series is a sample of its own.
     others: tuple["Regions", ...] = ()
 
+    def without_cuts(self) -> "Regions":
+        """The same without what holds on to the study's slices."""
+        return replace(self, cuts={}, others=tuple(other.without_cuts() for other in self.others))
+
 
 def region_key(spec: GraderSpec) -> str:
     """Equal for members whose regions are equal."""

@@ -28,8 +28,8 @@ class Case:
     study: Study | None = None
     issues: list[Issue] = field(default_factory=list)
     keypoints: list[Keypoint] = field(default_factory=list)
-    regions: dict[str, Regions] = field(default_factory=dict)  # by `region_key`
-    batches: dict[str, Batches] = field(default_factory=dict)  # on an accelerator, by where and `region_key`
+    regions: list[dict[str, Regions]] = field(default_factory=list)  # by set of keypoints and `region_key`
+    batches: dict[str, Batches] = field(default_factory=dict)  # on an accelerator, by where, set and `region_key`
     used: dict[str, list[int]] = field(default_factory=dict)
     phantom: bool = False
     answers: dict[str, np.ndarray] = field(default_factory=dict)  # logits (5, 5, 3) by member

@@ -4,7 +4,6 @@ import logging
 import threading
 import time
 from collections.abc import Iterable
-from dataclasses import replace
 from functools import partial
 from typing import Final
 
@@ -26,7 +25,7 @@ from lumbar.prediction.budget import Budget, enough, ranked_graders
 from lumbar.prediction.case import Case, Step
 from lumbar.prediction.networks import MovedError
 from lumbar.prediction.result import StudyResult, left_out, not_finite
-from lumbar.recipe import chain
+from lumbar.recipe import sets
 from lumbar.recipe.detector import DetectorSpec
 from lumbar.recipe.evidence import complete
 from lumbar.recipe.grader import GraderSpec
@@ -65,7 +64,7 @@ class Predictor:
                 f"{bundle.folder}: the bundle lacks {'detectors' if self.graders else 'graders'}; "
                 "prediction needs both stages, make the bundle from a run that finished them"
             )
-        chain.refuse(bundle.manifest.detectors, str(bundle.folder))
+        sets.refuse(bundle.manifest.sets, bundle.manifest.detectors, str(bundle.folder))
         self._lock = threading.Lock()
         self.blend = BundleBlend(bundle, list(self.graders))
         #: Graders that are asked, the most valuable first, and the seconds that each has taken so far.
@@ -91,9 +90,10 @@ class Predictor:
         shared = device.type != "cpu" or not self.networks.stay(detectors)
         self.lanes = 1 if shared else torch.get_num_threads()
         self._shared = shared
-        #: In the order of the manifest.
-        self.detectors: list[tuple[DetectorSpec, Network]] = [
-            (spec, partial(self.networks.call, name)) for name, spec in detectors.items()
+        #: Of each set of keypoints, in the order of the manifest.
+        self.detectors: list[list[tuple[DetectorSpec, Network]]] = [
+            [(spec, partial(self.networks.call, name)) for name, spec in own.items()]
+            for own in sets.of(self.bundle.manifest.sets, detectors)
         ]
 
     def _let_openvino(self, names: list[str]) -> None:
@@ -161,13 +161,15 @@ class Predictor:
             details = dict.fromkeys(cut(issue.detail, 90) for issue in study.issues)
             reasons = few(list(details), 2) or "it holds no series"
             raise InputError(f"study {study.study_id}: no usable series ({reasons}); check its folder and tables")
-        case.keypoints, issues = detect.detect(study, self.detectors, self.device, self.engine.amp)
-        by_name = {(keypoint.condition, keypoint.level): keypoint for keypoint in case.keypoints}
-        regions = cut_all_regions(study, by_name, self.graders.values())
-        cut_issues = [issue for found in regions.values() for issue in found.issues]
-        case.issues = [*study.issues, *issues]
-        case.issues += [issue for issue in dict.fromkeys(cut_issues) if issue not in case.issues]
-        case.regions = {key: replace(found, cuts={}) for key, found in regions.items()}  # cuts hold the study's slices
+        for number, detectors in enumerate(self.detectors):
+            points, issues = detect.detect(study, detectors, self.device, self.engine.amp)
+            by_name = {(keypoint.condition, keypoint.level): keypoint for keypoint in points}
+            regions = cut_all_regions(study, by_name, self.graders.values())
+            if not number:  # what is shown and told is the first set's
+                cut_issues = [issue for found in regions.values() for issue in found.issues]
+                case.keypoints, case.issues, case.regions = points, [*study.issues, *issues], []
+                case.issues += [issue for issue in dict.fromkeys(cut_issues) if issue not in case.issues]
+            case.regions.append({key: found.without_cuts() for key, found in regions.items()})
         case.phantom = study.is_phantom
         case.used = {kind: [series.series_id for series in listed] for kind, listed in study.series.items()}
         case.study = None
@@ -176,13 +178,16 @@ class Predictor:
         """One member's answer."""
         started = time.perf_counter()
         key = region_key(spec)
-        regions = case.regions[key]
-        batches = case.batches.setdefault(f"{self.device} {key}", {}) if self.device.type != "cpu" else None
-        answers = grade.grade(regions, spec, self.networks[name], self.device, self.engine.amp, batches)
-        unanswered = grade.unanswered(regions, spec, answers)
+        network, answers = self.networks[name], []
+        unanswered = np.zeros(self.prior.shape[:2], dtype=bool)
+        for number, by_kind in enumerate(case.regions):
+            regions, place = by_kind[key], f"{self.device} {number} {key}"
+            batches = case.batches.setdefault(place, {}) if self.device.type != "cpu" else None
+            answers.append(grade.grade(regions, spec, network, self.device, self.engine.amp, batches))
+            unanswered |= grade.unanswered(regions, spec, answers[-1])
         if unanswered.any():
             case.unanswered[name] = unanswered
-        case.answers[name] = answers
+        case.answers[name] = grade.averaged(answers)
         with self._lock:
             self.spent[name] += time.perf_counter() - started
 
@@ -194,11 +199,12 @@ class Predictor:
         logits = np.stack([case.answers.get(name, silent) for name in self.graders])
         members = grade.softmax(logits)
         seen = np.zeros(self.prior.shape[:2], dtype=bool)
-        for spec in self.graders.values():
-            seen |= grade.sees(case.regions[region_key(spec)], spec)
-        for part in case.regions.values():  # a view may be there that nobody is asked about
-            for row, condition in enumerate(CONDITIONS):
-                seen[row] |= part.present.get(OWN_VIEW[condition], np.zeros(1, dtype=bool))
+        for by_kind in case.regions:
+            for spec in self.graders.values():
+                seen |= grade.sees(by_kind[region_key(spec)], spec)
+            for part in by_kind.values():  # a view may be there that nobody is asked about
+                for row, condition in enumerate(CONDITIONS):
+                    seen[row] |= part.present.get(OWN_VIEW[condition], np.zeros(1, dtype=bool))
         blended, graded = self.blend(members)
         return StudyResult(
             study_id=case.study_id,

@@ -3,7 +3,6 @@
 from collections.abc import Mapping, Sequence
 from typing import Final
 
-from lumbar.issues import InputError, numbered
 from lumbar.labels import SeriesType
 from lumbar.recipe.detector import POINTS, DetectorSpec
 
@@ -62,12 +61,6 @@ def faults(specs: Mapping[str, DetectorSpec]) -> list[str]:
             told += [f"{name}: {why}" for why in _differs(spec, *first)]
         found |= {kind: found.get(kind, False) or spec.answer != "slices" for kind in spec.types}
     return told
-
-
-def refuse(specs: Mapping[str, DetectorSpec], source: str) -> None:
-    """Raise InputError, which names the source, with all that is wrong with detectors (see `faults`)."""
-    if told := faults(specs):
-        raise InputError(f"{source}: {numbered(told)}")
 
 
 def _alone(spec: DetectorSpec) -> list[str]:

@@ -16,14 +16,14 @@ import difflib
 import tomllib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, Final, Generic, Literal, TypeVar
+from typing import Annotated, Any, Final, Generic, Literal, TypeVar
 
 from pydantic import Field, ValidationError, model_validator
 
 from lumbar.arguments import LARGEST_SEED
 from lumbar.files.read import parse_toml, read_text
 from lumbar.issues import InputError, cut, few, numbered, printable
-from lumbar.recipe import chain, combinations, needs
+from lumbar.recipe import combinations, needs, sets
 from lumbar.recipe.blend import Blend
 from lumbar.recipe.card import Card
 from lumbar.recipe.detector import DetectorSpec
@@ -40,7 +40,7 @@ _PARTS: Final = ("spec", "training")
 KNOWN = 8
 _SPECS: dict[str, type[Strict]] = {"stage1": DetectorSpec, "stage2": GraderSpec}
 #: Keys that hold for a stage as a whole, not for its members.
-_STAGE_ONLY: dict[str, tuple[str, ...]] = {"stage1": (), "stage2": ("keypoints", "keypoint_trust_mm")}
+_STAGE_ONLY: dict[str, tuple[str, ...]] = {"stage1": ("sets",), "stage2": ("keypoints", "keypoint_trust_mm")}
 
 
 Spec = TypeVar("Spec", DetectorSpec, GraderSpec)
@@ -59,7 +59,7 @@ AnyMember = Member[DetectorSpec] | Member[GraderSpec]
 class Stage(Strict, Generic[Spec]):
     """The members of one stage, by name."""
 
-    LATER = frozenset({"keypoint_trust_mm"})
+    LATER = frozenset({"keypoint_trust_mm", "sets"})
 
     members: dict[str, Member[Spec]]
     #: Stage 2 cuts its training regions around: keypoints that stage 1 found on studies it had not seen, or the
@@ -67,6 +67,8 @@ class Stage(Strict, Generic[Spec]):
     #: With out_of_fold_or_label, found points farther than `keypoint_trust_mm` from the label give way to it.
     keypoints: Literal["out_of_fold", "labels", "out_of_fold_or_label"] = "out_of_fold"
     keypoint_trust_mm: float = Field(10.0, gt=0, le=1000)
+    #: Stage 1: several sets of keypoints, each by members of its own; none: all members find one (see `sets`).
+    sets: dict[str, Annotated[tuple[str, ...], Field(min_length=1)]] = {}
 
     def bundled(self) -> dict[str, Member[Spec]]:
         """The members whose answers count: those that are no mere step of training."""
@@ -179,9 +181,11 @@ def check_recipe(values: Table, source: str) -> Recipe:
     members = {name: (member.spec, member.training) for name, member in recipe.members().items()}
     detectors = {name: member.spec for name, member in recipe.stage1.bundled().items()}
     graders = {name: member.spec for name, member in recipe.stage2.members.items()}
-    wrong = (
-        combinations.faults(members, recipe.folds.train) + chain.faults(detectors) + needs.faults(detectors, graders)
-    )
+    wrong = [
+        *combinations.faults(members, recipe.folds.train),
+        *sets.faults(recipe.stage1.sets, detectors),
+        *needs.faults(detectors, graders),
+    ]
     if wrong:
         raise InputError(f"{source}: {numbered(wrong)}")
     return recipe

@@ -6,6 +6,7 @@ cache/                    studies, stacks and regions (may be deleted: it is mad
 members/<name>/fold<k>/   checkpoint while it trains; best.safetensors and result.json when done
 keypoints/fold<k>.json    what the fold's detectors found on its held-out studies, and what the labels say
 predictions/<name>.csv    out-of-fold probabilities of each grader, blend.csv of all; made_from.json
+predictions/logits.safetensors  the graders' logits (N, 5, 5, 3) by name, NaN where silent, and `study_ids` (N,)
 blend/                    which blend was chosen and why; what it learned
 finished.json             that training ended, and with what: evaluate and bundle want it so
 issues.json               what of the images was missing or repaired; keypoints whose slice could not be read
@@ -14,6 +15,7 @@ evaluation.json, .html    made by `evaluate`: figures, and a page of tables and 
 suspect_labels.csv        what the blend finds hard to believe
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -21,9 +23,10 @@ from typing import Any, Final
 import numpy as np
 import pandas as pd
 from pydantic import TypeAdapter, ValidationError
+from safetensors.numpy import save
 
 from lumbar.files.read import read_json, read_table, whole_numbers
-from lumbar.files.write import sha256, write_csv, write_json
+from lumbar.files.write import sha256, write_bytes, write_csv, write_json
 from lumbar.issues import InputError, few
 from lumbar.labels import SEVERITIES, row_ids
 from lumbar.metric import read_labels
@@ -149,6 +152,17 @@ class RunFolder:
         """Out-of-fold keypoints by study."""
         return {study: points for fold in folds for study, points in self._points(fold, "studies")}
 
+    def keypoints_by_set(self, folds: tuple[int, ...]) -> list[dict[int, list[Keypoint]]]:
+        """The same for each set of keypoints, the first of them first."""
+        first = self.keypoints(folds)
+        others: list[dict[int, list[Keypoint]]] = []
+        for fold in folds:
+            path = self.keypoint_file(fold)
+            for number, content in enumerate(self._json(path).get("other_sets", ())):
+                others += [{}] if len(others) <= number else []
+                others[number] |= self._checked(path, content)
+        return [first, *others]
+
     def labelled_keypoints(self, folds: tuple[int, ...]) -> dict[int, list[Keypoint]]:
         """Keypoints of the label table by study, for the same studies."""
         return {study: points for fold in folds for study, points in self._points(fold, "labels")}
@@ -166,8 +180,12 @@ class RunFolder:
 
     def _points(self, fold: int, what: str) -> list[tuple[int, list[Keypoint]]]:
         path = self.keypoint_file(fold)
+        return list(self._checked(path, self._json(path).get(what, {})).items())
+
+    def _checked(self, path: Path, content: Any) -> dict[int, list[Keypoint]]:
+        """Keypoints by study, as a file has them."""
         try:
-            return list(_POINTS.validate_python(self._json(path).get(what, {})).items())
+            return _POINTS.validate_python(content)
         except ValidationError as error:
             raise InputError(f"{path}: {describe(error)}; {_AGAIN}") from error
 
@@ -197,6 +215,14 @@ def write_predictions(folder: RunFolder, tables: dict[str, dict[int, np.ndarray]
         frame = pd.DataFrame(rows, columns=list(SEVERITIES))
         frame.insert(0, "row_id", names)
         write_csv(frame.dropna(), folder.prediction_file(name))
+
+
+def write_logits(folder: RunFolder, tables: Mapping[str, Mapping[int, np.ndarray]]) -> None:
+    """Write what the graders' out-of-fold probabilities were made of; `tables` as of `write_predictions`."""
+    studies = sorted({study for table in tables.values() for study in table})
+    arrays = {name: np.stack([table[study] for study in studies]).astype(np.float32) for name, table in tables.items()}
+    stored = save({**arrays, "study_ids": np.array(studies, dtype=np.int64)})
+    write_bytes(stored, folder.root / "predictions" / "logits.safetensors")
 
 
 def seal_predictions(folder: RunFolder, fingerprint: str) -> None:

@@ -1,6 +1,6 @@
 """From a run, or from a recipe alone, to a weights bundle."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Final
 
@@ -43,6 +43,10 @@ def make_bundle(run: Path, out: Path, precision: Precision = "float16") -> Bundl
         prior=prior,
         blend=blend,
         around=recipe.blend,
+        sets={
+            name: [_member_name(recipe, each, fold) for each in names for fold in recipe.folds_of(each)]
+            for name, names in recipe.stage1.sets.items()
+        },
         description=recipe.description or recipe.name,
         card=recipe.card,
         precision=precision,
@@ -122,8 +126,19 @@ def make_random_bundle(recipe_path: Path, out: Path, seed: int = 0) -> Bundle:
             yield Weights(f"{name}_fold{fold}", spec, state, fold=fold, saw="nothing: random weights")
 
     prior = np.full((len(CONDITIONS), len(LEVELS), 3), 1 / 3)
-    names = {name: [f"{name}_fold{fold}" for fold in recipe.folds_of(name)] for name in recipe.stage2.bundled()}
+    names = {name: _folds_named(recipe, [name]) for name in recipe.stage2.bundled()}
     blend = weighed(recipe.blend, names, prior) if recipe.blend.method == WEIGHTED else recipe.blend.average
     return save_bundle(
-        Path(out), weights(), prior=prior, blend=blend, around=recipe.blend, description=f"random {recipe.name}"
+        Path(out),
+        weights(),
+        prior=prior,
+        blend=blend,
+        around=recipe.blend,
+        sets={name: _folds_named(recipe, own) for name, own in recipe.stage1.sets.items()},
+        description=f"random {recipe.name}",
     )
+
+
+def _folds_named(recipe: Recipe, names: Iterable[str]) -> list[str]:
+    """Members of a random bundle: each fold of each of these."""
+    return [f"{name}_fold{fold}" for name in names for fold in recipe.folds_of(name)]

@@ -1,7 +1,7 @@
 """Out-of-fold results: what a fold's networks find and grade on the studies that they had not seen."""
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -10,15 +10,16 @@ import torch
 from lumbar.bundle.network import build_network
 from lumbar.compute.processes import each
 from lumbar.files.write import write_json, writing_into
-from lumbar.grading.grade import grade, softmax
+from lumbar.grading.grade import averaged, grade, softmax
 from lumbar.grading.regions import cut_all_regions, region_key
 from lumbar.keypoints.detect import detect
 from lumbar.labels import CONDITIONS, LEVELS, SEVERITIES
+from lumbar.recipe import sets
 from lumbar.recipe.recipe import Recipe, Stage
 from lumbar.study.keypoint import Keypoint
 from lumbar.training.data.labelled import label_keypoints
 from lumbar.training.data.packs import fingerprint
-from lumbar.training.folder import seal_predictions, write_predictions
+from lumbar.training.folder import seal_predictions, write_logits, write_predictions
 from lumbar.training.loop import checkpoint
 from lumbar.training.outcome.blending import blend_run
 from lumbar.training.setup import Setup
@@ -48,23 +49,28 @@ def find_keypoints(setup: Setup, fold: int) -> None:
     path, studies = setup.folder.keypoint_file(fold), setup.held_out(fold)
     results = [setup.folder.result(name, fold) for name in speaking(setup.recipe, setup.recipe.stage1, fold)]
     sources = [setup.source(study) for study in studies]
-    made_from = fingerprint([found and found["fingerprint"] for found in results], sources)
+    named = setup.recipe.stage1.sets
+    made_from = fingerprint([found and found["fingerprint"] for found in results], sources, *([named] if named else []))
     if setup.folder.keypoint_fingerprint(fold) == made_from:
         return
-    detectors = list(trained_networks(setup, setup.recipe.stage1, fold).values())  # in the recipe's order
-    found: dict[str, list[Any]] = {}
+    networks = trained_networks(setup, setup.recipe.stage1, fold)  # in the recipe's order
+    by_set = sets.of(named, {name: spec for name, (spec, _) in networks.items()})
+    detectors = [[networks[name] for name in own] for own in by_set]
+    found: list[dict[str, list[Any]]] = [{} for _ in detectors]
     labelled: dict[str, list[Any]] = {}
 
     def one(study_id: int) -> None:
         study = setup.packs.study(study_id)
-        points, _ = detect(study, detectors, setup.accelerator.device)
-        found[str(study_id)] = [point.as_dict() for point in points]
+        for own, place in zip(detectors, found, strict=True):
+            points, _ = detect(study, own, setup.accelerator.device)
+            place[str(study_id)] = [point.as_dict() for point in points]
         told = label_keypoints(study, setup.rows[study_id]) if study_id in setup.rows else {}
         labelled[str(study_id)] = [point.as_dict() for point in told.values()]
 
     each(one, studies, f"keypoints of fold {fold}", 1)
     with writing_into(path.parent):
-        write_json({"fingerprint": made_from, "studies": found, "labels": labelled}, path)
+        others = {"other_sets": found[1:]} if found[1:] else {}
+        write_json({"fingerprint": made_from, "studies": found[0], "labels": labelled, **others}, path)
 
 
 def grade_held_out(setup: Setup) -> None:
@@ -81,16 +87,18 @@ def grade_held_out(setup: Setup) -> None:
     made_from = fingerprint([found and found["fingerprint"] for found in results], points, method)
     if setup.folder.prediction_fingerprint() == made_from:
         return
-    keypoints = setup.folder.keypoints(setup.recipe.folds.train)
+    keypoints = setup.folder.keypoints_by_set(setup.recipe.folds.train)
     silent = np.full((len(CONDITIONS), len(LEVELS), len(SEVERITIES)), np.nan)  # of folds that a member does not train
     names = setup.recipe.stage2.bundled()
-    tables = {name: dict.fromkeys(setup.in_trained_folds(), silent) for name in names}
+    logits = {name: dict.fromkeys(setup.in_trained_folds(), silent) for name in names}
     for fold in setup.recipe.folds.train:
         graders = trained_networks(setup, setup.recipe.stage2, fold)
-        one = functools.partial(_grade, setup, graders, keypoints, tables)
+        one = functools.partial(_grade, setup, graders, keypoints, logits)
         each(one, setup.held_out(fold), f"grades of fold {fold}", 1)
+    tables = {name: {study: softmax(said) for study, said in table.items()} for name, table in logits.items()}
     with writing_into(setup.folder.root):
         write_predictions(setup.folder, tables)
+        write_logits(setup.folder, logits)
         blend_run(setup.folder, tables, setup.labels, setup.recipe.blend, setup.recipe.seed)
         seal_predictions(setup.folder, made_from)
 
@@ -98,13 +106,15 @@ def grade_held_out(setup: Setup) -> None:
 def _grade(
     setup: Setup,
     graders: Mapping[str, tuple[Any, torch.nn.Module]],
-    keypoints: Mapping[int, list[Keypoint]],
-    tables: Mapping[str, dict[int, np.ndarray]],
+    keypoints: Sequence[Mapping[int, list[Keypoint]]],
+    logits: Mapping[str, dict[int, np.ndarray]],
     study_id: int,
 ) -> None:
     study = setup.packs.study(study_id)
-    points = {(point.condition, point.level): point for point in keypoints[study_id]}
-    regions = cut_all_regions(study, points, [spec for spec, _ in graders.values()])
+    by_set = []
+    for own in keypoints:
+        points = {(point.condition, point.level): point for point in own[study_id]}
+        by_set.append(cut_all_regions(study, points, [spec for spec, _ in graders.values()]))
     for name, (spec, network) in graders.items():
-        logits = grade(regions[region_key(spec)], spec, network, setup.accelerator.device)
-        tables[name][study_id] = softmax(logits)
+        key, device = region_key(spec), setup.accelerator.device
+        logits[name][study_id] = averaged([grade(regions[key], spec, network, device) for regions in by_set])

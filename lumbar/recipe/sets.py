@@ -1,0 +1,52 @@
+"""Several sets of keypoints: which detectors find which, and why they cannot. No torch.
+
+Each set is found by its own members of stage 1, a grader answers once a set, and its answers are averaged. Keypoints
+and Issues that a result shows are the first set's.
+"""
+
+from collections.abc import Mapping, Sequence
+
+from lumbar.issues import InputError, few, numbered
+from lumbar.recipe import chain
+from lumbar.recipe.detector import DetectorSpec
+
+#: Names of members by the name of the set.
+Sets = Mapping[str, Sequence[str]]
+
+
+def of(sets: Sets, specs: Mapping[str, DetectorSpec]) -> list[dict[str, DetectorSpec]]:
+    """The detectors of each set, in their own order; where none is named, all are one set."""
+    if not sets:
+        return [dict(specs)]
+    return [{name: spec for name, spec in specs.items() if name in names} for names in sets.values()]
+
+
+def faults(sets: Sets, specs: Mapping[str, DetectorSpec]) -> list[str]:
+    """What is wrong with these detectors and their sets: a sentence each."""
+    if not sets:
+        return chain.faults(specs)
+    told = []
+    for name, names in sets.items():
+        if strangers := [each for each in names if each not in specs]:
+            told.append(f"sets.{name} names {strangers[0]!r}, which is no detector here; there are {few(list(specs))}")
+        if len(set(names)) < len(names):
+            told.append(f"sets.{name} names a member twice; name each once")
+    if told:
+        return told
+    if idle := [name for name in specs if not any(name in names for names in sets.values())]:
+        told.append(f"{idle[0]} is in no set of stage1.sets; name it in one, or leave it out")
+    needed = dict.fromkeys(kind for spec in specs.values() if spec.answer != "slices" for kind in spec.types)
+    for (name, _), own in zip(sets.items(), of(sets, specs), strict=True):
+        found = {kind for spec in own.values() if spec.answer != "slices" for kind in spec.types}
+        if missing := [kind for kind in needed if kind not in found]:
+            told.append(
+                f"sets.{name} finds no points on {missing[0]}, which others do and graders look at; add a member for it"
+            )
+        told += [f"sets.{name}: {fault}" for fault in chain.faults(own)]
+    return list(dict.fromkeys(told))
+
+
+def refuse(sets: Sets, specs: Mapping[str, DetectorSpec], source: str) -> None:
+    """Raise InputError, which names the source, with all that is wrong (see `faults`)."""
+    if told := faults(sets, specs):
+        raise InputError(f"{source}: {numbered(told)}")

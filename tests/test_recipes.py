@@ -1,0 +1,109 @@
+"""Every recipe there is: its networks take their inputs, and small ones go from studies to a submission."""
+
+import json
+from pathlib import Path
+from typing import get_args
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+import train_utils
+from lumbar.bundle.bundle import Bundle, load_bundle
+from lumbar.bundle.network import build_network, try_out
+from lumbar.bundle.save import Weights, save_bundle
+from lumbar.ensemble.names import WEIGHTED
+from lumbar.labels import CONDITIONS, mirrored
+from lumbar.prediction import schedule
+from lumbar.recipe.detector import Turn
+from lumbar.recipe.grader import GraderSpec
+from lumbar.recipe.preprocessing import Preprocessing
+from lumbar.recipe.recipe import Recipe, load_recipe
+from lumbar.study.study import open_data
+from lumbar.submission import validate
+from lumbar.training.outcome.blending import weighed
+from tests.conftest import ROOT
+from tests.support.contract import fixed_weights
+from tests.support.mirror import mirror_study
+from tests.support.small_recipe import overrides, small_recipe, with_mirror
+from tests.support.worlds import small_phantoms
+
+RECIPES = {str(path.relative_to(ROOT / "recipes")): path for path in sorted((ROOT / "recipes").rglob("*.toml"))}
+every_recipe = pytest.mark.parametrize("name", RECIPES)
+SWAPPED = [CONDITIONS.index(mirrored(condition)) for condition in CONDITIONS]
+
+
+@every_recipe
+def test_a_small_one_is_sound_and_its_networks_answer(name: str) -> None:
+    recipe = small_recipe(RECIPES[name])
+    assert recipe.members().keys() == load_recipe(RECIPES[name]).members().keys()
+    kinds = {member.spec.model_dump_json(): member.spec for member in recipe.members().values()}
+    torch.manual_seed(0)
+    for spec in kinds.values():
+        try_out(build_network(spec).eval(), spec, name)
+
+
+@pytest.mark.slow
+@every_recipe
+def test_a_small_one_goes_from_studies_to_a_submission(name: str, tmp_path: Path) -> None:
+    data, run, weights, out = (tmp_path / part for part in ("data", "run", "weights", "results"))
+    small_phantoms(data, 4, 3, {3: {"without_t1": True}})
+    changed = [word for each in overrides(RECIPES[name]) for word in ("--set", each)]
+    words = ["train", "--recipe", RECIPES[name], "--data", data, "--out", run, *changed]
+    assert train_utils.main([str(word) for word in words]) == 0
+    assert train_utils.main(["evaluate", "--run", str(run)]) == 0
+    assert train_utils.main(["bundle", "--run", str(run), "--out", str(weights)]) == 0
+    assert load_bundle(weights).manifest.graders
+    assert train_utils.main(["predict", "--data", str(data), "--weights", str(weights), "--out", str(out)]) == 0
+    studies = [int(path.name) for path in sorted((data / "train_images").iterdir())]
+    report = json.loads((out / "run_report.json").read_text())
+    validate(pd.read_csv(out / "submission.csv"), studies, prior_studies=report["prior_studies"])
+    assert not report["failed_studies"]
+
+
+def filled(recipe: Recipe, folder: Path) -> Bundle:
+    """A bundle of a recipe, one fold, with weights that say something from the start."""
+    weights = [
+        Weights(name, member.spec, fixed_weights(build_network(member.spec)).state_dict())
+        for stage in (recipe.stage1, recipe.stage2)
+        for name, member in stage.bundled().items()
+    ]
+    names = {name: [name] for name in recipe.stage2.bundled()}
+    prior = np.full((5, 5, 3), 1 / 3)
+    blend = weighed(recipe.blend, names, prior) if recipe.blend.method == WEIGHTED else recipe.blend.average
+    save_bundle(folder, weights, prior=prior, blend=blend, around=recipe.blend, sets=recipe.stage1.sets)
+    return load_bundle(folder)
+
+
+def has_a_mirror(spec: GraderSpec) -> bool:
+    """Whether a grader answers a mirrored study with mirrored severities: by its own build, or since it is turned."""
+    return "mirror" in getattr(spec, "tta", ()) or spec.task in ("foraminal", "subarticular")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "turn"), [*((name, None) for name in RECIPES), *(("demo.toml", turn) for turn in get_args(Turn)[1:])]
+)
+def test_a_mirrored_study_gets_mirrored_probabilities(name: str, turn: str | None, tmp_path: Path) -> None:
+    """From pixels to severities, every member turned that has sides of its own; the others with every turn, too."""
+    recipe = load_recipe(RECIPES[name], with_mirror(RECIPES[name], overrides(RECIPES[name]), turn))
+    if turn is not None:
+        assert any(turn in member.spec.tta for member in recipe.stage1.members.values())
+    rules = {member.spec.preprocessing.model_copy(update={"middle": "series"}) for member in recipe.members().values()}
+    if rules != {Preprocessing()}:
+        pytest.skip("the original's windows lean to one side")
+    data, twin = (small_phantoms(tmp_path / part, 1, 7) for part in ("data", "twin"))
+    (study,) = open_data(data).study_ids
+    mirror_study(data / "train_images" / str(study), twin / "train_images" / str(study))
+    bundle = filled(recipe, tmp_path / "weights")
+    here, there = (next(schedule.predict(open_data(each), bundle, engine="eager")) for each in (data, twin))
+    found = {(mirrored(point.condition), point.level): np.array(point.mm) * [-1, 1, 1] for point in there.keypoints}
+    assert found.keys() == {(point.condition, point.level) for point in here.keypoints}
+    for point in here.keypoints:
+        np.testing.assert_allclose(found[point.condition, point.level], point.mm, atol=0.01)
+    assert here.keypoints or all(member.spec.answer == "slices" for member in recipe.stage1.members.values())
+    sure = [has_a_mirror(spec) for spec in bundle.manifest.graders.values()]
+    np.testing.assert_allclose(there.members[sure][:, SWAPPED], here.members[sure], atol=1e-4)
+    if all(sure):
+        np.testing.assert_allclose(there.probabilities[SWAPPED], here.probabilities, atol=1e-4)
