@@ -104,6 +104,16 @@ def test_what_does_not_go_together_is_refused(case: str, tmp_path: Path) -> None
         _recipe(tmp_path, stage1, stage2)
 
 
+def test_every_set_of_keypoints_is_found_in_every_fold(tmp_path: Path) -> None:
+    """What another set's detector finds in a fold is no help."""
+    twin = '[stage1.members.other]\nseries_type = "sagittal_t2"\nimage_size = 64\n%s\n'
+    named = '[stage1.sets]\na = ["t2"]\nb = ["other"]\n'
+    assert _recipe(tmp_path, twin % "" + named)
+    assert _recipe(tmp_path, twin % "folds = [0, 1]")
+    with pytest.raises(InputError, match=r"no detector of sagittal_t2 \(middle\) trains fold 2"):
+        _recipe(tmp_path, twin % "folds = [0, 1]" + named)
+
+
 def test_all_of_it_is_told_at_once(tmp_path: Path) -> None:
     with pytest.raises(InputError) as error:
         _recipe(tmp_path, "best_by = 'score'", "folds = [0, 7]\nbegins_with = 'nobody'")
