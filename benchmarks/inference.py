@@ -34,6 +34,7 @@ import lumbar.study.study
 from lumbar.bundle.bundle import load_bundle
 from lumbar.compute import device as devices
 from lumbar.compute.compiled import Part
+from lumbar.compute.forward import Inputs, asked, mapped, moved, tensors
 from lumbar.compute.thread_pool import Lanes
 from lumbar.prediction import schedule
 from lumbar.prediction.predictor import Predictor
@@ -41,6 +42,8 @@ from lumbar.study.study import DataFolder, open_data
 
 #: Seconds a sample are taken at these shares of a study's samples, the last being two studies together.
 SHARES = (0.5, 1.0, 2.0)
+#: What a batch is: its network, and the shapes of its tensors.
+Kind = tuple[str, tuple[tuple[int, ...], ...]]
 
 
 def timed(spent: dict[str, float], name: str, call: Callable[..., Any]) -> Callable[..., Any]:
@@ -121,8 +124,8 @@ class Recorder:
 
     def __init__(self, predictor: Predictor) -> None:
         self.predictor = predictor
-        self.counts: dict[tuple[str, tuple[int, ...]], int] = defaultdict(int)
-        self.kept: dict[tuple[str, tuple[int, ...]], tuple[torch.nn.Module, torch.Tensor]] = {}
+        self.counts: dict[Kind, int] = defaultdict(int)
+        self.kept: dict[Kind, tuple[torch.nn.Module, Inputs]] = {}
 
     def __enter__(self) -> "Recorder":
         runners = self.predictor.networks.runners()
@@ -133,48 +136,56 @@ class Recorder:
         for hook in self.hooks:
             hook.remove()
 
-    def _note(self, network: torch.nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
-        kind = self.predictor.networks.kind_of(network), tuple(inputs[0].shape)
+    def _note(self, network: torch.nn.Module, inputs: tuple[Any, ...]) -> None:
+        batch: Inputs = inputs[0] if isinstance(inputs[0], torch.Tensor) else (inputs[0], inputs[1])
+        kind = self.predictor.networks.kind_of(network), tuple(tuple(value.shape) for value in tensors(batch))
         self.counts[kind] += 1
         if kind not in self.kept:
-            self.kept[kind] = network, inputs[0].clone()
+            self.kept[kind] = network, mapped(torch.clone, batch)
 
     def floor(self, studies: int) -> dict[str, float]:
         """Seconds a study of the forward passes alone, by stage; folds of one network are taken to cost the same."""
         seconds = {"stage 1": 0.0, "stage 2": 0.0}
         for kind, (network, batch) in self.kept.items():
-            stage = "stage 2" if batch.ndim == 5 else "stage 1"
+            stage = "stage 1" if isinstance(batch, torch.Tensor) else "stage 2"
             seconds[stage] += self.counts[kind] * best(network, batch, self.predictor) / studies
         return seconds
 
 
-def best(network: torch.nn.Module, batch: torch.Tensor, predictor: Predictor) -> float:
+def best(network: torch.nn.Module, batch: Inputs, predictor: Predictor) -> float:
     """Seconds for the batch, at the batch size at which a sample takes least."""
     a_sample: list[float] = []
     amp, device = predictor.engine.amp, predictor.device
-    batch = batch.to(device)
+    batch = moved(batch, device)
+    samples = len(tensors(batch)[0])
     for compiled in compiled_parts(network):
         compiled.load(compiled.file, compiled.word)  # else it keeps to as many cores as there were at its first call
 
-    def call(part: torch.Tensor, _: int = 0) -> None:
+    def call(part: Inputs, _: int = 0) -> None:
         with torch.inference_mode(), torch.autocast(device.type, dtype=amp, enabled=amp is not None):
-            network(part)
+            asked(network, part)
         if device.type == "cuda":
             torch.cuda.synchronize()
 
     # OpenVINO takes every batch sample by sample, and prepares itself at each thread's first call.
     for share in (1.0,) if compiled_parts(network) else SHARES:
-        part = torch.cat([batch, batch])[: max(1, round(share * len(batch)))]
-        call(part[:1])
-        a_sample += [seconds / len(part) for seconds in times_of(partial(call, part))]
+        count = max(1, round(share * samples))
+        part = mapped(partial(_as_many, count), batch)
+        call(mapped(lambda value: value[:1], part))
+        a_sample += [seconds / count for seconds in times_of(partial(call, part))]
     with Lanes(predictor.lanes) as lanes:
         if lanes.count > 1:
-            lanes.each(partial(call, batch[:1]), range(lanes.count))
+            lanes.each(partial(call, mapped(lambda value: value[:1], batch)), range(lanes.count))
             side_by_side = partial(lanes.each, partial(call, batch), range(lanes.count))
-            a_sample += [seconds / len(batch) / lanes.count for seconds in times_of(side_by_side)]
+            a_sample += [seconds / samples / lanes.count for seconds in times_of(side_by_side)]
     for compiled in compiled_parts(network):
         compiled.release()
-    return min(a_sample) * len(batch)
+    return min(a_sample) * samples
+
+
+def _as_many(count: int, values: torch.Tensor) -> torch.Tensor:
+    """So many samples, up to twice as many as there are."""
+    return torch.cat([values, values])[:count]
 
 
 def compiled_parts(network: torch.nn.Module) -> list[Part]:

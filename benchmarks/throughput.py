@@ -8,11 +8,13 @@ within 15 % of the slower one. On a CPU with `loop.workers=0` both share the cor
 """
 
 import argparse
+import copy
 import functools
 import itertools
 import sys
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -65,15 +67,13 @@ def loading(job: Job, accelerator: Any, seconds: float) -> float:
 
 def network(job: Job, accelerator: Any, seconds: float) -> float:
     """Samples a second through forward, backward and optimizer on one batch that is already there."""
-    step, batch = _step(job, accelerator), next(_batches(job, accelerator))
+    batch = next(_batches(job, accelerator))
     with torch.no_grad():
         inputs = _inputs(job, batch)
-    ready = {name: value for name, value in batch.items() if name != "matrix"}
-    if isinstance(inputs, tuple):
-        ready |= {"image": inputs[0], "points": inputs[1]}
-    else:
-        ready |= {"views": inputs}
-    return _timed((step(ready) for _ in itertools.count()), job, accelerator, seconds)
+    objective: Any = copy.copy(job.objective)
+    objective.inputs = lambda _: inputs
+    step = _step(replace(job, objective=objective), accelerator)
+    return _timed((step(batch) for _ in itertools.count()), job, accelerator, seconds)
 
 
 def together(job: Job, accelerator: Any, seconds: float) -> float:

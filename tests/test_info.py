@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Literal, get_args
 
 import pytest
 
@@ -15,6 +16,11 @@ from lumbar.grading.networks import registry as graders
 from lumbar.issues import CODES
 from lumbar.keypoints.answers.registry import ANSWERS
 from lumbar.keypoints.networks import registry as detectors
+from lumbar.labels import CONDITION_GROUPS
+from lumbar.recipe.detector import Turn
+from lumbar.recipe.losses import OF_GRADERS
+from lumbar.recipe.strict import Strict
+from lumbar.report.info import _choices
 
 
 def test_info_is_told_as_json_without_torch(root: Path) -> None:
@@ -34,6 +40,22 @@ def test_info_is_told_as_json_without_torch(root: Path) -> None:
     assert found["detector_answers"]["slices"]["decodes"] == ["maximum", "expectation", "change"]
     assert found["blends"] == list(KNOWN_METHODS)
     assert found["preprocessing"]["middle"] == ["series", "canal"]
+    assert found["grader_losses"] == list(OF_GRADERS)
+    assert found["detector_words"]["tta"] == list(get_args(Turn))
+    assert found["blend_words"]["weights"] == list(CONDITION_GROUPS)
+    assert found["training_words"]["schedule"] == found["schedules"]
+
+
+class _Newer(Strict):
+    """Checked data as another version may have it."""
+
+    how: Literal["plain", "odd"] = "odd"
+    turns: tuple[Literal["left", "right"], ...] = ()
+    number: int = 3
+
+
+def test_a_new_key_tells_its_words_by_itself() -> None:
+    assert _choices(_Newer) == {"how": ("odd", "plain"), "turns": ("left", "right")}
 
 
 def test_every_engine_that_is_listed_is_one(capsys: pytest.CaptureFixture[str]) -> None:

@@ -119,9 +119,9 @@ def test_a_recipe_whose_graders_lack_points_is_refused(tmp_path: Path) -> None:
     assert "no detector of sagittal_t2 tells sizes" in own
     lost = refused(tmp_path, RECIPE.replace('views = ["sagittal_t2"]', 'views = ["axial_middle"]'))
     assert "no detector finds points on axial_t2" in lost
-    mixed = 'augment = { mix = "mixup", mix_p = 0.5, mix_on = "features" }\n'
+    mixed = 'augment = { mix = "cutmix", mix_p = 0.5, mix_on = "features" }\n'
     uneven = RECIPE.replace('["sagittal_t2"]', '["sagittal_t2", "sagittal_t2_left"]').replace("one]", "one]\n" + mixed)
     uneven += "regions.sagittal_t2 = { slices = 9 }\n"
-    assert "mixes slice by slice, and its views have 5 and 9; mix images" in refused(tmp_path, uneven)
+    assert "which have 5 and 9; mix images" in refused(tmp_path, uneven)
     alone = RECIPE.replace("sagittal_t2", "sagittal_t1") + 'region = { rotate = "canal" }\n'
     assert "no detector finds points on sagittal_t2" in refused(tmp_path, alone)

@@ -48,7 +48,7 @@ def test_a_small_one_is_sound_and_its_networks_answer(name: str) -> None:
 @every_recipe
 def test_a_small_one_goes_from_studies_to_a_submission(name: str, tmp_path: Path) -> None:
     data, run, weights, out = (tmp_path / part for part in ("data", "run", "weights", "results"))
-    small_phantoms(data, 4, 3, {3: {"without_t1": True}})
+    small_phantoms(data, 4, 3)
     changed = [word for each in overrides(RECIPES[name]) for word in ("--set", each)]
     words = ["train", "--recipe", RECIPES[name], "--data", data, "--out", run, *changed]
     assert train_utils.main([str(word) for word in words]) == 0

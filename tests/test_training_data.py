@@ -10,12 +10,16 @@ import pandas as pd
 import pytest
 
 from lumbar import geometry
+from lumbar.bundle.network import build_network
+from lumbar.grading.grade import grade
 from lumbar.grading.mirror import mirror_view
 from lumbar.grading.regions import cut_regions
+from lumbar.grading.tasks import task_of
 from lumbar.issues import InputError
 from lumbar.keypoints.mirror import mirror_stack
 from lumbar.keypoints.stacks import sagittal_stacks
 from lumbar.labels import (
+    CONDITIONS,
     KEYPOINT_SERIES,
     LABEL_COLUMNS,
     SERIES_DESCRIPTIONS,
@@ -23,6 +27,7 @@ from lumbar.labels import (
     level_title,
     row_ids,
 )
+from lumbar.labels import mirrored as other_side
 from lumbar.metric import label_codes
 from lumbar.recipe.augment import Augment
 from lumbar.recipe.grader import GraderSpec
@@ -39,6 +44,7 @@ from lumbar.training.data.soft_labels import SoftLabels
 from lumbar.training.data.stack_files import stack_arrays
 from lumbar.training.data.stack_samples import StackSamples
 from lumbar.training.loop.losses import EMPTY
+from tests.support.contract import fixed_weights
 from tests.support.grader_kinds import KINDS
 from tests.support.mirror import mirror_coordinates, mirror_labels, mirror_study
 from tests.support.worlds import detector_spec, grader_spec, small_phantoms
@@ -213,6 +219,20 @@ def test_mirrored_regions_are_those_of_the_mirrored_study(
                 assert np.abs(found - other.tensors[view][level]).mean() < 0.05, (view, level)
                 changed += np.abs(own.tensors[view][level] - other.tensors[view][level]).mean()
     assert changed > 0.1  # the phantom is not symmetrical
+
+
+@pytest.mark.parametrize("spec", KINDS.values(), ids=KINDS)
+def test_a_mirrored_study_gets_the_answers_of_the_other_side(
+    data: DataFolder, mirrored: DataFolder, spec: GraderSpec
+) -> None:
+    """Of members that answer both sides from one sample, where they look at the mirrored study as well."""
+    both = spec if len(task_of(spec).samples) > 1 else spec.model_copy(update={"tta": ("mirror",)})
+    network = fixed_weights(build_network(both)).eval()
+    ours, theirs = (grade(cut_regions(*_one(folder), both), both, network) for folder in (data, mirrored))
+    turned = theirs[[CONDITIONS.index(other_side(name)) for name in CONDITIONS]]
+    assert np.array_equal(np.isnan(ours), np.isnan(turned))
+    assert np.isfinite(ours).any()
+    assert np.nanmax(np.abs(ours - turned)) < 0.05 * max(1.0, float(np.nanmax(np.abs(ours))))
 
 
 def _samples(data: DataFolder, folder: Path, task: str, **training: object) -> RegionSamples:

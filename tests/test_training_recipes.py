@@ -89,7 +89,7 @@ REFUSED = {
     "mixed points": ("answer = 'points'\naugment = { mix = 'mixup' }", "", "mse or bce of plain heatmaps"),
     "boxes in maps": ("augment = { mix = 'cutmix' }", "", "mixup of images only"),
     "mixed studies": ("", "any_severe_weight = 1.0\naugment = { mix = 'mixup' }", "'any_severe'; leave it out"),
-    "runs of uneven views": ("", UNEVEN, "augment.mix_on = features mixes slice by slice"),
+    "runs of uneven views": ("", UNEVEN, "which have 3 and 5; mix images"),
     "a fold too many": ("", "folds = [0, 3]", "folds names 3, which folds.train leaves out"),
     "a fold twice": ("", "folds = [1, 1]", "names a fold twice"),
     "a fold without keypoints": ("folds = [0, 1]", "", r"no detector of sagittal_t2 \(middle\) trains fold 2"),
@@ -102,6 +102,16 @@ def test_what_does_not_go_together_is_refused(case: str, tmp_path: Path) -> None
     stage1, stage2, words = REFUSED[case]
     with pytest.raises(InputError, match=words):
         _recipe(tmp_path, stage1, stage2)
+
+
+def test_every_set_of_keypoints_is_found_in_every_fold(tmp_path: Path) -> None:
+    """What another set's detector finds in a fold is no help."""
+    twin = '[stage1.members.other]\nseries_type = "sagittal_t2"\nimage_size = 64\n%s\n'
+    named = '[stage1.sets]\na = ["t2"]\nb = ["other"]\n'
+    assert _recipe(tmp_path, twin % "" + named)
+    assert _recipe(tmp_path, twin % "folds = [0, 1]")
+    with pytest.raises(InputError, match=r"no detector of sagittal_t2 \(middle\) trains fold 2"):
+        _recipe(tmp_path, twin % "folds = [0, 1]" + named)
 
 
 def test_all_of_it_is_told_at_once(tmp_path: Path) -> None:

@@ -13,15 +13,20 @@ from lumbar.recipe.settings import MOST_SHIFT, Training
 Members = Mapping[str, tuple[DetectorSpec | GraderSpec, Training]]
 
 
-def faults(members: Members, folds: Sequence[int]) -> list[str]:
-    """What is wrong with members in the order of a recipe that trains `folds`: a sentence each, with the remedy."""
+def faults(members: Members, folds: Sequence[int], sets: Mapping[str, Sequence[str]]) -> list[str]:
+    """What is wrong with members in the order of a recipe that trains `folds`: a sentence each, with the remedy.
+
+    `sets`: the names of those that find each set of keypoints; empty where there is one set.
+    """
     found: dict[str, str] = {}  # by what is wrong: members share settings
     before: dict[str, Training] = {}
     for name, (spec, training) in members.items():
         for wrong in [*_own(spec, training), *_among(training, before, folds)]:
             found.setdefault(wrong, f"{name}: {wrong}")
         before[name] = training
-    return [*found.values(), *_left_without(members, folds)]
+    parts = [{name: members[name] for name in names if name in members} for names in sets.values()]
+    lacking = [each for part in parts or [dict(members)] for each in _not_found(part, folds)]
+    return [*found.values(), *_unheard(members), *dict.fromkeys(lacking)]
 
 
 def _own(spec: DetectorSpec | GraderSpec, training: Training) -> Iterator[str]:
@@ -82,11 +87,11 @@ def _mixing(spec: DetectorSpec | GraderSpec, training: Training) -> Iterator[str
         if spec.answer != "heatmaps" or spec.depth or not set(wanted) <= {"mse", "bce"}:
             yield "maps can be mixed where the loss is mse or bce of plain heatmaps; set augment.mix to none"
         return
+    counts = [str(each) for each in sorted({spec.region_of(view).slices for view in spec.views})]
+    if augment.mix == "cutmix" and augment.mix_on == "features" and len(counts) > 1:
+        yield f"cutmix of features takes one run of slices from all, which have {' and '.join(counts)}; mix images"
     if more := sorted(set(wanted) - {"severity", "slices", "views", *_of_studies(spec)}):
         yield f"mixed samples have no label for the loss {more[0]!r}; leave it out or set augment.mix to none"
-    counts = sorted({str(spec.region_of(view).slices) for view in spec.views})
-    if augment.mix_on == "features" and len(counts) > 1:
-        yield f"augment.mix_on = features mixes slice by slice, and its views have {' and '.join(counts)}; mix images"
 
 
 def _of_studies(spec: GraderSpec) -> tuple[str, ...]:
@@ -111,15 +116,18 @@ def _among(training: Training, before: Mapping[str, Training], folds: Sequence[i
         yield f"begins with {training.begins_with!r}, which does not train fold {missing[0]}; let both train the same"
 
 
-def _left_without(members: Members, folds: Sequence[int]) -> Iterator[str]:
-    """Folds in which no detector finds what others of its series type find elsewhere; stages without any result."""
-    kept = [(spec, training) for spec, training in members.values() if training.bundled]
+def _unheard(members: Members) -> Iterator[str]:
+    """Stages without any result."""
     for stage, kind in (("stage1", DetectorSpec), ("stage2", GraderSpec)):
-        if not any(isinstance(spec, kind) for spec, _ in kept):
+        if not any(isinstance(spec, kind) and training.bundled for spec, training in members.values()):
             yield f"{stage}: every member has bundled = false, so nothing is left that answers; keep one"
+
+
+def _not_found(members: Members, folds: Sequence[int]) -> Iterator[str]:
+    """Folds in which no detector finds what others of its step find elsewhere."""
     steps: list[tuple[DetectorSpec, set[int]]] = []
-    for spec, training in kept:
-        if isinstance(spec, DetectorSpec):
+    for spec, training in members.values():
+        if isinstance(spec, DetectorSpec) and training.bundled:
             own = set(training.folds or folds)
             step = next((trained for first, trained in steps if one_step(first, spec)), None)
             if step is None:

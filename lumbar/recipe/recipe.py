@@ -182,7 +182,7 @@ def check_recipe(values: Table, source: str) -> Recipe:
     detectors = {name: member.spec for name, member in recipe.stage1.bundled().items()}
     graders = {name: member.spec for name, member in recipe.stage2.members.items()}
     wrong = [
-        *combinations.faults(members, recipe.folds.train),
+        *combinations.faults(members, recipe.folds.train, recipe.stage1.sets),
         *sets.faults(recipe.stage1.sets, detectors),
         *needs.faults(detectors, graders),
     ]

@@ -121,7 +121,7 @@ class Region:
 
     def over(self, own: RegionSpec | None) -> "Region":
         """This region with a view's own values in place of its."""
-        if own is None:
+        if own is None or not own.model_fields_set:
             return self
         changed = replace(self, **{name: value for name, value in own if value is not None})
         if changed.box != self.box and own.extent is None:  # another unit

@@ -1,6 +1,7 @@
 """What this version can do, word by word, from the registries that decide it; no torch is loaded for the answer."""
 
-from typing import Any, get_args
+from collections.abc import Iterator
+from typing import Any, Literal, get_args, get_origin
 
 from lumbar import __version__
 from lumbar.arguments import ARGUMENTS, DEVICES, ENGINES
@@ -12,17 +13,22 @@ from lumbar.keypoints.answers.registry import ANSWERS
 from lumbar.keypoints.networks import registry as detectors
 from lumbar.labels import CONDITIONS, LEVELS, SERIES_DESCRIPTIONS, SEVERITIES
 from lumbar.recipe.augment import Augment
-from lumbar.recipe.detector import DECODES
-from lumbar.recipe.grader import Turn
-from lumbar.recipe.losses import OF_ANSWERS
+from lumbar.recipe.blend import Blend
+from lumbar.recipe.detector import DECODES, DetectorSpec
+from lumbar.recipe.grader import GraderSpec, Turn
+from lumbar.recipe.losses import OF_ANSWERS, OF_GRADERS
 from lumbar.recipe.preprocessing import Preprocessing
 from lumbar.recipe.region import Box
 from lumbar.recipe.settings import Folds, Training
+from lumbar.recipe.strict import Strict
 from lumbar.recipe.views import VIEWS
 
 
 def info() -> dict[str, Any]:
-    """Commands, words of a recipe, networks, blends, engines and the codes of Issues with their meaning."""
+    """Commands, words of a recipe, networks, blends, engines and the codes of Issues with their meaning.
+
+    A registry tells its own words: what is added there is told here.
+    """
     return {
         "version": __version__,
         "commands": list(ARGUMENTS),
@@ -31,11 +37,18 @@ def info() -> dict[str, Any]:
         "detector_networks": sorted(detectors.NETWORKS),
         "detector_answers": {word: {"losses": OF_ANSWERS[word], "decodes": DECODES[word]} for word in sorted(ANSWERS)},
         "grader_networks": sorted(graders.NETWORKS),
+        "grader_losses": OF_GRADERS,
         "tasks": {name: {"views": task.views, "conditions": task.conditions} for name, task in TASKS.items()},
         "views": VIEWS,
         "region_boxes": get_args(Box),
         "grader_turns": get_args(Turn),
         "preprocessing": _choices(Preprocessing),
+        "training": list(Training.model_fields),
+        "optimizers": get_args(Training.model_fields["optimizer"].annotation),
+        "detector_words": _choices(DetectorSpec),
+        "grader_words": _choices(GraderSpec),
+        "training_words": _choices(Training),
+        "blend_words": _choices(Blend),
         "schedules": get_args(Training.model_fields["schedule"].annotation),
         "augmentations": list(Augment.model_fields),
         "folds": get_args(Folds.model_fields["method"].annotation),
@@ -64,10 +77,20 @@ def _plain(value: Any) -> str:
     return ", ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
 
 
-def _choices(model: type[Preprocessing]) -> dict[str, tuple[str, ...]]:
-    """Each option with its words, the default first."""
+def _choices(model: type[Strict]) -> dict[str, tuple[str, ...]]:
+    """Each key of checked data that takes words, with these; the default first, where it is one of them."""
     found = {}
     for name, field in model.model_fields.items():
-        words = get_args(field.annotation)
-        found[name] = (field.default, *(word for word in words if word != field.default))
+        words = tuple(dict.fromkeys(_literals(field.annotation)))
+        if len(words) > 1:
+            found[name] = tuple(sorted(words, key=lambda word: word != field.default))
     return found
+
+
+def _literals(annotation: Any) -> Iterator[str]:
+    """The words that a type allows, in lists and tables too."""
+    if get_origin(annotation) is Literal:
+        yield from get_args(annotation)
+    else:
+        for part in get_args(annotation):
+            yield from _literals(part)

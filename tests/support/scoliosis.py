@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import cache
 from itertools import pairwise
 
 import numpy as np
@@ -44,13 +45,17 @@ def spots(condition: str, width: float = 5.0) -> Callable[[np.ndarray], np.ndarr
 
 def bent_study(**series: Sequence[Series]) -> Study:
     """T2, T1 and axial T2 (a stack of three slices at every level), each with its spots; or those that are named."""
+    return Study(7, {name: tuple(group) for name, group in {**_usual(), **series}.items()})
+
+
+@cache
+def _usual() -> dict[str, Sequence[Series]]:
     heights = [[float(mm[2]) + step for step in (-4, 0, 4)] for mm in reversed(CANAL.values())]
-    made = {
+    return {
         "sagittal_t2": (sagittal(1, paint=spots("canal_stenosis")),),
         "sagittal_t1": (sagittal(2, paint=spots("narrowing"), description="Sagittal T1"),),
         "axial_t2": (axial(3, heights, paint=spots("subarticular_stenosis")),),
     }
-    return Study(7, {name: tuple(group) for name, group in {**made, **series}.items()})
 
 
 def mirrored_study(study: Study) -> Study:

@@ -57,11 +57,23 @@ def _small(stage: str, entry: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
     yield backbone[1], {**CHANNELS, **stride}
     yield "network_args", dict(_narrow(network, entry.get("network_args", {})))
     yield "image_size", SIDES[stage]
-    yield from (("epochs", 1), ("batch_size", 4), ("pretrained", False), ("draws", {}), ("warmup", 0.0))
+    yield "epochs", 6 if network == "unet" else 1  # its last layer starts at zero: after one nothing is found yet
+    yield from (("batch_size", 4), ("pretrained", False), ("draws", {}), ("warmup", 0.0))
     if stage == "stage2":
         yield from (("rnn_hidden", 8), ("rnn_layers", 1))
     if "folds" in entry:
         yield "folds", [0, 1]
+    for key in ("region", "regions"):
+        if key in entry:
+            yield key, _shrunk(entry[key])
+
+
+def _shrunk(regions: Any) -> Any:
+    """Regions of grader views in fewer pixels."""
+    if not isinstance(regions, dict):
+        return regions
+    side = SIDES["stage2"]
+    return {key: [side, side] if key == "size" else _shrunk(value) for key, value in regions.items()}
 
 
 def _narrow(network: str, given: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
