@@ -78,7 +78,7 @@ def filled(recipe: Recipe, folder: Path) -> Bundle:
 
 def has_a_mirror(spec: GraderSpec) -> bool:
     """Whether a grader answers a mirrored study with mirrored severities: by its own build, or since it is turned."""
-    return "mirror" in getattr(spec, "tta", ()) or spec.task in ("foraminal", "subarticular")
+    return "mirror" in spec.tta or spec.task in ("foraminal", "subarticular")
 
 
 @pytest.mark.slow

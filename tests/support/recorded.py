@@ -153,7 +153,7 @@ def _first(arrays: list[np.ndarray]) -> np.ndarray:
 
 def _centernet(record: Record) -> Ours:
     keys = record.keys
-    levels = sum(key.endswith("_mean") and key.startswith("level") for key in record.content["arrays"])
+    levels = 1 + len({key.split(".")[2] for key in keys if key.startswith("neck.upsample_conv.")})
     encoder = record.backbone()
     reductions = timm.create_model(encoder, features_only=True).feature_info.reduction()
     classes, side = keys["head.2.weight"][0], record.inputs()[0].shape[-2]

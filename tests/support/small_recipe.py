@@ -100,8 +100,8 @@ def with_mirror(path: Path, changed: list[str], turn: str | None = None) -> list
     """
     raw = tomllib.loads(path.read_text(encoding="utf-8"))
     changed = [*changed, f"stage1.image_size={MATRIX}"]
-    for stage, spec in SPECS.items():
-        for name in raw[stage]["members"] if "tta" in spec.model_fields else ():
+    for stage in SPECS:
+        for name in raw[stage]["members"]:
             words = ["mirror", turn] if turn else ["mirror"]
             each = ([*changed, f"{stage}.members.{name}.tta={toml([word])}"] for word in words)
             changed = next((turned for turned in each if _is_sound(path, turned)), changed)
