@@ -31,6 +31,7 @@ def run(name: str, monkeypatch: pytest.MonkeyPatch, *words: object) -> None:
     runpy.run_path(str(BENCHMARKS / name), run_name="__main__")
 
 
+@pytest.mark.slow
 def test_a_bundle_is_judged_on_labelled_studies(
     world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -128,6 +128,7 @@ def test_lanes_call_openvino_side_by_side_and_get_the_same_bits() -> None:
     torch.testing.assert_close(answers[0], answers[-1], atol=2e-5, rtol=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not OPENVINO, reason="openvino is not installed")
 def test_memory_is_let_go_of_only_between_calls() -> None:
     spec = SPECS["deeplab"]

@@ -192,6 +192,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> DataFolder:
     return open_data(small_phantoms(tmp_path_factory.mktemp("phantoms") / "data", studies=3))
 
 
+@pytest.mark.slow
 def test_folds_swapped_through_one_network_answer_as_with_one_each(
     folds: Bundle, data: DataFolder, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -27,6 +27,8 @@ PASSED_ON = (
     "{describe(error)}",
     "{describe(error, _PARTS)}",
     "{error}",
+    "{numbered(wrong)}",
+    "{numbered(told)}",
     "{what}",
     "{reason}",
     "{case.reason}",

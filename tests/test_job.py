@@ -69,6 +69,7 @@ def same(one: Path, other: Path) -> None:
         assert (one / name).read_bytes() == (other / name).read_bytes(), name
 
 
+@pytest.mark.slow
 def test_shards_joined_are_the_whole_byte_by_byte(
     folder: Path, bundle: Bundle, whole: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

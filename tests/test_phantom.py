@@ -63,6 +63,7 @@ def keypoints_mm(folder: Path) -> pd.DataFrame:
     return pd.concat([table, pd.DataFrame(places, columns=["px", "py", "pz"])], axis=1)
 
 
+@pytest.mark.slow
 def test_same_seed_gives_the_same_bytes_whatever_the_workers_and_the_count(tmp_path: Path) -> None:
     write_phantoms(tmp_path / "a", 2, 5, **TINY)
     write_phantoms(tmp_path / "b", 2, 5, workers=2, **TINY)

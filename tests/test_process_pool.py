@@ -123,6 +123,7 @@ def test_processes_grade_to_the_bit_what_one_process_grades(
         assert (one.keypoints, one.issues, one.used) == (other.keypoints, other.issues, other.used)
 
 
+@pytest.mark.slow
 def test_what_was_finished_before_a_process_was_killed_is_kept(
     data: DataFolder, bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, two_cores: None
 ) -> None:

@@ -95,15 +95,8 @@ def test_a_killed_run_goes_on_as_if_nothing_had_happened(
         assert torch.allclose(value.float(), ends[1][name].float(), atol=1e-6), name
 
 
-@pytest.mark.parametrize(
-    "launcher",
-    [
-        "torchrun",
-        pytest.param("torchrun, mixed", marks=pytest.mark.slow),
-        pytest.param("accelerate", marks=pytest.mark.slow),
-        pytest.param("accelerate with MPI", marks=pytest.mark.slow),
-    ],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("launcher", ["torchrun", "torchrun, mixed", "accelerate", "accelerate with MPI"])
 def test_two_processes_agree_with_one(
     tmp_path: Path, accelerator: Accelerator, monkeypatch: pytest.MonkeyPatch, launcher: str
 ) -> None:

@@ -150,6 +150,7 @@ def test_a_finished_run_does_nothing_again(world: Path) -> None:
     assert tables == (world / "run" / "predictions" / "blend.csv").stat().st_mtime_ns
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("no_training")
 def test_only_members_whose_settings_changed_are_trained_again_and_until_then_nothing_is_made_of_the_run(
     world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]

@@ -71,7 +71,7 @@ class Results(Sequence[StudyResult]):
         for result in self:
             if result.study_id == study_id:
                 return result
-        raise InputError(f"study {study_id} was not graded; the ids are in data.study_ids")
+        raise InputError(f"study {study_id} was not graded; take an id of data.study_ids")
 
     @property
     def evidence(self) -> str:
@@ -156,7 +156,7 @@ def grade(
     if out is not None:
         found = job.predict_all(folder, bundle, Path(out), say, progress=progress, **asdict(chosen))
         if found is None:
-            raise InputError(f"{out}: another process brings these results together; ask the first one for them")
+            raise InputError(f"{out}: another process brings these results together; take them from the first one")
         return Results(found, folder, bundle, chosen)
     where = choose_device(None if device == "auto" else device, say=print if progress else _log.warning)
     options: dict[str, Any] = {"engine": engine, "on_error": on_error, "progress": progress}

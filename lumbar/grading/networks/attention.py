@@ -63,7 +63,7 @@ class AttentionGrader(nn.Module):
         super().__init__()
         given = {"hidden": 128, "dropout": 0.1, **spec.network_args}
         if unknown := sorted(given.keys() - {"hidden", "dropout"}):
-            raise InputError(f"network 'attention' takes no argument {unknown[0]!r}; it takes hidden and dropout")
+            raise InputError(f"network 'attention' takes no argument {unknown[0]!r}; known: hidden, dropout")
         task, hidden = task_of(spec), int(given["hidden"])
         self.views, self.encoder_of_view = task.samples[0].views, task.encoders
         self.encoders = nn.ModuleList(ViewEncoder(spec, channels, hidden) for channels in channels_of(spec))

@@ -41,11 +41,13 @@ def freeze(network: nn.Module, prefixes: Iterable[str]) -> None:
         named = [value for name, value in network.named_parameters() if is_below(name, [prefix])]
         if not named:
             parts = few(list(dict.fromkeys(name.split(".")[0] for name, _ in network.named_parameters())))
-            raise InputError(f"frozen names {prefix!r}, and the network has no such parameter; its parts: {parts}")
+            raise InputError(
+                f"frozen names {prefix!r}, and the network has no such parameter; name one of its parts: {parts}"
+            )
         for value in named:
             value.requires_grad_(False)
     if not any(value.requires_grad for value in network.parameters()):
-        raise InputError("frozen names the whole network, so nothing would learn; leave a part out")
+        raise InputError("'frozen' names the whole network, so nothing would learn; leave a part out")
 
 
 def rest(network: nn.Module, prefixes: Iterable[str]) -> None:
