@@ -87,7 +87,7 @@ def test_frozen_norms_keep_their_numbers(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("prefixes", "words"),
     [
-        (["head"], r"frozen names 'head', and the network has no such parameter; its parts: 0, 3"),
+        (["head"], r"frozen names 'head', and the network has no such parameter; name one of its parts: 0, 3"),
         (["0", "3"], "the whole network"),
     ],
 )
