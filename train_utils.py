@@ -23,13 +23,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 try:
-    from lumbar import __version__, terminal
+    from lumbar import __version__
     from lumbar.issues import InputError
+    from lumbar.terminal import ending, stopping, voice
 except ModuleNotFoundError:  # pushed to Kaggle as a utility script: the package lies in an attached dataset
     for depth in range(1, 5):
         sys.path += [str(found.parents[1]) for found in Path("/kaggle/input").glob("*/" * depth + "lumbar/labels.py")]
-    from lumbar import __version__, terminal
+    from lumbar import __version__
     from lumbar.issues import InputError
+    from lumbar.terminal import ending, stopping, voice
 
 if TYPE_CHECKING:  # what a notebook imports from here; loaded on first use, so that --help does not wait for torch
     from lumbar.bundle.bundle import load_bundle
@@ -87,7 +89,7 @@ def __getattr__(name: str) -> Any:
 def phantom(args: argparse.Namespace) -> int:
     """Write synthetic studies in the competition layout, with labels and coordinates."""
     from lumbar.phantom.dataset import write_phantoms
-    from lumbar.terminal import bar
+    from lumbar.terminal.progress import bar
 
     options = {"split": args.split, "label_noise": args.label_noise, "workers": args.workers}
     with bar("painting phantoms", args.studies) as shown:
@@ -99,7 +101,7 @@ def spider(args: argparse.Namespace) -> int:
     """Add SPIDER's real T2 slices with canal keypoints to a data folder, for training or held out."""
     from lumbar.spider.write import write_spider
 
-    terminal.tell(
+    voice.tell(
         f"{args.out}: {len(write_spider(args.source, args.out, args.part, args.points))} studies of SPIDER (CC BY 4.0)"
     )
     return 0
@@ -120,7 +122,7 @@ def evaluate(args: argparse.Namespace) -> int:
     """Out-of-fold score by condition and keypoint error in mm, printed and stored in the run."""
     from lumbar.training.outcome.evaluate import evaluate as evaluate_run
 
-    terminal.show(evaluate_run(args.run))
+    voice.show(evaluate_run(args.run))
     return 0
 
 
@@ -146,7 +148,7 @@ def verify(args: argparse.Namespace) -> int:
     for member in members:
         try_out(checked.network(member.name, "cpu"), member.spec, str(checked.folder / member.file))
     BundleBlend(checked, [member.name for member in members if member.spec.stage == "grading"])
-    terminal.show(checked.describe())
+    voice.show(checked.describe())
     return 0
 
 
@@ -154,7 +156,7 @@ def card(args: argparse.Namespace) -> int:
     """Write a bundle's model card, README.md beside its manifest, from the manifest."""
     from lumbar.bundle.card import write_card
 
-    terminal.show(write_card(args.weights, args.measured))
+    voice.show(write_card(args.weights, args.measured))
     return 0
 
 
@@ -187,16 +189,16 @@ def predict_folder(args: argparse.Namespace) -> int:
 
         html.check_out(args.out)
     options = {name: getattr(args, name) for name in ("device", "engine", "on_error", "hours")}
-    found = job.predict_all(data, weights, args.out, terminal.tell, shard=args.shard, launch=False, **options)
+    found = job.predict_all(data, weights, args.out, voice.tell, shard=args.shard, launch=False, **options)
     if args.shard != (1, 1):
         part = f"Part {args.shard[0]} of {args.shard[1]}"
-        terminal.tell(f"{part} is done; after all parts, run the same without --shard.")
+        voice.tell(f"{part} is done; after all parts, run the same without --shard.")
     if found is None:
         return 0
     results = Results(found, data, weights, Chosen(**options))
-    terminal.tell(results.evidence)
-    for path in results.save(args.out, html=args.html, dicom_sr=args.dicom_sr, say=terminal.tell):
-        terminal.show(path)
+    voice.tell(results.evidence)
+    for path in results.save(args.out, html=args.html, dicom_sr=args.dicom_sr, say=voice.tell):
+        voice.show(path)
     if run_report.exceeded_share(found):
         raise InputError(f"{args.data}: {run_report.describe_prior(found)}, see {args.out / 'run_report.json'}")
     return 0
@@ -206,7 +208,7 @@ def list_series(args: argparse.Namespace) -> int:
     """What would play which part, and why; nothing is graded."""
     from lumbar.study.folder import list_folder
 
-    terminal.show(list_folder(args.data, args.out or Path(), args.split, series=args.series))
+    voice.show(list_folder(args.data, args.out or Path(), args.split, series=args.series))
     return 0
 
 
@@ -220,7 +222,7 @@ def score_table(args: argparse.Namespace) -> int:
         from lumbar.drawing.charts import draw_score_charts
 
         draw_score_charts(labels, predictions, args.plots)
-    terminal.show(result.to_json() if args.json else result)
+    voice.show(result.to_json() if args.json else result)
     return 0
 
 
@@ -233,8 +235,8 @@ def blend_tables(args: argparse.Namespace) -> int:
     method = args.method or (hand.method if hand and hand.method != "auto" else "all")
     result = run_blend(args.labels, args.tables, args.folds, method, seed=args.seed, out=args.out, hand=hand)
     for note in result["notes"]:
-        terminal.tell(note)
-    terminal.show(report_json(result) if args.json else report(result))
+        voice.tell(note)
+    voice.show(report_json(result) if args.json else report(result))
     return 0
 
 
@@ -242,8 +244,8 @@ def pack_for_kaggle(args: argparse.Namespace) -> int:
     """Write what a Kaggle user uploads: the dataset, notebook and utility script folders, wheels included."""
     from lumbar.kaggle.pack import pack, upload_commands
 
-    pack(args.weights, args.out, owner=args.owner, wheels=args.wheels, say=terminal.tell)
-    terminal.show("\n".join(upload_commands(args.out)))
+    pack(args.weights, args.out, owner=args.owner, wheels=args.wheels, say=voice.tell)
+    voice.show("\n".join(upload_commands(args.out)))
     return 0
 
 
@@ -252,7 +254,7 @@ def info(args: argparse.Namespace) -> int:
     from lumbar.report.info import as_text
     from lumbar.report.info import info as everything
 
-    terminal.show(json.dumps(everything(), indent=2, ensure_ascii=False) if args.json else as_text(everything()))
+    voice.show(json.dumps(everything(), indent=2, ensure_ascii=False) if args.json else as_text(everything()))
     return 0
 
 
@@ -283,18 +285,18 @@ _COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
 
 
 def _parser() -> argparse.ArgumentParser:
-    with terminal.without_interrupts():  # numpy takes an interrupted import for a broken one
+    with stopping.without_interrupts():  # numpy takes an interrupted import for a broken one
         from lumbar.arguments import make_parser
     return make_parser(__doc__ or "", _COMMANDS)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code."""
-    with terminal.stoppable():
+    with stopping.stoppable():
         try:
-            return terminal.ended(partial(_main, argv), "train_utils.py")
+            return ending.ended(partial(_main, argv), "train_utils.py")
         finally:
-            terminal.let_go_of_output()
+            ending.let_go_of_output()
 
 
 def _main(argv: Sequence[str] | None) -> int:
@@ -307,18 +309,18 @@ def _main(argv: Sequence[str] | None) -> int:
         parser.error("bundle needs --run, or --random with --recipe")
     if args.command == "predict" and not args.list and None in (args.weights, args.out):
         parser.error("predict needs --weights and --out, or --list")
-    return terminal.ended(partial(_run, args), f"{parser.prog} {args.command}", terminal.KEPT.get(args.command))
+    return ending.ended(partial(_run, args), f"{parser.prog} {args.command}", ending.KEPT.get(args.command))
 
 
 def _run(args: argparse.Namespace) -> int:
-    with terminal.speaking(quiet=args.quiet, verbose=args.verbose, log=args.log):
-        terminal.event(f"{args.command} begins, lumbar {__version__}")
+    with voice.speaking(quiet=args.quiet, verbose=args.verbose, log=args.log):
+        voice.event(f"{args.command} begins, lumbar {__version__}")
         try:
             code = _run_command(args)
         except BaseException as error:
-            terminal.event(f"{args.command} fails ({type(error).__name__}); standard error says why")
+            voice.event(f"{args.command} fails ({type(error).__name__}); standard error says why")
             raise
-        terminal.event(f"{args.command} ends with exit code {code}")
+        voice.event(f"{args.command} ends with exit code {code}")
         return code
 
 

@@ -27,7 +27,7 @@ from lumbar.labels import CONDITIONS, LEVELS, SIDES, Side
 from lumbar.metric import UNLABELLED, label_codes, score_arrays
 from lumbar.prediction.predictor import Predictor
 from lumbar.study.study import DataFolder, Study, open_data, read_study
-from lumbar.terminal import bar
+from lumbar.terminal.progress import bar
 from lumbar.training.data.labelled import label_keypoints, study_rows
 
 DRAWS = 500  # of studies, for the standard error

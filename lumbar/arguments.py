@@ -10,7 +10,7 @@ from typing import Any, Final, NoReturn
 from lumbar import __version__
 from lumbar.ensemble.names import CHOICES
 from lumbar.issues import InputError
-from lumbar.terminal import show
+from lumbar.terminal.voice import show
 
 #: The words of `lumbar.compute.engine`, which loads torch.
 ENGINES: Final = ("auto", "eager", "fused", "half", "openvino", "openvino-half")

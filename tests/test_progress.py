@@ -1,4 +1,4 @@
-"""Long work says in a terminal what it is at, how far, and for how long; where nobody watches it says nothing."""
+"""Long work says what it is at, how far, and for how long: in a terminal at once, elsewhere a line a minute."""
 
 import json
 import os
@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 import termios
+import time
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -16,7 +17,7 @@ import pytest
 import train_utils
 from lumbar.compute.processes import each
 from lumbar.prediction import schedule
-from lumbar.terminal import bar, follow
+from lumbar.terminal.progress import bar, follow
 
 ROOT = Path(__file__).resolve().parents[1]
 #: Done of all, time so far < time to go.
@@ -148,7 +149,7 @@ def test_what_is_followed_is_unchanged_and_named(terminal: Terminal) -> None:
 
 def test_a_whole_process_in_a_terminal_keeps_results_apart_from_progress(tmp_path: Path) -> None:
     own, other = open_terminal()
-    program = "from lumbar.terminal import follow\nfor one in follow(range(3), 'counting', 3): print(one)"
+    program = "from lumbar.terminal.progress import follow\nfor one in follow(range(3), 'counting', 3): print(one)"
     ended = subprocess.run(
         [sys.executable, "-c", program], cwd=ROOT, stdout=subprocess.PIPE, stderr=other, text=True, check=True
     )
@@ -156,3 +157,12 @@ def test_a_whole_process_in_a_terminal_keeps_results_apart_from_progress(tmp_pat
     assert ended.stdout.split() == ["0", "1", "2"]
     assert "counting" in os.read(own, 65536).decode()
     os.close(own)
+
+
+def test_a_line_comes_while_one_step_takes_long(capsys: pytest.CaptureFixture[str]) -> None:
+    with bar("waiting", 2, every=0.2) as shown:
+        time.sleep(1.0)
+        lines = capsys.readouterr().err.splitlines()
+        shown.update()
+    assert 2 <= len(lines) <= 5
+    assert all(line.startswith("waiting: 0 of 2 after ") for line in lines)

@@ -14,10 +14,10 @@ from typing import Any
 import pytest
 
 import train_utils
-from lumbar import terminal
 from lumbar.compute import process_pool
 from lumbar.files.pool import spread
 from lumbar.issues import InputError
+from lumbar.terminal import stopping
 from tests.conftest import ROOT
 
 SCRIPT = [sys.executable, str(ROOT / "train_utils.py")]
@@ -142,7 +142,7 @@ def test_a_full_device_behind_standard_output_is_told(python: str, words: str) -
 
 
 def test_output_that_the_terminal_cannot_show_is_escaped() -> None:
-    code = "import lumbar.terminal as t; t.show('Größe\\x1b[31m\\udce4\\nline'); t.tell('ä\\x1b\\n')"
+    code = "import lumbar.terminal.voice as t; t.show('Größe\\x1b[31m\\udce4\\nline'); t.tell('ä\\x1b\\n')"
     done = shell(f'{sys.executable} -c "{code}"', env={**os.environ, "PYTHONIOENCODING": "ascii"})
     assert done.stdout == "Gr\\xf6\\xdfe\\x1b[31m\\xe4\nline\n"
     assert "\\x1b\\n" in done.stderr
@@ -160,7 +160,7 @@ def _break(item: int) -> int:
 @pytest.mark.slow
 def test_ctrl_c_reaches_one_process_of_many_and_the_others_make_no_noise() -> None:
     code = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # a job behind `&` ignores it
-    code += "import tests.test_terminal as t, lumbar.terminal as e, sys; from lumbar.files.pool import spread\n"
+    code += "import tests.test_terminal as t, lumbar.terminal.ending as e, sys; from lumbar.files.pool import spread\n"
     code += "def work():\n"
     code += "    for one in spread(t._wait, [0.01, 0.01] + [1.5] * 2, 2, lost='lost'): print('begun', flush=True)\n"
     code += "    return 0\n"
@@ -187,7 +187,7 @@ def test_what_a_child_meets_is_told_by_its_parent() -> None:
 
 def test_nothing_is_held_back_after_processes_have_begun() -> None:
     before = signal.pthread_sigmask(signal.SIG_BLOCK, ())
-    with terminal.without_interrupts():
+    with stopping.without_interrupts():
         assert signal.SIGINT in signal.pthread_sigmask(signal.SIG_BLOCK, ())
     assert signal.pthread_sigmask(signal.SIG_BLOCK, ()) == before
 

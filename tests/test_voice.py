@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 import train_utils
-from lumbar import terminal
 from lumbar.arguments import ARGUMENTS, EXAMPLES, make_parser
-from lumbar.terminal import bar
+from lumbar.terminal import voice
+from lumbar.terminal.progress import bar
 from tests.support.worlds import small_phantoms, tiny_bundle
 
 PATIENT = "SMITH^JOHN 1950"
@@ -42,14 +42,14 @@ def test_where_nobody_watches_progress_is_a_plain_line_now_and_then(capfd: pytes
 def test_quiet_keeps_everything_back_but_results_and_failures(
     tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    with terminal.speaking(quiet=True):
-        terminal.tell("a sentence")
+    with voice.speaking(quiet=True):
+        voice.tell("a sentence")
         with bar("grading", 1, show=True, every=0.0) as shown:
             shown.update()
     assert capfd.readouterr().err == ""
     assert train_utils.main(["verify", "--weights", str(tmp_path / "none"), "-q"]) == 1
     assert capfd.readouterr().err.startswith("train_utils.py verify: ")
-    terminal.tell("again")
+    voice.tell("again")
     assert capfd.readouterr().err == "again\n"
 
 
@@ -120,7 +120,7 @@ def test_every_help_has_an_example_that_works_and_names_defaults_and_ranges(
 def test_a_bare_machines_first_notebook_run_shows_no_warning(root: Path) -> None:
     """A kernel without widgets, and fonts that matplotlib has yet to find."""
     script = (
-        "import logging, warnings\nimport lumbar.terminal\nfrom tqdm import TqdmWarning\n"
+        "import logging, warnings\nimport lumbar.terminal.progress\nfrom tqdm import TqdmWarning\n"
         "warnings.warn('IProgress not found. Please update jupyter and ipywidgets.', TqdmWarning)\n"
         "logging.getLogger('matplotlib.font_manager').warning('Matplotlib is building the font cache')"
     )

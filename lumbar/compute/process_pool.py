@@ -13,7 +13,8 @@ import cv2
 import torch
 
 from lumbar.issues import InputError
-from lumbar.terminal import sentence, without_interrupts
+from lumbar.terminal.ending import sentence
+from lumbar.terminal.stopping import without_interrupts
 
 #: fork(): children begin as copies of this process, networks and all, within milliseconds. Other systems lack it.
 POSSIBLE: Final = sys.platform == "linux"

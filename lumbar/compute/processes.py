@@ -7,7 +7,7 @@ from typing import Final
 import cv2
 
 from lumbar.files.pool import spread
-from lumbar.terminal import bar
+from lumbar.terminal.progress import bar
 
 #: Items that a process takes at once: the bar moves this often at least.
 LARGEST_CHUNK: Final = 16

@@ -24,7 +24,7 @@ from lumbar.issues import InputError, printable
 from lumbar.labels import CONDITION_GROUPS
 from lumbar.metric import UNLABELLED, label_codes, prediction_array, prior_of_codes, read_labels, read_predictions
 from lumbar.submission import to_rows
-from lumbar.terminal import follow
+from lumbar.terminal.progress import follow
 
 LEAST_FOLDS_TO_CHOOSE = 3
 #: Where nobody says how many.

@@ -16,7 +16,7 @@ from typing import Final
 
 from lumbar.files.write import sha256, sync, write_text, writing_into
 from lumbar.issues import InputError, few
-from lumbar.terminal import held_back
+from lumbar.terminal.stopping import held_back
 
 if sys.platform != "win32":  # where what a kill leaves is not cleared away
     import fcntl

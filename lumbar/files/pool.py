@@ -7,7 +7,7 @@ from concurrent.futures.process import BrokenProcessPool
 from typing import TypeVar
 
 from lumbar.issues import InputError
-from lumbar.terminal import without_interrupts
+from lumbar.terminal.stopping import without_interrupts
 
 Item = TypeVar("Item")
 Answer = TypeVar("Answer")

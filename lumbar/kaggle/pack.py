@@ -24,7 +24,7 @@ from lumbar.files.exchange import Proof, exchanging, summed, write_sums
 from lumbar.files.write import check_apart, write_json, write_text, writing_into
 from lumbar.issues import InputError
 from lumbar.kaggle.inputs import COMPETITION, WHEELS, WHEELS_FOLDER
-from lumbar.terminal import follow
+from lumbar.terminal.progress import follow
 
 ROOT: Final = Path(__file__).resolve().parents[2]
 #: Python versions of Kaggle's image today and of the next one.

@@ -24,7 +24,7 @@ from lumbar.prediction.reading import ReadAhead
 from lumbar.prediction.result import StudyResult
 from lumbar.study import study as studies
 from lumbar.study.study import DataFolder, Study
-from lumbar.terminal import bar
+from lumbar.terminal.progress import bar
 
 _log = logging.getLogger(__name__)
 

@@ -30,7 +30,7 @@ from lumbar.labels import LABEL_COLUMNS, LEVELS, level_title
 from lumbar.phantom.scan import Plane, SeriesPlan
 from lumbar.phantom.writer import Coding, OwnSlices, slice_dataset, write_slice
 from lumbar.spider.tables import MOST, check_within, columns_spacing, merged, read_overview, read_points
-from lumbar.terminal import follow
+from lumbar.terminal.progress import follow
 
 Part = Literal["train", "held_out", "images"]
 #: T2 SPACE: pixel spacing and distance of neighbouring slice numbers, mm, of all 31 patients in SPIDER's overview.csv.

@@ -20,7 +20,7 @@ from lumbar.issues import InputError, Issue, cut, few
 from lumbar.study.found import by_study, overrule, series_rows, study_row
 from lumbar.study.study import DataFolder, has_tables, open_data
 from lumbar.study.tree import Tree
-from lumbar.terminal import follow
+from lumbar.terminal.progress import follow
 
 LIST: Final = "series.csv"
 
@@ -35,7 +35,7 @@ def open_folder(
 ) -> DataFolder:
     """Open whatever holds studies: a folder with tables (see `open_data`), any tree of DICOM files, or a zip of one.
 
-    `series`: an edited `series.csv`, which says what plays which part. `progress`: see `lumbar.terminal.bar`. Raises
+    `series`: an edited `series.csv`, which says what plays which part. `progress`: see `terminal.progress.bar`. Raises
     InputError where nothing can be graded, or the list does not fit.
     """
     root = Path(root)

@@ -29,7 +29,7 @@ from lumbar.recipe.evidence import Evidence
 from lumbar.recipe.member import LAST_FOLD
 from lumbar.recipe.strict import Strict
 from lumbar.recipe.wording import describe
-from lumbar.terminal import follow
+from lumbar.terminal.progress import follow
 
 __all__ = ["EXACT", "ORIGINALS", "convert_checkpoints", "read_checkpoint"]
 

@@ -28,7 +28,7 @@ from lumbar.recipe.evidence import UNKNOWN
 from lumbar.report.dicom_sr import codes
 from lumbar.report.dicom_sr.sources import Source, find_sources, first_of, nameless, repeat_study
 from lumbar.study.study import DataFolder
-from lumbar.terminal import follow
+from lumbar.terminal.progress import follow
 
 FOLDER: Final = "dicom_sr"
 SERIES_DESCRIPTION: Final = "Lumbar grades, research use only"

@@ -36,7 +36,7 @@ from lumbar.report.html.regions import Seen, region_views
 from lumbar.report.html.saliency import METHOD, saliency
 from lumbar.report.html.slices import Shown
 from lumbar.study.study import DataFolder, Study, read_study, true_severities
-from lumbar.terminal import follow
+from lumbar.terminal.progress import follow
 
 PAGE: Final = Path(__file__).parent / "page"
 #: In the order in which they are joined.

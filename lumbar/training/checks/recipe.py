@@ -17,7 +17,7 @@ from lumbar.recipe.losses import OF_ALL_GRADERS
 from lumbar.recipe.recipe import AnyMember, Recipe
 from lumbar.recipe.settings import Training
 from lumbar.study.tables import read_sources
-from lumbar.terminal import tell
+from lumbar.terminal.voice import tell
 from lumbar.training.data.soft_labels import SoftLabels
 from lumbar.training.loop.beginning import fitting, freeze, is_below
 from lumbar.training.loop.detector_losses import OF_PROBABILITIES

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from lumbar.issues import InputError
 from lumbar.recipe.settings import Loop, Training
-from lumbar.terminal import bar as progress_bar
+from lumbar.terminal.progress import bar as progress_bar
 from lumbar.training.loop import checkpoint
 from lumbar.training.loop.batches import Batch, Plan, Samples, load, validation
 from lumbar.training.loop.beginning import freeze, rest
