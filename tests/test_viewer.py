@@ -284,6 +284,32 @@ def test_boxes_lie_in_the_same_place_whichever_way_a_network_sees_the_images() -
     np.testing.assert_allclose(boxes[2], boxes[0], atol=1.6)  # rounded from the other end, 1.5 mm pixels
 
 
+def test_a_turned_box_is_drawn_as_it_lies_on_the_slice() -> None:
+    study = small_study()
+    points = {
+        ("spinal_canal_stenosis", level): _on_sagittal(study, np.add(mm, (0, 3.0 * row, 0)))
+        for row, (level, mm) in enumerate(CANAL.items())
+    }
+    drawn = {}
+    for rotate in ("none", "canal"):
+        region = {"box": "mm", "extent": (20, 40), "rotate": rotate}
+        spec = GraderSpec(task="spinal", slices=3, region=region)
+        cuts = cut_regions(study, points, spec)
+        views = region_views([Seen(spec, cuts, {})], Shown(study))
+        found = next(one for one in views if one["title"] == "Sagittal T2" and one["row"] == 2)
+        drawn[rotate] = next(entry for entry in found["slices"] if entry)
+        turn = cuts.cuts["sagittal_t2", LEVELS[2]].turn
+    assert "corners" not in drawn["none"]
+    corners = np.array(drawn["canal"]["corners"])
+    sides = np.linalg.norm(np.roll(corners, -1, axis=0) - corners, axis=1)
+    np.testing.assert_allclose(sides, [40, 20, 40, 20], atol=1.6)  # boxes end at whole pixels of 1.5 mm
+    dx, dy = corners[1] - corners[0]
+    assert abs(turn) > 0.05
+    assert abs(np.arctan2(dy, dx) - turn) < 0.01
+    x, y, wide, tall = drawn["canal"]["box"]
+    np.testing.assert_allclose([corners.min(0), corners.max(0)], [[x, y], [x + wide, y + tall]], atol=0.02)
+
+
 # ---- saliency ------------------------------------------------------------------------------------------------------
 
 
@@ -312,10 +338,17 @@ def test_a_map_shows_what_moved_the_network_which_way_and_on_which_slice() -> No
 
 
 def _on_axial(study: Any, mm: np.ndarray) -> Any:
-    series = study.series["axial_t2"][0]
+    return _on(study.series["axial_t2"][0], mm)
+
+
+def _on_sagittal(study: Any, mm: np.ndarray) -> Any:
+    return _on(study.series["sagittal_t2"][0], mm)
+
+
+def _on(series: Any, mm: np.ndarray) -> Any:
     item = series.slices[int(np.argmin(plane_distances(series.affines, mm)))]
     x, y, _ = to_pixel(item.affine, mm)
-    return SimpleNamespace(series_id=3, instance=item.instance, xy_px=(x, y), mm=tuple(mm))
+    return SimpleNamespace(series_id=series.series_id, instance=item.instance, xy_px=(x, y), mm=tuple(mm))
 
 
 def test_the_canal_is_graded_on_two_views_and_every_other_condition_on_its_own() -> None:

@@ -1,5 +1,6 @@
 """The regions of a study for the report, exactly as the networks saw them, with what in them moved the networks."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
@@ -73,7 +74,8 @@ def _view(part: Seen, region: Region, row: int, column: int, shown: Shown) -> di
         "repeated": region.repeated,
         "slices": [
             None if item is None or box is None or frame is None
-            else {"instance": item.instance, "name": item.name, "box": _box(item, box, frame, region.series_id, shown)}
+            else {"instance": item.instance, "name": item.name}
+            | _box(item, box, region.turn, frame, region.series_id, shown)
             for item, box, frame in zip(slices, boxes, frames, strict=True)
         ],
         "image": images.region_film(region.pixels[shown_slices]),
@@ -95,12 +97,17 @@ def _frame(item: Slice, spec: GraderSpec) -> geometry.FloatArray:
 
 
 def _box(
-    item: Slice, box: tuple[int, int, int, int], frame: geometry.FloatArray, series_id: int, shown: Shown
-) -> list[float]:
-    """(x, y, width, height) in mm of the shown slice; box ends are excluded, pixel centres lie at whole numbers."""
-    x1, y1, x2, y2 = (value - 0.5 for value in box)
-    corners = [
-        shown.place(series_id, item.instance, geometry.to_patient(frame, corner)) for corner in ((x1, y1), (x2, y2))
-    ]
-    (ax, ay), (bx, by) = (corner for corner in corners if corner is not None)
-    return [round(value, 2) for value in (min(ax, bx), min(ay, by), abs(bx - ax), abs(by - ay))]
+    item: Slice, box: tuple[int, int, int, int], turn: float, frame: geometry.FloatArray, series_id: int, shown: Shown
+) -> dict[str, list[Any]]:
+    """What is drawn of a box, in mm of the shown slice: `box` (x, y, width, height) around its corners and, where it is
+    turned around its middle, the `corners` themselves. Box ends are excluded, pixel centres lie at whole numbers."""
+    (x1, x2), (y1, y2) = ((start - 0.5, end - 0.5) for start, end in (box[::2], box[1::2]))
+    rows, columns = geometry.spacing_mm(frame)  # mm a pixel, along them the turn is meant
+    cos, sin, x, y = math.cos(turn), math.sin(turn), (x1 + x2) / 2, (y1 + y2) / 2
+    around = [((left - x) * columns, (top - y) * rows) for left, top in ((x1, y1), (x2, y1), (x2, y2), (x1, y2))]
+    corners_px = [(x + (cos * dx - sin * dy) / columns, y + (sin * dx + cos * dy) / rows) for dx, dy in around]
+    places = [shown.place(series_id, item.instance, geometry.to_patient(frame, corner)) for corner in corners_px]
+    corners = np.array([place for place in places if place is not None])
+    low, high = corners.min(axis=0), corners.max(axis=0)
+    drawn: dict[str, list[Any]] = {"box": np.round([*low, *(high - low)], 2).tolist()}
+    return drawn | {"corners": np.round(corners, 2).tolist()} if turn else drawn

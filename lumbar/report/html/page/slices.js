@@ -102,7 +102,8 @@ class Slices {
       .map((item) => {
         const [x, y, width, height] = item.box;
         const chosen = region === this.chosen;
-        return draw("rect", { x, y, width, height, fill: "none", stroke: chosen ? "#fff" : "#dfe5ea",
+        const shape = item.corners ? ["polygon", { points: item.corners.join(" ") }] : ["rect", { x, y, width, height }];
+        return draw(shape[0], { ...shape[1], fill: "none", stroke: chosen ? "#fff" : "#dfe5ea",
           class: chosen ? "box chosen" : "box", "stroke-width": chosen ? 2.2 : 1, "stroke-opacity": chosen ? 1 : 0.75,
           "stroke-dasharray": chosen ? null : "4 4", "vector-effect": "non-scaling-stroke" });
       }));
