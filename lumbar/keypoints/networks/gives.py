@@ -1,10 +1,16 @@
 """What the network files here share: which answers a network can give, and slices with their neighbours."""
 
+import math
+from typing import Final
+
 import torch
 from torch import nn
 
 from lumbar.issues import InputError
 from lumbar.recipe.detector import Answer, DetectorSpec
+
+#: What an untrained map shows everywhere.
+RARE: Final = 0.01
 
 
 def refuse_other_answers(
@@ -37,6 +43,17 @@ def with_neighbours(stacks: torch.Tensor, series: int = 1) -> torch.Tensor:
     end = torch.zeros_like(each[:, :, :1])
     before, after = torch.cat([end, each[:, :, :-1]], 2), torch.cat([each[:, :, 1:], end], 2)
     return torch.stack([before, each, after], 2).flatten(1, 2).transpose(1, 2).flatten(0, 1)
+
+
+def start_rare(head: nn.Module) -> None:
+    """Let the layer that maps come from answer `RARE` everywhere, as Lin et al. (2017) begin: most of a map is empty.
+
+    Else the first gradients are a hundred times larger than later ones, and Adam's second moment remembers them long.
+    """
+    layer = next(module for module in head.modules() if isinstance(module, nn.Conv2d))
+    assert layer.bias is not None
+    nn.init.zeros_(layer.weight)
+    nn.init.constant_(layer.bias, math.log(RARE / (1 - RARE)))
 
 
 class AlongSlices(nn.Module):

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from lumbar.compute.uncompiled import without_compiler
-from lumbar.keypoints.networks.gives import AlongSlices, refuse_other_answers, with_neighbours
+from lumbar.keypoints.networks.gives import AlongSlices, refuse_other_answers, start_rare, with_neighbours
 from lumbar.keypoints.networks.smp import build_smp
 from lumbar.recipe.detector import DetectorSpec
 
@@ -34,6 +34,7 @@ class Pointer(nn.Module):
         one = spec.model_copy(update={"in_chans": 3 * self.series, "beside": None, "network_args": of_unet})
         unet: Any = build_smp(one, smp.Unet)
         self.encoder, self.decoder, self.maps = unet.encoder, unet.decoder, unet.segmentation_head
+        start_rare(self.maps)
         self.pointer_encoder: Any = None
         if "pointer_encoder" in args:
             other = {
