@@ -64,9 +64,10 @@ def sagittal_slices(
         middle = index_at(series, place + offset)
     step = 1.0 if region.slice_mm is None else region.slice_mm / (series.spacing_mm or region.slice_mm)
     indices = _steps(middle, region.slices, step, len(series))
-    if side == "right" and prep.side_order == "medial":
+    backwards = side == "right" and prep.side_order == "medial"
+    if backwards:
         indices = indices[::-1]
-    return window_of(series, _with_neighbours(indices, region, range(len(series))), prep)
+    return window_of(series, _with_neighbours(indices, region, range(len(series)), backwards=backwards), prep)
 
 
 def axial_slices_of(
@@ -99,11 +100,17 @@ def _all_of(study: Study, series: Series, view: View, keypoints: Points, spec: G
         place = canal_mm(study, series, keypoints, prep)
         middle = (count - 1) / 2 if place is None else min(max(index_at(series, place), 0), count - 1)
         first, last = (math.ceil(middle - 0.25), last) if side == "left" else (first, math.floor(middle + 0.25))
-    indices = spread(last - first + 1, region.slices) + first
-    outside_in = region.half and side == "left"
-    if outside_in or (side == "right" and not region.half and prep.side_order == "medial"):
-        indices = indices[::-1]
-    return window_of(series, _with_neighbours(indices, region, range(count)), prep)
+    steps = spread(last - first + 1, region.slices)
+    # one side counts from the other end, so that both choose alike where halves are rounded
+    if region.half:
+        backwards = side == "left"
+        indices = last - steps if backwards else first + steps
+    else:
+        backwards = side == "right" and prep.side_order == "medial"
+        indices = last - steps if side == "right" else first + steps
+        if side == "right" and not backwards:
+            indices = indices[::-1]
+    return window_of(series, _with_neighbours(indices, region, range(count), backwards=backwards), prep)
 
 
 def _of_level(
@@ -135,11 +142,13 @@ def _steps(middle: float, num: int, step: float, count: int) -> np.ndarray:
     return np.clip(np.floor(places + lean + 0.5), 0, count - 1).astype(np.intp)
 
 
-def _with_neighbours(indices: np.ndarray, region: Region, within: "range | list[int]") -> np.ndarray:
-    """With every slice the one before and the one after in the window's own order, inside of `within`."""
+def _with_neighbours(
+    indices: np.ndarray, region: Region, within: "range | list[int]", *, backwards: bool = False
+) -> np.ndarray:
+    """With every slice the one before and the one after, inside of `within`; `backwards`: in the series' other order,
+    as the window runs."""
     if not region.neighbours:
         return indices
-    backwards = len(indices) > 1 and indices[0] > indices[-1]
     before, after = (1, -1) if backwards else (-1, 1)
     three = np.stack([indices + before, indices, indices + after], axis=1)
     return np.clip(three, within[0], within[-1]).reshape(-1)
