@@ -298,3 +298,23 @@ def test_a_right_side_shows_the_mirrored_slices_of_the_left(count, num, fields):
     there = [count + 1 - item.instance for item in left.slices]
     alike = spec.preprocessing.side_order == "medial" or spec.region.half
     assert [item.instance for item in right.slices] == (there if alike else there[::-1])
+
+
+def test_a_levels_axial_slices_go_by_the_found_ones_where_it_asks_so():
+    """One series over two levels: halfway to the other's slice, wherever the canal's points say that levels lie."""
+    heights = [*range(-30, 34, 4)]  # 16 slices from the feet to the head
+    study = small_study(sagittal_t2=(sagittal(1),), axial_t2=(axial(3, [heights]),))
+    points = {("spinal_canal_stenosis", level): spot(study, 1, 6, mm) for level, mm in CANAL.items()}
+    for name, instance in {("left", "l3_l4"): 16, ("right", "l3_l4"): 14, ("left", "l4_l5"): 7}.items():
+        side, level = name
+        mm = [12 if side == "left" else -12, 10, heights[instance - 1]]
+        points[f"{side}_subarticular_stenosis", level] = spot(study, 3, instance, mm)
+
+    def shown(level, **region):
+        spec = GraderSpec(task="subarticular", **{**SMALL, "slices": 16}, region={"around": "level", **region})
+        return sorted(set(instances(cut_region(study, "axial_left", level, points, spec))))
+
+    assert shown("l3_l4", levels_by="found") == [*range(11, 17)]  # the slice halfway between 7 and 15 belongs to both
+    assert shown("l4_l5", levels_by="found") == [*range(3, 12)]
+    assert shown("l3_l4") == shown("l3_l4", levels_by="segments") == [*range(9, 17)]
+    assert shown("l4_l5") == [*range(2, 9)]

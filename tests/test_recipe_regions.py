@@ -11,6 +11,8 @@ from lumbar.bundle.manifest import Member
 from lumbar.grading.regions import region_key
 from lumbar.grading.tasks import task_of
 from lumbar.issues import InputError
+from lumbar.recipe import needs
+from lumbar.recipe.detector import DetectorSpec
 from lumbar.recipe.grader import GraderSpec
 from lumbar.recipe.recipe import load_recipe
 from lumbar.recipe.wording import describe
@@ -61,6 +63,8 @@ T1: dict[str, Any] = {"views": ["sagittal_t1_left"], "conditions": [LEFT_FORAMEN
         ({**T2, "region": {"box": "share", "extent": [0.002, 0.2]}}, "0.05 and more are taken"),
         ({**T2, "region": {"shift": [900.0, 0.0]}}, "leads out of the image; at most 200 mm"),
         ({**T2, "region": {"box": "levels", "shift_l5_s1": [0.0, -6.0]}}, 'at most 5 units of box = "levels"'),
+        ({**SIDE, "region": {"levels_by": "found"}}, 'it needs an axial view and around = "level"'),
+        ({**T2, "region": {"around": "level", "levels_by": "found"}}, "levels_by says which axial slices"),
         ({**T2, "region": {"percentiles": [99.0, 1.0]}}, "must rise"),
         ({**T2, "region": {"boxes": "mm"}}, "unknown key 'boxes'; did you mean 'box'"),
         ({**T2, "region": {"around": "point"}, "preprocessing": {"window_end": "zeros"}}, 'window_end = "repeat"'),
@@ -140,3 +144,11 @@ def test_a_recipe_whose_graders_lack_points_is_refused(tmp_path: Path) -> None:
     assert "slice_shift has no effect" in still
     alone = RECIPE.replace("sagittal_t2", "sagittal_t1") + 'region = { rotate = "canal" }\n'
     assert "no detector finds points on sagittal_t2" in refused(tmp_path, alone)
+
+
+def test_slices_of_a_level_by_found_ones_need_no_point_of_the_canal() -> None:
+    axial = {"axial": DetectorSpec(series_type="axial_t2", in_chans=3, num_classes=2)}
+    (lost,) = needs.faults(axial, {"one": GraderSpec(**SIDE, region={"around": "level"})})
+    assert 'add one, or set levels_by = "found"' in lost
+    found = GraderSpec(**SIDE, region={"around": "level", "levels_by": "found"})
+    assert needs.faults(axial, {"one": found}) == []

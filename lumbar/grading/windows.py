@@ -1,19 +1,19 @@
 """Which slices a region shows: around a place of the series, around its point, or all of its level. No torch."""
 
 import math
-from collections.abc import Mapping
 
 import numpy as np
 
 from lumbar import geometry
 from lumbar.dicom.series import Series
 from lumbar.grading.points import Point, Points
-from lumbar.labels import LEVELS, Level
+from lumbar.labels import KEYPOINT_SERIES, LEVELS, Level
 from lumbar.recipe.grader import GraderSpec
 from lumbar.recipe.region import Region
 from lumbar.recipe.views import View, side_of_view
 from lumbar.study.canal import canal_mm, moved_middle_mm
-from lumbar.study.levels import level_slices
+from lumbar.study.keypoint import SlicePlace
+from lumbar.study.levels import Slices, level_slices
 from lumbar.study.slices import Window, axial_window, find_slice, index_at, sagittal_window, window_of
 from lumbar.study.study import Study
 
@@ -73,7 +73,7 @@ def sagittal_slices(
 def axial_slices_of(
     study: Study, level: Level, point: Point, keypoints: Points, spec: GraderSpec, view: View
 ) -> Window | None:
-    """The slices of an axial region: around the point's own, or all that cut the level's segment of the canal."""
+    """The slices of an axial region: around the point's own, or all of its level."""
     prep, region = spec.preprocessing, spec.region_of(view)
     if region.around == "level":
         return _of_level(study, level, point, keypoints, spec, region)
@@ -116,12 +116,7 @@ def _all_of(study: Study, series: Series, view: View, keypoints: Points, spec: G
 def _of_level(
     study: Study, level: Level, point: Point, keypoints: Points, spec: GraderSpec, region: Region
 ) -> Window | None:
-    canal: Mapping[Level, np.ndarray] = {
-        each: np.asarray(found.mm)
-        for each in LEVELS
-        if (found := keypoints.get(("spinal_canal_stenosis", each))) is not None
-    }
-    slices = level_slices(study, canal, "segments", spec.preprocessing).get(level, [])
+    slices = _by_level(study, keypoints, spec, region).get(level, [])
     if not slices:
         return None
     counts: dict[int, int] = {}
@@ -133,6 +128,21 @@ def _of_level(
     places = [place for place, item in enumerate(series.ordered(spec.preprocessing.order)) if id(item) in own]
     indices = np.array(places)[spread(len(places), region.slices)]
     return window_of(series, _with_neighbours(indices, region, places), spec.preprocessing)
+
+
+def _by_level(study: Study, keypoints: Points, spec: GraderSpec, region: Region) -> dict[Level, Slices]:
+    """The axial slices of each level, by the canal's points or by the slices of the axial ones."""
+    canal = {
+        level: np.asarray(point.mm)
+        for (condition, level), point in keypoints.items()
+        if condition == "spinal_canal_stenosis"
+    }
+    places = [
+        SlicePlace(*name, point.series_id, point.instance, 1.0)
+        for name, point in keypoints.items()
+        if KEYPOINT_SERIES[name[0]] == "axial_t2"
+    ]
+    return level_slices(study, canal, region.levels_by or "segments", spec.preprocessing, places=places)
 
 
 def _steps(middle: float, num: int, step: float, count: int) -> np.ndarray:

@@ -197,6 +197,8 @@ def _wrong(region: Region, view: View, preprocessing: Preprocessing) -> Iterator
         yield 'slice_mm says how far slices lie apart, around = "level" that all are brought to `slices`; leave one out'
     if preprocessing.window_end == "zeros" and (region.slice_mm is not None or region.around in ("point", "level")):
         yield 'slice_mm and around need preprocessing.window_end = "repeat"'
+    if region.levels_by is not None and not (axial and region.around == "level"):
+        yield 'levels_by says which axial slices are a level\'s; it needs an axial view and around = "level"'
     yield from _far_or_small(region, both=axial and side is None)
 
 

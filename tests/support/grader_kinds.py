@@ -53,6 +53,11 @@ _FIELDS: dict[str, dict[str, Any]] = {
         "conditions": [LEFT_FORAMEN],
         "region": {"slice_mm": 6.0, "neighbours": True, "around": "point"},
     },
+    "axial slices around found ones": {
+        "views": ["axial_left"],
+        "conditions": [LEFT_RECESS],
+        "region": {"around": "level", "levels_by": "found", "neighbours": True},
+    },
     "one slice and its neighbours": {
         "views": ["sagittal_t1_left"],
         "conditions": [LEFT_FORAMEN],
