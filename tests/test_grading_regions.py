@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from lumbar import geometry
 from lumbar.bundle.convert.original import EXACT
 from lumbar.dicom.series import Series, Slice
-from lumbar.grading.regions import cut_region, cut_regions, region_key
+from lumbar.grading.regions import cut_region, cut_regions, region_key, view_window
 from lumbar.recipe.grader import GraderSpec
 from lumbar.recipe.preprocessing import Preprocessing
 from lumbar.recipe.views import TASK_VIEWS
@@ -249,3 +249,72 @@ def test_exact_boxes_lie_where_the_originals_rule_puts_them(shape, spacing, plac
     (x1, x2), (y1, y2) = edges_by_rule(place[0], shape[1], spacing[1]), edges_by_rule(place[1], shape[0], spacing[0])
     inside = x1 >= 0 and y1 >= 0 and x2 <= shape[1] and y2 <= shape[0]
     assert region.boxes == ((x1, y1, x2, y2) if inside else None,)
+
+
+def test_a_box_of_next_to_nothing_is_a_pixel():
+    @dataclass(frozen=True)
+    class Sized(Spot):
+        size_mm: tuple[float, float] = (0.1, 0.6)
+
+    study = small_study()
+    points = {name: Sized(**vars(point)) for name, point in spots(study).items()}
+    for size in ((0.1, 0.6), (0.0, 0.0)):
+        sized = {name: replace(point, size_mm=size) for name, point in points.items()}
+        region = cut_regions(study, sized, spec_of(region={"box": "own"})).cuts["sagittal_t2", "l3_l4"]
+        x1, y1, x2, y2 = region.boxes[2]
+        assert (x2 - x1, y2 - y1) == (1, 1)
+    lost = {name: replace(point, size_mm=(np.nan, 1.0)) for name, point in points.items()}
+    assert not cut_regions(study, lost, spec_of(region={"box": "own"})).present["sagittal_t2"].any()
+
+
+def test_only_sagittal_regions_turn_along_the_canal():
+    """A task cuts axial views beside its own; and theirs stay upright."""
+    study = small_study()
+    foraminal = GraderSpec(task="foraminal", **SMALL, region={"rotate": "canal"})
+    cuts = cut_regions(study, spots(study), foraminal).cuts
+    assert cuts["sagittal_t2", "l5_s1"].turn != 0
+    assert cuts["axial_left", "l5_s1"].turn == 0
+
+
+@pytest.mark.parametrize("count", [5, 6, 7, 12])
+@pytest.mark.parametrize("num", [1, 2, 3])
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"region": {"neighbours": True}},
+        {"region": {"neighbours": True}, "t1_offsets_mm": (60.0,) * 5},
+        {"region": {"around": "level"}},
+        {"region": {"around": "level"}, "preprocessing": Preprocessing(side_order="patient")},
+        {"region": {"around": "level", "half": True, "neighbours": True}},
+    ],
+)
+def test_a_right_side_shows_the_mirrored_slices_of_the_left(count, num, fields):
+    study = small_study(sagittal_t2=(sagittal(1),), sagittal_t1=(sagittal(2, count),), axial_t2=(axial(3),))
+    spec = GraderSpec(task="foraminal", **{**SMALL, "slices": num}, **fields)
+    keypoints = {("spinal_canal_stenosis", level): spot(study, 1, 6, mm) for level, mm in CANAL.items()}
+    left, right = (
+        view_window(study, view, "l3_l4", None, keypoints, spec) for view in ("sagittal_t1_left", "sagittal_t1_right")
+    )
+    there = [count + 1 - item.instance for item in left.slices]
+    alike = spec.preprocessing.side_order == "medial" or spec.region.half
+    assert [item.instance for item in right.slices] == (there if alike else there[::-1])
+
+
+def test_a_levels_axial_slices_go_by_the_found_ones_where_it_asks_so():
+    """One series over two levels: halfway to the other's slice, wherever the canal's points say that levels lie."""
+    heights = [*range(-30, 34, 4)]  # 16 slices from the feet to the head
+    study = small_study(sagittal_t2=(sagittal(1),), axial_t2=(axial(3, [heights]),))
+    points = {("spinal_canal_stenosis", level): spot(study, 1, 6, mm) for level, mm in CANAL.items()}
+    for name, instance in {("left", "l3_l4"): 16, ("right", "l3_l4"): 14, ("left", "l4_l5"): 7}.items():
+        side, level = name
+        mm = [12 if side == "left" else -12, 10, heights[instance - 1]]
+        points[f"{side}_subarticular_stenosis", level] = spot(study, 3, instance, mm)
+
+    def shown(level, **region):
+        spec = GraderSpec(task="subarticular", **{**SMALL, "slices": 16}, region={"around": "level", **region})
+        return sorted(set(instances(cut_region(study, "axial_left", level, points, spec))))
+
+    assert shown("l3_l4", levels_by="found") == [*range(11, 17)]  # the slice halfway between 7 and 15 belongs to both
+    assert shown("l4_l5", levels_by="found") == [*range(3, 12)]
+    assert shown("l3_l4") == shown("l3_l4", levels_by="segments") == [*range(9, 17)]
+    assert shown("l4_l5") == [*range(2, 9)]

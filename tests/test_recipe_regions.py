@@ -11,6 +11,8 @@ from lumbar.bundle.manifest import Member
 from lumbar.grading.regions import region_key
 from lumbar.grading.tasks import task_of
 from lumbar.issues import InputError
+from lumbar.recipe import needs
+from lumbar.recipe.detector import DetectorSpec
 from lumbar.recipe.grader import GraderSpec
 from lumbar.recipe.recipe import load_recipe
 from lumbar.recipe.wording import describe
@@ -53,6 +55,16 @@ T1: dict[str, Any] = {"views": ["sagittal_t1_left"], "conditions": [LEFT_FORAMEN
         ({**T2, "region": {"size": [8, 64]}}, "16 or more"),
         ({**T2, "region": {"slices": 1000}}, "256 or less"),
         ({**T2, "region": {"size": [2048, 2048], "slices": 9}}, "hold more than 16777216 numbers"),
+        ({"task": "subarticular", "region": {"rotate": "canal"}}, 'axial_left: rotate = "canal" turns sagittal images'),
+        ({"task": "global", "region": {"size": [1024, 1024], "slices": 4}}, "hold more than 16777216 numbers"),
+        ({**BOTH, "region": {"shift": [10.0, 0.0]}}, "leads to one side of a view that shows both"),
+        ({**BOTH, "region": {"box": "pair", "shift_l5_s1": [0.5, 0.0]}}, "shift_l5_s1 .* leads to one side"),
+        ({"task": "spinal", "region": {"shift": [10.0, 0.0]}}, "axial_middle: shift .* leads to one side"),
+        ({**T2, "region": {"box": "share", "extent": [0.002, 0.2]}}, "0.05 and more are taken"),
+        ({**T2, "region": {"shift": [900.0, 0.0]}}, "leads out of the image; at most 200 mm"),
+        ({**T2, "region": {"box": "levels", "shift_l5_s1": [0.0, -6.0]}}, 'at most 5 units of box = "levels"'),
+        ({**SIDE, "region": {"levels_by": "found"}}, 'it needs an axial view and around = "level"'),
+        ({**T2, "region": {"around": "level", "levels_by": "found"}}, "levels_by says which axial slices"),
         ({**T2, "region": {"percentiles": [99.0, 1.0]}}, "must rise"),
         ({**T2, "region": {"boxes": "mm"}}, "unknown key 'boxes'; did you mean 'box'"),
         ({**T2, "region": {"around": "point"}, "preprocessing": {"window_end": "zeros"}}, 'window_end = "repeat"'),
@@ -79,6 +91,11 @@ def test_a_manifest_keeps_every_kind_and_equal_inputs_are_shared(spec: GraderSpe
     assert isinstance(again, GraderSpec)
     assert region_key(again) == region_key(spec.model_copy(update={"network": "mil", "rnn_hidden": 4}))
     assert len({region_key(other) for other in KINDS.values()}) == len(KINDS)
+
+
+def test_a_task_takes_what_its_own_views_allow() -> None:
+    assert GraderSpec(task="subarticular", region={"half": True}).region.half
+    assert GraderSpec(task="foraminal", region={"shift": [10.0, 0.0], "rotate": "canal"}).region.rotate == "canal"
 
 
 def test_what_was_written_before_reads_as_it_was() -> None:
@@ -123,5 +140,15 @@ def test_a_recipe_whose_graders_lack_points_is_refused(tmp_path: Path) -> None:
     uneven = RECIPE.replace('["sagittal_t2"]', '["sagittal_t2", "sagittal_t2_left"]').replace("one]", "one]\n" + mixed)
     uneven += "regions.sagittal_t2 = { slices = 9 }\n"
     assert "which have 5 and 9; mix images" in refused(tmp_path, uneven)
+    still = refused(tmp_path, RECIPE + 'region = { around = "level" }\nslice_shift = [0.5, 0.5]\n')
+    assert "slice_shift has no effect" in still
     alone = RECIPE.replace("sagittal_t2", "sagittal_t1") + 'region = { rotate = "canal" }\n'
     assert "no detector finds points on sagittal_t2" in refused(tmp_path, alone)
+
+
+def test_slices_of_a_level_by_found_ones_need_no_point_of_the_canal() -> None:
+    axial = {"axial": DetectorSpec(series_type="axial_t2", in_chans=3, num_classes=2)}
+    (lost,) = needs.faults(axial, {"one": GraderSpec(**SIDE, region={"around": "level"})})
+    assert 'add one, or set levels_by = "found"' in lost
+    found = GraderSpec(**SIDE, region={"around": "level", "levels_by": "found"})
+    assert needs.faults(axial, {"one": found}) == []

@@ -22,6 +22,7 @@ from lumbar.labels import (
     CONDITIONS,
     KEYPOINT_SERIES,
     LABEL_COLUMNS,
+    LEVELS,
     SERIES_DESCRIPTIONS,
     condition_title,
     level_title,
@@ -35,9 +36,9 @@ from lumbar.recipe.settings import Training
 from lumbar.recipe.views import MIRROR_VIEW
 from lumbar.study.keypoint import Keypoint
 from lumbar.study.study import DataFolder, Study, open_data, read_study
-from lumbar.training.data.labelled import Name, label_keypoints, study_rows, trusted
+from lumbar.training.data.labelled import Name, label_keypoints, sized, study_rows, trusted
 from lumbar.training.data.packs import Packs, load_study, read_arrays, read_header, write_arrays
-from lumbar.training.data.region_files import margin_spec, region_arrays
+from lumbar.training.data.region_files import make_regions, margin_spec, region_arrays
 from lumbar.training.data.region_samples import RegionSamples
 from lumbar.training.data.slice_shift import draw, shares_of
 from lumbar.training.data.soft_labels import SoftLabels
@@ -45,7 +46,7 @@ from lumbar.training.data.stack_files import stack_arrays
 from lumbar.training.data.stack_samples import StackSamples
 from lumbar.training.loop.losses import EMPTY
 from tests.support.contract import fixed_weights
-from tests.support.grader_kinds import KINDS
+from tests.support.grader_kinds import KINDS, small_grader
 from tests.support.mirror import mirror_coordinates, mirror_labels, mirror_study
 from tests.support.worlds import detector_spec, grader_spec, small_phantoms
 
@@ -393,6 +394,30 @@ def test_a_label_is_trusted_where_the_found_point_is_far_off_or_missing(data: Da
         far = number % 2 == 1 or (number == 2 and not KEYPOINT_SERIES[label.condition].startswith("sagittal"))
         assert point.confidence == (1.0 if far else 0.5), number
     assert labels[-1] in kept
+
+
+def test_labelled_points_have_a_size_where_boxes_are_as_large_as_their_points(data: DataFolder, tmp_path: Path) -> None:
+    _, told = _one(data)
+    large = sized(told)
+    left, right = ((f"{side}_subarticular_stenosis", "l4_l5") for side in ("left", "right"))
+    apart = float(np.linalg.norm(np.subtract(told[left].mm, told[right].mm)))
+    assert large[left].size_mm == large[right].size_mm == pytest.approx((apart, apart))
+    canal = [np.array(told["spinal_canal_stenosis", level].mm)[1:] for level in LEVELS]
+    steps = np.linalg.norm(np.diff(canal, axis=0), axis=1)
+    sides = [large["spinal_canal_stenosis", level].size_mm for level in LEVELS]
+    means = [steps[0], *(steps[1:] + steps[:-1]) / 2, steps[-1]]
+    assert sides == [pytest.approx((mean, mean)) for mean in means]
+    assert sized({left: told[left]})[left].size_mm is None
+    found = replace(told[left], slice_from="plane")
+    assert sized(told | {left: found})[left] == found
+
+    packs, (study_id, *_) = Packs(tmp_path / "packs", data), data.study_ids
+    packs.ensure([study_id], _here)
+    own = small_grader(views=["sagittal_t2"], conditions=["spinal_canal_stenosis"], region={"box": "own"})
+    assert data.coordinates is not None
+    make_regions(packs, study_rows(data.coordinates), None, own, tmp_path, {study_id: "a"}, study_id)
+    arrays, _ = read_arrays(tmp_path / f"{study_id}.safetensors")
+    assert arrays["sagittal_t2/present"].all()
 
 
 def test_nothing_is_trained_on_what_cannot_be_seen(data: DataFolder, tmp_path: Path) -> None:

@@ -58,7 +58,7 @@ def placed(
     box = Placed((height, width), (-x if axial and side == "right" else x, y))
     if region.box == "pair":
         return replace(box, turn=_pair_turn(level, keypoints, frame))
-    if region.rotate == "canal":
+    if region.rotate == "canal" and not axial:  # members of tasks cut views that they do not see
         line = chain(study, "sagittal_t2", keypoints)
         line = line if len(line) > 2 else chain(study, view, keypoints)
         return replace(box, turn=canal_turn([geometry.to_pixel(frame, mm)[:2] for mm in line.values()], frame, point))
@@ -81,7 +81,9 @@ def _unit(
         return image_mm
     if region.box == "own":
         size = getattr(point, "size_mm", None)
-        return None if size is None else (float(size[1]), float(size[0]))
+        if size is None or not np.isfinite(size).all():
+            return None
+        return min(float(size[1]), image_mm[0]), min(float(size[0]), image_mm[1])
     if region.box == "pair":
         left, right = pair(view, level, keypoints)
         if left is None or right is None:

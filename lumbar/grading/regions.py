@@ -240,7 +240,8 @@ def _part(
         return resize(image, wanted.size), (0, 0, image.shape[1], image.shape[0]), False
     middle = boxes.middle_px(at, box, spacing)
     half = 0.5 if prep.box_origin == "centre" else 0.0
-    upright = geometry.box_px((middle[0] + half, middle[1] + half), box.size_mm, spacing)
+    x1, y1, x2, y2 = geometry.box_px((middle[0] + half, middle[1] + half), box.size_mm, spacing)
+    upright = x1, y1, max(x2, x1 + 1), max(y2, y1 + 1)  # a point's own size may be next to nothing
     if not _overlap(upright, image.shape):
         return None
     if box.turn:

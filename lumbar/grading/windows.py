@@ -1,19 +1,19 @@
 """Which slices a region shows: around a place of the series, around its point, or all of its level. No torch."""
 
 import math
-from collections.abc import Mapping
 
 import numpy as np
 
 from lumbar import geometry
 from lumbar.dicom.series import Series
 from lumbar.grading.points import Point, Points
-from lumbar.labels import LEVELS, Level
+from lumbar.labels import KEYPOINT_SERIES, LEVELS, Level
 from lumbar.recipe.grader import GraderSpec
 from lumbar.recipe.region import Region
 from lumbar.recipe.views import View, side_of_view
 from lumbar.study.canal import canal_mm, moved_middle_mm
-from lumbar.study.levels import level_slices
+from lumbar.study.keypoint import SlicePlace
+from lumbar.study.levels import Slices, level_slices
 from lumbar.study.slices import Window, axial_window, find_slice, index_at, sagittal_window, window_of
 from lumbar.study.study import Study
 
@@ -64,15 +64,16 @@ def sagittal_slices(
         middle = index_at(series, place + offset)
     step = 1.0 if region.slice_mm is None else region.slice_mm / (series.spacing_mm or region.slice_mm)
     indices = _steps(middle, region.slices, step, len(series))
-    if side == "right" and prep.side_order == "medial":
+    backwards = side == "right" and prep.side_order == "medial"
+    if backwards:
         indices = indices[::-1]
-    return window_of(series, _with_neighbours(indices, region, range(len(series))), prep)
+    return window_of(series, _with_neighbours(indices, region, range(len(series)), backwards=backwards), prep)
 
 
 def axial_slices_of(
     study: Study, level: Level, point: Point, keypoints: Points, spec: GraderSpec, view: View
 ) -> Window | None:
-    """The slices of an axial region: around the point's own, or all that cut the level's segment of the canal."""
+    """The slices of an axial region: around the point's own, or all of its level."""
     prep, region = spec.preprocessing, spec.region_of(view)
     if region.around == "level":
         return _of_level(study, level, point, keypoints, spec, region)
@@ -99,22 +100,23 @@ def _all_of(study: Study, series: Series, view: View, keypoints: Points, spec: G
         place = canal_mm(study, series, keypoints, prep)
         middle = (count - 1) / 2 if place is None else min(max(index_at(series, place), 0), count - 1)
         first, last = (math.ceil(middle - 0.25), last) if side == "left" else (first, math.floor(middle + 0.25))
-    indices = spread(last - first + 1, region.slices) + first
-    outside_in = region.half and side == "left"
-    if outside_in or (side == "right" and not region.half and prep.side_order == "medial"):
-        indices = indices[::-1]
-    return window_of(series, _with_neighbours(indices, region, range(count)), prep)
+    steps = spread(last - first + 1, region.slices)
+    # one side counts from the other end, so that both choose alike where halves are rounded
+    if region.half:
+        backwards = side == "left"
+        indices = last - steps if backwards else first + steps
+    else:
+        backwards = side == "right" and prep.side_order == "medial"
+        indices = last - steps if side == "right" else first + steps
+        if side == "right" and not backwards:
+            indices = indices[::-1]
+    return window_of(series, _with_neighbours(indices, region, range(count), backwards=backwards), prep)
 
 
 def _of_level(
     study: Study, level: Level, point: Point, keypoints: Points, spec: GraderSpec, region: Region
 ) -> Window | None:
-    canal: Mapping[Level, np.ndarray] = {
-        each: np.asarray(found.mm)
-        for each in LEVELS
-        if (found := keypoints.get(("spinal_canal_stenosis", each))) is not None
-    }
-    slices = level_slices(study, canal, "segments", spec.preprocessing).get(level, [])
+    slices = _by_level(study, keypoints, spec, region).get(level, [])
     if not slices:
         return None
     counts: dict[int, int] = {}
@@ -128,6 +130,21 @@ def _of_level(
     return window_of(series, _with_neighbours(indices, region, places), spec.preprocessing)
 
 
+def _by_level(study: Study, keypoints: Points, spec: GraderSpec, region: Region) -> dict[Level, Slices]:
+    """The axial slices of each level, by the canal's points or by the slices of the axial ones."""
+    canal = {
+        level: np.asarray(point.mm)
+        for (condition, level), point in keypoints.items()
+        if condition == "spinal_canal_stenosis"
+    }
+    places = [
+        SlicePlace(*name, point.series_id, point.instance, 1.0)
+        for name, point in keypoints.items()
+        if KEYPOINT_SERIES[name[0]] == "axial_t2"
+    ]
+    return level_slices(study, canal, region.levels_by or "segments", spec.preprocessing, places=places)
+
+
 def _steps(middle: float, num: int, step: float, count: int) -> np.ndarray:
     """Indices (num,) `step` apart around a place; the nearest slices, halves towards the middle of the series."""
     places = middle + (np.arange(num) - (num - 1) / 2) * step
@@ -135,11 +152,13 @@ def _steps(middle: float, num: int, step: float, count: int) -> np.ndarray:
     return np.clip(np.floor(places + lean + 0.5), 0, count - 1).astype(np.intp)
 
 
-def _with_neighbours(indices: np.ndarray, region: Region, within: "range | list[int]") -> np.ndarray:
-    """With every slice the one before and the one after in the window's own order, inside of `within`."""
+def _with_neighbours(
+    indices: np.ndarray, region: Region, within: "range | list[int]", *, backwards: bool = False
+) -> np.ndarray:
+    """With every slice the one before and the one after, inside of `within`; `backwards`: in the series' other order,
+    as the window runs."""
     if not region.neighbours:
         return indices
-    backwards = len(indices) > 1 and indices[0] > indices[-1]
     before, after = (1, -1) if backwards else (-1, 1)
     three = np.stack([indices + before, indices, indices + after], axis=1)
     return np.clip(three, within[0], within[-1]).reshape(-1)

@@ -9,6 +9,7 @@ from lumbar.recipe.detector import DetectorSpec
 from lumbar.recipe.grader import GraderSpec
 from lumbar.recipe.losses import OF_ANSWERS, OF_GRADERS, losses_of
 from lumbar.recipe.settings import MOST_SHIFT, Training
+from lumbar.recipe.views import VIEWS
 
 Members = Mapping[str, tuple[DetectorSpec | GraderSpec, Training]]
 
@@ -44,19 +45,28 @@ def _own(spec: DetectorSpec | GraderSpec, training: Training) -> Iterator[str]:
         yield "soft_mix mixes labels with a table's; name the table as soft_labels"
     if detects and training.soft_labels:
         yield "soft_labels are severities, and a detector has none; write it below [stage2]"
-    if detects and training.slice_shift:
-        yield "slice_shift moves the windows of graders' regions; write it below [stage2]"
-    if not isinstance(training.slice_shift, str) and training.slice_shift:
-        shares = training.slice_shift
-        if not math.isclose(sum(shares), 1, abs_tol=1e-6):
-            yield f"slice_shift holds probabilities of 0, ±1, ±2 … slices; they sum to {sum(shares):g}, not 1"
-        if not detects and spec.preprocessing.window_end == "zeros":
-            yield 'slice_shift needs preprocessing.window_end = "repeat": other windows stop at a series\' ends'
-        if len(shares) > MOST_SHIFT + 1:
-            yield f"slice_shift names {len(shares) - 1} shifts; at most {MOST_SHIFT} are taken"
+    yield from _shifting(spec, training)
     if training.best_by == ("score" if detects else "error_mm"):
         other, kind = ("error_mm", "a detector") if detects else ("score", "a grader")
         yield f"best_by = {training.best_by!r} is no figure of {kind}; take {other!r}, 'loss' or 'last'"
+
+
+def _shifting(spec: DetectorSpec | GraderSpec, training: Training) -> Iterator[str]:
+    if not training.slice_shift:
+        return
+    if isinstance(spec, DetectorSpec):
+        yield "slice_shift moves the windows of graders' regions; write it below [stage2]"
+    elif all(spec.region_of(view).around == "level" for view in spec.views or VIEWS):
+        yield 'slice_shift has no effect, as around = "level" shows all slices of a level; leave one of the two out'
+    if isinstance(training.slice_shift, str):
+        return
+    shares = training.slice_shift
+    if not math.isclose(sum(shares), 1, abs_tol=1e-6):
+        yield f"slice_shift holds probabilities of 0, ±1, ±2 … slices; they sum to {sum(shares):g}, not 1"
+    if isinstance(spec, GraderSpec) and spec.preprocessing.window_end == "zeros":
+        yield 'slice_shift needs preprocessing.window_end = "repeat": other windows stop at a series\' ends'
+    if len(shares) > MOST_SHIFT + 1:
+        yield f"slice_shift names {len(shares) - 1} shifts; at most {MOST_SHIFT} are taken"
 
 
 def _losses(spec: DetectorSpec | GraderSpec, training: Training) -> Iterator[str]:

@@ -145,7 +145,7 @@ class GraderSpec(Strict):
             if MIRROR_VIEW[view] != view and MIRROR_VIEW[view] in self.regions:
                 yield f"regions names {view} and {MIRROR_VIEW[view]}, which are alike; name one of the two"
         total = 0
-        for view in self.views or ("sagittal_t2",):
+        for view in self.views or _TASK_VIEWS[self.task or "global"]:
             region = self.region_of(view)
             total += region.frames * region.size[0] * region.size[1]
             yield from (f"the region of {view}: {wrong}" for wrong in _wrong(region, view, self.preprocessing))
@@ -195,9 +195,24 @@ def _wrong(region: Region, view: View, preprocessing: Preprocessing) -> Iterator
         yield 'half takes the slices of half a series; it needs around = "level"'
     if region.slice_mm is not None and region.around == "level":
         yield 'slice_mm says how far slices lie apart, around = "level" that all are brought to `slices`; leave one out'
-    if region.box != "mm" and region.extent is not None and max(region.extent) > 50:
-        yield f'extent = {list(region.extent)} is in units of box = "{region.box}", not in mm; at most 50 are taken'
-    if region.box == "mm" and region.extent is not None and min(region.extent) < 5:
-        yield f"extent = {list(region.extent)} mm is too small; 5 mm and more are taken"
     if preprocessing.window_end == "zeros" and (region.slice_mm is not None or region.around in ("point", "level")):
         yield 'slice_mm and around need preprocessing.window_end = "repeat"'
+    if region.levels_by is not None and not (axial and region.around == "level"):
+        yield 'levels_by says which axial slices are a level\'s; it needs an axial view and around = "level"'
+    yield from _far_or_small(region, both=axial and side is None)
+
+
+def _far_or_small(region: Region, *, both: bool) -> Iterator[str]:
+    """What makes no sense in a box's size and place; `both`: on an axial view of both sides."""
+    if region.box != "mm" and region.extent is not None and max(region.extent) > 50:
+        yield f'extent = {list(region.extent)} is in units of box = "{region.box}", not in mm; at most 50 are taken'
+    if region.box != "mm" and region.extent is not None and min(region.extent) < 0.05:
+        yield f'extent = {list(region.extent)} is too small for box = "{region.box}"; 0.05 and more are taken'
+    most, unit = (200, "mm") if region.box == "mm" else (5, f'units of box = "{region.box}"')
+    for name, shift in (("shift", region.shift), ("shift_l5_s1", region.shift_l5_s1 or (0.0, 0.0))):
+        if max(map(abs, shift)) > most:
+            yield f"{name} = {list(shift)} leads out of the image; at most {most} {unit} are taken"
+        if both and shift[0]:
+            yield f"{name} = {list(shift)} leads to one side of a view that shows both; set its first number to 0"
+    if region.box == "mm" and region.extent is not None and min(region.extent) < 5:
+        yield f"extent = {list(region.extent)} mm is too small; 5 mm and more are taken"

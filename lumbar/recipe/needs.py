@@ -33,8 +33,9 @@ def _wrong(view: View, region: Region, found: set[SeriesType], sized: set[Series
         )
     if region.rotate == "canal" and "sagittal_t2" not in found:
         yield 'rotate = "canal" goes by the canal\'s points, and no detector finds points on sagittal_t2; add one'
-    if region.around == "level" and kind == "axial_t2" and KEYPOINT_SERIES["spinal_canal_stenosis"] not in found:
+    by_canal = region.around == "level" and kind == "axial_t2" and region.levels_by != "found"
+    if by_canal and KEYPOINT_SERIES["spinal_canal_stenosis"] not in found:
         yield (
             'around = "level" takes the axial slices that cut a level\'s part of the canal, and no detector finds '
-            "points on sagittal_t2; add one"
+            'points on sagittal_t2; add one, or set levels_by = "found"'
         )

@@ -49,6 +49,9 @@ class RegionSpec(Strict):
     #: offset: sagittal slices in the middle of the series, or beside it; point: around the point's own slice; level:
     #: all slices of the level (of a sagittal series all), brought to `slices` at equal steps.
     around: Literal["offset", "point", "level"] | None = None
+    #: Which axial slices are a level's, where `around` is "level": segments (the default), all that cut its part of the
+    #: canal; found, those around the slices of its points, as far as halfway to the next level's (seventh place).
+    levels_by: Literal["segments", "found"] | None = None
     #: Only the side's half: of a sagittal series the slices from outside in, of an axial region 60 % of its width.
     half: bool | None = None
     #: standard: mean 0 and deviation 1; percentile: what lies between two percentiles, minmax: all values, to -1 … 1.
@@ -70,6 +73,7 @@ class RegionSpec(Strict):
             "slice_mm",
             "neighbours",
             "around",
+            "levels_by",
             "half",
             "intensity",
             "scope",
@@ -99,6 +103,7 @@ class Region:
     slice_mm: float | None = None
     neighbours: bool = False
     around: Literal["offset", "point", "level"] | None = None
+    levels_by: Literal["segments", "found"] | None = None
     half: bool = False
     intensity: Intensity = "standard"
     scope: Scope = "crop"

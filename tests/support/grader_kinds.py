@@ -53,6 +53,32 @@ _FIELDS: dict[str, dict[str, Any]] = {
         "conditions": [LEFT_FORAMEN],
         "region": {"slice_mm": 6.0, "neighbours": True, "around": "point"},
     },
+    "axial slices around found ones": {
+        "views": ["axial_left"],
+        "conditions": [LEFT_RECESS],
+        "region": {"around": "level", "levels_by": "found", "neighbours": True},
+    },
+    "one slice and its neighbours": {
+        "views": ["sagittal_t1_left"],
+        "conditions": [LEFT_FORAMEN],
+        "region": {"slices": 1, "neighbours": True},
+    },
+    "neighbours at the border": {
+        "views": ["sagittal_t1_left"],
+        "conditions": [LEFT_FORAMEN],
+        "region": {"slices": 2, "neighbours": True},
+        "t1_offsets_mm": (60.0,) * 5,
+    },
+    "neighbours of a side's half": {
+        "views": ["sagittal_t1_left"],
+        "conditions": [LEFT_FORAMEN],
+        "region": {"slices": 1, "neighbours": True, "half": True, "around": "level"},
+    },
+    "all slices of a series for each side": {
+        "views": ["sagittal_t1_left"],
+        "conditions": [LEFT_FORAMEN],
+        "region": {"around": "level"},
+    },
     "every sagittal series": {
         "views": ["sagittal_series"],
         "conditions": list(CONDITIONS),

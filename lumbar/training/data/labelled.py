@@ -1,12 +1,14 @@
 """Keypoints of the label table, as if they were found. No torch."""
 
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
 
 from lumbar import geometry
-from lumbar.labels import KEYPOINT_SERIES, Condition, Level
+from lumbar.grading.boxes import neighbour_mm
+from lumbar.labels import KEYPOINT_SERIES, Condition, Level, mirrored
 from lumbar.study.keypoint import Keypoint
 from lumbar.study.slices import find_slice
 from lumbar.study.study import Study
@@ -34,6 +36,26 @@ def label_keypoints(study: Study, coordinates: pd.DataFrame) -> dict[Name, Keypo
         where = int(row.series_id), int(row.instance_number), xy, mm
         found[name] = Keypoint(*name, *where, 1.0, 0.0, 1.0, slice_from="label")  # type: ignore[arg-type]
     return found
+
+
+def sized(points: Mapping[Name, Keypoint]) -> dict[Name, Keypoint]:
+    """The same points, labelled ones as large, in mm, as detectors that tell sizes learn them to be (`targets.sizes`).
+
+    Left and right of an axial level: their distance. Others: the mean distance to the neighbouring levels, without
+    what lies across the slices. One that has no neighbour has no size.
+    """
+    return {name: _sized(point, points) if point.slice_from == "label" else point for name, point in points.items()}
+
+
+def _sized(label: Keypoint, points: Mapping[Name, Keypoint]) -> Keypoint:
+    condition, level = label.name
+    if KEYPOINT_SERIES[condition] == "axial_t2":
+        other = points.get((mirrored(condition), level))
+        size = 0.0 if other is None else float(np.linalg.norm(np.subtract(other.mm, label.mm)))
+    else:
+        line = {each: np.array(point.mm[1:]) for (name, each), point in points.items() if name == condition}
+        size = neighbour_mm(line, level)
+    return replace(label, size_mm=(size, size) if size > 0 else None)
 
 
 def trusted(found: Sequence[Keypoint], told: Sequence[Keypoint], limit_mm: float) -> list[Keypoint]:

@@ -7,12 +7,12 @@ from typing import Any
 
 import numpy as np
 
-from lumbar.grading.regions import cut_regions
+from lumbar.grading.regions import cut_regions, views_of
 from lumbar.recipe.grader import GraderSpec
 from lumbar.recipe.region import AXIAL_HALF, Region, RegionSpec
 from lumbar.recipe.views import TASK_VIEWS, View
 from lumbar.study.study import Study
-from lumbar.training.data.labelled import Name, label_keypoints
+from lumbar.training.data.labelled import Name, label_keypoints, sized
 from lumbar.training.data.layout import numbered
 from lumbar.training.data.packs import Packs, write_arrays
 
@@ -68,10 +68,15 @@ def region_arrays(study: Study, keypoints: Mapping[Name, Any], spec: GraderSpec)
 def make_regions(
     packs: Packs, rows: Any, found: Any, spec: GraderSpec, folder: Path, wanted: dict[int, str], study_id: int
 ) -> None:
-    """Write the regions of one study around `found` keypoints by study, or (None) around labelled ones."""
+    """Write the regions of one study around `found` keypoints by study, or (None) around labelled ones.
+
+    Labelled ones among them get a size where a box is as large as its point.
+    """
     study = packs.study(study_id)
     if found is not None:
         points: Any = {(point.condition, point.level): point for point in found[study_id]}
     else:
         points = label_keypoints(study, rows[study_id]) if study_id in rows else {}
+    if any(spec.region_of(view).box == "own" for view in views_of(spec)):
+        points = sized(points)
     write_arrays(folder / f"{study_id}.safetensors", region_arrays(study, points, spec), source=wanted[study_id])
