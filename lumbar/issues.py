@@ -138,6 +138,11 @@ def few(names: Sequence[str], most: int = 3) -> str:
     return ", ".join(names[:most]) + (f" and {more} more" if more > 0 else "")
 
 
+def named(words: Sequence[str], most: int = 8) -> str:
+    """The first words of a file as it has them, each short enough for a sentence: `'a', 'b' and 2 more`."""
+    return few([repr(cut(word, 40)) for word in words], most)
+
+
 def numbered(faults: Sequence[str]) -> str:
     """All of several faults in a line, the end left open: a single one as it is, others as `(1) … (2) …`."""
     if len(faults) == 1:

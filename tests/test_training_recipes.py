@@ -143,6 +143,7 @@ def test_members_are_trained_fold_by_fold_in_order(tmp_path: Path) -> None:
     ("lines", "words"),
     [
         ("frozen = ['encoder']", r"second: frozen names 'encoder', and the network has no such parameter"),
+        ("frozen = ['encoder', 'tail']", r"frozen names 'encoder', 'tail', and the network has no such parameter"),
         ("frozen = ['encoders', 'head']", "the whole network"),
         ("begins_with = 't2'", "no weight of 't2' fits it"),
         ("begins_with = 'first'\nfresh = ['tail']", "fresh names 'tail'"),
@@ -150,6 +151,7 @@ def test_members_are_trained_fold_by_fold_in_order(tmp_path: Path) -> None:
         ("loss = { severity = 1.0, any_severe = 1.0 }", "asks about the canal, and it does not answer that"),
         ("loss = { severity = 1.0, slices = 1.0 }", "which gru does not give; it gives severity in training"),
         ("loss = { severity = 1.0, level = 1.0 }\nnetwork = 'mil'", "it gives severity, slices in training"),
+        ("loss = { severity = 1.0, level = 1.0, views = 1.0 }", "loss names 'level', 'views', which gru does not give"),
     ],
 )
 def test_what_only_networks_and_data_tell_is_told_before_anything_is_trained(
@@ -159,3 +161,13 @@ def test_what_only_networks_and_data_tell_is_told_before_anything_is_trained(
     (tmp_path / "train.csv").write_text(f"study_id,{','.join(LABEL_COLUMNS)}\n{row}\n", encoding="utf-8")
     (fault,) = recipe_faults(_recipe(tmp_path, stage2=lines), tmp_path)
     assert words.split(".*")[0].replace("\\", "") in fault
+
+
+def test_all_that_one_network_is_asked_wrongly_is_told_at_once(tmp_path: Path) -> None:
+    lines = "frozen = ['tail']\nbegins_with = 'first'\nfresh = ['neck']\n"
+    lines += "loss = { any_severe = 1.0, severity = 1.0, level = 1.0 }"
+    faults = recipe_faults(_recipe(tmp_path, stage2=lines), tmp_path)
+    words = ("frozen names 'tail'", "fresh names 'neck'", "names 'any_severe'", "names 'level'")
+    assert len(faults) == len(words)
+    for fault, word in zip(faults, words, strict=True):
+        assert word in fault
