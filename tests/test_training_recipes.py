@@ -123,6 +123,19 @@ def test_all_of_it_is_told_at_once(tmp_path: Path) -> None:
     assert "(3) second: begins_with = 'nobody'" in told
 
 
+def test_what_is_wrong_with_specs_does_not_hide_what_is_wrong_with_their_training(tmp_path: Path) -> None:
+    detector = "stride = 3\ntarget = 'disc'\nanswer = 'slices'\nbest_by = 'score'"
+    grader = "region = { rotate = 'canal', box = 'whole', half = true }\nloss = { hinge = 1.0 }\nbest_by = 'error_mm'\n"
+    with pytest.raises(InputError) as error:
+        _recipe(tmp_path, detector, grader + "[blend]\non = 'logits'\ninner.a.weights.spinal.b = 0\n")
+    told = str(error.value)
+    for words in (
+        "stride = 3 is for heatmaps", "target = 'disc'", "t2: best_by", "cannot be rotated", "has neither half",
+        "half takes the half of a side", "names 'hinge'", "second: best_by = 'error_mm'", "gives no member a weight",
+    ):  # fmt: skip
+        assert words in told, (words, told)
+
+
 def test_a_member_begins_with_one_that_trains_its_folds(tmp_path: Path) -> None:
     third = "folds = [0]\n[stage2.members.third]\ntask = 'foraminal'\nbegins_with = 'second'\n"
     assert _recipe(tmp_path, stage2=third + "folds = [0]").folds_of("third") == (0,)

@@ -2,6 +2,9 @@
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from pydantic import ValidationError
 
 from lumbar.issues import cut, few
 from lumbar.recipe.chain import one_step
@@ -9,6 +12,7 @@ from lumbar.recipe.detector import DetectorSpec
 from lumbar.recipe.grader import GraderSpec
 from lumbar.recipe.losses import OF_ANSWERS, OF_GRADERS, losses_of
 from lumbar.recipe.settings import MOST_SHIFT, Training
+from lumbar.recipe.strict import Strict
 
 Members = Mapping[str, tuple[DetectorSpec | GraderSpec, Training]]
 
@@ -29,11 +33,41 @@ def faults(members: Members, folds: Sequence[int], sets: Mapping[str, Sequence[s
     return [*found.values(), *_unheard(members), *dict.fromkeys(lacking)]
 
 
+def of_sound_parts(values: Mapping[str, Any]) -> list[str]:
+    """What is wrong with single members of a recipe's table of which other parts cannot be read."""
+    found: dict[str, str] = {}
+    for stage, kind in (("stage1", DetectorSpec), ("stage2", GraderSpec)):
+        for name, entry in values[stage]["members"].items():
+            spec, training = _read(kind, entry["spec"]), _read(Training, entry["training"])
+            if isinstance(training, Training):
+                wrong = _of_training(training, detects=kind is DetectorSpec)
+                if isinstance(spec, DetectorSpec | GraderSpec):
+                    wrong = _own(spec, training)
+                for each in wrong:
+                    found.setdefault(each, f"{name}: {each}")
+    return list(found.values())
+
+
+def _read(kind: type[Strict], values: Any) -> Strict | None:
+    try:
+        return kind.model_validate(values)
+    except ValidationError:
+        return None
+
+
 def _own(spec: DetectorSpec | GraderSpec, training: Training) -> Iterator[str]:
     """What is wrong with one member, whatever else there is."""
     detects = isinstance(spec, DetectorSpec)
     yield from _losses(spec, training)
     yield from _mixing(spec, training)
+    yield from _of_training(training, detects=detects)
+    shifted = not isinstance(training.slice_shift, str) and training.slice_shift
+    if shifted and not detects and spec.preprocessing.window_end == "zeros":
+        yield 'slice_shift needs preprocessing.window_end = "repeat": other windows stop at a series\' ends'
+
+
+def _of_training(training: Training, *, detects: bool) -> Iterator[str]:
+    """What is wrong with how a detector or a grader is trained, whatever it is."""
     if training.floor and training.schedule in ("step", "constant"):
         yield f"floor is where a falling rate ends, and schedule = {training.schedule!r} has no end; leave it out"
     if training.schedule == "one_cycle" and training.warmup > 0.95:
@@ -50,22 +84,25 @@ def _own(spec: DetectorSpec | GraderSpec, training: Training) -> Iterator[str]:
         shares = training.slice_shift
         if not math.isclose(sum(shares), 1, abs_tol=1e-6):
             yield f"slice_shift holds probabilities of 0, ±1, ±2 … slices; they sum to {sum(shares):g}, not 1"
-        if not detects and spec.preprocessing.window_end == "zeros":
-            yield 'slice_shift needs preprocessing.window_end = "repeat": other windows stop at a series\' ends'
         if len(shares) > MOST_SHIFT + 1:
             yield f"slice_shift names {len(shares) - 1} shifts; at most {MOST_SHIFT} are taken"
     if training.best_by == ("score" if detects else "error_mm"):
         other, kind = ("error_mm", "a detector") if detects else ("score", "a grader")
         yield f"best_by = {training.best_by!r} is no figure of {kind}; take {other!r}, 'loss' or 'last'"
+    if not detects:
+        yield from _strange_losses(training, OF_GRADERS, "a grader")
+
+
+def _strange_losses(training: Training, known: Sequence[str], what: str) -> Iterator[str]:
+    for word in training.loss:
+        if word not in known:
+            yield f"loss names {cut(word, 40)!r}, and {what} has no such output; known: {', '.join(known)}"
 
 
 def _losses(spec: DetectorSpec | GraderSpec, training: Training) -> Iterator[str]:
     detects = isinstance(spec, DetectorSpec)
-    known = OF_ANSWERS[spec.answer] if isinstance(spec, DetectorSpec) else OF_GRADERS
-    for word in training.loss:
-        if word not in known:
-            what = f"answer {spec.answer!r}" if isinstance(spec, DetectorSpec) else "a grader"
-            yield f"loss names {cut(word, 40)!r}, and {what} has no such output; known: {', '.join(known)}"
+    if isinstance(spec, DetectorSpec):
+        yield from _strange_losses(training, OF_ANSWERS[spec.answer], f"answer {spec.answer!r}")
     if isinstance(spec, DetectorSpec) and spec.decode == "change" and [*losses_of(spec, training)] != ["cross_entropy"]:
         yield 'decode = "change" reads classes of slices, which learn by cross_entropy alone; leave other losses out'
     if training.loss and not detects and "severity" not in training.loss and training.bundled:
