@@ -164,6 +164,15 @@ def test_members_are_trained_fold_by_fold_in_order(tmp_path: Path) -> None:
         ("loss = { severity = 1.0, any_severe = 1.0 }", "asks about the canal, and it does not answer that"),
         ("loss = { severity = 1.0, slices = 1.0 }", "which gru does not give; it gives severity in training"),
         ("loss = { severity = 1.0, level = 1.0 }\nnetwork = 'mil'", "it gives severity, slices in training"),
+        ("network_args = { foo = 1 }", "the recipe: gru takes no network_args 'foo'; known: none"),
+        ("network = 'mil'\nnetwork_args = { foo = 1 }", "mil takes no network_args 'foo'; known: none"),
+        (
+            "network = 'attention'\nnetwork_args = { hidden = 0, dropout = 'a' }",
+            "(1) network_args hidden = 0 cannot be used; give a whole number, 1 or more. (2) network_args dropout "
+            "= 'a' cannot be used; give a number from 0 to less than 1",
+        ),
+        ("network = 'attention'\nnetwork_args = { hidden = 1.5 }", "hidden = 1.5 cannot be used"),
+        ("network = 'attention'\nlevels = 'all'\nnetwork_args = { hidden = 7 }", "give an even whole number"),
         ("loss = { severity = 1.0, level = 1.0, views = 1.0 }", "loss names 'level', 'views', which gru does not give"),
     ],
 )
@@ -183,4 +192,36 @@ def test_all_that_one_network_is_asked_wrongly_is_told_at_once(tmp_path: Path) -
     words = ("frozen names 'tail'", "fresh names 'neck'", "names 'any_severe'", "names 'level'")
     assert len(faults) == len(words)
     for fault, word in zip(faults, words, strict=True):
+        assert word in fault
+
+
+@pytest.mark.parametrize(
+    ("lines", "words"),
+    [
+        (
+            "network = 'slice_scores'\nanswer = 'slices'\nplace = 'whole'\nnetwork_args = { layers = 1.5, hidden = 0 }",
+            ("layers = 1.5 cannot be used", "hidden = 0 cannot be used"),
+        ),
+        (
+            "network = 'pointer'\ndepth = true\nnetwork_args = { pointer_args = 3, pointer_hidden = true }",
+            ("pointer_args = 3 cannot be used; give a table", "pointer_hidden = True cannot be used"),
+        ),
+        (
+            "network = 'pointer'\ndepth = true\nnetwork_args = { pointer_args = { depth = 3 } }",
+            ("those of a pointer_encoder; name one, or leave them out",),
+        ),
+        ("network = 'centernet'\nstride = 4\nnetwork_args = { dropout = 0.1 }", ("give a list of numbers from 0",)),
+        ("image_size = 50", ("correct its settings",)),
+    ],
+)
+def test_arguments_of_a_detector_that_make_no_sense_are_told(
+    lines: str, words: tuple[str, ...], tmp_path: Path
+) -> None:
+    given = START.replace("network_args = { decoder_channels = 8 }\n", "").replace("image_size = 64\n%s", "%s", 1)
+    path = tmp_path / "small.toml"
+    lines = lines if "image_size" in lines else f"image_size = 64\n{lines}"
+    path.write_text(given % (lines, ""), encoding="utf-8")
+    (fault,) = recipe_faults(load_recipe(path), tmp_path)
+    assert "bundle" not in fault
+    for word in words:
         assert word in fault

@@ -141,7 +141,9 @@ _REFUSALS: Final = (
         "it takes images of {1}, {1} x 2, … pixels, not of {0}",
     ),
 )
-_JARGON: Final = re.compile(r"__|\(\)|\b(object|attribute|tensor|tuple|NoneType|size mismatch|torch)\b|`")
+_JARGON: Final = re.compile(
+    r"__|\(\)|\b(object|attribute|tensor|tuple|NoneType|size mismatch|torch|could not convert|invalid literal)\b|`"
+)
 
 
 def why_refused(error: Exception, given: Mapping[str, Any]) -> str:

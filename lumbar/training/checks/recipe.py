@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from lumbar.bundle.network import blueprint, build_network, check_inputs, check_size, example, noise
+from lumbar.bundle.network import RECIPE, blueprint, build_network, check_inputs, check_size, example, noise
 from lumbar.compute.forward import asked
 from lumbar.grading.tasks import task_of
 from lumbar.issues import InputError, named
@@ -52,7 +52,7 @@ def recipe_faults(recipe: Recipe, root: Path) -> list[str]:
 
 def weights_bytes(member: AnyMember) -> int:
     """What a member's weights take on the disk, in float32."""
-    network = blueprint(member.spec, "the recipe")
+    network = blueprint(member.spec, RECIPE)
     return 4 * sum(value.numel() for value in network.state_dict().values())
 
 
@@ -71,10 +71,10 @@ def _network_faults(member: AnyMember, begun: AnyMember | None) -> Iterator[str]
     """
     training = member.training
     try:
-        network = blueprint(member.spec, "the recipe")
-        check_size(network, "the recipe")
-        check_inputs(network, member.spec, "the recipe")
-        other = {} if begun is None else blueprint(begun.spec, "the recipe").state_dict()
+        network = blueprint(member.spec, RECIPE)
+        check_size(network, RECIPE)
+        check_inputs(network, member.spec, RECIPE)
+        other = {} if begun is None else blueprint(begun.spec, RECIPE).state_dict()
     except InputError as error:
         yield str(error)
         return
