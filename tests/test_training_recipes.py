@@ -90,6 +90,20 @@ REFUSED = {
     "boxes in maps": ("augment = { mix = 'cutmix' }", "", "mixup of images only"),
     "mixed studies": ("", "any_severe_weight = 1.0\naugment = { mix = 'mixup' }", "'any_severe'; leave it out"),
     "runs of uneven views": ("", UNEVEN, "which have 3 and 5; mix images"),
+    "sizes of no holes": ("augment = { holes = 3 }", "", "t2: augment.holes and hole_size need a probability"),
+    "a mix of nothing": (
+        "",
+        "augment = { mix_on = 'features' }",
+        "augment.mix_on, mix_p and mix_alpha say how",
+    ),
+    "percentiles of no use": ("", "region = { percentiles = [5, 95] }", r"second: region.percentiles holds for inten"),
+    "a span of no levels": ("", "region = { span = 'spine' }", r"second: region.span holds for box = .levels. only"),
+    "a span of one view": (
+        "",
+        "[stage2.members.third]\nviews = ['axial_left']\nconditions = ['left_subarticular_stenosis']\n"
+        "regions = { axial_left = { span = 'spine' } }",
+        "third: regions.axial_left.span holds for",
+    ),
     "a fold too many": ("", "folds = [0, 3]", "folds names 3, which folds.train leaves out"),
     "a fold twice": ("", "folds = [1, 1]", "names a fold twice"),
     "a fold without keypoints": ("folds = [0, 1]", "", r"no detector of sagittal_t2 \(middle\) trains fold 2"),

@@ -7,12 +7,16 @@ from typing import Any
 from pydantic import ValidationError
 
 from lumbar.issues import cut, few
+from lumbar.labels import CONDITION_GROUPS, CONDITIONS, Condition
+from lumbar.recipe.augment import Augment
 from lumbar.recipe.chain import one_step
 from lumbar.recipe.detector import DetectorSpec
 from lumbar.recipe.grader import GraderSpec
 from lumbar.recipe.losses import OF_ANSWERS, OF_GRADERS, losses_of
+from lumbar.recipe.region import RegionSpec
 from lumbar.recipe.settings import MOST_SHIFT, Training
 from lumbar.recipe.strict import Strict
+from lumbar.recipe.views import MIRROR_VIEW, TASK_VIEWS
 
 Members = Mapping[str, tuple[DetectorSpec | GraderSpec, Training]]
 
@@ -31,6 +35,13 @@ def faults(members: Members, folds: Sequence[int], sets: Mapping[str, Sequence[s
     parts = [{name: members[name] for name in names if name in members} for names in sets.values()]
     lacking = [each for part in parts or [dict(members)] for each in _not_found(part, folds)]
     return [*found.values(), *_unheard(members), *dict.fromkeys(lacking)]
+
+
+def answered(spec: GraderSpec) -> tuple[Condition, ...]:
+    """The conditions that a grader's answers count for, of one side where it shows one."""
+    if spec.task is None:
+        return spec.speaks_for or spec.conditions
+    return CONDITIONS if spec.task == "global" else CONDITION_GROUPS[spec.task]
 
 
 def of_sound_parts(values: Mapping[str, Any]) -> list[str]:
@@ -61,9 +72,24 @@ def _own(spec: DetectorSpec | GraderSpec, training: Training) -> Iterator[str]:
     yield from _losses(spec, training)
     yield from _mixing(spec, training)
     yield from _of_training(training, detects=detects)
+    if isinstance(spec, GraderSpec):
+        yield from _unused(spec)
     shifted = not isinstance(training.slice_shift, str) and training.slice_shift
     if shifted and not detects and spec.preprocessing.window_end == "zeros":
         yield 'slice_shift needs preprocessing.window_end = "repeat": other windows stop at a series\' ends'
+
+
+def _unused(spec: GraderSpec) -> Iterator[str]:
+    """What regions say without effect: values that only another box or intensity looks at."""
+    places: dict[str, RegionSpec] = {"region": spec.region} | {f"regions.{at}": own for at, own in spec.regions.items()}
+    seen = {view: spec.region_of(view) for view in spec.views or (*TASK_VIEWS, *spec.regions)}
+    for place, own in places.items():
+        view = place.removeprefix("regions.")
+        of = [region for at, region in seen.items() if place == "region" or view in (at, MIRROR_VIEW[at])]
+        if own.percentiles is not None and all(region.intensity != "percentile" for region in of):
+            yield f'{place}.percentiles holds for intensity = "percentile" only; set that, or leave it out'
+        if own.span is not None and all(region.box != "levels" for region in of):
+            yield f'{place}.span holds for box = "levels" only; set that, or leave it out'
 
 
 def _of_training(training: Training, *, detects: bool) -> Iterator[str]:
@@ -86,11 +112,25 @@ def _of_training(training: Training, *, detects: bool) -> Iterator[str]:
             yield f"slice_shift holds probabilities of 0, ±1, ±2 … slices; they sum to {sum(shares):g}, not 1"
         if len(shares) > MOST_SHIFT + 1:
             yield f"slice_shift names {len(shares) - 1} shifts; at most {MOST_SHIFT} are taken"
+    yield from _idle_augment(training.augment)
     if training.best_by == ("score" if detects else "error_mm"):
         other, kind = ("error_mm", "a detector") if detects else ("score", "a grader")
         yield f"best_by = {training.best_by!r} is no figure of {kind}; take {other!r}, 'loss' or 'last'"
     if not detects:
         yield from _strange_losses(training, OF_GRADERS, "a grader")
+
+
+def _idle_augment(augment: Augment) -> Iterator[str]:
+    """What augmentation says of changes that never happen."""
+    if not augment.holes_p and {"holes", "hole_size"} & _changed(augment):
+        yield "augment.holes and hole_size need a probability; set augment.holes_p, or leave them out"
+    if augment.mix == "none" and {"mix_on", "mix_p", "mix_alpha"} & _changed(augment):
+        yield "augment.mix_on, mix_p and mix_alpha say how samples are mixed; set augment.mix, or leave them out"
+
+
+def _changed(values: Strict) -> set[str]:
+    """The fields that do not hold their defaults."""
+    return {name for name, field in type(values).model_fields.items() if getattr(values, name) != field.default}
 
 
 def _strange_losses(training: Training, known: Sequence[str], what: str) -> Iterator[str]:

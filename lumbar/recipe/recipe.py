@@ -117,7 +117,9 @@ class Recipe(Strict):
                 yield f"member name {cut(strange)!r} may hold letters, digits, '.', '_' and '-' only"
         if both := sorted(self.stage1.members.keys() & self.stage2.members.keys()):
             yield f"member {named(both)} stands in both stages; names must differ"
-        yield from self.blend.faults(self.stage2.bundled())
+        yield from self.blend.faults(
+            {name: combinations.answered(member.spec) for name, member in self.stage2.bundled().items()}
+        )
 
 
 def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
