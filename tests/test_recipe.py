@@ -229,6 +229,12 @@ def test_a_wrong_recipe_is_refused_with_the_nearest_name(tmp_path: Path, text: s
     assert str(path) in str(caught.value)
 
 
+@pytest.mark.parametrize("values", [{}, {"stage1": 3}, {"stage1": {"members": [1]}}, {"stage2": {"members": {"a": 1}}}])
+def test_a_damaged_stored_recipe_is_one_sentence(values: dict) -> None:
+    with pytest.raises(InputError, match=r"^stored: \d values are wrong: \(1\)"):
+        check_recipe(values, "stored")
+
+
 def test_a_missing_recipe_is_one_sentence(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="cannot be read"):
         load_recipe(tmp_path / "none.toml")

@@ -44,12 +44,13 @@ def answered(spec: GraderSpec) -> tuple[Condition, ...]:
     return CONDITIONS if spec.task == "global" else CONDITION_GROUPS[spec.task]
 
 
-def of_sound_parts(values: Mapping[str, Any]) -> list[str]:
+def of_sound_parts(values: Any) -> list[str]:
     """What is wrong with single members of a recipe's table of which other parts cannot be read."""
     found: dict[str, str] = {}
     for stage, kind in (("stage1", DetectorSpec), ("stage2", GraderSpec)):
-        for name, entry in values[stage]["members"].items():
-            spec, training = _read(kind, entry["spec"]), _read(Training, entry["training"])
+        for name, entry in _table(_table(_table(values).get(stage)).get("members")).items():
+            parts = _table(entry)
+            spec, training = _read(kind, parts.get("spec")), _read(Training, parts.get("training"))
             if isinstance(training, Training):
                 wrong = _of_training(training, detects=kind is DetectorSpec)
                 if isinstance(spec, DetectorSpec | GraderSpec):
@@ -57,6 +58,11 @@ def of_sound_parts(values: Mapping[str, Any]) -> list[str]:
                 for each in wrong:
                     found.setdefault(each, f"{name}: {each}")
     return list(found.values())
+
+
+def _table(value: Any) -> Mapping[str, Any]:
+    """A table of a file; an empty one in place of anything else."""
+    return value if isinstance(value, dict) else {}
 
 
 def _read(kind: type[Strict], values: Any) -> Strict | None:
