@@ -53,6 +53,8 @@ CODES: Final[dict[str, str]] = {
 NUMBER: Final = re.compile(r"[-+]?\d+(\.\d+)?(e[-+]?\d+)?")
 #: Longer than any sentence should be, so that a text from a file cannot fill a report; paths may need some of it.
 LONGEST: Final = 500
+#: The same of several sentences in one, as of a recipe with many faults.
+LONGEST_OF_MANY: Final = 2000
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +100,7 @@ class InputError(Exception):
     """Bad input that stops the job: its text is one clear sentence with file, reason and remedy."""
 
     def __init__(self, sentence: str) -> None:
-        super().__init__(_sentence(sentence))
+        super().__init__(_sentence(sentence, LONGEST_OF_MANY if "(2) " in sentence else LONGEST))
 
 
 def printable(text: str) -> str:
@@ -117,14 +119,14 @@ def _escaped(char: str) -> str:
     return f"\\x{byte:02x}" if 0x80 <= byte <= 0xFF else char.encode("unicode_escape").decode()
 
 
-def _sentence(text: str) -> str:
+def _sentence(text: str, most: int = LONGEST) -> str:
     """A printable sentence that is no book: of a very long one the middle goes, since the remedy stands at the end."""
-    plain = printable(_without_middle(text))
-    return _without_middle(plain)
+    plain = printable(_without_middle(text, most))
+    return _without_middle(plain, most)
 
 
-def _without_middle(text: str) -> str:
-    return text if len(text) <= LONGEST else f"{text[: LONGEST - 151]}…{text[-150:]}"
+def _without_middle(text: str, most: int) -> str:
+    return text if len(text) <= most else f"{text[: most - 151]}…{text[-150:]}"
 
 
 def cut(text: str, most: int = 60) -> str:
@@ -136,6 +138,11 @@ def few(names: Sequence[str], most: int = 3) -> str:
     """The first names of a list and how many more there are: `a, b, c and 4 more`."""
     more = len(names) - most
     return ", ".join(names[:most]) + (f" and {more} more" if more > 0 else "")
+
+
+def named(words: Sequence[str], most: int = 8) -> str:
+    """The first words of a file as it has them, each short enough for a sentence: `'a', 'b' and 2 more`."""
+    return few([repr(cut(word, 40)) for word in words], most)
 
 
 def numbered(faults: Sequence[str]) -> str:

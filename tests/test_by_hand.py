@@ -180,11 +180,20 @@ BAD = {
     "nobody": ({"weights": {"spinal": {"spinal_small": 0}}}, "weights.spinal gives no member a weight above zero"),
     "no group": ({"weights": {"canal": {"spinal_small": 1}}}, "'canal'"),
     "no weights": ({}, 'method = "weighted" needs weights'),
-    "a factor of nothing": ({"method": "mean", "multipliers": {"spinal": [1, 0, 5]}}, "is 0; allowed: more than 0"),
+    "a factor of nothing": ({"method": "mean", "multipliers": {"spinal": [1, 0, 5]}}, "is 0; allowed: 0.001 or more"),
+    "a factor of almost nothing": (
+        {"method": "mean", "multipliers": {"spinal": [5e-324, 5e-324, 5e-324]}},
+        "multipliers.spinal.0 is 5e-324; allowed: 0.001 or more",
+    ),
+    "a weight of almost nothing": ({"weights": {"spinal": {"spinal_small": 1e-320}}}, "set 0, or 1e-06 or more"),
+    "one that answers other conditions": (
+        {"weights": {"foraminal": {"spinal_small": 1}}},
+        "blend.weights.foraminal names only 'spinal_small', which does not answer foraminal conditions",
+    ),
     "two factors": ({"method": "mean", "multipliers": {"spinal": [1, 5]}}, "multipliers.spinal"),
     "scaled by less than nothing": (
         {"method": "mean", "severe_scaled": -1},
-        "severe_scaled is -1; allowed: more than 0",
+        "severe_scaled is -1; allowed: 0.001 or more",
     ),
     "cold": ({"method": "mean", "temperatures": {"spinal": 0}}, "temperatures.spinal is 0; allowed: 0.01 or more"),
     "weights of a mean": (

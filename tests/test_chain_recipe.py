@@ -80,6 +80,8 @@ def test_chains_that_work_are_taken(members) -> None:
         ([T1 | SLICES | {"num_classes": 10, "tta": ["slices"]}], 'm0: tta "slices" would exchange left and right'),
         ([T2 | {"tta": ["rows", "rows"]}], "m0: tta names a turn twice"),
         ([T2 | {"in_chans": 1, "tta": ["slices"]}], 'm0: tta "slices" changes nothing where one slice is seen'),
+        ([T2 | {"in_chans": 1, "tta": ["mirror"]}], 'm0: tta "mirror" changes nothing where one sagittal slice is'),
+        ([T2 | SLICES | {"decode": "change"}], 'm0: decode = "change" takes levels that follow each other along'),
         (
             [T2, T2 | {"join": "median"}],
             'm1: it speaks of the same points as m0, which is joined by "mean", not by "median"',

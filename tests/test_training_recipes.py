@@ -90,6 +90,20 @@ REFUSED = {
     "boxes in maps": ("augment = { mix = 'cutmix' }", "", "mixup of images only"),
     "mixed studies": ("", "any_severe_weight = 1.0\naugment = { mix = 'mixup' }", "'any_severe'; leave it out"),
     "runs of uneven views": ("", UNEVEN, "which have 3 and 5; mix images"),
+    "sizes of no holes": ("augment = { holes = 3 }", "", "t2: augment.holes and hole_size need a probability"),
+    "a mix of nothing": (
+        "",
+        "augment = { mix_on = 'features' }",
+        "augment.mix_on, mix_p and mix_alpha say how",
+    ),
+    "percentiles of no use": ("", "region = { percentiles = [5, 95] }", r"second: region.percentiles holds for inten"),
+    "a span of no levels": ("", "region = { span = 'spine' }", r"second: region.span holds for box = .levels. only"),
+    "a span of one view": (
+        "",
+        "[stage2.members.third]\nviews = ['axial_left']\nconditions = ['left_subarticular_stenosis']\n"
+        "regions = { axial_left = { span = 'spine' } }",
+        "third: regions.axial_left.span holds for",
+    ),
     "a fold too many": ("", "folds = [0, 3]", "folds names 3, which folds.train leaves out"),
     "a fold twice": ("", "folds = [1, 1]", "names a fold twice"),
     "a fold without keypoints": ("folds = [0, 1]", "", r"no detector of sagittal_t2 \(middle\) trains fold 2"),
@@ -123,6 +137,19 @@ def test_all_of_it_is_told_at_once(tmp_path: Path) -> None:
     assert "(3) second: begins_with = 'nobody'" in told
 
 
+def test_what_is_wrong_with_specs_does_not_hide_what_is_wrong_with_their_training(tmp_path: Path) -> None:
+    detector = "stride = 3\ntarget = 'disc'\nanswer = 'slices'\nbest_by = 'score'"
+    grader = "region = { rotate = 'canal', box = 'whole', half = true }\nloss = { hinge = 1.0 }\nbest_by = 'error_mm'\n"
+    with pytest.raises(InputError) as error:
+        _recipe(tmp_path, detector, grader + "[blend]\non = 'logits'\ninner.a.weights.spinal.b = 0\n")
+    told = str(error.value)
+    for words in (
+        "stride = 3 is for heatmaps", "target = 'disc'", "t2: best_by", "cannot be rotated", "has neither half",
+        "half takes the half of a side", "names 'hinge'", "second: best_by = 'error_mm'", "gives no member a weight",
+    ):  # fmt: skip
+        assert words in told, (words, told)
+
+
 def test_a_member_begins_with_one_that_trains_its_folds(tmp_path: Path) -> None:
     third = "folds = [0]\n[stage2.members.third]\ntask = 'foraminal'\nbegins_with = 'second'\n"
     assert _recipe(tmp_path, stage2=third + "folds = [0]").folds_of("third") == (0,)
@@ -143,6 +170,7 @@ def test_members_are_trained_fold_by_fold_in_order(tmp_path: Path) -> None:
     ("lines", "words"),
     [
         ("frozen = ['encoder']", r"second: frozen names 'encoder', and the network has no such parameter"),
+        ("frozen = ['encoder', 'tail']", r"frozen names 'encoder', 'tail', and the network has no such parameter"),
         ("frozen = ['encoders', 'head']", "the whole network"),
         ("begins_with = 't2'", "no weight of 't2' fits it"),
         ("begins_with = 'first'\nfresh = ['tail']", "fresh names 'tail'"),
@@ -150,6 +178,16 @@ def test_members_are_trained_fold_by_fold_in_order(tmp_path: Path) -> None:
         ("loss = { severity = 1.0, any_severe = 1.0 }", "asks about the canal, and it does not answer that"),
         ("loss = { severity = 1.0, slices = 1.0 }", "which gru does not give; it gives severity in training"),
         ("loss = { severity = 1.0, level = 1.0 }\nnetwork = 'mil'", "it gives severity, slices in training"),
+        ("network_args = { foo = 1 }", "the recipe: gru takes no network_args 'foo'; known: none"),
+        ("network = 'mil'\nnetwork_args = { foo = 1 }", "mil takes no network_args 'foo'; known: none"),
+        (
+            "network = 'attention'\nnetwork_args = { hidden = 0, dropout = 'a' }",
+            "(1) network_args hidden = 0 cannot be used; give a whole number, 1 or more. (2) network_args dropout "
+            "= 'a' cannot be used; give a number from 0 to less than 1",
+        ),
+        ("network = 'attention'\nnetwork_args = { hidden = 1.5 }", "hidden = 1.5 cannot be used"),
+        ("network = 'attention'\nlevels = 'all'\nnetwork_args = { hidden = 7 }", "give an even whole number"),
+        ("loss = { severity = 1.0, level = 1.0, views = 1.0 }", "loss names 'level', 'views', which gru does not give"),
     ],
 )
 def test_what_only_networks_and_data_tell_is_told_before_anything_is_trained(
@@ -159,3 +197,45 @@ def test_what_only_networks_and_data_tell_is_told_before_anything_is_trained(
     (tmp_path / "train.csv").write_text(f"study_id,{','.join(LABEL_COLUMNS)}\n{row}\n", encoding="utf-8")
     (fault,) = recipe_faults(_recipe(tmp_path, stage2=lines), tmp_path)
     assert words.split(".*")[0].replace("\\", "") in fault
+
+
+def test_all_that_one_network_is_asked_wrongly_is_told_at_once(tmp_path: Path) -> None:
+    lines = "frozen = ['tail']\nbegins_with = 'first'\nfresh = ['neck']\n"
+    lines += "loss = { any_severe = 1.0, severity = 1.0, level = 1.0 }"
+    faults = recipe_faults(_recipe(tmp_path, stage2=lines), tmp_path)
+    words = ("frozen names 'tail'", "fresh names 'neck'", "names 'any_severe'", "names 'level'")
+    assert len(faults) == len(words)
+    for fault, word in zip(faults, words, strict=True):
+        assert word in fault
+
+
+@pytest.mark.parametrize(
+    ("lines", "words"),
+    [
+        (
+            "network = 'slice_scores'\nanswer = 'slices'\nplace = 'whole'\nnetwork_args = { layers = 1.5, hidden = 0 }",
+            ("layers = 1.5 cannot be used", "hidden = 0 cannot be used"),
+        ),
+        (
+            "network = 'pointer'\ndepth = true\nnetwork_args = { pointer_args = 3, pointer_hidden = true }",
+            ("pointer_args = 3 cannot be used; give a table", "pointer_hidden = True cannot be used"),
+        ),
+        (
+            "network = 'pointer'\ndepth = true\nnetwork_args = { pointer_args = { depth = 3 } }",
+            ("those of a pointer_encoder; name one, or leave them out",),
+        ),
+        ("network = 'centernet'\nstride = 4\nnetwork_args = { dropout = 0.1 }", ("give a list of numbers from 0",)),
+        ("image_size = 50", ("correct its settings",)),
+    ],
+)
+def test_arguments_of_a_detector_that_make_no_sense_are_told(
+    lines: str, words: tuple[str, ...], tmp_path: Path
+) -> None:
+    given = START.replace("network_args = { decoder_channels = 8 }\n", "").replace("image_size = 64\n%s", "%s", 1)
+    path = tmp_path / "small.toml"
+    lines = lines if "image_size" in lines else f"image_size = 64\n{lines}"
+    path.write_text(given % (lines, ""), encoding="utf-8")
+    (fault,) = recipe_faults(load_recipe(path), tmp_path)
+    assert "bundle" not in fault
+    for word in words:
+        assert word in fault

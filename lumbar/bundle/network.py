@@ -21,6 +21,8 @@ from lumbar.recipe.wording import why_refused
 
 #: Memory in float32 that one network may take: ten times what the largest of the ninth place takes.
 MAX_BYTES: Final = 2**32
+#: The source of a network that no bundle holds yet.
+RECIPE: Final = "the recipe"
 _NOT_TAKEN: Final = "does not take its own inputs"
 #: What building or calling a network raises where its spec makes no sense.
 _NONSENSE: Final = (ArithmeticError, AssertionError, AttributeError, LookupError, MemoryError, TypeError, ValueError)
@@ -81,8 +83,13 @@ def check_size(network: nn.Module, source: str) -> None:
     if needed > MAX_BYTES:
         raise InputError(
             f"{source}: the network would need {needed / 2**30:.0f} GB of memory, more than the {MAX_BYTES >> 30} "
-            "GB that any may take; make its numbers smaller, or get the bundle again"
+            f"GB that any may take; make its numbers smaller{_or_again(source)}"
         )
+
+
+def _or_again(source: str) -> str:
+    """What else helps where the settings are not the reader's own."""
+    return "" if source == RECIPE else ", or get the bundle again"
 
 
 def example(spec: DetectorSpec | GraderSpec, device: torch.device | str = "cpu", samples: int = 1) -> Inputs:
@@ -153,6 +160,5 @@ def blamed_on(source: str, what: str, spec: DetectorSpec | GraderSpec) -> Iterat
             raise
         reason = why_refused(error, spec.given)
         raise InputError(
-            f"{source}: the network on {spec.named_backbone} {what} ({reason}); "
-            "correct its settings, or get the bundle again"
+            f"{source}: the network on {spec.named_backbone} {what} ({reason}); correct its settings{_or_again(source)}"
         ) from error

@@ -1,27 +1,41 @@
 """How the members' answers become one table, as a recipe and a bundle's manifest say it. No torch."""
 
-from collections.abc import Collection
-from typing import Annotated, Literal
+from collections.abc import Collection, Iterator, Mapping
+from typing import Annotated, Final, Literal
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from lumbar.ensemble.average import BLEND_METHODS, BlendMethod
 from lumbar.ensemble.names import WEIGHTED, Group, MethodName, On
-from lumbar.issues import few
-from lumbar.recipe.strict import Strict
+from lumbar.issues import few, named
+from lumbar.labels import CONDITION_GROUPS, Condition, mirrored
+from lumbar.recipe.strict import Strict, refuse
 
-Weight = Annotated[float, Field(ge=0, le=1000)]
+
+def _no_trace(weight: float) -> float:
+    if 0 < weight < LEAST_WEIGHT:
+        raise ValueError(f"a weight of {weight:g} is no weight; set 0, or {LEAST_WEIGHT:g} or more")
+    return weight
+
+
+#: Weights below this are lost to rounding beside others.
+LEAST_WEIGHT: Final = 1e-6
+Weight = Annotated[float, Field(ge=0, le=1000), AfterValidator(_no_trace)]
 Weights = dict[Group, dict[str, Weight]]
-Factor = Annotated[float, Field(gt=0, le=1000)]
+Factor = Annotated[float, Field(ge=1e-3, le=1000)]
 #: For normal or mild, moderate, severe.
 Factors = dict[Group, tuple[Factor, Factor, Factor]]
 
 
-def _check_weights(weights: Weights) -> Weights:
+def _idle(weights: Weights) -> Iterator[str]:
     for group, own in weights.items():
         if not any(own.values()):
-            raise ValueError(f"weights.{group} gives no member a weight above zero; give one, or leave the group out")
-    return weights
+            yield f"weights.{group} gives no member a weight above zero; give one, or leave the group out"
+
+
+def _answers(conditions: Collection[Condition] | None, group: Group) -> bool:
+    """Whether a member that answers these conditions speaks for a group; None: it is an inner blend, or unknown."""
+    return conditions is None or bool(set(CONDITION_GROUPS[group]) & {*conditions, *map(mirrored, conditions)})
 
 
 class Around(Strict):
@@ -46,7 +60,7 @@ class Inner(Strict):
 
     @model_validator(mode="after")
     def _check(self) -> "Inner":
-        _check_weights(self.weights)
+        refuse(_idle(self.weights))
         return self
 
 
@@ -74,31 +88,42 @@ class Blend(Around):
         """The average to fall back on where nothing was fitted."""
         return next((name for name in BLEND_METHODS if name == self.method), "mean")
 
-    def check_names(self, members: Collection[str]) -> None:
-        """ValueError where a weight is given to what is neither one of these members nor an inner blend."""
-        if twice := [name for name in self.inner if name in members]:
-            raise ValueError(f"blend.inner.{twice[0]} has the name of a member; choose another")
+    def faults(self, members: Mapping[str, Collection[Condition]]) -> Iterator[str]:
+        """A sentence for each weight of what is no member and no inner blend, and for each group whose weights are all
+        of members that do not answer it. `members`: the conditions that each answers."""
+        for name in self.inner:
+            if name in members:
+                yield f"blend.inner.{name} has the name of a member; choose another"
         places = [("blend", self.weights, {*members, *self.inner})]
         places += [(f"blend.inner.{name}", each.weights, {*members}) for name, each in self.inner.items()]
         for place, weights, known in places:
             for group, own in weights.items():
                 if strangers := [name for name in own if name not in known]:
-                    raise ValueError(
-                        f"{place}.weights.{group} names {strangers[0]!r}, which is no member of stage2"
+                    yield (
+                        f"{place}.weights.{group} names {named(strangers)}, which is no member of stage2"
                         f"{' and no inner blend' if place == 'blend' else ''}; members are {few(sorted(members), 8)}"
+                    )
+                given = [name for name, weight in own.items() if weight]
+                if given and not any(_answers(members.get(name), group) for name in given):
+                    yield (
+                        f"{place}.weights.{group} names only {named(given)}, which does not answer {group} conditions; "
+                        "name a member that does, or leave the group out"
                     )
 
     @model_validator(mode="after")
     def _check(self) -> "Blend":
-        _check_weights(self.weights)
+        refuse(self._wrong())
+        return self
+
+    def _wrong(self) -> Iterator[str]:
+        yield from _idle(self.weights)
         given = [name for name in ("on", "weights", "inner") if self._differs(name)]
         if given and self.method != WEIGHTED:
-            raise ValueError(f'{given[0]} needs method = "{WEIGHTED}", not "{self.method}"')
+            yield f'{", ".join(given)} needs method = "{WEIGHTED}", not "{self.method}"'
         if self.method == WEIGHTED and not (self.weights or self.inner):
-            raise ValueError(f'method = "{WEIGHTED}" needs weights, as weights.spinal = {{ member = 0.7 }}')
-        if self.inner and (unsaid := [name for name in self.inner if not self._used(name)]):
-            raise ValueError(f"inner.{unsaid[0]} has no weight anywhere; give it one, or leave it out")
-        return self
+            yield f'method = "{WEIGHTED}" needs weights, as weights.spinal = {{ member = 0.7 }}'
+        if unsaid := [name for name in self.inner if not self._used(name)]:
+            yield f"inner.{', '.join(unsaid)} has no weight anywhere; give it one, or leave it out"
 
     def _used(self, name: str) -> bool:
         groups = self.inner[name].weights

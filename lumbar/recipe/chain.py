@@ -111,6 +111,11 @@ def _alone(spec: DetectorSpec) -> list[str]:
         told.append(f'levels_by = "{spec.levels_by}" holds for place = "plane" only, not for "{place}"; leave it out')
     if (spec.depth or spec.answer == "slices") and spec.in_chans == 1:
         told.append("it answers which slice, but sees one only (in_chans = 1); let it see more, or leave depth out")
+    if spec.decode == "change" and kind != "axial_t2":
+        told.append(
+            'decode = "change" takes levels that follow each other along the slices, as on axial_t2; choose '
+            '"maximum" or "expectation", or leave it out'
+        )
     return told + _turns(spec)
 
 
@@ -134,6 +139,8 @@ def _turns(spec: DetectorSpec) -> list[str]:
         told.append(
             'tta "slices" would exchange left and right of sagittal series; write "mirror", which swaps the names'
         )
+    if "mirror" in spec.tta and spec.in_chans == 1 and spec.types == ("sagittal_t2",):
+        told.append('tta "mirror" changes nothing where one sagittal slice is seen (in_chans = 1); leave it out')
     if "slices" in spec.tta and spec.in_chans == 1:
         told.append('tta "slices" changes nothing where one slice is seen (in_chans = 1); leave it out')
     return told

@@ -2,14 +2,21 @@
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from pydantic import ValidationError
 
 from lumbar.issues import cut, few
+from lumbar.labels import CONDITION_GROUPS, CONDITIONS, Condition
+from lumbar.recipe.augment import Augment
 from lumbar.recipe.chain import one_step
 from lumbar.recipe.detector import DetectorSpec
 from lumbar.recipe.grader import GraderSpec
 from lumbar.recipe.losses import OF_ANSWERS, OF_GRADERS, losses_of
+from lumbar.recipe.region import RegionSpec
 from lumbar.recipe.settings import MOST_SHIFT, Training
-from lumbar.recipe.views import VIEWS
+from lumbar.recipe.strict import Strict
+from lumbar.recipe.views import MIRROR_VIEW, TASK_VIEWS, VIEWS
 
 Members = Mapping[str, tuple[DetectorSpec | GraderSpec, Training]]
 
@@ -30,11 +37,72 @@ def faults(members: Members, folds: Sequence[int], sets: Mapping[str, Sequence[s
     return [*found.values(), *_unheard(members), *dict.fromkeys(lacking)]
 
 
+def answered(spec: GraderSpec) -> tuple[Condition, ...]:
+    """The conditions that a grader's answers count for, of one side where it shows one."""
+    if spec.task is None:
+        return spec.speaks_for or spec.conditions
+    return CONDITIONS if spec.task == "global" else CONDITION_GROUPS[spec.task]
+
+
+def of_sound_parts(values: Any) -> list[str]:
+    """What is wrong with single members of a recipe's table of which other parts cannot be read."""
+    found: dict[str, str] = {}
+    for stage, kind in (("stage1", DetectorSpec), ("stage2", GraderSpec)):
+        for name, entry in _table(_table(_table(values).get(stage)).get("members")).items():
+            parts = _table(entry)
+            spec, training = _read(kind, parts.get("spec")), _read(Training, parts.get("training"))
+            if isinstance(training, Training):
+                wrong = _of_training(training, detects=kind is DetectorSpec)
+                if isinstance(spec, DetectorSpec | GraderSpec):
+                    wrong = _own(spec, training)
+                for each in wrong:
+                    found.setdefault(each, f"{name}: {each}")
+    return list(found.values())
+
+
+def _table(value: Any) -> Mapping[str, Any]:
+    """A table of a file; an empty one in place of anything else."""
+    return value if isinstance(value, dict) else {}
+
+
+def _read(kind: type[Strict], values: Any) -> Strict | None:
+    try:
+        return kind.model_validate(values)
+    except ValidationError:
+        return None
+
+
 def _own(spec: DetectorSpec | GraderSpec, training: Training) -> Iterator[str]:
     """What is wrong with one member, whatever else there is."""
     detects = isinstance(spec, DetectorSpec)
     yield from _losses(spec, training)
     yield from _mixing(spec, training)
+    yield from _of_training(training, detects=detects)
+    if isinstance(spec, GraderSpec):
+        yield from _unused(spec)
+    shifted = not isinstance(training.slice_shift, str) and training.slice_shift
+    if shifted and not detects and spec.preprocessing.window_end == "zeros":
+        yield 'slice_shift needs preprocessing.window_end = "repeat": other windows stop at a series\' ends'
+    if training.slice_shift and isinstance(spec, GraderSpec):
+        if all(spec.region_of(view).around == "level" for view in spec.views or VIEWS):
+            yield 'slice_shift has no effect, as around = "level" shows all slices of a level; leave one of the two out'
+
+
+def _unused(spec: GraderSpec) -> Iterator[str]:
+    """What regions say without effect: values that only another box or intensity looks at."""
+    places: dict[str, RegionSpec] = {"region": spec.region} | {f"regions.{at}": own for at, own in spec.regions.items()}
+    seen = {view: spec.region_of(view) for view in spec.views or (*TASK_VIEWS, *spec.regions)}
+    for place, own in places.items():
+        view = place.removeprefix("regions.")
+        of = [region for at, region in seen.items() if place == "region" or view in (at, MIRROR_VIEW[at])]
+        if own.percentiles is not None and all(region.intensity != "percentile" for region in of):
+            yield f'{place}.percentiles holds for intensity = "percentile" only; set that, or leave it out'
+        if own.span is not None and all(region.box != "levels" for region in of):
+            yield f'{place}.span holds for box = "levels" only; set that, or leave it out'
+
+
+def _of_training(training: Training, *, detects: bool) -> Iterator[str]:
+    """What is wrong with how a detector or a grader is trained, whatever it is."""
     if training.floor and training.schedule in ("step", "constant"):
         yield f"floor is where a falling rate ends, and schedule = {training.schedule!r} has no end; leave it out"
     if training.schedule == "one_cycle" and training.warmup > 0.95:
@@ -45,37 +113,45 @@ def _own(spec: DetectorSpec | GraderSpec, training: Training) -> Iterator[str]:
         yield "soft_mix mixes labels with a table's; name the table as soft_labels"
     if detects and training.soft_labels:
         yield "soft_labels are severities, and a detector has none; write it below [stage2]"
-    yield from _shifting(spec, training)
+    if detects and training.slice_shift:
+        yield "slice_shift moves the windows of graders' regions; write it below [stage2]"
+    if not isinstance(training.slice_shift, str) and training.slice_shift:
+        shares = training.slice_shift
+        if not math.isclose(sum(shares), 1, abs_tol=1e-6):
+            yield f"slice_shift holds probabilities of 0, ±1, ±2 … slices; they sum to {sum(shares):g}, not 1"
+        if len(shares) > MOST_SHIFT + 1:
+            yield f"slice_shift names {len(shares) - 1} shifts; at most {MOST_SHIFT} are taken"
+    yield from _idle_augment(training.augment)
     if training.best_by == ("score" if detects else "error_mm"):
         other, kind = ("error_mm", "a detector") if detects else ("score", "a grader")
         yield f"best_by = {training.best_by!r} is no figure of {kind}; take {other!r}, 'loss' or 'last'"
+    if not detects:
+        yield from _strange_losses(training, OF_GRADERS, "a grader")
 
 
-def _shifting(spec: DetectorSpec | GraderSpec, training: Training) -> Iterator[str]:
-    if not training.slice_shift:
-        return
-    if isinstance(spec, DetectorSpec):
-        yield "slice_shift moves the windows of graders' regions; write it below [stage2]"
-    elif all(spec.region_of(view).around == "level" for view in spec.views or VIEWS):
-        yield 'slice_shift has no effect, as around = "level" shows all slices of a level; leave one of the two out'
-    if isinstance(training.slice_shift, str):
-        return
-    shares = training.slice_shift
-    if not math.isclose(sum(shares), 1, abs_tol=1e-6):
-        yield f"slice_shift holds probabilities of 0, ±1, ±2 … slices; they sum to {sum(shares):g}, not 1"
-    if isinstance(spec, GraderSpec) and spec.preprocessing.window_end == "zeros":
-        yield 'slice_shift needs preprocessing.window_end = "repeat": other windows stop at a series\' ends'
-    if len(shares) > MOST_SHIFT + 1:
-        yield f"slice_shift names {len(shares) - 1} shifts; at most {MOST_SHIFT} are taken"
+def _idle_augment(augment: Augment) -> Iterator[str]:
+    """What augmentation says of changes that never happen."""
+    if not augment.holes_p and {"holes", "hole_size"} & _changed(augment):
+        yield "augment.holes and hole_size need a probability; set augment.holes_p, or leave them out"
+    if augment.mix == "none" and {"mix_on", "mix_p", "mix_alpha"} & _changed(augment):
+        yield "augment.mix_on, mix_p and mix_alpha say how samples are mixed; set augment.mix, or leave them out"
+
+
+def _changed(values: Strict) -> set[str]:
+    """The fields that do not hold their defaults."""
+    return {name for name, field in type(values).model_fields.items() if getattr(values, name) != field.default}
+
+
+def _strange_losses(training: Training, known: Sequence[str], what: str) -> Iterator[str]:
+    for word in training.loss:
+        if word not in known:
+            yield f"loss names {cut(word, 40)!r}, and {what} has no such output; known: {', '.join(known)}"
 
 
 def _losses(spec: DetectorSpec | GraderSpec, training: Training) -> Iterator[str]:
     detects = isinstance(spec, DetectorSpec)
-    known = OF_ANSWERS[spec.answer] if isinstance(spec, DetectorSpec) else OF_GRADERS
-    for word in training.loss:
-        if word not in known:
-            what = f"answer {spec.answer!r}" if isinstance(spec, DetectorSpec) else "a grader"
-            yield f"loss names {cut(word, 40)!r}, and {what} has no such output; known: {', '.join(known)}"
+    if isinstance(spec, DetectorSpec):
+        yield from _strange_losses(training, OF_ANSWERS[spec.answer], f"answer {spec.answer!r}")
     if isinstance(spec, DetectorSpec) and spec.decode == "change" and [*losses_of(spec, training)] != ["cross_entropy"]:
         yield 'decode = "change" reads classes of slices, which learn by cross_entropy alone; leave other losses out'
     if training.loss and not detects and "severity" not in training.loss and training.bundled:

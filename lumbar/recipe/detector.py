@@ -1,6 +1,6 @@
 """What a stage-1 member is: its inputs, its network and what that answers, as checked data. No torch."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, Final, Literal
 
 from pydantic import Field, model_validator
@@ -15,7 +15,8 @@ from lumbar.recipe.strict import (
     NetworkName,
     OffsetMm,
     Strict,
-    refuse_many_pixels,
+    many_pixels,
+    refuse,
 )
 
 #: Which slices a detector sees: the middle ones of the series; beside the middle, one stack a side; around the axial
@@ -196,34 +197,31 @@ class DetectorSpec(Strict):
         return f"keypoints on {self.subject}, {self.network} on {self.backbone}"
 
     @model_validator(mode="after")
-    def _fits_memory(self) -> "DetectorSpec":
-        refuse_many_pixels("in_chans", self.channels, self.image_size)
-        refuse_many_pixels("num_classes", self.num_classes, self.image_size)
-        if self.depth and self.answer == "heatmaps":
-            count = self.num_classes * self.in_chans
-            refuse_many_pixels("num_classes x in_chans", count, self.map_size, MAX_VOLUMES)
+    def _check(self) -> "DetectorSpec":
+        refuse((*self._memory(), *self._answers()))
         return self
 
-    @model_validator(mode="after")
-    def _answers_so(self) -> "DetectorSpec":
+    def _memory(self) -> Iterator[str]:
+        """What would not fit into memory."""
+        yield from many_pixels("in_chans", self.channels, self.image_size)
+        yield from many_pixels("num_classes", self.num_classes, self.image_size)
+        if self.depth and self.answer == "heatmaps":
+            count = self.num_classes * self.in_chans
+            yield from many_pixels("num_classes x in_chans", count, self.map_size, MAX_VOLUMES)
+
+    def _answers(self) -> Iterator[str]:
+        """What does not suit its answer."""
         decodes = DECODES[self.answer]
         if self.decode is not None and self.decode not in decodes:
             known = f"one of {', '.join(decodes)}" if decodes else "none; leave it out"
-            raise ValueError(f"decode = {self.decode!r} does not read {self.answer}, which take {known}")
+            yield f"decode = {self.decode!r} does not read {self.answer}, which take {known}"
         if self.depth and self.answer not in ("heatmaps", "points"):
-            raise ValueError(f"depth = true is for heatmaps and points; leave it out of {self.answer}")
+            yield f"depth = true is for heatmaps and points; leave it out of {self.answer}"
         if self.stride > 1 and self.answer not in ("heatmaps", "boxes"):
-            raise ValueError(
-                f"stride = {self.stride} is for heatmaps and boxes; {self.answer} are no maps, leave it out"
-            )
-        if self.image_size % self.stride:
-            raise ValueError(
-                f"stride = {self.stride} does not divide image_size = {self.image_size}; choose one that does"
-            )
+            yield f"stride = {self.stride} is for heatmaps and boxes; {self.answer} are no maps, leave it out"
+        elif self.image_size % self.stride:
+            yield f"stride = {self.stride} does not divide image_size = {self.image_size}; choose one that does"
         if self.target != "gaussian" and self.answer != "heatmaps":
-            raise ValueError(f"target = {self.target!r} is for heatmaps; leave it out")
+            yield f"target = {self.target!r} is for heatmaps; leave it out"
         if self.decode == "change" and self.num_classes % len(LEVELS):
-            raise ValueError(
-                f'decode = "change" needs names of all levels: num_classes {len(LEVELS)}, or twice as many'
-            )
-        return self
+            yield f'decode = "change" needs names of all levels: num_classes {len(LEVELS)}, or twice as many'

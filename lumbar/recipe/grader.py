@@ -17,7 +17,8 @@ from lumbar.recipe.strict import (
     NetworkName,
     OffsetMm,
     Strict,
-    refuse_many_pixels,
+    many_pixels,
+    refuse,
 )
 from lumbar.recipe.views import MIRROR_VIEW, View, own_views, series_of, side_of_view
 
@@ -109,9 +110,8 @@ class GraderSpec(Strict):
 
     @model_validator(mode="after")
     def _check(self) -> "GraderSpec":
-        refuse_many_pixels("slices", self.slices, self.image_size)
-        for wrong in (*self._parts(), *self._cuts(), *self._turns()):
-            raise ValueError(wrong)
+        many = many_pixels("slices", self.slices, self.image_size)
+        refuse((*many, *self._parts(), *self._cuts(), *self._turns()))
         return self
 
     def _parts(self) -> Iterator[str]:

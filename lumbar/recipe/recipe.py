@@ -22,7 +22,7 @@ from pydantic import Field, ValidationError, model_validator
 
 from lumbar.arguments import LARGEST_SEED
 from lumbar.files.read import parse_toml, read_text
-from lumbar.issues import InputError, cut, few, numbered, printable
+from lumbar.issues import InputError, cut, few, named, numbered, printable
 from lumbar.recipe import combinations, needs, sets
 from lumbar.recipe.blend import Blend
 from lumbar.recipe.card import Card
@@ -30,7 +30,7 @@ from lumbar.recipe.detector import DetectorSpec
 from lumbar.recipe.grader import GraderSpec
 from lumbar.recipe.member import MEMBER_NAME
 from lumbar.recipe.settings import Folds, Loop, Training
-from lumbar.recipe.strict import Strict
+from lumbar.recipe.strict import Strict, refuse
 from lumbar.recipe.wording import describe
 
 Table = dict[str, Any]
@@ -107,13 +107,19 @@ class Recipe(Strict):
 
     @model_validator(mode="after")
     def _check(self) -> "Recipe":
-        if strange := [name for name in self.members() if not MEMBER_NAME.fullmatch(name)]:
-            raise ValueError(f"member name {cut(strange[0])!r} may hold letters, digits, '.', '_' and '-' only")
-        both = self.stage1.members.keys() & self.stage2.members.keys()
-        if both:
-            raise ValueError(f"member {sorted(both)[0]!r} stands in both stages; names must differ")
-        self.blend.check_names(self.stage2.bundled())
+        refuse(self._wrong())
         return self
+
+    def _wrong(self) -> Iterator[str]:
+        """What is wrong with the names of members."""
+        for strange in self.members():
+            if not MEMBER_NAME.fullmatch(strange):
+                yield f"member name {cut(strange)!r} may hold letters, digits, '.', '_' and '-' only"
+        if both := sorted(self.stage1.members.keys() & self.stage2.members.keys()):
+            yield f"member {named(both)} stands in both stages; names must differ"
+        yield from self.blend.faults(
+            {name: combinations.answered(member.spec) for name, member in self.stage2.bundled().items()}
+        )
 
 
 def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
@@ -177,7 +183,7 @@ def check_recipe(values: Table, source: str) -> Recipe:
     try:
         recipe = Recipe.model_validate(values)
     except ValidationError as error:
-        raise InputError(f"{source}: {describe(error, _PARTS)}") from error
+        raise InputError(f"{source}: {describe(error, _PARTS, combinations.of_sound_parts(values))}") from error
     members = {name: (member.spec, member.training) for name, member in recipe.members().items()}
     detectors = {name: member.spec for name, member in recipe.stage1.bundled().items()}
     graders = {name: member.spec for name, member in recipe.stage2.members.items()}

@@ -1,6 +1,7 @@
 """What all checked data here has in common, and how much a spec may ask for. No torch."""
 
 import difflib
+from collections.abc import Iterable, Iterator
 from typing import Annotated, Any, ClassVar, Final
 
 from pydantic import (
@@ -13,7 +14,7 @@ from pydantic import (
     model_validator,
 )
 
-from lumbar.issues import cut, few
+from lumbar.issues import cut, few, numbered
 
 #: Bounds of what a manifest may ask for, far above what any network here uses: inputs of more would fill the memory.
 MAX_SIDE, MAX_SLICES = 2048, 256
@@ -45,12 +46,14 @@ class Strict(BaseModel):
     @classmethod
     def _refuse_unknown(cls, values: Any) -> Any:
         if isinstance(values, dict):
-            for key in values:
-                if key not in cls.model_fields:
-                    near = difflib.get_close_matches(str(key), cls.model_fields, n=1)
-                    hint = f"did you mean {near[0]!r}?" if near else f"known: {few(list(cls.model_fields), 5)}"
-                    raise ValueError(f"unknown key {cut(str(key), 40)!r}; {hint}")
+            refuse(cls._unknown(str(key)) for key in values if key not in cls.model_fields)
         return values
+
+    @classmethod
+    def _unknown(cls, key: str) -> str:
+        near = difflib.get_close_matches(key, cls.model_fields, n=1)
+        hint = f"did you mean {near[0]!r}?" if near else f"known: {few(list(cls.model_fields), 5)}"
+        return f"unknown key {cut(key, 40)!r}; {hint}"
 
 
 def _modest(value: Any, depth: int = 0) -> Any:
@@ -79,7 +82,20 @@ NetworkName = Annotated[str, Field(min_length=1, max_length=MAX_LETTERS)]
 OffsetMm = Annotated[float, Field(ge=0, le=100)]
 
 
-def refuse_many_pixels(what: str, count: int, side: int, most: int = MAX_PIXELS) -> None:
-    """ValueError where so many square images hold more than `most` numbers."""
+def many_pixels(what: str, count: int, side: int, most: int = MAX_PIXELS) -> Iterator[str]:
+    """A sentence where so many square images hold more than `most` numbers."""
     if count * side**2 > most:
-        raise ValueError(f"{what} = {count} and image_size = {side} together are more than {most} numbers")
+        yield f"{what} = {count} and image_size = {side} together are more than {most} numbers; make them smaller"
+
+
+class FaultsError(ValueError):
+    """Several things that are wrong with one piece of data; `args` are their sentences."""
+
+    def __str__(self) -> str:
+        return numbered(self.args)
+
+
+def refuse(faults: Iterable[str]) -> None:
+    """Raise `FaultsError` with these sentences, if there are any."""
+    if wrong := list(dict.fromkeys(faults)):
+        raise FaultsError(*wrong)

@@ -2,17 +2,18 @@
 
 import json
 import re
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any, Final
 
 from pydantic import ValidationError
 
 from lumbar.issues import cut
+from lumbar.recipe.strict import FaultsError
 
 #: So many faults are told where there are more.
-TOLD: Final = 3
+TOLD: Final = 10
 #: Letters of a sentence about one fault, and about one of several.
-_ONE, _OF_MANY = 200, 75
+_ONE, _OF_MANY = 300, 160
 #: What is wanted, by the beginning of pydantic's name for the fault.
 _WANTED: Final = {
     "int": "a whole number",
@@ -42,19 +43,22 @@ _MEMBER: Final = re.compile(r"\bmembers\.[^.]+\.")
 _KIND: Final = re.compile(r"bool|str|int|float|none|.*\[.*\]")
 
 
-def describe(error: ValidationError, hidden: Collection[str] = ()) -> str:
-    """One sentence, without its end: a fault, or the number of faults and the first three.
+def describe(error: ValidationError, hidden: Collection[str] = (), beside: Iterable[str] = ()) -> str:
+    """One sentence, without its end: a fault, or the number of faults and the first ones.
 
-    `hidden`: parts of places that whoever wrote the file did not write.
+    `hidden`: parts of places that whoever wrote the file did not write; `beside`: sentences about other faults.
     """
     told: dict[tuple[str, str], dict[str, dict[str, None]]] = {}  # places and what is allowed, by what members share
-    for fault in error.errors():
+    wrong = error.errors()
+    places = [_place(fault["loc"], hidden) for fault in wrong]
+    for fault, place in zip(wrong, places, strict=True):
         if fault["type"] == "too_short" and len(fault["input"]) >= fault["ctx"]["min_length"]:
             continue  # its entries have faults of their own
-        what, allowed = _words(fault["type"], fault["msg"], fault["input"], fault.get("ctx", {}))
-        place = _place(fault["loc"], hidden)
-        told.setdefault((_MEMBER.sub("", place), what), {}).setdefault(place, {})[allowed] = None
-    faults = [_told(shared, what, places) for (shared, what), places in told.items()]
+        if _of_kind(fault["loc"]) and any(other.startswith(f"{place}.") for other in places):
+            continue  # it is of another kind, whose entries have faults
+        for what, allowed in _words(fault["type"], fault["msg"], fault["input"], fault.get("ctx", {})):
+            told.setdefault((_MEMBER.sub("", place), what), {}).setdefault(place, {})[allowed] = None
+    faults = [_told(shared, what, places) for (shared, what), places in told.items()] + list(beside)
     if len(faults) == 1:
         return cut(faults[0], _ONE)
     first = "; ".join(f"({number}) {cut(fault, _OF_MANY)}" for number, fault in enumerate(faults[:TOLD], 1))
@@ -73,20 +77,29 @@ def _told(shared: str, what: str, places: Mapping[str, Mapping[str, None]]) -> s
 
 def _place(parts: Iterable[int | str], hidden: Collection[str]) -> str:
     names = [str(part) for part in parts]
-    while names and _KIND.fullmatch(names[-1]):
-        names.pop()
+    names = [name for at, name in enumerate(names) if not _KIND.fullmatch(name) or (at and names[at - 1] == "members")]
     # a tag after `spec` says which kind of member it is
     names = [name for at, name in enumerate(names) if not (at and names[at - 1] == "spec" and name in _TAGS)]
     place = ".".join(cut(name, 40) for name in names if name not in hidden)
     return place if len(place) <= 90 else f"…{place[-89:]}"
 
 
-def _words(kind: str, message: str, value: Any, context: Mapping[str, Any]) -> tuple[str, str]:
-    """What is wrong, and what is allowed where that is not part of it."""
+def _of_kind(parts: Sequence[int | str]) -> bool:
+    """Whether a fault is about one of several kinds that a value may be of."""
+    return bool(parts) and _KIND.fullmatch(str(parts[-1])) is not None
+
+
+def _words(kind: str, message: str, value: Any, context: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """What is wrong, and what is allowed where that is not part of it; of a rule of ours each of its sentences."""
+    if kind != "value_error":
+        return [_word(kind, value, context)]
+    error, said = context.get("error"), message.removeprefix("Value error, ")
+    return [(str(each), "") for each in (error.args if isinstance(error, FaultsError) else [said])]
+
+
+def _word(kind: str, value: Any, context: Mapping[str, Any]) -> tuple[str, str]:
     if kind == "missing":
         return _MISSING, ""
-    if kind == "value_error":
-        return message.removeprefix("Value error, "), ""
     if kind == "union_tag_not_found":
         return f"{context['discriminator']} is missing".replace("'", ""), ""
     if kind == "union_tag_invalid":
@@ -103,7 +116,8 @@ def _words(kind: str, message: str, value: Any, context: Mapping[str, Any]) -> t
 
 
 def _bound(context: Mapping[str, Any]) -> str:
-    return next((words.format(context[name]) for name, words in _BOUNDS.items() if name in context), "")
+    bounds = ((words, context[name]) for name, words in _BOUNDS.items() if name in context)
+    return next((words.format(f"{end:g}" if isinstance(end, float) else end) for words, end in bounds), "")
 
 
 def _shown(value: Any) -> str:
@@ -127,7 +141,9 @@ _REFUSALS: Final = (
         "it takes images of {1}, {1} x 2, … pixels, not of {0}",
     ),
 )
-_JARGON: Final = re.compile(r"__|\(\)|\b(object|attribute|tensor|tuple|NoneType|size mismatch|torch)\b|`")
+_JARGON: Final = re.compile(
+    r"__|\(\)|\b(object|attribute|tensor|tuple|NoneType|size mismatch|torch|could not convert|invalid literal)\b|`"
+)
 
 
 def why_refused(error: Exception, given: Mapping[str, Any]) -> str:

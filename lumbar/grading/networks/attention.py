@@ -15,8 +15,8 @@ from torch import nn
 from lumbar.backbones import create_backbone
 from lumbar.grading.networks.slices import channels_of, slice_features
 from lumbar.grading.tasks import task_of
-from lumbar.issues import InputError
 from lumbar.labels import LEVELS, SEVERITIES
+from lumbar.recipe.arguments import Kind, read_arguments
 from lumbar.recipe.grader import GraderSpec
 
 
@@ -61,10 +61,9 @@ class AttentionGrader(nn.Module):
 
     def __init__(self, spec: GraderSpec) -> None:
         super().__init__()
-        given = {"hidden": 128, "dropout": 0.1, **spec.network_args}
-        if unknown := sorted(given.keys() - {"hidden", "dropout"}):
-            raise InputError(f"network 'attention' takes no argument {unknown[0]!r}; known: hidden, dropout")
-        task, hidden = task_of(spec), int(given["hidden"])
+        width: Kind = "even" if spec.levels == "all" else "whole"
+        given = read_arguments(spec, {"hidden": (width, 128), "dropout": ("share", 0.1)})
+        task, hidden = task_of(spec), given["hidden"]
         self.views, self.encoder_of_view = task.samples[0].views, task.encoders
         self.encoders = nn.ModuleList(ViewEncoder(spec, channels, hidden) for channels in channels_of(spec))
         self.of_view = nn.Parameter(torch.randn(len(self.views), hidden) * 0.02)
@@ -73,7 +72,7 @@ class AttentionGrader(nn.Module):
         self.along = (
             nn.LSTM(hidden, hidden // 2, batch_first=True, bidirectional=True) if spec.levels == "all" else None
         )
-        self.dropout = nn.Dropout(float(given["dropout"]))
+        self.dropout = nn.Dropout(given["dropout"])
         self.conditions = task.num_conditions
         self.head = nn.Linear(hidden, self.conditions * len(SEVERITIES))
         self.slice_head = nn.Linear(hidden, self.conditions * len(SEVERITIES))

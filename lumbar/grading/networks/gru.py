@@ -13,6 +13,7 @@ from lumbar.backbones import create_backbone
 from lumbar.grading.networks.slices import channels_of, slice_features, stacked
 from lumbar.grading.tasks import task_of
 from lumbar.labels import SEVERITIES
+from lumbar.recipe.arguments import read_arguments
 from lumbar.recipe.grader import GraderSpec
 
 
@@ -65,5 +66,6 @@ class GruGrader(nn.Module):
 
 
 def build(spec: GraderSpec) -> nn.Module:
-    """The network of `spec` with random weights."""
+    """The network of `spec` with random weights. Raises InputError where it has `network_args`, which are none here."""
+    read_arguments(spec, {})
     return GruGrader(spec)

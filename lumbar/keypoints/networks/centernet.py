@@ -15,6 +15,7 @@ from lumbar.backbones import create_backbone
 from lumbar.issues import InputError
 from lumbar.keypoints.answers import boxes
 from lumbar.keypoints.networks.gives import refuse_other_answers
+from lumbar.recipe.arguments import read_arguments
 from lumbar.recipe.detector import DetectorSpec
 
 #: What an untrained map shows everywhere: most of a map is empty, and the first steps need not learn that.
@@ -47,17 +48,18 @@ class CenterNet(nn.Module):
 
     def __init__(self, spec: DetectorSpec) -> None:
         super().__init__()
+        args = read_arguments(spec, {"neck": ("whole", 96), "head": ("whole", 64), "dropout": ("shares", ())})
         self.encoder = create_backbone(spec, spec.channels, features_only=True)
-        info, args = self.encoder.feature_info, spec.network_args
+        info = self.encoder.feature_info
         used = [place for place, stride in enumerate(info.reduction()) if stride >= spec.stride]  # type: ignore[operator, union-attr]
         strides = info.reduction()  # type: ignore[operator, union-attr]
         if not used or strides[used[0]] != spec.stride:
             known = ", ".join(map(str, strides))
             raise InputError(f"encoder {spec.encoder!r} has no level of stride {spec.stride}; give one of {known}")
         self.first, self.boxes, self.stride = used[0], spec.answer == "boxes", spec.stride
-        neck, head = int(args.get("neck", 96)), int(args.get("head", 64))
+        neck, head = args["neck"], args["head"]
         self.neck = TopDown([info.channels()[place] for place in used], neck)  # type: ignore[operator, union-attr]
-        self.dropouts = nn.ModuleList(nn.Dropout(float(rate)) for rate in args.get("dropout", ()))
+        self.dropouts = nn.ModuleList(nn.Dropout(rate) for rate in args["dropout"])
         self.per_name = len(boxes.CHANNELS) if self.boxes else 1
         self.head = nn.Sequential(
             nn.Conv2d(neck, head, 3, padding=1), nn.ReLU(), nn.Conv2d(head, spec.num_classes * self.per_name, 1)
@@ -86,5 +88,5 @@ class CenterNet(nn.Module):
 
 def build(spec: DetectorSpec) -> nn.Module:
     """The network of `spec` with random weights. Raises InputError where the encoder has no level of its stride."""
-    refuse_other_answers(spec, {"heatmaps": (False,), "boxes": (False,)}, ("neck", "head", "dropout"))
+    refuse_other_answers(spec, {"heatmaps": (False,), "boxes": (False,)})
     return CenterNet(spec)

@@ -13,13 +13,8 @@ from lumbar.recipe.detector import Answer, DetectorSpec
 RARE: Final = 0.01
 
 
-def refuse_other_answers(
-    spec: DetectorSpec, gives: dict[Answer, tuple[bool, ...]], known: tuple[str, ...] = ()
-) -> None:
-    """InputError where a spec asks a network for what it does not give, or has arguments that it does not know.
-
-    `gives`: each answer, and with which `depth`; `known`: the network_args.
-    """
+def refuse_other_answers(spec: DetectorSpec, gives: dict[Answer, tuple[bool, ...]]) -> None:
+    """InputError where a spec asks for what a network does not give; `gives`: each answer, and with which `depth`."""
     if spec.depth not in gives.get(spec.answer, ()):
         words = " or ".join(
             f"{answer}{'' if len(depths) > 1 or not depths[0] else ' with depth = true'}"
@@ -29,9 +24,6 @@ def refuse_other_answers(
             f"network {spec.network!r} answers {words}, not {spec.answer}{' with depth = true' if spec.depth else ''}; "
             "change answer and depth, or name another network"
         )
-    for key in spec.network_args if known else ():
-        if key not in known:
-            raise InputError(f"{spec.network} takes no network_args {key!r}; known: {', '.join(known)}")
 
 
 def with_neighbours(stacks: torch.Tensor, series: int = 1) -> torch.Tensor:

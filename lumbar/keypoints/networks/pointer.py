@@ -5,18 +5,29 @@ The score comes from an LSTM along the slices over features of the same encoder,
 LSTM's width, pointer_dropout (0); other network_args are the U-Net's.
 """
 
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, Final
 
 import torch
 from torch import nn
 
 from lumbar.compute.uncompiled import without_compiler
+from lumbar.issues import InputError
 from lumbar.keypoints.networks.gives import AlongSlices, refuse_other_answers, start_rare, with_neighbours
 from lumbar.keypoints.networks.smp import build_smp
+from lumbar.recipe.arguments import Kind, read_arguments
 from lumbar.recipe.detector import DetectorSpec
 
 with without_compiler():
     import segmentation_models_pytorch as smp
+
+
+_OWN: Final[Mapping[str, tuple[Kind, Any]]] = {
+    "pointer_encoder": ("word", ""),
+    "pointer_args": ("table", {}),
+    "pointer_hidden": ("whole", 256),
+    "pointer_dropout": ("share", 0.0),
+}
 
 
 class Pointer(nn.Module):
@@ -27,24 +38,25 @@ class Pointer(nn.Module):
 
     def __init__(self, spec: DetectorSpec) -> None:
         super().__init__()
-        own = ("pointer_encoder", "pointer_args", "pointer_hidden", "pointer_dropout")
-        args = {key: spec.network_args[key] for key in own if key in spec.network_args}
-        of_unet = {key: value for key, value in spec.network_args.items() if key not in own}
+        args = read_arguments(spec, _OWN, others=True)
+        if "pointer_args" in spec.network_args and not args["pointer_encoder"]:
+            raise InputError("network_args 'pointer_args' are those of a pointer_encoder; name one, or leave them out")
+        of_unet = {key: value for key, value in spec.network_args.items() if key not in _OWN}
         self.series, self.slices = len(spec.types), spec.in_chans
         one = spec.model_copy(update={"in_chans": 3 * self.series, "beside": None, "network_args": of_unet})
         unet: Any = build_smp(one, smp.Unet)
         self.encoder, self.decoder, self.maps = unet.encoder, unet.decoder, unet.segmentation_head
         start_rare(self.maps)
         self.pointer_encoder: Any = None
-        if "pointer_encoder" in args:
+        if args["pointer_encoder"]:
             other = {
                 "encoder": args["pointer_encoder"],
-                "encoder_args": args.get("pointer_args", {}),
+                "encoder_args": args["pointer_args"],
                 "network_args": {},
             }
             self.pointer_encoder = build_smp(one.model_copy(update=other), smp.Unet).encoder
         features = int((self.pointer_encoder or self.encoder).out_channels[-1])
-        hidden, dropout = int(args.get("pointer_hidden", 256)), float(args.get("pointer_dropout", 0.0))
+        hidden, dropout = args["pointer_hidden"], args["pointer_dropout"]
         head = nn.Sequential(nn.Dropout(dropout), nn.Linear(2 * hidden, spec.num_classes))
         self.along = AlongSlices(features, hidden, head)
 

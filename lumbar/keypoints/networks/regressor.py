@@ -12,6 +12,7 @@ from lumbar.backbones import create_backbone
 from lumbar.issues import InputError
 from lumbar.keypoints.answers import points
 from lumbar.keypoints.networks.gives import refuse_other_answers
+from lumbar.recipe.arguments import read_arguments
 from lumbar.recipe.detector import DetectorSpec
 
 _POOLS = ("avg", "flatten", "expectation")
@@ -23,7 +24,8 @@ class Regressor(nn.Module):
     def __init__(self, spec: DetectorSpec) -> None:
         super().__init__()
         self.names, self.axes = points.shape(spec)
-        self.pool, self.side = spec.network_args.get("pool", "avg"), spec.image_size
+        args = read_arguments(spec, {"pool": ("word", "avg"), "dropout": ("share", 0.0)})
+        self.pool, self.side = args["pool"], spec.image_size
         if self.pool not in _POOLS:
             known = ", ".join(f'"{word}"' for word in _POOLS)
             raise InputError(f"network_args pool = {self.pool!r} is no way to pool; write one of {known}")
@@ -34,7 +36,7 @@ class Regressor(nn.Module):
         elif self.pool == "expectation":
             self.cells = nn.Conv2d(features, self.names, 1)
             outputs = self.names * (self.axes - 2)
-        self.dropout = nn.Dropout(float(spec.network_args.get("dropout", 0.0)))
+        self.dropout = nn.Dropout(args["dropout"])
         self.head = nn.Linear(features, outputs) if outputs else None
 
     def forward(self, stacks: torch.Tensor) -> torch.Tensor:
@@ -60,5 +62,5 @@ def expected_place(scores: torch.Tensor, size: int) -> torch.Tensor:
 
 def build(spec: DetectorSpec) -> nn.Module:
     """The network of `spec` with random weights."""
-    refuse_other_answers(spec, {"points": (False, True)}, ("pool", "dropout"))
+    refuse_other_answers(spec, {"points": (False, True)})
     return Regressor(spec)

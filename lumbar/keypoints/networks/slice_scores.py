@@ -9,6 +9,7 @@ from torch import nn
 from lumbar.backbones import create_backbone
 from lumbar.keypoints.answers import slices
 from lumbar.keypoints.networks.gives import AlongSlices, refuse_other_answers, with_neighbours
+from lumbar.recipe.arguments import read_arguments
 from lumbar.recipe.detector import DetectorSpec
 
 
@@ -18,17 +19,18 @@ class SliceScores(nn.Module):
     def __init__(self, spec: DetectorSpec) -> None:
         super().__init__()
         self.series, self.slices = len(spec.types), spec.in_chans
+        args = read_arguments(spec, {"hidden": ("whole", None), "layers": ("whole", 1), "dropout": ("share", 0.0)})
         self.encoder = create_backbone(spec, 3 * self.series)
-        features, args = int(self.encoder.num_features), spec.network_args  # type: ignore[arg-type]
-        hidden = int(args.get("hidden", features))
+        features = int(self.encoder.num_features)  # type: ignore[arg-type]
+        hidden = args["hidden"] or features
         head = nn.Sequential(
             nn.Linear(2 * hidden, hidden),
             nn.LayerNorm(hidden),
             nn.ELU(),
-            nn.Dropout(float(args.get("dropout", 0))),
+            nn.Dropout(args["dropout"]),
             nn.Linear(hidden, slices.shape(spec)[0]),
         )
-        self.along = AlongSlices(features, hidden, head, int(args.get("layers", 1)))
+        self.along = AlongSlices(features, hidden, head, args["layers"])
 
     def forward(self, stacks: torch.Tensor) -> torch.Tensor:
         features = self.encoder(with_neighbours(stacks, self.series))
@@ -37,5 +39,5 @@ class SliceScores(nn.Module):
 
 def build(spec: DetectorSpec) -> nn.Module:
     """The network of `spec` with random weights."""
-    refuse_other_answers(spec, {"slices": (False,)}, ("hidden", "layers", "dropout"))
+    refuse_other_answers(spec, {"slices": (False,)})
     return SliceScores(spec)

@@ -1,15 +1,15 @@
 """Faults of a recipe that only its networks and the data can tell, all of them, before anything is trained."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import torch
 from torch import nn
 
-from lumbar.bundle.network import blueprint, build_network, check_inputs, check_size, example, noise
+from lumbar.bundle.network import RECIPE, blueprint, build_network, check_inputs, check_size, example, noise
 from lumbar.compute.forward import asked
 from lumbar.grading.tasks import task_of
-from lumbar.issues import InputError
+from lumbar.issues import InputError, named
 from lumbar.metric import read_labels
 from lumbar.recipe.detector import DetectorSpec
 from lumbar.recipe.grader import GraderSpec
@@ -41,7 +41,7 @@ def recipe_faults(recipe: Recipe, root: Path) -> list[str]:
     members = recipe.members()
     for name, member in members.items():
         for wrong in (
-            _network_fault(member, members.get(member.training.begins_with)),
+            *_network_faults(member, members.get(member.training.begins_with)),
             _draws_fault(member.training, sources),
             _soft_fault(member.training, root),
         ):
@@ -52,7 +52,7 @@ def recipe_faults(recipe: Recipe, root: Path) -> list[str]:
 
 def weights_bytes(member: AnyMember) -> int:
     """What a member's weights take on the disk, in float32."""
-    network = blueprint(member.spec, "the recipe")
+    network = blueprint(member.spec, RECIPE)
     return 4 * sum(value.numel() for value in network.state_dict().values())
 
 
@@ -64,51 +64,60 @@ def all_told(place: str, faults: Sequence[str]) -> InputError:
     return InputError(f"{place}: {len(faults)} fault(s). (1) {faults[0]}{more}")
 
 
-def _network_fault(member: AnyMember, begun: AnyMember | None) -> str | None:
+def _network_faults(member: AnyMember, begun: AnyMember | None) -> Iterator[str]:
+    """What is wrong with a member's network and with what its training asks of it.
+
+    A network that cannot be built, or does not take its own inputs, tells nothing else.
+    """
     training = member.training
     try:
-        network = blueprint(member.spec, "the recipe")
-        check_size(network, "the recipe")
-        check_inputs(network, member.spec, "the recipe")
-        freeze(network, training.frozen)
-        for prefix in training.fresh:
-            if not any(is_below(key, [prefix]) for key in network.state_dict()):
-                return f"fresh names {prefix!r}, and the network has no such part; correct it"
-        if begun is not None:
-            other = blueprint(begun.spec, "the recipe").state_dict()
-            if not fitting(network.state_dict(), other, training.fresh):
-                return f"no weight of {training.begins_with!r} fits it; begin with a member of the same parts"
-        if training.augment.mix_on == "features" and not backbones(network):
-            return "augment.mix_on = 'features' needs a network with a part called backbone; mix images instead"
-        if wrong := _loss_fault(member, network):
-            return wrong
-        if training.pretrained:
-            as_trained("", member).network()
-        if isinstance(member.spec, DetectorSpec):
-            _try_losses(member.spec, member.training)
+        network = blueprint(member.spec, RECIPE)
+        check_size(network, RECIPE)
+        check_inputs(network, member.spec, RECIPE)
+        other = {} if begun is None else blueprint(begun.spec, RECIPE).state_dict()
     except InputError as error:
-        return str(error)
-    return None
+        yield str(error)
+        return
+    yield from _raised(lambda: freeze(network, training.frozen))
+    lost = [each for each in training.fresh if not any(is_below(key, [each]) for key in network.state_dict())]
+    if lost:
+        yield f"fresh names {named(lost)}, and the network has no such part; correct it"
+    elif begun is not None and not fitting(network.state_dict(), other, training.fresh):
+        yield f"no weight of {training.begins_with!r} fits it; begin with a member of the same parts"
+    if training.augment.mix_on == "features" and not backbones(network):
+        yield "augment.mix_on = 'features' needs a network with a part called backbone; mix images instead"
+    yield from _loss_faults(member, network)
+    if training.pretrained:
+        yield from _raised(lambda: as_trained("", member).network())
+    if isinstance(member.spec, DetectorSpec):
+        yield from _raised(lambda: _try_losses(member.spec, training))
 
 
-def _loss_fault(member: AnyMember, network: nn.Module) -> str | None:
+def _raised(check: Callable[[], object]) -> Iterator[str]:
+    """What a check raises as InputError, as a sentence."""
+    try:
+        check()
+    except InputError as error:
+        yield str(error)
+
+
+def _loss_faults(member: AnyMember, network: nn.Module) -> Iterator[str]:
     """What a grader's losses ask for that it does not answer; what cannot be known without numbers passes."""
     spec, wanted = member.spec, member.training.loss
     if not isinstance(spec, GraderSpec):
-        return None
+        return
     if "any_severe" in wanted and "spinal_canal_stenosis" not in task_of(spec).samples[0].conditions:
-        return "loss names 'any_severe', which asks about the canal, and it does not answer that; leave the word out"
+        yield "loss names 'any_severe', which asks about the canal, and it does not answer that; leave the word out"
     outputs = [word for word in wanted if word not in OF_ALL_GRADERS]
     try:
         with torch.inference_mode():
             said = asked(network.train(), example(spec, "meta", 2)) if outputs else {}
     except (RuntimeError, ValueError):
-        return None
+        return
     given = list(said) if isinstance(said, Mapping) else ["severity"]
-    missing = [word for word in outputs if word not in given]
-    if not missing:
-        return None
-    return f"loss names {missing[0]!r}, which {spec.network} does not give; it gives {', '.join(given)} in training"
+    if missing := [word for word in outputs if word not in given]:
+        known = ", ".join(given)
+        yield f"loss names {named(missing)}, which {spec.network} does not give; it gives {known} in training"
 
 
 def _soft_fault(training: Training, root: Path) -> str | None:

@@ -7,7 +7,7 @@ from typing import Any
 from torch import nn
 
 from lumbar.compute.tensors import load_tensors
-from lumbar.issues import InputError, few
+from lumbar.issues import InputError, few, named
 
 
 def is_below(name: str, prefixes: Iterable[str]) -> bool:
@@ -36,15 +36,15 @@ def begin_with(network: nn.Module, path: Path, fresh: Iterable[str]) -> nn.Modul
 
 
 def freeze(network: nn.Module, prefixes: Iterable[str]) -> None:
-    """Let the parameters below these prefixes learn no more. Raises InputError where one names nothing, or all."""
-    for prefix in prefixes:
-        named = [value for name, value in network.named_parameters() if is_below(name, [prefix])]
-        if not named:
-            parts = few(list(dict.fromkeys(name.split(".")[0] for name, _ in network.named_parameters())))
-            raise InputError(
-                f"frozen names {prefix!r}, and the network has no such parameter; name one of its parts: {parts}"
-            )
-        for value in named:
+    """Let the parameters below these prefixes learn no more. Raises InputError where some name nothing, or all."""
+    chosen, parameters = tuple(prefixes), dict(network.named_parameters())
+    if lost := [prefix for prefix in chosen if not any(is_below(name, [prefix]) for name in parameters)]:
+        parts = few(list(dict.fromkeys(name.split(".")[0] for name in parameters)))
+        raise InputError(
+            f"frozen names {named(lost)}, and the network has no such parameter; name one of its parts: {parts}"
+        )
+    for name, value in parameters.items():
+        if is_below(name, chosen):
             value.requires_grad_(False)
     if not any(value.requires_grad for value in network.parameters()):
         raise InputError("'frozen' names the whole network, so nothing would learn; leave a part out")
