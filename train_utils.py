@@ -196,7 +196,7 @@ def predict_folder(args: argparse.Namespace) -> int:
     if found is None:
         return 0
     results = Results(found, data, weights, Chosen(**options))
-    voice.tell(results.evidence)
+    voice.tell(results.evidence, of_result=True)
     for path in results.save(args.out, html=args.html, dicom_sr=args.dicom_sr, say=voice.tell):
         voice.show(path)
     if run_report.exceeded_share(found):

@@ -148,18 +148,21 @@ ARGUMENTS: Final[dict[str, list[Argument]]] = {
     ],
     "predict": [
         _path("--data", "data folder in the competition layout, or any folder or zip of DICOM files"),
-        _path("--weights", "bundle folder", required=False),
-        _path("--out", "folder for the results", required=False),
+        _path("--weights", "bundle folder; wanted without --list", required=False),
+        _path("--out", "folder for the results; wanted without --list, with it the current one", required=False),
         (
             "--list",
             {
                 "action": "store_true",
-                "help": "grade nothing: show which series of a folder without tables would play which part and why, "
-                "and write series.csv (into OUT, or here)",
+                "help": "grade nothing: show which series would play which part and why, and, of a folder without "
+                "tables, write series.csv (into OUT, or here)",
             },
         ),
         _path("--series", "an edited series.csv, which says what plays which part", required=False),
-        ("--split", {"choices": ("train", "test"), "help": "which tables, where the folder holds both"}),
+        (
+            "--split",
+            {"choices": ("train", "test"), "help": "which tables, where the folder holds both (default: test)"},
+        ),
         ("--device", {"type": _matching(DEVICE, DEVICES), "default": "auto", "help": DEVICES}),
         (
             "--engine",
@@ -245,10 +248,20 @@ ARGUMENTS: Final[dict[str, list[Argument]]] = {
 }
 #: Of every command.
 _SPEECH: Final[tuple[tuple[str, str, dict[str, Any]], ...]] = (
-    ("-v", "--verbose", {"action": "store_true", "help": "also say each step, a line an event, on standard error"}),
-    ("-q", "--quiet", {"action": "store_true", "help": "say nothing but results and failures"}),
+    (
+        "-v",
+        "--verbose",
+        {"action": "store_true", "help": "also say each step, a line an event, on standard error (default: no)"},
+    ),
+    (
+        "-q",
+        "--quiet",
+        {"action": "store_true", "help": "say nothing but results, what they rest on, and failures (default: no)"},
+    ),
 )
-_LOG: Final = _path("--log", "append one line an event to this file; no patient data, no paths", required=False)
+_LOG: Final = _path(
+    "--log", "append one line an event to this file; no patient data, no paths (default: none)", required=False
+)
 #: One call of each command.
 EXAMPLES: Final = {
     "phantom": "phantom --studies 6 --seed 7 --out DATA",
@@ -291,12 +304,21 @@ def _with_default(options: dict[str, Any]) -> str:
     return f"{options['help']} (default: {told})" if default not in (None, []) else str(options["help"])
 
 
+def _called() -> str:
+    """The command line as it was called: by `python -m`, as pip installs it, or by its script."""
+    called = Path(sys.argv[0])
+    if called.parts[-2:] == ("lumbar", "__main__.py"):
+        return "python -m lumbar"
+    return "lumbar" if called.name in ("lumbar", "lumbar.exe") else "train_utils.py"
+
+
 def make_parser(description: str, commands: Mapping[str, Callable[..., int]]) -> argparse.ArgumentParser:
     """The parser of the command line; `run_command` of what it parses is the function of that command."""
-    own = Path(sys.argv[0]).name in ("lumbar", "lumbar.exe", "__main__.py")  # as pip installs it, or `python -m`
+    prog = _called()
     parser = _Parser(
-        prog="lumbar" if own else "train_utils.py",
+        prog=prog,
         description=description,
+        epilog=f"example: {prog} {EXAMPLES['predict']}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--version", action="version", version=f"lumbar {__version__}")

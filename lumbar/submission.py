@@ -51,6 +51,12 @@ def rounded(frame: pd.DataFrame) -> pd.DataFrame:
     return frame.assign(**dict(zip(SEVERITIES, rows.T, strict=True)))
 
 
+def shown_shares(probabilities: np.ndarray) -> np.ndarray:
+    """One study's probabilities (5 conditions, 5 levels, 3 severities) with the digits that a submission gives them."""
+    rows = rounded(to_rows([0], probabilities[None]))[list(SEVERITIES)].to_numpy(dtype=np.float64)
+    return rows.reshape(probabilities.shape)
+
+
 def validate(frame: pd.DataFrame, study_ids: Sequence[int], *, prior_studies: Collection[int] = ()) -> None:
     """Check a submission before it is written; InputError says in one sentence what is wrong.
 

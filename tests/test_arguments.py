@@ -1,5 +1,6 @@
 """Every option of every command, fed with nonsense: usage errors end with 2, the rest in one sentence."""
 
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -141,6 +142,42 @@ def test_known_devices_are_tried(monkeypatch: pytest.MonkeyPatch) -> None:
     assert str(choose_device("auto").device) == "cpu"
     with pytest.raises(InputError, match="device 'cuda:77' does not work here"):
         choose_device("cuda:77")
+
+
+@pytest.mark.parametrize(
+    ("called", "prog"),
+    [
+        ("site-packages/lumbar/__main__.py", "python -m lumbar"),
+        ("bin/lumbar", "lumbar"),
+        ("train_utils.py", "train_utils.py"),
+        ("pytest/__main__.py", "train_utils.py"),
+    ],
+)
+def test_the_help_names_the_command_as_it_was_called_and_gives_an_example(
+    called: str, prog: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "argv", [called])
+    with pytest.raises(SystemExit):
+        train_utils.main(["--help"])
+    told = capsys.readouterr().out
+    assert told.startswith(f"usage: {prog} [-h]")
+    assert told.rstrip().endswith(f"example: {prog} predict --data DATA --weights weights --out results --html")
+
+
+def test_the_help_of_predict_says_what_is_wanted_when_and_what_holds_by_default(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    with pytest.raises(SystemExit):
+        train_utils.main(["predict", "--help"])
+    told = " ".join(capsys.readouterr().out.split())
+    assert told.count("wanted without --list") == 2
+    for flag, default in (
+        ("--log LOG", "none"),
+        ("--split {train,test}", "test"),
+        ("-v, --verbose", "no"),
+        ("-q, --quiet", "no"),
+    ):
+        assert f"(default: {default})" in told.rpartition(f" {flag} ")[2].partition(" -")[0], flag
 
 
 @pytest.mark.parametrize("word", ["--x\x1b[31m\n\udcff", "--" + "x" * 5000, "\x1b[2J"])

@@ -107,6 +107,8 @@ def test_reliability_and_roc_say_how_many_rows_a_bin_and_a_class_have(
     rows, _ = charts.reliability(table, codes, "spinal", 2)
     shown = [int(text.get_text()) for text in panel.texts]
     assert shown == [int(count) for count in rows[:, 2] if count >= charts.FEWEST]
+    assert all(text.get_size() >= style.NOTE_SIZE for text in panel.texts)
+    assert f"bins under {charts.FEWEST} rows not drawn" in drawn[0].axes[-1].get_xlabel()
     assert f"severe: n = {severe}\nof {known} rows" in drawn[1].axes[0].get_xlabel()
 
 

@@ -20,6 +20,7 @@ from lumbar.geometry import to_patient
 from lumbar.issues import InputError
 from lumbar.labels import CONDITIONS, KEYPOINT_SERIES, LEVELS, SEVERITIES, condition_title, level_title, side_of
 from lumbar.phantom.dataset import write_phantoms
+from lumbar.prediction.outputs import submission_table
 from lumbar.prediction.result import StudyResult
 from lumbar.recipe.evidence import Evidence, PatientTest, complete
 from lumbar.report.dicom_sr import codes
@@ -125,12 +126,14 @@ def test_a_report_replaces_a_report_and_none_that_somebody_changed(phantom: Path
 def test_the_report_says_level_side_condition_and_probabilities(phantom: Path, tmp_path: Path) -> None:
     data = open_data(phantom)
     result = made_up(data)
+    result.probabilities[0, 0] = (1e-7, 0.1234564, 0.8765435)  # the submission keeps half a unit of what is nothing
+    told = submission_table([result]).set_index("row_id")
     path = write(result, data, tmp_path)
     assert path == tmp_path / "dicom_sr" / f"{STUDY}.dcm"
     groups = groups_of(path)
     assert len(groups) == 25
-    for row, condition in enumerate(CONDITIONS):
-        for column, level in enumerate(LEVELS):
+    for condition in CONDITIONS:
+        for level in LEVELS:
             group = groups[f"{condition_title(condition)} {level_title(level)}"]
             assert named(group.finding_type) == codes.CONDITION_CODES[condition][:2]
             (site,) = group.finding_sites
@@ -140,8 +143,9 @@ def test_the_report_says_level_side_condition_and_probabilities(phantom: Path, t
             if side:
                 assert site.laterality.meaning.lower() == side
             said = {named(one.name): float(one.value) for one in group.get_measurements()}
-            for severity, value in zip(SEVERITIES, result.probabilities[row, column], strict=True):
-                assert said[codes.PROBABILITY_CODES[severity][:2]] == pytest.approx(value, abs=1e-6)
+            for severity in SEVERITIES:  # as submission.csv has them, digit by digit
+                there = told.loc[f"{STUDY}_{condition}_{level}", severity]
+                assert said[codes.PROBABILITY_CODES[severity][:2]] == pytest.approx(there, abs=1e-12)
             graded = {named(one.name): named(one.value) for one in group.get_qualitative_evaluations()}
             assert graded[codes.SEVERITY[:2]] == codes.SEVERITY_CODES["severe"][:2]  # the last of rising numbers
             assert graded[codes.BASIS[:2]] == codes.OWN_VIEW[:2]
@@ -339,11 +343,12 @@ def test_a_study_without_identity_or_without_images_has_no_report_and_a_sentence
 def test_standard_codes_are_those_of_the_standard() -> None:
     discs = [f"LevelOf{level.replace('_', '').upper()}IntervertebralDisc" for level in LEVELS]
     expected = [getattr(standard.SCT, name) for name in [*discs, "Left", "Right", "Moderate", "Severe", "Severity"]]
-    expected += [standard.LN.MRIUnspecifiedBodyRegion, standard.UCUM.NoUnits]
+    expected += [standard.UCUM.NoUnits]
     ours = [*codes.LEVEL_CODES.values(), codes.SIDE_CODES["left"], codes.SIDE_CODES["right"]]
     ours += [codes.SEVERITY_CODES["moderate"], codes.SEVERITY_CODES["severe"], codes.SEVERITY]
-    ours += [codes.PROCEDURE, codes.NO_UNITS]
+    ours += [codes.NO_UNITS]
     assert [code[:2] for code in ours] == [named(code) for code in expected]
+    assert codes.PROCEDURE == ("24968-0", "LN", "MR Lumbar spine"), "LOINC"
 
 
 def test_without_highdicom_the_command_says_what_to_install_before_anything_is_read(

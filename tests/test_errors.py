@@ -113,7 +113,7 @@ TABLE = "train_series_descriptions.csv"
 @pytest.mark.parametrize(
     ("spoil", "command", "words"),
     [
-        ("data", PREDICT, "data is not a folder; give the folder"),
+        ("data", PREDICT, "data is not there; check the path, and give a folder in the competition's layout, or any"),
         (
             "none",
             ["predict", "--data", "{w}/weights", "--weights", "{w}/weights", "--out", "{w}/out"],

@@ -1,5 +1,6 @@
 """What severities rest on is checked data: told by the bundle, unknown where it is not, and said in words."""
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -55,11 +56,20 @@ def test_words_name_conditions_of_equal_evidence_together_and_sides_that_differ_
         "kappa 0.5, area 0.9; foraminal, subarticular: learnt from phantoms alone, never tested on patients"
     )
     assert rests_on(told, short=True) == (
-        "spinal: learnt from patients, tested on 41 patients (kappa 0.5); foraminal, subarticular: learnt from "
-        "phantoms alone, never tested on patients"
+        "spinal: learnt from patients, tested on 41 patients, graded by two readers: kappa 0.5; foraminal, "
+        "subarticular: learnt from phantoms alone, never tested on patients"
     )
     told["left_subarticular_stenosis"] = taught
     assert "Right Subarticular Stenosis: learnt from phantoms" in rests_on(told)
+
+
+def test_the_shipped_card_does_not_call_the_tested_canal_meaningless(root: Path) -> None:
+    card = (root / "weights" / "README.md").read_text(encoding="utf-8")
+    assert load_bundle(root / "weights").identity[:12] in card
+    sentences = [one for one in re.split(r"[.;] ", card) if "nothing" in one and "mean" in one]
+    assert len(sentences) == 2
+    assert all("foramina and recesses" in one for one in sentences)
+    assert all(one in card for one in load_recipe(root / "recipes" / "shipped.toml").card.limits)
 
 
 def test_the_shipped_bundle_says_that_its_canal_alone_was_tested_on_patients(root: Path) -> None:
@@ -69,4 +79,8 @@ def test_the_shipped_bundle_says_that_its_canal_alone_was_tested_on_patients(roo
     assert {condition for condition in CONDITIONS if told[condition].on_patients} == {"spinal_canal_stenosis"}
     assert {one.learnt_from for one in told.values()} == {"phantoms"}
     assert "vision models, no radiologist" in bundle.describe()
+    short = rests_on(told, short=True)
+    assert (
+        "41 patients (205 discs on mid-sagittal T2 images), graded by two blind readings of vision models, no " in short
+    )
     assert told == load_recipe(root / "recipes" / "shipped.toml").card.evidence

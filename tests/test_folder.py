@@ -353,12 +353,22 @@ def test_odd_texts_and_names_stay_one_line_of_a_table(tree: Path, tables: DataFo
     assert open_folder(tree, series=tmp_path / "out" / "series.csv").study_ids == (1,)
 
 
-def test_a_folder_with_tables_has_no_list(world: Path, tmp_path: Path, run: Callable[..., Any]) -> None:
+def test_of_a_folder_with_tables_the_list_is_what_these_say(
+    world: Path, tmp_path: Path, run: Callable[..., Any]
+) -> None:
+    code, out, _ = run("predict", "--data", world / "data", "--out", tmp_path / "out", "--list")
+    assert code == 0
+    told = open_data(world / "data").series
+    assert len(out.splitlines()) == len(told) + 1
+    for row, line in zip(told.itertuples(), out.splitlines()[1:], strict=True):
+        words = (str(row.study_id), str(row.series_id), *str(row.series_description).split())
+        assert line.split()[: len(words)] == list(words)
+        assert line.endswith("the series table says so")
+    assert not list(tmp_path.rglob("*.csv")), "nothing is written"
     (tmp_path / "series.csv").write_text("study_id,series_id,series_description\n")
-    for more in (("--list",), ("--list", "--series", tmp_path / "series.csv")):
-        code, _, err = run("predict", "--data", world / "data", "--out", tmp_path, *more)
-        assert code == 1
-        assert "has a series table" in err
+    code, _, err = run("predict", "--data", world / "data", "--list", "--series", tmp_path / "series.csv")
+    assert code == 1
+    assert "has a series table, which says what plays which part; take --series away" in err
     assert run("predict", "--data", world / "data")[0] == 2  # --weights and --out are wanted without --list
 
 

@@ -434,7 +434,7 @@ def test_the_list_begins_with_the_worst_sorts_by_any_column_and_filters(browser:
     rows = lambda: [row.text for row in every(browser, ".studies tbody th")]  # noqa: E731
     studies = world.block("report")["studies"]
     values = {
-        "worst": lambda study: (study["worst"]["backed"], study["worst"]["expected"]),
+        "worst": lambda study: (not study["phantom"], study["worst"]["backed"], study["worst"]["expected"]),
         "confidence": lambda study: float(study["confidence"] or -1),
     }
     keys = [button.get_attribute("data-key") for button in every(browser, "th [data-key]")]
@@ -521,13 +521,44 @@ def test_what_is_not_backed_is_hatched_under_a_banner_and_phantoms_are_called_so
     assert len(every(browser, ".cell.unbacked")) == 20
     assert "gradient" in css(browser, '[data-cell="0 0"]').value_of_css_property("background-image")
     assert css(browser, '[data-cell="0 2"]').value_of_css_property("background-image") == "none"
+    before = css(browser, '[data-cell="0 0"]').value_of_css_property("background-color")
+    css(browser, '[data-cell="0 0"]').click()
+    css(browser, "h1").click()  # the pointer leaves the cell
+    chosen = css(browser, '.cell[aria-pressed="true"]')
+    assert chosen.get_attribute("data-cell") == "0 0"
+    assert "gradient" in chosen.value_of_css_property("background-image"), "a chosen cell stays hatched"
+    assert chosen.value_of_css_property("background-color") == before
+    assert css(browser, '.seen [role="status"]').text.endswith("Backed by no test on patients.")
+    assert "Backed by no test on patients." in css(browser, ".seen details").text
+    css(browser, '[data-cell="0 2"]').click()
+    assert "Backed" not in css(browser, ".seen").text
+    assert "backed by no test on patients" in css(browser, ".findings .key").text
     page = tmp_path / "phantom.html"
-    page.write_text(world.text.replace('"phantom":false', '"phantom":true'), encoding="utf-8")
+    text = world.text.replace('"phantom":false', '"phantom":true').replace('"backed":false', '"backed":true')
+    page.write_text(text, encoding="utf-8")
     browser.get(page.as_uri())
+    assert "backed by no test" not in css(browser, "#main").text.replace("a test on patients backs", "")
     assert css(browser, ".studies th .tag").text.lower() == "phantom"
     open_study_of_phantom = css(browser, f'a[href="#study/{GRADED}"]')
     open_study_of_phantom.click()
     soon(browser, lambda: css(browser, ".banner").text.startswith("Phantom, no patient. Severities rest on: spinal"))
+
+
+def test_a_mixed_list_names_its_phantoms_and_puts_them_last(browser: Any, world: World, tmp_path: Path) -> None:
+    page = tmp_path / "mixed.html"
+    patient = f'"id":"{GRADED}","failed":false,"phantom":false'
+    assert patient in world.text
+    page.write_text(world.text.replace(patient, patient.replace('m":false', 'm":true')), encoding="utf-8")
+    assert [row.text for row in every(browser, ".studies tbody th")] == [GRADED, BROKEN]
+    browser.get(page.as_uri())
+    assert [row.text for row in every(browser, ".studies tbody th a")] == [BROKEN, GRADED]
+    banner = css(browser, ".banner").text
+    assert banner.startswith(
+        "Severities that are hatched, or pale in the small tables, are backed by no test on patients."
+    )
+    assert f"Phantoms, no patients: {GRADED}; their severities are not hatched." in banner
+    assert "largest expected severity" in css(browser, ".studies caption").text
+    assert "25 cells, of 5 that count " in css(browser, ".studies").get_attribute("innerHTML")
 
 
 def test_the_cells_are_one_stop_of_the_tab_key_and_arrows_walk_over_them(browser: Any) -> None:
@@ -566,6 +597,7 @@ def test_pictures_have_words_and_paper_shows_findings_without_controls(browser: 
     browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": "print"})
     try:
         assert not css(browser, ".tabs").is_displayed()
+        assert "Choose a cell" not in css(browser, ".heat caption").text
         assert css(browser, ".banner").is_displayed()
         assert css(browser, ".heat").is_displayed()
     finally:

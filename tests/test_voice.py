@@ -44,9 +44,10 @@ def test_quiet_keeps_everything_back_but_results_and_failures(
 ) -> None:
     with voice.speaking(quiet=True):
         voice.tell("a sentence")
+        voice.tell("what a result rests on", of_result=True)
         with bar("grading", 1, show=True, every=0.0) as shown:
             shown.update()
-    assert capfd.readouterr().err == ""
+    assert capfd.readouterr().err == "what a result rests on\n"
     assert train_utils.main(["verify", "--weights", str(tmp_path / "none"), "-q"]) == 1
     assert capfd.readouterr().err.startswith("train_utils.py verify: ")
     voice.tell("again")

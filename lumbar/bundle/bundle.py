@@ -27,7 +27,7 @@ from lumbar.recipe.evidence import rests_on
 from lumbar.recipe.wording import describe
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Bundle:
     """A checked bundle: every file is there and is the one that the manifest means."""
 
@@ -37,6 +37,10 @@ class Bundle:
     identity: str
     #: Members whose weights were seen to be numbers, which is looked at once.
     _sound: set[str] = field(default_factory=set, compare=False, repr=False)
+
+    def __repr__(self) -> str:
+        networks = f"{len(self.manifest.members)} networks, blend {self.manifest.blend.method}"
+        return printable(f"Bundle {self.identity[:12]} in {self.folder}: {networks}")
 
     def member(self, name: str) -> Member:
         """The entry of that name. Raises InputError where there is none."""

@@ -30,6 +30,8 @@ from lumbar.metric import UNLABELLED, label_codes, prediction_array
 EDGES: Final = np.array([0, 0.02, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.98, 1.0])
 #: A bin with fewer rows than this is left out of the picture: its share says nothing.
 FEWEST: Final = 10
+#: Bins nearer than this have their numbers one behind the other.
+CLOSE: Final = 0.05
 #: Two questions that split three severities: the code from which on a row counts as positive, and its name.
 QUESTIONS: Final = ((1, "moderate or severe"), (2, "severe"))
 #: Every picture bears it, so that a later call knows it again.
@@ -109,7 +111,7 @@ def confusion(table: np.ndarray, codes: np.ndarray, condition: Condition) -> np.
 
 def draw_reliability(tables: Mapping[str, np.ndarray], codes: np.ndarray, path: Path) -> Path:
     """Said against seen: groups down, severities across, a line for each of up to three named tables."""
-    figure, grid = _page((11, 10.5), len(CONDITION_GROUPS), len(SEVERITIES), f"Reliability: {' and '.join(tables)}")
+    figure, grid = _page((13, 14.5), len(CONDITION_GROUPS), len(SEVERITIES), f"Reliability: {' and '.join(tables)}")
     for row, group in enumerate(CONDITION_GROUPS):
         for column, severity in enumerate(SEVERITIES):
             ax = grid[row, column]
@@ -121,17 +123,20 @@ def draw_reliability(tables: Mapping[str, np.ndarray], codes: np.ndarray, path: 
                 rows = rows[rows[:, 2] >= FEWEST]
                 how = style.line(line)
                 ax.plot(rows[:, 0], rows[:, 1], label=f"{name}: mean gap {gap:.3f}", **how)
+                last, step = -1.0, 0
                 for x, y, count in rows:  # how many rows a bin rests on, above the first line and below the others
-                    place: dict[str, Any] = {"xytext": (0, -4 if line else 4), "va": "top" if line else "bottom"}
+                    step = (step + 1) % 2 if x - last < CLOSE else 0  # numbers of near bins stand behind one another
+                    last, away = x, 4 + 24 * step
+                    place: dict[str, Any] = {"xytext": (0, -away if line else away), "va": "top" if line else "bottom"}
                     ax.annotate(
-                        f"{count:.0f}", (x, y), textcoords="offset points", ha="center", rotation=90, size=6,
-                        color=how["color"], **place,
+                        f"{count:.0f}", (x, y), textcoords="offset points", ha="center", rotation=90,
+                        size=style.NOTE_SIZE, color=how["color"], **place,
                     )  # fmt: skip
-            ax.set(xlim=(0, 1), ylim=(-0.13, 1.13), yticks=np.linspace(0, 1, 6), aspect="equal")
+            ax.set(xlim=(0, 1), ylim=(-0.23, 1.23), yticks=np.linspace(0, 1, 6), aspect="equal")
             ax.legend(fontsize=style.NOTE_SIZE, loc="upper left", frameon=False)
         grid[row, 0].set_ylabel("observed share (weighted)", size=style.LABEL_SIZE)
     for ax in grid[-1]:
-        ax.set_xlabel("probability; numbers: rows a bin", size=style.LABEL_SIZE)
+        ax.set_xlabel(f"probability\nnumbers: rows a bin; bins under {FEWEST} rows not drawn", size=style.LABEL_SIZE)
     return _save(figure, path)
 
 

@@ -15,7 +15,7 @@ from lumbar.study.keypoint import Keypoint
 REPORTED: Final = "report"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class StudyResult:
     """What one study came to. Axes are named by `labels.CONDITIONS`, `labels.LEVELS` and `labels.SEVERITIES`.
 
@@ -41,6 +41,12 @@ class StudyResult:
     phantom: bool = field(default=False, metadata={REPORTED: "phantom"})  # a synthetic study of ours
     #: What the severities of each condition rest on, as the bundle tells it.
     evidence: Mapping[Condition, Evidence] = field(default_factory=lambda: complete({}))
+
+    def __repr__(self) -> str:
+        """In short, with what the severities rest on."""
+        kind = "phantom, " if self.phantom else ""
+        told = f"{int(np.sum(self.graded))} of 25 graded, {len(self.keypoints)} keypoints, {len(self.issues)} issues"
+        return f"StudyResult {self.study_id}: {kind}{told}. Severities rest on: {self.rests_on(short=True)}."
 
     @property
     def shown_as_told(self) -> np.ndarray:

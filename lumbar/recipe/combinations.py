@@ -83,9 +83,9 @@ def _own(spec: DetectorSpec | GraderSpec, training: Training) -> Iterator[str]:
     shifted = not isinstance(training.slice_shift, str) and training.slice_shift
     if shifted and not detects and spec.preprocessing.window_end == "zeros":
         yield 'slice_shift needs preprocessing.window_end = "repeat": other windows stop at a series\' ends'
-    if training.slice_shift and isinstance(spec, GraderSpec):
-        if all(spec.region_of(view).around == "level" for view in spec.views or VIEWS):
-            yield 'slice_shift has no effect, as around = "level" shows all slices of a level; leave one of the two out'
+    shown = (spec.region_of(view).around for view in spec.views or VIEWS) if isinstance(spec, GraderSpec) else ("",)
+    if training.slice_shift and all(around == "level" for around in shown):
+        yield 'slice_shift has no effect, as around = "level" shows all slices of a level; leave one of the two out'
 
 
 def _unused(spec: GraderSpec) -> Iterator[str]:

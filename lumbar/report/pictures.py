@@ -7,6 +7,7 @@ Points are placed by their millimetres, so a point also shows on a slice beside 
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from textwrap import wrap
 from typing import Any, Final
 
 import numpy as np
@@ -42,6 +43,7 @@ from lumbar.study.study import DataFolder, Study, read_study, true_severities
 FIGURE_INCHES: Final = (16.0, 9.6)
 AXIAL_MM: Final = 110.0  # shown part of an axial image; its field of view is often 200 to 280 mm
 SAGITTAL_MARGIN_MM: Final = 34.0  # above L1/L2 and below L5/S1
+LINE_WIDTH: Final = 190  # characters that fit into the figure's width
 _DISPLAY: Final = Preprocessing()  # rescaled and upright
 _KIND_TITLES: Final[dict[SeriesType, str]] = {
     "sagittal_t1": "Sagittal T1",
@@ -108,7 +110,7 @@ def show_study(result: StudyResult, data: DataFolder, *, study: Study | None = N
         points = [point for point in result.keypoints if point.level == level and _belongs(point, "axial_t2", None)]
         _draw_axial(figure.add_subplot(bottom[column]), _view(slices, points), result, level)
     _draw_title(figure, result)
-    _draw_key(figure)
+    _draw_key(figure, hatched=bool((result.graded & ~result.shown_as_told[:, None]).any()))
     return figure
 
 
@@ -259,8 +261,9 @@ def _bare(ax: Axes, title: str) -> None:
 
 def _draw_title(figure: Figure, result: StudyResult) -> None:
     style.write(figure, 0.012, 0.974, f"Study {result.study_id}", size=16, weight="bold", color=style.INK, va="center")
-    tag = style.write(figure, 0.012, 0.94, "", size=style.LABEL_SIZE, color=style.INK, va="center")
-    tag.set_text(f"Severities rest on: {result.rests_on(short=True)}")
+    lines = wrap(f"Severities rest on: {result.rests_on(short=True)}", LINE_WIDTH)
+    tag = style.write(figure, 0.012, 0.943, "", size=style.LABEL_SIZE, color=style.INK, va="center", linespacing=1.1)
+    tag.set(text="\n".join(lines), fontsize=style.LABEL_SIZE * min(1, 2 / len(lines)))  # there is room for two
     if result.phantom:
         style.write(figure, 0.2, 0.974, "PHANTOM, no patient", size=12, weight="bold", color=style.WARNING, va="center")
     elif not result.shown_as_told.all():
@@ -274,8 +277,11 @@ def _draw_title(figure: Figure, result: StudyResult) -> None:
     )
 
 
-def _draw_key(figure: Figure) -> None:
-    """What marks and colours mean, in one line under the images; the axes' unit is a millimetre of paper."""
+def _draw_key(figure: Figure, *, hatched: bool) -> None:
+    """What marks and colours mean, in one line under the images; the axes' unit is a millimetre of paper.
+
+    `hatched`: some severities are backed by no test on patients, and shown so.
+    """
     wide, tall = FIGURE_INCHES[0] * 25.4 * 0.976, 8.0
     ax = figure.add_axes((0.012, 0.008, 0.976, tall / (FIGURE_INCHES[1] * 25.4)))
     _bare(ax, "")
@@ -290,10 +296,10 @@ def _draw_key(figure: Figure) -> None:
         ax.add_artist(style.mark((x, tall / 2), style.SEVERITY_MAP(0.5), radius=2.2, **kind))
         style.write(ax, x + 4.5, tall / 2, text, va="center", size=style.LABEL_SIZE, color=style.INK)
         x += 14 + 1.6 * len(text)
-    _draw_colour_bar(ax, wide, tall)
+    _draw_colour_bar(ax, wide, tall, hatched)
 
 
-def _draw_colour_bar(ax: Axes, wide: float, tall: float) -> None:
+def _draw_colour_bar(ax: Axes, wide: float, tall: float, hatched: bool) -> None:
     left, right = wide - 160.0, wide - 94.0
     words: dict[str, Any] = {"va": "center", "size": style.LABEL_SIZE, "color": style.INK}
     style.write(ax, left - 2, tall / 2, "expected severity: normal or mild", ha="right", **words)
@@ -306,7 +312,7 @@ def _draw_colour_bar(ax: Axes, wide: float, tall: float) -> None:
         (right + 16, style.PRIOR_COLOUR, "////", "prior"),
         (right + 37, pale, style.UNBACKED_HATCH, "no test on patients"),
     )
-    for x, colour, hatch, text in boxes:
+    for x, colour, hatch, text in boxes if hatched else boxes[:1]:
         ax.add_artist(
             Rectangle((x, 2.2), 7, tall - 4.4, facecolor=colour, edgecolor=style.EDGE, hatch=hatch, linewidth=0.5)
         )

@@ -39,6 +39,11 @@ def open_folder(
     InputError where nothing can be graded, or the list does not fit.
     """
     root = Path(root)
+    if not root.exists():
+        raise InputError(
+            f"{root} is not there; check the path, and give a folder in the competition's layout, or any folder or zip "
+            "of DICOM files"
+        )
     if not _is_tree(root, split):
         data = open_data(root, split, strict=strict)
         if series is not None:
@@ -59,12 +64,13 @@ def list_folder(
 ) -> str:
     """The table of what would play which part and why; writes `series.csv` into `out`, unless `series` is one.
 
-    InputError where there are tables, or the list cannot be written, or another file of that name stands there.
+    Of a folder with tables it shows what the series table says, and writes nothing. InputError where the folder or the
+    list cannot be read or written, or another file of that name stands there.
     """
     root, out = Path(root), Path(out)
     if not _is_tree(root, split):
-        open_data(root, split, strict=False)
-        raise InputError(f"{root} has a series table, which says what plays which part; take --list away")
+        told = open_folder(root, split, series=series).series[["study_id", "series_id", "series_description"]]
+        return _shown(told.assign(why="the series table says so"))
     data, listed = _of_tree(root, series, progress)
     if series is None:
         text = csv_text(listed)
@@ -75,7 +81,12 @@ def list_folder(
             write_text(text, out / LIST)
     shown = listed[["study_id", "series_id", "plays", "series_description", "images", "description", "why"]].copy()
     shown["description"] = [cut(text, 30) for text in shown["description"]]
-    return shown.rename(columns={"series_description": "part"}).to_string(index=False, justify="left")
+    return _shown(shown)
+
+
+def _shown(listed: pd.DataFrame) -> str:
+    """The list for people."""
+    return listed.rename(columns={"series_description": "part"}).to_string(index=False, justify="left")
 
 
 def _is_tree(root: Path, split: str | None) -> bool:

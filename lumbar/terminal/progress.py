@@ -45,14 +45,16 @@ class _Bar(tqdm):  # type: ignore[type-arg]
 
     last_print_t: float
     start_t: float
+    teller: threading.Thread | None
 
     def __init__(self, stage: str, **how: Any) -> None:
         self.stage, self.count, self.began, self.over = stage, how["initial"], time.monotonic(), False
         self.drawn = not isinstance(how["file"], _Lines)  # lines come when they are due
         super().__init__(desc=stage, **how)
-        self.ended = threading.Event()
+        self.ended, self.teller = threading.Event(), None
         if not (self.drawn or self.disable):
-            threading.Thread(target=self._say_on, name=f"lines of {stage}", daemon=True).start()
+            self.teller = threading.Thread(target=self._say_on, name=f"lines of {stage}", daemon=True)
+            self.teller.start()
         event(f"{stage} begins{'' if self.total is None else f': {self.total}'}")
 
     def _say_on(self) -> None:
@@ -79,6 +81,8 @@ class _Bar(tqdm):  # type: ignore[type-arg]
         if not self.over:
             self.over = True
             self.ended.set()
+            if self.teller is not None:
+                self.teller.join(1.0)  # no line comes behind the end
             event(f"{self.stage} ends: {self.count} in {time.monotonic() - self.began:.1f} s")
         super().close()
 

@@ -94,9 +94,9 @@ def is_quiet() -> bool:
     return _Voice.quiet
 
 
-def tell(sentence: str) -> None:
-    """Say a sentence about the work on standard error."""
-    if not _Voice.quiet:
+def tell(sentence: str, *, of_result: bool = False) -> None:
+    """Say a sentence about the work on standard error; one that a result is not to be read without, quiet or not."""
+    if of_result or not _Voice.quiet:
         write(printable(sentence) + "\n")
 
 

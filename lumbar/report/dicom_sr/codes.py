@@ -1,7 +1,8 @@
 """Codes of a structured report: standard ones where there are, `99LUMBAR` where not.
 
-Sources: DICOM PS3.16 for levels (CID 1003, SNOMED CT), laterality (CID 244), grades of stenosis (CID 3832) and the
-procedure (CID 100, LOINC). SNOMED CT 76107001 is spinal stenosis; the level says that it is the lumbar spine's.
+Sources: DICOM PS3.16 for levels (CID 1003, SNOMED CT), laterality (CID 244) and grades of stenosis (CID 3832); LOINC
+for the procedure, where the extensible CID 100 names no part of the spine. SNOMED CT 76107001 is spinal stenosis; the
+level says that it is the lumbar spine's.
 Neural foraminal narrowing, subarticular stenosis, the joint grade "normal or mild" and what a probability is of have no
 code in PS3.16, and a private one is plain where a guessed standard one would be wrong.
 """
@@ -67,7 +68,7 @@ PHANTOM: Final = Code("PHANTOM", PRIVATE, "PHANTOM: synthetic images, no patient
 #: Free text of a report and of its groups (PS3.16, TID 1500 and 1501).
 COMMENT: Final = Code("121106", "DCM", "Comment")
 NO_UNITS: Final = Code("1", "UCUM", "no units")
-PROCEDURE: Final = Code("25056-3", "LN", "MRI unspecified body region")
+PROCEDURE: Final = Code("24968-0", "LN", "MR Lumbar spine")
 
 
 def private_scheme() -> Dataset:

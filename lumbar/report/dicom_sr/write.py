@@ -28,6 +28,7 @@ from lumbar.recipe.evidence import UNKNOWN
 from lumbar.report.dicom_sr import codes
 from lumbar.report.dicom_sr.sources import Source, find_sources, first_of, nameless, repeat_study
 from lumbar.study.study import DataFolder
+from lumbar.submission import shown_shares
 from lumbar.terminal.progress import follow
 
 FOLDER: Final = "dicom_sr"
@@ -118,8 +119,9 @@ def make_report(result: StudyResult, data: DataFolder, bundle: Bundle, made: dat
             "study of each"
         )
     by_name = {(point.condition, point.level): (point, sources[point]) for point in sources}
+    shares = shown_shares(result.probabilities)
     groups = [
-        _group(result, condition, level, by_name.get((condition, level)), evidence[0].StudyInstanceUID, bundle)
+        _group(result, shares, condition, level, by_name.get((condition, level)), evidence[0].StudyInstanceUID, bundle)
         for condition in CONDITIONS
         for level in LEVELS
     ]
@@ -163,17 +165,21 @@ def make_report(result: StudyResult, data: DataFolder, bundle: Bundle, made: dat
 
 def _group(
     result: StudyResult,
+    shares: np.ndarray,
     condition: Condition,
     level: Level,
     found: tuple[Any, Source] | None,
     study_uid: str,
     bundle: Bundle,
 ) -> Any:
-    """One measurement group: TID 1410 with the keypoint as its region, TID 1501 without."""
+    """One measurement group: TID 1410 with the keypoint as its region, TID 1501 without.
+
+    `shares`: (5, 5, 3), the probabilities with the digits that they have in `submission.csv`.
+    """
     import highdicom as hd
 
     row, column = CONDITIONS.index(condition), LEVELS.index(level)
-    probabilities = result.probabilities[row, column]
+    likeliest = SEVERITIES[int(np.argmax(result.probabilities[row, column]))]  # as all else says it, whatever rounds
     side = side_of(condition)
     basis = codes.OWN_VIEW if result.seen[row, column] else codes.OTHER_VIEWS
     common = {
@@ -189,16 +195,12 @@ def _group(
         ],
         "algorithm_id": hd.sr.AlgorithmIdentification("Lumbar", __version__, [f"bundle {bundle.identity}"]),
         "measurements": [
-            hd.sr.Measurement(
-                _concept(codes.PROBABILITY_CODES[severity]), round(float(value), 6), _concept(codes.NO_UNITS)
-            )
-            for severity, value in zip(SEVERITIES, probabilities, strict=True)
+            hd.sr.Measurement(_concept(codes.PROBABILITY_CODES[severity]), float(value), _concept(codes.NO_UNITS))
+            for severity, value in zip(SEVERITIES, shares[row, column], strict=True)
         ],
         "qualitative_evaluations": [
             hd.sr.QualitativeEvaluation(_concept(codes.EVIDENCE), _concept(_backing(result, condition))),
-            hd.sr.QualitativeEvaluation(
-                _concept(codes.SEVERITY), _concept(codes.SEVERITY_CODES[SEVERITIES[int(np.argmax(probabilities))]])
-            ),
+            hd.sr.QualitativeEvaluation(_concept(codes.SEVERITY), _concept(codes.SEVERITY_CODES[likeliest])),
             hd.sr.QualitativeEvaluation(
                 _concept(codes.BASIS), _concept(basis if result.graded[row, column] else codes.PRIOR)
             ),

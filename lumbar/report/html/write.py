@@ -194,7 +194,8 @@ def _index(results: Sequence[StudyResult], bundle: Bundle) -> dict[str, Any]:
 
 
 def _summary(result: StudyResult) -> dict[str, Any]:
-    likeliest = np.where(result.graded & cells.counted(result), np.argmax(result.probabilities, axis=-1), -1)
+    counted = result.graded & cells.counted(result)
+    likeliest = np.where(counted, np.argmax(result.probabilities, axis=-1), -1)
     confidences = [float(point.confidence) for point in result.keypoints]
     return {
         "id": str(result.study_id),
@@ -203,6 +204,7 @@ def _summary(result: StudyResult) -> dict[str, Any]:
         "backed": bool(result.shown_as_told.all()),
         "worst": cells.worst(result),
         "fills": [[cells.fill(result, one, level) for one in cells.ORDER] for level in range(len(LEVELS))],
+        "counted": int(counted.sum()),
         "severe": int((likeliest == 2).sum()),
         "moderate": int((likeliest == 1).sum()),
         "confidence": style.confidence(min(confidences)) if confidences else None,

@@ -44,11 +44,13 @@ function cellName(row, column) {
   return `${report.levels[row]} ${report.columns[column]}`;
 }
 
-// What severities rest on; a warning where nothing measured on patients backs some of them.
-function basis(phantom, backed, text) {
-  const strong = phantom ? "Phantom, no patient. " : backed ? null : "Hatched severities are backed by no test on patients. ";
+// What severities rest on; a warning where nothing measured on patients backs some of them. `small`: beside tables in
+// small, whose cells are too small for hatching.
+function basis(phantom, backed, text, { small = false, note = "" } = {}) {
+  const hatched = small ? "Severities that are hatched, or pale in the small tables," : "Hatched severities";
+  const strong = phantom ? "Phantom, no patient. " : backed ? null : `${hatched} are backed by no test on patients. `;
   return make("p", { class: phantom ? "banner phantom" : backed ? "basis" : "banner" },
-    strong && make("strong", {}, strong), `Severities rest on: ${text}.`);
+    strong && make("strong", {}, strong), `Severities rest on: ${text}.${note}`);
 }
 
 // One keypoint's mark, in mm: a ring; broken where doubtful; a broken diamond where it was repaired.

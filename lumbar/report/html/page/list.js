@@ -4,7 +4,7 @@ const order = { column: "worst", down: true, wanted: "" };
 
 const COLUMNS = [
   { key: "id", title: "Study", value: (study) => Number(study.id) },
-  { key: "worst", title: "Worst finding", value: (study) => study.worst.expected + (study.worst.backed ? 10 : 0) },
+  { key: "worst", title: "Worst finding", value: (study) => study.worst.expected + (study.phantom ? 0 : study.worst.backed ? 20 : 10) },
   { key: "severe", title: "Severe", value: (study) => study.severe },
   { key: "moderate", title: "Moderate", value: (study) => study.moderate },
   { key: "confidence", title: "Lowest confidence", value: (study) => Number(study.confidence ?? -1) },
@@ -32,7 +32,7 @@ function thumbnail(study) {
   const squares = study.fills.flatMap((row, y) =>
     row.map((colour, x) => draw("rect", { x: 10 * x, y: 6 * y, width: 9, height: 5, fill: colour })));
   return draw("svg", { viewBox: "0 0 49 29", width: 66, height: 39, role: "img", class: "thumbnail",
-    "aria-label": `25 cells, ${study.severe} severe, ${study.moderate} moderate` }, squares);
+    "aria-label": `25 cells, of ${study.counted} that count ${study.severe} severe, ${study.moderate} moderate` }, squares);
 }
 
 function studyRow(study) {
@@ -53,6 +53,14 @@ function studyRow(study) {
       study.confidence ?? "–"),
     make("td", { class: "number", "data-title": "from the prior" }, study.prior),
     make("td", { class: "number", "data-title": "issues" }, study.issues));
+}
+
+// Which studies of a mixed list are no patients'.
+function phantoms() {
+  const ids = report.studies.filter((study) => study.phantom).map((study) => study.id);
+  if (!ids.length || ids.length === report.studies.length) return "";
+  const more = ids.length > 8 ? ` and ${ids.length - 8} more` : "";
+  return ` Phantoms, no patients: ${ids.slice(0, 8).join(", ")}${more}; their severities are not hatched.`;
 }
 
 function showList() {
@@ -79,13 +87,15 @@ function showList() {
   refresh();
   return make("section", { "aria-labelledby": "title" },
     make("h1", { id: "title", tabindex: -1 }, "Studies"),
-    basis(report.studies.every((study) => study.phantom), report.studies.every((study) => study.backed), report.rests_on),
+    basis(report.studies.every((study) => study.phantom), report.studies.every((study) => study.backed), report.rests_on,
+      { small: true, note: phantoms() }),
     make("div", { class: "tools" },
       make("label", { for: "filter" }, "Study id "), filter, count),
     make("div", { class: "scroll" }, make("table", { class: "studies" },
       make("caption", {}, "Cells of each study in small: levels from head to foot, conditions from the patient's right to left. ",
-        "Severe and Moderate count the cells whose largest probability says so; findings that a test on patients backs come ",
-        "first, and count alone where a study has such."),
+        "Severe and Moderate count the cells whose largest probability says so. Worst finding: the cell of the largest ",
+        "expected severity (the probability of moderate and twice that of severe), and in that order. Findings that a test ",
+        "on patients backs come first, and count alone where a study has such; phantoms come last, and all their cells count."),
       make("thead", {}, head), body)),
-    key());
+    key(report.studies.some((study) => !study.backed)));
 }
