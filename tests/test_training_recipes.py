@@ -145,7 +145,7 @@ def test_what_is_wrong_with_specs_does_not_hide_what_is_wrong_with_their_trainin
     told = str(error.value)
     for words in (
         "stride = 3 is for heatmaps", "target = 'disc'", "t2: best_by", "cannot be rotated", "has neither half",
-        "half takes the half of a side", "names 'hinge'", "second: best_by = 'error_mm'", "gives no member a weight",
+        "names 'hinge'", "second: best_by = 'error_mm'", "gives no member a weight",
     ):  # fmt: skip
         assert words in told, (words, told)
 
