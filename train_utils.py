@@ -196,11 +196,11 @@ def predict_folder(args: argparse.Namespace) -> int:
     if found is None:
         return 0
     results = Results(found, data, weights, Chosen(**options))
-    voice.tell(results.evidence, of_result=True)
     for path in results.save(args.out, html=args.html, dicom_sr=args.dicom_sr, say=voice.tell):
         voice.show(path)
     if run_report.exceeded_share(found):
         raise InputError(f"{args.data}: {run_report.describe_prior(found)}, see {args.out / 'run_report.json'}")
+    voice.tell(results.evidence, of_result=True)
     return 0
 
 

@@ -293,7 +293,8 @@ def test_a_turned_box_is_drawn_as_it_lies_on_the_slice() -> None:
     drawn = {}
     for rotate in ("none", "canal"):
         region = {"box": "mm", "extent": (20, 40), "rotate": rotate}
-        spec = GraderSpec(task="spinal", slices=3, region=region)
+        seen = {"views": ["sagittal_t2"], "conditions": ["spinal_canal_stenosis"]}
+        spec = GraderSpec(**seen, network="attention", slices=3, region=region)
         cuts = cut_regions(study, points, spec)
         views = region_views([Seen(spec, cuts, {})], Shown(study))
         found = next(one for one in views if one["title"] == "Sagittal T2" and one["row"] == 2)

@@ -5,6 +5,7 @@ import sys
 import threading
 import time
 import warnings
+import weakref
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Final, TypeVar
 
@@ -53,16 +54,17 @@ class _Bar(tqdm):  # type: ignore[type-arg]
         super().__init__(desc=stage, **how)
         self.ended, self.teller = threading.Event(), None
         if not (self.drawn or self.disable):
-            self.teller = threading.Thread(target=self._say_on, name=f"lines of {stage}", daemon=True)
+            watched = weakref.ref(self), self.ended, self.mininterval / 4
+            self.teller = threading.Thread(target=_say_on, args=watched, name=f"lines of {stage}", daemon=True)
             self.teller.start()
         event(f"{stage} begins{'' if self.total is None else f': {self.total}'}")
 
-    def _say_on(self) -> None:
-        while not self.ended.wait(self.mininterval / 4):
-            now = self._time()
-            if now - self.start_t >= self.delay and now - self.last_print_t >= self.mininterval:
-                self.last_print_t = now
-                self.refresh()
+    def say_if_due(self) -> None:
+        """Another line, where the last one is long ago."""
+        now = self._time()
+        if now - self.start_t >= self.delay and now - self.last_print_t >= self.mininterval:
+            self.last_print_t = now
+            self.refresh()
 
     def update(self, n: float | None = 1) -> bool | None:
         self.count += n or 0
@@ -81,10 +83,20 @@ class _Bar(tqdm):  # type: ignore[type-arg]
         if not self.over:
             self.over = True
             self.ended.set()
-            if self.teller is not None:
+            if self.teller is not None and self.teller is not threading.current_thread():
                 self.teller.join(1.0)  # no line comes behind the end
             event(f"{self.stage} ends: {self.count} in {time.monotonic() - self.began:.1f} s")
         super().close()
+
+
+def _say_on(bar: "weakref.ref[_Bar]", ended: threading.Event, pause: float) -> None:
+    """Look after a bar until it ends or nobody holds it any more."""
+    while not ended.wait(pause):
+        shown = bar()
+        if shown is None:
+            return
+        shown.say_if_due()
+        del shown
 
 
 def bar(
@@ -104,6 +116,7 @@ def bar(
     how: dict[str, Any] = {"file": sys.stderr, "mininterval": 0.5, "dynamic_ncols": True}
     if not (watched or show):  # the first line comes after a while, so that short work says nothing
         how = {"file": _Lines(), "mininterval": every, "delay": every, "miniters": 1, "bar_format": _LINE}
+        how["position"] = 0  # lines of several bars follow each other; nothing moves the cursor
     off = is_quiet() or show is False or sys.stderr is None
     return _Bar(stage, total=total, initial=initial, unit=unit, disable=off, **how)
 
