@@ -248,11 +248,70 @@ def _flat(record: Record) -> Ours | None:
     return _regressor(record, "logits.", "encoder.", "logits")
 
 
+def _pointer(record: Record) -> Ours | None:
+    """Fifth place: a U-Net on every slice times a score of the slice."""
+    if record.ctor.get("sequence", "LSTM") != "LSTM":
+        return None
+    told = str(record.ctor.get("segmenter", record.ctor.get("encoders"))).replace(",", " ").split()
+    other = str(record.ctor.get("pointer", told[0]))
+    deep = int(told[told.index("blocks") - 1]) if "blocks" in told else 5
+    shape, keys = record.inputs()[0].shape, record.keys
+    at = next(
+        name for name in ("pointer.extractor.", "pointer.extracter.") if any(key.startswith(name) for key in keys)
+    )
+    spec = DetectorSpec(
+        series_type="sagittal_t1",
+        network="pointer",
+        answer="heatmaps",
+        depth=True,
+        place="whole",
+        points="series",
+        encoder=f"tu-{told[0].removesuffix('_ns')}",
+        in_chans=shape[1],
+        num_classes=record.ctor["K"],
+        image_size=shape[-1],
+        network_args={
+            "encoder_depth": deep,
+            "decoder_channels": [256, 128, 64, 32, 16][:deep],
+            "pointer_encoder": f"tu-{other}",
+            "pointer_hidden": record.ctor["hidden_size"],
+        },
+    )
+    names = {
+        "encoder.model.": "segmenter.extracter.",
+        "decoder.": "segmenter.decoder.",
+        "maps.": "segmenter.head.",
+        "pointer_encoder.model.": at,
+        "along.lstm.": "pointer.rnn.",
+        "along.head.": "pointer.out.",
+    }
+    return Ours(
+        spec,
+        names,
+        lambda arrays: _emptied(arrays[0], str(record.content["inputs"])),
+        lambda found, told: [(found[..., ::8, ::8], told["output"]), (found.max((2, 3, 4)), told["peak"])],
+        # of an encoder that is used in part the rest is recorded, too
+        unused=("pointer.dense.", *(("segmenter.extracter.",) if deep < 5 else ())),
+        tolerance=5e-4,
+    )
+
+
+def _emptied(stacks: np.ndarray, rule: str) -> np.ndarray:
+    """Stacks with the slices at zero that the rule for an input says are."""
+    found = re.search(r"slices (\d+) and (\d+) of sample (\d+) set to zero", rule)
+    stacks = stacks.copy()
+    if found is not None:
+        first, second, sample = map(int, found.groups())
+        stacks[sample, [first, second]] = 0
+    return stacks
+
+
 #: Classes of records, and how each is read; None where one of the kind is not built here.
 ADAPTERS: dict[str, Adapter] = {
     r"third_kp_": _centernet,
     r"smp\.Unet": _unet,
     r"AxialModel ": _slice_scores,
+    r"DetectModel ": _pointer,
     r"ClsModel ": _flat,
     r"Net \(mdl_dh_4a2\)": lambda record: _regressor(record, "head.", "backbone.", "logits", 255.0),
     r"RSNA24Model_Keypoint_2D": lambda record: _regressor(record, "model.classifier.", "model.", "out"),
