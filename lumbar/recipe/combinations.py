@@ -74,17 +74,34 @@ def _read(kind: type[Strict], values: Any) -> Strict | None:
 
 def _own(spec: DetectorSpec | GraderSpec, training: Training) -> Iterator[str]:
     """What is wrong with one member, whatever else there is."""
-    detects = isinstance(spec, DetectorSpec)
-    yield from _losses(spec, training)
+    yield from _of_detector(spec, training) if isinstance(spec, DetectorSpec) else _of_grader(spec, training)
+
+
+def _of_detector(spec: DetectorSpec, training: Training) -> Iterator[str]:
+    """What is wrong with a detector and how it is trained."""
+    augment, wanted = training.augment, losses_of(spec, training)
+    yield from _strange_losses(training, OF_ANSWERS[spec.answer], f"answer {spec.answer!r}")
+    if spec.decode == "change" and [*wanted] != ["cross_entropy"]:
+        yield 'decode = "change" reads classes of slices, which learn by cross_entropy alone; leave other losses out'
+    yield from _said_twice(training)
+    if augment.mix == "cutmix" or (augment.mix != "none" and augment.mix_on == "features"):
+        yield "a detector's pictures can be mixed by mixup of images only; set augment.mix to mixup"
+    if augment.mix != "none" and (spec.answer != "heatmaps" or spec.depth or not set(wanted) <= {"mse", "bce"}):
+        yield "maps can be mixed where the loss is mse or bce of plain heatmaps; set augment.mix to none"
+    yield from _of_training(training, detects=True)
+
+
+def _of_grader(spec: GraderSpec, training: Training) -> Iterator[str]:
+    """What is wrong with a grader and how it is trained."""
+    if training.loss and "severity" not in training.loss and training.bundled:
+        yield "loss leaves out the severities, which is what a grader answers; add severity, or set bundled to false"
+    yield from _said_twice(training)
     yield from _mixing(spec, training)
-    yield from _of_training(training, detects=detects)
-    if isinstance(spec, GraderSpec):
-        yield from _unused(spec)
-    shifted = not isinstance(training.slice_shift, str) and training.slice_shift
-    if shifted and not detects and spec.preprocessing.window_end == "zeros":
+    yield from _of_training(training, detects=False)
+    yield from _unused(spec)
+    if training.slice_shift and training.slice_shift != "own" and spec.preprocessing.window_end == "zeros":
         yield 'slice_shift needs preprocessing.window_end = "repeat": other windows stop at a series\' ends'
-    shown = (spec.region_of(view).around for view in spec.views or VIEWS) if isinstance(spec, GraderSpec) else ("",)
-    if training.slice_shift and all(around == "level" for around in shown):
+    if training.slice_shift and all(spec.region_of(view).around == "level" for view in spec.views or VIEWS):
         yield 'slice_shift has no effect, as around = "level" shows all slices of a level; leave one of the two out'
 
 
@@ -148,30 +165,16 @@ def _strange_losses(training: Training, known: Sequence[str], what: str) -> Iter
             yield f"loss names {cut(word, 40)!r}, and {what} has no such output; known: {', '.join(known)}"
 
 
-def _losses(spec: DetectorSpec | GraderSpec, training: Training) -> Iterator[str]:
-    detects = isinstance(spec, DetectorSpec)
-    if isinstance(spec, DetectorSpec):
-        yield from _strange_losses(training, OF_ANSWERS[spec.answer], f"answer {spec.answer!r}")
-    if isinstance(spec, DetectorSpec) and spec.decode == "change" and [*losses_of(spec, training)] != ["cross_entropy"]:
-        yield 'decode = "change" reads classes of slices, which learn by cross_entropy alone; leave other losses out'
-    if training.loss and not detects and "severity" not in training.loss and training.bundled:
-        yield "loss leaves out the severities, which is what a grader answers; add severity, or set bundled to false"
+def _said_twice(training: Training) -> Iterator[str]:
     olds = {"any_severe_weight": "any_severe", "auxiliary_weight": "slices"}
     for old, word in olds.items():
         if training.loss and getattr(training, old):
             yield f"{old} and loss say the same; write loss = {{ {word} = {getattr(training, old):g}, … }} alone"
 
 
-def _mixing(spec: DetectorSpec | GraderSpec, training: Training) -> Iterator[str]:
-    augment = training.augment
+def _mixing(spec: GraderSpec, training: Training) -> Iterator[str]:
+    augment, wanted = training.augment, losses_of(spec, training)
     if augment.mix == "none":
-        return
-    wanted = losses_of(spec, training)
-    if isinstance(spec, DetectorSpec):
-        if augment.mix == "cutmix" or augment.mix_on == "features":
-            yield "a detector's pictures can be mixed by mixup of images only; set augment.mix to mixup"
-        if spec.answer != "heatmaps" or spec.depth or not set(wanted) <= {"mse", "bce"}:
-            yield "maps can be mixed where the loss is mse or bce of plain heatmaps; set augment.mix to none"
         return
     counts = [str(each) for each in sorted({spec.region_of(view).slices for view in spec.views})]
     if augment.mix == "cutmix" and augment.mix_on == "features" and len(counts) > 1:
