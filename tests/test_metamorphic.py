@@ -16,7 +16,21 @@ from tests.support.changes import CHANGES
 from tests.support.draft import sound
 
 SHORT = os.environ.get("LUMBAR_CASES", "").split() or [f"3/{index}" for index in range(20)]
-LONG = [f"{seed}/{index}" for seed in (1, 2) for index in range(200)]
+
+
+def drawn_first() -> list[str]:
+    """Of two seeds' first 200 cases those that make a change which none before them made: so every change is there."""
+    made: set[str] = set()
+    chosen = []
+    for name in (f"{seed}/{index}" for seed in (1, 2) for index in range(200)):
+        changes = metamorphic.draw(random.Random(name))[1]
+        if not made.issuperset(changes):
+            chosen.append(name)
+        made.update(changes)
+    return chosen
+
+
+LONG = drawn_first()
 
 
 @pytest.fixture(scope="module", autouse=True)
