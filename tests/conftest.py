@@ -112,6 +112,14 @@ def long_lived() -> None:
 
 
 @pytest.fixture(autouse=True)
+def imported_late(request: pytest.FixtureRequest) -> None:
+    """Nor is what a slow test before has imported: libraries load much when they are first called."""
+    if request.node.get_closest_marker("slow"):
+        gc.collect()
+        gc.freeze()
+
+
+@pytest.fixture(autouse=True)
 def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
     """A test that reaches beyond this machine fails at once; processes of one test may talk over the loopback."""
     connect = socket.socket.connect
