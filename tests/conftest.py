@@ -42,16 +42,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 #: Files of tests that take longest, slow ones included: they begin first, so that no worker waits for another's at the
 #: end. The others follow by name.
-DEAREST = (
-    "metamorphic",
-    "recipes",
-    "training_run",
-    "together",
-    "parity",
-    "damage",
-    "training_loop",
-    "engine",
-)
+DEAREST = "metamorphic recipes training_run parity_ninth job blend compiled training_loop kaggle_rehearsal together"
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -59,7 +50,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if hasattr(getattr(item, "obj", None), "hypothesis"):
             item.add_marker("property")
-    first = {f"test_{name}": place for place, name in enumerate(DEAREST)}
+    first = {f"test_{name}": place for place, name in enumerate(DEAREST.split())}
     items.sort(key=lambda item: first.get(item.path.stem, len(first)))
 
 

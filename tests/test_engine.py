@@ -46,7 +46,7 @@ def lived_in(network: nn.Module, seed: int) -> nn.Module:
 SPECS: dict[str, DetectorSpec | GraderSpec] = {
     "deeplab": detector_spec("sagittal_t2", 5, 5),
     "resnet": grader_spec("spinal"),
-    "mil": grader_spec("global").model_copy(update={"network": "mil"}),
+    "mil": grader_spec("spinal").model_copy(update={"network": "mil"}),
     "attention": KINDS["five levels at once"].model_copy(
         update={"network": "attention", "network_args": {"hidden": 16}}
     ),
