@@ -98,8 +98,9 @@ def test_the_naive_way_gives_the_same_probabilities(
 def test_slices_missing_on_one_side_are_weighed_against_the_complete_study(
     world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    out, data = tmp_path / "figures.json", small_phantoms(tmp_path / "data", 1, 7)
-    words = ["--data", data, "--weights", world / "weights", "--middle", "canal", "--json", out]
+    out = tmp_path / "figures.json"
+    words = ["--data", world / "data", "--weights", world / "weights", "--middle", "canal", "--json", out]
+    words += ["--draws", 20]
     run("one_sided.py", monkeypatch, *words)
     figures, said = json.loads(out.read_text())["canal"], capsys.readouterr().out
     assert figures["complete"]["foraminal_more"] == figures["complete"]["lost"] == figures["complete"]["told"] == 0
