@@ -45,7 +45,7 @@ def _among(training: Training, before: Mapping[str, Training], folds: Sequence[i
     own = training.folds or tuple(folds)
     if strange := sorted(set(own) - set(folds)):
         yield f"folds names {few([str(fold) for fold in strange])}, which folds.train leaves out; name some of it"
-    if len(set(own)) < len(own):
+    if len(set(training.folds)) < len(training.folds):
         yield "folds names a fold twice; name each once"
     if not training.begins_with:
         return

@@ -160,8 +160,9 @@ def check_recipe(values: Table, source: str, told: Told | None = None) -> Recipe
             if not any(guessed(fault, blamed, (stage, "members", name)) for stage in SPECS):
                 wrong.append(fault)
     if wrong or found.data is None:
-        places = [*blamed, *(one["loc"] for one in found.errors)]
-        doubtful = {place[2] for place in places if len(place) > 3 and place[3] == "spec"}
+        places = [place for place in blamed if place[4:5] != ("preprocessing",)]  # no matter to a network
+        places += [one["loc"] for one in found.errors if len(one["loc"]) == 4]
+        doubtful = {place[2] for place in places if place[3:4] == ("spec",)}
         members = {} if rest is None else rest.members()
         sound = {name: member for name, member in members.items() if name not in doubtful}
         raise FaultyRecipeError(source, list(dict.fromkeys(wrong)), sound)

@@ -34,7 +34,7 @@ def of_grader(spec: GraderSpec, training: Training, network: nn.Module) -> Itera
     wanted = training.loss
     if "any_severe" in wanted and "spinal_canal_stenosis" not in task_of(spec).samples[0].conditions:
         yield "loss names 'any_severe', which asks about the canal, and it does not answer that; leave the word out"
-    known = {word: loss for word, loss in OF_GRADERS.items() if word in wanted}  # strange words are told elsewhere
+    known = {word: OF_GRADERS[word] for word in wanted if word in OF_GRADERS}  # strange words are told elsewhere
     outputs = [loss.output for loss in known.values() if loss.beside]
     try:
         with torch.inference_mode():
