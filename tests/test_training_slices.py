@@ -19,12 +19,13 @@ from lumbar.recipe.losses import OF_GRADERS
 from lumbar.recipe.settings import Training
 from lumbar.study.study import DataFolder, open_data, read_study
 from lumbar.training.data.labelled import label_keypoints, study_rows
-from lumbar.training.data.packs import read_arrays, write_arrays
+from lumbar.training.data.packs import read_arrays, read_header, write_arrays
 from lumbar.training.data.region_files import margin_spec, region_arrays, tells_annotations
 from lumbar.training.data.region_samples import RegionSamples
 from lumbar.training.loop import losses, mix
 from lumbar.training.loop.grader_losses import Truth, loss_of
 from lumbar.training.loop.grader_objective import SeverityObjective
+from lumbar.training.run import train
 from tests.support.grader_kinds import KINDS
 from tests.support.worlds import grader_spec, small_phantoms
 
@@ -198,6 +199,62 @@ def test_mixed_samples_are_asked_for_both_in_their_parts(word: str) -> None:
         both = replace(own, partner=other, share=torch.full((3,), share))
         for part, first, second in zip(loss_of(word, said, both), *alone, strict=True):
             assert float(part) == pytest.approx(float(share * first + (1 - share) * second), rel=1e-5, abs=1e-6)
+
+
+RECIPE = """
+[folds]
+count = 2
+train = [0, 1]
+[loop]
+mixed_precision = "no"
+workers = 0
+read_processes = 1
+[stage1.members.t2]
+series_type = "sagittal_t2"
+network = "regressor"
+encoder = "resnet18"
+encoder_args = { channels = [4, 4, 8, 8] }
+answer = "points"
+image_size = 32
+epochs = 1
+[stage2]
+keypoints = "labels"
+network = "attention"
+network_args = { hidden = 8 }
+backbone_args = { channels = [8, 8, 8, 8] }
+views = ["sagittal_t2"]
+conditions = ["spinal_canal_stenosis"]
+image_size = 32
+slices = 5
+epochs = 1
+batch_size = 4
+[stage2.members.canal]
+"""
+MORE = """
+loss = { severity = 1.0, slice_scores = 0.5, level = 0.1 }
+slice_class_weights = [0.3275, 1.55, 4]
+augment = { mix = "mixup", mix_p = 0.5 }
+"""
+
+
+@pytest.mark.slow
+def test_a_run_whose_files_do_not_tell_slices_yet_learns_from_them(tmp_path: Path) -> None:
+    """Regions that were made for a recipe without such a loss are made again; the run goes on."""
+    small_phantoms(tmp_path / "data", 4, 3)
+    path, run = tmp_path / "r.toml", tmp_path / "run"
+    path.write_text(RECIPE, encoding="utf-8")
+    train(path, tmp_path / "data", run)
+    files = sorted((run / "cache" / "regions").rglob("*.safetensors"))
+    assert files
+    for file in files:  # as before there were any
+        arrays, _ = read_arrays(file)
+        plain = {name: value for name, value in arrays.items() if not name.endswith("/annotated")}
+        write_arrays(file, plain, source=read_header(file)["source"])
+    train(path, tmp_path / "data", run)
+    assert not any(map(tells_annotations, files))
+    path.write_text(RECIPE + MORE, encoding="utf-8")
+    train(path, tmp_path / "data", run)
+    assert all(map(tells_annotations, files))
 
 
 class _Says(nn.Module):
