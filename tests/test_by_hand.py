@@ -20,7 +20,7 @@ from lumbar.labels import CONDITION_GROUPS, LABEL_COLUMNS
 from lumbar.metric import UNLABELLED
 from lumbar.recipe.blend import Around, Blend
 from lumbar.recipe.recipe import load_recipe
-from tests.support.recorded import records
+from tests.support.recorded.record import records
 from tests.support.rule_weights import normal
 from tests.test_blend import world, write_world
 

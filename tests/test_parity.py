@@ -18,7 +18,8 @@ from conftest import ROOT, SHARED
 from lumbar.bundle.network import build_network
 from lumbar.grading.networks.registry import NETWORKS as GRADERS
 from lumbar.keypoints.networks.registry import NETWORKS as DETECTORS
-from tests.support.recorded import ELSEWHERE, Record, adapter_of, records
+from tests.support.recorded.adapters import ELSEWHERE, adapter_of
+from tests.support.recorded.record import Record, records
 from tests.support.rule_weights import EXTENDED, OTHER, rule_weight
 
 NAMED = os.environ.get("LUMBAR_PARITY")

@@ -1,0 +1,147 @@
+"""Recorded networks of other systems: what a record says, and which spec of ours it is.
+
+A folder of records has one `<system>/models.json` a system: for each network its state-dict keys and shapes, a rule for
+its input, and a file of outputs. Weights follow from the keys (`rule_weights`). An adapter, in the file of its system,
+turns a record into a spec, a map of names and what to compare; it reads the record alone, so other backbones and sizes
+of a class do as well.
+"""
+
+import json
+import re
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import timm
+
+from lumbar.recipe.detector import DetectorSpec
+from lumbar.recipe.grader import GraderSpec
+from tests.support.rule_weights import EXTENDED, MAKERS, OTHER, rule_weight
+
+Spec = DetectorSpec | GraderSpec
+Arrays = Mapping[str, np.ndarray]
+_CALL = re.compile(r"(?:RandomState\((?P<state>\d+)\)\.)?(?P<name>[a-z_]\w*)\((?P<numbers>[\d\s,()]+)\)")
+
+
+@dataclass(frozen=True)
+class Record:
+    """One network of a `models.json`."""
+
+    folder: Path
+    name: str
+    content: Mapping[str, Any]
+
+    @property
+    def kind(self) -> str:
+        """What it is an instance of: the class where one is named, else the name."""
+        return str(self.content.get("cls") or self.content.get("class") or self.name)
+
+    @property
+    def ctor(self) -> Mapping[str, Any]:
+        """Values of its constructor, as far as they are told."""
+        return self.content.get("ctor") or self.content  # type: ignore[no-any-return]
+
+    @property
+    def keys(self) -> dict[str, tuple[int, ...]]:
+        """Shapes by key."""
+        return {key: tuple(shape) for key, shape in self.content["keys"].items()}
+
+    def weight(self, key: str) -> np.ndarray:
+        """A tensor by the record's own name."""
+        tag, gain = self.content.get("fill_tag", self.name), self.content.get("gain")
+        kind = EXTENDED if "fill_tag" in self.content and "gains" not in self.content else ""
+        kind = kind if "fill_tag" in self.content else OTHER
+        value = rule_weight(key, self.keys[key], tag, kind, gain)
+        for pattern, factor in self.content.get("gains", ()):
+            start, _, middle = pattern.partition("*")
+            if key == pattern or (middle and key.startswith(start) and value.ndim in (4, 5)):
+                value = (value.astype(np.float64) * factor).astype(np.float16).astype(np.float32)
+        return value
+
+    def inputs(self) -> list[np.ndarray]:
+        """The arrays that its rule for the input names, in that order."""
+        given = self.content.get("inputs", self.content.get("input", ""))
+        if isinstance(given, Mapping):
+            return [MAKERS[name](seed, *shape) for name, seed, shape in given.values()]
+        found = []
+        for call in _CALL.finditer(given):
+            numbers = [int(each) for each in re.findall(r"\d+", call["numbers"])]
+            numbers = [int(call["state"]), *numbers] if call["state"] else numbers
+            if call["name"] in MAKERS:
+                found.append(MAKERS[call["name"]](*numbers))
+        return found
+
+    def outputs(self) -> Arrays:
+        """What was recorded."""
+        name = self.content.get("file", f"{self.name}.npz")
+        path = next(path for path in (self.folder / name, self.folder / "outputs" / name) if path.is_file())
+        with np.load(path) as stored:
+            return dict(stored)
+
+    def backbone(self, *hints: str) -> str:
+        """timm's name of its backbone: as the record tells it, or the end of the record's name."""
+        told = next(
+            (self.ctor[key] for key in ("backbone", "model_name", "name", "encoder_name") if key in self.ctor), ""
+        )
+        if told:
+            return str(told)
+        words = [HINTS.get(hint, hint) for hint in (*hints, *_ends(self.name))]
+        return next((word for word in words if timm.is_model(word)), "")
+
+
+#: How records abbreviate backbones.
+HINTS = {
+    **{f"b{size}": f"tf_efficientnet_b{size}" for size in range(8)},
+    **{f"effv2{size}": f"tf_efficientnetv2_{size}" for size in "sml"},
+    "convnext-s": "convnext_small",
+    "convnext": "convnext_base",
+}
+
+
+def _ends(name: str) -> Iterator[str]:
+    words = name.split("_")
+    yield from ("_".join(words[place:]) for place in range(1, len(words)))
+
+
+@dataclass(frozen=True)
+class Ours:
+    """A record as a spec of ours."""
+
+    spec: Spec
+    #: Beginnings of our keys → those of the record's, the first that fits counts.
+    names: Mapping[str, str]
+    #: From the record's arrays, what our network is called with.
+    called_with: Callable[[list[np.ndarray]], Any]
+    #: From our answer and the record's outputs, pairs that must agree.
+    pairs: Callable[[np.ndarray, Arrays], list[tuple[np.ndarray, np.ndarray]]]
+    #: Beginnings of recorded keys that our class has no use for, with nothing compared that depends on them.
+    unused: tuple[str, ...] = ()
+    tolerance: float = 1e-4
+
+    def key(self, own: str) -> str:
+        """The record's name of one of our tensors."""
+        start = next(start for start in self.names if own.startswith(start))
+        return self.names[start] + own.removeprefix(start)
+
+
+Adapter = Callable[[Record], Ours | None]
+
+
+def records(folder: Path) -> list[Record]:
+    """Every record below a folder."""
+    found = []
+    for path in sorted(folder.glob("*/models.json")):
+        content = json.loads(path.read_text(encoding="utf-8"))
+        listed = content.get("models", content)
+        found += [Record(path.parent, name, entry) for name, entry in listed.items() if isinstance(entry, Mapping)]
+    return found
+
+
+def sigmoid(values: np.ndarray) -> np.ndarray:
+    return 1 / (1 + np.exp(-values.astype(np.float64)))
+
+
+def first(arrays: list[np.ndarray]) -> np.ndarray:
+    return arrays[0]
