@@ -3,10 +3,11 @@
 from collections.abc import Iterator, Mapping
 from typing import Any, Final, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field
 
 from lumbar.labels import LEVELS, SIDES, SeriesType
 from lumbar.recipe.preprocessing import Preprocessing
+from lumbar.recipe.spec import Spec
 from lumbar.recipe.strict import (
     MAX_SIDE,
     MAX_SLICES,
@@ -14,9 +15,7 @@ from lumbar.recipe.strict import (
     Arguments,
     NetworkName,
     OffsetMm,
-    Strict,
     many_pixels,
-    refuse,
 )
 
 #: Which slices a detector sees: the middle ones of the series; beside the middle, one stack a side; around the axial
@@ -48,14 +47,16 @@ _MAPS: dict[Points, dict[SeriesType, int]] = {
 }
 
 
-class DetectorSpec(Strict):
+class DetectorSpec(Spec):
     """A stage-1 member: a stack of slices in, where its keypoints are out."""
 
     LATER = frozenset(
         {"place", "points", "answer", "depth", "stride", "decode", "join", "needs"}
-        | {"target", "resample", "pad", "beside", "levels_by", "tta"}
+        | {"target", "resample", "pad", "beside", "levels_by", "tta", "unfound"}
     )
 
+    DOES = "keypoints on"
+    BACKBONE = "encoder"
     stage: Literal["keypoints"] = "keypoints"
     series_type: SeriesType
     network: NetworkName = "deeplabv3plus"
@@ -100,6 +101,9 @@ class DetectorSpec(Strict):
     beside: SeriesType | None = None
     #: place "plane": which axial slices belong to a level; of several the middle one is looked at.
     levels_by: Literal["nearest", "segments"] = "nearest"
+    #: place "found" on sagittal series, where no slice was found: middle looks all the same, in the middle on T2 and
+    #: `offset_mm` beside it on T1 (first place), with an Issue; none does not look.
+    unfound: Literal["none", "middle"] = "none"
     #: Test-time augmentation: each is a second look at the turned stack, whose answer is turned back and averaged.
     tta: tuple[Turn, ...] = Field((), max_length=3)
     preprocessing: Preprocessing = Preprocessing()
@@ -181,25 +185,10 @@ class DetectorSpec(Strict):
         """How large what it sees is, as a sentence names it."""
         return f"{self.image_size} px"
 
-    @property
-    def named_backbone(self) -> str:
-        """Its encoder, as a sentence names it."""
-        return f"encoder {self.encoder!r}"
-
-    @property
-    def given(self) -> dict[str, object]:
-        """What its recipe says to the libraries that build the network."""
-        return {**self.encoder_args, **self.network_args, "image_size": self.image_size}
-
-    @property
-    def what(self) -> str:
-        """What it does, in a few words."""
-        return f"keypoints on {self.subject}, {self.network} on {self.backbone}"
-
-    @model_validator(mode="after")
-    def _check(self) -> "DetectorSpec":
-        refuse((*self._memory(), *self._answers()))
-        return self
+    def rules(self) -> Iterator[str]:
+        """See `Strict`."""
+        yield from self._memory()
+        yield from self._answers()
 
     def _memory(self) -> Iterator[str]:
         """What would not fit into memory."""

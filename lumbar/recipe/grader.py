@@ -3,11 +3,12 @@
 from collections.abc import Iterator
 from typing import Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field
 
 from lumbar.labels import Condition, mirrored
 from lumbar.recipe.preprocessing import Preprocessing
 from lumbar.recipe.region import EXTENT, Region, RegionSpec
+from lumbar.recipe.spec import Spec
 from lumbar.recipe.strict import (
     MAX_NUMBER,
     MAX_PIXELS,
@@ -16,9 +17,7 @@ from lumbar.recipe.strict import (
     Arguments,
     NetworkName,
     OffsetMm,
-    Strict,
     many_pixels,
-    refuse,
 )
 from lumbar.recipe.views import MIRROR_VIEW, View, own_views, series_of, side_of_view
 
@@ -29,11 +28,13 @@ TaskName = Literal["spinal", "foraminal", "subarticular", "global"]
 Turn = Literal["mirror", "columns", "rows", "slices", "front_back"]
 
 
-class GraderSpec(Strict):
+class GraderSpec(Spec):
     """A stage-2 member: regions of one or several views in, severities of one or several conditions out."""
 
     LATER = frozenset({"task", "views", "conditions", "speaks_for", "levels", "region", "regions", "tta"})
 
+    DOES = "grading"
+    BACKBONE = "backbone"
     stage: Literal["grading"] = "grading"
     #: Short for usual views and conditions.
     task: TaskName | None = None
@@ -77,21 +78,6 @@ class GraderSpec(Strict):
         short = [name.replace("_neural", "").rpartition("_")[0].replace("_", " ") for name in self.conditions]
         return " and ".join([", ".join(short[:-1]), short[-1]] if len(short) > 1 else short)
 
-    @property
-    def named_backbone(self) -> str:
-        """Its backbone, as a sentence names it."""
-        return f"backbone {self.backbone!r}"
-
-    @property
-    def given(self) -> dict[str, object]:
-        """What its recipe says to the libraries that build the network."""
-        return {**self.backbone_args, **self.network_args, "image_size": self.image_size}
-
-    @property
-    def what(self) -> str:
-        """What it does, in a few words."""
-        return f"grading {self.subject}, {self.network} on {self.backbone}"
-
     def region_of(self, view: View) -> Region:
         """The region of a view with every value decided."""
         named = self.regions.get(view) or self.regions.get(MIRROR_VIEW[view])
@@ -108,11 +94,12 @@ class GraderSpec(Strict):
         tall, wide = max((self.region_of(view).size for view in self.views), default=(self.image_size,) * 2)
         return f"{tall} px" if tall == wide else f"{tall} x {wide} px"
 
-    @model_validator(mode="after")
-    def _check(self) -> "GraderSpec":
-        many = many_pixels("slices", self.slices, self.image_size)
-        refuse((*many, *self._parts(), *self._cuts(), *self._turns()))
-        return self
+    def rules(self) -> Iterator[str]:
+        """See `Strict`."""
+        yield from many_pixels("slices", self.slices, self.image_size)
+        yield from self._parts()
+        yield from self._cuts()
+        yield from self._turns()
 
     def _parts(self) -> Iterator[str]:
         """What is wrong with views and conditions."""

@@ -1,8 +1,9 @@
 """The knobs of a recipe: how a member is trained, how studies are split, how the loop runs. No torch."""
 
+from collections.abc import Iterator
 from typing import Annotated, Final, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field
 
 from lumbar.arguments import LARGEST_SEED, MOST_PROCESSES
 from lumbar.recipe.augment import Augment
@@ -15,6 +16,7 @@ MOST: Final = 100_000
 
 #: The beginnings of parameters' names, up to a dot.
 Prefixes = tuple[Annotated[str, Field(min_length=1, max_length=200)], ...]
+ClassWeight = Annotated[float, Field(gt=0, le=1000)]
 #: Slices that a window can be shifted by, either way.
 MOST_SHIFT: Final = 8
 
@@ -26,6 +28,7 @@ class Training(Strict):
         {
             "loss",
             "class_weights",
+            "slice_class_weights",
             "begins_with",
             "fresh",
             "frozen",
@@ -45,6 +48,8 @@ class Training(Strict):
     loss: dict[Annotated[str, Field(max_length=40)], Annotated[float, Field(gt=0, le=MOST)]] = {}
     #: How much a severity counts in losses: as in the official score, or all alike.
     class_weights: Literal["1/2/4", "none"] = "1/2/4"
+    #: The same in the loss `slice_scores`, for normal or mild, moderate, severe; None: as `class_weights`.
+    slice_class_weights: tuple[ClassWeight, ClassWeight, ClassWeight] | None = None
     #: A member that stands before this one in the recipe and whose weights of the same fold it begins with, wherever
     #: they fit; those below the prefixes `fresh` begin anew.
     begins_with: Annotated[str, Field(max_length=200)] = ""
@@ -105,11 +110,10 @@ class Folds(Strict):
     #: The folds to train, by number; fewer than `count` leave studies without out-of-fold results.
     train: tuple[int, ...] = (0, 1, 2, 3, 4)
 
-    @model_validator(mode="after")
-    def _check(self) -> "Folds":
+    def rules(self) -> Iterator[str]:
+        """See `Strict`."""
         if not self.train or len(set(self.train)) < len(self.train) or not set(self.train) <= set(range(self.count)):
-            raise ValueError(f"train must name different folds from 0 to {self.count - 1}, not {list(self.train)}")
-        return self
+            yield f"train must name different folds from 0 to {self.count - 1}, not {list(self.train)}"
 
 
 class Loop(Strict):
