@@ -30,7 +30,6 @@ from lumbar.study.study import DataFolder, Study, open_data, read_study
 from lumbar.terminal.progress import bar
 from lumbar.training.data.labelled import label_keypoints, study_rows
 
-DRAWS = 500  # of studies, for the standard error
 WIDTHS = (24, 26, 7, 24, 26, 6)  # of the table's columns
 
 
@@ -105,7 +104,7 @@ def grade(data: DataFolder, predictor: Predictor, cuts: Sequence[Cut]) -> dict[C
     return {cut: {key: np.array(values) for key, values in parts.items()} for cut, parts in found.items()}
 
 
-def compare(codes: np.ndarray, whole: np.ndarray, cut: Mapping[str, np.ndarray]) -> dict[str, float]:
+def compare(codes: np.ndarray, whole: np.ndarray, cut: Mapping[str, np.ndarray], draws: int) -> dict[str, float]:
     """Scores of the cut studies and their differences from the complete ones, with standard errors."""
     shown = np.where(cut["lost"], UNLABELLED, codes)
     out: dict[str, float] = {"lost": float(cut["lost"][:, 1:3].mean()), "told": float(cut["issues"].mean())}
@@ -118,7 +117,7 @@ def compare(codes: np.ndarray, whole: np.ndarray, cut: Mapping[str, np.ndarray])
         out[name] = getattr(score_arrays(labels, cut["probabilities"]), part)
         out[f"{name}_more"] = out[name] - getattr(score_arrays(labels, whole), part)
         rng, n = np.random.default_rng(0), len(codes)
-        drawn = [rng.integers(0, n, n) for _ in range(DRAWS)]
+        drawn = [rng.integers(0, n, n) for _ in range(draws)]
         differences = [
             getattr(score_arrays(labels[at], cut["probabilities"][at]), part)
             - getattr(score_arrays(labels[at], whole[at]), part)
@@ -135,6 +134,7 @@ def main() -> None:
     parser.add_argument("--weights", type=Path, required=True, metavar="DIR", help="bundle folder")
     parser.add_argument("--middle", nargs="+", choices=("series", "canal"), default=["series", "canal"])
     parser.add_argument("--fewer-types", action="store_true", help="without axial or T2 series as well")
+    parser.add_argument("--draws", type=int, default=500, metavar="N", help="draws of studies for the standard error")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures here as well")
     args = parser.parse_args()
     data, bundle = open_data(args.data, "train"), load_bundle(args.weights)
@@ -153,7 +153,7 @@ def main() -> None:
         print(f"{'':<24}" + "".join(f"{head:>{width}}" for head, width in heads))
         for cut, parts in graded.items():
             base = graded[replace(cut, t1=0, t2=0)]["probabilities"]
-            row = figures[middle][str(cut)] = compare(codes, base, parts)
+            row = figures[middle][str(cut)] = compare(codes, base, parts, args.draws)
             cells = [
                 f"{row[name]:.3f} ({row[f'{name}_more']:+.3f} ± {row[f'{name}_error']:.3f})"
                 for name in ("foraminal", "shown", "spinal", "subarticular")

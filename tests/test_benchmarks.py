@@ -100,6 +100,7 @@ def test_slices_missing_on_one_side_are_weighed_against_the_complete_study(
 ) -> None:
     out = tmp_path / "figures.json"
     words = ["--data", world / "data", "--weights", world / "weights", "--middle", "canal", "--json", out]
+    words += ["--draws", 20]
     run("one_sided.py", monkeypatch, *words)
     figures, said = json.loads(out.read_text())["canal"], capsys.readouterr().out
     assert figures["complete"]["foraminal_more"] == figures["complete"]["lost"] == figures["complete"]["told"] == 0

@@ -19,6 +19,7 @@ from lumbar.training.folder import RunFolder
 from lumbar.training.outcome.bundling import make_bundle
 from lumbar.training.run import train
 from tests.support.scoliosis import bent_study
+from tests.support.tiny_recipe import tiny_recipe
 from tests.support.worlds import grader_spec, small_phantoms
 
 SMALL = {"image_size": 32, "encoder": "resnet18", "encoder_args": {"channels": [4, 4, 8, 8]}}
@@ -79,74 +80,29 @@ def test_a_bundle_whose_detectors_lack_each_other_is_refused(tmp_path: Path) -> 
         load_bundle(tmp_path / "bundle")
 
 
-RECIPE = """
-name = "chained"
-[folds]
-count = 2
-train = [0, 1]
-[loop]
-mixed_precision = "no"
-workers = 0
-read_processes = 1
-[stage1]
-encoder = "resnet18"
-encoder_args = { channels = [4, 4, 8, 8] }
-image_size = 32
-batch_size = 4
-epochs = 1
-augment = { mirror_p = 0.5 }
-[stage1.members.t2_slices]
-series_type = "sagittal_t2"
-network = "slice_scores"
-answer = "slices"
-place = "whole"
-in_chans = 12
-pad = true
-[stage1.members.t2_points]
-series_type = "sagittal_t2"
-network = "regressor"
-answer = "points"
-place = "found"
-in_chans = 3
-[stage1.members.both]
-series_type = "sagittal_t2"
-beside = "sagittal_t1"
-network = "regressor"
-answer = "points"
-place = "whole"
-points = "series"
-depth = true
-num_classes = 15
-in_chans = 8
-[stage1.members.axial]
-series_type = "axial_t2"
-network = "unet"
-encoder = "tu-resnet18"
-encoder_args = { channels = [8, 8, 8, 8] }
-network_args = { decoder_channels = [8, 8, 8, 8, 8] }
-num_classes = 2
-in_chans = 1
-sigma_px = 3.0
-levels_by = "segments"
-tta = ["mirror"]
-[stage2]
-backbone_args = { channels = [8, 8, 8, 8] }
-image_size = 32
-slices = 1
-rnn_hidden = 8
-rnn_layers = 1
-batch_size = 4
-epochs = 1
-[stage2.members.spinal]
-task = "spinal"
-"""
+def chained() -> str:
+    """A recipe of detectors that name slices, say points there and in two series at once, and draw heatmaps."""
+    t2 = {"series_type": "sagittal_t2"}
+    points = {"network": "regressor", "answer": "points"}
+    heatmaps = {"network": "unet", "encoder": "tu-resnet18", "network_args": {"decoder_channels": [8] * 5}}
+    both = {"beside": "sagittal_t1", "place": "whole", "points": "series", "depth": True, "num_classes": 15}
+    axial = {"series_type": "axial_t2", "num_classes": 2, "in_chans": 1, "levels_by": "segments", "tta": ["mirror"]}
+    detectors = {
+        "t2_slices": t2
+        | {"network": "slice_scores", "answer": "slices", "place": "whole", "in_chans": 12, "pad": True},
+        "t2_points": t2 | points | {"place": "found", "in_chans": 3},
+        "both": t2 | points | both | {"in_chans": 8},
+        "axial": axial | heatmaps,
+    }
+    common = {"encoder": "resnet18", "network_args": {}, "image_size": 32, "augment": {"mirror_p": 0.5}}
+    return tiny_recipe(detectors, {"spinal": {"task": "spinal", "slices": 1}}, stage1=common)
 
 
 @pytest.mark.slow
 def test_a_recipe_of_a_chain_trains_fold_by_fold_and_becomes_a_bundle(tmp_path: Path) -> None:
     small_phantoms(tmp_path / "data", 4, 3)
     path = tmp_path / "chained.toml"
-    path.write_text(RECIPE)
+    path.write_text(chained())
     run = train(path, tmp_path / "data", tmp_path / "run")
     found = [point for points in RunFolder(run).keypoints((0, 1)).values() for point in points]
     froms = {point.condition: point.slice_from for point in found}

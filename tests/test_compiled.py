@@ -5,6 +5,7 @@ import importlib.util
 import os
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -49,15 +50,21 @@ def in_openvino(network: nn.Module, example: Inputs) -> CompiledRunner:
     return runner
 
 
+@cache
+def compiled_once(name: str) -> tuple[nn.Module, CompiledRunner]:
+    """A network of a kind and its runner, which takes seconds to convert; whoever fills it ends with member `one`."""
+    network = lived_in(build_network(SPECS[name]), 2)
+    return network, in_openvino(copy.deepcopy(network), inputs(SPECS[name], 1))
+
+
 @pytest.mark.skipif(not OPENVINO, reason="openvino is not installed")
 @pytest.mark.parametrize("name", MOST)
 def test_openvino_gives_the_same_answer_and_takes_another_folds_weights(name: str) -> None:
     spec = SPECS[name]
-    first, second = lived_in(build_network(spec), 2), lived_in(build_network(spec), 3)
+    (first, runner), second = compiled_once(name), lived_in(build_network(spec), 3)
     batch, states = inputs(spec, 3), [copy.deepcopy(network.state_dict()) for network in (first, second)]
     with torch.inference_mode():
         expected = [asked(first, batch), asked(second, batch)]
-    runner = in_openvino(first, inputs(spec, 1))
     twin = runner.copy()
     twin.fill(states[1], "two")
     for network, answer in ((runner.network, expected[0]), (twin.network, expected[1])):
@@ -74,11 +81,10 @@ def test_openvino_gives_the_same_answer_and_takes_another_folds_weights(name: st
 @pytest.mark.parametrize("name", MOST)
 def test_no_answer_of_openvino_depends_on_the_rest_of_its_batch(name: str) -> None:
     spec = SPECS[name]
-    network = lived_in(build_network(spec), 2)
+    network, runner = compiled_once(name)
     batch = inputs(spec, 5)
     with torch.inference_mode():
         expected = asked(network, batch)
-    runner = in_openvino(network, inputs(spec, 1))
     answer = asked(runner.network, batch)
     torch.testing.assert_close(answer, expected, atol=2e-5, rtol=1e-4)
     for part in (slice(0, 2), slice(3, 4)):
@@ -203,7 +209,7 @@ def test_large_networks_stay_compiled_for_their_turn(tmp_path: Path, monkeypatch
 @pytest.mark.skipif(not OPENVINO, reason="openvino is not installed")
 def test_openvino_grades_as_pytorch_does(tmp_path: Path, data: DataFolder, monkeypatch: pytest.MonkeyPatch) -> None:
     """With a network for each fold and with weights swapped, in processes and in threads."""
-    folds = two_folds(tmp_path, ("canal", "foramen", "recess", "foraminal"))
+    folds = two_folds(tmp_path, ("canal", "foramen", "foraminal"))
     expected = list(schedule.predict(data, folds))
     monkeypatch.setattr("lumbar.prediction.schedule.MANY", 1)
     monkeypatch.setattr("torch.get_num_threads", lambda: 2)

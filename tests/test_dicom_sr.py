@@ -98,29 +98,33 @@ def named(code: Any) -> tuple[str, str]:
 
 
 @pytest.mark.parametrize(
-    "change", ["verified", *(pytest.param(one, marks=pytest.mark.slow) for one in ("noted", "renamed", "cut short"))]
+    "changes", [["verified"], pytest.param(["noted", "renamed", "cut short"], marks=pytest.mark.slow)]
 )
-def test_a_report_replaces_a_report_and_none_that_somebody_changed(phantom: Path, tmp_path: Path, change: str) -> None:
+def test_a_report_replaces_a_report_and_none_that_somebody_changed(
+    phantom: Path, tmp_path: Path, changes: list[str]
+) -> None:
     data = open_data(phantom)
     path = write(made_up(data), data, tmp_path)
     whole = path.read_bytes()
     assert write(made_up(data), data, tmp_path).read_bytes() == whole
-    report = dcmread(path)
-    if change == "verified":
-        report.VerificationFlag = "VERIFIED"
-    elif change == "noted":
-        report.ImageComments = "seen by a radiologist"
-    else:
-        report.PatientName = "Somebody"
-    report.save_as(path)
-    if change == "cut short":
-        path.write_bytes(whole[:100])
-    changed = path.read_bytes()
-    with pytest.raises(InputError, match=r"\.dcm: is there already"):
-        dicom_sr.check_out(tmp_path, data)
-    with pytest.raises(InputError, match=r"\.dcm: is there already"):
-        write(made_up(data), data, tmp_path)
-    assert path.read_bytes() == changed
+    for change in changes:
+        path.write_bytes(whole)
+        report = dcmread(path)
+        if change == "verified":
+            report.VerificationFlag = "VERIFIED"
+        elif change == "noted":
+            report.ImageComments = "seen by a radiologist"
+        else:
+            report.PatientName = "Somebody"
+        report.save_as(path)
+        if change == "cut short":
+            path.write_bytes(whole[:100])
+        changed = path.read_bytes()
+        with pytest.raises(InputError, match=r"\.dcm: is there already"):
+            dicom_sr.check_out(tmp_path, data)
+        with pytest.raises(InputError, match=r"\.dcm: is there already"):
+            write(made_up(data), data, tmp_path)
+        assert path.read_bytes() == changed
 
 
 def test_the_report_says_level_side_condition_and_probabilities(phantom: Path, tmp_path: Path) -> None:

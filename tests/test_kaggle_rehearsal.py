@@ -172,7 +172,7 @@ def importable(python: Path) -> list[bool]:
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("layout", "environment"),
-    [("old", {}), ("new", {}), pytest.param("new", {"KAGGLE_IS_COMPETITION_RERUN": "1"}, id="new-rerun")],
+    [("old", {}), pytest.param("new", {"KAGGLE_IS_COMPETITION_RERUN": "1"}, id="new-rerun")],
 )
 def test_the_packed_notebook_runs_at_kaggles_paths_without_network(
     tmp_path: Path, packed: Path, python: Path, layout: str, environment: dict[str, str]

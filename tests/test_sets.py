@@ -18,8 +18,8 @@ from lumbar.prediction.result import StudyResult
 from lumbar.recipe.recipe import load_recipe
 from lumbar.study.study import open_data
 from lumbar.training.folder import RunFolder
+from tests.support.tiny_recipe import DETECTORS, GRADERS, tiny_recipe
 from tests.support.worlds import detector_spec, grader_spec, small_phantoms
-from tests.test_training_run import RECIPE
 
 PRIOR = np.full((5, 5, 3), 1 / 3)
 
@@ -74,24 +74,15 @@ def test_a_manifest_without_sets_says_nothing_of_them(bundles: dict[str, Bundle]
     assert list(bundles["both"].manifest.model_dump()["sets"]) == ["one", "two"]
 
 
-MEMBERS = """
-[stage1.members.again_t2]
-series_type = "sagittal_t2"
-[stage1.members.again_t1]
-series_type = "sagittal_t1"
-in_chans = 3
-[stage1.members.again_axial]
-series_type = "axial_t2"
-in_chans = 3
-num_classes = 2
-"""
+AGAIN = {f"again_{name}": values for name, values in DETECTORS.items()}
 FIRST = 'a = ["t2", "t1", "axial"]'
 SECOND = 'b = ["again_t2", "again_t1", "again_axial"]'
 
 
 def recipe(folder: Path, *lines: str) -> Path:
     path = folder / "sets.toml"
-    path.write_text(RECIPE + MEMBERS + "[stage1.sets]\n" + "\n".join(lines) + "\n", encoding="utf-8")
+    text = tiny_recipe(DETECTORS | AGAIN, {"whole": GRADERS["whole"]})
+    path.write_text(text + "\n".join(["[stage1.sets]", *lines, ""]), encoding="utf-8")
     return path
 
 

@@ -10,35 +10,16 @@ from lumbar.recipe.losses import of_grader
 from lumbar.recipe.recipe import Recipe, check_recipe, load_recipe
 from lumbar.recipe.settings import Training
 from lumbar.training.checks.recipe import recipe_faults
+from tests.support.tiny_recipe import DETECTORS, beginning, detector_stage, grader_stage
 
-START = """
-[folds]
-count = 3
-train = [0, 1, 2]
-[stage1.members.t2]
-series_type = "sagittal_t2"
-encoder = "tu-resnet18"
-encoder_args = { channels = [8, 8, 8, 8] }
-network_args = { decoder_channels = 8 }
-image_size = 64
-%s
-[stage2]
-backbone_args = { channels = [8, 8, 8, 8] }
-image_size = 32
-slices = 3
-rnn_hidden = 8
-rnn_layers = 1
-[stage2.members.first]
-task = "spinal"
-[stage2.members.second]
-task = "foraminal"
-%s
-"""
+SPLIT = {"first": {"task": "spinal"}, "second": {"task": "foraminal"}}
 
 
-def _recipe(folder: Path, stage1: str = "", stage2: str = "") -> Recipe:
+def _recipe(folder: Path, stage1: str = "", stage2: str = "", **common: object) -> Recipe:
+    """Of a detector `t2` and two graders, `first` and `second`, with lines added to the detector and to `second`."""
     path = folder / "small.toml"
-    path.write_text(START % (stage1, stage2), encoding="utf-8")
+    detector = detector_stage({"t2": DETECTORS["t2"]}, **common)
+    path.write_text(f"{beginning(3)}{detector}{stage1}\n{grader_stage(SPLIT)}{stage2}\n", encoding="utf-8")
     return load_recipe(path)
 
 
@@ -237,11 +218,7 @@ def test_all_that_one_network_is_asked_wrongly_is_told_at_once(tmp_path: Path) -
 def test_arguments_of_a_detector_that_make_no_sense_are_told(
     lines: str, words: tuple[str, ...], tmp_path: Path
 ) -> None:
-    given = START.replace("network_args = { decoder_channels = 8 }\n", "").replace("image_size = 64\n%s", "%s", 1)
-    path = tmp_path / "small.toml"
-    lines = lines if "image_size" in lines else f"image_size = 64\n{lines}"
-    path.write_text(given % (lines, ""), encoding="utf-8")
-    (fault,) = recipe_faults(load_recipe(path), tmp_path)
+    (fault,) = recipe_faults(_recipe(tmp_path, lines, network_args={}), tmp_path)
     assert "bundle" not in fault
     for word in words:
         assert word in fault

@@ -37,49 +37,10 @@ from lumbar.training.outcome.evaluate import evaluate
 from lumbar.training.run import prepare
 from lumbar.training.setup import set_up
 from lumbar.training.stages import as_trained
+from tests.support.tiny_recipe import DETECTORS, GRADERS, tiny_recipe
 from tests.support.worlds import small_phantoms
 
-RECIPE = """
-name = "tiny"
-[folds]
-count = 2
-train = [0, 1]
-[loop]
-mixed_precision = "no"
-workers = 0
-read_processes = 1
-[stage1]
-encoder = "tu-resnet18"
-encoder_args = { channels = [8, 8, 8, 8] }
-network_args = { decoder_channels = 8 }
-image_size = 64
-sigma_px = 3.0
-batch_size = 4
-epochs = 1
-[stage1.members.t2]
-series_type = "sagittal_t2"
-[stage1.members.t1]
-series_type = "sagittal_t1"
-in_chans = 3
-[stage1.members.axial]
-series_type = "axial_t2"
-in_chans = 3
-num_classes = 2
-[stage2]
-backbone_args = { channels = [8, 8, 8, 8] }
-image_size = 32
-slices = 3
-rnn_hidden = 8
-rnn_layers = 1
-batch_size = 4
-epochs = 1
-any_severe_weight = 0.5
-[stage2.members.split]
-tasks = ["spinal", "foraminal", "subarticular"]
-[stage2.members.whole]
-task = "global"
-view_dropout = 0.1
-"""
+RECIPE = tiny_recipe(stage2={"any_severe_weight": 0.5})
 
 
 @pytest.fixture(scope="module")
@@ -90,17 +51,6 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (root / "tiny.toml").write_text(RECIPE, encoding="utf-8")
     assert _train(root) == 0
     return root
-
-
-#: What other solutions bring, in the same tiny run: 25 maps a detector, a grader that answers slice by slice.
-OTHERS = (
-    'stage1.network="unet"',
-    "stage1.network_args={decoder_channels=[8, 8, 8, 8, 8]}",
-    "stage1.num_classes=25",
-    'stage2.network="mil"',
-    "stage2.auxiliary_weight=0.5",
-    "stage1.epochs=6",  # its last layer starts at zero: after one epoch nothing is found yet
-)
 
 
 def _train(root: Path, *more: str) -> int:
@@ -284,7 +234,9 @@ def test_two_processes_train_the_system_as_one_does(tmp_path: Path) -> None:
     """
     small_phantoms(tmp_path / "data", 8, 3)
     recipe = tmp_path / "tiny.toml"
-    recipe.write_text(RECIPE.replace("decoder_channels = 8 }", "decoder_channels = 8, decoder_aspp_dropout = 0.0 }"))
+    network = {"decoder_channels": 8, "decoder_aspp_dropout": 0.0}
+    graders = {"whole": GRADERS["whole"] | {"any_severe_weight": 0.5}}
+    recipe.write_text(tiny_recipe(graders=graders, stage1={"network_args": network}))
     words = ["train", "--recipe", str(recipe), "--data", str(tmp_path / "data"), "--set", "folds.train=[0]"]
     noise = ("stage1.augment.noise=0.3", "stage2.augment.noise=0.3")
     for setting in (*noise, "stage2.keypoints=labels", "stage2.batch_size=10"):  # a study to each
@@ -296,7 +248,7 @@ def test_two_processes_train_the_system_as_one_does(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert train_utils.main([*words, "--out", str(tmp_path / "one")]) == 0
     one, two = (_metrics(tmp_path / name / "metrics.jsonl") for name in ("one", "two"))
-    assert len(one) == 7
+    assert len(one) == 4
     assert one.keys() == two.keys()  # and a row each: the processes did not train apart
     for key, row in one.items():
         for name in ("train_loss", "valid_loss"):
@@ -313,15 +265,18 @@ def _metrics(path: Path) -> dict[tuple[str, int, int], dict[str, float]]:
 @pytest.mark.slow
 def test_curves_go_to_tensorboard_where_the_recipe_says_so(world: Path, tmp_path: Path) -> None:
     events = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
-    words = ["--set", "loop.tensorboard=true", "--set", "stage2.epochs=2"]
-    assert _train(world, "--out", str(tmp_path / "run"), *words) == 0
+    text = tiny_recipe({"t2": DETECTORS["t2"]}, {"canal": {"task": "spinal", "epochs": 2}})
+    (tmp_path / "two.toml").write_text(text, encoding="utf-8")
+    words = ["loop.tensorboard=true", "stage2.keypoints=labels", "folds.train=[0]"]
+    more = [word for each in words for word in ("--set", each)]
+    assert _train(world, "--recipe", str(tmp_path / "two.toml"), "--out", str(tmp_path / "run"), *more) == 0
     curves = events.EventAccumulator(str(tmp_path / "run" / "tensorboard"))
     curves.Reload()
     rows = _metrics(tmp_path / "run" / "metrics.jsonl")
-    shown = curves.Scalars("valid_loss/whole_fold0")
+    shown = curves.Scalars("valid_loss/canal_fold0")
     assert [point.step for point in shown] == [1, 2]
     assert [point.value for point in shown] == pytest.approx(
-        [rows["whole", 0, epoch]["valid_loss"] for epoch in (1, 2)]
+        [rows["canal", 0, epoch]["valid_loss"] for epoch in (1, 2)]
     )
 
 
@@ -452,23 +407,10 @@ def test_labels_in_a_run_are_those_of_the_data(world: Path) -> None:
     assert np.array_equal(ours, theirs[[list(others).index(study) for study in studies]])
 
 
-@pytest.mark.slow
-def test_other_networks_go_from_recipe_to_submission_by_the_same_way(world: Path, tmp_path: Path) -> None:
-    run = tmp_path / "run"
-    words = [word for text in OTHERS for word in ("--set", text)]
-    assert _train(world, "--out", str(run), *words) == 0
-    assert train_utils.main(["bundle", "--run", str(run), "--out", str(tmp_path / "bundle")]) == 0
-    results = ["--weights", str(tmp_path / "bundle"), "--data", str(world / "data"), "--out", str(tmp_path / "results")]
-    assert train_utils.main(["predict", *results, "--device", "cpu"]) == 0
-    submission = pd.read_csv(tmp_path / "results" / "submission.csv")
-    assert len(submission) == 25 * 5
-    assert np.allclose(submission.iloc[:, 1:].sum(axis=1), 1)
-
-
 def test_a_bundle_ranks_graders_by_how_well_they_did_on_what_they_had_not_seen(world: Path, tmp_path: Path) -> None:
     """Two members a task: the one with the smaller loss first, all first folds before all second ones."""
     recipe = tmp_path / "two.toml"
-    recipe.write_text(RECIPE + '[stage2.members.other]\ntasks = ["spinal"]\n', encoding="utf-8")
+    recipe.write_text(tiny_recipe(graders=GRADERS | {"other": {"tasks": ["spinal"]}}), encoding="utf-8")
     shutil.copytree(world / "run", tmp_path / "run", ignore=shutil.ignore_patterns("cache"))
     run = tmp_path / "run"
     write_json(load_recipe(recipe).model_dump(mode="json"), run / "recipe.json")

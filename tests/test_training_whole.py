@@ -17,8 +17,8 @@ from lumbar.training.data.make import make_packs
 from lumbar.training.data.slice_shift import own_shares
 from lumbar.training.folder import RunFolder
 from lumbar.training.setup import set_up
+from tests.support.tiny_recipe import GRADERS, tiny_recipe
 from tests.support.worlds import small_phantoms
-from tests.test_training_run import RECIPE
 
 STEPS = """
 [stage2.members.first]
@@ -47,9 +47,8 @@ def test_two_steps_of_a_member_on_one_fold_soft_labels_and_the_detectors_own_shi
     pd.DataFrame({"row_id": ids} | dict(zip(SEVERITIES, (0.2, 0.3, 0.5), strict=True))).to_csv(
         tmp_path / "soft.csv", index=False
     )
-    text = RECIPE.replace("any_severe_weight = 0.5\n", "").replace(
-        "[stage2]\n", f'[stage2]\nsoft_labels = "{tmp_path / "soft.csv"}"\nkeypoints = "out_of_fold_or_label"\n'
-    )
+    common = {"soft_labels": str(tmp_path / "soft.csv"), "keypoints": "out_of_fold_or_label"}
+    text = tiny_recipe(graders={"whole": GRADERS["whole"]}, stage2=common)
     (tmp_path / "tiny.toml").write_text(text + STEPS, encoding="utf-8")
     run = tmp_path / "run"
     words = ["--recipe", str(tmp_path / "tiny.toml"), "--data", str(data), "--out", str(run)]

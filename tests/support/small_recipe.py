@@ -1,15 +1,17 @@
 """Any recipe with networks, folds and epochs so small that a test can take it from the first step to the last."""
 
-import json
 import tomllib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from lumbar.issues import InputError
+from pydantic import ValidationError
+
+from lumbar.recipe import chain
 from lumbar.recipe.detector import DetectorSpec
 from lumbar.recipe.grader import GraderSpec
 from lumbar.recipe.recipe import Recipe, load_recipe
+from tests.support.tiny_recipe import BACKBONE, toml
 
 #: Arguments of networks that say how wide they are, and what is wide enough.
 NARROW = {
@@ -18,24 +20,23 @@ NARROW = {
 }
 #: Encoders of segmentation-models-pytorch; the others are timm's.
 OF_SMP = ("deeplabv3plus", "unet", "pointer")
-CHANNELS = {"channels": [8, 8, 8, 8]}
+Spec = TypeVar("Spec", DetectorSpec, GraderSpec)
 SIDES = {"stage1": 64, "stage2": 32}
 SPECS = {"stage1": DetectorSpec, "stage2": GraderSpec}
 
 
-def toml(value: Any) -> str:
-    """A TOML value on one line."""
-    if isinstance(value, dict):
-        return "{ " + ", ".join(f"{key} = {toml(each)}" for key, each in value.items()) + " }"
-    return json.dumps(value)
-
-
 def overrides(path: Path) -> list[str]:
-    """What makes a recipe small, as `--set` takes it."""
+    """What makes a recipe small, as `--set` takes it.
+
+    One fold is trained; of detectors both, where graders look around what detectors found on studies not seen, or
+    around the labels where it is far off: what so small a detector finds may hold no sample at all.
+    """
     raw = tomllib.loads(path.read_text(encoding="utf-8"))
+    unseen = raw["stage2"].get("keypoints", "out_of_fold") == "out_of_fold"
+    folds = {"stage1": [0, 1] if unseen else [0], "stage2": [0]}
     common = {
         "folds.count": 2,
-        "folds.train": [0, 1],
+        "folds.train": folds["stage1"],
         "loop.mixed_precision": "no",
         "loop.workers": 0,
         "loop.read_processes": 1,
@@ -44,7 +45,10 @@ def overrides(path: Path) -> list[str]:
     for stage in SPECS:
         for name, entry in raw[stage]["members"].items():
             own = {**{key: value for key, value in raw[stage].items() if key != "members"}, **entry}
-            changed |= {f"{stage}.members.{name}.{key}": value for key, value in _small(stage, own)}
+            small = {"folds": folds[stage], **dict(_small(stage, own))}
+            changed |= {f"{stage}.members.{name}.{key}": value for key, value in small.items()}
+    if unseen:
+        changed["stage2.keypoints"] = "out_of_fold_or_label"
     return [f"{key}={toml(value)}" for key, value in changed.items()]
 
 
@@ -54,15 +58,14 @@ def _small(stage: str, entry: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
     backbone = ("encoder", "encoder_args") if stage == "stage1" else ("backbone", "backbone_args")
     stride = {key: value for key, value in entry.get(backbone[1], {}).items() if key == "output_stride"}
     yield backbone[0], "tu-resnet18" if network in OF_SMP else "resnet18"
-    yield backbone[1], {**CHANNELS, **stride}
+    yield backbone[1], {**BACKBONE, **stride}
     yield "network_args", dict(_narrow(network, entry.get("network_args", {})))
     yield "image_size", SIDES[stage]
-    yield "epochs", 6 if network == "unet" else 1  # its last layer starts at zero: after one nothing is found yet
-    yield from (("batch_size", 4), ("pretrained", False), ("draws", {}), ("warmup", 0.0))
+    # A last layer that starts at zero has found nothing after one.
+    yield "epochs", 6 if network == "unet" else 3 if stage == "stage1" else 1
+    yield from (("batch_size", 4 if stage == "stage1" else 16), ("pretrained", False), ("draws", {}), ("warmup", 0.0))
     if stage == "stage2":
         yield from (("rnn_hidden", 8), ("rnn_layers", 1))
-    if "folds" in entry:
-        yield "folds", [0, 1]
     for key in ("region", "regions"):
         if key in entry:
             yield key, _shrunk(entry[key])
@@ -83,7 +86,7 @@ def _narrow(network: str, given: Mapping[str, Any]) -> Iterator[tuple[str, Any]]
         if key == "decoder_channels":
             continue
         if key in ("pointer_encoder", "pointer_args"):
-            yield key, "tu-resnet18" if key == "pointer_encoder" else CHANNELS
+            yield key, "tu-resnet18" if key == "pointer_encoder" else BACKBONE
         else:
             yield key, NARROW.get(key, value)
 
@@ -92,28 +95,30 @@ def _narrow(network: str, given: Mapping[str, Any]) -> Iterator[tuple[str, Any]]
 MATRIX = 128
 
 
-def with_mirror(path: Path, changed: list[str], turn: str | None = None) -> list[str]:
-    """The overrides, and the turn `mirror` for every member that can be turned; detectors see all pixels.
+def turned_recipe(path: Path, turn: str | None = None) -> Recipe:
+    """The small recipe, and the turn `mirror` for every member that can be turned; detectors see all pixels.
 
     `turn`: another one for members that have no sides of their own. (Beside `mirror` it would not do: answers of the
     image, its mirror image and a third view are averaged, and the mirror image of the third is not among them.)
     """
-    raw = tomllib.loads(path.read_text(encoding="utf-8"))
-    changed = [*changed, f"stage1.image_size={MATRIX}"]
-    for stage in SPECS:
-        for name in raw[stage]["members"]:
-            words = ["mirror", turn] if turn else ["mirror"]
-            each = ([*changed, f"{stage}.members.{name}.tta={toml([word])}"] for word in words)
-            changed = next((turned for turned in each if _is_sound(path, turned)), changed)
-    return changed
+    recipe = load_recipe(path, [*overrides(path), f"stage1.image_size={MATRIX}"])
+    words = ["mirror", turn] if turn else ["mirror"]
+    for stage in (recipe.stage1, recipe.stage2):
+        for name, member in stage.members.items():
+            turned = (_turned(member.spec, word) for word in words)
+            spec = next((spec for spec in turned if spec is not None), member.spec)
+            stage.members[name] = member.model_copy(update={"spec": spec})
+    return recipe
 
 
-def _is_sound(path: Path, changed: list[str]) -> bool:
+def _turned(spec: Spec, word: str) -> Spec | None:
+    """The spec with a turn; None where that is refused."""
     try:
-        load_recipe(path, changed)
-    except InputError:
-        return False
-    return True
+        turned = type(spec).model_validate(spec.model_dump() | {"tta": (word,)})
+    except ValidationError:
+        return None
+    refused = isinstance(spec, DetectorSpec) and chain.faults({"one": turned}) != chain.faults({"one": spec})
+    return None if refused else turned
 
 
 def small_recipe(path: Path) -> Recipe:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from tests.support.damage import AX, T1, T2, Harm, put
+from tests.support.damage_harms import AX, T1, T2, Harm, put
 from tests.support.together_harms import (
     SOURCE,
     as_its_own,

@@ -9,7 +9,7 @@ import numpy as np
 from pydicom import Dataset, dcmread
 from pydicom.uid import generate_uid
 
-from tests.support.damage import AX, T1, T2, Harm, files, put
+from tests.support.damage_harms import AX, T1, T2, Harm, files, put
 from tests.support.tiny_dicom import CORONAL
 
 SOURCE = {T1: "794108896", T2: "3456246721", AX: "3913907269"}  # of phantom 100001
