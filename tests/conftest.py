@@ -23,7 +23,7 @@ settings.register_profile(
     database=None,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
 )
-settings.register_profile("long", settings.get_profile("lumbar"), max_examples=100)
+settings.register_profile("long", settings.get_profile("lumbar"), max_examples=200)
 settings.load_profile("lumbar")
 
 # Hubs answer from this environment, in subprocesses too: nothing is fetched, and nothing waits for an answer.

@@ -18,9 +18,8 @@ from conftest import ROOT, SHARED
 from lumbar import geometry
 from lumbar.bundle.convert.original import ORIGINALS, own_keys
 from lumbar.bundle.network import build_network
-from lumbar.compute.forward import asked as asked_for
 from lumbar.ensemble.average import blend
-from lumbar.grading.grade import batched, grade, rows_of, softmax
+from lumbar.grading.grade import grade, softmax
 from lumbar.grading.regions import Regions, cut_region, cut_regions
 from lumbar.keypoints.answers.heatmaps import decode
 from lumbar.keypoints.stacks import Stack, axial_stacks, sagittal_stacks
@@ -299,13 +298,9 @@ def test_resizing_agrees_with_the_recorded_samples():
         assert resized.mean() == pytest.approx(case["mean"], rel=1e-5)
 
 
-#: Of these one row of regions is graded, and their recorded tables go into the blend: a row takes them seconds.
-LARGE = [name for name in GRADERS if "resnet18" not in name]
-
-
 @cache
-def graded(name: str) -> tuple[np.ndarray | None, np.ndarray, dict[str, dict[str, np.ndarray]]]:
-    """Probabilities (5, 5, 3), logits (rows, C, 3) and the features of the first row by encoder; see `LARGE`."""
+def graded(name: str) -> tuple[np.ndarray, np.ndarray, dict[str, dict[str, np.ndarray]]]:
+    """Probabilities (5, 5, 3), logits (rows, C, 3) and the features of the first row by encoder."""
     spec, built = SPECS[name], network(name)
     batches: list[dict[tuple[str, str], np.ndarray]] = []  # a machine short of memory gets the rows in several
     running: dict[tuple[str, str], np.ndarray] = {}
@@ -322,12 +317,7 @@ def graded(name: str) -> tuple[np.ndarray | None, np.ndarray, dict[str, dict[str
         encoder.register_forward_hook(keep(str(index), "pooled"))
     built.register_forward_hook(keep("", "logits"))
     built.register_forward_hook(lambda *_: batches.append(dict(running)))  # not reached where memory ran out
-    if name in LARGE:
-        probabilities = None
-        with torch.inference_mode():
-            asked_for(built, batched(rows_of(regions(spec.image_size), spec)[:1], spec))
-    else:
-        probabilities = softmax(grade(regions(spec.image_size), spec, built))
+    probabilities = softmax(grade(regions(spec.image_size), spec, built))
     seen = {key: np.concatenate([batch[key] for batch in batches]) for key in batches[0]}
     features = {
         str(index): {
@@ -359,25 +349,19 @@ def test_graders_give_the_original_features_logits_and_probabilities(name):
         for layer in ("backbone", "gru", "pooled"):
             assert features[str(index)][layer] == pytest.approx(expected[layer], abs=TOLERANCE), (encoder, layer)
     at = recorded("outputs/outputs.json")[recorded_name(name)]
-    for key, found in (("logits", logits), ("softmax", softmax(logits)), ("softmax_level_class_cond", softmax(logits))):
-        if key in at:
-            expected = np.array(at[key])
-            expected = expected.reshape(len(expected), 3, -1).transpose(0, 2, 1)
-            assert found == pytest.approx(expected[: len(found)], abs=TOLERANCE), key
-    if probabilities is not None and "softmax" in at:
-        assert probabilities == pytest.approx(table_of(name), abs=TOLERANCE, nan_ok=True)
-
-
-def table_of(name: str) -> np.ndarray:
-    """A grader's recorded probabilities (5, 5, 3); NaN where it does not speak."""
-    at, table = recorded("outputs/outputs.json")[recorded_name(name)], np.full((5, 5, 3), np.nan)
+    if "logits" in at:
+        expected = np.array(at["logits"])
+        expected = expected.reshape(len(expected), 3, -1).transpose(0, 2, 1)
+        assert logits == pytest.approx(expected, abs=TOLERANCE)
+    if "softmax" in at:
+        by_row = [
+            probabilities[CONDITIONS.index(c), LEVELS.index(row[0])] for row in at["rows"] for c in asked(task, row)
+        ]
+        assert np.array(by_row) == pytest.approx(np.array(at["softmax"]), abs=TOLERANCE)
     if "softmax_level_class_cond" in at:
-        return np.array(at["softmax_level_class_cond"]).transpose(2, 0, 1)
-    answers = iter(at["softmax"])
-    for row in at["rows"]:
-        for condition in asked(name.partition("_")[0], row):
-            table[CONDITIONS.index(condition), LEVELS.index(row[0])] = next(answers)
-    return table
+        assert probabilities.transpose(1, 2, 0) == pytest.approx(
+            np.array(at["softmax_level_class_cond"]), abs=TOLERANCE
+        )
 
 
 def asked(task: str, row: list[str]) -> list[Condition]:
@@ -397,7 +381,7 @@ def asked(task: str, row: list[str]) -> list[Condition]:
 )
 def test_ensembles_give_the_original_tables(table, names):
     at = recorded("outputs/outputs.json")[table]
-    members = np.stack([table_of(name) if name in LARGE else graded(name)[0] for name in names])
+    members = np.stack([graded(name)[0] for name in names])
     blended, spoken = blend(members, np.full((5, 5, 3), 1 / 3), "mean_logits")
     assert spoken.all()
     expected = dict(zip(at["row_ids"], at["prob"], strict=True))
