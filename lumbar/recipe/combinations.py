@@ -96,6 +96,8 @@ def _of_grader(spec: GraderSpec, training: Training) -> Iterator[str]:
     if training.loss and "severity" not in training.loss and training.bundled:
         yield "loss leaves out the severities, which is what a grader answers; add severity, or set bundled to false"
     yield from _said_twice(training)
+    if training.slice_class_weights is not None and "slice_scores" not in training.loss:
+        yield "slice_class_weights hold for the loss slice_scores only; name it in loss, or leave them out"
     yield from _mixing(spec, training)
     yield from _of_training(training, detects=False)
     yield from _unused(spec)
@@ -143,7 +145,7 @@ def _of_training(training: Training, *, detects: bool) -> Iterator[str]:
         other, kind = ("error_mm", "a detector") if detects else ("score", "a grader")
         yield f"best_by = {training.best_by!r} is no figure of {kind}; take {other!r}, 'loss' or 'last'"
     if not detects:
-        yield from _strange_losses(training, OF_GRADERS, "a grader")
+        yield from _strange_losses(training, tuple(OF_GRADERS), "a grader")
 
 
 def _idle_augment(augment: Augment) -> Iterator[str]:
@@ -179,13 +181,13 @@ def _mixing(spec: GraderSpec, training: Training) -> Iterator[str]:
     counts = [str(each) for each in sorted({spec.region_of(view).slices for view in spec.views})]
     if augment.mix == "cutmix" and augment.mix_on == "features" and len(counts) > 1:
         yield f"cutmix of features takes one run of slices from all, which have {' and '.join(counts)}; mix images"
-    if more := sorted(set(wanted) - {"severity", "slices", "views", *_of_studies(spec)}):
-        yield f"mixed samples have no label for the loss {more[0]!r}; leave it out or set augment.mix to none"
-
-
-def _of_studies(spec: GraderSpec) -> tuple[str, ...]:
-    """Losses of whole studies, which mixed samples still are where one holds all levels."""
-    return ("any_severe",) if spec.levels == "all" else ()
+    of_runs = augment.mix == "cutmix" and augment.mix_on == "features"
+    for word in sorted(wanted):
+        mixes = OF_GRADERS[word].mixes if word in OF_GRADERS else "always"  # strange words are told elsewhere
+        if mixes == "studies" and spec.levels == "one":
+            yield f"mixed samples have no label for the loss {word!r}; leave it out or set augment.mix to none"
+        if mixes == "slices stay" and of_runs:
+            yield f"slices of two studies stand in one sample, which the loss {word!r} cannot tell apart; mix images"
 
 
 def _among(training: Training, before: Mapping[str, Training], folds: Sequence[int]) -> Iterator[str]:

@@ -13,7 +13,7 @@ from lumbar.issues import InputError, named
 from lumbar.metric import read_labels
 from lumbar.recipe.detector import DetectorSpec
 from lumbar.recipe.grader import GraderSpec
-from lumbar.recipe.losses import OF_ALL_GRADERS
+from lumbar.recipe.losses import OF_GRADERS
 from lumbar.recipe.recipe import AnyMember, Recipe
 from lumbar.recipe.settings import Training
 from lumbar.study.tables import read_sources
@@ -108,16 +108,24 @@ def _loss_faults(member: AnyMember, network: nn.Module) -> Iterator[str]:
         return
     if "any_severe" in wanted and "spinal_canal_stenosis" not in task_of(spec).samples[0].conditions:
         yield "loss names 'any_severe', which asks about the canal, and it does not answer that; leave the word out"
-    outputs = [word for word in wanted if word not in OF_ALL_GRADERS]
+    outputs = [OF_GRADERS[word].output for word in wanted if OF_GRADERS[word].beside]
     try:
         with torch.inference_mode():
             said = asked(network.train(), example(spec, "meta", 2)) if outputs else {}
     except (RuntimeError, ValueError):
         return
-    given = list(said) if isinstance(said, Mapping) else ["severity"]
-    if missing := [word for word in outputs if word not in given]:
-        known = ", ".join(given)
+    said = said if isinstance(said, Mapping) else {"severity": said}
+    if missing := [word for word in outputs if word not in said]:
+        known = ", ".join(said)
         yield f"loss names {named(missing)}, which {spec.network} does not give; it gives {known} in training"
+    slices = sum(spec.region_of(view).slices for view in task_of(spec).samples[0].views)
+    for word in wanted:
+        output = said.get(OF_GRADERS[word].output) if OF_GRADERS[word].by_slice else None
+        if output is not None and output.shape[2] != slices:
+            yield (
+                f"loss {word!r} asks each of the {slices} slices of all views, one after the other, and {spec.network} "
+                f"answers {output.shape[2]}; leave the word out"
+            )
 
 
 def _soft_fault(training: Training, root: Path) -> str | None:
