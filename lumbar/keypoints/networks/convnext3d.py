@@ -7,6 +7,7 @@ axes, blocks look 2 slices, 7 rows and 7 columns wide. Answers `slices`, a score
 """
 
 import torch
+import torch.nn.functional as nnf
 from torch import nn
 
 from lumbar.issues import InputError
@@ -15,7 +16,7 @@ from lumbar.keypoints.networks.gives import refuse_other_answers
 from lumbar.recipe.arguments import read_arguments
 from lumbar.recipe.detector import DetectorSpec
 
-#: Slices, rows and columns that a block sees around each place.
+#: Slices, rows and columns that a block sees around each place: its own slice and the next.
 _KERNEL = (2, 7, 7)
 
 
@@ -24,14 +25,35 @@ def _each_channel(channels: int) -> nn.GroupNorm:
     return nn.GroupNorm(channels, channels)
 
 
+class DepthWise(nn.Conv3d):
+    """(B, C, T, H, W) → the same: each channel by itself, slices with the next one; beyond the last all is zero.
+
+    As two convolutions of images, one for each slice of the kernel: as fast as one of volumes, and the gradients on a
+    CPU up to twice as fast.
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__(channels, channels, _KERNEL, groups=channels, bias=False)
+
+    def forward(self, volumes: torch.Tensor) -> torch.Tensor:
+        slices = volumes.shape[2]
+        images = volumes.transpose(1, 2).flatten(0, 1)
+        around = [size // 2 for size in _KERNEL[1:]]
+        own, after = (
+            nnf.conv2d(images, self.weight[:, :, at], padding=around, groups=self.groups).unflatten(0, (-1, slices))
+            for at in range(_KERNEL[0])
+        )
+        seen = own + nnf.pad(after[:, 1:], (0, 0, 0, 0, 0, 0, 0, 1))
+        return seen.transpose(1, 2)
+
+
 class Block(nn.Module):
     """(B, C, T, H, W) → the same plus what it adds: a depth-wise convolution, then two linear layers a place."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
         self.block = nn.Sequential(
-            # an even number of slices is padded at the end of the volume
-            nn.Conv3d(channels, channels, _KERNEL, padding="same", groups=channels, bias=False),
+            DepthWise(channels),
             _each_channel(channels),
             nn.Conv3d(channels, 4 * channels, 1),
             nn.GELU(),
