@@ -6,11 +6,10 @@ import pytest
 
 from lumbar.issues import InputError
 from lumbar.labels import LABEL_COLUMNS
-from lumbar.recipe.losses import losses_of
+from lumbar.recipe.losses import of_grader
 from lumbar.recipe.recipe import Recipe, check_recipe, load_recipe
 from lumbar.recipe.settings import Training
 from lumbar.training.checks.recipe import recipe_faults
-from tests.support.worlds import grader_spec
 
 START = """
 [folds]
@@ -56,11 +55,10 @@ def test_what_a_recipe_says_nothing_of_is_not_stored(tmp_path: Path) -> None:
 
 
 def test_old_spellings_of_losses_mean_the_same() -> None:
-    spec = grader_spec("spinal")
     old = Training(any_severe_weight=0.5, auxiliary_weight=0.3)
     new = Training(loss={"severity": 1.0, "any_severe": 0.5, "slices": 0.3})
-    assert losses_of(spec, old) == losses_of(spec, new)
-    assert losses_of(spec, Training()) == {"severity": 1.0}
+    assert of_grader(old) == of_grader(new)
+    assert of_grader(Training()) == {"severity": 1.0}
 
 
 UNEVEN = """
@@ -93,7 +91,7 @@ REFUSED = {
         "",
         "network = 'attention'\nloss = { severity = 1.0, slice_scores = 1.0 }\n"
         "augment = { mix = 'cutmix', mix_on = 'features' }",
-        "which the loss 'slice_scores' cannot tell apart; mix images",
+        "told apart for the loss 'slice_scores'; mix images",
     ),
     "weights of no slices": ("", "slice_class_weights = [1, 2, 4]", "hold for the loss slice_scores only"),
     "runs of uneven views": ("", UNEVEN, "which have 3 and 5; mix images"),

@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from typing import Final, Literal
 
 from lumbar.recipe.detector import Answer, DetectorSpec
-from lumbar.recipe.grader import GraderSpec
 from lumbar.recipe.settings import Training
 
 #: What a detector's answer can be asked for; what a recipe that names nothing asks for comes first.
@@ -55,16 +54,20 @@ OF_GRADERS: Final[Mapping[str, GraderLoss]] = {
 }
 
 
-def asks_annotations(spec: GraderSpec, training: Training) -> bool:
-    """Whether a grader's losses ask which slices carry an annotation."""
-    return any(OF_GRADERS[word].by_slice for word in losses_of(spec, training) if word in OF_GRADERS)
+def of_detector(spec: DetectorSpec, training: Training) -> dict[str, float]:
+    """Every loss that a detector is asked for and its weight."""
+    known = OF_ANSWERS[spec.answer]
+    return dict(training.loss) or dict.fromkeys(known if spec.answer == "boxes" else known[:1], 1.0)
 
 
-def losses_of(spec: DetectorSpec | GraderSpec, training: Training) -> dict[str, float]:
-    """Every loss that a member is asked for and its weight, old spellings included."""
+def of_grader(training: Training) -> dict[str, float]:
+    """Every loss that a grader is asked for and its weight, old spellings included."""
     if training.loss:
         return dict(training.loss)
-    if isinstance(spec, DetectorSpec):
-        return dict.fromkeys(OF_ANSWERS[spec.answer] if spec.answer == "boxes" else OF_ANSWERS[spec.answer][:1], 1.0)
     old = {"any_severe": training.any_severe_weight, "slices": training.auxiliary_weight}
     return {"severity": 1.0} | {word: weight for word, weight in old.items() if weight}
+
+
+def asks_annotations(training: Training) -> bool:
+    """Whether a grader's losses ask which slices carry an annotation."""
+    return any(OF_GRADERS[word].by_slice for word in of_grader(training) if word in OF_GRADERS)

@@ -66,7 +66,7 @@ def make_regions(setup: Setup, kind: str, study_ids: Sequence[int]) -> None:
         for shift in shifts:
             key = region_key(region_files.margin_spec(member.spec, margin, shift))
             wanted[key] = member.spec, shift
-            told |= {key} if asks_annotations(member.spec, member.training) else set()
+            told |= {key} if asks_annotations(member.training) else set()
     for key, (spec, shift) in wanted.items():
         wide = region_files.margin_spec(spec, margin, shift)
         around = None if kind == "labels" else found

@@ -55,7 +55,7 @@ class RegionSamples:
         self.folder, self.spec, self.training = folder, spec, training
         self.soft, self.shares = soft, shares or {}
         self.task, self.codes, self.groups = task_of(spec), codes, groups(spec)
-        self.annotated = asks_annotations(spec, training)
+        self.annotated = asks_annotations(training)
         self.present = {study: self._present(study) for study in studies}
         every = [-1] if spec.levels == "all" else range(len(LEVELS))
         rows = [

@@ -11,7 +11,7 @@ from lumbar.compute.forward import asked, tensors
 from lumbar.grading.tasks import task_of
 from lumbar.labels import CONDITION_GROUPS
 from lumbar.recipe.grader import GraderSpec
-from lumbar.recipe.losses import OF_GRADERS, losses_of
+from lumbar.recipe.losses import OF_GRADERS, of_grader
 from lumbar.recipe.settings import Training
 from lumbar.training.data import augment, intensities
 from lumbar.training.data.layout import groups, numbered
@@ -31,7 +31,7 @@ class SeverityObjective:
     """
 
     def __init__(self, spec: GraderSpec, training: Training) -> None:
-        self.spec, self.training, self.losses = spec, training, losses_of(spec, training)
+        self.spec, self.training, self.losses = spec, training, of_grader(training)
         sample = task_of(spec).samples[0]
         self.views, self.conditions = sample.views, sample.conditions
         self.asks_any_severe = "any_severe" in self.losses and "spinal_canal_stenosis" in self.conditions
