@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping
 from typing import Any, Final, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field
 
 from lumbar.labels import LEVELS, SIDES, SeriesType
 from lumbar.recipe.preprocessing import Preprocessing
@@ -17,7 +17,6 @@ from lumbar.recipe.strict import (
     NetworkName,
     OffsetMm,
     many_pixels,
-    refuse,
 )
 
 #: Which slices a detector sees: the middle ones of the series; beside the middle, one stack a side; around the axial
@@ -55,7 +54,7 @@ class DetectorSpec(Spec):
 
     LATER = frozenset(
         {"place", "points", "answer", "depth", "stride", "decode", "join", "needs"}
-        | {"target", "resample", "pad", "beside", "levels_by", "tta"}
+        | {"target", "resample", "pad", "beside", "levels_by", "tta", "unfound"}
         | {"intensity", "scope", "percentiles", "beyond"}
     )
 
@@ -114,6 +113,9 @@ class DetectorSpec(Spec):
     beside: SeriesType | None = None
     #: place "plane": which axial slices belong to a level; of several the middle one is looked at.
     levels_by: Literal["nearest", "segments"] = "nearest"
+    #: place "found" on sagittal series, where no slice was found: middle looks all the same, in the middle on T2 and
+    #: `offset_mm` beside it on T1 (first place), with an Issue; none does not look.
+    unfound: Literal["none", "middle"] = "none"
     #: Test-time augmentation: each is a second look at the turned stack, whose answer is turned back and averaged.
     tta: tuple[Turn, ...] = Field((), max_length=3)
     preprocessing: Preprocessing = Preprocessing()
@@ -200,10 +202,10 @@ class DetectorSpec(Spec):
         """How large what it sees is, as a sentence names it."""
         return f"{self.image_size} px"
 
-    @model_validator(mode="after")
-    def _check(self) -> "DetectorSpec":
-        refuse((*self._memory(), *self._answers()))
-        return self
+    def rules(self) -> Iterator[str]:
+        """See `Strict`."""
+        yield from self._memory()
+        yield from self._answers()
 
     @property
     def plain(self) -> bool:
