@@ -24,13 +24,13 @@ from tests.support.worlds import tiny_bundle
 PRIOR = np.full((5, 5, 3), 1 / 3)
 GRADER = GraderSpec(task="spinal", backbone_args={"channels": [8, 8, 8, 8]}, image_size=32, rnn_hidden=8)
 DETECTOR = DetectorSpec(
-    series_type="axial_t2",
+    series_type="sagittal_t2",
     encoder="tu-resnet18",
     encoder_args={"channels": [8, 8, 8, 8]},
     network_args={"decoder_channels": 8},
     image_size=32,
     in_chans=3,
-    num_classes=2,
+    num_classes=5,
 )
 
 
@@ -133,7 +133,7 @@ def test_the_identity_changes_with_any_weight_and_with_nothing_else(tmp_path):
 def test_the_description_names_every_member(folder):
     text = load_bundle(folder).describe()
     assert "spinal_fold0: grading spinal, gru on resnet18, 32 px, fold 0, saw phantoms, loss 0.5" in text
-    assert "canal: keypoints on axial_t2, deeplabv3plus on tu-resnet18, 32 px, all folds" in text
+    assert "canal: keypoints on sagittal_t2, deeplabv3plus on tu-resnet18, 32 px, all folds" in text
     assert "for tests" in text
 
 
