@@ -16,6 +16,7 @@ import torch
 from conftest import ROOT, SHARED
 
 from lumbar.bundle.network import build_network
+from lumbar.compute.forward import asked
 from lumbar.grading.networks.registry import NETWORKS as GRADERS
 from lumbar.keypoints.networks.registry import NETWORKS as DETECTORS
 from tests.support.recorded.adapters import ELSEWHERE, adapter_of
@@ -44,16 +45,21 @@ def check(record: Record) -> None:
         pytest.skip(f"{record.kind} needs the network {ours.spec.network}, which is not built here")
     network = build_network(ours.spec).eval()
     state = network.state_dict()
-    taken = {own: ours.key(own) for own in state}
-    left = [key for key in record.keys if key not in taken.values() and not key.startswith(ours.unused or ("\0",))]
+    taken = {own: ours.keys(own) for own in state}
+    used = {key for keys in taken.values() for key in keys}
+    left = [key for key in record.keys if key not in used and not key.startswith(ours.unused or ("\0",))]
     assert not left, f"recorded tensors without a place here: {left[:5]}"
-    filled = {own: torch.from_numpy(np.asarray(record.weight(key))) for own, key in taken.items()}
+    parts = {own: [np.asarray(record.weight(key)) for key in keys] for own, keys in taken.items()}
+    filled = {own: torch.from_numpy(np.concatenate(each) if len(each) > 1 else each[0]) for own, each in parts.items()}
     assert {own: tuple(value.shape) for own, value in filled.items()} == {
         own: tuple(value.shape) for own, value in state.items()
     }
     network.load_state_dict(filled)
+    network.training = ours.beside
+    given = ours.called_with(record.inputs())
     with torch.inference_mode():
-        found = network(torch.from_numpy(ours.called_with(record.inputs()))).numpy()
+        answer = asked(network, torch.from_numpy(given) if isinstance(given, np.ndarray) else given)
+    found = {name: value.numpy() for name, value in answer.items()} if ours.beside else answer.numpy()
     for ours_said, told in ours.pairs(found, record.outputs()):
         np.testing.assert_allclose(ours_said, told, rtol=ours.tolerance, atol=ours.tolerance)
 

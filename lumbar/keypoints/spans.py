@@ -36,6 +36,11 @@ class Span:
         there = np.flatnonzero(np.isfinite(self.source))
         return float(np.interp(place, there, self.source[there]))
 
+    def index_beyond(self, place: float) -> float:
+        """The same, where a place before the first slice or behind the last goes on counting in slices."""
+        there = np.flatnonzero(np.isfinite(self.source))
+        return self.index_at(place) + max(0.0, place - there[-1]) + min(0.0, place - there[0])
+
     def place_of(self, index: float) -> float:
         """The place in the stack of a place among the series' slices: of those that show just that one the innermost,
         else between its neighbours; NaN half a slice beyond those that the stack shows."""

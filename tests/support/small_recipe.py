@@ -16,6 +16,8 @@ from tests.support.tiny_recipe import BACKBONE, toml
 #: Arguments of networks that say how wide they are, and what is wide enough.
 NARROW = {
     "decoder_channels": {"deeplabv3plus": 8, "unet": [8] * 5, "pointer": [8] * 5},
+    "widths": [8, 8, 8],
+    "depths": [1, 1, 1],
     **dict.fromkeys(("hidden", "pointer_hidden", "neck", "head", "width", "dim", "features"), 8),
 }
 #: Encoders of segmentation-models-pytorch; the others are timm's.
@@ -66,17 +68,17 @@ def _small(stage: str, entry: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
     yield from (("batch_size", 4 if stage == "stage1" else 16), ("pretrained", False), ("draws", {}), ("warmup", 0.0))
     if stage == "stage2":
         yield from (("rnn_hidden", 8), ("rnn_layers", 1))
-    for key in ("region", "regions"):
-        if key in entry:
-            yield key, _shrunk(entry[key])
+    yield from _shrunk("region", entry.get("region", {}))
+    yield from _shrunk("regions", entry.get("regions", {}))
 
 
-def _shrunk(regions: Any) -> Any:
-    """Regions of grader views in fewer pixels."""
-    if not isinstance(regions, dict):
-        return regions
-    side = SIDES["stage2"]
-    return {key: [side, side] if key == "size" else _shrunk(value) for key, value in regions.items()}
+def _shrunk(place: str, regions: Any) -> Iterator[tuple[str, Any]]:
+    """Regions of grader views in fewer pixels: every size below a table."""
+    for key, value in regions.items() if isinstance(regions, dict) else ():
+        if key == "size":
+            yield f"{place}.size", [SIDES["stage2"]] * 2
+        else:
+            yield from _shrunk(f"{place}.{key}", value)
 
 
 def _narrow(network: str, given: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
