@@ -8,7 +8,9 @@ import importlib
 import os
 import re
 import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,6 +18,7 @@ import torch
 from conftest import ROOT, SHARED
 
 from lumbar.bundle.network import build_network
+from lumbar.compute.forward import asked
 from lumbar.grading.networks.registry import NETWORKS as GRADERS
 from lumbar.keypoints.networks.registry import NETWORKS as DETECTORS
 from tests.support.recorded.adapters import ELSEWHERE, adapter_of
@@ -44,18 +47,47 @@ def check(record: Record) -> None:
         pytest.skip(f"{record.kind} needs the network {ours.spec.network}, which is not built here")
     network = build_network(ours.spec).eval()
     state = network.state_dict()
-    taken = {own: ours.key(own) for own in state}
-    left = [key for key in record.keys if key not in taken.values() and not key.startswith(ours.unused or ("\0",))]
+    taken = {own: ours.keys(own) for own in state}
+    used = {key for keys in taken.values() for key in keys}
+    left = [key for key in record.keys if key not in used and not key.startswith(ours.unused or ("\0",))]
     assert not left, f"recorded tensors without a place here: {left[:5]}"
-    filled = {own: torch.from_numpy(np.asarray(record.weight(key))) for own, key in taken.items()}
+    filled = {own: torch.from_numpy(np.asarray(record.weight(keys[0]))) for own, keys in taken.items()}
+    for own, keys in taken.items():
+        if len(keys) > 1:
+            filled[own] = torch.from_numpy(np.concatenate([record.weight(key) for key in keys]))
     assert {own: tuple(value.shape) for own, value in filled.items()} == {
         own: tuple(value.shape) for own, value in state.items()
     }
     network.load_state_dict(filled)
-    with torch.inference_mode():
-        found = network(torch.from_numpy(ours.called_with(record.inputs()))).numpy()
+    found = answer(network, ours.called_with(record.inputs()), ours.watched)
     for ours_said, told in ours.pairs(found, record.outputs()):
         np.testing.assert_allclose(ours_said, told, rtol=ours.tolerance, atol=ours.tolerance)
+
+
+def answer(network: torch.nn.Module, given: Any, watched: Sequence[str]) -> Any:
+    """What a network says of arrays, as arrays; with what the watched modules see and say, where some are named."""
+    seen: dict[str, torch.Tensor] = {}
+    for name in watched:
+
+        def keep(module: torch.nn.Module, inputs: Any, output: torch.Tensor, name: str = name) -> None:
+            seen[f"{name} in"], seen[name] = inputs[0], output
+
+        network.get_submodule(name).register_forward_hook(keep)
+    network.training = bool(watched)  # its parts stay as in inference
+    inputs = tensors_of(given)
+    with torch.inference_mode():
+        out = asked(network, inputs)
+    if not watched:
+        return out.numpy()
+    return {name: value.numpy() for name, value in {**out, **seen}.items()}
+
+
+def tensors_of(given: Any) -> Any:
+    if isinstance(given, np.ndarray):
+        return torch.from_numpy(given)
+    if isinstance(given, Mapping):
+        return {name: tensors_of(value) for name, value in given.items()}
+    return tuple(tensors_of(value) for value in given)
 
 
 @pytest.mark.slow

@@ -7,12 +7,13 @@ from lumbar.issues import InputError, numbered
 from lumbar.recipe.detector import DetectorSpec
 from lumbar.recipe.grader import GraderSpec
 
-Kind = Literal["whole", "even", "share", "shares", "word", "table"]
+Kind = Literal["whole", "even", "share", "shares", "flag", "word", "table"]
 _WANTED: Final[Mapping[Kind, str]] = {
     "whole": "a whole number, 1 or more",
     "even": "an even whole number, 2 or more",
     "share": "a number from 0 to less than 1",
     "shares": "a list of numbers from 0 to less than 1",
+    "flag": "true or false",
     "word": "a text",
     "table": "a table",
 }
@@ -40,6 +41,8 @@ def read_arguments(
 
 
 def _fits(kind: Kind, value: Any) -> bool:
+    if kind == "flag":
+        return isinstance(value, bool)
     if kind == "word":
         return isinstance(value, str)
     if kind == "table":

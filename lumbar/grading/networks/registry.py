@@ -26,6 +26,7 @@ NETWORKS: Final[Mapping[str, str]] = {
     "attention": "lumbar.grading.networks.attention",
     "gru": "lumbar.grading.networks.gru",
     "mil": "lumbar.grading.networks.mil",
+    "transformer": "lumbar.grading.networks.transformer",
 }
 
 

@@ -9,7 +9,7 @@ of a class do as well.
 import json
 import re
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,10 @@ from tests.support.rule_weights import EXTENDED, MAKERS, OTHER, rule_weight
 
 Spec = DetectorSpec | GraderSpec
 Arrays = Mapping[str, np.ndarray]
-_CALL = re.compile(r"(?:RandomState\((?P<state>\d+)\)\.)?(?P<name>[a-z_]\w*)\((?P<numbers>[\d\s,()]+)\)")
+#: A maker's call; of several alike all but the first may leave its name out, as `RandomState(32) (1,3,64,64)`.
+_CALL = re.compile(
+    r"(?:RandomState\((?P<state>\d+)\)(?:\.|\s+(?=\()))?(?P<name>[a-z_]\w*)?(?<=[\w\s])\((?P<numbers>[\d\s,()]+)\)"
+)
 
 
 @dataclass(frozen=True)
@@ -65,12 +68,14 @@ class Record:
         given = self.content.get("inputs", self.content.get("input", ""))
         if isinstance(given, Mapping):
             return [MAKERS[name](seed, *shape) for name, seed, shape in given.values()]
-        found = []
+        found, last = [], ""
         for call in _CALL.finditer(given):
             numbers = [int(each) for each in re.findall(r"\d+", call["numbers"])]
             numbers = [int(call["state"]), *numbers] if call["state"] else numbers
-            if call["name"] in MAKERS:
-                found.append(MAKERS[call["name"]](*numbers))
+            name = call["name"] or (last if call["state"] else "")
+            if name in MAKERS:
+                found.append(MAKERS[name](*numbers))
+                last = name
         return found
 
     def outputs(self) -> Arrays:
@@ -112,18 +117,25 @@ class Ours:
     spec: Spec
     #: Beginnings of our keys → those of the record's, the first that fits counts.
     names: Mapping[str, str]
-    #: From the record's arrays, what our network is called with.
+    #: From the record's arrays, what our network is called with: a stack, or views by name and which of them are there.
     called_with: Callable[[list[np.ndarray]], Any]
-    #: From our answer and the record's outputs, pairs that must agree.
-    pairs: Callable[[np.ndarray, Arrays], list[tuple[np.ndarray, np.ndarray]]]
+    #: From our answer (by name where it has names) and the record's outputs, pairs that must agree.
+    pairs: Callable[[Any, Arrays], list[tuple[np.ndarray, np.ndarray]]]
     #: Beginnings of recorded keys that our class has no use for, with nothing compared that depends on them.
     unused: tuple[str, ...] = ()
     tolerance: float = 1e-4
+    #: Tensors of ours that hold several recorded ones, one below the other.
+    stacked: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    #: Modules whose first input and output join the named answers, as `<module> in` and `<module>`. Where some are
+    #: named the network is asked for what it gives in training, too.
+    watched: tuple[str, ...] = ()
 
-    def key(self, own: str) -> str:
-        """The record's name of one of our tensors."""
+    def keys(self, own: str) -> tuple[str, ...]:
+        """The record's names of one of our tensors; mostly one."""
+        if own in self.stacked:
+            return self.stacked[own]
         start = next(start for start in self.names if own.startswith(start))
-        return self.names[start] + own.removeprefix(start)
+        return (self.names[start] + own.removeprefix(start),)
 
 
 Adapter = Callable[[Record], Ours | None]
