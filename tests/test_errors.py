@@ -25,7 +25,7 @@ PASSED_ON = (
     "{sentence}",
     "{_what_to_attach(",
     "{describe(error)}",
-    "{describe(error, _PARTS, combinations.of_sound_parts(values))}",
+    "{describe(error, _PARTS)}",
     "{error}",
     "{numbered(wrong)}",
     "{numbered(told)}",

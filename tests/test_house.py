@@ -167,6 +167,33 @@ def test_files_stay_short_enough_to_read_and_faces_stay_empty() -> None:
     assert not wrong, "\n".join(wrong)
 
 
+#: Where a detector is told from a grader beside `training.stages`, and how often: members of both stages stand in one
+#: list there, and everybody behind has them apart.
+SORTING = {"lumbar.bundle.manifest": 2, "lumbar.bundle.convert.original": 1}
+OF_ONE_STAGE = {"DetectorSpec", "GraderSpec", "DetectorMember", "GraderMember", "DetectorStage", "GraderStage"}
+
+
+def sorts(path: Path) -> int:
+    """How often a file asks for the stage of a spec or a member: its class, or the word of its stage."""
+    count = 0
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Call) and getattr(node.func, "id", "") in ("isinstance", "issubclass"):
+            count += any(getattr(name, "id", "") in OF_ONE_STAGE for name in ast.walk(node.args[1]))
+        elif isinstance(node, ast.Compare):
+            sides = (node.left, *node.comparators)
+            count += any(getattr(side, "attr", "") == "stage" for side in sides)
+            count += any(getattr(side, "id", "") in OF_ONE_STAGE for side in sides)
+        elif isinstance(node, ast.MatchClass):
+            count += getattr(node.cls, "id", "") in OF_ONE_STAGE
+    return count
+
+
+def test_detectors_are_told_from_graders_in_one_place() -> None:
+    found = {named(path): sorts(path) for path in files()}
+    elsewhere = {name: count for name, count in found.items() if count and name != "lumbar.training.stages"}
+    assert elsewhere == SORTING
+
+
 #: What tests replace although it is nobody's business but its own file's, and why nothing public would do.
 PATCHED = {
     "lumbar.compute.compiled.MOST_MOVED": "OpenVINO moves no answer by more than rounding does",

@@ -6,11 +6,10 @@ import pytest
 
 from lumbar.issues import InputError
 from lumbar.labels import LABEL_COLUMNS
-from lumbar.recipe.losses import losses_of
+from lumbar.recipe.losses import of_grader
 from lumbar.recipe.recipe import Recipe, check_recipe, load_recipe
 from lumbar.recipe.settings import Training
 from lumbar.training.checks.recipe import recipe_faults
-from tests.support.worlds import grader_spec
 
 START = """
 [folds]
@@ -56,11 +55,10 @@ def test_what_a_recipe_says_nothing_of_is_not_stored(tmp_path: Path) -> None:
 
 
 def test_old_spellings_of_losses_mean_the_same() -> None:
-    spec = grader_spec("spinal")
     old = Training(any_severe_weight=0.5, auxiliary_weight=0.3)
     new = Training(loss={"severity": 1.0, "any_severe": 0.5, "slices": 0.3})
-    assert losses_of(spec, old) == losses_of(spec, new)
-    assert losses_of(spec, Training()) == {"severity": 1.0}
+    assert of_grader(old) == of_grader(new)
+    assert of_grader(Training()) == {"severity": 1.0}
 
 
 UNEVEN = """
@@ -89,6 +87,13 @@ REFUSED = {
     "mixed points": ("answer = 'points'\naugment = { mix = 'mixup' }", "", "mse or bce of plain heatmaps"),
     "boxes in maps": ("augment = { mix = 'cutmix' }", "", "mixup of images only"),
     "mixed studies": ("", "any_severe_weight = 1.0\naugment = { mix = 'mixup' }", "'any_severe'; leave it out"),
+    "a level of slices mixed": (
+        "",
+        "network = 'attention'\nloss = { severity = 1.0, slice_scores = 1.0 }\n"
+        "augment = { mix = 'cutmix', mix_on = 'features' }",
+        "told apart for the loss 'slice_scores'; mix images",
+    ),
+    "weights of no slices": ("", "slice_class_weights = [1, 2, 4]", "hold for the loss slice_scores only"),
     "runs of uneven views": ("", UNEVEN, "which have 3 and 5; mix images"),
     "sizes of no holes": ("augment = { holes = 3 }", "", "t2: augment.holes and hole_size need a probability"),
     "a mix of nothing": (
@@ -177,6 +182,7 @@ def test_members_are_trained_fold_by_fold_in_order(tmp_path: Path) -> None:
         ("soft_labels = 'nowhere.csv'", "nowhere.csv"),
         ("loss = { severity = 1.0, any_severe = 1.0 }", "asks about the canal, and it does not answer that"),
         ("loss = { severity = 1.0, slices = 1.0 }", "which gru does not give; it gives severity in training"),
+        ("loss = { severity = 1.0, slice_scores = 1.0 }", "names 'slice_scores', which gru does not give"),
         ("loss = { severity = 1.0, level = 1.0 }\nnetwork = 'mil'", "it gives severity, slices in training"),
         ("network_args = { foo = 1 }", "the recipe: gru takes no network_args 'foo'; known: none"),
         ("network = 'mil'\nnetwork_args = { foo = 1 }", "mil takes no network_args 'foo'; known: none"),

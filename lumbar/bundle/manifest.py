@@ -111,6 +111,7 @@ class Manifest(Strict):
             raise ValueError("every row of the prior must be positive and sum to 1")
         return prior
 
+    # A manifest holds members of both stages in one list: here they part, and nobody asks again.
     @property
     def detectors(self) -> dict[str, DetectorSpec]:
         """Members of stage 1 by name."""

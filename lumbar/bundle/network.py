@@ -1,6 +1,6 @@
 """A member's network from its spec: built without memory to see what it would take, or for good; and tried out."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from itertools import chain
 from typing import Any, Final
@@ -44,9 +44,48 @@ class _NothingDrawn(TorchFunctionMode):
         return func(*args, **kwargs)
 
 
+class _Detectors:
+    """What a network of stage 1 is built by, and what it sees of a study."""
+
+    build = staticmethod(build_detector)
+
+    @staticmethod
+    def example(spec: DetectorSpec, device: torch.device | str, samples: int) -> Inputs:
+        return torch.zeros(samples, spec.channels, spec.image_size, spec.image_size, device=device)
+
+    @staticmethod
+    def samples(spec: DetectorSpec) -> int:
+        return spec.stacks
+
+
+class _Graders:
+    """The same of stage 2."""
+
+    build = staticmethod(build_grader)
+
+    @staticmethod
+    def example(spec: GraderSpec, device: torch.device | str, samples: int) -> Inputs:
+        names = task_of(spec).samples[0].views
+        levels, views = len(LEVELS) if spec.levels == "all" else 1, {}
+        for name in names:
+            region = spec.region_of(name)
+            views[str(name)] = torch.zeros(samples, levels, region.slices, region.channels, *region.size, device=device)
+        return views, torch.ones(samples, levels, len(names), dtype=torch.bool, device=device)
+
+    @staticmethod
+    def samples(spec: GraderSpec) -> int:
+        looks = len(task_of(spec).samples) * 2 ** len(spec.tta)
+        return looks * (2 if "sagittal_series" in spec.views else 1) * (1 if spec.levels == "all" else len(LEVELS))
+
+
+#: The stages by the word that specs and manifests have for them.
+_STAGES: Final[Mapping[str, Any]] = {"keypoints": _Detectors, "grading": _Graders}
+
+
 def build_network(spec: DetectorSpec | GraderSpec) -> nn.Module:
     """The network of either stage's spec, with random weights."""
-    return build_detector(spec) if spec.stage == "keypoints" else build_grader(spec)
+    network: nn.Module = _STAGES[spec.stage].build(spec)
+    return network
 
 
 def blueprint(spec: DetectorSpec | GraderSpec, source: str) -> nn.Module:
@@ -94,23 +133,13 @@ def _or_again(source: str) -> str:
 
 def example(spec: DetectorSpec | GraderSpec, device: torch.device | str = "cpu", samples: int = 1) -> Inputs:
     """A member's input for so many samples, all zeros, every view there."""
-    side = spec.image_size
-    if spec.stage == "keypoints":
-        return torch.zeros(samples, spec.channels, side, side, device=device)
-    names = task_of(spec).samples[0].views
-    levels, views = len(LEVELS) if spec.levels == "all" else 1, {}
-    for name in names:
-        region = spec.region_of(name)
-        views[str(name)] = torch.zeros(samples, levels, region.slices, region.channels, *region.size, device=device)
-    return views, torch.ones(samples, levels, len(names), dtype=torch.bool, device=device)
+    inputs: Inputs = _STAGES[spec.stage].example(spec, device, samples)
+    return inputs
 
 
 def samples_of_a_study(spec: DetectorSpec | GraderSpec) -> int:
     """How many samples a member sees of a study that lacks nothing."""
-    if spec.stage == "keypoints":
-        return spec.stacks
-    looks = len(task_of(spec).samples) * 2 ** len(spec.tta)
-    return looks * (2 if "sagittal_series" in spec.views else 1) * (1 if spec.levels == "all" else len(LEVELS))
+    return int(_STAGES[spec.stage].samples(spec))
 
 
 def noise(spec: DetectorSpec | GraderSpec, samples: int = 1) -> Inputs:

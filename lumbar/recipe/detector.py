@@ -7,6 +7,7 @@ from pydantic import Field, model_validator
 
 from lumbar.labels import LEVELS, SIDES, SeriesType
 from lumbar.recipe.preprocessing import Preprocessing
+from lumbar.recipe.spec import Spec
 from lumbar.recipe.strict import (
     MAX_SIDE,
     MAX_SLICES,
@@ -14,7 +15,6 @@ from lumbar.recipe.strict import (
     Arguments,
     NetworkName,
     OffsetMm,
-    Strict,
     many_pixels,
     refuse,
 )
@@ -48,7 +48,7 @@ _MAPS: dict[Points, dict[SeriesType, int]] = {
 }
 
 
-class DetectorSpec(Strict):
+class DetectorSpec(Spec):
     """A stage-1 member: a stack of slices in, where its keypoints are out."""
 
     LATER = frozenset(
@@ -56,6 +56,8 @@ class DetectorSpec(Strict):
         | {"target", "resample", "pad", "beside", "levels_by", "tta"}
     )
 
+    DOES = "keypoints on"
+    BACKBONE = "encoder"
     stage: Literal["keypoints"] = "keypoints"
     series_type: SeriesType
     network: NetworkName = "deeplabv3plus"
@@ -180,21 +182,6 @@ class DetectorSpec(Strict):
     def pixels(self) -> str:
         """How large what it sees is, as a sentence names it."""
         return f"{self.image_size} px"
-
-    @property
-    def named_backbone(self) -> str:
-        """Its encoder, as a sentence names it."""
-        return f"encoder {self.encoder!r}"
-
-    @property
-    def given(self) -> dict[str, object]:
-        """What its recipe says to the libraries that build the network."""
-        return {**self.encoder_args, **self.network_args, "image_size": self.image_size}
-
-    @property
-    def what(self) -> str:
-        """What it does, in a few words."""
-        return f"keypoints on {self.subject}, {self.network} on {self.backbone}"
 
     @model_validator(mode="after")
     def _check(self) -> "DetectorSpec":

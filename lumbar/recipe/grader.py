@@ -8,6 +8,7 @@ from pydantic import Field, model_validator
 from lumbar.labels import Condition, mirrored
 from lumbar.recipe.preprocessing import Preprocessing
 from lumbar.recipe.region import EXTENT, Region, RegionSpec
+from lumbar.recipe.spec import Spec
 from lumbar.recipe.strict import (
     MAX_NUMBER,
     MAX_PIXELS,
@@ -16,7 +17,6 @@ from lumbar.recipe.strict import (
     Arguments,
     NetworkName,
     OffsetMm,
-    Strict,
     many_pixels,
     refuse,
 )
@@ -29,11 +29,13 @@ TaskName = Literal["spinal", "foraminal", "subarticular", "global"]
 Turn = Literal["mirror", "columns", "rows", "slices", "front_back"]
 
 
-class GraderSpec(Strict):
+class GraderSpec(Spec):
     """A stage-2 member: regions of one or several views in, severities of one or several conditions out."""
 
     LATER = frozenset({"task", "views", "conditions", "speaks_for", "levels", "region", "regions", "tta"})
 
+    DOES = "grading"
+    BACKBONE = "backbone"
     stage: Literal["grading"] = "grading"
     #: Short for usual views and conditions.
     task: TaskName | None = None
@@ -76,21 +78,6 @@ class GraderSpec(Strict):
             return self.task
         short = [name.replace("_neural", "").rpartition("_")[0].replace("_", " ") for name in self.conditions]
         return " and ".join([", ".join(short[:-1]), short[-1]] if len(short) > 1 else short)
-
-    @property
-    def named_backbone(self) -> str:
-        """Its backbone, as a sentence names it."""
-        return f"backbone {self.backbone!r}"
-
-    @property
-    def given(self) -> dict[str, object]:
-        """What its recipe says to the libraries that build the network."""
-        return {**self.backbone_args, **self.network_args, "image_size": self.image_size}
-
-    @property
-    def what(self) -> str:
-        """What it does, in a few words."""
-        return f"grading {self.subject}, {self.network} on {self.backbone}"
 
     def region_of(self, view: View) -> Region:
         """The region of a view with every value decided."""

@@ -1,10 +1,10 @@
 """Which losses a member can be asked for, by word, and their weights. No torch."""
 
 from collections.abc import Mapping
-from typing import Final
+from dataclasses import dataclass
+from typing import Final, Literal
 
 from lumbar.recipe.detector import Answer, DetectorSpec
-from lumbar.recipe.grader import GraderSpec
 from lumbar.recipe.settings import Training
 
 #: What a detector's answer can be asked for; what a recipe that names nothing asks for comes first.
@@ -14,17 +14,60 @@ OF_ANSWERS: Final[Mapping[Answer, tuple[str, ...]]] = {
     "slices": ("cross_entropy", "bce", "l1"),
     "boxes": ("focal", "l1"),
 }
-#: What a grader can be asked for: the severities, the official score's any-severe term, and outputs by their names.
-OF_GRADERS: Final = ("severity", "any_severe", "slices", "views", "level")
-#: Of these, what every grader can be asked for; others are outputs that its network gives beside.
-OF_ALL_GRADERS: Final = ("severity", "any_severe")
 
 
-def losses_of(spec: DetectorSpec | GraderSpec, training: Training) -> dict[str, float]:
-    """Every loss that a member is asked for and its weight, old spellings included."""
+@dataclass(frozen=True)
+class GraderLoss:
+    """What one word asks of a grader: which output of its network is compared with what.
+
+    `target`: the sample's severities; whether any level is severe; which level it is; which slice of each view carries
+    its annotation. `annotated`: slices alone that carry an annotation of the condition are asked. `mixes`: which mixed
+    samples have a label for it: all; all but those whose slices come from two studies; those that are whole studies.
+    """
+
+    output: str
+    target: Literal["severity", "any_severe", "level", "slice"] = "severity"
+    annotated: bool = False
+    mixes: Literal["always", "slices stay", "studies"] = "always"
+
+    @property
+    def beside(self) -> bool:
+        """Whether its output is one that a network gives beside the severities, in training only."""
+        return self.output != "severity"
+
+    @property
+    def by_slice(self) -> bool:
+        """Whether it must be known which slices carry an annotation."""
+        return self.annotated or self.target == "slice"
+
+
+#: What a grader can be asked for. A new word is an entry here; a network gives the output, which makes (B, L, …, C, 3)
+#: of severities. Only another target needs a function, too, see `training.loop.grader_losses`.
+OF_GRADERS: Final[Mapping[str, GraderLoss]] = {
+    "severity": GraderLoss("severity"),
+    "any_severe": GraderLoss("severity", "any_severe", mixes="studies"),
+    "slices": GraderLoss("slices"),
+    "views": GraderLoss("views"),
+    "level": GraderLoss("level", "level"),
+    "slice_scores": GraderLoss("slice_scores", annotated=True, mixes="slices stay"),
+    "annotated_slice": GraderLoss("annotated_slice", "slice", mixes="slices stay"),
+}
+
+
+def of_detector(spec: DetectorSpec, training: Training) -> dict[str, float]:
+    """Every loss that a detector is asked for and its weight."""
+    known = OF_ANSWERS[spec.answer]
+    return dict(training.loss) or dict.fromkeys(known if spec.answer == "boxes" else known[:1], 1.0)
+
+
+def of_grader(training: Training) -> dict[str, float]:
+    """Every loss that a grader is asked for and its weight, old spellings included."""
     if training.loss:
         return dict(training.loss)
-    if isinstance(spec, DetectorSpec):
-        return dict.fromkeys(OF_ANSWERS[spec.answer] if spec.answer == "boxes" else OF_ANSWERS[spec.answer][:1], 1.0)
     old = {"any_severe": training.any_severe_weight, "slices": training.auxiliary_weight}
     return {"severity": 1.0} | {word: weight for word, weight in old.items() if weight}
+
+
+def asks_annotations(training: Training) -> bool:
+    """Whether a grader's losses ask which slices carry an annotation."""
+    return any(OF_GRADERS[word].by_slice for word in of_grader(training) if word in OF_GRADERS)

@@ -16,7 +16,7 @@ import difflib
 import tomllib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Final, Generic, Literal, TypeVar
+from typing import Any, Final
 
 from pydantic import Field, ValidationError, model_validator
 
@@ -27,9 +27,12 @@ from lumbar.recipe import combinations, needs, sets
 from lumbar.recipe.blend import Blend
 from lumbar.recipe.card import Card
 from lumbar.recipe.detector import DetectorSpec
+from lumbar.recipe.detector_member import DetectorMember
 from lumbar.recipe.grader import GraderSpec
+from lumbar.recipe.grader_member import GraderMember
 from lumbar.recipe.member import MEMBER_NAME
 from lumbar.recipe.settings import Folds, Loop, Training
+from lumbar.recipe.stage import Stage
 from lumbar.recipe.strict import Strict, refuse
 from lumbar.recipe.wording import describe
 
@@ -41,38 +44,6 @@ KNOWN = 8
 _SPECS: dict[str, type[Strict]] = {"stage1": DetectorSpec, "stage2": GraderSpec}
 #: Keys that hold for a stage as a whole, not for its members.
 _STAGE_ONLY: dict[str, tuple[str, ...]] = {"stage1": ("sets",), "stage2": ("keypoints", "keypoint_trust_mm")}
-
-
-Spec = TypeVar("Spec", DetectorSpec, GraderSpec)
-
-
-class Member(Strict, Generic[Spec]):
-    """One network to train, once a fold."""
-
-    spec: Spec
-    training: Training
-
-
-AnyMember = Member[DetectorSpec] | Member[GraderSpec]
-
-
-class Stage(Strict, Generic[Spec]):
-    """The members of one stage, by name."""
-
-    LATER = frozenset({"keypoint_trust_mm", "sets"})
-
-    members: dict[str, Member[Spec]]
-    #: Stage 2 cuts its training regions around: keypoints that stage 1 found on studies it had not seen, or the
-    #: label table's (faster; to be used with jitter).
-    #: With out_of_fold_or_label, found points farther than `keypoint_trust_mm` from the label give way to it.
-    keypoints: Literal["out_of_fold", "labels", "out_of_fold_or_label"] = "out_of_fold"
-    keypoint_trust_mm: float = Field(10.0, gt=0, le=1000)
-    #: Stage 1: several sets of keypoints, each by members of its own; none: all members find one (see `sets`).
-    sets: dict[str, Annotated[tuple[str, ...], Field(min_length=1)]] = {}
-
-    def bundled(self) -> dict[str, Member[Spec]]:
-        """The members whose answers count: those that are no mere step of training."""
-        return {name: member for name, member in self.members.items() if member.training.bundled}
 
 
 class Recipe(Strict):
@@ -89,10 +60,10 @@ class Recipe(Strict):
     blend: Blend = Blend()
     #: What the bundle's card says of data, licences, commands and limits.
     card: Card = Card()
-    stage1: Stage[DetectorSpec]
-    stage2: Stage[GraderSpec]
+    stage1: Stage[DetectorMember]
+    stage2: Stage[GraderMember]
 
-    def members(self) -> dict[str, AnyMember]:
+    def members(self) -> dict[str, DetectorMember | GraderMember]:
         """All members by name, stage 1 first."""
         return {**self.stage1.members, **self.stage2.members}
 
@@ -117,9 +88,7 @@ class Recipe(Strict):
                 yield f"member name {cut(strange)!r} may hold letters, digits, '.', '_' and '-' only"
         if both := sorted(self.stage1.members.keys() & self.stage2.members.keys()):
             yield f"member {named(both)} stands in both stages; names must differ"
-        yield from self.blend.faults(
-            {name: combinations.answered(member.spec) for name, member in self.stage2.bundled().items()}
-        )
+        yield from self.blend.faults({name: member.answered for name, member in self.stage2.bundled().items()})
 
 
 def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
@@ -183,12 +152,11 @@ def check_recipe(values: Table, source: str) -> Recipe:
     try:
         recipe = Recipe.model_validate(values)
     except ValidationError as error:
-        raise InputError(f"{source}: {describe(error, _PARTS, combinations.of_sound_parts(values))}") from error
-    members = {name: (member.spec, member.training) for name, member in recipe.members().items()}
+        raise InputError(f"{source}: {describe(error, _PARTS)}") from error
     detectors = {name: member.spec for name, member in recipe.stage1.bundled().items()}
     graders = {name: member.spec for name, member in recipe.stage2.members.items()}
     wrong = [
-        *combinations.faults(members, recipe.folds.train, recipe.stage1.sets),
+        *combinations.faults(recipe.stage1, recipe.stage2, recipe.folds.train),
         *sets.faults(recipe.stage1.sets, detectors),
         *needs.faults(detectors, graders),
     ]

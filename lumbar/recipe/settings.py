@@ -15,6 +15,7 @@ MOST: Final = 100_000
 
 #: The beginnings of parameters' names, up to a dot.
 Prefixes = tuple[Annotated[str, Field(min_length=1, max_length=200)], ...]
+ClassWeight = Annotated[float, Field(gt=0, le=1000)]
 #: Slices that a window can be shifted by, either way.
 MOST_SHIFT: Final = 8
 
@@ -26,6 +27,7 @@ class Training(Strict):
         {
             "loss",
             "class_weights",
+            "slice_class_weights",
             "begins_with",
             "fresh",
             "frozen",
@@ -45,6 +47,8 @@ class Training(Strict):
     loss: dict[Annotated[str, Field(max_length=40)], Annotated[float, Field(gt=0, le=MOST)]] = {}
     #: How much a severity counts in losses: as in the official score, or all alike.
     class_weights: Literal["1/2/4", "none"] = "1/2/4"
+    #: The same in the loss `slice_scores`, for normal or mild, moderate, severe; None: as `class_weights`.
+    slice_class_weights: tuple[ClassWeight, ClassWeight, ClassWeight] | None = None
     #: A member that stands before this one in the recipe and whose weights of the same fold it begins with, wherever
     #: they fit; those below the prefixes `fresh` begin anew.
     begins_with: Annotated[str, Field(max_length=200)] = ""

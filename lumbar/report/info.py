@@ -37,7 +37,7 @@ def info() -> dict[str, Any]:
         "detector_networks": sorted(detectors.NETWORKS),
         "detector_answers": {word: {"losses": OF_ANSWERS[word], "decodes": DECODES[word]} for word in sorted(ANSWERS)},
         "grader_networks": sorted(graders.NETWORKS),
-        "grader_losses": OF_GRADERS,
+        "grader_losses": tuple(OF_GRADERS),
         "tasks": {name: {"views": task.views, "conditions": task.conditions} for name, task in TASKS.items()},
         "views": VIEWS,
         "region_boxes": get_args(Box),

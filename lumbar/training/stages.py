@@ -4,7 +4,7 @@ Everything else asks these questions of any member: how its network is built, wh
 for. A `DetectorStage` learns from stacks, a `GraderStage` from regions.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, Protocol
 
 import numpy as np
@@ -15,10 +15,12 @@ from lumbar.grading.regions import region_key, views_of
 from lumbar.grading.tasks import task_of
 from lumbar.keypoints.networks.registry import build_detector
 from lumbar.labels import CONDITIONS, LEVELS, SERIES_TYPES, SeriesType
-from lumbar.recipe.detector import DetectorSpec
-from lumbar.recipe.grader import GraderSpec
-from lumbar.recipe.recipe import AnyMember, Member, Recipe
+from lumbar.recipe.detector_member import DetectorMember
+from lumbar.recipe.grader_member import GraderMember
+from lumbar.recipe.recipe import Recipe
 from lumbar.recipe.settings import Training
+from lumbar.recipe.stage import Member
+from lumbar.training.checks import losses
 from lumbar.training.data.make import make_regions, make_stacks, region_folder, stack_folder, training_kind
 from lumbar.training.data.region_files import margin_spec
 from lumbar.training.data.region_samples import RegionSamples
@@ -47,6 +49,9 @@ class MemberStage(Protocol):
     def objective(self) -> Any:
         """The loss terms of a batch, see `loop.Objective`."""
 
+    def loss_faults(self, network: nn.Module) -> Iterator[str]:
+        """What its losses ask for that the network (on no device) does not answer: a sentence each."""
+
     def trained_on(self, setup: Setup, fold: int) -> list[int]:
         """Studies that train a fold."""
 
@@ -71,7 +76,7 @@ class DetectorStage:
 
     keep_studies = False
 
-    def __init__(self, name: str, member: Member[DetectorSpec]) -> None:
+    def __init__(self, name: str, member: DetectorMember) -> None:
         self.name, self.spec, self.training = name, member.spec, member.training
 
     def network(self) -> nn.Module:
@@ -81,6 +86,10 @@ class DetectorStage:
     def objective(self) -> DetectorObjective:
         """See `MemberStage`."""
         return DetectorObjective(self.spec, self.training)
+
+    def loss_faults(self, network: nn.Module) -> Iterator[str]:
+        """See `MemberStage`."""
+        return losses.of_detector(self.spec, self.training)
 
     def trained_on(self, setup: Setup, fold: int) -> list[int]:
         """All studies of other folds."""
@@ -118,7 +127,7 @@ class DetectorStage:
 class GraderStage:
     """A member of stage 2: regions in, severities out."""
 
-    def __init__(self, name: str, member: Member[GraderSpec]) -> None:
+    def __init__(self, name: str, member: GraderMember) -> None:
         self.name, self.spec, self.training = name, member.spec, member.training
         self.keep_studies = self.objective().asks_any_severe
 
@@ -129,6 +138,10 @@ class GraderStage:
     def objective(self) -> SeverityObjective:
         """See `MemberStage`."""
         return SeverityObjective(self.spec, self.training)
+
+    def loss_faults(self, network: nn.Module) -> Iterator[str]:
+        """See `MemberStage`."""
+        return losses.of_grader(self.spec, self.training, network)
 
     def trained_on(self, setup: Setup, fold: int) -> list[int]:
         """All studies of other folds; around out-of-fold keypoints those that have them."""
@@ -191,10 +204,11 @@ class GraderStage:
         return f"{region_key(self.spec)} {shift}", kinds * studies * len(LEVELS) * pixels
 
 
-def as_trained(name: str, member: AnyMember) -> DetectorStage | GraderStage:
+def as_trained(name: str, member: Member[Any]) -> DetectorStage | GraderStage:
     """A recipe's member as training sees it."""
-    if isinstance(member.spec, DetectorSpec):
+    if isinstance(member, DetectorMember):
         return DetectorStage(name, member)
+    assert isinstance(member, GraderMember)
     return GraderStage(name, member)
 
 

@@ -117,6 +117,7 @@ def _strangeness(keys: set[str]) -> int:
 
 def original_key(key: str, spec: DetectorSpec | GraderSpec) -> str:
     """This project's state-dict key in the original's words."""
+    # The fifteen stand in one table, as the original's files lie in one folder; its stages name their keys differently.
     if isinstance(spec, DetectorSpec):
         return f"unet.{key}"
     room, _, rest = key.partition(".")

@@ -56,7 +56,8 @@ class AttentionGrader(nn.Module):
     """Views (B, L, T, C, H, W) by name → logits (B, L, conditions, 3).
 
     In training a mapping: `severity` is that; `slices` (B, L, T, conditions, 3) the same of every slice, those of all
-    views one after the other; `level` (B, L, 5), which level it is.
+    views one after the other, and `slice_scores` once more, for losses that ask all slices or the annotated ones;
+    `level` (B, L, 5), which level it is.
     """
 
     def __init__(self, spec: GraderSpec) -> None:
@@ -95,7 +96,7 @@ class AttentionGrader(nn.Module):
         if not self.training:
             return logits
         every = self.slice_head(self.dropout(torch.cat(slices, dim=1))).unflatten(-1, each).unflatten(0, (B, L))
-        return {"severity": logits, "slices": every, "level": self.level_head(level)}
+        return {"severity": logits, "slices": every, "slice_scores": every, "level": self.level_head(level)}
 
 
 def build(spec: GraderSpec) -> nn.Module:

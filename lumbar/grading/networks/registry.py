@@ -6,8 +6,9 @@ A builder takes a `GraderSpec` and returns a module whose `forward(views, seen)`
 a mapping of the sample's views by name (see `tasks.task_of`), each (B, L, T, C, H, W), zeros where it is not there,
 which `seen` (B, L, V) bool says, too; L is 1 or 5 levels, T any number of slices. It gives logits
 (B, L, conditions, 3); in training it may give a mapping of named tensors: `severity` is that one, the others (`slices`
-(B, L, T, conditions, 3), `level` (B, L, 5), …) are there for losses that a recipe names. Weights are random; nothing
-reaches for a hub. A network whose backbones ImageNet weights can fill holds them as `encoders.<i>.backbone`.
+(B, L, T, conditions, 3), `level` (B, L, 5), …) are there for losses that a recipe names (`recipe.losses.OF_GRADERS`).
+Weights are random; nothing reaches for a hub. A network whose backbones ImageNet weights can fill holds them as
+`encoders.<i>.backbone`.
 """
 
 import importlib

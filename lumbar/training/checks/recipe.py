@@ -2,26 +2,18 @@
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
-import torch
-from torch import nn
-
-from lumbar.bundle.network import RECIPE, blueprint, build_network, check_inputs, check_size, example, noise
-from lumbar.compute.forward import asked
-from lumbar.grading.tasks import task_of
+from lumbar.bundle.network import RECIPE, blueprint, check_inputs, check_size
 from lumbar.issues import InputError, named
 from lumbar.metric import read_labels
-from lumbar.recipe.detector import DetectorSpec
-from lumbar.recipe.grader import GraderSpec
-from lumbar.recipe.losses import OF_ALL_GRADERS
-from lumbar.recipe.recipe import AnyMember, Recipe
+from lumbar.recipe.recipe import Recipe
 from lumbar.recipe.settings import Training
+from lumbar.recipe.stage import Member
 from lumbar.study.tables import read_sources
 from lumbar.terminal.voice import tell
 from lumbar.training.data.soft_labels import SoftLabels
 from lumbar.training.loop.beginning import fitting, freeze, is_below
-from lumbar.training.loop.detector_losses import OF_PROBABILITIES
-from lumbar.training.loop.detector_objective import DetectorObjective, check_maps
 from lumbar.training.loop.mix import backbones
 from lumbar.training.stages import as_trained
 
@@ -50,7 +42,7 @@ def recipe_faults(recipe: Recipe, root: Path) -> list[str]:
     return list(faults.values())
 
 
-def weights_bytes(member: AnyMember) -> int:
+def weights_bytes(member: Member[Any]) -> int:
     """What a member's weights take on the disk, in float32."""
     network = blueprint(member.spec, RECIPE)
     return 4 * sum(value.numel() for value in network.state_dict().values())
@@ -64,7 +56,7 @@ def all_told(place: str, faults: Sequence[str]) -> InputError:
     return InputError(f"{place}: {len(faults)} fault(s). (1) {faults[0]}{more}")
 
 
-def _network_faults(member: AnyMember, begun: AnyMember | None) -> Iterator[str]:
+def _network_faults(member: Member[Any], begun: Member[Any] | None) -> Iterator[str]:
     """What is wrong with a member's network and with what its training asks of it.
 
     A network that cannot be built, or does not take its own inputs, tells nothing else.
@@ -86,11 +78,10 @@ def _network_faults(member: AnyMember, begun: AnyMember | None) -> Iterator[str]
         yield f"no weight of {training.begins_with!r} fits it; begin with a member of the same parts"
     if training.augment.mix_on == "features" and not backbones(network):
         yield "augment.mix_on = 'features' needs a network with a part called backbone; mix images instead"
-    yield from _loss_faults(member, network)
+    trained = as_trained("", member)
     if training.pretrained:
-        yield from _raised(lambda: as_trained("", member).network())
-    if isinstance(member.spec, DetectorSpec):
-        yield from _raised(lambda: _try_losses(member.spec, training))
+        yield from _raised(trained.network)
+    yield from trained.loss_faults(network)
 
 
 def _raised(check: Callable[[], object]) -> Iterator[str]:
@@ -99,25 +90,6 @@ def _raised(check: Callable[[], object]) -> Iterator[str]:
         check()
     except InputError as error:
         yield str(error)
-
-
-def _loss_faults(member: AnyMember, network: nn.Module) -> Iterator[str]:
-    """What a grader's losses ask for that it does not answer; what cannot be known without numbers passes."""
-    spec, wanted = member.spec, member.training.loss
-    if not isinstance(spec, GraderSpec):
-        return
-    if "any_severe" in wanted and "spinal_canal_stenosis" not in task_of(spec).samples[0].conditions:
-        yield "loss names 'any_severe', which asks about the canal, and it does not answer that; leave the word out"
-    outputs = [word for word in wanted if word not in OF_ALL_GRADERS]
-    try:
-        with torch.inference_mode():
-            said = asked(network.train(), example(spec, "meta", 2)) if outputs else {}
-    except (RuntimeError, ValueError):
-        return
-    given = list(said) if isinstance(said, Mapping) else ["severity"]
-    if missing := [word for word in outputs if word not in given]:
-        known = ", ".join(given)
-        yield f"loss names {named(missing)}, which {spec.network} does not give; it gives {known} in training"
 
 
 def _soft_fault(training: Training, root: Path) -> str | None:
@@ -133,15 +105,6 @@ def _soft_fault(training: Training, root: Path) -> str | None:
     except InputError as error:
         return str(error)
     return None
-
-
-def _try_losses(spec: DetectorSpec, training: Training) -> None:
-    """InputError where a detector's losses ask for maps from 0 to 1, which its network does not give."""
-    objective = DetectorObjective(spec, training)
-    if spec.answer == "heatmaps" and OF_PROBABILITIES & set(objective.losses):
-        stack = noise(spec)
-        assert isinstance(stack, torch.Tensor)  # what detectors see
-        check_maps(build_network(spec), stack, objective)
 
 
 def _draws_fault(training: Training, sources: set[str]) -> str | None:

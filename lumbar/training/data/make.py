@@ -9,6 +9,7 @@ from lumbar.compute.processes import each
 from lumbar.grading.regions import region_key
 from lumbar.recipe.detector import DetectorSpec
 from lumbar.recipe.grader import GraderSpec
+from lumbar.recipe.losses import asks_annotations
 from lumbar.training.data import region_files, stack_files
 from lumbar.training.data.labelled import trusted
 from lumbar.training.data.packs import fingerprint, read_header
@@ -54,16 +55,19 @@ def make_regions(setup: Setup, kind: str, study_ids: Sequence[int]) -> None:
     folds, margin = setup.recipe.folds.train, setup.recipe.loop.region_margin
     found = setup.folder.keypoints(folds) if kind != "labels" else {}
     if kind == "trusted":
-        told, limit = setup.folder.labelled_keypoints(folds), setup.recipe.stage2.keypoint_trust_mm
-        found = {study: trusted(points, told.get(study, ()), limit) for study, points in found.items()}
+        labels, limit = setup.folder.labelled_keypoints(folds), setup.recipe.stage2.keypoint_trust_mm
+        found = {study: trusted(points, labels.get(study, ()), limit) for study, points in found.items()}
     wanted: dict[str, tuple[GraderSpec, int]] = {}
+    told: set[str] = set()  # those whose files must say which slices carry annotations
     for member in setup.recipe.stage2.members.values():
         shifts = [reach(member.training)] if kind == training_kind(setup) else []
         if kind == "found" or not shifts:  # all are validated around found ones, and pictures show any kind
             shifts.append(0)
         for shift in shifts:
-            wanted[region_key(region_files.margin_spec(member.spec, margin, shift))] = member.spec, shift
-    for spec, shift in wanted.values():
+            key = region_key(region_files.margin_spec(member.spec, margin, shift))
+            wanted[key] = member.spec, shift
+            told |= {key} if asks_annotations(member.training) else set()
+    for key, (spec, shift) in wanted.items():
         wide = region_files.margin_spec(spec, margin, shift)
         around = None if kind == "labels" else found
         make = functools.partial(region_files.make_regions, setup.packs, setup.rows, around, wide)
@@ -71,12 +75,17 @@ def make_regions(setup: Setup, kind: str, study_ids: Sequence[int]) -> None:
         def parts(study: int, wide: GraderSpec = wide) -> list[Any]:
             return [region_key(wide), [point.as_dict() for point in found.get(study, [])]]
 
-        _derive(setup, region_folder(setup, spec, kind, shift), study_ids, make, parts, f"regions {kind}")
+        whole = region_files.tells_annotations if key in told else _whole
+        _derive(setup, region_folder(setup, spec, kind, shift), study_ids, make, parts, f"regions {kind}", whole)
 
 
 def source_of(folder: Path, study: int) -> str | None:
     """The fingerprint of what a study's file was made from; None where it is not there."""
     return (read_header(folder / f"{study}.safetensors") or {}).get("source")
+
+
+def _whole(path: Path) -> bool:
+    return True
 
 
 def _derive(
@@ -86,7 +95,7 @@ def _derive(
     make: Any,
     parts: Callable[[int], list[Any]],
     title: str,
-    whole: Callable[[Path], bool] = lambda path: True,
+    whole: Callable[[Path], bool],
 ) -> None:
     """Make a study's file again where its study or the `parts` of the recipe that it depends on are others, or where
     it is not `whole`."""

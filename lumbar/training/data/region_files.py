@@ -6,11 +6,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from safetensors import safe_open
 
+from lumbar.grading.regions import Region as Cut
 from lumbar.grading.regions import cut_regions, views_of
+from lumbar.labels import CONDITIONS, LEVELS
 from lumbar.recipe.grader import GraderSpec
 from lumbar.recipe.region import AXIAL_HALF, Region, RegionSpec
 from lumbar.recipe.views import TASK_VIEWS, View
+from lumbar.study.keypoint import Keypoint
+from lumbar.study.slices import find_slice
 from lumbar.study.study import Study
 from lumbar.training.data.labelled import Name, label_keypoints, sized
 from lumbar.training.data.layout import numbered
@@ -48,9 +53,12 @@ def _wide(region: Region, view: View, margin: float, shift: int) -> RegionSpec:
     return RegionSpec.model_construct(**values)
 
 
-def region_arrays(study: Study, keypoints: Mapping[Name, Any], spec: GraderSpec) -> dict[str, np.ndarray]:
+def region_arrays(
+    study: Study, keypoints: Mapping[Name, Any], spec: GraderSpec, labelled: Mapping[Name, Keypoint] | None = None
+) -> dict[str, np.ndarray]:
     """Every view as `<view>` (5, T, H, W) uint8 with `<view>/range` (5, 2): value = code / 255 x (high - low) + low;
-    and `<view>/present` (5,). Where several series have a region, those of the second are called `<view>.1`, …"""
+    `<view>/present` (5,); and `<view>/annotated` (5, slices, 5 conditions), which slices the `labelled` points of
+    their level lie on. Where several series have a region, those of the second are called `<view>.1`, …"""
     regions = cut_regions(study, keypoints, spec)
     arrays: dict[str, np.ndarray] = {}
     for number, part in enumerate((regions, *regions.others)):
@@ -62,7 +70,32 @@ def region_arrays(study: Study, keypoints: Mapping[Name, Any], spec: GraderSpec)
             arrays[name] = np.rint(scaled).astype(np.uint8)
             arrays[f"{name}/range"] = np.stack([low, low + span], -1).astype(np.float32)
             arrays[f"{name}/present"] = part.present[view].astype(np.uint8)
+            cuts = [part.cuts.get((view, level)) for level in LEVELS]
+            arrays[f"{name}/annotated"] = np.stack([_annotated(study, cut, spec, view, labelled or {}) for cut in cuts])
     return arrays
+
+
+def _annotated(
+    study: Study, cut: Cut | None, spec: GraderSpec, view: View, labelled: Mapping[Name, Keypoint]
+) -> np.ndarray:
+    """(slices, 5 conditions) uint8: on which slices of a region its level's labels lie; none where it is missing."""
+    region = spec.region_of(view)
+    out = np.zeros((region.slices, len(CONDITIONS)), np.uint8)
+    if cut is None:
+        return out
+    middle = cut.slices[region.channels // 2 :: region.channels]  # without the neighbours that each brings along
+    for column, condition in enumerate(CONDITIONS):
+        point = labelled.get((condition, cut.level))
+        found = None if point is None else find_slice(study, point.series_id, point.instance)
+        if found is not None:
+            out[:, column] = [item is found[1] for item in middle]
+    return out
+
+
+def tells_annotations(path: Path) -> bool:
+    """Whether a file says which slices carry annotations; files of before do not."""
+    with safe_open(path, "np") as file:
+        return any(name.endswith("/annotated") for name in file.keys())  # noqa: SIM118 (no dictionary)
 
 
 def make_regions(
@@ -73,10 +106,11 @@ def make_regions(
     Labelled ones among them get a size where a box is as large as its point.
     """
     study = packs.study(study_id)
+    labelled = label_keypoints(study, rows[study_id]) if study_id in rows else {}
+    points: Any = labelled
     if found is not None:
-        points: Any = {(point.condition, point.level): point for point in found[study_id]}
-    else:
-        points = label_keypoints(study, rows[study_id]) if study_id in rows else {}
+        points = {(point.condition, point.level): point for point in found[study_id]}
     if any(spec.region_of(view).box == "own" for view in views_of(spec)):
         points = sized(points)
-    write_arrays(folder / f"{study_id}.safetensors", region_arrays(study, points, spec), source=wanted[study_id])
+    arrays = region_arrays(study, points, spec, labelled)
+    write_arrays(folder / f"{study_id}.safetensors", arrays, source=wanted[study_id])

@@ -16,9 +16,10 @@ from lumbar.grading.tasks import task_of
 from lumbar.labels import CONDITIONS, LEVELS, Condition, SeriesType
 from lumbar.labels import mirrored as other_side
 from lumbar.recipe.grader import GraderSpec
+from lumbar.recipe.losses import asks_annotations
 from lumbar.recipe.settings import Training
 from lumbar.recipe.views import MIRROR_VIEW, View, own_views, series_of
-from lumbar.training.data import augment
+from lumbar.training.data import annotations, augment
 from lumbar.training.data.flips import Flips, flips
 from lumbar.training.data.layout import groups, numbered
 from lumbar.training.data.slice_shift import Shares, draw
@@ -32,8 +33,8 @@ Row = tuple[int, int, int, int]
 class RegionSamples:
     """Stage 2: views and the severities of conditions, of one level or all five.
 
-    Files hold, for each view, `<view>` (5, T, H, W) uint8, `<view>/range` (5, 2) and `<view>/present` (5,); where every
-    series is a sample of its own, the second's under `<view>.1`, and so on.
+    Files hold, for each view, `<view>` (5, T, H, W) uint8, `<view>/range` (5, 2), `<view>/present` (5,) and
+    `<view>/annotated` (5, T, conditions); where every series is a sample of its own, the second's under `<view>.1`, ….
     """
 
     def __init__(
@@ -54,6 +55,7 @@ class RegionSamples:
         self.folder, self.spec, self.training = folder, spec, training
         self.soft, self.shares = soft, shares or {}
         self.task, self.codes, self.groups = task_of(spec), codes, groups(spec)
+        self.annotated = asks_annotations(training)
         self.present = {study: self._present(study) for study in studies}
         every = [-1] if spec.levels == "all" else range(len(LEVELS))
         rows = [
@@ -129,6 +131,8 @@ class RegionSamples:
     def sample(self, index: int, rng: np.random.Generator | None) -> dict[str, Any]:
         """`views` (V, T, H, W), `seen` (V,), `labels` (C,), `level` (), `study` (), draws (V, …) where `rng` is given.
 
+        Where losses ask for them: which slices of all views, one after the other, carry an annotation of each of its
+        conditions, `annotated` (T, C), or of any that the view shows, `marked` (T,).
         Of all five levels every array but the study begins with them. Views of another form stand apart, see `layout`.
         """
         study, level, number, series = (int(value) for value in self.rows[index])
@@ -136,11 +140,13 @@ class RegionSamples:
         flipped = self._flips(names, rng)
         mirrored = flipped.mirrored and self._known(row, mirrored=True)
         views, seen = self._views(row, names, mirrored)
-        views = [self._windows(own, names, rng) for own in views]
+        windows = [[self._window(*one, rng) for one in zip(own, names, strict=True)] for own in views]
+        views = [[view[at] for view, at in zip(*both, strict=True)] for both in zip(views, windows, strict=True)]
         out: dict[str, Any] = {"seen": seen, "labels": self._labels(row, mirrored=mirrored)}
         out["level"] = np.array(self._levels(level))
         if self.soft is not None:
             out["soft"] = self._targets(row, mirrored=mirrored)
+        draws: list[list[augment.Draw]] = []
         if rng is not None:
             out["seen"] = self._drop(seen, rng)
             if flipped.backwards:
@@ -148,6 +154,9 @@ class RegionSamples:
                     [v[::-1] if n.startswith("axial") else v for v, n in zip(own, names, strict=True)] for own in views
                 ]
             draws = [[self._draw(name, rng, flipped) for name in names] for _ in views]
+        if self.annotated:
+            orders = [[draw["order"] for draw in own] for own in draws]
+            out |= self._annotations(row, flipped, mirrored, windows, orders, out["seen"])
         for group, places in enumerate(self.groups):
             out[numbered("views", group)] = np.stack([np.stack([own[place] for place in places]) for own in views])
             for key in draws[0][0] if rng is not None else ():
@@ -174,20 +183,41 @@ class RegionSamples:
                 seen.append(there)
         return views, np.array(seen)
 
-    def _windows(
-        self, views: Sequence[np.ndarray], names: Sequence[View], rng: np.random.Generator | None
-    ) -> list[np.ndarray]:
-        """The slices (T, H, W) that the network sees of views whose files hold some more at either end."""
-        out, none = [], (1.0,)
-        for view, name in zip(views, names, strict=True):
-            region = self.spec.region_of(name)
-            spare = (len(view) // region.channels - region.slices) // 2
-            if spare:
-                shift = 0 if rng is None else draw(rng, self.shares.get(series_of(name), none))
-                start = (spare + min(max(shift, -spare), spare)) * region.channels
-                view = view[start : start + region.frames]
-            out.append(view)
-        return out
+    def _window(self, view: np.ndarray, name: View, rng: np.random.Generator | None) -> slice:
+        """The frames that the network sees of a view (T, H, W) whose file may hold some more at either end."""
+        region = self.spec.region_of(name)
+        spare = (len(view) // region.channels - region.slices) // 2
+        if not spare:
+            return slice(0, len(view))
+        shift = 0 if rng is None else draw(rng, self.shares.get(series_of(name), (1.0,)))
+        start = (spare + min(max(shift, -spare), spare)) * region.channels
+        return slice(start, start + region.frames)
+
+    def _annotations(
+        self,
+        row: Row,
+        flipped: Flips,
+        mirrored: bool,
+        windows: Sequence[Sequence[slice]],
+        orders: Sequence[Sequence[np.ndarray]],
+        seen: np.ndarray,
+    ) -> dict[str, np.ndarray]:
+        """`annotated` (L, T, C) and `marked` (L, T) of a sample, whose frames were turned, chosen and put in order."""
+        study, level, number, series = row
+        names, conditions = self.task.samples[number].views, self._sources(row, mirrored=mirrored)
+        found = []
+        with safe_open(self._path(study), "np") as file:
+            for at, place in enumerate(self._levels(level)):
+                for view, name in enumerate(names):
+                    source = MIRROR_VIEW[name] if mirrored else name
+                    told = file.get_slice(f"{numbered(source, series)}/annotated")[place] * seen[at, view]
+                    backwards = flipped.backwards and name.startswith("axial")
+                    order = orders[at][view] if orders else None
+                    at_window = windows[at][view]
+                    frames = annotations.frames(self.spec, name, len(told), at_window, order, mirrored, backwards)
+                    found.append(annotations.of_view(told[frames], source, conditions))
+        both = (np.concatenate(each).reshape(len(windows), -1, *each[0].shape[1:]) for each in zip(*found, strict=True))
+        return dict(zip(("annotated", "marked"), both, strict=True))
 
     def _drop(self, seen: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         kept = seen & (rng.random(seen.shape) >= self.spec.view_dropout)

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from lumbar.issues import InputError
 from lumbar.keypoints.answers.registry import answer_of
 from lumbar.recipe.detector import DetectorSpec
-from lumbar.recipe.losses import losses_of
+from lumbar.recipe.losses import of_detector
 from lumbar.recipe.settings import Training
 from lumbar.training.data import augment
 from lumbar.training.loop import mix
@@ -26,7 +26,7 @@ class DetectorObjective:
 
     def __init__(self, spec: DetectorSpec, training: Training) -> None:
         self.spec, self.training = spec, training
-        self.losses = losses_of(spec, training)
+        self.losses = of_detector(spec, training)
 
     def inputs(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """Stacks (B, C, S, S) and keypoints (B, K, 2) px as the network gets them; changed where draws are there."""

@@ -1,35 +1,41 @@
 """What a grader is asked for: batches in, loss terms out. Augmentation happens here, on the device."""
 
 from collections.abc import Mapping
-from typing import Any
+from dataclasses import replace
+from typing import Any, Final
 
 import torch
 from torch import Tensor, nn
 
-from lumbar.compute.forward import asked
+from lumbar.compute.forward import asked, tensors
 from lumbar.grading.tasks import task_of
 from lumbar.labels import CONDITION_GROUPS
 from lumbar.recipe.grader import GraderSpec
-from lumbar.recipe.losses import losses_of
+from lumbar.recipe.losses import OF_GRADERS, of_grader
 from lumbar.recipe.settings import Training
 from lumbar.training.data import augment, intensities
 from lumbar.training.data.layout import groups, numbered
 from lumbar.training.loop import losses, mix
+from lumbar.training.loop.grader_losses import Truth, loss_of
 from lumbar.training.loop.loop import SCORE, Batch, Term
+
+#: What a batch may say of its samples beside their labels.
+_KNOWN: Final = ("level", "annotated", "marked")
 
 
 class SeverityObjective:
-    """Stage 2: weighted cross entropy; on request the any-severe term and a loss of every slice.
+    """Stage 2: weighted cross entropy of the severities, and what else the recipe's `loss` names.
 
-    In training a network may answer a mapping: `severity` (B, L, C, 3), and outputs that losses of their names ask for.
-    Of `slices` (B, L, T, C, 3) each slice is asked for the sample's labels.
+    In training a network may answer a mapping: `severity` (B, L, C, 3), and outputs that losses ask for (see
+    `recipe.losses.OF_GRADERS`): of every slice or view (B, L, slices or views, C, 3), the level (B, L, 5), ….
     """
 
     def __init__(self, spec: GraderSpec, training: Training) -> None:
-        self.spec, self.training = spec, training
+        self.spec, self.training, self.losses = spec, training, of_grader(training)
         sample = task_of(spec).samples[0]
         self.views, self.conditions = sample.views, sample.conditions
-        self.asks_any_severe = "any_severe" in losses_of(spec, training) and "spinal_canal_stenosis" in self.conditions
+        self.asks_any_severe = "any_severe" in self.losses and "spinal_canal_stenosis" in self.conditions
+        self.slices = [spec.region_of(view).slices for view in self.views]
         self.groups = [(places, spec.region_of(sample.views[places[0]])) for places in groups(spec)]
 
     def inputs(self, batch: Batch) -> tuple[dict[str, Tensor], Tensor]:
@@ -53,41 +59,37 @@ class SeverityObjective:
         return values if self.spec.levels == "all" else values[:, None]
 
     def terms(self, network: nn.Module, batch: Batch, *, train: bool) -> Mapping[str, Term]:
-        """Terms `severity` and, where the recipe asks, `any_severe`; in training also `slices`, `views` and `level`.
+        """Terms `severity` and, where the recipe asks, `any_severe`; in training also those of other outputs.
 
         In validation also the parts of the official score, where the best epoch is chosen by it.
         """
         named, share = self._answer(network, batch, train=train)
-        logits, labels = named["severity"], self._of_levels(batch["labels"])  # (B, L, C, 3), (B, L, C)
         partner = mix.partner_of(batch) if train else None
-        targets = None if partner is None else mix.labels(self._targets(batch), self._targets(partner), share)
-        if targets is None and train and "soft" in batch:
-            targets = self._targets(batch)
-        total, weight = self._severity(logits, labels, targets)
-        wanted = losses_of(self.spec, self.training)
+        truth = self._truth(batch, train=train)
+        if partner is not None:
+            truth = replace(truth, partner=self._truth(partner, train=train), share=share)
+        total, weight = loss_of("severity", named["severity"], truth)
+        asked_for = {OF_GRADERS[word].output for word in self.losses}
         for name, value in named.items():
-            if train and name not in wanted and name != "severity":
-                total = total + 0 * value.sum()  # DDP hangs on parameters without a gradient
-        terms = {"severity": Term(total, weight, wanted.get("severity", 0.0))}
+            if train and name not in asked_for and name != "severity":
+                total = total + sum(0 * each.sum() for each in tensors(value))  # DDP hangs on parameters without one
+        terms = {"severity": Term(total, weight, self.losses.get("severity", 0.0))}
         if self.asks_any_severe:
-            parts = self._any_severe(logits, batch["labels"], batch["study"])
-            if partner is not None:  # samples are whole studies, see `recipe.combinations`
-                samples = torch.arange(len(share), device=share.device)
-                both = ((batch["labels"], share), (partner["labels"], 1 - share))
-                told = [self._any_severe(logits, each, samples, part) for each, part in both]
-                parts = told[0][0] + told[1][0], told[0][1] + told[1][1]
-            terms["any_severe"] = Term(*parts, wanted["any_severe"])
-        for word in ("slices", "views") if train else ():
-            if word in named and word in wanted:  # (B, L, slices or views, C, 3)
-                said = named[word]
-                every = labels[:, :, None].expand(said.shape[:-1]).contiguous()
-                each = None if targets is None else targets[:, :, None].expand(said.shape)
-                terms[word] = Term(*self._severity(said, every, each), wanted[word])
-        if train and "level" in named and "level" in wanted:
-            terms["level"] = Term(*losses.level_loss(named["level"], self._of_levels(batch["level"])), wanted["level"])
+            parts = self._any_severe_of(named["severity"], batch, partner, share)
+            terms["any_severe"] = Term(*parts, self.losses["any_severe"])
+        for word, loss in OF_GRADERS.items() if train else ():
+            if loss.beside and word in self.losses and loss.output in named:
+                terms[word] = Term(*loss_of(word, named[loss.output], truth), self.losses[word])
         if not train and self.training.best_by == "score":
-            terms |= self._score(logits, batch)
+            terms |= self._score(named["severity"], batch)
         return terms
+
+    def _truth(self, batch: Batch, *, train: bool) -> Truth:
+        """What is known of a batch, with an axis of levels."""
+        labels = self._of_levels(batch["labels"])
+        level, annotated, marked = (self._of_levels(batch[name]) if name in batch else None for name in _KNOWN)
+        soft = self._of_levels(batch["soft"]) if train and "soft" in batch else None
+        return Truth(self.training, labels, level, soft, annotated, marked, self.slices)
 
     def _answer(self, network: nn.Module, batch: Batch, *, train: bool) -> tuple[Mapping[str, Tensor], Tensor]:
         """What the network says of the batch, mixed where the batch is; and the share (B,) of each sample in that."""
@@ -111,11 +113,16 @@ class SeverityObjective:
         both = {name: mix.images(view, others[name], batch) for name, view in views.items()}
         return {name: view for name, (view, _) in both.items()}, seen | its_seen, next(iter(both.values()))[1]
 
-    def _severity(self, logits: Tensor, labels: Tensor, targets: Tensor | None) -> tuple[Tensor, Tensor]:
-        weighted = self.training.class_weights != "none"
-        if targets is not None:
-            return losses.distribution_loss(logits, targets, weighted=weighted)
-        return losses.severity_loss(logits, labels, weighted=weighted)
+    def _any_severe_of(
+        self, logits: Tensor, batch: Batch, partner: Batch | None, share: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """The any-severe term of a batch; of mixed samples, which are whole studies (see `recipe`), both parts."""
+        if partner is None:
+            return self._any_severe(logits, batch["labels"], batch["study"])
+        samples = torch.arange(len(share), device=share.device)
+        both = ((batch["labels"], share), (partner["labels"], 1 - share))
+        own, other = (self._any_severe(logits, each, samples, part) for each, part in both)
+        return own[0] + other[0], own[1] + other[1]
 
     def _any_severe(
         self, logits: Tensor, labels: Tensor, studies: Tensor, share: Tensor | None = None
@@ -138,10 +145,6 @@ class SeverityObjective:
         if "spinal_canal_stenosis" in self.conditions:
             found[f"{SCORE}any_severe"] = Term(*self._any_severe(logits, batch["labels"], batch["study"]), 0.0)
         return found
-
-    def _targets(self, batch: Batch) -> Tensor:
-        """Labels of a batch as shares (B, L, C, 3) of the severities, soft ones where it has some."""
-        return self._of_levels(batch["soft"] if "soft" in batch else losses.distributions(batch["labels"]))
 
 
 def _named(out: Any) -> Mapping[str, Tensor]:

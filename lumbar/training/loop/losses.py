@@ -1,5 +1,7 @@
 """Losses as a sum and a weight, so that batches, gradient accumulation and several processes divide only once."""
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as nnf
 from torch import Tensor
@@ -44,9 +46,14 @@ def severity_loss(logits: Tensor, labels: Tensor, *, weighted: bool = True) -> t
     return loss, torch.where(truth == EMPTY, 0.0, weights[truth.clamp_min(0)]).sum()
 
 
-def distribution_loss(logits: Tensor, targets: Tensor, *, weighted: bool = True) -> tuple[Tensor, Tensor]:
-    """`severity_loss` of logits (…, 3) for targets (…, 3): shares of the severities, all zero where unknown."""
-    wanted = targets.float() * _weights(logits, weighted=weighted)
+def distribution_loss(
+    logits: Tensor, targets: Tensor, *, weighted: bool = True, weights: Sequence[float] | None = None
+) -> tuple[Tensor, Tensor]:
+    """`severity_loss` of logits (…, 3) for targets (…, 3): shares of the severities, all zero where unknown.
+
+    `weights`: how much each severity counts, in place of 1/2/4.
+    """
+    wanted = targets.float() * _weights(logits, weighted=weighted, own=weights)
     return -(wanted * logits.float().log_softmax(-1)).sum(), wanted.sum()
 
 
@@ -56,13 +63,31 @@ def distributions(labels: Tensor) -> Tensor:
 
 
 def level_loss(logits: Tensor, levels: Tensor) -> tuple[Tensor, Tensor]:
-    """Cross entropy of logits (B, L, 5) against the levels (B, L) that are shown, summed; and how many there are."""
+    """Cross entropy of logits (B, L, 5) against the levels (B, L) that are shown, summed; and how many there are.
+
+    Of mixed samples `levels` (B, L, 5) are the shares of both.
+    """
     flat = logits.float().flatten(0, 1)
-    return nnf.cross_entropy(flat, levels.flatten(), reduction="sum"), flat.new_tensor(len(flat))
+    wanted = levels.float().flatten(0, 1) if levels.ndim == logits.ndim else levels.flatten()
+    return nnf.cross_entropy(flat, wanted, reduction="sum"), flat.new_tensor(len(flat))
 
 
-def _weights(logits: Tensor, *, weighted: bool) -> Tensor:
-    values = list(SEVERITY_WEIGHTS.values()) if weighted else [1.0] * len(SEVERITIES)
+def slice_loss(scores: Tensor, marked: Tensor) -> tuple[Tensor, Tensor]:
+    """Cross entropy over the slices of scores (…, T), summed; and how much of it counts.
+
+    `marked` (…, T): the slices that are right, of which any will do, as shares of a mixed sample; rows without any
+    count nothing. A slice that stands there twice is right in both places.
+    """
+    there = marked > 0
+    said = scores.float().log_softmax(-1).masked_fill(~there, -torch.inf)
+    counts = there.any(-1)
+    share = marked.float().amax(-1)
+    loss = -said[counts].logsumexp(-1) * share[counts]
+    return loss.sum(), share.sum()
+
+
+def _weights(logits: Tensor, *, weighted: bool, own: Sequence[float] | None = None) -> Tensor:
+    values = list(own or SEVERITY_WEIGHTS.values()) if own or weighted else [1.0] * len(SEVERITIES)
     return logits.new_tensor(values, dtype=torch.float32)
 
 

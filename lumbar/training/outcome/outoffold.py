@@ -15,7 +15,8 @@ from lumbar.grading.regions import cut_all_regions, region_key
 from lumbar.keypoints.detect import detect
 from lumbar.labels import CONDITIONS, LEVELS, SEVERITIES
 from lumbar.recipe import sets
-from lumbar.recipe.recipe import Recipe, Stage
+from lumbar.recipe.recipe import Recipe
+from lumbar.recipe.stage import Stage
 from lumbar.study.keypoint import Keypoint
 from lumbar.training.data.labelled import label_keypoints
 from lumbar.training.data.packs import fingerprint

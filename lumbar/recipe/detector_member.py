@@ -1,0 +1,44 @@
+"""A detector of a recipe: what it is asked for, and what does not go together in it. No torch."""
+
+from collections.abc import Iterator
+
+from lumbar.recipe import losses
+from lumbar.recipe.detector import DetectorSpec
+from lumbar.recipe.stage import Member, of_training, strange_losses
+
+
+class DetectorMember(Member[DetectorSpec]):
+    """A member of stage 1 and how it is trained."""
+
+    @property
+    def losses(self) -> dict[str, float]:
+        """See `Member`."""
+        return losses.of_detector(self.spec, self.training)
+
+    def faults(self) -> Iterator[str]:
+        """See `Member`."""
+        spec, training = self.spec, self.training
+        yield from strange_losses(training, losses.OF_ANSWERS[spec.answer], f"answer {spec.answer!r}")
+        if spec.decode == "change" and [*self.losses] != ["cross_entropy"]:
+            yield (
+                'decode = "change" reads classes of slices, which learn by cross_entropy alone; leave other losses out'
+            )
+        yield from self._mixing()
+        yield from of_training(training)
+        if training.soft_labels:
+            yield "soft_labels are severities, and a detector has none; write it below [stage2]"
+        if training.slice_shift:
+            yield "slice_shift moves the windows of graders' regions; write it below [stage2]"
+        if training.slice_class_weights is not None:
+            yield "slice_class_weights are of severities, and a detector has none; write them below [stage2]"
+        if training.best_by == "score":
+            yield "best_by = 'score' is no figure of a detector; take 'error_mm', 'loss' or 'last'"
+
+    def _mixing(self) -> Iterator[str]:
+        spec, augment = self.spec, self.training.augment
+        if augment.mix == "cutmix" or (augment.mix != "none" and augment.mix_on == "features"):
+            yield "a detector's pictures can be mixed by mixup of images only; set augment.mix to mixup"
+        if augment.mix != "none" and (
+            spec.answer != "heatmaps" or spec.depth or not set(self.losses) <= {"mse", "bce"}
+        ):
+            yield "maps can be mixed where the loss is mse or bce of plain heatmaps; set augment.mix to none"

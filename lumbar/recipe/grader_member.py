@@ -1,0 +1,79 @@
+"""A grader of a recipe: what it is asked for, and what does not go together in it. No torch."""
+
+from collections.abc import Iterator
+
+from lumbar.labels import CONDITION_GROUPS, CONDITIONS, Condition
+from lumbar.recipe import losses
+from lumbar.recipe.grader import GraderSpec
+from lumbar.recipe.losses import OF_GRADERS
+from lumbar.recipe.region import RegionSpec
+from lumbar.recipe.stage import Member, of_training, strange_losses
+from lumbar.recipe.views import MIRROR_VIEW, TASK_VIEWS, VIEWS
+
+
+class GraderMember(Member[GraderSpec]):
+    """A member of stage 2 and how it is trained."""
+
+    @property
+    def losses(self) -> dict[str, float]:
+        """See `Member`."""
+        return losses.of_grader(self.training)
+
+    @property
+    def answered(self) -> tuple[Condition, ...]:
+        """The conditions that its answers count for, of one side where it shows one."""
+        if self.spec.task is None:
+            return self.spec.speaks_for or self.spec.conditions
+        return CONDITIONS if self.spec.task == "global" else CONDITION_GROUPS[self.spec.task]
+
+    def faults(self) -> Iterator[str]:
+        """See `Member`."""
+        training = self.training
+        if training.loss and "severity" not in training.loss and training.bundled:
+            yield (
+                "loss leaves out the severities, which is what a grader answers; add severity, or set bundled to false"
+            )
+        yield from strange_losses(training, OF_GRADERS, "a grader")
+        if training.slice_class_weights is not None and "slice_scores" not in training.loss:
+            yield "slice_class_weights hold for the loss slice_scores only; name it in loss, or leave them out"
+        yield from self._mixing()
+        yield from of_training(training)
+        yield from _unused(self.spec)
+        yield from self._shifts()
+        if training.best_by == "error_mm":
+            yield "best_by = 'error_mm' is no figure of a grader; take 'score', 'loss' or 'last'"
+
+    def _mixing(self) -> Iterator[str]:
+        spec, augment = self.spec, self.training.augment
+        if augment.mix == "none":
+            return
+        of_runs = augment.mix == "cutmix" and augment.mix_on == "features"
+        counts = [str(each) for each in sorted({spec.region_of(view).slices for view in spec.views})]
+        if of_runs and len(counts) > 1:
+            yield f"cutmix of features takes one run of slices from all, which have {' and '.join(counts)}; mix images"
+        for word in sorted(self.losses):
+            mixes = OF_GRADERS[word].mixes if word in OF_GRADERS else "always"  # strange words are told elsewhere
+            if mixes == "studies" and spec.levels == "one":
+                yield f"mixed samples have no label for the loss {word!r}; leave it out or set augment.mix to none"
+            if mixes == "slices stay" and of_runs:
+                yield f"slices of two studies in one sample cannot be told apart for the loss {word!r}; mix images"
+
+    def _shifts(self) -> Iterator[str]:
+        spec, shift = self.spec, self.training.slice_shift
+        if shift and shift != "own" and spec.preprocessing.window_end == "zeros":
+            yield 'slice_shift needs preprocessing.window_end = "repeat": other windows stop at a series\' ends'
+        if shift and all(spec.region_of(view).around == "level" for view in spec.views or VIEWS):
+            yield 'slice_shift has no effect, as around = "level" shows all slices of a level; leave one of the two out'
+
+
+def _unused(spec: GraderSpec) -> Iterator[str]:
+    """What regions say without effect: values that only another box or intensity looks at."""
+    places: dict[str, RegionSpec] = {"region": spec.region} | {f"regions.{at}": own for at, own in spec.regions.items()}
+    seen = {view: spec.region_of(view) for view in spec.views or (*TASK_VIEWS, *spec.regions)}
+    for place, own in places.items():
+        view = place.removeprefix("regions.")
+        of = [region for at, region in seen.items() if place == "region" or view in (at, MIRROR_VIEW[at])]
+        if own.percentiles is not None and all(region.intensity != "percentile" for region in of):
+            yield f'{place}.percentiles holds for intensity = "percentile" only; set that, or leave it out'
+        if own.span is not None and all(region.box != "levels" for region in of):
+            yield f'{place}.span holds for box = "levels" only; set that, or leave it out'

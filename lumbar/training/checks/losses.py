@@ -1,0 +1,54 @@
+"""What losses ask of a network that it does not answer, tried before anything is trained."""
+
+from collections.abc import Iterator, Mapping
+
+import torch
+from torch import nn
+
+from lumbar.bundle.network import build_network, example, noise
+from lumbar.compute.forward import asked
+from lumbar.grading.tasks import task_of
+from lumbar.issues import InputError, named
+from lumbar.recipe.detector import DetectorSpec
+from lumbar.recipe.grader import GraderSpec
+from lumbar.recipe.losses import OF_GRADERS
+from lumbar.recipe.settings import Training
+from lumbar.training.loop.detector_losses import OF_PROBABILITIES
+from lumbar.training.loop.detector_objective import DetectorObjective, check_maps
+
+
+def of_detector(spec: DetectorSpec, training: Training) -> Iterator[str]:
+    """A sentence where a detector's losses ask for maps from 0 to 1, which its network does not give."""
+    objective = DetectorObjective(spec, training)
+    if spec.answer == "heatmaps" and OF_PROBABILITIES & set(objective.losses):
+        try:
+            stack = noise(spec)
+            assert isinstance(stack, torch.Tensor)  # what detectors see
+            check_maps(build_network(spec), stack, objective)
+        except InputError as error:
+            yield str(error)
+
+
+def of_grader(spec: GraderSpec, training: Training, network: nn.Module) -> Iterator[str]:
+    """What a grader's losses ask for that `network` does not answer; what cannot be known without numbers passes."""
+    wanted = training.loss
+    if "any_severe" in wanted and "spinal_canal_stenosis" not in task_of(spec).samples[0].conditions:
+        yield "loss names 'any_severe', which asks about the canal, and it does not answer that; leave the word out"
+    outputs = [OF_GRADERS[word].output for word in wanted if OF_GRADERS[word].beside]
+    try:
+        with torch.inference_mode():
+            said = asked(network.train(), example(spec, "meta", 2)) if outputs else {}
+    except (RuntimeError, ValueError):
+        return
+    said = said if isinstance(said, Mapping) else {"severity": said}
+    if missing := [word for word in outputs if word not in said]:
+        known = ", ".join(said)
+        yield f"loss names {named(missing)}, which {spec.network} does not give; it gives {known} in training"
+    slices = sum(spec.region_of(view).slices for view in task_of(spec).samples[0].views)
+    for word in wanted:
+        output = said.get(OF_GRADERS[word].output) if OF_GRADERS[word].by_slice else None
+        if output is not None and output.shape[2] != slices:
+            yield (
+                f"loss {word!r} asks each of the {slices} slices of all views, one after the other, and {spec.network} "
+                f"answers {output.shape[2]}; leave the word out"
+            )

@@ -1,0 +1,113 @@
+"""What each word of a recipe's `loss` asks of a grader's outputs: a sum and its weight, as all losses here.
+
+`recipe.losses.OF_GRADERS` holds the words; here is what their targets are. Shapes: B samples, L levels (one, or five),
+T slices of all views one after the other, C conditions.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import torch
+import torch.nn.functional as nnf
+from torch import Tensor
+
+from lumbar.labels import LEVELS
+from lumbar.recipe.losses import OF_GRADERS, GraderLoss
+from lumbar.recipe.settings import Training
+from lumbar.training.loop import losses, mix
+
+Parts = tuple[Tensor, Tensor]
+
+
+@dataclass(frozen=True)
+class Truth:
+    """What is known of a batch of samples; `soft`: labels as shares where a table gives some."""
+
+    training: Training
+    labels: Tensor  # (B, L, C)
+    level: Tensor | None = None  # (B, L)
+    soft: Tensor | None = None  # (B, L, C, 3)
+    #: Which slices carry an annotation: of each condition (B, L, T, C), and of what their view shows (B, L, T).
+    annotated: Tensor | None = None
+    marked: Tensor | None = None
+    #: Slices of each view, which together are T.
+    views: Sequence[int] = ()
+    #: What the partners of mixed samples show, and the share (B,) of each sample that is its own.
+    partner: "Truth | None" = None
+    share: Tensor | None = None
+
+    @property
+    def targets(self) -> Tensor:
+        """Labels as shares (B, L, C, 3) of the severities."""
+        return losses.distributions(self.labels) if self.soft is None else self.soft
+
+    def mixed(self, make: "Callable[[Truth], Tensor]") -> Tensor:
+        """Targets (B, …) that `make` gives, mixed as the samples are."""
+        own = make(self)
+        if self.partner is None or self.share is None:
+            return own
+        return mix.labels(own.float(), make(self.partner).float(), self.share)
+
+
+def loss_of(word: str, said: Tensor, truth: Truth) -> Parts:
+    """The sum of a word's loss over an output `said`, and its weight."""
+    return _OF_TARGETS[OF_GRADERS[word].target](said, truth, OF_GRADERS[word])
+
+
+def _severity(said: Tensor, truth: Truth, loss: GraderLoss) -> Parts:
+    """Cross entropy of logits (B, L, …, C, 3) against the labels of the sample, those of slices or views alike."""
+    weighted = truth.training.class_weights != "none"
+    if loss.annotated:
+        weights = truth.training.slice_class_weights
+        return losses.distribution_loss(said, truth.mixed(_of_slices), weighted=weighted, weights=weights)
+    between = [1] * (said.ndim - 4)
+    if truth.partner is None and truth.soft is None:
+        labels = truth.labels.view(*truth.labels.shape[:2], *between, -1).expand(said.shape[:-1]).contiguous()
+        return losses.severity_loss(said, labels, weighted=weighted)
+    targets = truth.mixed(lambda one: one.targets)
+    spread = targets.view(*targets.shape[:2], *between, *targets.shape[2:]).expand(said.shape)
+    return losses.distribution_loss(said, spread, weighted=weighted)
+
+
+def _of_slices(truth: Truth) -> Tensor:
+    """The labels of the sample (B, L, T, C, 3) on slices that carry an annotation of the condition; else zero."""
+    assert truth.annotated is not None
+    return truth.targets[:, :, None] * truth.annotated[..., None]
+
+
+def _level(said: Tensor, truth: Truth, loss: GraderLoss) -> Parts:
+    """Cross entropy of logits (B, L, 5) against the level that is shown."""
+    assert truth.level is not None
+    if truth.partner is None:
+        return losses.level_loss(said, truth.level)
+    return losses.level_loss(said, truth.mixed(lambda one: nnf.one_hot(_known(one.level), len(LEVELS))))
+
+
+def _slice(said: Tensor, truth: Truth, loss: GraderLoss) -> Parts:
+    """Of scores (B, L, T) those of each view against its annotated slice."""
+    told = [(truth, truth.share)] if truth.partner is None else [(truth, truth.share), (truth.partner, _rest(truth))]
+    sums = [torch.zeros_like(said[0, 0, 0], dtype=torch.float32) for _ in range(2)]
+    for one, share in told:
+        marked = _known(one.marked).float() if share is None else _known(one.marked) * share[:, None, None]
+        for scores, own in zip(said.split(list(truth.views), -1), marked.split(list(truth.views), -1), strict=True):
+            parts = losses.slice_loss(scores, own)
+            sums = [sum_ + part for sum_, part in zip(sums, parts, strict=True)]
+    return sums[0], sums[1]
+
+
+def _rest(truth: Truth) -> Tensor:
+    return 1 - _known(truth.share)
+
+
+def _known(value: Tensor | None) -> Tensor:
+    assert value is not None
+    return value
+
+
+#: Target → what it asks; `any_severe` looks at whole studies, see `grader_objective`.
+_OF_TARGETS: Final[Mapping[str, Callable[[Tensor, Truth, GraderLoss], Parts]]] = {
+    "severity": _severity,
+    "level": _level,
+    "slice": _slice,
+}
