@@ -266,6 +266,14 @@ def show_batches(args: argparse.Namespace) -> int:
     return 0
 
 
+def draw(args: argparse.Namespace) -> int:
+    """Draw a recipe's system: what finds keypoints, what grades them, what becomes of the answers."""
+    from lumbar.report.diagram import draw_system
+
+    voice.show(draw_system(args.recipe, args.out))
+    return 0
+
+
 _COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
     "phantom": phantom,
     "spider": spider,
@@ -280,6 +288,7 @@ _COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
     "score": score_table,
     "kaggle": pack_for_kaggle,
     "show-batches": show_batches,
+    "draw": draw,
     "info": info,
 }
 

@@ -244,6 +244,7 @@ ARGUMENTS: Final[dict[str, list[Argument]]] = {
         _path("--run", "run whose keypoints are what graders see (else labelled ones)", required=False),
         _SET,
     ],
+    "draw": [_RECIPE, _path("--out", "folder for the picture, named as the recipe")],
     "info": [_JSON],
 }
 #: Of every command.
@@ -277,6 +278,7 @@ EXAMPLES: Final = {
     "score": "score --labels train.csv --predictions submission.csv --plots charts",
     "kaggle": "kaggle --weights weights --out build --owner NAME",
     "show-batches": "show-batches --recipe recipes/demo.toml --data DATA --out pictures",
+    "draw": "draw --recipe recipes/ninth_place.toml --out pictures",
     "info": "info --json",
 }
 #: Options that name a folder to write into, where that is not --out alone; it is tried before anything is computed.

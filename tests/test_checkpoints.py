@@ -5,10 +5,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from test_convert import FORAMINAL, SPINAL, blank, in_process, refusal, save
 
 from lumbar.bundle.convert.convert import convert_checkpoints, read_checkpoint
 from lumbar.bundle.convert.original import own_keys, plain_keys
+from lumbar.bundle.convert.reader import read
 from lumbar.issues import InputError
 
 DETECTOR = "sagittal_t2"
@@ -138,3 +140,25 @@ def test_a_checkpoint_that_is_cut_short_is_told_as_such(tmp_path: Path) -> None:
             InputError, match=r"a\.pt: cannot be read \(its end is missing\); copy or download it again"
         ):
             read_checkpoint(path)
+
+
+def test_tensors_that_share_their_numbers_and_files_of_before_2019_are_read_all_the_same(tmp_path: Path) -> None:
+    whole = torch.arange(12.0).reshape(3, 4)
+    state = {
+        "rows": whole,
+        "same": whole,
+        "part": whole[1:],
+        "turned": whole.T,
+        "alone": torch.tensor(3),
+        "none": torch.empty(0),
+    }
+    for number, modern in enumerate((True, False)):
+        path = tmp_path / f"{number}.pt"
+        torch.save({"model": state}, path, _use_new_zipfile_serialization=modern)
+        out = tmp_path / f"out{number}"
+        out.mkdir()
+        assert read(path, out) == {"places": ["model"]}
+        found = load_file(out / "0.safetensors")
+        assert found.keys() == state.keys()
+        for key, value in state.items():
+            torch.testing.assert_close(found[key], value, rtol=0, atol=0)

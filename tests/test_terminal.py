@@ -205,6 +205,7 @@ WRITERS = {
     "score": ["--labels", "none", "--predictions", "none", "--plots"],
     "kaggle": ["--weights", "none", "--out"],
     "show-batches": ["--recipe", "none", "--data", "none", "--out"],
+    "draw": ["--recipe", "none", "--out"],
 }
 
 

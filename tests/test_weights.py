@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 from lumbar.backbones import load_pretrained
 from lumbar.bundle.bundle import Bundle, load_bundle
 from lumbar.bundle.manifest import MANIFEST
-from lumbar.bundle.network import MAX_BYTES, blueprint, build_network, check_size
+from lumbar.bundle.network import MAX_BYTES, blueprint, build_network, check_size, example
 from lumbar.bundle.save import Weights, save_bundle
 from lumbar.issues import InputError
 from lumbar.prediction.predictor import Predictor
@@ -299,6 +299,16 @@ def test_a_network_beyond_all_memory_is_refused_before_it_takes_any(tmp_path: Pa
         save_bundle(tmp_path / "b", [Weights("a", spec, {})], prior=PRIOR)
     check_size(blueprint(GraderSpec(task="global", backbone="convnext_nano"), "a"), "a")
     assert MAX_BYTES == 2**32
+
+
+def test_a_backbone_that_reckons_while_it_is_built_makes_a_bundle_like_any_other(tmp_path: Path) -> None:
+    spec = GraderSpec(task="foraminal", backbone="regnety_002", image_size=64, slices=2, rnn_hidden=8)
+    torch.manual_seed(0)
+    network = build_network(spec).eval()
+    bundle = save_bundle(tmp_path / "b", [Weights("a", spec, network.state_dict())], prior=PRIOR, precision="float32")
+    views = example(spec)
+    with torch.inference_mode():
+        torch.testing.assert_close(bundle.network("a", "cpu")(*views), network(*views), rtol=0, atol=0)
 
 
 @pytest.mark.parametrize(

@@ -91,10 +91,22 @@ def build_network(spec: DetectorSpec | GraderSpec) -> nn.Module:
 def blueprint(spec: DetectorSpec | GraderSpec, source: str) -> nn.Module:
     """The network without memory for its weights (on torch's `meta` device): keys, shapes and types.
 
-    Raises InputError where the spec cannot be built.
+    One that reckons with numbers while it is built, as timm's RegNets do, takes its memory. Raises InputError where the
+    spec cannot be built.
     """
-    with torch.device("meta"), _NothingDrawn(), blamed_on(source, "cannot be built", spec):
+    with _NothingDrawn(), blamed_on(source, "cannot be built", spec):
+        try:
+            with torch.device("meta"):
+                return build_network(spec)
+        except (InputError, RuntimeError) as error:
+            if not _wants_numbers(error):
+                raise
         return build_network(spec)
+
+
+def _wants_numbers(error: BaseException | None) -> bool:
+    """Whether an error, or what led to it, speaks of the `meta` device, which has no numbers."""
+    return error is not None and ("meta" in str(error).lower() or _wants_numbers(error.__cause__ or error.__context__))
 
 
 def unfilled(claimed: nn.Module, spec: DetectorSpec | GraderSpec, device: torch.device | str) -> nn.Module:

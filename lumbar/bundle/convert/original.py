@@ -107,12 +107,21 @@ def plain_keys(keys: list[str]) -> dict[str, str]:
         if not all(plain.values()):
             break
         found.append(plain)
-    return min(found, key=lambda each: _strangeness(set(each.values()))) if len(found) > 1 else found[0]
+    return _nearest(found) if len(found) > 1 else found[0]
 
 
-def _strangeness(keys: set[str]) -> int:
-    """How many keys are missing or unexpected in the nearest of the fifteen networks."""
-    return min(len(keys ^ own_keys(name).keys()) for name in ORIGINALS)
+def _nearest(found: list[dict[str, str]]) -> dict[str, str]:
+    """Of several readings of a file's keys the one that comes nearest to one of the fifteen networks.
+
+    Once one fits exactly, the others are left out: to know their keys they have to be built.
+    """
+    away = [len(each) for each in found]  # keys missing or unexpected in the nearest network
+    for name in ORIGINALS:
+        own = own_keys(name).keys()
+        away = [min(least, len(own ^ set(each.values()))) for least, each in zip(away, found, strict=True)]
+        if not min(away):
+            break
+    return found[away.index(min(away))]
 
 
 def original_key(key: str, spec: DetectorSpec | GraderSpec) -> str:

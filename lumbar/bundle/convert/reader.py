@@ -38,6 +38,18 @@ def state_dicts(value: object, place: str = "", depth: int = 0) -> Iterator[tupl
             yield from state_dicts(item, f"{place}.{key}" if place else key, depth + 1)
 
 
+def apart(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Tensors that can be written one by one: a copy of what is no plain run of numbers, or shares another's."""
+    found, begun = {}, set()
+    for key, value in state.items():
+        own = value.detach()
+        start = own.untyped_storage().data_ptr()
+        whole = own.is_contiguous() and own.untyped_storage().nbytes() == own.numel() * own.element_size()
+        found[key] = own if whole and start not in begun else own.clone(memory_format=torch.contiguous_format)
+        begun.add(start)
+    return found
+
+
 def limit_memory(extra: int) -> None:
     """Let this process take `extra` bytes more than it has now; without effect where the system has no such limit."""
     try:
@@ -53,10 +65,10 @@ def limit_memory(extra: int) -> None:
 def read(checkpoint: Path, out: Path) -> dict[str, Any]:
     """What is to be answered of a checkpoint."""
     try:
-        found = dict(state_dicts(torch.load(checkpoint, map_location="cpu", weights_only=True)))
+        mapped = zipfile.is_zipfile(checkpoint)  # the form since 2019, whose numbers need not be read to be written
+        found = dict(state_dicts(torch.load(checkpoint, map_location="cpu", weights_only=True, mmap=mapped)))
         for number, state in enumerate(found.values()):
-            plain = {key: value.detach().clone().contiguous() for key, value in state.items()}
-            save_file(plain, out / f"{number}.safetensors")
+            save_file(apart(state), out / f"{number}.safetensors")
     except pickle.UnpicklingError as error:
         reason = (
             str(error).partition("WeightsUnpickler error:")[2].strip().partition("\n")[0] or "not a pickle of tensors"
