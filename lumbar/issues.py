@@ -55,6 +55,8 @@ NUMBER: Final = re.compile(r"[-+]?\d+(\.\d+)?(e[-+]?\d+)?")
 LONGEST: Final = 500
 #: The same of several sentences in one, as of a recipe with many faults.
 LONGEST_OF_MANY: Final = 2000
+#: So many faults of one input are told.
+MOST_FAULTS: Final = 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +103,21 @@ class InputError(Exception):
 
     def __init__(self, sentence: str) -> None:
         super().__init__(_sentence(sentence, LONGEST_OF_MANY if "(2) " in sentence else LONGEST))
+
+
+class FaultyInputError(InputError):
+    """Bad input of which several things are wrong: `faults` are their sentences, which a command tells in a line each.
+
+    As text they are one sentence, `source: (1) … (2) …`; a single one is `source: …`.
+    """
+
+    def __init__(self, source: str, faults: Sequence[str]) -> None:
+        told, more = faults[:MOST_FAULTS], len(faults) - MOST_FAULTS
+        self.source, self.faults = source, [_sentence(fault) for fault in told]
+        self.faults += [f"and {more} more; correct these first"] if more > 0 else []
+        super().__init__(f"{source}: {self.faults[0]}")
+        if len(self.faults) > 1:
+            self.args = (printable(f"{source}: {numbered(self.faults)}"),)
 
 
 def printable(text: str) -> str:

@@ -131,8 +131,8 @@ BLAMED = {
     ),
     "entries of a list or a word": (
         ["stage2.slice_shift=[-0.5,1.5]"],
-        "--set stage2.slice_shift=[-0.5,1.5]: 2 values are wrong: (1) stage2.slice_shift.0 is -0.5; allowed: 0 or "
-        "more; (2) stage2.slice_shift.1 is 1.5; allowed: 1 or less",
+        "--set stage2.slice_shift=[-0.5,1.5]: 2 faults\n(1) stage2.slice_shift.0 is -0.5; allowed: 0 or more\n"
+        "(2) stage2.slice_shift.1 is 1.5; allowed: 1 or less",
     ),
     "no list and no word": (
         ["stage2.slice_shift=far"],
@@ -140,8 +140,8 @@ BLAMED = {
     ),
     "two settings": (
         ["loop.workers=x", "seed=3", "loop.tensorboard=maybe"],
-        "--set loop.workers=x, loop.tensorboard=maybe: 2 values are wrong: (1) loop.workers is 'x'; allowed: a whole "
-        "number; (2) loop.tensorboard is 'maybe'; allowed: true or false",
+        "--set loop.workers=x, loop.tensorboard=maybe: 2 faults\n(1) loop.workers is 'x'; allowed: a whole number\n"
+        "(2) loop.tensorboard is 'maybe'; allowed: true or false",
     ),
     "a rule between settings": (
         ["folds.train=[7]"],
@@ -176,19 +176,15 @@ def test_a_recipe_that_is_wrong_without_overrides_is_named_itself(tmp_path: Path
         load_recipe(tmp_path / "r.toml", ["stage2.epochs=1"])
 
 
-def test_of_forty_faults_the_number_and_the_first_ten_are_told(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_of_forty_faults_each_is_told_in_a_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "r.toml"
     members = [f"[stage1.members.m{at}]\nseries_type='sagittal_t2'\nepochs=-{at}\n" for at in range(1, 41)]
     path.write_text("".join(members) + "[stage2.members.b]\ntask='global'\n", encoding="utf-8")
     words = ["train", "--recipe", str(path), "--data", str(tmp_path), "--out", str(tmp_path / "run")]
     assert train_utils.main(words) == 1
     told = capsys.readouterr().err
-    assert f"{path}: 40 values are wrong: (1) stage1.members.m1.epochs is -1; allowed: 1 or more; (2) " in told
-    assert "(10) stage1.members.m10.epochs is -10; allowed: 1 or more" in told
-    assert "m11" not in told
-    assert len(told) - len(str(path)) < 800
+    lines = [f"({at}) stage1.members.m{at}.epochs is -{at}; allowed: 1 or more" for at in range(1, 41)]
+    assert told.splitlines() == [f"train_utils.py train: {path}: 40 faults", *lines]
 
 
 @pytest.mark.parametrize("line", ["tasks = []", "backbone_args = { channels = [] }"])
@@ -231,7 +227,7 @@ def test_a_wrong_recipe_is_refused_with_the_nearest_name(tmp_path: Path, text: s
 
 @pytest.mark.parametrize("values", [{}, {"stage1": 3}, {"stage1": {"members": [1]}}, {"stage2": {"members": {"a": 1}}}])
 def test_a_damaged_stored_recipe_is_one_sentence(values: dict) -> None:
-    with pytest.raises(InputError, match=r"^stored: \d values are wrong: \(1\)"):
+    with pytest.raises(InputError, match=r"^stored: \(1\) .* \(2\) "):
         check_recipe(values, "stored")
 
 

@@ -3,13 +3,13 @@
 from collections.abc import Collection, Iterator, Mapping
 from typing import Annotated, Final, Literal
 
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import AfterValidator, Field
 
 from lumbar.ensemble.average import BLEND_METHODS, BlendMethod
 from lumbar.ensemble.names import WEIGHTED, Group, MethodName, On
 from lumbar.issues import few, named
 from lumbar.labels import CONDITION_GROUPS, Condition, mirrored
-from lumbar.recipe.strict import Strict, refuse
+from lumbar.recipe.strict import Strict
 
 
 def _no_trace(weight: float) -> float:
@@ -58,10 +58,9 @@ class Inner(Strict):
     weights: Weights = Field(min_length=1)
     multipliers: Factors = {}
 
-    @model_validator(mode="after")
-    def _check(self) -> "Inner":
-        refuse(_idle(self.weights))
-        return self
+    def rules(self) -> Iterator[str]:
+        """See `Strict`."""
+        yield from _idle(self.weights)
 
 
 class Blend(Around):
@@ -110,12 +109,8 @@ class Blend(Around):
                         "name a member that does, or leave the group out"
                     )
 
-    @model_validator(mode="after")
-    def _check(self) -> "Blend":
-        refuse(self._wrong())
-        return self
-
-    def _wrong(self) -> Iterator[str]:
+    def rules(self) -> Iterator[str]:
+        """See `Strict`."""
         yield from _idle(self.weights)
         given = [name for name in ("on", "weights", "inner") if self._differs(name)]
         if given and self.method != WEIGHTED:

@@ -31,12 +31,21 @@ def faults(stage1: Stage[DetectorMember], stage2: Stage[GraderMember], folds: Se
     return [*found.values(), *unheard, *dict.fromkeys(lacking)]
 
 
+def alone(members: Mapping[str, DetectorMember | GraderMember]) -> list[str]:
+    """What is wrong with single members, whatever else there is."""
+    found: dict[str, str] = {}
+    for name, member in members.items():
+        for wrong in member.faults():
+            found.setdefault(wrong, f"{name}: {wrong}")
+    return list(found.values())
+
+
 def _among(training: Training, before: Mapping[str, Training], folds: Sequence[int]) -> Iterator[str]:
     """What is wrong with a member beside those that stand before it and the recipe's folds."""
     own = training.folds or tuple(folds)
     if strange := sorted(set(own) - set(folds)):
         yield f"folds names {few([str(fold) for fold in strange])}, which folds.train leaves out; name some of it"
-    if len(set(own)) < len(own):
+    if len(set(training.folds)) < len(training.folds):
         yield "folds names a fold twice; name each once"
     if not training.begins_with:
         return

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping
 from typing import Any, Final, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field
 
 from lumbar.labels import LEVELS, SIDES, SeriesType
 from lumbar.recipe.preprocessing import Preprocessing
@@ -16,7 +16,6 @@ from lumbar.recipe.strict import (
     NetworkName,
     OffsetMm,
     many_pixels,
-    refuse,
 )
 
 #: Which slices a detector sees: the middle ones of the series; beside the middle, one stack a side; around the axial
@@ -184,10 +183,10 @@ class DetectorSpec(Spec):
         """How large what it sees is, as a sentence names it."""
         return f"{self.image_size} px"
 
-    @model_validator(mode="after")
-    def _check(self) -> "DetectorSpec":
-        refuse((*self._memory(), *self._answers()))
-        return self
+    def rules(self) -> Iterator[str]:
+        """See `Strict`."""
+        yield from self._memory()
+        yield from self._answers()
 
     def _memory(self) -> Iterator[str]:
         """What would not fit into memory."""

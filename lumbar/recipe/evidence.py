@@ -3,10 +3,10 @@
 A recipe states it below `[card.evidence]`, the manifest carries it, and every place that shows a severity says it.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Annotated, Final, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field
 
 from lumbar.labels import CONDITION_GROUPS, CONDITIONS, Condition, condition_title
 from lumbar.recipe.strict import Strict
@@ -45,14 +45,13 @@ class Evidence(Strict):
     graded_by: Words = ""
     tested: tuple[PatientTest, ...] = Field(default=(), max_length=20)
 
-    @model_validator(mode="after")
-    def _agrees(self) -> "Evidence":
+    def rules(self) -> Iterator[str]:
+        """See `Strict`."""
         told = bool(self.patients), bool(self.graded_by)
         if "patients" in self.learnt_from and not all(told):
-            raise ValueError("learnt_from names patients; say how many (patients) and who graded them (graded_by)")
+            yield "learnt_from names patients; say how many (patients) and who graded them (graded_by)"
         if "patients" not in self.learnt_from and any(told):
-            raise ValueError(f'learnt_from = "{self.learnt_from}" goes with neither patients nor graded_by')
-        return self
+            yield f'learnt_from = "{self.learnt_from}" goes with neither patients nor graded_by; leave them out'
 
     @property
     def on_patients(self) -> bool:

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from typing import Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field
 
 from lumbar.labels import Condition, mirrored
 from lumbar.recipe.preprocessing import Preprocessing
@@ -18,7 +18,6 @@ from lumbar.recipe.strict import (
     NetworkName,
     OffsetMm,
     many_pixels,
-    refuse,
 )
 from lumbar.recipe.views import MIRROR_VIEW, View, own_views, series_of, side_of_view
 
@@ -95,11 +94,12 @@ class GraderSpec(Spec):
         tall, wide = max((self.region_of(view).size for view in self.views), default=(self.image_size,) * 2)
         return f"{tall} px" if tall == wide else f"{tall} x {wide} px"
 
-    @model_validator(mode="after")
-    def _check(self) -> "GraderSpec":
-        many = many_pixels("slices", self.slices, self.image_size)
-        refuse((*many, *self._parts(), *self._cuts(), *self._turns()))
-        return self
+    def rules(self) -> Iterator[str]:
+        """See `Strict`."""
+        yield from many_pixels("slices", self.slices, self.image_size)
+        yield from self._parts()
+        yield from self._cuts()
+        yield from self._turns()
 
     def _parts(self) -> Iterator[str]:
         """What is wrong with views and conditions."""

@@ -1,8 +1,7 @@
 """How a member chooses pixels, slices and regions, as checked data. No torch."""
 
+from collections.abc import Iterator
 from typing import Literal
-
-from pydantic import model_validator
 
 from lumbar.recipe.strict import Strict
 
@@ -51,8 +50,7 @@ class Preprocessing(Strict):
     #: repair: read between pixels, implausible keypoints replaced from their neighbours; keep: argmax as it is.
     keypoints: Literal["repair", "keep"] = "repair"
 
-    @model_validator(mode="after")
-    def _check(self) -> "Preprocessing":
+    def rules(self) -> Iterator[str]:
+        """See `Strict`."""
         if self.middle == "canal" and (self.order, self.spacing) != ("position", "positions"):
-            raise ValueError('middle = "canal" goes by positions; it needs order = "position", spacing = "positions"')
-        return self
+            yield 'middle = "canal" goes by positions; it needs order = "position", spacing = "positions"'

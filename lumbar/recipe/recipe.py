@@ -12,38 +12,33 @@ Every key is one of `Training` or of the member's spec (`DetectorSpec` in stage 
 line override `stage2.epochs=1` holds for every member of the stage, `stage2.members.resnet18.epochs=1` for that entry.
 """
 
-import difflib
+import copy
 import tomllib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field
 
 from lumbar.arguments import LARGEST_SEED
 from lumbar.files.read import parse_toml, read_text
-from lumbar.issues import InputError, cut, few, named, numbered, printable
+from lumbar.issues import FaultyInputError, InputError, cut, few, named, printable
 from lumbar.recipe import combinations, needs, sets
 from lumbar.recipe.blend import Blend
 from lumbar.recipe.card import Card
-from lumbar.recipe.detector import DetectorSpec
 from lumbar.recipe.detector_member import DetectorMember
-from lumbar.recipe.grader import GraderSpec
+from lumbar.recipe.expanded import SPECS, Table, Told, expand, without_empty
 from lumbar.recipe.grader_member import GraderMember
 from lumbar.recipe.member import MEMBER_NAME
-from lumbar.recipe.settings import Folds, Loop, Training
-from lumbar.recipe.stage import Stage
-from lumbar.recipe.strict import Strict, refuse
-from lumbar.recipe.wording import describe
+from lumbar.recipe.overrides import override
+from lumbar.recipe.settings import Folds, Loop
+from lumbar.recipe.stage import Member, Stage
+from lumbar.recipe.strict import Strict
+from lumbar.recipe.thorough import examine, guessed
+from lumbar.recipe.wording import sentences
 
-Table = dict[str, Any]
 #: What a member consists of here, and not in the file.
 _PARTS: Final = ("spec", "training")
-#: So many known keys are named where none is near.
-KNOWN = 8
-_SPECS: dict[str, type[Strict]] = {"stage1": DetectorSpec, "stage2": GraderSpec}
-#: Keys that hold for a stage as a whole, not for its members.
-_STAGE_ONLY: dict[str, tuple[str, ...]] = {"stage1": ("sets",), "stage2": ("keypoints", "keypoint_trust_mm")}
 
 
 class Recipe(Strict):
@@ -76,19 +71,23 @@ class Recipe(Strict):
         """Every member and fold, fold by fold."""
         return [(name, fold) for fold in self.folds.train for name in self.members() if fold in self.folds_of(name)]
 
-    @model_validator(mode="after")
-    def _check(self) -> "Recipe":
-        refuse(self._wrong())
-        return self
-
-    def _wrong(self) -> Iterator[str]:
-        """What is wrong with the names of members."""
+    def rules(self) -> Iterator[str]:
+        """See `Strict`: names of members, and what the blend says of them."""
         for strange in self.members():
             if not MEMBER_NAME.fullmatch(strange):
                 yield f"member name {cut(strange)!r} may hold letters, digits, '.', '_' and '-' only"
         if both := sorted(self.stage1.members.keys() & self.stage2.members.keys()):
             yield f"member {named(both)} stands in both stages; names must differ"
         yield from self.blend.faults({name: member.answered for name, member in self.stage2.bundled().items()})
+
+
+class FaultyRecipeError(FaultyInputError):
+    """A recipe of which several things are wrong; `rest`: what its members are without that, those whose spec is not
+    as it was written left out. Whoever knows networks may ask more of them."""
+
+    def __init__(self, source: str, faults: Sequence[str], rest: Mapping[str, Member[Any]]) -> None:
+        super().__init__(source, faults)
+        self.rest = rest
 
 
 def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
@@ -110,15 +109,21 @@ def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
 
 def _resolved(text: str, overrides: Sequence[str], source: str) -> Recipe:
     """The recipe of a TOML text with overrides; InputError, which names the source, where it cannot be."""
-    raw = tomllib.loads(text)
+    raw, told, refused = tomllib.loads(text), Told(), []
     for each in overrides:
-        _override(raw, each)
-    if empty := next(_empty_lists(raw), None):
-        raise InputError(f"{source}: {empty} is an empty list; name what it should hold, or leave it out")
-    for stage in _SPECS:
-        raw[stage] = _expand(stage, raw.get(stage), source)
+        try:
+            override(raw, each, Recipe)
+        except InputError as error:
+            refused.append(error)
+    if len(refused) == 1:
+        raise refused[0]
+    if refused:
+        raise FaultyInputError("--set", [str(error).removeprefix("--set ") for error in refused])
+    raw = without_empty(raw, told)
+    for stage in SPECS:
+        raw[stage] = expand(stage, raw.get(stage), told)
     raw.setdefault("name", printable(Path(source).stem))
-    return check_recipe(raw, source)
+    return check_recipe(raw, source, told)
 
 
 def _blamed(text: str, overrides: Sequence[str]) -> list[str]:
@@ -138,161 +143,48 @@ def _blamed(text: str, overrides: Sequence[str]) -> list[str]:
     return needed or [one for one in overrides if not sound([one])] or list(overrides)
 
 
-def _empty_lists(value: Any, place: str = "") -> Iterator[str]:
-    """Where a recipe holds lists without anything in them."""
-    if isinstance(value, list) and not value:
-        yield place
-    entries = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
-    for key, child in entries:
-        yield from _empty_lists(child, f"{place}.{cut(str(key))}".lstrip("."))
+def check_recipe(values: Table, source: str, told: Told | None = None) -> Recipe:
+    """A recipe from its expanded values (also the stored form of a run). Raises FaultyInputError with all its faults.
+
+    `told`: what its file was found to have wrong before.
+    """
+    told = told or Told()
+    found = examine(Recipe, values)
+    blamed = [*told.blamed, *found.blamed]
+    wrong = [*told.faults, *sentences(found.errors, _PARTS)]
+    rest = found.data or examine(Recipe, _without_lost(values, found.errors)).data
+    if rest is not None:
+        whole = rest is found.data and bool(rest.stage1.members and rest.stage2.members)
+        for fault in _together(rest) if whole else combinations.alone(rest.members()):
+            name = fault.partition(": ")[0]
+            if not any(guessed(fault, blamed, (stage, "members", name)) for stage in SPECS):
+                wrong.append(fault)
+    if wrong or found.data is None:
+        places = [place for place in blamed if place[4:5] != ("preprocessing",)]  # no matter to a network
+        places += [one["loc"] for one in found.errors if len(one["loc"]) == 4]
+        doubtful = {place[2] for place in places if place[3:4] == ("spec",)}
+        members = {} if rest is None else rest.members()
+        sound = {name: member for name, member in members.items() if name not in doubtful}
+        raise FaultyRecipeError(source, list(dict.fromkeys(wrong)), sound)
+    return found.data
 
 
-def check_recipe(values: Table, source: str) -> Recipe:
-    """A recipe from its expanded values (also the stored form of a run). Raises InputError with all its faults."""
-    try:
-        recipe = Recipe.model_validate(values)
-    except ValidationError as error:
-        raise InputError(f"{source}: {describe(error, _PARTS)}") from error
+def _together(recipe: Recipe) -> list[str]:
+    """What does not go together in a recipe."""
     detectors = {name: member.spec for name, member in recipe.stage1.bundled().items()}
     graders = {name: member.spec for name, member in recipe.stage2.members.items()}
-    wrong = [
+    return [
         *combinations.faults(recipe.stage1, recipe.stage2, recipe.folds.train),
         *sets.faults(recipe.stage1.sets, detectors),
         *needs.faults(detectors, graders),
     ]
-    if wrong:
-        raise InputError(f"{source}: {numbered(wrong)}")
-    return recipe
 
 
-def _expand(stage: str, table: Any, source: str) -> Table:
-    """Shared values and member entries of one stage -> the fields of `Stage`."""
-    if not isinstance(table, dict) or not isinstance(table.get("members"), dict) or not table["members"]:
-        raise InputError(f"{source}: [{stage}] has no members; add a table [{stage}.members.<name>]")
-    own = {"members", *(_STAGE_ONLY[stage])}
-    shared = {key: value for key, value in table.items() if key not in own}
-    members: Table = {}
-    for name, entry in table["members"].items():
-        if not isinstance(entry, dict):
-            raise InputError(
-                f"{source}: {stage}.members.{name} is {cut(repr(entry))}; write a table [{stage}.members.{name}]"
-            )
-        merged = _merge(shared, entry)
-        tasks = merged.pop("tasks", None)
-        if tasks is not None and not (isinstance(tasks, list) and all(isinstance(task, str) for task in tasks)):
-            wrong = f"tasks is {cut(repr(tasks))}"
-            raise InputError(f'{source}: {stage}.members.{name}: {wrong}; write a list of names, as ["spinal"]')
-        if tasks is None:
-            members[name] = _split(stage, merged, f"{source}: {stage}.members.{name}")
-            continue
-        for task in tasks:
-            members[f"{task}_{name}"] = _split(stage, {**merged, "task": task}, f"{source}: {stage}.members.{name}")
-    return {"members": members} | {key: table[key] for key in _STAGE_ONLY[stage] if key in table}
-
-
-def _split(stage: str, values: Table, place: str) -> Table:
-    spec = _SPECS[stage]
-    known = _stage_keys(stage)
-    for key in values:
-        if key in _STAGE_ONLY[stage]:
-            raise InputError(f"{place}: {key!r} holds for all members of a stage; write it below [{stage}]")
-        if key not in known:
-            raise InputError(f"{place}: unknown key {cut(key)!r}; {_nearest(key, [*known, *_STAGE_ONLY[stage]])}")
-    return {
-        "spec": {"stage": spec.model_fields["stage"].default}
-        | {key: value for key, value in values.items() if key in spec.model_fields},
-        "training": {key: value for key, value in values.items() if key in Training.model_fields},
-    }
-
-
-def _merge(base: Table, over: Table) -> Table:
-    out = dict(base)
-    for key, value in over.items():
-        deep = isinstance(value, dict) and isinstance(out.get(key), dict) and not key.endswith("_args")
-        out[key] = _merge(out[key], value) if deep else value
-    return out
-
-
-def _stage_keys(stage: str) -> list[str]:
-    extra = ["tasks"] if stage == "stage2" else []
-    return [*Training.model_fields, *(key for key in _SPECS[stage].model_fields if key != "stage"), *extra]
-
-
-def _nearest(key: str, known: Sequence[str]) -> str:
-    near = difflib.get_close_matches(key, known, n=1)
-    return f"did you mean {near[0]!r}?" if near else f"known: {few(known, KNOWN)}"
-
-
-def _override(raw: Table, text: str) -> None:
-    """Apply one `a.b=value`; the value is TOML, or a bare word."""
-    path, equals, written = text.partition("=")
-    keys, place = path.strip().split("."), f"--set {cut(text)}"
-    if not equals or not all(keys):
-        raise InputError(f"{place}: write it as key=value, e.g. stage2.epochs=1")
-    value = _value(written, place)
-    _check_override(raw, keys, place)
-    if keys[0] in _SPECS and keys[1] != "members":
-        for entry in _members(raw, keys[0]).values():
-            _remove(entry, keys[1:])
-    table = raw
-    for key in keys[:-1]:
-        table = table.setdefault(key, {})
-        if not isinstance(table, dict):
-            raise InputError(f"{place}: {key} is {cut(repr(table))} in the recipe, no table; set {key} itself")
-    table[keys[-1]] = value
-
-
-def _value(written: str, place: str) -> Any:
-    try:
-        return parse_toml(f"value = {written}", place, "write a plainer value")["value"]
-    except InputError as error:
-        if isinstance(error.__cause__, ValueError):  # no TOML: a bare word
-            return written.strip()
-        raise
-
-
-def _members(raw: Table, stage: str) -> Table:
-    """The entries of a stage's members; what is no table is refused later, as of a recipe without overrides."""
-    table = raw.get(stage)
-    members = table.get("members") if isinstance(table, dict) else None
-    return members if isinstance(members, dict) else {}
-
-
-def _check_override(raw: Table, keys: list[str], place: str) -> None:
-    """Refuse what the recipe cannot hold before it is written: every key on the way must be known."""
-    known: Sequence[str] = list(Recipe.model_fields)
-    for depth, key in enumerate(keys):
-        if known and key not in known:
-            raise InputError(f"{place}: unknown key {cut(key)!r}; {_nearest(key, known)}")
-        known = _known_below(raw, keys[: depth + 1])
-    if known and keys[-1] != "members":
-        raise InputError(f"{place}: {'.'.join(keys)} is a table; set one of {few(known, KNOWN)}")
-    if keys[0] in _SPECS and (len(keys) == 1 or (keys[1] == "members" and len(keys) < 4)):
-        raise InputError(f"{place}: name a key, e.g. {keys[0]}.epochs=1")
-
-
-def _known_below(raw: Table, keys: list[str]) -> Sequence[str]:
-    """Keys that may follow a path; empty where anything may (or nothing does)."""
-    if keys[0] in _SPECS:
-        if len(keys) == 1:
-            return [*_stage_keys(keys[0]), "members", *_STAGE_ONLY[keys[0]]]
-        if keys[1] == "members" and len(keys) == 2:
-            return list(_members(raw, keys[0]))
-        rest = keys[3:] if keys[1] == "members" else keys[1:]
-        if not rest:
-            return _stage_keys(keys[0])
-        fields = {**Training.model_fields, **_SPECS[keys[0]].model_fields}
-    else:
-        rest, fields = keys, dict(Recipe.model_fields)
-    kind: Any = None
-    for key in rest:
-        kind = fields[key].annotation if key in fields else None
-        fields = kind.model_fields if isinstance(kind, type) and issubclass(kind, Strict) else {}
-    return list(fields)
-
-
-def _remove(table: Any, keys: list[str]) -> None:
-    for key in keys[:-1]:
-        table = table.get(key) if isinstance(table, dict) else None
-    if isinstance(table, dict):
-        table.pop(keys[-1], None)
+def _without_lost(values: Any, errors: Sequence[Any]) -> Any:
+    """The values without members that lack what nothing can stand in for."""
+    places = [one["loc"] for one in errors if one["type"] == "missing"]
+    lost = {(place[0], place[2]) for place in places if len(place) > 2 and place[1] == "members"}
+    kept = copy.deepcopy(values)
+    for stage, name in lost:
+        kept[stage]["members"].pop(name, None)
+    return kept

@@ -1,9 +1,10 @@
 """What a grader's region of one view looks like, as checked data: its box, its slices, its grey values. No torch."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Annotated, Final, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field
 
 from lumbar.recipe.strict import MAX_SIDE, MAX_SLICES, Strict
 
@@ -88,11 +89,10 @@ class RegionSpec(Strict):
         }
     )
 
-    @model_validator(mode="after")
-    def _check(self) -> "RegionSpec":
+    def rules(self) -> Iterator[str]:
+        """See `Strict`."""
         if self.percentiles is not None and not self.percentiles[0] < self.percentiles[1]:
-            raise ValueError(f"percentiles = {list(self.percentiles)} must rise")
-        return self
+            yield f"percentiles = {list(self.percentiles)} must rise; give the lower one first"
 
 
 @dataclass(frozen=True)

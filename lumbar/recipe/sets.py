@@ -31,8 +31,8 @@ def faults(sets: Sets, specs: Mapping[str, DetectorSpec]) -> list[str]:
             told.append(f"sets.{name} names {strangers[0]!r}, which is no detector here; there are {few(list(specs))}")
         if len(set(names)) < len(names):
             told.append(f"sets.{name} names a member twice; name each once")
-    if told:
-        return told
+    if told:  # nobody knows who was meant
+        return told + chain.faults(specs)
     if idle := [name for name in specs if not any(name in names for names in sets.values())]:
         told.append(f"{idle[0]} is in no set of stage1.sets; name it in one, or leave it out")
     needed = dict.fromkeys(kind for spec in specs.values() if spec.answer != "slices" for kind in spec.types)

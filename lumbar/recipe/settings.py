@@ -1,8 +1,9 @@
 """The knobs of a recipe: how a member is trained, how studies are split, how the loop runs. No torch."""
 
+from collections.abc import Iterator
 from typing import Annotated, Final, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field
 
 from lumbar.arguments import LARGEST_SEED, MOST_PROCESSES
 from lumbar.labels import Condition
@@ -117,11 +118,10 @@ class Folds(Strict):
     #: The folds to train, by number; fewer than `count` leave studies without out-of-fold results.
     train: tuple[int, ...] = (0, 1, 2, 3, 4)
 
-    @model_validator(mode="after")
-    def _check(self) -> "Folds":
+    def rules(self) -> Iterator[str]:
+        """See `Strict`."""
         if not self.train or len(set(self.train)) < len(self.train) or not set(self.train) <= set(range(self.count)):
-            raise ValueError(f"train must name different folds from 0 to {self.count - 1}, not {list(self.train)}")
-        return self
+            yield f"train must name different folds from 0 to {self.count - 1}, not {list(self.train)}"
 
 
 class Loop(Strict):

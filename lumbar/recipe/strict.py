@@ -1,8 +1,8 @@
 """What all checked data here has in common, and how much a spec may ask for. No torch."""
 
 import difflib
-from collections.abc import Iterable, Iterator
-from typing import Annotated, Any, ClassVar, Final
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Annotated, Any, ClassVar, Final, Self
 
 from pydantic import (
     AfterValidator,
@@ -10,6 +10,7 @@ from pydantic import (
     ConfigDict,
     Field,
     SerializerFunctionWrapHandler,
+    ValidationInfo,
     model_serializer,
     model_validator,
 )
@@ -24,6 +25,10 @@ MAX_PIXELS: Final = 2**24
 MAX_VOLUMES: Final = 2**27
 #: Bounds of what a spec may hand to a network's constructor, where numbers become layers and channels.
 MAX_NUMBER, MAX_ITEMS, MAX_LETTERS, MAX_DEPTH = 2**16, 64, 200, 4
+
+
+#: In the context of a validation: rules between keys are not asked, see `Strict.rules`.
+LENIENT: Final = "lenient"
 
 
 class Strict(BaseModel):
@@ -46,8 +51,20 @@ class Strict(BaseModel):
     @classmethod
     def _refuse_unknown(cls, values: Any) -> Any:
         if isinstance(values, dict):
-            refuse(cls._unknown(str(key)) for key in values if key not in cls.model_fields)
+            strange = [key for key in values if key not in cls.model_fields]
+            if strange:
+                raise UnknownKeysError(strange, list(cls.model_fields), [cls._unknown(str(key)) for key in strange])
         return values
+
+    def rules(self) -> Iterator[str]:
+        """What does not go together in it, whatever stands around it: a sentence each, with the remedy."""
+        yield from ()
+
+    @model_validator(mode="after")
+    def _keep_rules(self, info: ValidationInfo) -> Self:
+        if not (info.context or {}).get(LENIENT):
+            refuse(self.rules())
+        return self
 
     @classmethod
     def _unknown(cls, key: str) -> str:
@@ -93,6 +110,14 @@ class FaultsError(ValueError):
 
     def __str__(self) -> str:
         return numbered(self.args)
+
+
+class UnknownKeysError(FaultsError):
+    """Keys that some data does not have: `keys` are they, `known` those that it has."""
+
+    def __init__(self, keys: Sequence[Any], known: Sequence[str], faults: Sequence[str]) -> None:
+        super().__init__(*faults)
+        self.keys, self.known = keys, known
 
 
 def refuse(faults: Iterable[str]) -> None:

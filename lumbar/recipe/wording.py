@@ -43,13 +43,21 @@ _MEMBER: Final = re.compile(r"\bmembers\.[^.]+\.")
 _KIND: Final = re.compile(r"bool|str|int|float|none|.*\[.*\]")
 
 
-def describe(error: ValidationError, hidden: Collection[str] = (), beside: Iterable[str] = ()) -> str:
-    """One sentence, without its end: a fault, or the number of faults and the first ones.
+def describe(error: ValidationError) -> str:
+    """One sentence, without its end: a fault, or the number of faults and the first ones."""
+    faults = sentences(error.errors())
+    if len(faults) == 1:
+        return cut(faults[0], _ONE)
+    first = "; ".join(f"({number}) {cut(fault, _OF_MANY)}" for number, fault in enumerate(faults[:TOLD], 1))
+    return f"{len(faults)} values are wrong: {first}"
 
-    `hidden`: parts of places that whoever wrote the file did not write; `beside`: sentences about other faults.
+
+def sentences(wrong: Sequence[Any], hidden: Collection[str] = ()) -> list[str]:
+    """What pydantic's `errors()` say, a sentence each; the same in several members is told once.
+
+    `hidden`: parts of places that whoever wrote the file did not write.
     """
     told: dict[tuple[str, str], dict[str, dict[str, None]]] = {}  # places and what is allowed, by what members share
-    wrong = error.errors()
     places = [_place(fault["loc"], hidden) for fault in wrong]
     for fault, place in zip(wrong, places, strict=True):
         if fault["type"] == "too_short" and len(fault["input"]) >= fault["ctx"]["min_length"]:
@@ -58,11 +66,7 @@ def describe(error: ValidationError, hidden: Collection[str] = (), beside: Itera
             continue  # it is of another kind, whose entries have faults
         for what, allowed in _words(fault["type"], fault["msg"], fault["input"], fault.get("ctx", {})):
             told.setdefault((_MEMBER.sub("", place), what), {}).setdefault(place, {})[allowed] = None
-    faults = [_told(shared, what, places) for (shared, what), places in told.items()] + list(beside)
-    if len(faults) == 1:
-        return cut(faults[0], _ONE)
-    first = "; ".join(f"({number}) {cut(fault, _OF_MANY)}" for number, fault in enumerate(faults[:TOLD], 1))
-    return f"{len(faults)} values are wrong: {first}"
+    return [_told(shared, what, places) for (shared, what), places in told.items()]
 
 
 def _told(shared: str, what: str, places: Mapping[str, Mapping[str, None]]) -> str:

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Final
 
-from lumbar.issues import InputError, printable
+from lumbar.issues import FaultyInputError, InputError, printable
 from lumbar.terminal.stopping import Stopped
 from lumbar.terminal.voice import flush, write
 
@@ -61,6 +61,8 @@ def ended(command: Callable[[], int], name: str, kept: str | None = None) -> int
     except KeyboardInterrupt as error:
         by, code = (error.number.name, error.code) if isinstance(error, Stopped) else ("Ctrl-C", STOPPED)
         return _told(name, f"stopped by {by}; {kept or 'run the same command again'}", code)
+    except FaultyInputError as error:
+        return _told_all(name, error)
     except InputError as error:
         return _told(name, str(error))
     except (OSError, MemoryError, RecursionError) as error:
@@ -88,6 +90,17 @@ def sentence(error: OSError | MemoryError | RecursionError) -> str:
 def _told(name: str, reason: str, code: int = FAILED) -> int:
     with suppress(OSError):  # nobody may be left to read it
         write(f"{name}: {printable(reason)}\n")
+    return code
+
+
+def _told_all(name: str, error: FaultyInputError) -> int:
+    """Several faults in a line each, below one that says where and how many; a single one as ever."""
+    if len(error.faults) == 1:
+        return _told(name, str(error))
+    code = _told(name, f"{error.source}: {len(error.faults)} faults")
+    with suppress(OSError):
+        for number, fault in enumerate(error.faults, 1):
+            write(f"({number}) {printable(fault)}\n")
     return code
 
 

@@ -8,9 +8,9 @@ from typing import Any
 from lumbar.compute.accelerator import make_accelerator
 from lumbar.files.write import check_apart, check_writable, write_csv, write_json, writing_into
 from lumbar.labels import LABEL_COLUMNS
-from lumbar.recipe.recipe import load_recipe
 from lumbar.training.checks.disk import check_space, needed_bytes
 from lumbar.training.checks.issues import tell_issues
+from lumbar.training.checks.recipe import load_checked
 from lumbar.training.checks.samples import check_samples
 from lumbar.training.checks.tables import open_checked
 from lumbar.training.data.make import make_packs, make_regions, make_stacks, training_kind
@@ -28,7 +28,7 @@ def train(recipe_path: Path, data_folder: Path, out: Path, overrides: Sequence[s
     Under `accelerate launch` every process calls it; the first one reads, caches and writes. Raises InputError with all
     faults of the data before anything is trained, and where `out` lies among the images or holds something else.
     """
-    recipe = load_recipe(Path(recipe_path), overrides)
+    recipe = load_checked(Path(recipe_path), overrides)
     check_apart(out, Path(data_folder) / "train_images")
     with writing_into(out):
         RunFolder(Path(out)).check_free()

@@ -34,7 +34,8 @@ def of_grader(spec: GraderSpec, training: Training, network: nn.Module) -> Itera
     wanted = training.loss
     if "any_severe" in wanted and "spinal_canal_stenosis" not in task_of(spec).samples[0].conditions:
         yield "loss names 'any_severe', which asks about the canal, and it does not answer that; leave the word out"
-    outputs = [OF_GRADERS[word].output for word in wanted if OF_GRADERS[word].beside]
+    known = {word: OF_GRADERS[word] for word in wanted if word in OF_GRADERS}  # strange words are told elsewhere
+    outputs = [loss.output for loss in known.values() if loss.beside]
     try:
         with torch.inference_mode():
             said = asked(network.train(), example(spec, "meta", 2)) if outputs else {}
@@ -42,11 +43,11 @@ def of_grader(spec: GraderSpec, training: Training, network: nn.Module) -> Itera
         return
     said = said if isinstance(said, Mapping) else {"severity": said}
     if missing := [word for word in outputs if word not in said]:
-        known = ", ".join(said)
-        yield f"loss names {named(missing)}, which {spec.network} does not give; it gives {known} in training"
+        gives = ", ".join(said)
+        yield f"loss names {named(missing)}, which {spec.network} does not give; it gives {gives} in training"
     slices = sum(spec.region_of(view).slices for view in task_of(spec).samples[0].views)
-    for word in wanted:
-        output = said.get(OF_GRADERS[word].output) if OF_GRADERS[word].by_slice else None
+    for word, loss in known.items():
+        output = said.get(loss.output) if loss.by_slice else None
         if output is not None and output.shape[2] != slices:
             yield (
                 f"loss {word!r} asks each of the {slices} slices of all views, one after the other, and {spec.network} "

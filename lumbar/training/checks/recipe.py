@@ -5,9 +5,9 @@ from pathlib import Path
 from typing import Any
 
 from lumbar.bundle.network import RECIPE, blueprint, check_inputs, check_size
-from lumbar.issues import InputError, named
+from lumbar.issues import FaultyInputError, InputError, named
 from lumbar.metric import read_labels
-from lumbar.recipe.recipe import Recipe
+from lumbar.recipe.recipe import FaultyRecipeError, Recipe, load_recipe
 from lumbar.recipe.settings import Training
 from lumbar.recipe.stage import Member
 from lumbar.study.tables import read_sources
@@ -31,15 +31,30 @@ def recipe_faults(recipe: Recipe, root: Path) -> list[str]:
             "studies' own folds; name two or set stage2.keypoints to labels"
         )
     members = recipe.members()
+    faults |= network_faults(members)
     for name, member in members.items():
-        for wrong in (
-            *_network_faults(member, members.get(member.training.begins_with)),
-            _draws_fault(member.training, sources),
-            _soft_fault(member.training, root),
-        ):
+        for wrong in (_draws_fault(member.training, sources), _soft_fault(member.training, root)):
             if wrong:
                 faults.setdefault(wrong, f"{name}: {wrong}")
     return list(faults.values())
+
+
+def network_faults(members: Mapping[str, Member[Any]]) -> dict[str, str]:
+    """What is wrong with the networks of members, by what it is: a sentence each, which names the first of them."""
+    faults: dict[str, str] = {}
+    for name, member in members.items():
+        for wrong in _network_faults(member, members.get(member.training.begins_with)):
+            faults.setdefault(wrong, f"{name}: {wrong}")
+    return faults
+
+
+def load_checked(path: Path, overrides: Sequence[str]) -> Recipe:
+    """`load_recipe`; where the recipe is wrong, its error tells what is wrong with the networks of members, too."""
+    try:
+        return load_recipe(path, overrides)
+    except FaultyRecipeError as error:
+        found = network_faults(error.rest).values()
+        raise FaultyInputError(error.source, [*error.faults, *found]) from error
 
 
 def weights_bytes(member: Member[Any]) -> int:
