@@ -63,17 +63,13 @@ def _small(stage: str, entry: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
         yield from (("rnn_hidden", 8), ("rnn_layers", 1))
     if "folds" in entry:
         yield "folds", [0, 1]
-    for key in ("region", "regions"):
-        if key in entry:
-            yield key, _shrunk(entry[key])
+    for place, own in (("region", entry.get("region", {})), *_by_view(entry)):
+        if "size" in own:
+            yield f"{place}.size", [SIDES["stage2"]] * 2
 
 
-def _shrunk(regions: Any) -> Any:
-    """Regions of grader views in fewer pixels."""
-    if not isinstance(regions, dict):
-        return regions
-    side = SIDES["stage2"]
-    return {key: [side, side] if key == "size" else _shrunk(value) for key, value in regions.items()}
+def _by_view(entry: Mapping[str, Any]) -> list[tuple[str, Mapping[str, Any]]]:
+    return [(f"regions.{view}", own) for view, own in entry.get("regions", {}).items()]
 
 
 def _narrow(network: str, given: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
