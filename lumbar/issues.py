@@ -38,6 +38,7 @@ CODES: Final[dict[str, str]] = {
     "keypoint_low_confidence": "a keypoint's heatmap is faint or spread out",
     "keypoint_repaired": "an implausible keypoint was replaced from its neighbours",
     "keypoint_missing": "no keypoint could be found; the region is not graded by members that need it",
+    "slice_guessed": "no detector found the slice of keypoints; they were looked for in, or beside, the middle",
     "keypoint_lost": "a labelled keypoint lies on a slice that could not be used; no detector trains on it",
     "label_unused": "a labelled study has no row in the series table; it is not trained on",
     "condition_unseen": "a region could not be seen; members that see the level on other series spoke for it",

@@ -136,6 +136,28 @@ def test_nothing_found_is_a_value_with_an_issue() -> None:
     assert "no keypoint, since the detector says nothing" in issues[0].detail
 
 
+def test_where_no_slice_is_found_the_middle_may_be_looked_at() -> None:
+    """With an Issue, on sagittal series; slices that were found are not passed over."""
+
+    class Silent(Seer):
+        def __call__(self, stacks):
+            return super().__call__(stacks) * float("nan")
+
+    for series_type, usual in (("sagittal_t2", "middle"), ("sagittal_t1", "offset")):
+        slices = whole(series_type)
+        points = spec_of(series_type, place="found", answer="points", unfound="middle")
+        found, issues = detect(bent_study(), [(slices, Silent(slices)), (points, Seer(points))])
+        plain, _ = detect(bent_study(), seers(spec_of(series_type, place=usual, answer="points")))
+        assert [replace(point, peak=0.0) for point in found] == [replace(point, peak=0.0) for point in plain]
+        assert {point.slice_from for point in found} == {usual}
+        sides = 1 if usual == "middle" else 2
+        assert [issue.code for issue in issues] == ["slice_guessed"] * sides
+        assert "no detector found a slice; keypoints were looked for" in issues[0].detail
+        seen, issues = detect(bent_study(), seers(slices, points))
+        assert {point.slice_from for point in seen} == {"found"}
+        assert not [issue for issue in issues if issue.code == "slice_guessed"]
+
+
 def test_what_an_earlier_step_found_stays_where_a_later_one_finds_nothing() -> None:
     class Silent(Seer):
         def __call__(self, stacks):

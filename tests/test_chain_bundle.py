@@ -1,5 +1,6 @@
 """From studies to keypoints through a bundle, and from a recipe to that bundle, with detectors that need each other."""
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -7,6 +8,7 @@ import pytest
 import torch
 
 from lumbar.bundle.bundle import Bundle, load_bundle
+from lumbar.bundle.manifest import MANIFEST
 from lumbar.bundle.network import build_network
 from lumbar.bundle.save import Weights, save_bundle
 from lumbar.issues import InputError
@@ -63,9 +65,18 @@ def test_a_bundle_goes_from_studies_to_keypoints_step_by_step(tmp_path: Path) ->
 
 
 def test_a_bundle_whose_detectors_lack_each_other_is_refused(tmp_path: Path) -> None:
-    bundle = made(tmp_path / "bundle", {"t2_points": DetectorSpec.model_validate(SPECS["t2_points"])})
-    with pytest.raises(InputError, match='bundle: t2_points_fold0: place = "found" looks around slices found before'):
-        Predictor(bundle)
+    """When it is made, and when it is loaded: before any network is built."""
+    lonely = {"t2_points": DetectorSpec.model_validate(SPECS["t2_points"])}
+    words = 't2_points_fold0: place = "found" looks around slices found before'
+    with pytest.raises(InputError, match=f"bundle: no bundle can be made: {words}"):
+        made(tmp_path / "bundle", lonely)
+    made(tmp_path / "bundle", {name: DetectorSpec.model_validate(each) for name, each in SPECS.items()})
+    path = tmp_path / "bundle" / MANIFEST
+    manifest = json.loads(path.read_text(encoding="utf-8"))
+    manifest["members"] = [each for each in manifest["members"] if "t2_slices" not in each["name"]]
+    path.write_text(json.dumps(manifest), encoding="utf-8")
+    with pytest.raises(InputError, match=f"bundle: .*{words}"):
+        load_bundle(tmp_path / "bundle")
 
 
 RECIPE = """

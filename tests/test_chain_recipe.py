@@ -72,6 +72,11 @@ def test_chains_that_work_are_taken(members) -> None:
         ),
         ([T2 | SLICES | {"beside": "axial_t2", "num_classes": 15}], "m0: beside brings two sagittal series together"),
         ([T2 | {"levels_by": "segments"}], 'm0: levels_by = "segments" holds for place = "plane" only'),
+        ([T2 | {"unfound": "middle"}], 'm0: unfound = "middle" holds for place = "found" on sagittal series only'),
+        (
+            [T2, AXIAL | SLICES | {"num_classes": 10}, AXIAL | FOUND | {"unfound": "middle"}],
+            'm2: unfound = "middle" holds for place = "found" on sagittal series only',
+        ),
         ([T1 | {"tta": ["mirror"]}], 'm0: tta "mirror" changes nothing, since slices of a side run from the middle'),
         (
             [T2, AXIAL | {"tta": ["columns"]}],

@@ -15,16 +15,18 @@ from lumbar.labels import mirrored as other_side
 from lumbar.metric import label_codes
 from lumbar.recipe.augment import Augment
 from lumbar.recipe.grader import GraderSpec
-from lumbar.recipe.losses import OF_GRADERS
+from lumbar.recipe.grader_member import GraderMember
+from lumbar.recipe.losses import OF_GRADERS, GraderLoss
 from lumbar.recipe.settings import Training
 from lumbar.study.study import DataFolder, open_data, read_study
 from lumbar.training.data.labelled import label_keypoints, study_rows
-from lumbar.training.data.packs import read_arrays, write_arrays
+from lumbar.training.data.packs import read_arrays, read_header, write_arrays
 from lumbar.training.data.region_files import margin_spec, region_arrays, tells_annotations
 from lumbar.training.data.region_samples import RegionSamples
 from lumbar.training.loop import losses, mix
 from lumbar.training.loop.grader_losses import Truth, loss_of
 from lumbar.training.loop.grader_objective import SeverityObjective
+from lumbar.training.run import train
 from tests.support.grader_kinds import KINDS
 from tests.support.worlds import grader_spec, small_phantoms
 
@@ -85,22 +87,12 @@ def test_slices_are_those_of_the_table(data: DataFolder) -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize(
-    ("augment", "shift"),
-    [
-        (Augment(channel_shuffle_p=1.0), 0),
-        (Augment(mirror_p=1.0, channel_shuffle_p=0.0), 0),
-        (Augment(reverse_p=1.0, flip_columns_p=1.0, channel_shuffle_p=0.5), 2),
-        (Augment(repeat_p=1.0), 0),
-    ],
-)
-def test_annotations_follow_their_slices(
-    data: DataFolder, tmp_path: Path, kind: str, augment: Augment, shift: int
-) -> None:
-    """White slices are the marked ones, wherever they come to stand."""
+def test_annotations_follow_their_slices(data: DataFolder, tmp_path: Path, kind: str) -> None:
+    """White slices are the marked ones, wherever they come to stand; the other side's may be white, too."""
     spec = KINDS[kind]
-    if shift and any(spec.region_of(view).around == "level" for view in task_of(spec).views):
-        shift = 0
+    regions = [spec.region_of(view) for view in task_of(spec).views]
+    shift = 0 if any(region.around == "level" or region.slices == 1 for region in regions) else 2
+    augment = Augment(mirror_p=0.5, reverse_p=0.5, flip_columns_p=0.3, channel_shuffle_p=0.5, repeat_p=0.1)
     samples = _samples(data, tmp_path, spec, augment, shift=shift, shown=True)
     marked = 0
     for place, row in enumerate(samples.rows.tolist()):
@@ -200,6 +192,62 @@ def test_mixed_samples_are_asked_for_both_in_their_parts(word: str) -> None:
             assert float(part) == pytest.approx(float(share * first + (1 - share) * second), rel=1e-5, abs=1e-6)
 
 
+RECIPE = """
+[folds]
+count = 2
+train = [0, 1]
+[loop]
+mixed_precision = "no"
+workers = 0
+read_processes = 1
+[stage1.members.t2]
+series_type = "sagittal_t2"
+network = "regressor"
+encoder = "resnet18"
+encoder_args = { channels = [4, 4, 8, 8] }
+answer = "points"
+image_size = 32
+epochs = 1
+[stage2]
+keypoints = "labels"
+network = "attention"
+network_args = { hidden = 8 }
+backbone_args = { channels = [8, 8, 8, 8] }
+views = ["sagittal_t2"]
+conditions = ["spinal_canal_stenosis"]
+image_size = 32
+slices = 5
+epochs = 1
+batch_size = 4
+[stage2.members.canal]
+"""
+MORE = """
+loss = { severity = 1.0, slice_scores = 0.5, level = 0.1 }
+slice_class_weights = [0.3275, 1.55, 4]
+augment = { mix = "mixup", mix_p = 0.5 }
+"""
+
+
+@pytest.mark.slow
+def test_a_run_whose_files_do_not_tell_slices_yet_learns_from_them(tmp_path: Path) -> None:
+    """Regions that were made for a recipe without such a loss are made again; the run goes on."""
+    small_phantoms(tmp_path / "data", 4, 3)
+    path, run = tmp_path / "r.toml", tmp_path / "run"
+    path.write_text(RECIPE, encoding="utf-8")
+    train(path, tmp_path / "data", run)
+    files = sorted((run / "cache" / "regions").rglob("*.safetensors"))
+    assert files
+    for file in files:  # as before there were any
+        arrays, _ = read_arrays(file)
+        plain = {name: value for name, value in arrays.items() if not name.endswith("/annotated")}
+        write_arrays(file, plain, source=read_header(file)["source"])
+    train(path, tmp_path / "data", run)
+    assert not any(map(tells_annotations, files))
+    path.write_text(RECIPE + MORE, encoding="utf-8")
+    train(path, tmp_path / "data", run)
+    assert all(map(tells_annotations, files))
+
+
 class _Says(nn.Module):
     def __init__(self, **outputs: torch.Tensor) -> None:
         super().__init__()
@@ -228,6 +276,21 @@ def test_the_objective_asks_every_word_of_the_recipe_in_training_alone(data: Dat
     mixed = SeverityObjective(spec, training).terms(_Says(**said), batch | partner | drawn, train=True)
     for word, term in mixed.items():
         assert float(term.total) == pytest.approx(float(terms[word].total), rel=1e-5), word
+
+
+def test_a_word_for_another_output_is_one_entry(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of severities: a recipe may name it, and a network that gives the output is asked."""
+    monkeypatch.setitem(OF_GRADERS, "tokens", GraderLoss("tokens"))
+    spec, training = grader_spec("spinal"), Training(loss={"severity": 1.0, "tokens": 0.4})
+    assert list(GraderMember(spec=spec, training=training).faults()) == []
+    said = {"severity": torch.randn(2, 1, 1, 3), "tokens": torch.randn(2, 1, 7, 1, 3)}
+    batch = {
+        "views": torch.zeros(2, 2, 3, 32, 32),
+        "seen": torch.ones(2, 2, dtype=torch.bool),
+        "labels": torch.tensor([[1], [-1]]),
+    }
+    terms = SeverityObjective(spec, training).terms(_Says(**said), batch, train=True)
+    assert (terms["tokens"].factor, float(terms["tokens"].weight)) == (0.4, 7 * 2)
 
 
 _SHAPES = {

@@ -23,6 +23,7 @@ from lumbar.compute.tensors import load_tensors
 from lumbar.ensemble.names import SUFFIXES
 from lumbar.files.read import decoded, parse_json, read_bytes
 from lumbar.issues import InputError, few, printable
+from lumbar.recipe import sets
 from lumbar.recipe.evidence import rests_on
 from lumbar.recipe.wording import describe
 
@@ -112,7 +113,10 @@ def _stored_shapes(path: Path) -> dict[str, tuple[int, ...]]:
 
 
 def load_bundle(folder: Path | str) -> Bundle:
-    """Read and check a bundle: manifest, paths, file kinds and hashes. Raises InputError with one sentence."""
+    """Read and check a bundle: manifest, detectors that need each other, paths, file kinds and hashes.
+
+    Raises InputError with one sentence.
+    """
     folder = Path(folder)
     path = folder / MANIFEST
     raw = read_bytes(path, "give the folder of a weights bundle")
@@ -121,6 +125,7 @@ def load_bundle(folder: Path | str) -> Bundle:
         manifest = Manifest.model_validate(parse_json(decoded(raw, str(path)), str(path), remedy))
     except ValidationError as error:
         raise InputError(f"{path}: {describe(error)}; {remedy}") from error
+    sets.refuse(manifest.sets, manifest.detectors, str(folder))
     for member in manifest.members:
         check_file(inside(folder, f"member {member.name}", member.file, (".safetensors",)), member.sha256)
     for model in manifest.blend.files.values():

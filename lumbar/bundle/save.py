@@ -25,6 +25,7 @@ from lumbar.recipe.card import Card
 from lumbar.recipe.detector import DetectorSpec
 from lumbar.recipe.grader import GraderSpec
 from lumbar.recipe.member import MEMBER_NAME
+from lumbar.recipe.sets import refuse
 from lumbar.recipe.wording import describe
 
 Precision = Literal["float16", "float32"]
@@ -109,7 +110,7 @@ def _manifest(
     sets: Mapping[str, Sequence[str]],
 ) -> Manifest:
     try:
-        return Manifest(
+        manifest = Manifest(
             description=description,
             members=tuple(members),
             blend=blend,
@@ -119,6 +120,8 @@ def _manifest(
         )
     except ValidationError as error:
         raise InputError(f"{folder}: no bundle can be made; {describe(error)}") from error
+    refuse(manifest.sets, manifest.detectors, f"{folder}: no bundle can be made")
+    return manifest
 
 
 def _stored(value: torch.Tensor, own: torch.Tensor, precision: Precision) -> torch.Tensor:

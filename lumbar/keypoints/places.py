@@ -67,7 +67,7 @@ def stacks_for(study: Study, spec: DetectorSpec, known: Known) -> tuple[list[Sta
     middle, offset: of each series that it looks at. plane: one a level, around the axial slice of the level by
     `spec.levels_by`; where `known` is labelled, around every slice that bears a label of the level. whole: each series
     as one stack. found: around the slices of `known`: one stack a study on T2, one a side on T1, one a level on axial
-    series. Nothing known gives no stack.
+    series. Nothing known gives no stack, or one where `spec.unfound` says so.
     """
     if spec.placed == "whole":
         return _whole_stacks(study, spec), []
@@ -157,7 +157,10 @@ def _found_stacks(study: Study, spec: DetectorSpec, known: Known) -> tuple[list[
         places = [place for name in names if (place := known.place(name)) is not None]
         places = [place for place in places if place.series_id in usable]
         if not places:
-            lost += names if usable else []
+            instead = [] if known.labelled or spec.unfound == "none" else _unfound_stacks(study, spec, known, side)
+            stacks += instead
+            issues += [_guessed(study, stack, names) for stack in instead]
+            lost += names if usable and not instead else []
             continue
         series = usable[_surest_series(places)]
         centre = _middle_of(series, [place for place in places if place.series_id == series.series_id], spec)
@@ -165,6 +168,20 @@ def _found_stacks(study: Study, spec: DetectorSpec, known: Known) -> tuple[list[
         stacks.append(make_stack(window, centre, spec, side=side, level=level, slice_from="found"))
         issues += repeated(study, window, f"the slices around those found on {spec.series_type}")
     return stacks, [*dict.fromkeys(issues), *_without_slice(study, lost)]
+
+
+def _unfound_stacks(study: Study, spec: DetectorSpec, known: Known, side: Side | None) -> list[Stack]:
+    """Where a detector looks that needs no slices found before; of several series on the first alone."""
+    usual = spec.model_copy(update={"place": "middle" if side is None else "offset"})
+    stacks, _ = sagittal_stacks(study, usual, known.points)
+    return [stack for stack in stacks if stack.side == side][:1]
+
+
+def _guessed(study: Study, stack: Stack, names: Collection[Name]) -> Issue:
+    titles = " and ".join(dict.fromkeys(condition_title(condition) for condition, _ in names))
+    where = "in the middle of the series" if stack.side is None else "beside the middle of the series"
+    what = f"{titles}: no detector found a slice; keypoints were looked for {where}"
+    return Issue("slice_guessed", study.study_id, stack.series.series_id, what)
 
 
 def _parts(spec: DetectorSpec) -> list[tuple[Side | None, Level | None]]:

@@ -64,7 +64,6 @@ class Predictor:
                 f"{bundle.folder}: the bundle lacks {'detectors' if self.graders else 'graders'}; "
                 "prediction needs both stages, make the bundle from a run that finished them"
             )
-        sets.refuse(bundle.manifest.sets, bundle.manifest.detectors, str(bundle.folder))
         self._lock = threading.Lock()
         self.blend = BundleBlend(bundle, list(self.graders))
         #: Graders that are asked, the most valuable first, and the seconds that each has taken so far.

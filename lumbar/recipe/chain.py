@@ -109,6 +109,11 @@ def _alone(spec: DetectorSpec) -> list[str]:
         told.append("beside needs both series at the same slices, which pad = true does not give; leave pad out")
     if spec.levels_by != "nearest" and place != "plane":
         told.append(f'levels_by = "{spec.levels_by}" holds for place = "plane" only, not for "{place}"; leave it out')
+    if spec.unfound != "none" and (place != "found" or kind == "axial_t2"):
+        told.append(
+            f'unfound = "{spec.unfound}" holds for place = "found" on sagittal series only: of axial ones nobody else '
+            "knows which slice is a level's; leave it out"
+        )
     if (spec.depth or spec.answer == "slices") and spec.in_chans == 1:
         told.append("it answers which slice, but sees one only (in_chans = 1); let it see more, or leave depth out")
     if spec.decode == "change" and kind != "axial_t2":

@@ -52,7 +52,7 @@ class DetectorSpec(Spec):
 
     LATER = frozenset(
         {"place", "points", "answer", "depth", "stride", "decode", "join", "needs"}
-        | {"target", "resample", "pad", "beside", "levels_by", "tta"}
+        | {"target", "resample", "pad", "beside", "levels_by", "tta", "unfound"}
     )
 
     DOES = "keypoints on"
@@ -102,6 +102,9 @@ class DetectorSpec(Spec):
     beside: SeriesType | None = None
     #: place "plane": which axial slices belong to a level; of several the middle one is looked at.
     levels_by: Literal["nearest", "segments"] = "nearest"
+    #: place "found" on sagittal series, where no slice was found: middle looks all the same, in the middle on T2 and
+    #: `offset_mm` beside it on T1 (first place), with an Issue; none does not look.
+    unfound: Literal["none", "middle"] = "none"
     #: Test-time augmentation: each is a second look at the turned stack, whose answer is turned back and averaged.
     tta: tuple[Turn, ...] = Field((), max_length=3)
     preprocessing: Preprocessing = Preprocessing()
