@@ -123,3 +123,14 @@ def create_backbone(spec: GraderSpec | DetectorSpec, in_chans: int = 1, **fixed:
         raise InputError(
             f"timm cannot build {spec.named_backbone}: {reason}; correct its arguments or name another"
         ) from error
+
+
+def leave_out_head_norm(backbone: nn.Module) -> None:
+    """Take out of a backbone's head, in place, what changes the mean of the last maps: timm's `forward_features` stay.
+
+    ConvNeXt norms that mean for its classifier, MaxViT norms and mixes it; other backbones stay as they are.
+    """
+    head = getattr(backbone, "head", None)
+    for part in ("norm", "pre_logits"):
+        if isinstance(head, nn.Module) and isinstance(getattr(head, part, None), nn.Module):
+            setattr(head, part, nn.Identity())

@@ -35,6 +35,7 @@ CODES: Final[dict[str, str]] = {
     "window_repeated": "a window reached past the end of the series; the border slice was repeated",
     "region_padded": "a region of interest reached past the image; its border was repeated",
     "no_axial_slice": "no axial slice lies within reach of this level",
+    "slice_replaced": "the slice of a keypoint was found beyond its series; the usual one of its kind stands in",
     "keypoint_low_confidence": "a keypoint's heatmap is faint or spread out",
     "keypoint_repaired": "an implausible keypoint was replaced from its neighbours",
     "keypoint_missing": "no keypoint could be found; the region is not graded by members that need it",

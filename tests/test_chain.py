@@ -11,7 +11,7 @@ from lumbar.dicom.series import Series
 from lumbar.keypoints.detect import detect
 from lumbar.keypoints.places import Known, stacks_for
 from lumbar.keypoints.stacks import channel_names
-from lumbar.labels import LEVELS, mirrored
+from lumbar.labels import CONDITIONS, LEVELS, mirrored
 from lumbar.recipe.detector import DetectorSpec
 from lumbar.recipe.preprocessing import Preprocessing
 from tests.support.scoliosis import SIZE, Seer, bent_study, mirrored_study, spots, true_points
@@ -264,6 +264,37 @@ def test_a_median_of_slices_is_one_of_places() -> None:
         assert point.slice_from == "answer"
         assert point.mm[0] == pytest.approx(alone[point.name].mm[0], abs=1e-4)  # the middle one of the three
         assert point.mm[1] > alone[point.name].mm[1]  # between the two that say where
+
+
+@pytest.mark.parametrize("answer", ["slices", "points"])
+def test_a_slice_beyond_the_series_is_replaced_by_the_usual_one_and_told(answer: str) -> None:
+    """The first place's rule, sides as each other's mirror image; where most finders are right their median stands."""
+    given = {"answer": answer, "join": "median", "in_chans": 16, "pad": True, "beyond": "usual"}
+    given |= {"depth": True, "decode": "slice"} if answer == "points" else {}
+    slices = {kind: whole(kind, **given) for kind in ("sagittal_t2", "sagittal_t1")}
+    around = [spec_of(kind, place="found", in_chans=3, answer="points") for kind in slices]
+
+    class Far(Seer):
+        def _one(self, stack: torch.Tensor) -> torch.Tensor:
+            raw = super()._one(stack)
+            raw[:, -1] = 1e4 if answer == "slices" else 15 / 16  # the last place of the stack
+            return raw
+
+    def found(*networks: type[Seer]) -> tuple[dict, list]:
+        chain = [(spec, kind(spec)) for spec in slices.values() for kind in networks]
+        points, issues = detect(bent_study(), [*chain, *seers(*around)])
+        return by_name(points), [issue.detail for issue in issues if issue.code == "slice_replaced"]
+
+    numbers = [item.instance for item in bent_study().series["sagittal_t1"][0].slices]
+    usual, told = found(Far)
+    assert "its slice was found beyond the last one" in told[0]
+    places = {condition: numbers.index(usual[condition, "l3_l4"].instance) for condition, _ in usual}
+    assert [places[name] for name in CONDITIONS[:3]] == [5, 7, 3]
+    right, told = found(Far, Seer, Seer)
+    assert not told
+    assert {name: point.instance for name, point in right.items()} == {
+        name: point.instance for name, point in found(Seer)[0].items()
+    }
 
 
 @pytest.mark.parametrize(

@@ -47,6 +47,16 @@ SPECS: dict[str, DetectorSpec | GraderSpec] = {
     "deeplab": detector_spec("sagittal_t2", 5, 5),
     "resnet": grader_spec("spinal"),
     "mil": grader_spec("global").model_copy(update={"network": "mil"}),
+    "slice bags": KINDS["bags of slices"].model_copy(update={"network": "slice_bags"}),
+    "volumes": DetectorSpec(
+        series_type="sagittal_t2",
+        network="convnext3d",
+        answer="slices",
+        place="whole",
+        in_chans=9,
+        image_size=32,
+        network_args={"widths": [8, 16, 16], "depths": [1, 1, 1]},
+    ),
     "attention": KINDS["five levels at once"].model_copy(
         update={"network": "attention", "network_args": {"hidden": 16}}
     ),

@@ -52,6 +52,36 @@ class TestGlobalMil(GraderContract):
     golden = [0.00729, 0.07712, 0.00252, -0.02298, 0.16614, 0.02946]
 
 
+class TestBagsOfTwoViews(GraderContract):
+    """Views of different sizes."""
+
+    spec = KINDS["bags of slices"].model_copy(update={"network": "slice_bags"})
+    golden = [-0.08489, 0.0251, -0.08924, -0.05599, -0.10831, -0.09114]
+
+
+class TestBagsOfOneView(GraderContract):
+    spec = GraderSpec(task="subarticular", network="slice_bags", **SMALL)
+    golden = [-0.07787, 0.04029, -0.03004, -0.12014, -0.08366, -0.03071]
+
+
+class TestBagsOnConvNext(GraderContract):
+    """Whose head norm is left out."""
+
+    spec = GraderSpec(
+        task="global",
+        network="slice_bags",
+        backbone="convnext_atto",
+        image_size=32,
+        network_args={"hidden": 12, "layers": 1},
+        backbone_args={"dims": [8, 8, 16, 16], "depths": [1, 1, 1, 1]},
+    )
+    golden = [-0.01933, 0.1036, 0.00823, 0.15838, 0.05931, 0.16936]
+
+    def test_the_backbone_has_no_norm_behind_its_last_stage(self) -> None:
+        for encoder in build_grader(self.spec).encoders:
+            assert not [name for name, _ in encoder.backbone.named_parameters() if name.startswith("head.")]
+
+
 class TestGlobalAttention(SeeingContract):
     spec = GraderSpec(task="global", network="attention", **{**SMALL, "network_args": {"hidden": 16}})
     golden = [-0.02197, 0.09224, -0.13178, 0.18304, -0.02339, 0.16429]
@@ -130,6 +160,19 @@ def test_a_network_that_goes_by_seen_answers_numbers_without_any_view(network):
     spec = GraderSpec(task="global", network=network, **SMALL)
     views, seen = noise(spec, 2)
     assert build_grader(spec).eval()(views, torch.zeros_like(seen)).isfinite().all()
+
+
+def test_bags_are_asked_view_by_view_and_which_slice_is_annotated_in_training_only():
+    spec = KINDS["bags of slices"].model_copy(update={"network": "slice_bags"})
+    network = build_grader(spec)
+    found = asked(network.train(), noise(spec, 2))
+    assert {name: tuple(value.shape) for name, value in found.items()} == {
+        "severity": (2, 1, 1, 3),
+        "views": (2, 1, 2, 1, 3),
+        "annotated_slice": (2, 1, 6),
+    }
+    alone = build_grader(GraderSpec(task="subarticular", network="slice_bags", **SMALL))
+    assert "views" not in asked(alone.train(), noise(GraderSpec(task="subarticular", **SMALL), 2))
 
 
 def test_a_bag_is_asked_slice_by_slice_in_training_only():

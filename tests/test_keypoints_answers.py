@@ -67,14 +67,21 @@ def test_every_word_of_a_recipe_has_its_file() -> None:
     assert set(ANSWERS) == set(DECODES)
     for word, decodes in DECODES.items():
         for decode in decodes:
-            assert answer_of(spec_of(answer=word, decode=decode)).shape(spec_of(answer=word, decode=decode))
+            spec = spec_of(answer=word, decode=decode, depth=decode == "slice")
+            assert answer_of(spec).shape(spec)
 
 
 @pytest.mark.parametrize(
     ("fields", "words"),
     [
-        ({"answer": "points", "decode": "sums"}, "decode = 'sums' does not read points, which take none"),
+        (
+            {"answer": "points", "decode": "sums"},
+            "decode = 'sums' does not read points, which take one of place, slice",
+        ),
         ({"answer": "slices", "decode": "box"}, "take one of maximum, expectation, change"),
+        ({"answer": "points", "decode": "slice"}, "reads the slice of points; set depth = true"),
+        ({"percentiles": (2.0, 98.0)}, 'percentiles hold for intensity = "percentile" only'),
+        ({"intensity": "percentile", "percentiles": (5.0, 5.0)}, "must rise"),
         ({"answer": "slices", "depth": True}, "depth = true is for heatmaps and points"),
         ({"answer": "points", "stride": 2}, "stride = 2 is for heatmaps and boxes"),
         ({"stride": 5}, "does not divide image_size = 64"),
@@ -135,6 +142,16 @@ def test_points_are_shares_and_sure_where_they_lie_in_the_stack() -> None:
     reading = answer_of(spec).read(spec, np.array([[[0.25, 0.5, 0.5], [0.5, 0.5, 1.0], [1.2, 0.5, 0.0]]], np.float32))
     assert reading.points[0].tolist() == [[16, 32, 3], [32, 32, 5], [pytest.approx(76.8), 32, 0]]
     assert reading.confidence[0].tolist() == [1, 1, 0]
+
+
+def test_of_points_with_depth_the_slice_alone_can_count() -> None:
+    """The first place's: where the point lies in the picture is left to networks that see the slice."""
+    spec = spec_of(answer="points", depth=True, decode="slice")
+    reading = answer_of(spec).read(spec, np.array([[[0.25, 0.5, 0.5], [0.5, 0.5, 0.91]]], np.float32))
+    assert reading.points[0, :, 2] == pytest.approx([3, 5])
+    assert np.isnan(reading.points[..., :2]).all()
+    assert reading.found.all()
+    assert not spec.says_places
 
 
 def test_slices_are_named_by_maximum_and_by_expectation() -> None:

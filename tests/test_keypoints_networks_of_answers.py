@@ -6,6 +6,7 @@ from safetensors.torch import save_file
 
 from lumbar.issues import InputError
 from lumbar.keypoints.answers.registry import answer_of
+from lumbar.keypoints.networks.convnext3d import DepthWise
 from lumbar.keypoints.networks.gives import with_neighbours
 from lumbar.keypoints.networks.registry import build_detector
 from lumbar.keypoints.networks.regressor import expected_place
@@ -24,6 +25,59 @@ DECODER = {"decoder_channels": [16, 16, 8, 8, 8]}
 class TestRegressor(DetectorContract):
     spec = DetectorSpec(series_type="sagittal_t2", network="regressor", answer="points", **NEXT)
     golden = [0.48052, 0.19064, 0.25288, 0.34822, 0.28635, 0.30129]
+
+
+class TestRegressorOfFeaturesWithoutTheHeadsNorm(DetectorContract):
+    spec = DetectorSpec(
+        series_type="axial_t2",
+        network="regressor",
+        answer="points",
+        in_chans=1,
+        num_classes=2,
+        network_args={"pool": "features"},
+        **NEXT,
+    )
+    golden = [0.49251, 0.34387, 0.94075, 0.12194, 0.69796, 0.31787]
+
+    def test_the_encoder_has_no_norm_behind_its_last_stage(self) -> None:
+        assert not [name for name, _ in build_detector(self.spec).encoder.named_parameters() if name.startswith("head")]
+
+
+VOLUMES = {
+    "network": "convnext3d",
+    "place": "whole",
+    "in_chans": 9,
+    "image_size": 32,
+    "network_args": {"widths": [8, 16, 16], "depths": [1, 2, 1]},
+}
+
+
+class TestVolumesOfSlices(DetectorContract):
+    spec = DetectorSpec(series_type="sagittal_t1", answer="slices", points="series", num_classes=10, **VOLUMES)
+    golden = [-0.00022, 0.32617, -0.16422, 0.23563, -0.28432, -0.61541]
+
+
+class TestVolumesOfPoints(DetectorContract):
+    spec = DetectorSpec(series_type="sagittal_t2", answer="points", depth=True, decode="slice", **VOLUMES)
+    golden = [0.49807, 0.07884, 0.45904, 0.52698, 0.48382, 0.64101]
+
+
+class TestVolumesOfTwoSeries(DetectorContract):
+    spec = DetectorSpec(
+        series_type="sagittal_t1", beside="sagittal_t2", answer="slices", points="series", num_classes=15, **VOLUMES
+    )
+    golden = [-0.00176, 0.30051, -0.46792, 0.28474, -0.06042, -0.21409]
+
+    def images(self, batch: int = 2) -> torch.Tensor:
+        return torch.cat([super().images(batch), super().images(batch) + 1], 1)
+
+
+def test_volumes_are_convolved_as_conv3d_does_it_padded_at_the_end():
+    torch.manual_seed(0)
+    layer, volumes = DepthWise(4), torch.randn(2, 4, 5, 9, 8)
+    padded = torch.nn.functional.pad(volumes, (3, 3, 3, 3, 0, 1))
+    plain = torch.nn.functional.conv3d(padded, layer.weight, groups=4)
+    torch.testing.assert_close(layer(volumes), plain, atol=1e-5, rtol=1e-5)
 
 
 class TestRegressorOfAWholeMapAndSlices(DetectorContract):
@@ -122,6 +176,19 @@ class TestPointerWithAnEncoderOfItsOwn(DetectorContract):
         ({"network": "regressor"}, "'regressor' answers points, not heatmaps"),
         ({"network": "pointer"}, "'pointer' answers heatmaps with depth = true, not heatmaps;"),
         ({"network": "unet", "answer": "boxes"}, "'unet' answers heatmaps, not boxes"),
+        ({**VOLUMES, "answer": "points"}, "'convnext3d' answers slices or points with depth = true, not points;"),
+        (
+            {**VOLUMES, "answer": "slices", "in_chans": 7},
+            "3 stages halve 7 slices of 32 px to nothing; give in_chans = 8",
+        ),
+        (
+            {**VOLUMES, "answer": "slices", "network_args": {"widths": [8, 8], "depths": [1]}},
+            "must tell of the same stages",
+        ),
+        (
+            {**VOLUMES, "answer": "slices", "network_args": {"widths": [8, 0]}},
+            "widths = .* give a list of whole numbers, 1 or more",
+        ),
         ({"network": "unet", "stride": 4}, "'unet' gives maps of stride 1"),
         (
             {"network": "centernet", "stride": 16, "encoder_args": {"output_stride": 8}},

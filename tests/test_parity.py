@@ -8,7 +8,7 @@ import importlib
 import os
 import re
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -51,21 +51,20 @@ def check(record: Record) -> None:
     used = {key for keys in taken.values() for key in keys}
     left = [key for key in record.keys if key not in used and not key.startswith(ours.unused or ("\0",))]
     assert not left, f"recorded tensors without a place here: {left[:5]}"
-    filled = {own: torch.from_numpy(np.asarray(record.weight(keys[0]))) for own, keys in taken.items()}
-    for own, keys in taken.items():
-        if len(keys) > 1:
-            filled[own] = torch.from_numpy(np.concatenate([record.weight(key) for key in keys]))
+    parts = {own: [np.asarray(record.weight(key)) for key in keys] for own, keys in taken.items()}
+    filled = {own: torch.from_numpy(np.concatenate(each) if len(each) > 1 else each[0]) for own, each in parts.items()}
     assert {own: tuple(value.shape) for own, value in filled.items()} == {
         own: tuple(value.shape) for own, value in state.items()
     }
     network.load_state_dict(filled)
+    network.training = ours.beside
     found = answer(network, ours.called_with(record.inputs()), ours.watched)
     for ours_said, told in ours.pairs(found, record.outputs()):
         np.testing.assert_allclose(ours_said, told, rtol=ours.tolerance, atol=ours.tolerance)
 
 
 def answer(network: torch.nn.Module, given: Any, watched: Sequence[str]) -> Any:
-    """What a network says of arrays, as arrays; with what the watched modules see and say, where some are named."""
+    """What a network says, as arrays; by name where it says several things, or where modules are watched."""
     seen: dict[str, torch.Tensor] = {}
     for name in watched:
 
@@ -73,21 +72,11 @@ def answer(network: torch.nn.Module, given: Any, watched: Sequence[str]) -> Any:
             seen[f"{name} in"], seen[name] = inputs[0], output
 
         network.get_submodule(name).register_forward_hook(keep)
-    network.training = bool(watched)  # its parts stay as in inference
-    inputs = tensors_of(given)
     with torch.inference_mode():
-        out = asked(network, inputs)
-    if not watched:
+        out = asked(network, torch.from_numpy(given) if isinstance(given, np.ndarray) else given)
+    if isinstance(out, torch.Tensor):
         return out.numpy()
     return {name: value.numpy() for name, value in {**out, **seen}.items()}
-
-
-def tensors_of(given: Any) -> Any:
-    if isinstance(given, np.ndarray):
-        return torch.from_numpy(given)
-    if isinstance(given, Mapping):
-        return {name: tensors_of(value) for name, value in given.items()}
-    return tuple(tensors_of(value) for value in given)
 
 
 @pytest.mark.slow

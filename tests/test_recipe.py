@@ -9,6 +9,7 @@ import pytest
 
 import train_utils
 from lumbar.issues import InputError
+from lumbar.labels import CONDITIONS
 from lumbar.recipe.recipe import check_recipe, load_recipe
 
 RECIPES = Path(__file__).resolve().parents[1] / "recipes"
@@ -247,15 +248,11 @@ def test_the_minimal_recipe_is_enough(tmp_path: Path) -> None:
     assert tomllib.loads(_minimal())
 
 
-@pytest.mark.parametrize(
-    ("name", "stage", "network"), [("first_place", "stage2", "mil"), ("fifth_place", "stage1", "unet")]
-)
-def test_other_systems_are_recipes_over_the_same_rooms(name: str, stage: str, network: str) -> None:
-    recipe, demo = load_recipe(RECIPES / f"{name}.toml"), load_recipe(DEMO)
-    assert {member.spec.network for member in getattr(recipe, stage).members.values()} == {network}
-    other = "stage1" if stage == "stage2" else "stage2"
-    shared = getattr(recipe, other).members
-    assert {key: getattr(demo, other).members[key] for key in shared} == shared
+def test_a_part_of_another_system_is_a_recipe_over_the_same_rooms() -> None:
+    recipe, demo = load_recipe(RECIPES / "fifth_place.toml"), load_recipe(DEMO)
+    assert {member.spec.network for member in recipe.stage1.members.values()} == {"unet"}
+    shared = recipe.stage2.members
+    assert {key: demo.stage2.members[key] for key in shared} == shared
 
 
 def test_the_fifth_place_has_a_map_for_every_condition_and_level() -> None:
@@ -263,9 +260,23 @@ def test_the_fifth_place_has_a_map_for_every_condition_and_level() -> None:
     assert {(member.spec.num_classes, member.spec.in_chans) for member in members} == {(25, 1)}
 
 
-def test_the_first_place_asks_every_slice() -> None:
-    members = load_recipe(RECIPES / "first_place.toml").stage2.members.values()
-    assert all(member.training.auxiliary_weight > 0 for member in members)
+@pytest.mark.parametrize("name", ["first_place", "small/first_place"])
+def test_the_first_place_small_and_large_has_the_same_parts(name: str) -> None:
+    recipe = load_recipe(RECIPES / f"{name}.toml")
+    parts = {
+        (spec.series_type, spec.network, spec.answer, spec.placed)
+        for spec in (member.spec for member in recipe.stage1.members.values())
+    }
+    sagittal = {("convnext3d", "slices", "whole"), ("convnext3d", "points", "whole"), ("regressor", "points", "found")}
+    kinds = ("sagittal_t2", "sagittal_t1")
+    assert parts == {
+        ("axial_t2", "regressor", "points", "plane"),
+        *((kind, *each) for kind in kinds for each in sagittal),
+    }
+    graders = recipe.stage2.members.values()
+    assert {member.spec.network for member in graders} == {"slice_bags"}
+    assert {member.spec.conditions for member in graders} == {(CONDITIONS[0],), (CONDITIONS[1],), (CONDITIONS[3],)}
+    assert all("annotated_slice" in member.training.loss and member.training.slice_shift for member in graders)
 
 
 #: Settings that timm or torch refuse, and how the sentence names the member, the network and the reason.

@@ -102,7 +102,7 @@ class Runner:
                 if hasattr(layer, "slices_at_once"):
                     layer.slices_at_once = AT_ONCE  # type: ignore[assignment]  # a number, no module
         if engine.fused:
-            network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stubs lack it
+            to_channels_last(network)
             if engine.amp is not None:  # as autocast would round them at every call, and half as large
                 for layer in network.modules():
                     if type(layer) in (nn.Conv2d, nn.Linear):
@@ -133,6 +133,11 @@ class Runner:
         return sum(value.numel() * value.element_size() for value in self.network.state_dict().values())
 
 
+def to_channels_last(network: nn.Module) -> None:
+    """Let images pass through a network with their channels last in memory; layers of volumes stay as they are."""
+    network._apply(lambda value: value.to(memory_format=torch.channels_last) if value.ndim == 4 else value)
+
+
 def make_runner(network: nn.Module, engine: Engine, example: Inputs) -> Runner | CompiledRunner:
     """The network made ready for an engine; see the runners. One that OpenVINO computes is still to be filled."""
     return CompiledRunner(network, engine.word, example) if engine.compiled else Runner(network, engine, example)
@@ -147,7 +152,7 @@ def _seen_at_work(network: nn.Module, example: Inputs) -> tuple[dict[str, tuple[
     work: list[int] = []
 
     def count(layer: nn.Module, inputs: tuple[torch.Tensor, ...], output: torch.Tensor) -> None:
-        assert isinstance(layer, nn.Conv2d | nn.Linear)
+        assert isinstance(layer, nn.Conv2d | nn.Conv3d | nn.Linear)
         work.append(2 * output.numel() * layer.weight[0].numel())
 
     made: dict[int, tuple[str, torch.Tensor]] = {}  # the tensors stay alive, so that no two share an id
@@ -170,7 +175,7 @@ def _seen_at_work(network: nn.Module, example: Inputs) -> tuple[dict[str, tuple[
 
     hooks = []
     for name, module in network.named_modules():
-        if isinstance(module, nn.Conv2d | nn.Linear):
+        if isinstance(module, nn.Conv2d | nn.Conv3d | nn.Linear):
             hooks.append(module.register_forward_hook(count))
         if type(module) is nn.Conv2d:
             hooks.append(module.register_forward_hook(after(name)))

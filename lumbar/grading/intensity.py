@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from lumbar.dicom.series import Series, Slice
 from lumbar.recipe.region import Region
-from lumbar.study.standardise import standardise
+from lumbar.study.standardise import between, grey_ends, standardise
 
 Images = Callable[[Slice], NDArray[np.float32]]
 
@@ -39,10 +39,7 @@ def ends(values: NDArray[np.float32], region: Region) -> tuple[float, float]:
     """standard: mean and deviation; else the values that become -1 and 1."""
     if region.intensity == "standard":
         return float(values.mean(dtype=np.float64)), float(values.std(dtype=np.float64))
-    if region.intensity == "minmax":
-        return float(values.min()), float(values.max())
-    low, high = np.percentile(values, region.percentiles)
-    return float(low), float(high)
+    return grey_ends(values, region.intensity, region.percentiles)
 
 
 def scaled(values: NDArray[np.float32], two: tuple[float, float], region: Region) -> NDArray[np.float32]:
@@ -50,10 +47,7 @@ def scaled(values: NDArray[np.float32], two: tuple[float, float], region: Region
     if region.intensity == "standard":
         mean, deviation = two
         return ((values - np.float32(mean)) / np.float32(deviation) if deviation > 0 else values * 0).astype(np.float32)
-    low, high = two
-    if not high > low:
-        return np.zeros_like(values)
-    return (np.clip((values - np.float32(low)) / np.float32(high - low), 0, 1) * 2 - 1).astype(np.float32)
+    return between(values, two) * 2 - 1 if two[1] > two[0] else np.zeros_like(values)
 
 
 def as_seen(

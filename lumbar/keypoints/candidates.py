@@ -4,7 +4,7 @@ No torch.
 """
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -14,7 +14,7 @@ from lumbar.keypoints.answers.reading import Reading
 from lumbar.keypoints.places import Known
 from lumbar.keypoints.spans import Span, nearest_index
 from lumbar.keypoints.stacks import Stack, channel_names
-from lumbar.labels import LABEL_COLUMNS
+from lumbar.labels import LABEL_COLUMNS, side_of
 from lumbar.recipe.detector import DetectorSpec
 from lumbar.study.keypoint import Keypoint, Name, SliceFrom, SlicePlace
 from lumbar.study.study import Study
@@ -90,7 +90,8 @@ def candidates(stacks: Sequence[Stack], reading: Reading, spec: DetectorSpec, kn
             if name is None or span is None:
                 continue
             place = float(reading.points[row, channel, 2])
-            index = span.index_at(place) if np.isfinite(place) else None
+            at_place = span.index_beyond if spec.beyond == "usual" else span.index_at
+            index = at_place(place) if np.isfinite(place) else None
             xy, at = stored[channel], mm[channel]
             instance, slice_from = stack.centre.instance, stack.slice_from
             before = known.slices.get(name)
@@ -150,6 +151,33 @@ def surest(study: Study, groups: Sequence[Sequence[Candidate]], how: Literal["me
         for each in found
     ]
     return _one_a_name(kept)
+
+
+def within_series(found: Sequence[Candidate]) -> tuple[list[Candidate], list[Candidate]]:
+    """The same candidates, those whose slice lies beyond the end of its series on the usual slice of their name; and
+    which these are. The place in the picture stays.
+
+    The first place's rule: slices of n that run from the patient's right to left, the canal in the middle, the right
+    foramen at n // 3; the left one as far from the other end, where the original has 2 (n // 3): sides mirror each
+    other.
+    """
+    kept, moved = [], []
+    for each in found:
+        count = len(each.span.slices)
+        if each.index is not None and each.index >= count - 0.5:
+            third = count // 3
+            usual = {"right": float(third), "left": float(count - 1 - third), None: (count - 1) / 2}
+            moved.append(_on_slice(each, usual[side_of(each.name[0])]))
+        kept.append(moved[-1] if moved and moved[-1].name == each.name else each)
+    return kept, moved
+
+
+def _on_slice(each: Candidate, index: float) -> Candidate:
+    item, mm, xy = each.span.nearest(index), each.mm, each.xy_px
+    if each.placed:
+        mm = _between(each.span, each.mm, index)
+        xy = geometry.to_pixel(item.affine, mm)[:2]
+    return replace(each, index=index, instance=item.instance, mm=mm, xy_px=xy, confidence=0.0)
 
 
 def in_order_of_labels(points: Iterable[Keypoint]) -> list[Keypoint]:

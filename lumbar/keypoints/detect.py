@@ -10,7 +10,7 @@ import torch
 from lumbar.issues import Issue, together
 from lumbar.keypoints.answers.heatmaps import confidence, decode, image_px, read_at, refine
 from lumbar.keypoints.answers.reading import Reading
-from lumbar.keypoints.candidates import Candidate, candidates, in_order_of_labels, surest
+from lumbar.keypoints.candidates import Candidate, candidates, in_order_of_labels, surest, within_series
 from lumbar.keypoints.frames import within_reach
 from lumbar.keypoints.places import Known, canal_points, stacks_for
 from lumbar.keypoints.repair import (
@@ -37,6 +37,7 @@ from lumbar.labels import (
     condition_title,
     level_title,
 )
+from lumbar.recipe.chain import same_stacks
 from lumbar.recipe.detector import DetectorSpec
 from lumbar.study.keypoint import Keypoint, Name, SlicePlace
 from lumbar.study.study import Study
@@ -92,15 +93,21 @@ class _Chain:
         before = Known({point.name: point for point in known}, self.slices, left=levels - sought)
         sought.update(levels)
         said: list[tuple[list[Stack], Reading, Sequence[Candidate]]] = []
+        made: list[tuple[DetectorSpec, tuple[list[Stack], list[Issue]]]] = []
         for group in step.groups:
-            stacks, found = stacks_for(seen, group[0][0], before)
+            own = group[0][0]
+            if not (alike := [stacks for spec, stacks in made if same_stacks(spec, own)]):
+                alike = [stacks_for(seen, own, before)]
+                made.append((own, alike[0]))
+            stacks, found = alike[0]
             self._tell(found)
             if stacks:
                 reading = _read(stacks, group, self.device, self.amp)
                 said.append((stacks, reading, candidates(stacks, reading, group[0][0], before)))
         if not said:
             return
-        best = surest(self.study, [each for _, _, each in said], spec.join)
+        best, moved = within_series(surest(self.study, [each for _, _, each in said], spec.join))
+        self._tell([_replaced(each, self.study.study_id) for each in moved])
         self.slices |= {each.name: each.slice_place() for each in best if each.index is not None}
         fresh = [each.keypoint() for each in best if each.placed or not _says_slices_only(step)]
         if spec.preprocessing.keypoints == "repair" and fresh:
@@ -147,12 +154,12 @@ class _Chain:
         """The keypoints found, and what had to be done without."""
         if self.sought:
             self.issues += _without_plane(self.study, set().union(*self.sought.values()))
-        issues = together(self.issues, {"keypoint_repaired", "keypoint_low_confidence"})
+        issues = together(self.issues, {"keypoint_repaired", "keypoint_low_confidence", "slice_replaced"})
         return in_order_of_labels(self.points.values()), [*issues, *self.doubts]
 
 
 def _says_slices_only(step: Step) -> bool:
-    return all(spec.answer == "slices" for spec, _ in step.members)
+    return not any(spec.says_places for spec, _ in step.members)
 
 
 def _read(stacks: Sequence[Stack], members: Members, device: torch.device, amp: torch.dtype | None) -> Reading:
@@ -221,6 +228,15 @@ def _missing(points: Sequence[Keypoint], study_id: int, spec: DetectorSpec) -> l
         Issue("keypoint_missing", study_id, series_id, f"{condition_title(condition)} {', '.join(names)}: {why}")
         for (condition, series_id), names in levels.items()
     ]
+
+
+def _replaced(each: Candidate, study_id: int) -> Issue:
+    """What is said of a slice that was found beyond its series."""
+    condition, level = each.name
+    where = f"its slice was found beyond the last one; instance {each.instance} of its series stands in"
+    return Issue(
+        "slice_replaced", study_id, each.series_id, f"{condition_title(condition)} {level_title(level)}: {where}"
+    )
 
 
 def _without_plane(study: Study, sought: Collection[Level]) -> list[Issue]:

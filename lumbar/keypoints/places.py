@@ -10,6 +10,7 @@ import numpy as np
 
 from lumbar.dicom.series import Series, Slice
 from lumbar.issues import Issue
+from lumbar.keypoints.grey import as_seen
 from lumbar.keypoints.spans import Span, nearest_index, whole_span
 from lumbar.keypoints.stacks import (
     Stack,
@@ -33,7 +34,7 @@ from lumbar.recipe.detector import DetectorSpec
 from lumbar.study.keypoint import Keypoint, Name, SlicePlace
 from lumbar.study.levels import level_slices
 from lumbar.study.slices import Window, axial_window, candidate_series, find_slice
-from lumbar.study.standardise import resize, slice_frame, slice_values, standardise
+from lumbar.study.standardise import resize, slice_frame, slice_values
 from lumbar.study.study import Study
 
 
@@ -119,7 +120,7 @@ def _whole_stacks(study: Study, spec: DetectorSpec) -> list[Stack]:
         if spec.beside is not None and others:
             spans[spec.beside] = whole_span(others[0], spec)
         empty = np.zeros((spec.in_chans, spec.image_size, spec.image_size), np.float32)
-        parts = [_resampled(spans[kind]) if kind in spans else empty for kind in spec.types]
+        parts = [_resampled(spans[kind], spec) if kind in spans else empty for kind in spec.types]
         span = next(iter(spans.values()))
         centre = span.nearest(span.index_at((np.isfinite(span.source).sum() - 1) / 2))
         shown = tuple(None if np.isnan(at) else span.nearest(float(at)) for at in span.source)
@@ -129,8 +130,8 @@ def _whole_stacks(study: Study, spec: DetectorSpec) -> list[Stack]:
     return stacks
 
 
-def _resampled(span: Span) -> np.ndarray:
-    """(T, S, S) float32 of the slices of a span, standardised together; places without a slice stay zero."""
+def _resampled(span: Span, spec: DetectorSpec) -> np.ndarray:
+    """(T, S, S) float32 of the slices of a span, with the grey values of the spec; places without one stay zero."""
     there = np.isfinite(span.source)
     low = np.floor(span.source[there]).astype(int)
     share = (span.source[there] - low).astype(np.float32)
@@ -142,7 +143,7 @@ def _resampled(span: Span) -> np.ndarray:
         images[a] if not part else (1 - part) * images[a] + part * images[b]
         for a, b, part in zip(low.tolist(), high.tolist(), share, strict=True)
     ]
-    pixels[there] = standardise(np.stack(shown))
+    pixels[there] = as_seen(np.stack(shown), np.ones(len(shown), bool), spec)
     return pixels
 
 

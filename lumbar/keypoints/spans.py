@@ -36,6 +36,11 @@ class Span:
         there = np.flatnonzero(np.isfinite(self.source))
         return float(np.interp(place, there, self.source[there]))
 
+    def index_beyond(self, place: float) -> float:
+        """The same, where a place behind the last slice goes on counting in slices."""
+        last = int(np.flatnonzero(np.isfinite(self.source))[-1])
+        return self.index_at(place) + max(0.0, place - last)
+
     def place_of(self, index: float) -> float:
         """The place in the stack of a place among the series' slices: of those that show just that one the innermost,
         else between its neighbours; NaN half a slice beyond those that the stack shows."""

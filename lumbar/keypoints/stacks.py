@@ -8,6 +8,7 @@ import numpy as np
 from lumbar import geometry
 from lumbar.dicom.series import Series, Slice
 from lumbar.issues import InputError, Issue
+from lumbar.keypoints.grey import as_seen
 from lumbar.keypoints.spans import Span, window_span
 from lumbar.labels import CONDITIONS, KEYPOINT_SERIES, LEVELS, SIDES, Level, SeriesType, Side, level_title, side_of
 from lumbar.recipe.detector import DetectorSpec
@@ -22,7 +23,7 @@ from lumbar.study.slices import (
     nearest_slice,
     sagittal_window,
 )
-from lumbar.study.standardise import resize, slice_values, standardise
+from lumbar.study.standardise import resize, slice_values
 from lumbar.study.study import Study
 
 
@@ -187,7 +188,7 @@ def make_stack(
     level: Level | None = None,
     slice_from: SliceFrom = "middle",
 ) -> Stack:
-    """Resize the slices of a window and standardise them together; slices that are None stay zero and take part."""
+    """Resize the slices of a window and give them the grey values of the spec; slices that are None stay zero."""
     pixels = np.zeros((len(window.slices), spec.image_size, spec.image_size), np.float32)
     seen = None
     for place, item in enumerate(window.slices):
@@ -198,7 +199,8 @@ def make_stack(
     image, frame = seen or slice_values(centre, spec.preprocessing)
     rows, columns = image.shape
     spans = {spec.series_type: window_span(window, spec)}
-    return Stack(standardise(pixels), window, centre, frame, (rows, columns), side, level, slice_from, spans)
+    there = np.array([item is not None for item in window.slices])
+    return Stack(as_seen(pixels, there, spec), window, centre, frame, (rows, columns), side, level, slice_from, spans)
 
 
 def repeated(study: Study, window: Window, what: str) -> list[Issue]:

@@ -19,6 +19,8 @@ def turned(stacks: torch.Tensor, turn: Turn, spec: DetectorSpec, filled: Sequenc
     axis = _axis(turn, spec)
     if axis in _AXES:
         return stacks.flip(_AXES[axis])
+    if axis == "none":  # the stack of the mirrored study's other side, as it is
+        return stacks
     own = stacks.unflatten(1, (len(spec.types), spec.in_chans))
     return _slices_turned(own, 2, filled).flatten(1, 2)
 

@@ -7,9 +7,10 @@ from lumbar.issues import InputError, numbered
 from lumbar.recipe.detector import DetectorSpec
 from lumbar.recipe.grader import GraderSpec
 
-Kind = Literal["whole", "even", "share", "shares", "flag", "word", "table"]
+Kind = Literal["whole", "wholes", "even", "share", "shares", "flag", "word", "table"]
 _WANTED: Final[Mapping[Kind, str]] = {
     "whole": "a whole number, 1 or more",
+    "wholes": "a list of whole numbers, 1 or more",
     "even": "an even whole number, 2 or more",
     "share": "a number from 0 to less than 1",
     "shares": "a list of numbers from 0 to less than 1",
@@ -37,7 +38,13 @@ def read_arguments(
     if wrong:
         raise InputError(f"{numbered(wrong)}")
     read = {key: given.get(key, default) for key, (_, default) in known.items()}
-    return {key: int(value) if known[key][0] in ("whole", "even") and value else value for key, value in read.items()}
+    return {key: _read(known[key][0], value) for key, value in read.items()}
+
+
+def _read(kind: Kind, value: Any) -> Any:
+    if kind == "wholes":
+        return [int(each) for each in value]
+    return int(value) if kind in ("whole", "even") and value else value
 
 
 def _fits(kind: Kind, value: Any) -> bool:
@@ -49,6 +56,8 @@ def _fits(kind: Kind, value: Any) -> bool:
         return isinstance(value, dict)
     if kind == "shares":
         return isinstance(value, list | tuple) and all(_fits("share", each) for each in value)
+    if kind == "wholes":
+        return isinstance(value, list | tuple) and bool(value) and all(_fits("whole", each) for each in value)
     if isinstance(value, bool) or not isinstance(value, int | float):
         return False
     if kind == "share":

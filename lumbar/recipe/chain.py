@@ -8,6 +8,8 @@ from lumbar.recipe.detector import POINTS, DetectorSpec
 
 #: What makes detectors different without changing what they see or what their answer means.
 _NETWORK_KEYS: Final = {"network", "encoder", "encoder_args", "network_args", "needs", "tta"}
+#: What an answer is and how it is read.
+_ANSWER_KEYS: Final = {"answer", "depth", "stride", "decode", "join", "sigma_px", "target", "beyond"}
 #: The places that need each other's points, in the order in which they do.
 _RANK: Final[Mapping[str, int]] = {"middle": 0, "offset": 1, "plane": 2}
 
@@ -43,6 +45,13 @@ def same_inputs(one: DetectorSpec, other: DetectorSpec) -> bool:
     return one.model_dump(exclude=_NETWORK_KEYS) == other.model_dump(exclude=_NETWORK_KEYS)
 
 
+def same_stacks(one: DetectorSpec, other: DetectorSpec) -> bool:
+    """Whether two detectors see equal stacks, whatever they answer."""
+    return one.model_dump(exclude=_NETWORK_KEYS | _ANSWER_KEYS) == other.model_dump(
+        exclude=_NETWORK_KEYS | _ANSWER_KEYS
+    )
+
+
 def faults(specs: Mapping[str, DetectorSpec]) -> list[str]:
     """Why detectors, by name and in their order, cannot work alone or together: a sentence each; empty where they can.
 
@@ -59,7 +68,7 @@ def faults(specs: Mapping[str, DetectorSpec]) -> list[str]:
             told += [f"{name}: {why}" for why in _lacks(spec, found)]
         else:
             told += [f"{name}: {why}" for why in _differs(spec, *first)]
-        found |= {kind: found.get(kind, False) or spec.answer != "slices" for kind in spec.types}
+        found |= {kind: found.get(kind, False) or spec.says_places for kind in spec.types}
     return told
 
 
@@ -101,12 +110,11 @@ def _alone(spec: DetectorSpec) -> list[str]:
             )
             if value and value != DetectorSpec.model_fields[key].default
         ]
-    if spec.beside == kind:
-        told.append(f"beside = {kind} is the series that it sees anyway; name another type, or leave it out")
-    if spec.beside == "axial_t2" or (spec.beside and kind == "axial_t2"):
-        told.append("beside brings two sagittal series together, whose slices run alike; leave axial_t2 out")
-    if spec.beside and spec.pad:
-        told.append("beside needs both series at the same slices, which pad = true does not give; leave pad out")
+    if spec.beyond != "last" and not (spec.pad and spec.names_slices and kind != "axial_t2"):
+        told.append(
+            'beyond = "usual" holds for answers that name slices of a padded sagittal series; set pad = true, or '
+            "leave it out"
+        )
     if spec.levels_by != "nearest" and place != "plane":
         told.append(f'levels_by = "{spec.levels_by}" holds for place = "plane" only, not for "{place}"; leave it out')
     if spec.unfound != "none" and (place != "found" or kind == "axial_t2"):
@@ -121,7 +129,19 @@ def _alone(spec: DetectorSpec) -> list[str]:
             'decode = "change" takes levels that follow each other along the slices, as on axial_t2; choose '
             '"maximum" or "expectation", or leave it out'
         )
-    return told + _turns(spec)
+    return [*told, *_beside(spec), *_turns(spec)]
+
+
+def _beside(spec: DetectorSpec) -> list[str]:
+    """What makes no sense in a detector that sees another series, too."""
+    told, kind = [], spec.series_type
+    if spec.beside == kind:
+        told.append(f"beside = {kind} is the series that it sees anyway; name another type, or leave it out")
+    if spec.beside == "axial_t2" or (spec.beside and kind == "axial_t2"):
+        told.append("beside brings two sagittal series together, whose slices run alike; leave axial_t2 out")
+    if spec.beside and spec.pad:
+        told.append("beside needs both series at the same slices, which pad = true does not give; leave pad out")
+    return told
 
 
 def _turns(spec: DetectorSpec) -> list[str]:
@@ -129,9 +149,10 @@ def _turns(spec: DetectorSpec) -> list[str]:
     told = []
     sides = spec.series_type == "sagittal_t1" or spec.beside == "sagittal_t1"
     one_side = sides and spec.placed in ("offset", "found")
+    alike = one_side and spec.shows == "stack"  # the same names for both sides
     if len(set(spec.tta)) < len(spec.tta):
         told.append("tta names a turn twice; name each once")
-    if "mirror" in spec.tta and one_side and spec.preprocessing.side_order == "medial":
+    if "mirror" in spec.tta and alike and spec.preprocessing.side_order == "medial":
         told.append(
             'tta "mirror" changes nothing, since slices of a side run from the middle outwards; leave it out, or set '
             'preprocessing.side_order = "patient"'
@@ -174,6 +195,8 @@ def _differs(spec: DetectorSpec, name: str, before: DetectorSpec) -> list[str]:
     told = []
     if spec.join != before.join:
         told.append(f'{about}, which is joined by "{before.join}", not by "{spec.join}"; set join alike')
+    if spec.beyond != before.beyond:
+        told.append(f'{about}, which has beyond = "{before.beyond}", not "{spec.beyond}"; set it alike')
     if spec.preprocessing != before.preprocessing:
         keys = [
             key

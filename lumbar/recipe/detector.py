@@ -7,6 +7,7 @@ from pydantic import Field
 
 from lumbar.labels import LEVELS, SIDES, SeriesType
 from lumbar.recipe.preprocessing import Preprocessing
+from lumbar.recipe.region import Intensity, Percentiles
 from lumbar.recipe.spec import Spec
 from lumbar.recipe.strict import (
     MAX_SIDE,
@@ -27,14 +28,15 @@ Points = Literal["stack", "series", "every"]
 #: What kind of thing it says, see the file of that name in `lumbar.keypoints.answers`.
 Answer = Literal["heatmaps", "points", "slices", "boxes"]
 #: How a raw answer is read.
-Decode = Literal["maximum", "centroid", "box", "sums", "expectation", "change"]
+Decode = Literal["maximum", "centroid", "box", "sums", "expectation", "change", "place", "slice"]
 #: How a stack can be turned: the study as in a mirror, sides exchanged; columns or rows of each image reversed; slices
 #: in opposite order.
 Turn = Literal["mirror", "columns", "rows", "slices"]
-#: The decodes of each answer, the default first; "box" and "sums" are the third and the fourth place's.
+#: The decodes of each answer, the default first; "box" and "sums" are the third and the fourth place's, "slice" is
+#: the first's: of points with depth that alone counts.
 DECODES: Final[Mapping[Answer, tuple[Decode, ...]]] = {
     "heatmaps": ("maximum", "centroid", "box", "sums"),
-    "points": (),
+    "points": ("place", "slice"),
     "slices": ("maximum", "expectation", "change"),
     "boxes": ("maximum",),
 }
@@ -53,6 +55,7 @@ class DetectorSpec(Spec):
     LATER = frozenset(
         {"place", "points", "answer", "depth", "stride", "decode", "join", "needs"}
         | {"target", "resample", "pad", "beside", "levels_by", "tta", "unfound"}
+        | {"intensity", "scope", "percentiles", "beyond"}
     )
 
     DOES = "keypoints on"
@@ -77,7 +80,7 @@ class DetectorSpec(Spec):
     depth: bool = False
     #: Pixels of the image a pixel of its maps.
     stride: int = Field(1, ge=1, le=32)
-    #: None: the plainest of the answer: maximum, for points none is needed.
+    #: None: the plainest of the answer: maximum, of points the place.
     decode: Decode | None = None
     #: How the answers of several members about the same points become one.
     join: Literal["mean", "median"] = "mean"
@@ -97,6 +100,15 @@ class DetectorSpec(Spec):
     resample: Literal["nearest", "nearest-exact", "linear"] = "nearest-exact"
     #: place "whole": a series of fewer slices is followed by empty ones, not stretched.
     pad: bool = False
+    #: pad: what an answer beyond the last slice means: that slice; or the usual one of its name (first place), for the
+    #: canal the middle of the series, for a foramen the slice a third of them in from its side.
+    beyond: Literal["last", "usual"] = "last"
+    #: Grey values: mean 0 and deviation 1; or what lies between two percentiles, or all values, to 0 … 1, where slices
+    #: that are not there are 0.
+    intensity: Intensity = "standard"
+    #: Over what that is reckoned: all slices of the stack together, or each by itself.
+    scope: Literal["stack", "slice"] = "stack"
+    percentiles: Percentiles = (1.0, 99.0)
     #: place "whole": the series of this type, brought to as many slices, follows as channels of its own; empty where it
     #: is missing. The detector answers for its keypoints, too.
     beside: SeriesType | None = None
@@ -120,9 +132,9 @@ class DetectorSpec(Spec):
         return (self.series_type,) if self.beside is None else (self.series_type, self.beside)
 
     @property
-    def decoded(self) -> Decode | None:
-        """How its raw answer is read; None for points, which need no decode."""
-        return self.decode or next(iter(DECODES[self.answer]), None)
+    def decoded(self) -> Decode:
+        """How its raw answer is read."""
+        return self.decode or DECODES[self.answer][0]
 
     @property
     def map_size(self) -> int:
@@ -140,6 +152,11 @@ class DetectorSpec(Spec):
     def names_slices(self) -> bool:
         """Whether its answer tells a keypoint's slice."""
         return self.depth or self.answer == "slices"
+
+    @property
+    def says_places(self) -> bool:
+        """Whether its answer tells places in slices, so that it finds keypoints; else it tells slices alone."""
+        return self.answer != "slices" and self.decoded != "slice"
 
     @property
     def placed(self) -> Place:
@@ -191,6 +208,11 @@ class DetectorSpec(Spec):
         yield from self._memory()
         yield from self._answers()
 
+    @property
+    def plain(self) -> bool:
+        """Whether grey values are standardised over the stack."""
+        return (self.intensity, self.scope) == ("standard", "stack")
+
     def _memory(self) -> Iterator[str]:
         """What would not fit into memory."""
         yield from many_pixels("in_chans", self.channels, self.image_size)
@@ -203,8 +225,9 @@ class DetectorSpec(Spec):
         """What does not suit its answer."""
         decodes = DECODES[self.answer]
         if self.decode is not None and self.decode not in decodes:
-            known = f"one of {', '.join(decodes)}" if decodes else "none; leave it out"
-            yield f"decode = {self.decode!r} does not read {self.answer}, which take {known}"
+            yield f"decode = {self.decode!r} does not read {self.answer}, which take one of {', '.join(decodes)}"
+        if self.decode == "slice" and not self.depth:
+            yield 'decode = "slice" reads the slice of points; set depth = true'
         if self.depth and self.answer not in ("heatmaps", "points"):
             yield f"depth = true is for heatmaps and points; leave it out of {self.answer}"
         if self.stride > 1 and self.answer not in ("heatmaps", "boxes"):
@@ -213,5 +236,9 @@ class DetectorSpec(Spec):
             yield f"stride = {self.stride} does not divide image_size = {self.image_size}; choose one that does"
         if self.target != "gaussian" and self.answer != "heatmaps":
             yield f"target = {self.target!r} is for heatmaps; leave it out"
+        if self.percentiles != (1.0, 99.0) and self.intensity != "percentile":
+            yield 'percentiles hold for intensity = "percentile" only; set that, or leave them out'
+        if not self.percentiles[0] < self.percentiles[1]:
+            yield f"percentiles = {list(self.percentiles)} must rise"
         if self.decode == "change" and self.num_classes % len(LEVELS):
             yield f'decode = "change" needs names of all levels: num_classes {len(LEVELS)}, or twice as many'

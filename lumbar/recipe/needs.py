@@ -11,7 +11,7 @@ from lumbar.recipe.views import OWN_VIEW, View, series_of
 
 def faults(detectors: Mapping[str, DetectorSpec], graders: Mapping[str, GraderSpec]) -> list[str]:
     """Why graders, by name, cannot cut what they ask for around what these detectors find."""
-    pointing = [spec for spec in detectors.values() if spec.answer != "slices"]
+    pointing = [spec for spec in detectors.values() if spec.says_places]
     found = {kind for spec in pointing for kind in spec.types}
     sized = {kind for spec in pointing if spec.answer == "boxes" for kind in spec.types}
     told: dict[str, str] = {}

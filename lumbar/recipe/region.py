@@ -23,6 +23,7 @@ Extent = Annotated[float, Field(gt=0, le=1000)]
 Shift = Annotated[float, Field(ge=-1000, le=1000)]
 Side = Annotated[int, Field(ge=16, le=MAX_SIDE)]
 Percent = Annotated[float, Field(ge=0, le=100)]
+Percentiles = tuple[Percent, Percent]
 
 
 class RegionSpec(Strict):
@@ -64,7 +65,7 @@ class RegionSpec(Strict):
     intensity: Intensity | None = None
     #: Over what that is reckoned: each whole slice, the whole series, or the region.
     scope: Scope | None = None
-    percentiles: tuple[Percent, Percent] | None = None
+    percentiles: Percentiles | None = None
 
     LATER = frozenset(
         {

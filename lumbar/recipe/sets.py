@@ -35,9 +35,9 @@ def faults(sets: Sets, specs: Mapping[str, DetectorSpec]) -> list[str]:
         return told + chain.faults(specs)
     if idle := [name for name in specs if not any(name in names for names in sets.values())]:
         told.append(f"{idle[0]} is in no set of stage1.sets; name it in one, or leave it out")
-    needed = dict.fromkeys(kind for spec in specs.values() if spec.answer != "slices" for kind in spec.types)
+    needed = dict.fromkeys(kind for spec in specs.values() if spec.says_places for kind in spec.types)
     for (name, _), own in zip(sets.items(), of(sets, specs), strict=True):
-        found = {kind for spec in own.values() if spec.answer != "slices" for kind in spec.types}
+        found = {kind for spec in own.values() if spec.says_places for kind in spec.types}
         if missing := [kind for kind in needed if kind not in found]:
             told.append(
                 f"sets.{name} finds no points on {missing[0]}, which others do and graders look at; add a member for it"

@@ -81,6 +81,24 @@ def crop(
     return image[np.ix_(rows, columns)], True
 
 
+def grey_ends(
+    values: NDArray[np.float32], intensity: Literal["percentile", "minmax"], percentiles: tuple[float, float]
+) -> tuple[float, float]:
+    """The values that become black and white: two percentiles, or the least and the largest."""
+    if intensity == "minmax":
+        return float(values.min()), float(values.max())
+    low, high = np.percentile(values, percentiles)
+    return float(low), float(high)
+
+
+def between(values: NDArray[np.float32], ends: tuple[float, float]) -> NDArray[np.float32]:
+    """Values from black to white as 0 to 1, others clipped; all 0 where the ends do not differ."""
+    low, high = ends
+    if not high > low:
+        return np.zeros_like(values)
+    return np.clip((values - np.float32(low)) / np.float32(high - low), 0, 1)
+
+
 def standardise(stack: NDArray[np.float32]) -> NDArray[np.float32]:
     """(x - mean) / std over all values of the stack together (population std); unchanged where std is 0."""
     wide = stack.astype(np.float64)

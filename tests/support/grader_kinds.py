@@ -85,6 +85,15 @@ _FIELDS: dict[str, dict[str, Any]] = {
         "conditions": [LEFT_FORAMEN],
         "region": {"around": "level"},
     },
+    "bags of slices": {
+        "views": ["axial_left", "sagittal_t1_left"],
+        "conditions": [LEFT_FORAMEN],
+        "region": {"box": "share", "around": "point", "intensity": "percentile", "scope": "slice"},
+        "regions": {
+            "axial_left": {"extent": [0.375, 0.375], "shift": [0.09375, 0.0], "size": [32, 32]},
+            "sagittal_t1_left": {"extent": [0.125, 0.3125], "shift": [-0.03125, 0.0], "size": [24, 32]},
+        },
+    },
     "every sagittal series": {
         "views": ["sagittal_series"],
         "conditions": list(CONDITIONS),

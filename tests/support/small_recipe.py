@@ -14,6 +14,8 @@ from lumbar.recipe.recipe import Recipe, load_recipe
 #: Arguments of networks that say how wide they are, and what is wide enough.
 NARROW = {
     "decoder_channels": {"deeplabv3plus": 8, "unet": [8] * 5, "pointer": [8] * 5},
+    "widths": [8, 8, 8],
+    "depths": [1, 1, 1],
     **dict.fromkeys(("hidden", "pointer_hidden", "neck", "head", "width", "dim", "features"), 8),
 }
 #: Encoders of segmentation-models-pytorch; the others are timm's.
@@ -63,13 +65,17 @@ def _small(stage: str, entry: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
         yield from (("rnn_hidden", 8), ("rnn_layers", 1))
     if "folds" in entry:
         yield "folds", [0, 1]
-    for place, own in (("region", entry.get("region", {})), *_by_view(entry)):
-        if "size" in own:
+    yield from _shrunk("region", entry.get("region", {}))
+    yield from _shrunk("regions", entry.get("regions", {}))
+
+
+def _shrunk(place: str, regions: Any) -> Iterator[tuple[str, Any]]:
+    """Regions of grader views in fewer pixels: every size below a table."""
+    for key, value in regions.items() if isinstance(regions, dict) else ():
+        if key == "size":
             yield f"{place}.size", [SIDES["stage2"]] * 2
-
-
-def _by_view(entry: Mapping[str, Any]) -> list[tuple[str, Mapping[str, Any]]]:
-    return [(f"regions.{view}", own) for view, own in entry.get("regions", {}).items()]
+        else:
+            yield from _shrunk(f"{place}.{key}", value)
 
 
 def _narrow(network: str, given: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:

@@ -1,7 +1,8 @@
-"""The first place's grader: a 2D backbone per slice, a bi-LSTM along the slices, attention that picks the slices.
+"""A 2D backbone per slice, a bi-LSTM along the slices, gated attention that picks the slices.
 
 The region is a bag of slices of which only some show the disease (multiple-instance learning): gated attention (Ilse
 et al., 2018) weighs them. In training each slice is also asked alone: the output `slices`, for the loss of that word.
+The first place's own form of it is `slice_bags`.
 """
 
 from collections.abc import Mapping
@@ -10,7 +11,7 @@ import torch
 from torch import nn
 
 from lumbar.backbones import create_backbone
-from lumbar.grading.networks.slices import channels_of, slice_features, stacked
+from lumbar.grading.networks.slices import channels_of, encoded, slice_features
 from lumbar.grading.tasks import task_of
 from lumbar.labels import SEVERITIES
 from lumbar.recipe.arguments import read_arguments
@@ -74,15 +75,7 @@ class MilGrader(nn.Module):
 
     def _encoded(self, views: Mapping[str, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
         """Features of each slice (B · L, T, V · F) and of the bags (B · L, V · F), views side by side."""
-        found: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
-        for index, encoder in enumerate(self.encoders):
-            places = [place for place, of_view in enumerate(self.encoder_of_view) if of_view == index]
-            alike = stacked(views, [self.views[place] for place in places])
-            slices, bags = encoder(alike.flatten(0, 1))
-            N = len(alike)
-            for slot, place in enumerate(places):
-                found[place] = slices.unflatten(0, (N, -1))[:, slot], bags.unflatten(0, (N, -1))[:, slot]
-        pairs = [found[place] for place in sorted(found)]
+        pairs = encoded(self.encoders, self.encoder_of_view, self.views, views)
         return torch.cat([slices for slices, _ in pairs], dim=-1), torch.cat([bags for _, bags in pairs], dim=-1)
 
 

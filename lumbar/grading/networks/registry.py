@@ -27,6 +27,7 @@ NETWORKS: Final[Mapping[str, str]] = {
     "attention": "lumbar.grading.networks.attention",
     "gru": "lumbar.grading.networks.gru",
     "mil": "lumbar.grading.networks.mil",
+    "slice_bags": "lumbar.grading.networks.slice_bags",
     "transformer": "lumbar.grading.networks.transformer",
 }
 

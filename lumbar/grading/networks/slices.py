@@ -1,8 +1,9 @@
 """Views as a network's encoders take them, and slices of many stacks through one backbone."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import torch
+from torch import nn
 
 from lumbar.grading.tasks import task_of
 from lumbar.recipe.grader import GraderSpec
@@ -31,3 +32,22 @@ def slice_features(
     N, T = stacks.shape[:2]
     parts = stacks.flatten(0, 1).split(at_once or N * T)
     return torch.cat([backbone(part) for part in parts]).reshape(N, T, -1)
+
+
+def encoded(
+    encoders: Iterable[nn.Module],
+    encoder_of_view: Sequence[int],
+    names: Sequence[str],
+    views: Mapping[str, torch.Tensor],
+) -> list[tuple[torch.Tensor, ...]]:
+    """What encoders answer, each to its views (B · L, T, C, H, W) in one batch; view by view, as `names` has them.
+
+    An encoder answers several tensors of as many rows as it was given stacks.
+    """
+    found: dict[int, tuple[torch.Tensor, ...]] = {}
+    for index, encoder in enumerate(encoders):
+        places = [place for place, of_view in enumerate(encoder_of_view) if of_view == index]
+        alike = stacked(views, [names[place] for place in places])
+        answers = [answer.unflatten(0, alike.shape[:2]) for answer in encoder(alike.flatten(0, 1))]
+        found |= {place: tuple(answer[:, slot] for answer in answers) for slot, place in enumerate(places)}
+    return [found[place] for place in sorted(found)]

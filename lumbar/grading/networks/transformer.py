@@ -20,7 +20,7 @@ import torch.nn.functional as nnf
 from torch import nn
 
 from lumbar.backbones import create_backbone
-from lumbar.grading.networks.slices import channels_of, slice_features, stacked
+from lumbar.grading.networks.slices import channels_of, encoded, slice_features
 from lumbar.grading.tasks import task_of
 from lumbar.issues import InputError
 from lumbar.labels import LEVELS, SEVERITIES
@@ -60,8 +60,8 @@ class SliceEncoder(nn.Module):
         found: torch.Tensor = self.pool(self.backbone(images))
         return found
 
-    def forward(self, stacks: torch.Tensor) -> torch.Tensor:
-        return slice_features(self._of_images, stacks, self.slices_at_once)
+    def forward(self, stacks: torch.Tensor) -> tuple[torch.Tensor]:
+        return (slice_features(self._of_images, stacks, self.slices_at_once),)
 
 
 class Block(nn.Module):
@@ -151,13 +151,7 @@ class TransformerGrader(nn.Module):
 
         Where no view is there, all count, since something must.
         """
-        found: dict[int, torch.Tensor] = {}
-        for index, encoder in enumerate(self.encoders):
-            places = [place for place, of_view in enumerate(self.encoder_of_view) if of_view == index]
-            alike = stacked(views, [self.views[place] for place in places])  # (N, V, T, C, H, W)
-            encoded = encoder(alike.flatten(0, 1)).unflatten(0, alike.shape[:2])
-            found |= {place: encoded[:, slot] for slot, place in enumerate(places)}
-        slices = [found[place] for place in range(len(self.views))]
+        slices = [own for (own,) in encoded(self.encoders, self.encoder_of_view, self.views, views)]
         flat = seen.flatten(0, 1)
         flat = flat | ~flat.any(-1, keepdim=True)
         there = [flat[:, [place]].expand(-1, own.shape[1]) for place, own in enumerate(slices)]

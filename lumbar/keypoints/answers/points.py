@@ -24,12 +24,17 @@ def join(raw: Sequence[Any], how: str = "mean", *, every: bool = False) -> Any:
 
 
 def read(spec: DetectorSpec, raw: np.ndarray) -> Reading:
-    """Shares (N, K, 2 or 3) float32 as points. A network that says a place does not say how sure it is of it:
-    the confidence is 1 for every point that lies in the stack, else 0."""
+    """Shares (N, K, 2 or 3) float32 as points, by the decode "slice" without column and row.
+
+    A network that says a place does not say how sure it is of it: the confidence is 1 for every point that lies in the
+    stack, else 0.
+    """
     said = np.asarray(raw, np.float64)
     silent = ~np.isfinite(said).all(-1)
     points = np.full((*said.shape[:2], 3), np.nan)
     points[..., :2] = said[..., :2] * spec.image_size
+    if spec.decoded == "slice":
+        points[..., :2] = np.nan
     if spec.depth:
         points[..., 2] = np.clip(said[..., 2] * spec.in_chans, 0, spec.in_chans - 1)
     points[silent] = np.nan

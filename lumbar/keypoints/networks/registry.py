@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 #: Word → the file whose `build` makes it.
 NETWORKS: Final[Mapping[str, str]] = {
     "centernet": "lumbar.keypoints.networks.centernet",
+    "convnext3d": "lumbar.keypoints.networks.convnext3d",
     "deeplabv3plus": "lumbar.keypoints.networks.deeplab",
     "pointer": "lumbar.keypoints.networks.pointer",
     "regressor": "lumbar.keypoints.networks.regressor",

@@ -1,21 +1,22 @@
 """Points as they are: a backbone on the stack as channels, its features, one linear layer; first and second place.
 
-`network_args`: pool = "avg" (default), the mean over the feature map; "flatten": the whole map, which knows where
-things are; "expectation": the layer scores every cell of the map for every name, and the point is the mean place under
+`network_args`: pool = "avg" (default), the mean over the feature map; "features": the same without the norm that some
+networks have after their last stage (ConvNeXt; first place); "flatten": the whole map, which knows where things are;
+"expectation": the layer scores every cell of the map for every name, and the point is the mean place under
 the softmax of its scores, which learns from few studies (Sun et al., 2018). dropout: before the linear layer.
 """
 
 import torch
 from torch import nn
 
-from lumbar.backbones import create_backbone
+from lumbar.backbones import create_backbone, leave_out_head_norm
 from lumbar.issues import InputError
 from lumbar.keypoints.answers import points
 from lumbar.keypoints.networks.gives import refuse_other_answers
 from lumbar.recipe.arguments import read_arguments
 from lumbar.recipe.detector import DetectorSpec
 
-_POOLS = ("avg", "flatten", "expectation")
+_POOLS = ("avg", "features", "flatten", "expectation")
 
 
 class Regressor(nn.Module):
@@ -30,6 +31,8 @@ class Regressor(nn.Module):
             known = ", ".join(f'"{word}"' for word in _POOLS)
             raise InputError(f"network_args pool = {self.pool!r} is no way to pool; write one of {known}")
         self.encoder = create_backbone(spec, spec.channels, global_pool="")
+        if self.pool == "features":
+            leave_out_head_norm(self.encoder)
         features, outputs = int(self.encoder.num_features), self.names * self.axes  # type: ignore[arg-type]
         if self.pool == "flatten":
             features *= (-(-spec.image_size // int(self.encoder.feature_info[-1]["reduction"]))) ** 2  # type: ignore[index]

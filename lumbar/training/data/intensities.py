@@ -1,10 +1,11 @@
-"""Grey values of regions that were changed at random and cut, as `lumbar.grading.intensity` would have them."""
+"""Grey values of regions and stacks that were changed at random and cut, as they would be made."""
 
 from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
+from lumbar.recipe.detector import DetectorSpec
 from lumbar.recipe.region import Region
 
 
@@ -33,9 +34,20 @@ def finish_of(region: Region) -> Callable[[Tensor], Tensor] | None:
     return stretched
 
 
+def finish_of_stacks(spec: DetectorSpec) -> Callable[[Tensor], Tensor] | None:
+    """The same of a detector's stacks (B, C, S, S): those that are not plain keep the values that changes lead to."""
+    if spec.plain:
+        return None
+    return _same if spec.intensity == "standard" else _from_black
+
+
 def _same(images: Tensor) -> Tensor:
     return images
 
 
 def _clipped(images: Tensor) -> Tensor:
     return images.clamp(-1, 1)
+
+
+def _from_black(images: Tensor) -> Tensor:
+    return images.clamp(0, 1)

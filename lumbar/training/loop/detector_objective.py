@@ -12,6 +12,7 @@ from lumbar.recipe.detector import DetectorSpec
 from lumbar.recipe.losses import of_detector
 from lumbar.recipe.settings import Training
 from lumbar.training.data import augment
+from lumbar.training.data.intensities import finish_of_stacks
 from lumbar.training.loop import mix
 from lumbar.training.loop.detector_losses import LOSSES, OF_PROBABILITIES, Truth
 from lumbar.training.loop.loop import Batch, Term
@@ -25,7 +26,7 @@ class DetectorObjective:
     lie from them."""
 
     def __init__(self, spec: DetectorSpec, training: Training) -> None:
-        self.spec, self.training = spec, training
+        self.spec, self.training, self.finish = spec, training, finish_of_stacks(spec)
         self.losses = of_detector(spec, training)
 
     def inputs(self, batch: Batch) -> tuple[Tensor, Tensor]:
@@ -33,7 +34,7 @@ class DetectorObjective:
         images = batch["image"].float()  # float16 until here: half to load, half to send
         if "matrix" not in batch:
             return images, batch["points"]
-        images, points = augment.apply(images, batch["points"], batch, self.spec.image_size)
+        images, points = augment.apply(images, batch["points"], batch, self.spec.image_size, self.finish)
         assert points is not None
         return images, points
 
@@ -67,7 +68,7 @@ class DetectorObjective:
             steps = found[..., 2] - batch["slices"]
             terms["error_slices"] = _mean(steps.abs())
             along = (steps * batch["slice_mm"][:, None])[..., None]
-            away = along if self.spec.answer == "slices" else torch.cat([away, along], -1)
+            away = torch.cat([away, along], -1) if self.spec.says_places else along
         return {"error_mm": _mean(away.norm(dim=-1)), **terms}
 
     def _found(self, answer: Tensor) -> Tensor:

@@ -19,6 +19,7 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
+from lumbar.compute.engine import to_channels_last
 from lumbar.issues import InputError
 from lumbar.recipe.settings import Loop, Training
 from lumbar.terminal.progress import bar as progress_bar
@@ -91,7 +92,7 @@ def fit(job: Job, accelerator: Accelerator, report: Callable[[dict[str, Any]], N
     if accelerator.num_processes > 1:
         network = share_norms(network, accelerator.device)
     if job.training.channels_last:
-        network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        to_channels_last(network)
     freeze(network, job.training.frozen)
     wrapped, optimizer = accelerator.prepare(network, make_optimizer(network, job.training))
     plain = accelerator.unwrap_model(wrapped)

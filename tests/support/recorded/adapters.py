@@ -2,11 +2,18 @@
 
 import re
 
-from tests.support.recorded import fifth, fourth, seventh, sixth, third
+from tests.support.recorded import fifth, first, fourth, seventh, sixth, third
 from tests.support.recorded.record import Adapter, Record
 
 #: Classes of records, and how each is read; None where one of the kind is not built here.
-ADAPTERS = {**third.ADAPTERS, **fourth.ADAPTERS, **fifth.ADAPTERS, **sixth.ADAPTERS, **seventh.ADAPTERS}
+ADAPTERS = {
+    **first.ADAPTERS,
+    **third.ADAPTERS,
+    **fourth.ADAPTERS,
+    **fifth.ADAPTERS,
+    **sixth.ADAPTERS,
+    **seventh.ADAPTERS,
+}
 #: Records that are no members: where they are compared.
 ELSEWHERE = {r"SimpleModel ": "the blend `cells`, compared in test_by_hand.py"}
 

@@ -66,6 +66,8 @@ class Record:
     def inputs(self) -> list[np.ndarray]:
         """The arrays that its rule for the input names, in that order."""
         given = self.content.get("inputs", self.content.get("input", ""))
+        if isinstance(given, str) and (other := re.fullmatch(r"as (\S+)", given)):
+            return next(record for record in records(self.folder.parent) if record.name == other[1]).inputs()
         if isinstance(given, Mapping):
             return [MAKERS[name](seed, *shape) for name, seed, shape in given.values()]
         found, last = [], ""
@@ -117,25 +119,28 @@ class Ours:
     spec: Spec
     #: Beginnings of our keys → those of the record's, the first that fits counts.
     names: Mapping[str, str]
-    #: From the record's arrays, what our network is called with: a stack, or views by name and which of them are there.
+    #: From the record's arrays, what our network is called with: an array, or what a grader takes.
     called_with: Callable[[list[np.ndarray]], Any]
-    #: From our answer (by name where it has names) and the record's outputs, pairs that must agree.
+    #: From our answer and the record's outputs, pairs that must agree.
     pairs: Callable[[Any, Arrays], list[tuple[np.ndarray, np.ndarray]]]
     #: Beginnings of recorded keys that our class has no use for, with nothing compared that depends on them.
     unused: tuple[str, ...] = ()
     tolerance: float = 1e-4
-    #: Tensors of ours that hold several recorded ones, one below the other.
-    stacked: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
-    #: Modules whose first input and output join the named answers, as `<module> in` and `<module>`. Where some are
-    #: named the network is asked for what it gives in training, too.
+    #: Our tensors that hold several recorded ones, one after the other.
+    joined: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    #: Asked for what the network gives in training only, too; all its parts stay in evaluation mode.
+    beside: bool = False
+    #: Modules whose first input and output join the named answers, as `<module> in` and `<module>`.
     watched: tuple[str, ...] = ()
 
     def keys(self, own: str) -> tuple[str, ...]:
-        """The record's names of one of our tensors; mostly one."""
-        if own in self.stacked:
-            return self.stacked[own]
+        """The record's names of what one of our tensors holds."""
+        return self.joined.get(own) or (self.key(own),)
+
+    def key(self, own: str) -> str:
+        """The record's name of one of our tensors."""
         start = next(start for start in self.names if own.startswith(start))
-        return (self.names[start] + own.removeprefix(start),)
+        return self.names[start] + own.removeprefix(start)
 
 
 Adapter = Callable[[Record], Ours | None]

@@ -4,6 +4,7 @@ from typing import Any
 
 import numpy as np
 import timm
+import torch
 
 from lumbar.labels import CONDITIONS, Condition
 from lumbar.recipe.detector import DetectorSpec
@@ -90,11 +91,11 @@ def _transformer(record: Record) -> Ours:
         **{f"head.{leaf}": f"fcs.{{}}.{leaf}" for leaf in ("weight", "bias")},
         **{f"slice_head.{leaf}": f"slice_fcs.{{}}.{leaf}" for leaf in ("weight", "bias")},
     }
-    stacked = {} if one else {ours: tuple(map(leaf.format, own_names)) for ours, leaf in leaves.items()}
+    joined = {} if one else {ours: tuple(map(leaf.format, own_names)) for ours, leaf in leaves.items()}
 
     def called_with(given: list[np.ndarray]) -> Any:
-        named = {view: array[:, None, :, None] for view, array in zip(views, given, strict=True)}
-        return named, np.ones((len(given[0]), 1, len(views)), bool)
+        named = {view: torch.from_numpy(array)[:, None, :, None] for view, array in zip(views, given, strict=True)}
+        return named, torch.ones(len(given[0]), 1, len(views), dtype=torch.bool)
 
     def pairs(found: Any, told: Any) -> list[tuple[np.ndarray, np.ndarray]]:
         ours = {
@@ -108,7 +109,7 @@ def _transformer(record: Record) -> Ours:
         return [(np.asarray(ours[key]), value) for key, value in told.items()]
 
     watched = ("block",) if one else ("block", "gates")
-    return Ours(spec, names, called_with, pairs, stacked=stacked, watched=watched)
+    return Ours(spec, names, called_with, pairs, joined=joined, beside=True, watched=watched)
 
 
 #: By the beginning of a class's name.
