@@ -59,7 +59,10 @@ def _small(stage: str, entry: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
     yield backbone[1], {**CHANNELS, **stride}
     yield "network_args", dict(_narrow(network, entry.get("network_args", {})))
     yield "image_size", SIDES[stage]
-    yield "epochs", 6 if network == "unet" else 1  # its last layer starts at zero: after one nothing is found yet
+    # U-Net's last layer starts at zero, CenterNet's maps start flat: after one epoch nothing is found yet
+    yield "epochs", 6 if network in ("unet", "centernet") else 1
+    if network == "centernet":
+        yield "learning_rate", 2e-3
     yield from (("batch_size", 4), ("pretrained", False), ("draws", {}), ("warmup", 0.0))
     if stage == "stage2":
         yield from (("rnn_hidden", 8), ("rnn_layers", 1))
