@@ -49,11 +49,25 @@ def judge(data: DataFolder, bundle: Bundle, studies: int | None = None, engine: 
         "studies": len(ids),
         "folds": "held out",
         "keypoints": evaluate.keypoint_errors({study: by_study[study].keypoints for study in ids}, told),
+        "slices": _slices({study: by_study[study].keypoints for study in ids}, told),
         "scores": {name: evaluate.member_score(codes, table) for name, table in tables.items()},
         "reliability": evaluate.calibration(codes, tables["blend"]),
         "confusion": evaluate.confusion(codes, tables["blend"]),
         "seconds_per_study": float(np.median([result.seconds for result in results])),
     }
+
+
+def _slices(found: evaluate.Points, told: evaluate.Points) -> dict[str, float | None]:
+    """Of labelled keypoints that were found on the label's series: the share on its slice, and within one of it."""
+    steps = []
+    for study, labelled in told.items():
+        by_name = {point.name: point for point in found[study]}
+        pairs = [(label, by_name[label.name]) for label in labelled if label.name in by_name]
+        steps += [abs(one.instance - other.instance) for one, other in pairs if one.series_id == other.series_id]
+    if not steps:
+        return {"count": 0, "right": None, "within_one": None}
+    away = np.array(steps)
+    return {"count": len(away), "right": float((away == 0).mean()), "within_one": float((away <= 1).mean())}
 
 
 def _groups(bundle: Bundle) -> dict[str, list[int]]:
