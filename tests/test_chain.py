@@ -9,11 +9,13 @@ import torch
 from lumbar.dicom.identity import Identity
 from lumbar.dicom.series import Series
 from lumbar.keypoints.detect import detect
+from lumbar.keypoints.grey import as_seen
 from lumbar.keypoints.places import Known, stacks_for
 from lumbar.keypoints.stacks import channel_names
 from lumbar.labels import CONDITIONS, LEVELS, mirrored
 from lumbar.recipe.detector import DetectorSpec
 from lumbar.recipe.preprocessing import Preprocessing
+from lumbar.training.data.intensities import finish_of_stacks
 from tests.support.scoliosis import SIZE, Seer, bent_study, mirrored_study, spots, true_points
 from tests.support.small_study import CANAL, axial, sagittal
 
@@ -264,6 +266,25 @@ def test_a_median_of_slices_is_one_of_places() -> None:
         assert point.slice_from == "answer"
         assert point.mm[0] == pytest.approx(alone[point.name].mm[0], abs=1e-4)  # the middle one of the three
         assert point.mm[1] > alone[point.name].mm[1]  # between the two that say where
+
+
+def test_grey_values_are_those_of_the_stack_or_of_each_slice_and_empty_slices_stay_black() -> None:
+    values = np.arange(3 * 16, dtype=np.float32).reshape(3, 4, 4)
+    there = np.array([True, True, False])
+    for scope, black, white in (("stack", [0, 16 / 31], [15 / 31, 1]), ("slice", [0, 0], [1, 1])):
+        spec = spec_of("sagittal_t2", intensity="minmax", scope=scope)
+        seen = as_seen(values, there, spec)
+        assert seen[:2].min((1, 2)) == pytest.approx(black)
+        assert seen[:2].max((1, 2)) == pytest.approx(white)
+        assert not seen[2].any()
+        finish = finish_of_stacks(spec)
+        assert finish is not None
+        assert finish(torch.tensor([-0.5, 0.25, 1.5])).tolist() == [0, 0.25, 1]
+    cut = as_seen(values, there, spec_of("sagittal_t2", intensity="percentile", percentiles=(10.0, 90.0)))
+    assert (cut[:2] == 0).sum() == (cut[:2] == 1).sum() == 4
+    alone = as_seen(values, there, spec_of("sagittal_t2", scope="slice"))
+    assert alone[:2].mean((1, 2)) == pytest.approx([0, 0], abs=1e-6)
+    assert finish_of_stacks(spec_of("sagittal_t2")) is None
 
 
 @pytest.mark.parametrize("answer", ["slices", "points"])

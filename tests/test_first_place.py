@@ -5,7 +5,8 @@ What differs, and why (`DIFFERS`; docs/systems.md says it at length):
 - grey values: detectors see 0 to 1 by percentiles of the resized slices, graders -1 to 1; the same picture.
 - pixels: images are resized by cubic interpolation without smoothing, the original's bilinearly with it.
 - series: one series of a type is seen, not several of different contrast in turn, which doubles the depth.
-- sides: the left foramen's usual slice is the mirror image of the right one's.
+- sides: the left foramen's usual slice is the mirror image of the right one's; of several finders those that name a
+  slice beyond the series are left out of the median, which they would draw to one side.
 - halves: midway between two slices the one nearer to the middle counts, not the even one.
 - stretched: a place on a stack of 32 means the slice that it shows, where the original rounds place x n / 32.
 - centre: a box lies around the middle of its pixel, not its corner (`box_origin`): up to one pixel.

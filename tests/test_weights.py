@@ -335,12 +335,12 @@ def test_a_fault_of_the_bundle_is_told_when_it_loads_and_no_study_is_blamed(
     assert "study" not in one_sentence(caught)
 
 
-def test_heatmaps_without_meaning_are_told_when_the_bundle_loads(original: Bundle, tmp_path: Path) -> None:
+def test_heatmaps_without_meaning_are_told_when_the_bundle_is_made(original: Bundle, tmp_path: Path) -> None:
     spec: DetectorSpec = detector_spec("sagittal_t2", 5, 7)
     members = [
         Weights("canal", spec, build_network(spec).state_dict()),
         Weights("spinal", grader_spec("spinal"), original.network("spinal").state_dict()),
     ]
-    bundle = save_bundle(tmp_path / "b", members, prior=PRIOR)
-    with pytest.raises(InputError, match=r"b: canal: a detector for sagittal_t2 with num_classes = 7 has no meaning"):
-        Predictor(bundle)
+    words = "a detector for sagittal_t2 with num_classes = 7 has no meaning"
+    with pytest.raises(InputError, match=f"b: no bundle can be made: canal: {words}"):
+        save_bundle(tmp_path / "b", members, prior=PRIOR)

@@ -125,7 +125,8 @@ def load_bundle(folder: Path | str) -> Bundle:
         manifest = Manifest.model_validate(parse_json(decoded(raw, str(path)), str(path), remedy))
     except ValidationError as error:
         raise InputError(f"{path}: {describe(error)}; {remedy}") from error
-    sets.refuse(manifest.sets, manifest.detectors, str(folder))
+    if manifest.graders:  # of detectors alone none is asked for keypoints yet
+        sets.refuse(manifest.sets, manifest.detectors, str(folder))
     for member in manifest.members:
         check_file(inside(folder, f"member {member.name}", member.file, (".safetensors",)), member.sha256)
     for model in manifest.blend.files.values():

@@ -120,7 +120,8 @@ def _manifest(
         )
     except ValidationError as error:
         raise InputError(f"{folder}: no bundle can be made; {describe(error)}") from error
-    refuse(manifest.sets, manifest.detectors, f"{folder}: no bundle can be made")
+    if manifest.graders:
+        refuse(manifest.sets, manifest.detectors, f"{folder}: no bundle can be made")
     return manifest
 
 

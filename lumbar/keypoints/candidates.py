@@ -51,6 +51,11 @@ class Candidate:
         return bool(np.isfinite(self.mm).all())
 
     @property
+    def inside(self) -> bool:
+        """Whether the slice that it says, if it says one, is one of its series."""
+        return self.index is None or -0.5 < self.index < len(self.span.slices) - 0.5
+
+    @property
     def found(self) -> bool:
         """Whether it says anything."""
         return self.placed or self.index is not None
@@ -164,7 +169,7 @@ def within_series(found: Sequence[Candidate]) -> tuple[list[Candidate], list[Can
     kept, moved = [], []
     for each in found:
         count = len(each.span.slices)
-        if each.index is not None and each.index >= count - 0.5:
+        if not each.inside:
             third = count // 3
             usual = {"right": float(third), "left": float(count - 1 - third), None: (count - 1) / 2}
             moved.append(_on_slice(each, usual[side_of(each.name[0])]))
@@ -196,7 +201,8 @@ def _one_a_name(found: Sequence[Candidate]) -> list[Candidate]:
 
 
 def _joined(groups: Sequence[Sequence[Candidate]], how: Literal["mean", "median"]) -> list[Candidate]:
-    """One candidate a name of one series over groups of detectors; those that say nothing are left out."""
+    """One candidate a name of one series over groups of detectors; those that say nothing are left out, and those whose
+    slice is none of the series, where others say one that is."""
     if len(groups) == 1:
         return list(groups[0])
     average: Callable[..., np.ndarray] = np.mean if how == "mean" else np.median
@@ -204,7 +210,8 @@ def _joined(groups: Sequence[Sequence[Candidate]], how: Literal["mean", "median"
     for group in groups:
         for each in group:
             by_name.setdefault(each.name, []).append(each)
-    return [_average([each for each in own if each.found] or own[:1], average) for own in by_name.values()]
+    told = [[each for each in own if each.found] or own[:1] for own in by_name.values()]
+    return [_average([each for each in own if each.inside] or own, average) for own in told]
 
 
 def _average(own: Sequence[Candidate], average: Callable[..., np.ndarray]) -> Candidate:

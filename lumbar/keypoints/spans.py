@@ -37,9 +37,9 @@ class Span:
         return float(np.interp(place, there, self.source[there]))
 
     def index_beyond(self, place: float) -> float:
-        """The same, where a place behind the last slice goes on counting in slices."""
-        last = int(np.flatnonzero(np.isfinite(self.source))[-1])
-        return self.index_at(place) + max(0.0, place - last)
+        """The same, where a place before the first slice or behind the last goes on counting in slices."""
+        there = np.flatnonzero(np.isfinite(self.source))
+        return self.index_at(place) + max(0.0, place - there[-1]) + min(0.0, place - there[0])
 
     def place_of(self, index: float) -> float:
         """The place in the stack of a place among the series' slices: of those that show just that one the innermost,

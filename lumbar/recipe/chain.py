@@ -100,21 +100,6 @@ def _alone(spec: DetectorSpec) -> list[str]:
             f"a detector for {kind} with num_classes = {spec.num_classes} has no meaning; "
             f"set it to {' or '.join(map(str, fitting))}"
         )
-    if place != "whole":
-        told += [
-            f'{key} = {value} holds for place = "whole" only, not for "{place}"; leave it out'
-            for key, value in (
-                ("pad", "true" if spec.pad else ""),
-                ("beside", spec.beside),
-                ("resample", spec.resample),
-            )
-            if value and value != DetectorSpec.model_fields[key].default
-        ]
-    if spec.beyond != "last" and not (spec.pad and spec.names_slices and kind != "axial_t2"):
-        told.append(
-            'beyond = "usual" holds for answers that name slices of a padded sagittal series; set pad = true, or '
-            "leave it out"
-        )
     if spec.levels_by != "nearest" and place != "plane":
         told.append(f'levels_by = "{spec.levels_by}" holds for place = "plane" only, not for "{place}"; leave it out')
     if spec.unfound != "none" and (place != "found" or kind == "axial_t2"):
@@ -129,15 +114,32 @@ def _alone(spec: DetectorSpec) -> list[str]:
             'decode = "change" takes levels that follow each other along the slices, as on axial_t2; choose '
             '"maximum" or "expectation", or leave it out'
         )
-    return [*told, *_beside(spec), *_turns(spec)]
+    return [*told, *_of_whole_series(spec), *_turns(spec)]
 
 
-def _beside(spec: DetectorSpec) -> list[str]:
-    """What makes no sense in a detector that sees another series, too."""
-    told, kind = [], spec.series_type
-    if spec.beside == kind:
-        told.append(f"beside = {kind} is the series that it sees anyway; name another type, or leave it out")
-    if spec.beside == "axial_t2" or (spec.beside and kind == "axial_t2"):
+def _of_whole_series(spec: DetectorSpec) -> list[str]:
+    """What makes no sense in how a whole series, and one beside it, are brought to the slices of a stack."""
+    told = []
+    if spec.placed != "whole":
+        told += [
+            f'{key} = {value} holds for place = "whole" only, not for "{spec.placed}"; leave it out'
+            for key, value in (
+                ("pad", "true" if spec.pad else ""),
+                ("beside", spec.beside),
+                ("resample", spec.resample),
+            )
+            if value and value != DetectorSpec.model_fields[key].default
+        ]
+    if spec.beyond != "last" and not (spec.pad and spec.names_slices and spec.series_type != "axial_t2"):
+        told.append(
+            'beyond = "usual" holds for answers that name slices of a padded sagittal series; set pad = true, or '
+            "leave it out"
+        )
+    if spec.beside == spec.series_type:
+        told.append(
+            f"beside = {spec.series_type} is the series that it sees anyway; name another type, or leave it out"
+        )
+    if spec.beside == "axial_t2" or (spec.beside and spec.series_type == "axial_t2"):
         told.append("beside brings two sagittal series together, whose slices run alike; leave axial_t2 out")
     if spec.beside and spec.pad:
         told.append("beside needs both series at the same slices, which pad = true does not give; leave pad out")

@@ -36,7 +36,9 @@ def read(spec: DetectorSpec, raw: np.ndarray) -> Reading:
     if spec.decoded == "slice":
         points[..., :2] = np.nan
     if spec.depth:
-        points[..., 2] = np.clip(said[..., 2] * spec.in_chans, 0, spec.in_chans - 1)
+        points[..., 2] = said[..., 2] * spec.in_chans
+        if spec.beyond == "last":
+            points[..., 2] = points[..., 2].clip(0, spec.in_chans - 1)
     points[silent] = np.nan
     with np.errstate(invalid="ignore"):
         sure = (~silent & (said >= 0).all(-1) & (said <= 1).all(-1)).astype(np.float64)
