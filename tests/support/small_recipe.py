@@ -59,8 +59,8 @@ def _small(stage: str, entry: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
     yield backbone[1], {**CHANNELS, **stride}
     yield "network_args", dict(_narrow(network, entry.get("network_args", {})))
     yield "image_size", SIDES[stage]
-    # U-Net's last layer starts at zero, CenterNet's maps start flat: after one epoch nothing is found yet
-    yield "epochs", 6 if network in ("unet", "centernet") else 1
+    # U-Net's last layer starts at zero, CenterNet's maps start flat: after one epoch nothing is found
+    yield "epochs", {"unet": 6, "centernet": 20}.get(network, 1)
     if network == "centernet":
         yield "learning_rate", 2e-3
     yield from (("batch_size", 4), ("pretrained", False), ("draws", {}), ("warmup", 0.0))
