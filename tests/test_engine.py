@@ -61,6 +61,9 @@ SPECS: dict[str, DetectorSpec | GraderSpec] = {
     "attention": KINDS["five levels at once"].model_copy(
         update={"network": "attention", "network_args": {"hidden": 16}}
     ),
+    "transformer": KINDS["a side from outside in"].model_copy(
+        update={"network": "transformer", "network_args": {"pool": "attention", "reduction": 8, "inner": 16}}
+    ),
     "convnext": GraderSpec(task="foraminal", backbone="convnext_atto", image_size=64, slices=3),
     "efficientnet": GraderSpec(task="foraminal", backbone="tf_efficientnet_lite0", image_size=64, slices=3),
 }
@@ -84,12 +87,12 @@ def test_folded_layers_give_the_same_answer(name: str) -> None:
     runner = Runner(network, Engine("fused", fused=True), first(batch))
     with torch.inference_mode():
         torch.testing.assert_close(asked(runner.network, batch), expected, atol=2e-5, rtol=1e-4)
-    if name in ("deeplab", "resnet", "mil"):
+    if name in ("deeplab", "resnet", "mil", "transformer"):
         assert runner.pairs
         assert not any(isinstance(module, nn.BatchNorm2d) for module in runner.network.modules())
 
 
-@pytest.mark.parametrize("name", ["convnext", "resnet", "mil"])
+@pytest.mark.parametrize("name", ["convnext", "resnet", "mil", "transformer"])
 def test_slices_through_a_backbone_in_lots_give_the_same_answer(name: str) -> None:
     spec = SPECS[name]
     network, batch = lived_in(build_network(spec), 2), inputs(spec, 5)

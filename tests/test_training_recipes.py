@@ -75,6 +75,9 @@ REFUSED = {
         "told apart for the loss 'slice_scores'; mix images",
     ),
     "weights of no slices": ("", "slice_class_weights = [1, 2, 4]", "hold for the loss slice_scores only"),
+    "weights of strangers": ("", "condition_weights = { left_subarticular_stenosis = 2.0 }", "it does not answer"),
+    "weights of keypoints": ("far_errors = 2.0", "", "condition_weights, far_errors are of severities"),
+    "far errors of nothing": ("", "loss = { any_severe = 1.0 }\nbundled = false\nfar_errors = 2.0", "far_errors hold"),
     "runs of uneven views": ("", UNEVEN, "which have 3 and 5; mix images"),
     "sizes of no holes": ("augment = { holes = 3 }", "", "t2: augment.holes and hole_size need a probability"),
     "a mix of nothing": (

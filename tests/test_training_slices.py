@@ -262,6 +262,7 @@ def test_the_objective_asks_every_word_of_the_recipe_in_training_alone(data: Dat
     samples = _samples(data, tmp_path, spec, Augment())
     one = samples.sample(0, None)
     batch = {name: torch.as_tensor(np.stack([value, value])) for name, value in one.items()}
+    batch["labels"][:, 0] = 2  # something is severe
     said = {word: torch.randn(2, 1, *shape) for word, shape in _SHAPES.items()}
     words = {word: 0.5 for word in OF_GRADERS if word != "any_severe"}
     objective = SeverityObjective(spec, Training(loss=words))

@@ -139,10 +139,11 @@ def _splined(
     lengths: NDArray[np.float64], points: NDArray[np.float64], along: NDArray[np.float64], *, slope: bool = False
 ) -> NDArray[np.float64]:
     """Columns and rows (N, 2) of the smoothed line at some lengths, or how they change there."""
-    from scipy.interpolate import UnivariateSpline  # takes a second to load, and few members need it
+    from scipy.interpolate import splev, splrep  # takes a second to load, and few members need it
 
-    lines = [UnivariateSpline(lengths, values, k=2, s=_SMOOTH) for values in points.T]
-    return np.stack([line(along, nu=int(slope)) for line in lines], axis=1)
+    # quiet: of points all over the place the smoothest line that was found will do
+    lines = [splrep(lengths, values, k=2, s=_SMOOTH, full_output=1, quiet=1)[0] for values in points.T]
+    return np.stack([splev(along, line, der=int(slope)) for line in lines], axis=1)
 
 
 def _pair_turn(level: Level, keypoints: Points, frame: geometry.FloatArray) -> float:

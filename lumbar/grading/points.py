@@ -7,11 +7,13 @@ from typing import Protocol
 import numpy as np
 
 from lumbar.labels import LEVELS, SIDES, Condition, Level
+from lumbar.recipe.region import Region
 from lumbar.recipe.views import OWN_VIEW, View, side_of_view
 from lumbar.study.slices import find_slice
 from lumbar.study.study import Study
 
 _CONDITION_OF: dict[View, Condition] = {view: condition for condition, view in OWN_VIEW.items()}
+_CANAL: Condition = "spinal_canal_stenosis"
 _FORAMINA, _RECESSES = "sagittal_t1", "axial"
 
 
@@ -53,11 +55,17 @@ def view_point(study: Study, view: View, level: Level, keypoints: Points, *, hal
     if view in _CONDITION_OF and not (half and view.startswith("axial")):
         return _known(keypoints, _CONDITION_OF[view], level)
     if side is not None and not view.startswith("axial"):
-        return _known(keypoints, "spinal_canal_stenosis", level)
+        return _known(keypoints, _CANAL, level)
     if view == "sagittal_series":
-        return _known(keypoints, "spinal_canal_stenosis", level) or view_point(study, "sagittal_t1", level, keypoints)
+        return _known(keypoints, _CANAL, level) or view_point(study, "sagittal_t1", level, keypoints)
     there = [point for point in pair(view, level, keypoints) if point is not None]
     return _middle(study, there) if there else None
+
+
+def region_point(study: Study, view: View, level: Level, keypoints: Points, region: Region) -> Point | None:
+    """The point around which a region lies: the canal's where it asks for that and it is known, else `view_point`."""
+    canal = _known(keypoints, _CANAL, level) if region.point == "canal" else None
+    return canal or view_point(study, view, level, keypoints, half=region.half)
 
 
 def pair(view: View, level: Level, keypoints: Points) -> tuple[Point | None, Point | None]:

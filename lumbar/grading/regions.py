@@ -14,7 +14,7 @@ from lumbar import geometry
 from lumbar.dicom.series import Series, Slice
 from lumbar.grading import boxes
 from lumbar.grading.intensity import Scales, as_seen
-from lumbar.grading.points import Point, Points, view_point
+from lumbar.grading.points import Point, Points, region_point, view_point
 from lumbar.grading.tasks import task_of
 from lumbar.grading.windows import axial_slices_of, sagittal_slices
 from lumbar.issues import Issue
@@ -153,7 +153,7 @@ def cut_region(
     `values` gives the image and affine of a slice; by default `standardise.slice_values`, as the member wants it.
     `series`: a sagittal one in place of the one that plays the view's part.
     """
-    point = view_point(study, view, level, keypoints, half=spec.region_of(view).half)
+    point = region_point(study, view, level, keypoints, spec.region_of(view))
     if series is not None and series in study.series.get("sagittal_t1", ()):
         point = view_point(study, "sagittal_t1", level, keypoints) or point
     window = view_window(study, view, level, point, keypoints, spec, series)

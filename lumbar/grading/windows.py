@@ -33,6 +33,11 @@ def spread(count: int, num: int) -> np.ndarray:
     return np.clip(rounded, 0, count - 1).astype(np.intp)
 
 
+def inner_from(count: int, share: float) -> int:
+    """How many of `count` slices are left out at either end, so that at least the share in the middle stays."""
+    return math.floor(count * (1 - share) / 2 + _TIE)
+
+
 def sagittal_slices(
     study: Study, series: Series, view: View, level: Level, point: Point | None, keypoints: Points, spec: GraderSpec
 ) -> Window | None:
@@ -93,9 +98,11 @@ def axial_slices_of(
 
 
 def _all_of(study: Study, series: Series, view: View, keypoints: Points, spec: GraderSpec) -> Window:
-    """All slices of a sagittal series, or of a side's half from outside in, at equal steps."""
+    """All slices of a sagittal series, its inner ones, or a side's half from outside in, at equal steps."""
     prep, region, side = spec.preprocessing, spec.region_of(view), side_of_view(view)
-    count, first, last = len(series), 0, len(series) - 1
+    count = len(series)
+    first = inner_from(count, region.inner)
+    last = count - 1 - first
     if region.half:
         place = canal_mm(study, series, keypoints, prep)
         middle = (count - 1) / 2 if place is None else min(max(index_at(series, place), 0), count - 1)

@@ -7,13 +7,14 @@ from lumbar.issues import InputError, numbered
 from lumbar.recipe.detector import DetectorSpec
 from lumbar.recipe.grader import GraderSpec
 
-Kind = Literal["whole", "wholes", "even", "share", "shares", "word", "table"]
+Kind = Literal["whole", "wholes", "even", "share", "shares", "flag", "word", "table"]
 _WANTED: Final[Mapping[Kind, str]] = {
     "whole": "a whole number, 1 or more",
     "wholes": "a list of whole numbers, 1 or more",
     "even": "an even whole number, 2 or more",
     "share": "a number from 0 to less than 1",
     "shares": "a list of numbers from 0 to less than 1",
+    "flag": "true or false",
     "word": "a text",
     "table": "a table",
 }
@@ -47,6 +48,8 @@ def _read(kind: Kind, value: Any) -> Any:
 
 
 def _fits(kind: Kind, value: Any) -> bool:
+    if kind == "flag":
+        return isinstance(value, bool)
     if kind == "word":
         return isinstance(value, str)
     if kind == "table":

@@ -92,8 +92,9 @@ class DetectorSpec(Spec):
     max_plane_distance_mm: float = Field(5.0, ge=0, le=1000)
     #: Width of the target Gaussian in pixels of the resized image.
     sigma_px: float = Field(10.0, ge=0.5, le=64)
-    #: What a heatmap is taught to show: a Gaussian of peak 1, or a disc of 1 as large as that Gaussian at half height.
-    target: Literal["gaussian", "disc"] = "gaussian"
+    #: What a heatmap is taught to show: a Gaussian of peak 1; window, the same around the map's nearest pixel and
+    #: nothing beyond a square of 6 sigma (CornerNet); a disc of 1 as large as that Gaussian at half height.
+    target: Literal["gaussian", "window", "disc"] = "gaussian"
     #: place "whole": how a series is brought to `in_chans` slices: nearest takes slice floor(i n / T) for place i,
     #: nearest-exact floor((i + 1/2) n / T), linear mixes the two slices beside (i + 1/2) n / T - 1/2.
     resample: Literal["nearest", "nearest-exact", "linear"] = "nearest-exact"

@@ -31,6 +31,8 @@ class DetectorMember(Member[DetectorSpec]):
             yield "slice_shift moves the windows of graders' regions; write it below [stage2]"
         if training.slice_class_weights is not None:
             yield "slice_class_weights are of severities, and a detector has none; write them below [stage2]"
+        if training.condition_weights or training.far_errors != 1:
+            yield "condition_weights, far_errors are of severities, and a detector has none; write them below [stage2]"
         if training.best_by == "score":
             yield "best_by = 'score' is no figure of a detector; take 'error_mm', 'loss' or 'last'"
 

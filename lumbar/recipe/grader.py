@@ -184,9 +184,19 @@ def _wrong(region: Region, view: View, preprocessing: Preprocessing) -> Iterator
         yield 'slice_mm says how far slices lie apart, around = "level" that all are brought to `slices`; leave one out'
     if preprocessing.window_end == "zeros" and (region.slice_mm is not None or region.around in ("point", "level")):
         yield 'slice_mm and around need preprocessing.window_end = "repeat"'
-    if region.levels_by is not None and not (axial and region.around == "level"):
-        yield 'levels_by says which axial slices are a level\'s; it needs an axial view and around = "level"'
+    yield from _all_slices(region, axial=axial)
     yield from _far_or_small(region, both=axial and side is None)
+
+
+def _all_slices(region: Region, *, axial: bool) -> Iterator[str]:
+    """What makes no sense without the slices of a whole level, or of a whole series."""
+    level = region.around == "level"
+    if region.inner < 1 and (axial or region.half or not level):
+        yield 'inner takes the middle slices of a sagittal series; it needs around = "level" and no half'
+    if axial and region.point == "canal" and not level:
+        yield 'point = "canal" lies on sagittal slices; an axial view needs around = "level" with it'
+    if region.levels_by is not None and not (axial and level):
+        yield 'levels_by says which axial slices are a level\'s; it needs an axial view and around = "level"'
 
 
 def _far_or_small(region: Region, *, both: bool) -> Iterator[str]:

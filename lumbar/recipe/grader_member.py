@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 
+from lumbar.issues import few
 from lumbar.labels import CONDITION_GROUPS, CONDITIONS, Condition
 from lumbar.recipe import losses
 from lumbar.recipe.grader import GraderSpec
@@ -36,12 +37,22 @@ class GraderMember(Member[GraderSpec]):
         yield from strange_losses(training, OF_GRADERS, "a grader")
         if training.slice_class_weights is not None and "slice_scores" not in training.loss:
             yield "slice_class_weights hold for the loss slice_scores only; name it in loss, or leave them out"
+        yield from self._weights()
         yield from self._mixing()
         yield from of_training(training)
         yield from _unused(self.spec)
         yield from self._shifts()
         if training.best_by == "error_mm":
             yield "best_by = 'error_mm' is no figure of a grader; take 'score', 'loss' or 'last'"
+
+    def _weights(self) -> Iterator[str]:
+        """What is wrong with how much conditions and errors count."""
+        training = self.training
+        known = self.spec.conditions or self.answered
+        if strange := [name for name in training.condition_weights if name not in known]:
+            yield f"condition_weights name {few(strange)}, which it does not answer; name some of {', '.join(known)}"
+        if training.far_errors != 1 and "severity" not in self.losses:
+            yield "far_errors hold for the loss severity only; name it in loss, or leave them out"
 
     def _mixing(self) -> Iterator[str]:
         spec, augment = self.spec, self.training.augment

@@ -20,13 +20,14 @@ OF_ANSWERS: Final[Mapping[Answer, tuple[str, ...]]] = {
 class GraderLoss:
     """What one word asks of a grader: which output of its network is compared with what.
 
-    `target`: the sample's severities; whether any level is severe; which level it is; which slice of each view carries
-    its annotation. `annotated`: slices alone that carry an annotation of the condition are asked. `mixes`: which mixed
-    samples have a label for it: all; all but those whose slices come from two studies; those that are whole studies.
+    `target`: the sample's severities; what of them is severe; whether any level is severe; which level it is; which
+    slice of each view carries its annotation. `annotated`: slices alone that carry an annotation of the condition are
+    asked. `mixes`: which mixed samples have a label for it: all; all but those of slices from two studies; those
+    that are whole studies.
     """
 
     output: str
-    target: Literal["severity", "any_severe", "level", "slice"] = "severity"
+    target: Literal["severity", "severe", "any_severe", "level", "slice"] = "severity"
     annotated: bool = False
     mixes: Literal["always", "slices stay", "studies"] = "always"
 
@@ -45,6 +46,7 @@ class GraderLoss:
 #: of severities. Only another target needs a function, too, see `training.loop.grader_losses`.
 OF_GRADERS: Final[Mapping[str, GraderLoss]] = {
     "severity": GraderLoss("severity"),
+    "severe": GraderLoss("severity", "severe"),
     "any_severe": GraderLoss("severity", "any_severe", mixes="studies"),
     "slices": GraderLoss("slices"),
     "views": GraderLoss("views"),

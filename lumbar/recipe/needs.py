@@ -24,7 +24,9 @@ def faults(detectors: Mapping[str, DetectorSpec], graders: Mapping[str, GraderSp
 
 def _wrong(view: View, region: Region, found: set[SeriesType], sized: set[SeriesType], *, named: bool) -> Iterator[str]:
     kind = "sagittal_t2" if view == "sagittal_series" else series_of(view)
-    if named and kind not in found:
+    if region.point == "canal" and "sagittal_t2" not in found:
+        yield 'point = "canal" lies around the canal\'s points, and no detector finds points on sagittal_t2; add one'
+    elif named and region.point != "canal" and kind not in found:
         yield f"no detector finds points on {kind}, around which its view {view} lies; add one, or leave the view out"
     if region.box == "own" and kind not in sized:
         yield (

@@ -51,6 +51,11 @@ class RegionSpec(Strict):
     #: offset: sagittal slices in the middle of the series, or beside it; point: around the point's own slice; level:
     #: all slices of the level (of a sagittal series all), brought to `slices` at equal steps.
     around: Literal["offset", "point", "level"] | None = None
+    #: Of a sagittal series only so large a share of its slices, around its middle (around "level").
+    inner: Annotated[float, Field(gt=0, le=1)] | None = None
+    #: own: around the view's own point; canal: around the level's canal point, whatever the view shows, and around its
+    #: own where there is none (third place: one point a level for all sagittal slices).
+    point: Literal["own", "canal"] | None = None
     #: Which axial slices are a level's, where `around` is "level": segments (the default), all that cut its part of the
     #: canal; found, those around the slices of its points, as far as halfway to the next level's (seventh place).
     levels_by: Literal["segments", "found"] | None = None
@@ -75,6 +80,8 @@ class RegionSpec(Strict):
             "slice_mm",
             "neighbours",
             "around",
+            "inner",
+            "point",
             "levels_by",
             "half",
             "intensity",
@@ -104,6 +111,8 @@ class Region:
     slice_mm: float | None = None
     neighbours: bool = False
     around: Literal["offset", "point", "level"] | None = None
+    inner: float = 1.0
+    point: Literal["own", "canal"] = "own"
     levels_by: Literal["segments", "found"] | None = None
     half: bool = False
     intensity: Intensity = "standard"

@@ -6,6 +6,7 @@ from typing import Annotated, Final, Literal
 from pydantic import Field
 
 from lumbar.arguments import LARGEST_SEED, MOST_PROCESSES
+from lumbar.labels import Condition
 from lumbar.recipe.augment import Augment
 from lumbar.recipe.member import LAST_FOLD
 from lumbar.recipe.strict import Strict
@@ -29,6 +30,8 @@ class Training(Strict):
             "loss",
             "class_weights",
             "slice_class_weights",
+            "condition_weights",
+            "far_errors",
             "begins_with",
             "fresh",
             "frozen",
@@ -50,6 +53,11 @@ class Training(Strict):
     class_weights: Literal["1/2/4", "none"] = "1/2/4"
     #: The same in the loss `slice_scores`, for normal or mild, moderate, severe; None: as `class_weights`.
     slice_class_weights: tuple[ClassWeight, ClassWeight, ClassWeight] | None = None
+    #: How much each of a grader's conditions counts in losses of severities; one that is not named counts 1.
+    condition_weights: dict[Condition, ClassWeight] = {}
+    #: In the loss `severity` a row counts so many times where normal or mild was answered and severe is right, or the
+    #: other way round (third place: 2); of soft labels the share that is so far off.
+    far_errors: float = Field(1.0, ge=1, le=100)
     #: A member that stands before this one in the recipe and whose weights of the same fold it begins with, wherever
     #: they fit; those below the prefixes `fresh` begin anew.
     begins_with: Annotated[str, Field(max_length=200)] = ""

@@ -40,6 +40,12 @@ _FIELDS: dict[str, dict[str, Any]] = {
         "region": {"half": True, "around": "level", "extent": [40.0, 60.0]},
         "regions": {"axial_left": {"extent": [80.0, 70.0], "slices": 2}},
     },
+    "the canal's point and the inner slices": {
+        "views": ["sagittal_t1", "sagittal_t2", "axial_middle"],
+        "conditions": [CANAL],
+        "region": {"around": "level", "point": "canal", "inner": 0.5, "intensity": "percentile", "scope": "slice"},
+        "regions": {"axial_middle": {"inner": 1.0, "slices": 2}},
+    },
     "five levels at once": {
         "views": ["sagittal_t1", "sagittal_t2", "axial_middle"],
         "conditions": list(CONDITIONS),

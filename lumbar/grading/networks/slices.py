@@ -1,6 +1,6 @@
 """Views as a network's encoders take them, and slices of many stacks through one backbone."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import torch
 from torch import nn
@@ -22,7 +22,9 @@ def channels_of(spec: GraderSpec) -> list[int]:
     return [spec.region_of(found[index]).channels for index in sorted(found)]
 
 
-def slice_features(backbone: nn.Module, stacks: torch.Tensor, at_once: int | None = None) -> torch.Tensor:
+def slice_features(
+    backbone: Callable[[torch.Tensor], torch.Tensor], stacks: torch.Tensor, at_once: int | None = None
+) -> torch.Tensor:
     """(N, T, C, H, W) stacks of slices → (N, T, F): the backbone's pooled features of every slice.
 
     `at_once`: how many slices the backbone gets at a time (None: all); it treats each by itself.

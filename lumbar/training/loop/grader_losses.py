@@ -33,14 +33,17 @@ class Truth:
     marked: Tensor | None = None
     #: Slices of each view, which together are T.
     views: Sequence[int] = ()
+    #: How much each condition counts (C,); None: all alike.
+    counts: Tensor | None = None
     #: What the partners of mixed samples show, and the share (B,) of each sample that is its own.
     partner: "Truth | None" = None
     share: Tensor | None = None
 
     @property
     def targets(self) -> Tensor:
-        """Labels as shares (B, L, C, 3) of the severities."""
-        return losses.distributions(self.labels) if self.soft is None else self.soft
+        """Labels as shares (B, L, C, 3) of the severities, times what their conditions count."""
+        shares = losses.distributions(self.labels) if self.soft is None else self.soft
+        return shares if self.counts is None else shares * self.counts[:, None]
 
     def mixed(self, make: "Callable[[Truth], Tensor]") -> Tensor:
         """Targets (B, …) that `make` gives, mixed as the samples are."""
@@ -62,12 +65,18 @@ def _severity(said: Tensor, truth: Truth, loss: GraderLoss) -> Parts:
         weights = truth.training.slice_class_weights
         return losses.distribution_loss(said, truth.mixed(_of_slices), weighted=weighted, weights=weights)
     between = [1] * (said.ndim - 4)
-    if truth.partner is None and truth.soft is None:
+    far = truth.training.far_errors if loss.output == "severity" else 1.0
+    if truth.partner is None and truth.soft is None and truth.counts is None and far == 1:
         labels = truth.labels.view(*truth.labels.shape[:2], *between, -1).expand(said.shape[:-1]).contiguous()
         return losses.severity_loss(said, labels, weighted=weighted)
     targets = truth.mixed(lambda one: one.targets)
     spread = targets.view(*targets.shape[:2], *between, *targets.shape[2:]).expand(said.shape)
-    return losses.distribution_loss(said, spread, weighted=weighted)
+    return losses.distribution_loss(said, spread, weighted=weighted, far=far)
+
+
+def _severe(said: Tensor, truth: Truth, loss: GraderLoss) -> Parts:
+    """How sure severe rows of logits (B, L, C, 3) are on average, see `losses.severe_loss`."""
+    return losses.severe_loss(said, truth.mixed(lambda one: one.targets)[..., -1])
 
 
 def _of_slices(truth: Truth) -> Tensor:
@@ -108,6 +117,7 @@ def _known(value: Tensor | None) -> Tensor:
 #: Target → what it asks; `any_severe` looks at whole studies, see `grader_objective`.
 _OF_TARGETS: Final[Mapping[str, Callable[[Tensor, Truth, GraderLoss], Parts]]] = {
     "severity": _severity,
+    "severe": _severe,
     "level": _level,
     "slice": _slice,
 }

@@ -78,7 +78,7 @@ class SeverityObjective:
             parts = self._any_severe_of(named["severity"], batch, partner, share)
             terms["any_severe"] = Term(*parts, self.losses["any_severe"])
         for word, loss in OF_GRADERS.items() if train else ():
-            if loss.beside and word in self.losses and loss.output in named:
+            if (loss.beside or loss.target == "severe") and word in self.losses and loss.output in named:
                 terms[word] = Term(*loss_of(word, named[loss.output], truth), self.losses[word])
         if not train and self.training.best_by == "score":
             terms |= self._score(named["severity"], batch)
@@ -89,7 +89,11 @@ class SeverityObjective:
         labels = self._of_levels(batch["labels"])
         level, annotated, marked = (self._of_levels(batch[name]) if name in batch else None for name in _KNOWN)
         soft = self._of_levels(batch["soft"]) if train and "soft" in batch else None
-        return Truth(self.training, labels, level, soft, annotated, marked, self.slices)
+        counts = None
+        if self.training.condition_weights:
+            own = [self.training.condition_weights.get(name, 1.0) for name in self.conditions]
+            counts = torch.tensor(own, device=labels.device)
+        return Truth(self.training, labels, level, soft, annotated, marked, self.slices, counts)
 
     def _answer(self, network: nn.Module, batch: Batch, *, train: bool) -> tuple[Mapping[str, Tensor], Tensor]:
         """What the network says of the batch, mixed where the batch is; and the share (B,) of each sample in that."""

@@ -47,14 +47,33 @@ def severity_loss(logits: Tensor, labels: Tensor, *, weighted: bool = True) -> t
 
 
 def distribution_loss(
-    logits: Tensor, targets: Tensor, *, weighted: bool = True, weights: Sequence[float] | None = None
+    logits: Tensor,
+    targets: Tensor,
+    *,
+    weighted: bool = True,
+    weights: Sequence[float] | None = None,
+    far: float = 1.0,
 ) -> tuple[Tensor, Tensor]:
     """`severity_loss` of logits (…, 3) for targets (…, 3): shares of the severities, all zero where unknown.
 
-    `weights`: how much each severity counts, in place of 1/2/4.
+    `weights`: how much each severity counts, in place of 1/2/4. `far`: how many times a row's error counts whose
+    largest logit is two severities off the right one; of shares as far as they are so.
     """
     wanted = targets.float() * _weights(logits, weighted=weighted, own=weights)
-    return -(wanted * logits.float().log_softmax(-1)).sum(), wanted.sum()
+    loss = -(wanted * logits.float().log_softmax(-1)).sum(-1)
+    if far != 1:
+        off = nnf.one_hot(logits.argmax(-1), len(SEVERITIES))[..., ::2].flip(-1) * targets[..., ::2]
+        loss = loss * (1 + (far - 1) * off.sum(-1) / targets.sum(-1).clamp_min(1e-6))
+    return loss.sum(), wanted.sum()
+
+
+def severe_loss(logits: Tensor, shares: Tensor) -> tuple[Tensor, Tensor]:
+    """Minus the logarithm of the mean severe probability of severe rows, as often as there are such rows; and how many
+    there are: third place's. Logits (…, 3); `shares` (…): how far a row is severe and counts."""
+    said = logits.float().softmax(-1)[..., _SEVERE]
+    count = shares.float().sum()
+    mean = (said * shares).sum() / count.clamp_min(1e-6)
+    return -mean.clamp_min(1e-6).log() * count, count
 
 
 def distributions(labels: Tensor) -> Tensor:

@@ -28,6 +28,15 @@ def heatmaps(points: Tensor, size: int, sigma: float) -> Tensor:
     return down[..., :, None] * across[..., None, :] * inside[..., None, None]
 
 
+def windows(points: Tensor, size: int, sigma: float) -> Tensor:
+    """Target maps as `heatmaps`, around the pixel nearest to each point (B, K, 2), which is 1, and zero outside of the
+    square of 6 sigma around it: CornerNet's (Law and Deng 2018), whose sigma is a sixth of the square's side."""
+    near, axis = points.round(), torch.arange(size, device=points.device)
+    reach = round((6 * sigma - 1) / 2)
+    across, down = ((axis - near[..., [k]]).abs() <= reach for k in (0, 1))  # (B, K, S); NaN lies within nothing
+    return heatmaps(near, size, sigma) * down[..., :, None] * across[..., None, :]
+
+
 def discs(points: Tensor, size: int, radius: float) -> Tensor:
     """Target maps (B, K, S, S): 1 within `radius` px of each point (B, K, 2), else 0; all zero where it is missing."""
     axis = torch.arange(size, device=points.device, dtype=torch.float32)
@@ -46,6 +55,8 @@ def maps(spec: DetectorSpec, points: Tensor, slices: Tensor | None = None) -> Te
     own, sigma = on_map(points, spec.stride), spec.sigma_px / spec.stride
     if spec.target == "disc":
         flat = discs(own, spec.map_size, _HALF_RADIUS * sigma)
+    elif spec.target == "window":
+        flat = windows(own, spec.map_size, sigma)
     else:
         flat = heatmaps(own, spec.map_size, sigma)
     if not spec.depth:

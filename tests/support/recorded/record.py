@@ -22,7 +22,10 @@ from tests.support.rule_weights import EXTENDED, MAKERS, OTHER, rule_weight
 
 Spec = DetectorSpec | GraderSpec
 Arrays = Mapping[str, np.ndarray]
-_CALL = re.compile(r"(?:RandomState\((?P<state>\d+)\)\.)?(?P<name>[a-z_]\w*)\((?P<numbers>[\d\s,()]+)\)")
+#: A maker's call; of several alike all but the first may leave its name out, as `RandomState(32) (1,3,64,64)`.
+_CALL = re.compile(
+    r"(?:RandomState\((?P<state>\d+)\)(?:\.|\s+(?=\()))?(?P<name>[a-z_]\w*)?(?<=[\w\s])\((?P<numbers>[\d\s,()]+)\)"
+)
 
 
 @dataclass(frozen=True)
@@ -67,12 +70,14 @@ class Record:
             return next(record for record in records(self.folder.parent) if record.name == other[1]).inputs()
         if isinstance(given, Mapping):
             return [MAKERS[name](seed, *shape) for name, seed, shape in given.values()]
-        found = []
+        found, last = [], ""
         for call in _CALL.finditer(given):
             numbers = [int(each) for each in re.findall(r"\d+", call["numbers"])]
             numbers = [int(call["state"]), *numbers] if call["state"] else numbers
-            if call["name"] in MAKERS:
-                found.append(MAKERS[call["name"]](*numbers))
+            name = call["name"] or (last if call["state"] else "")
+            if name in MAKERS:
+                found.append(MAKERS[name](*numbers))
+                last = name
         return found
 
     def outputs(self) -> Arrays:
@@ -125,6 +130,8 @@ class Ours:
     joined: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     #: Asked for what the network gives in training only, too; all its parts stay in evaluation mode.
     beside: bool = False
+    #: Modules whose first input and output join the named answers, as `<module> in` and `<module>`.
+    watched: tuple[str, ...] = ()
 
     def keys(self, own: str) -> tuple[str, ...]:
         """The record's names of what one of our tensors holds."""
