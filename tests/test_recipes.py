@@ -26,7 +26,7 @@ from lumbar.training.outcome.blending import weighed
 from tests.conftest import ROOT
 from tests.support.contract import fixed_weights
 from tests.support.mirror import mirror_study
-from tests.support.small_recipe import overrides, small_recipe, turned_recipe
+from tests.support.small_recipe import one_of_a_kind, small_recipe, turned_recipe
 from tests.support.worlds import small_phantoms
 
 RECIPES = {str(path.relative_to(ROOT / "recipes")): path for path in sorted((ROOT / "recipes").rglob("*.toml"))}
@@ -54,8 +54,7 @@ def test_a_small_one_goes_from_studies_to_a_submission(name: str, tmp_path: Path
     data, run, weights, out = (tmp_path / part for part in ("data", "run", "weights", "results"))
     new = small_phantoms(tmp_path / "new", 1, 7)
     small_phantoms(data, 4, 3)
-    changed = [word for each in overrides(RECIPES[name]) for word in ("--set", each)]
-    words = ["train", "--recipe", RECIPES[name], "--data", data, "--out", run, *changed]
+    words = ["train", "--recipe", one_of_a_kind(RECIPES[name], tmp_path), "--data", data, "--out", run]
     assert train_utils.main([str(word) for word in words]) == 0
     if name == EVALUATED:
         assert train_utils.main(["evaluate", "--run", str(run)]) == 0
@@ -93,7 +92,7 @@ def has_a_mirror(spec: GraderSpec) -> bool:
 )
 def test_a_mirrored_study_gets_mirrored_probabilities(name: str, turn: str | None, tmp_path: Path) -> None:
     """From pixels to severities, every member turned that has sides of its own; the others with every turn, too."""
-    recipe = turned_recipe(RECIPES[name], turn)
+    recipe = turned_recipe(RECIPES[name], tmp_path, turn)
     if turn is not None:
         assert any(turn in member.spec.tta for member in recipe.stage1.members.values())
     rules = {member.spec.preprocessing.model_copy(update={"middle": "series"}) for member in recipe.members().values()}

@@ -1,7 +1,8 @@
 """Any recipe with networks, folds and epochs so small that a test can take it from the first step to the last."""
 
+import json
 import tomllib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -28,30 +29,77 @@ SPECS = {"stage1": DetectorSpec, "stage2": GraderSpec}
 
 
 def overrides(path: Path) -> list[str]:
-    """What makes a recipe small, as `--set` takes it.
+    """What makes a recipe small, as `--set` takes it."""
+    return [f"{key}={toml(value)}" for key, value in _changes(tomllib.loads(path.read_text(encoding="utf-8"))).items()]
+
+
+def _changes(raw: Mapping[str, Any]) -> dict[str, Any]:
+    """What makes a recipe small, by dotted key.
 
     One fold is trained; of detectors both, where graders look around what detectors found on studies not seen, or
     around the labels where it is far off: what so small a detector finds may hold no sample at all.
     """
-    raw = tomllib.loads(path.read_text(encoding="utf-8"))
     unseen = raw["stage2"].get("keypoints", "out_of_fold") == "out_of_fold"
     folds = {"stage1": [0, 1] if unseen else [0], "stage2": [0]}
-    common = {
+    changed: dict[str, Any] = {
         "folds.count": 2,
         "folds.train": folds["stage1"],
         "loop.mixed_precision": "no",
         "loop.workers": 0,
         "loop.read_processes": 1,
     }
-    changed: dict[str, Any] = dict(common)
     for stage in SPECS:
         for name, entry in raw[stage]["members"].items():
-            own = {**{key: value for key, value in raw[stage].items() if key != "members"}, **entry}
-            small = {"folds": folds[stage], **dict(_small(stage, own))}
+            small = {"folds": folds[stage], **dict(_small(stage, _whole(raw[stage], entry)))}
             changed |= {f"{stage}.members.{name}.{key}": value for key, value in small.items()}
     if unseen:
         changed["stage2.keypoints"] = "out_of_fold_or_label"
-    return [f"{key}={toml(value)}" for key, value in changed.items()]
+    return changed
+
+
+def _whole(stage: Mapping[str, Any], entry: Mapping[str, Any]) -> dict[str, Any]:
+    """A member's entry with what its stage says for all."""
+    return {**{key: value for key, value in stage.items() if key != "members"}, **entry}
+
+
+def one_of_a_kind(path: Path, folder: Path) -> Path:
+    """The recipe made small, as a file in `folder`, without members that are then like one before them.
+
+    Alike: the same inputs, network and outputs, and the same losses; who begins with another stays, and that one too.
+    """
+    raw = tomllib.loads(path.read_text(encoding="utf-8"))
+    for key, value in _changes(raw).items():
+        *place, last = key.split(".")
+        table = raw
+        for part in place:
+            table = table.setdefault(part, {})
+        table[last] = value
+    gone = []
+    for stage, spec in SPECS.items():
+        members, kinds = raw[stage]["members"], set()
+        for name in list(members):
+            whole = _whole(raw[stage], members[name])
+            kind = json.dumps({key: whole.get(key) for key in (*spec.model_fields, "tasks", "loss")}, sort_keys=True)
+            if kind in kinds and "begins_with" not in whole and name not in _named(raw[stage]):
+                gone += [name, *(f"{task}_{name}" for task in members[name].get("tasks", ()))]
+                del members[name]
+            kinds.add(kind)
+    raw["blend"] = _without(raw.get("blend", {}), gone)
+    small = folder / path.name
+    small.write_text("".join(f"{key} = {toml(value)}\n" for key, value in raw.items()), encoding="utf-8")
+    return small
+
+
+def _named(stage: Mapping[str, Any]) -> list[str]:
+    """Members that others of their stage name."""
+    begun = [entry["begins_with"] for entry in stage["members"].values() if "begins_with" in entry]
+    return [*begun, *(name for names in stage.get("sets", {}).values() for name in names)]
+
+
+def _without(table: Mapping[str, Any], names: Sequence[str]) -> dict[str, Any]:
+    """A table without some keys, at any depth."""
+    kept = {key: value for key, value in table.items() if key not in names}
+    return {key: _without(value, names) if isinstance(value, dict) else value for key, value in kept.items()}
 
 
 def _small(stage: str, entry: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
@@ -97,13 +145,13 @@ def _narrow(network: str, given: Mapping[str, Any]) -> Iterator[tuple[str, Any]]
 MATRIX = 128
 
 
-def turned_recipe(path: Path, turn: str | None = None) -> Recipe:
-    """The small recipe, and the turn `mirror` for every member that can be turned; detectors see all pixels.
+def turned_recipe(path: Path, folder: Path, turn: str | None = None) -> Recipe:
+    """The recipe of `one_of_a_kind`, every member that can be turned with the turn `mirror`; detectors see all pixels.
 
     `turn`: another one for members that have no sides of their own. (Beside `mirror` it would not do: answers of the
     image, its mirror image and a third view are averaged, and the mirror image of the third is not among them.)
     """
-    recipe = load_recipe(path, [*overrides(path), f"stage1.image_size={MATRIX}"])
+    recipe = load_recipe(one_of_a_kind(path, folder), [f"stage1.image_size={MATRIX}"])
     words = ["mirror", turn] if turn else ["mirror"]
     for stage in (recipe.stage1, recipe.stage2):
         for name, member in stage.members.items():

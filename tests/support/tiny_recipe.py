@@ -64,7 +64,9 @@ def grader_stage(members: Mapping[str, Any] = GRADERS, **common: Any) -> str:
 def toml(value: Any) -> str:
     """A TOML value on one line."""
     if isinstance(value, dict):
-        return "{ " + ", ".join(f"{key} = {toml(each)}" for key, each in value.items()) + " }"
+        return "{ " + ", ".join(f"{json.dumps(key)} = {toml(each)}" for key, each in value.items()) + " }"
+    if isinstance(value, list | tuple):
+        return f"[{', '.join(map(toml, value))}]"
     return json.dumps(value)
 
 
