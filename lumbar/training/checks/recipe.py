@@ -42,7 +42,11 @@ def recipe_faults(recipe: Recipe, root: Path) -> list[str]:
 def network_faults(members: Mapping[str, Member[Any]]) -> dict[str, str]:
     """What is wrong with the networks of members, by what it is: a sentence each, which names the first of them."""
     faults: dict[str, str] = {}
+    first: dict[str, str] = {}  # of members that are alike
     for name, member in members.items():
+        first.setdefault(member.model_dump_json(), name)
+    for name in first.values():
+        member = members[name]
         for wrong in _network_faults(member, members.get(member.training.begins_with)):
             faults.setdefault(wrong, f"{name}: {wrong}")
     return faults
