@@ -39,7 +39,7 @@ def _changes(raw: Mapping[str, Any]) -> dict[str, Any]:
     One fold is trained; of detectors both, where graders look around what detectors found on studies not seen, or
     around the labels where it is far off: what so small a detector finds may hold no sample at all.
     """
-    unseen = raw["stage2"].get("keypoints", "out_of_fold") == "out_of_fold"
+    unseen = raw["stage2"].get("keypoints", "out_of_fold") != "labels"
     folds = {"stage1": [0, 1] if unseen else [0], "stage2": [0]}
     changed: dict[str, Any] = {
         "folds.count": 2,
