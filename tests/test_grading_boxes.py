@@ -1,6 +1,7 @@
 """Boxes and slices of regions against what other systems reckoned, where the folder of their numbers is there."""
 
 import json
+import math
 import os
 from dataclasses import dataclass
 from functools import cache
@@ -9,6 +10,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from lumbar import geometry
 from lumbar.grading import boxes
@@ -255,3 +258,14 @@ def test_chosen_slices_of_a_mirrored_series_are_mirrored(count: int, num: int) -
     assert (np.diff(chosen) >= 0).all()
     assert chosen.min() >= 0
     assert chosen.max() < count
+
+
+PLACES = st.tuples(*[st.sampled_from([0.0, 1e-9, 3.0, 40.0, 41.0])] * 2)
+
+
+@given(st.lists(PLACES, max_size=5), PLACES)
+def test_the_canal_leans_by_a_right_angle_at_most_wherever_its_points_are(
+    line: list[tuple[float, float]], at: tuple[float, float]
+) -> None:
+    turn = boxes.canal_turn([np.array(place) for place in line], np.eye(4), Spot(at))
+    assert -math.pi / 2 <= turn <= math.pi / 2

@@ -113,11 +113,12 @@ def canal_turn(line_px: "list[np.ndarray]", frame: geometry.FloatArray, point: P
 
     Quadratic smoothing splines of columns and of rows through the levels' points on the slice, along the lengths
     between them; a second pair through a hundred places of these gives the direction at the place nearest to the point.
-    Upright with fewer than three points.
+    Upright with fewer than three points apart, and where the line has no direction.
     """
-    if len(line_px) < 3:
+    apart = [place for number, place in enumerate(line_px) if not number or np.any(place != line_px[number - 1])]
+    if len(apart) < 3:
         return 0.0
-    return spline_turn(np.array(line_px), geometry.to_pixel(frame, point.mm)[:2])
+    return spline_turn(np.array(apart), geometry.to_pixel(frame, point.mm)[:2])
 
 
 def spline_turn(points: NDArray[np.float64], at: NDArray[np.float64]) -> float:
@@ -125,6 +126,8 @@ def spline_turn(points: NDArray[np.float64], at: NDArray[np.float64]) -> float:
     along, samples = spline(points)
     nearest = int(np.argmin(np.linalg.norm(samples - at, axis=1)))
     dx, dy = (float(value) for value in _splined(along, samples, along[nearest : nearest + 1], slope=True)[0])
+    if not math.isfinite(dx + dy) or not (dx or dy):
+        return 0.0
     return math.atan2(-dx, dy) if dy > 0 else math.atan2(dx, -dy)
 
 

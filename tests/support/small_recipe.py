@@ -111,8 +111,10 @@ def _small(stage: str, entry: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
     yield backbone[1], {**BACKBONE, **stride}
     yield "network_args", dict(_narrow(network, entry.get("network_args", {})))
     yield "image_size", SIDES[stage]
-    # A last layer that starts at zero has found nothing after one.
-    yield "epochs", 6 if network == "unet" else 3 if stage == "stage1" else 1
+    # A last layer that starts at zero, and maps that start flat, have found nothing after one.
+    yield "epochs", 6 if network in ("unet", "centernet") else 3 if stage == "stage1" else 1
+    if network == "centernet":
+        yield "learning_rate", 2e-3
     yield from (("batch_size", 4 if stage == "stage1" else 16), ("pretrained", False), ("draws", {}), ("warmup", 0.0))
     if stage == "stage2":
         yield from (("rnn_hidden", 8), ("rnn_layers", 1))
