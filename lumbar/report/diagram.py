@@ -15,7 +15,8 @@ from lumbar.drawing import style
 from lumbar.drawing.charts import MARK, drawn_here
 from lumbar.files.write import replacing, writing_into
 from lumbar.grading.tasks import Task, task_of
-from lumbar.labels import SERIES_TYPES, SeriesType
+from lumbar.issues import cut
+from lumbar.labels import CONDITIONS, SERIES_TYPES, SeriesType
 from lumbar.recipe.chain import in_order, one_step
 from lumbar.recipe.detector import DetectorSpec
 from lumbar.recipe.grader import GraderSpec
@@ -161,7 +162,14 @@ def _grader_card(recipe: Recipe, kind: Sequence[tuple[str, GraderSpec, Task]]) -
     seen = tuple(dict.fromkeys(series_of(view) for view in views))
     if "sagittal_series" in views:
         seen = ("sagittal_t2", "sagittal_t1")
-    return Card(first.subject, tuple(lines), seen)
+    return Card(_asked(first, sides=len(task.samples) > 1), tuple(lines), seen)
+
+
+def _asked(spec: GraderSpec, *, sides: bool) -> str:
+    """What a grader answers, of a side where it is asked for each, in a few words."""
+    if spec.task is None and set(spec.conditions) == set(CONDITIONS):
+        return "all five conditions"
+    return spec.subject.replace("left ", "").replace("right ", "") if sides else spec.subject
 
 
 def _alike(members: Iterable[tuple[str, Spec]]) -> Iterator[tuple[Spec, list[str]]]:
@@ -257,7 +265,9 @@ def _draw_card(ax: Axes, card: Card, place: tuple[float, float, float], letters:
         part = height / len(card.series)
         ax.add_patch(Rectangle((left, top + number * part), _STRIPE, part, color=_OF_SERIES[kind]))
     inner, how = left + _STRIPE + 0.1, {"color": style.INK, "va": "center"}
-    style.write(ax, inner, top + _PAD + _TITLE / 2, card.title, size=style.LABEL_SIZE, weight="bold", **how)
+    style.write(
+        ax, inner, top + _PAD + _TITLE / 2, cut(card.title, letters - 8), size=style.LABEL_SIZE, weight="bold", **how
+    )
     for number, text in enumerate(card.wrapped(letters)):
         y = top + _PAD + _TITLE + _LINE * (number + 0.5)
         style.write(ax, inner, y, text, size=style.NOTE_SIZE, **how)
