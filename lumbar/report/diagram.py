@@ -132,7 +132,7 @@ def _step_card(recipe: Recipe, step: Sequence[tuple[str, DetectorSpec]]) -> Card
     for spec, names in _alike(step):
         deep = " with the slice" if spec.depth else ""
         sees = f"{spec.in_chans} {'slice' if spec.in_chans == 1 else 'slices'}, {spec.pixels}"
-        lines.append(f"• {_count(recipe, names)}{spec.network} on {_plain(spec.encoder)}: {spec.answer}{deep} ({sees})")
+        lines.append(f"• {_count(recipe, names)}{_network(spec)}: {spec.answer}{deep} ({sees})")
         if spec.tta:
             lines.append(f"   also turned: {', '.join(spec.tta)}")
     if len(step) > 1 or any(len(recipe.folds_of(name)) > 1 for name, _ in step):
@@ -176,7 +176,7 @@ def _alike(members: Iterable[tuple[str, Spec]]) -> Iterator[tuple[Spec, list[str
     """Members of one network, backbone and size: the first of them, and the names of all."""
     groups: dict[tuple[object, ...], tuple[Spec, list[str]]] = {}
     for name, spec in members:
-        key = (spec.network, _plain(spec.backbone), spec.pixels, spec.tta)
+        key = (spec.network, _plain(spec.backbone), spec.pixels, spec.tta, getattr(spec, "answer", ""))
         groups.setdefault(key, (spec, []))[1].append(name)
     yield from groups.values()
 
@@ -216,6 +216,12 @@ def _named(kind: str) -> str:
 
 def _short(condition: str) -> str:
     return condition.replace("_", " ")
+
+
+def _network(spec: DetectorSpec | GraderSpec) -> str:
+    """A network and its backbone, where it is built on one."""
+    backbone = _plain(spec.backbone)
+    return spec.network if backbone == spec.network else f"{spec.network} on {backbone}"
 
 
 def _plain(backbone: str) -> str:
