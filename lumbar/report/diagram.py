@@ -156,9 +156,7 @@ def _grader_card(recipe: Recipe, kind: Sequence[tuple[str, GraderSpec, Task]]) -
     for spec, names in alike:
         turned = f"; also turned: {', '.join(spec.tta)}" if spec.tta else ""
         sizes = dict.fromkeys(_size(spec.region_of(view).size) for view in views)
-        lines.append(
-            f"• {_count(recipe, names)}{spec.network} on {_plain(spec.backbone)} ({', '.join(sizes)} px){turned}"
-        )
+        lines.append(f"• {_count(recipe, names)}{_network(spec)} ({', '.join(sizes)} px){turned}")
     seen = tuple(dict.fromkeys(series_of(view) for view in views))
     if "sagittal_series" in views:
         seen = ("sagittal_t2", "sagittal_t1")
