@@ -75,7 +75,7 @@ def draw_system(recipe: Path, out: Path) -> Path:
     read, path = load_recipe(recipe), out / f"{recipe.stem}.png"
     figure = _drawn(read, (detector_cards(read), grader_cards(read), answer_cards(read)))
     with writing_into(out), replacing(path, drawn_here) as temporary:
-        figure.savefig(temporary, dpi=110, metadata=MARK)
+        figure.savefig(temporary, dpi=80, metadata=MARK, pil_kwargs={"optimize": True})
     return path
 
 
