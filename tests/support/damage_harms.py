@@ -21,6 +21,7 @@ from pydicom.uid import (
     JPEG2000Lossless,
 )
 
+from tests.support.draft import with_tags
 from tests.support.tiny_dicom import CORONAL, image, merge_into_enhanced, write_slice
 
 T1, T2, AX = 1, 2, 3
@@ -47,15 +48,7 @@ def edit(change: Callable[[FileDataset], None], *series: int, only: int | None =
 
 def put(series: int = T2, only: int | None = None, **tags: object) -> Harm:
     """Give tags a value; None takes the tag away."""
-
-    def change(dataset: FileDataset) -> None:
-        for keyword, value in tags.items():
-            if value is not None:
-                setattr(dataset, keyword, value)
-            elif keyword in dataset:
-                delattr(dataset, keyword)
-
-    return edit(change, series, only=only)
+    return edit(with_tags(tags), series, only=only)
 
 
 def repaint(paint: Callable[[np.ndarray], np.ndarray], *series: int, only: int | None = None) -> Harm:

@@ -7,7 +7,7 @@ import csv
 import random
 import re
 import shutil
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -32,6 +32,19 @@ SOUND = ("100001/794108896", "100001/3456246721", "100001/3913907269")
 OTHER = ("100002/3065588025", "100002/2005121167", "100002/2767234767")
 TABLE = "study_id,series_id,series_description\n1,1,Sagittal T1\n1,2,Sagittal T2/STIR\n1,3,Axial T2\n"
 Edit = Callable[[FileDataset], None]
+
+
+def with_tags(tags: Mapping[str, Any]) -> Callable[[FileDataset], None]:
+    """What gives a header some tags; None takes a tag away."""
+
+    def change(dataset: FileDataset) -> None:
+        for keyword, value in tags.items():
+            if value is not None:
+                setattr(dataset, keyword, value)
+            elif keyword in dataset:
+                delattr(dataset, keyword)
+
+    return change
 
 
 @dataclass
@@ -97,15 +110,7 @@ class Draft:
 
     def put(self, series: int | Iterable[int], only: Iterable[int] | None = None, **tags: Any) -> None:
         """Give tags a value; None takes the tag away."""
-
-        def change(dataset: FileDataset) -> None:
-            for keyword, value in tags.items():
-                if value is not None:
-                    setattr(dataset, keyword, value)
-                elif keyword in dataset:
-                    delattr(dataset, keyword)
-
-        self.edit(series, change, only)
+        self.edit(series, with_tags(tags), only)
 
     def uid(self) -> UID:
         """A new UID, the same in every run."""
