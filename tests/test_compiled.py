@@ -87,8 +87,9 @@ def test_no_answer_of_openvino_depends_on_the_rest_of_its_batch(name: str) -> No
         expected = asked(network, batch)
     answer = asked(runner.network, batch)
     torch.testing.assert_close(answer, expected, atol=2e-5, rtol=1e-4)
+    # What PyTorch computes around the compiled parts may round its last bits another way in another batch.
     for part in (slice(0, 2), slice(3, 4)):
-        torch.testing.assert_close(asked(runner.network, cut(batch, part)), answer[part], atol=1e-7, rtol=0)
+        torch.testing.assert_close(asked(runner.network, cut(batch, part)), answer[part], atol=1e-6, rtol=0)
     parts = [module for module in runner.network.modules() if isinstance(module, compiled.Part)]
     assert len(parts) == len(runner.names)
     for place in parts:
