@@ -18,23 +18,32 @@ from lumbar.training.folder import RunFolder
 from lumbar.training.job import train_member
 from lumbar.training.journal import Journal
 from lumbar.training.outcome.outoffold import find_keypoints, grade_held_out
+from lumbar.training.pretrained.begun import tell_beginning
+from lumbar.training.pretrained.sources import Sources
 from lumbar.training.setup import Setup, set_up
 from lumbar.training.stages import as_trained
 
 
-def train(recipe_path: Path, data_folder: Path, out: Path, overrides: Sequence[str] = ()) -> Path:
+def train(
+    recipe_path: Path, data_folder: Path, out: Path, overrides: Sequence[str] = (), pretrained: Path | None = None
+) -> Path:
     """Train every stage and fold of a recipe into the run folder `out`, going on where an earlier call stopped.
 
-    Under `accelerate launch` every process calls it; the first one reads, caches and writes. Raises InputError with all
-    faults of the data before anything is trained, and where `out` lies among the images or holds something else.
+    `pretrained`: a folder of weights that networks begin with, see `training.pretrained`. Under `accelerate launch`
+    every process calls it; the first one reads, caches and writes. Raises InputError with all faults of the data before
+    anything is trained, and where `out` lies among the images or holds something else.
     """
     recipe = load_checked(Path(recipe_path), overrides)
     check_apart(out, Path(data_folder) / "train_images")
     with writing_into(out):
         RunFolder(Path(out)).check_free()
-    data = open_checked(Path(data_folder), recipe)
+    sources = Sources(pretrained)
+    sources.check_folder()
+    data = open_checked(Path(data_folder), recipe, sources)
     check_writable(out)
-    setup = set_up(Path(out), recipe, data, make_accelerator(recipe.loop))
+    setup = set_up(Path(out), recipe, data, make_accelerator(recipe.loop), sources)
+    if setup.main:
+        tell_beginning(recipe.members())
     prepare(setup)
     journal = Journal(setup.folder.root, keeps=setup.main, tensorboard=recipe.loop.tensorboard)
     train_detectors(setup, journal)

@@ -1,7 +1,7 @@
 """What a run is asked for: its recipe and data, which study is in which fold, and which labels count."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +17,7 @@ from lumbar.training.data.labelled import study_rows
 from lumbar.training.data.packs import Packs, fingerprint
 from lumbar.training.folder import RunFolder
 from lumbar.training.folds import make_folds
+from lumbar.training.pretrained.sources import Sources
 
 
 @dataclass(frozen=True)
@@ -34,6 +35,7 @@ class Setup:
     codes: dict[int, np.ndarray]  # labels (5 conditions, 5 levels) by study, places in `SEVERITIES`
     training_codes: dict[int, np.ndarray]  # without those that the recipe leaves out
     folds: pd.DataFrame  # `study_id, fold`
+    sources: Sources = field(default_factory=Sources)  # of pretrained weights
 
     @property
     def main(self) -> bool:
@@ -63,7 +65,9 @@ class Setup:
         return fingerprint(self.packs.sources[study], table, self.codes[study].tolist())
 
 
-def set_up(out: Path, recipe: Recipe, data: DataFolder, accelerator: Accelerator) -> Setup:
+def set_up(
+    out: Path, recipe: Recipe, data: DataFolder, accelerator: Accelerator, sources: Sources | None = None
+) -> Setup:
     """The setup of the run folder `out`; its stored folds are kept where they still fit. Every process calls it.
 
     `data` has labels and keypoints. Raises InputError where its studies cannot make the folds.
@@ -90,6 +94,7 @@ def set_up(out: Path, recipe: Recipe, data: DataFolder, accelerator: Accelerator
         codes=codes,
         training_codes=without(codes, left_out),
         folds=folds,
+        sources=sources or Sources(),
     )
 
 
