@@ -114,7 +114,7 @@ def train(args: argparse.Namespace) -> int:
     start_all_processes()
     from lumbar.training.run import train as train_recipe
 
-    train_recipe(args.recipe, args.data, args.out, args.set, args.pretrained)
+    train_recipe(args.recipe, args.data, args.out, args.set, pretrained=args.pretrained, hours=args.hours)
     return 0
 
 

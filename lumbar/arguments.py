@@ -138,6 +138,14 @@ ARGUMENTS: Final[dict[str, list[Argument]]] = {
         _RECIPE,
         _DATA,
         _path("--out", "run folder; an interrupted run in it goes on"),
+        (
+            "--hours",
+            {
+                "type": _hours,
+                "metavar": "H",
+                "help": f"stop in time, at a checkpoint, and say what is left; above 0, up to {MOST_HOURS}",
+            },
+        ),
         _path("--pretrained", "folder of pretrained weights, as fetch-weights makes it", required=False),
         _SET,
     ],

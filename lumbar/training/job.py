@@ -32,7 +32,7 @@ def train_member(setup: Setup, member: MemberStage, fold: int, journal: Journal)
         return
     if not len(job.train.studies) or not len(job.valid.studies):
         raise InputError(f"{member.name} fold {fold}: no labelled sample to train or to validate on; add studies")
-    progress = loop.fit(job, setup.accelerator, journal.add)
+    progress = loop.fit(job, setup.accelerator, journal.add, setup.deadline)
     if setup.main:
         studies = len(member.trained_on(setup, fold))
         saw = f"{studies} studies of {printable(setup.data.root.resolve().name)}"

@@ -15,6 +15,7 @@ from lumbar.recipe.settings import Training
 from lumbar.study.study import DataFolder
 from lumbar.training.data.labelled import study_rows
 from lumbar.training.data.packs import Packs, fingerprint
+from lumbar.training.deadline import Deadline
 from lumbar.training.folder import RunFolder
 from lumbar.training.folds import make_folds
 from lumbar.training.pretrained.sources import Sources
@@ -35,6 +36,7 @@ class Setup:
     codes: dict[int, np.ndarray]  # labels (5 conditions, 5 levels) by study, places in `SEVERITIES`
     training_codes: dict[int, np.ndarray]  # without those that the recipe leaves out
     folds: pd.DataFrame  # `study_id, fold`
+    deadline: Deadline = field(default_factory=Deadline)
     sources: Sources = field(default_factory=Sources)  # of pretrained weights
 
     @property
@@ -66,7 +68,12 @@ class Setup:
 
 
 def set_up(
-    out: Path, recipe: Recipe, data: DataFolder, accelerator: Accelerator, sources: Sources | None = None
+    out: Path,
+    recipe: Recipe,
+    data: DataFolder,
+    accelerator: Accelerator,
+    sources: Sources | None = None,
+    deadline: Deadline | None = None,
 ) -> Setup:
     """The setup of the run folder `out`; its stored folds are kept where they still fit. Every process calls it.
 
@@ -94,6 +101,7 @@ def set_up(
         codes=codes,
         training_codes=without(codes, left_out),
         folds=folds,
+        deadline=deadline or Deadline(),
         sources=sources or Sources(),
     )
 
