@@ -1,7 +1,5 @@
 """When a training has to stop, as a Kaggle session does: in time, at a checkpoint, so that the next one goes on."""
 
-import os
-import threading
 import time
 from typing import Final
 
@@ -14,8 +12,6 @@ _RESERVE: Final = 0.02
 _MOST_RESERVED: Final = 300.0
 #: How much longer than the longest stretch seen so far the next one may take.
 _LONGER: Final = 1.25
-#: Seconds after the end that a process waits for the first one, which writes.
-_GRACE: Final = 60.0
 
 
 class OutOfTimeError(Exception):
@@ -28,16 +24,21 @@ class Deadline:
     def __init__(self, hours: float | None = None) -> None:
         self.seconds = None if hours is None else 3600 * hours
         self.began = time.monotonic()
+        self.alone = True
         self.reserve = 0.0 if self.seconds is None else min(_RESERVE * self.seconds, _MOST_RESERVED)
 
     def check(self) -> None:
-        """OutOfTimeError where the next stretch might not end in time. For steps of one process alone."""
-        if self._up():
+        """OutOfTimeError where the next stretch might not end in time.
+
+        In the middle of what one of several processes does, while the others wait, there is no stopping.
+        """
+        if self.alone and self._up():
             raise OutOfTimeError
 
     def up(self, accelerator: Accelerator) -> bool:
         """Whether to stop now; all processes of a training ask together and get one answer."""
-        if self.seconds is None or accelerator.num_processes == 1:
+        self.alone = accelerator.num_processes == 1
+        if self.seconds is None or self.alone:
             return self._up()
         asked = torch.tensor(float(self._up()), device=accelerator.device)
         return bool(accelerator.reduce(asked, "sum") > 0)
@@ -46,14 +47,6 @@ class Deadline:
         """A stretch that cannot be cut short, such as a validation, took so long: as much is kept back for the next."""
         if self.seconds is not None:
             self.reserve = max(self.reserve, _LONGER * seconds)
-
-    def end_waiting(self) -> None:
-        """Let a process that only waits for the first one end with it, also where that one stops between two steps."""
-        if self.seconds is not None:
-            left = self.seconds - (time.monotonic() - self.began) + _GRACE
-            timer = threading.Timer(max(left, 0.0), os._exit, (0,))
-            timer.daemon = True
-            timer.start()
 
     def _up(self) -> bool:
         return self.seconds is not None and time.monotonic() - self.began > self.seconds - self.reserve

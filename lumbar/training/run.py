@@ -55,18 +55,17 @@ def train(
     setup = set_up(Path(out), recipe, data, make_accelerator(recipe.loop), sources, deadline)
     if setup.main:
         tell_beginning(recipe.members())
-    else:
-        deadline.end_waiting()
     try:
         _train(setup)
     except OutOfTimeError:
         if setup.main:
-            tell(_left(setup.folder, deadline))
+            tell(_left(setup))
     return Path(out)
 
 
 def _train(setup: Setup) -> None:
     """All steps of a run, in order."""
+    _pause(setup)
     prepare(setup)
     journal = Journal(setup.folder.root, keeps=setup.main, tensorboard=setup.recipe.loop.tensorboard)
     train_detectors(setup, journal)
@@ -77,11 +76,12 @@ def _train(setup: Setup) -> None:
     setup.accelerator.wait_for_everyone()
 
 
-def _left(folder: RunFolder, deadline: Deadline) -> str:
+def _left(setup: Setup) -> str:
     """What is left of a run that stops because its time is up."""
-    left, asked = folder.untrained(), len(folder.recipe().to_train())
-    hours = (deadline.seconds or 0.0) / 3600
-    what = f"{asked - len(left)} of {asked} networks are trained" + (f", next: {few(left)}" if left else "")
+    asked = setup.recipe.to_train()
+    left = [f"{name} fold {fold}" for name, fold in asked if setup.folder.result(name, fold) is None]
+    hours = (setup.deadline.seconds or 0.0) / 3600
+    what = f"{len(asked) - len(left)} of {len(asked)} networks are trained" + (f", next: {few(left)}" if left else "")
     return f"stopped before {hours:g} h were over: {what}; the same command goes on from the last checkpoint"
 
 
@@ -108,6 +108,7 @@ def train_detectors(setup: Setup, journal: Journal) -> None:
     check_samples(setup)
     for fold in setup.recipe.folds.train:
         _train_fold(setup, detectors, fold, journal)
+        _pause(setup)
         if setup.main:
             find_keypoints(setup, fold)
     setup.accelerator.wait_for_everyone()
@@ -115,20 +116,27 @@ def train_detectors(setup: Setup, journal: Journal) -> None:
 
 def train_graders(setup: Setup, journal: Journal) -> None:
     """Stage 2: train the graders of every fold and grade its held-out studies."""
+    _pause(setup)
     kind = training_kind(setup)
     if kind != "found":
         make_regions(setup, kind, setup.study_ids if kind == "labels" else setup.in_trained_folds())
     make_regions(setup, "found", setup.in_trained_folds())
     for fold in setup.recipe.folds.train:
         _train_fold(setup, setup.recipe.stage2.members, fold, journal)
+    _pause(setup)
     if setup.main:
         grade_held_out(setup)
+
+
+def _pause(setup: Setup) -> None:
+    """Between two steps: OutOfTimeError, in all processes, where the time is up."""
+    if setup.deadline.up(setup.accelerator):
+        raise OutOfTimeError
 
 
 def _train_fold(setup: Setup, members: Mapping[str, Any], fold: int, journal: Journal) -> None:
     """Train the members of a stage that train this fold, in order: some begin with others."""
     for name, member in members.items():
         if fold in setup.recipe.folds_of(name):
-            if setup.deadline.up(setup.accelerator):
-                raise OutOfTimeError
+            _pause(setup)
             train_member(setup, as_trained(name, member), fold, journal)
