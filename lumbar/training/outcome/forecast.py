@@ -92,8 +92,8 @@ class Forecast:
         work = sum(one.folds * one.steps * self.batch[one.name] * one.gflop for one in self.members) * BACKWARD * 1e9
         guessed = ", ".join(f"{name} {work / (peak * 1e12 * REACHED) / 3600:.2g}" for name, peak in GPUS.items())
         lines += [
-            f"GPUs that are not here, in hours, estimated from GFLOP at {REACHED:.0%} of their peak (small networks and "
-            f"slow disks take longer): {guessed}."
+            f"GPUs that are not here, in hours, estimated from GFLOP at {REACHED:.0%} of their peak (small networks "
+            f"and slow disks take longer): {guessed}."
         ]
         if any(one.measured < self.batch[one.name] for one in self.members):
             lines += ["≈: worked out from a step of fewer samples than a batch."]
