@@ -49,6 +49,9 @@ SPECS: dict[str, DetectorSpec | GraderSpec] = {
     "resnet": grader_spec("spinal"),
     "mil": grader_spec("spinal").model_copy(update={"network": "mil"}),
     "slice bags": KINDS["bags of slices"].model_copy(update={"network": "slice_bags"}),
+    "lstm of sides": KINDS["every sagittal series"].model_copy(
+        update={"network": "lstm", "network_args": {"sides": True, "delta": 1}}
+    ),
     "volumes": DetectorSpec(
         series_type="sagittal_t2",
         network="convnext3d",

@@ -13,7 +13,7 @@ from lumbar.labels import CONDITIONS
 from lumbar.recipe.grader import GraderSpec
 from lumbar.recipe.views import OWN_VIEW
 from tests.support.contract import GraderContract, SeeingContract
-from tests.support.grader_kinds import KINDS
+from tests.support.grader_kinds import KINDS, small_grader
 
 SMALL = {"backbone_args": {"channels": [8, 8, 16, 16]}, "image_size": 32, "slices": 3, "rnn_hidden": 8}
 
@@ -80,6 +80,27 @@ class TestBagsOnConvNext(GraderContract):
     def test_the_backbone_has_no_norm_behind_its_last_stage(self) -> None:
         for encoder in build_grader(self.spec).encoders:
             assert not [name for name, _ in encoder.backbone.named_parameters() if name.startswith("head.")]
+
+
+class TestLstmAlongSlices(GraderContract):
+    """Two views, whose features stand side by side."""
+
+    spec = GraderSpec(task="spinal", network="lstm", **SMALL)
+    golden = [-0.00568, 0.31493, -0.16367, 0.44646, -0.35673, -0.06477]
+
+
+class TestLstmOfSides(GraderContract):
+    """The sixth place's: the canal from the middle slices, each side from its half; neighbours as channels."""
+
+    spec = small_grader(
+        views=["sagittal_series"],
+        conditions=list(CONDITIONS),
+        network="lstm",
+        slices=7,
+        region={"neighbours": True, "box": "share", "intensity": "minmax"},
+        network_args={"sides": True},
+    )
+    golden = [-0.01268, 0.16084, -0.035, -0.14134, -0.00018, 0.09793]
 
 
 class TestGlobalAttention(SeeingContract):

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 NETWORKS: Final[Mapping[str, str]] = {
     "attention": "lumbar.grading.networks.attention",
     "gru": "lumbar.grading.networks.gru",
+    "lstm": "lumbar.grading.networks.lstm",
     "mil": "lumbar.grading.networks.mil",
     "slice_bags": "lumbar.grading.networks.slice_bags",
     "transformer": "lumbar.grading.networks.transformer",
