@@ -112,7 +112,8 @@ def _small(stage: str, entry: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
     yield "network_args", dict(_narrow(network, entry.get("network_args", {})))
     yield "image_size", SIDES[stage]
     # A last layer that starts at zero, and maps that start flat, have found nothing after one.
-    yield "epochs", 6 if network in ("unet", "centernet") else 3 if stage == "stage1" else 1
+    if entry.get("epochs") != 0:
+        yield "epochs", 6 if network in ("unet", "centernet") else 3 if stage == "stage1" else 1
     if network == "centernet":
         yield "learning_rate", 2e-3
     yield from (("batch_size", 4 if stage == "stage1" else 16), ("pretrained", False), ("draws", {}), ("warmup", 0.0))
