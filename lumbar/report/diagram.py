@@ -157,6 +157,9 @@ def _grader_card(recipe: Recipe, kind: Sequence[tuple[str, GraderSpec, Task]]) -
         turned = f"; also turned: {', '.join(spec.tta)}" if spec.tta else ""
         sizes = dict.fromkeys(_size(spec.region_of(view).size) for view in views)
         lines.append(f"• {_count(recipe, names)}{_network(spec)} ({', '.join(sizes)} px){turned}")
+        trained = [recipe.stage2.members[name].training for name in names]
+        if taken := dict.fromkeys(own.begins_with for own in trained if not own.epochs):
+            lines.append(f"   with the weights of {', '.join(taken)}")
     seen = tuple(dict.fromkeys(series_of(view) for view in views))
     if "sagittal_series" in views:
         seen = ("sagittal_t2", "sagittal_t1")
