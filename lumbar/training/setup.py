@@ -1,7 +1,7 @@
 """What a run is asked for: its recipe and data, which study is in which fold, and which labels count."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -15,8 +15,10 @@ from lumbar.recipe.settings import Training
 from lumbar.study.study import DataFolder
 from lumbar.training.data.labelled import study_rows
 from lumbar.training.data.packs import Packs, fingerprint
+from lumbar.training.deadline import Deadline
 from lumbar.training.folder import RunFolder
 from lumbar.training.folds import make_folds
+from lumbar.training.pretrained.sources import Sources
 
 
 @dataclass(frozen=True)
@@ -34,6 +36,8 @@ class Setup:
     codes: dict[int, np.ndarray]  # labels (5 conditions, 5 levels) by study, places in `SEVERITIES`
     training_codes: dict[int, np.ndarray]  # without those that the recipe leaves out
     folds: pd.DataFrame  # `study_id, fold`
+    deadline: Deadline = field(default_factory=Deadline)
+    sources: Sources = field(default_factory=Sources)  # of pretrained weights
 
     @property
     def main(self) -> bool:
@@ -63,7 +67,14 @@ class Setup:
         return fingerprint(self.packs.sources[study], table, self.codes[study].tolist())
 
 
-def set_up(out: Path, recipe: Recipe, data: DataFolder, accelerator: Accelerator) -> Setup:
+def set_up(
+    out: Path,
+    recipe: Recipe,
+    data: DataFolder,
+    accelerator: Accelerator,
+    sources: Sources | None = None,
+    deadline: Deadline | None = None,
+) -> Setup:
     """The setup of the run folder `out`; its stored folds are kept where they still fit. Every process calls it.
 
     `data` has labels and keypoints. Raises InputError where its studies cannot make the folds.
@@ -90,6 +101,8 @@ def set_up(out: Path, recipe: Recipe, data: DataFolder, accelerator: Accelerator
         codes=codes,
         training_codes=without(codes, left_out),
         folds=folds,
+        deadline=deadline or Deadline(),
+        sources=sources or Sources(),
     )
 
 

@@ -53,6 +53,7 @@ class SliceEncoder(nn.Module):
         whole = create_backbone(spec, channels)
         self.features = int(whole.num_features)  # type: ignore[arg-type]
         self.backbone = nn.Sequential(OrderedDict(list(whole.named_children())[:-_AFTER_MAPS]))  # timm's names stay
+        self.backbone.pretrained_cfg = whole.pretrained_cfg  # by which training knows whose weights fill it
         self.pool = Gem()
         self.slices_at_once: int | None = None
 
