@@ -21,10 +21,13 @@ import pytest
 import torch
 
 from lumbar.ensemble.objective import loss_and_gradient
+from lumbar.grading.grade import speaks
 from lumbar.grading.networks.registry import build_grader
+from lumbar.grading.regions import cut_regions
+from lumbar.grading.tasks import task_of
 from lumbar.grading.windows import sagittal_slices
 from lumbar.issues import InputError
-from lumbar.labels import CONDITIONS, mirrored, side_of
+from lumbar.labels import CONDITIONS, LEVELS, mirrored, side_of
 from lumbar.metric import UNLABELLED
 from lumbar.recipe.detector import DetectorSpec
 from lumbar.recipe.grader import GraderSpec
@@ -240,3 +243,23 @@ def test_the_recipe_asks_one_network_of_t1_and_of_t2_apart() -> None:
             learnt = members[name].spec
             assert own.spec.region_of(own.spec.views[0]) == learnt.region_of("sagittal_series")
     assert recipe().blend.method == "cells"
+
+
+def test_each_table_is_silent_where_its_series_is_missing_and_the_network_of_both_where_all_are() -> None:
+    points = {
+        (condition, level): Spot((15.0 * side, 10.0))
+        for condition, side in ((CONDITIONS[1], 1), (CONDITIONS[2], -1))
+        for level in LEVELS
+    }
+    t1 = small_study(sagittal_t1=(sagittal(2),))
+    for study, expected in ((t1, {"crop": True, "crop_t1": True, "crop_t2": False}), (small_study(axial_t2=()), {})):
+        for name in ("crop", "crop_t1", "crop_t2"):
+            spec = recipe().stage2.members[name].spec
+            regions = cut_regions(study, points, spec)
+            said = {
+                speaks(regions, spec, sample, condition, level)
+                for sample in task_of(spec).samples
+                for condition in sample.conditions
+                for level in range(len(LEVELS))
+            }
+            assert said == {expected.get(name, False)}
