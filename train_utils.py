@@ -111,6 +111,11 @@ def train(args: argparse.Namespace) -> int:
     """Train every stage and fold of a recipe; resumes where it stopped."""
     from lumbar.compute.launch import start_all_processes
 
+    if args.plan is not None:
+        from lumbar.training.outcome.forecast import forecast
+
+        voice.show(forecast(args.recipe, args.data, args.out, args.set, args.plan or None).text())
+        return 0
     start_all_processes()
     from lumbar.training.run import train as train_recipe
 

@@ -139,6 +139,17 @@ ARGUMENTS: Final[dict[str, list[Argument]]] = {
         _DATA,
         _path("--out", "run folder; an interrupted run in it goes on"),
         (
+            "--plan",
+            {
+                "type": _whole(1, MOST_STUDIES),
+                "nargs": "?",
+                "const": 0,
+                "metavar": "N",
+                "help": "train nothing: take a few steps of every member and say what all of it will need, of the "
+                "folder's studies or as if there were N",
+            },
+        ),
+        (
             "--hours",
             {
                 "type": _hours,

@@ -11,7 +11,7 @@ from accelerate import Accelerator
 from lumbar.ensemble.suspects import read_left_out, without
 from lumbar.metric import label_codes
 from lumbar.recipe.recipe import Recipe
-from lumbar.recipe.settings import Training
+from lumbar.recipe.settings import Folds, Training
 from lumbar.study.study import DataFolder
 from lumbar.training.data.labelled import study_rows
 from lumbar.training.data.packs import Packs, fingerprint
@@ -74,10 +74,13 @@ def set_up(
     accelerator: Accelerator,
     sources: Sources | None = None,
     deadline: Deadline | None = None,
+    *,
+    split: bool = True,
 ) -> Setup:
     """The setup of the run folder `out`; its stored folds are kept where they still fit. Every process calls it.
 
-    `data` has labels and keypoints. Raises InputError where its studies cannot make the folds.
+    `data` has labels and keypoints. `split=False`: folds play no part, and any number of studies will do. Raises
+    InputError where its studies cannot make the folds.
     """
     assert data.labels is not None
     assert data.coordinates is not None
@@ -87,7 +90,8 @@ def set_up(
     codes = {int(study): code for study, code in zip(found, numbers, strict=True)}
     left_out = read_left_out(recipe.leave_out) if recipe.leave_out else set()
     kept = folder.kept_folds(study_ids, recipe.folds)
-    folds = make_folds(data.labels, study_ids, recipe.folds) if kept is None else kept
+    wanted = recipe.folds if split else Folds(method="kfold", count=2, train=(0,))
+    folds = make_folds(data.labels, study_ids, wanted) if kept is None else kept
     accelerator.wait_for_everyone()  # nobody writes before everybody has read
     return Setup(
         folder=folder,

@@ -173,7 +173,8 @@ class TransformerGrader(nn.Module):
         if self.gates is None:
             return self.head(pooled).unflatten(-1, self.each)  # type: ignore[no-any-return]
         weight, bias = self.head.weight.view(*self.each, -1), self.head.bias.view(self.each)
-        return torch.einsum("ncf,csf->ncs", pooled, weight) + bias
+        found = torch.einsum("ncf,csf->ncs", pooled, weight)
+        return found + bias.to(found.dtype)  # as a linear layer adds it under autocast
 
     @staticmethod
     def _of_levels(values: torch.Tensor, seen: torch.Tensor) -> torch.Tensor:
