@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 #: Word → the file whose `build` makes it.
 NETWORKS: Final[Mapping[str, str]] = {
     "attention": "lumbar.grading.networks.attention",
+    "condition_sequence": "lumbar.grading.networks.condition_sequence",
     "gru": "lumbar.grading.networks.gru",
     "mil": "lumbar.grading.networks.mil",
     "slice_bags": "lumbar.grading.networks.slice_bags",
