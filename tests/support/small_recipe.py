@@ -25,6 +25,8 @@ NARROW = {
 OF_SMP = ("deeplabv3plus", "unet", "pointer")
 Spec = TypeVar("Spec", DetectorSpec, GraderSpec)
 SIDES = {"stage1": 64, "stage2": 32}
+#: Slices that a whole series is brought to at most.
+WHOLE = 12
 SPECS = {"stage1": DetectorSpec, "stage2": GraderSpec}
 
 
@@ -111,6 +113,8 @@ def _small(stage: str, entry: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
     yield backbone[1], {**BACKBONE, **stride}
     yield "network_args", dict(_narrow(network, entry.get("network_args", {})))
     yield "image_size", SIDES[stage]
+    if entry.get("place") == "whole":
+        yield "in_chans", min(entry["in_chans"], WHOLE)
     # A last layer that starts at zero, and maps that start flat, have found nothing after one.
     yield "epochs", 6 if network in ("unet", "centernet") else 3 if stage == "stage1" else 1
     if network == "centernet":
@@ -133,7 +137,8 @@ def _shrunk(place: str, regions: Any) -> Iterator[tuple[str, Any]]:
 
 def _narrow(network: str, given: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
     if network in NARROW["decoder_channels"]:  # type: ignore[operator]
-        yield "decoder_channels", NARROW["decoder_channels"][network]  # type: ignore[index]
+        narrow = NARROW["decoder_channels"][network]  # type: ignore[index]
+        yield "decoder_channels", narrow[: given.get("encoder_depth", 5)] if isinstance(narrow, list) else narrow
     for key, value in given.items():
         if key == "decoder_channels":
             continue
