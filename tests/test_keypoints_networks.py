@@ -144,6 +144,21 @@ class TestPointerWithAnEncoderOfItsOwn(DetectorContract):
     golden = [0.27116, 0.19962, 0.19428, 0.30192, 0.2199, 0.43188]
 
 
+class TestPointerOnSomeMapsOfAnEfficientNet(DetectorContract):
+    """All that is built is read: `test_every_parameter_learns`."""
+
+    args = {"encoder_depth": 4, "decoder_channels": [8] * 4, "pointer_hidden": 8, "pointer_encoder": "tu-resnet18"}
+    spec = spec_of(
+        "sagittal_t2",
+        {"encoder": "tu-tf_efficientnet_lite0"},
+        network="pointer",
+        depth=True,
+        in_chans=2,
+        network_args={**args, "pointer_args": {"channels": [8, 8, 8, 8]}},
+    )
+    golden = [0.24558, 0.06136, 0.24365, 0.24211, 0.23284, 0.23487]
+
+
 class TestPointerByTransformer(DetectorContract):
     own = {"pointer": "transformer", "pointer_hidden": 16, "pointer_heads": 2}
     spec = spec_of("sagittal_t1", network="pointer", depth=True, in_chans=4, network_args={**DECODER, **own})

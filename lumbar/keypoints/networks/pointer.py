@@ -60,6 +60,7 @@ class Pointer(nn.Module):
         unet: Any = build_smp(one, smp.Unet)
         self.encoder, self.decoder, self.maps = unet.encoder, unet.decoder, unet.segmentation_head
         start_rare(self.maps)
+        _leave_out_unread(self.encoder)
         self.pointer_encoder: Any = None
         if args["pointer_encoder"]:
             other = {
@@ -89,6 +90,16 @@ class Pointer(nn.Module):
         scores = self.along(deepest, seen) if isinstance(self.along, PreNormAlong) else self.along(deepest)
         answer = logits.sigmoid() * (scores.sigmoid() * seen[:, None])[..., None, None]
         return {"answer": answer, "logits": logits, "slice_scores": scores} if self.training else answer
+
+
+def _leave_out_unread(encoder: nn.Module) -> None:
+    """Take out, in place, the blocks of timm's EfficientNets behind the last map that is read: they would be reckoned
+    and never learn."""
+    model: Any = getattr(encoder, "model", None)
+    blocks = getattr(model, "blocks", None)
+    part, _, number = model.feature_info.module_name()[-1].partition(".") if model is not None else ("", "", "")
+    if isinstance(blocks, nn.Sequential) and part == "blocks":
+        model.blocks = blocks[: int(number) + 1]
 
 
 def build(spec: DetectorSpec) -> nn.Module:
