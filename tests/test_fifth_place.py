@@ -82,11 +82,11 @@ def test_points_and_those_of_the_slices_beside_are_read_as_recorded() -> None:
         volume[0, 1, z] += 2 * other * 0.5**z
     reading = heatmaps.read(detector(num_classes=2, preprocessing={"keypoints": "keep"}), volume)
     assert reading.points[0, :, ::-1].tolist() == told["points_zyx"]
-    assert reading.beside is not None
+    assert reading.trail is not None
     for name, row in enumerate(told["dynamic_z_y9_x9"]):
         z, rows, columns = row[0], row[1:10][2:-2], row[10:][2:-2]  # of nine windows the middle five serve
-        for at, offset in enumerate(heatmaps.BESIDE):
-            x, y, place = reading.beside[0, name, at]
+        for at, offset in enumerate(heatmaps.TRAIL):
+            x, y, place = reading.trail[0, name, at]
             if z + offset < 0:
                 assert np.isnan([x, y, place]).all()
             else:
@@ -96,10 +96,10 @@ def test_points_and_those_of_the_slices_beside_are_read_as_recorded() -> None:
 def test_a_slice_that_hardly_shows_the_point_tells_no_place() -> None:
     maps = np.zeros((1, 1, 12, 64, 64), np.float32)
     maps[0, 0, 5, 20, 30], maps[0, 0, 4, 21, 31], maps[0, 0, 6, 22, 32] = 0.8, 0.09, 0.11
-    beside = heatmaps.read(detector(num_classes=1), maps).beside
-    assert beside is not None
-    assert np.isnan(beside[0, 0, [0, 1, 3]]).all()
-    assert beside[0, 0, 2].tolist() == [32, 22, 6]
+    trail = heatmaps.read(detector(num_classes=1), maps).trail
+    assert trail is not None
+    assert np.isnan(trail[0, 0, [0, 1, 3]]).all()
+    assert trail[0, 0, 2].tolist() == [32, 22, 6]
 
 
 @pytest.mark.parametrize("number", range(4))
@@ -204,13 +204,13 @@ def test_every_slice_may_be_cut_around_the_point_that_it_shows() -> None:
     spec = detector(num_classes=5, image_size=96, in_chans=9)
     (stack,), _ = stacks_for(study, spec, Known())
     points, untold = np.full((1, 5, 3), np.nan), np.full((1, 5), 0.5)
-    beside = np.full((1, 5, len(heatmaps.BESIDE), 3), np.nan)
+    trail = np.full((1, 5, len(heatmaps.TRAIL), 3), np.nan)
     points[0, 2] = 40, 50, 4
-    beside[0, 2, 0], beside[0, 2, 2] = (30, 44, 2), (43, 52, 5)
-    reading = Reading(points, untold, untold, untold, beside=beside)
+    trail[0, 2, 0], trail[0, 2, 2] = (30, 44, 2), (43, 52, 5)
+    reading = Reading(points, untold, untold, untold, trail=trail)
     found = next(each for each in candidates([stack], reading, spec, Known()) if each.name == (CANAL, LEVEL))
     point = found.keypoint()
-    assert point.beside == ((3, 30.0, 44.0), (6, 43.0, 52.0))
+    assert point.trail == ((3, 30.0, 44.0), (6, 43.0, 52.0))
     share = {"around": "point", "extent": [42.0, 42.0]}
     boxes = {}
     for follow in (False, True):

@@ -68,11 +68,11 @@ def region_point(study: Study, view: View, level: Level, keypoints: Points, regi
     return canal or view_point(study, view, level, keypoints, half=region.half)
 
 
-def places_beside(point: Point, window: Window) -> dict[int, tuple[float, float]]:
+def trail_on(point: Point, window: Window) -> dict[int, tuple[float, float]]:
     """(column, row) as stored by the instance of slices of the window on which a detector shows the point, too."""
     if point.series_id != window.series.series_id:
         return {}
-    return {int(instance): (x, y) for instance, x, y in getattr(point, "beside", None) or ()}
+    return {int(instance): (x, y) for instance, x, y in getattr(point, "trail", None) or ()}
 
 
 def pair(view: View, level: Level, keypoints: Points) -> tuple[Point | None, Point | None]:

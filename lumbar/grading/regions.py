@@ -14,7 +14,7 @@ from lumbar import geometry
 from lumbar.dicom.series import Series, Slice
 from lumbar.grading import boxes
 from lumbar.grading.intensity import Scales, as_seen
-from lumbar.grading.points import Point, Points, places_beside, region_point, view_point
+from lumbar.grading.points import Point, Points, region_point, trail_on, view_point
 from lumbar.grading.tasks import task_of
 from lumbar.grading.windows import axial_slices_of, sagittal_slices
 from lumbar.issues import Issue
@@ -198,7 +198,7 @@ def _cut(
     parts: dict[int, tuple[np.ndarray, Box, bool] | None] = {}
     padded, box = False, None
     centre = _stored_centre(study, window, point) if prep.orientation == "stored" else None
-    shown = places_beside(point, window) if wanted.follow else {}
+    shown = trail_on(point, window) if wanted.follow else {}
     for place, item in enumerate(window.slices):
         if item is None:
             continue
