@@ -174,13 +174,8 @@ def _alike(members: Iterable[tuple[str, Spec]]) -> Iterator[tuple[Spec, list[str
     """Members of one network, backbone, size and answer: the first of them, and the names of all."""
     groups: dict[tuple[object, ...], tuple[Spec, list[str]]] = {}
     for name, spec in members:
-        key = (
-            spec.network,
-            _plain(spec.backbone),
-            spec.pixels,
-            spec.tta,
-            *(getattr(spec, of, "") for of in ("answer", "in_chans")),
-        )
+        said = getattr(spec, "answer", ""), getattr(spec, "in_chans", 0)
+        key = (spec.network, _plain(spec.backbone), spec.pixels, spec.tta, said)
         groups.setdefault(key, (spec, []))[1].append(name)
     yield from groups.values()
 
