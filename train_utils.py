@@ -111,10 +111,23 @@ def train(args: argparse.Namespace) -> int:
     """Train every stage and fold of a recipe; resumes where it stopped."""
     from lumbar.compute.launch import start_all_processes
 
+    if args.plan is not None:
+        from lumbar.training.outcome.forecast import forecast
+
+        voice.show(forecast(args.recipe, args.data, args.out, args.set, args.plan or None).text())
+        return 0
     start_all_processes()
     from lumbar.training.run import train as train_recipe
 
-    train_recipe(args.recipe, args.data, args.out, args.set)
+    train_recipe(args.recipe, args.data, args.out, args.set, pretrained=args.pretrained, hours=args.hours)
+    return 0
+
+
+def fetch_weights(args: argparse.Namespace) -> int:
+    """Collect the pretrained weights that a recipe begins with, on a machine with a network."""
+    from lumbar.training.pretrained.fetch import fetch_weights as fetch
+
+    voice.show(fetch(args.recipe, args.out, args.set, args.owner, voice.tell))
     return 0
 
 
@@ -278,6 +291,7 @@ _COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
     "phantom": phantom,
     "spider": spider,
     "train": train,
+    "fetch-weights": fetch_weights,
     "evaluate": evaluate,
     "bundle": bundle,
     "verify": verify,

@@ -41,6 +41,8 @@ from lumbar.training.data import augment
 from lumbar.training.loop import checkpoint
 from lumbar.training.loop.batches import Batch
 from lumbar.training.loop.loop import Job, Term, fit
+from lumbar.training.pretrained.parts import fill
+from lumbar.training.pretrained.sources import Sources
 
 GRADES, FOLDS = 5, 5
 STARTS = ("random", "phantoms", "ImageNet")
@@ -109,7 +111,9 @@ class DiscNetwork(nn.Module):
 
     def __init__(self, start: Start) -> None:
         super().__init__()
-        self.grader = build_grader(start.spec, start.pretrained)
+        self.grader = build_grader(start.spec)
+        if start.pretrained:
+            fill(self.grader, Sources().find)
         for place, state in start.backbones.items():
             self.grader.get_submodule(f"encoders.{place}.backbone").load_state_dict(state)
         self.head = nn.Sequential(nn.Dropout(0.3), nn.Linear(2 * start.spec.rnn_hidden, GRADES - 1 + len(SIGNS)))

@@ -46,10 +46,16 @@ def command(*words: object, seconds: float | None = None) -> int:
 
 
 def paint(out: Path, learn: int, unseen: int) -> None:
-    """The two folders of phantoms; what is there stays."""
+    """The two folders of phantoms, each once: `painted.json` says how many studies a finished folder holds."""
+    noted = out / "painted.json"
+    done = json.loads(noted.read_text(encoding="utf-8")) if noted.is_file() else {}
     for name, studies in (("learn", learn), ("unseen", unseen)):
+        if done.get(name) == studies:
+            continue
         if command("phantom", "--studies", studies, "--seed", SEEDS[name], "--out", out / name, "--workers", 2):
             raise SystemExit(f"{out / name}: phantoms could not be painted; see above")
+        done[name] = studies
+        write_json(done, noted)
 
 
 def learn_and_judge(recipe: Path, seed: int, out: Path, hours: float) -> dict[str, Any] | None:

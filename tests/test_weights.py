@@ -12,7 +12,6 @@ import torch
 from pydantic import ValidationError
 from safetensors.torch import load_file, save_file
 
-from lumbar.backbones import load_pretrained
 from lumbar.bundle.bundle import Bundle, load_bundle
 from lumbar.bundle.manifest import MANIFEST
 from lumbar.bundle.network import MAX_BYTES, blueprint, build_network, check_size, example
@@ -23,6 +22,8 @@ from lumbar.recipe.augment import Augment
 from lumbar.recipe.detector import DetectorSpec
 from lumbar.recipe.grader import GraderSpec
 from lumbar.training.loop import checkpoint
+from lumbar.training.pretrained.parts import fill
+from lumbar.training.pretrained.sources import Sources
 from tests.support.worlds import detector_spec, grader_spec, tiny_bundle
 from train_utils import main
 
@@ -183,9 +184,9 @@ def test_weights_of_a_run_and_pretrained_ones_are_looked_at_too(tmp_path: Path) 
     state["layer1.0.conv1.weight"][0] = float("inf")
     save_file(state, tmp_path / "pretrained.safetensors")
     with pytest.raises(
-        InputError, match=r"pretrained weights of resnet18: .* \(not finite: layer1\.0\.conv1\.weight\)"
+        InputError, match=r"pretrained weights of resnet18.a1_in1k: .* \(not finite: layer1\.0\.conv1\.weight\)"
     ):
-        load_pretrained(backbone, "resnet18", tmp_path / "pretrained.safetensors")
+        fill(backbone, Sources().of(str(tmp_path / "pretrained.safetensors")))
     network.head.bias.data[0] = float("nan")
     checkpoint.write_weights(network, tmp_path / "best.safetensors", "print", 1)
     with pytest.raises(InputError, match=r"best\.safetensors: .* \(not finite: head\.bias\)"):

@@ -96,6 +96,7 @@ class Bundle:
             fold = "all folds" if member.fold is None else f"fold {member.fold}"
             parts = [member.spec.what, member.spec.pixels, fold]
             parts += [f"saw {member.saw}"] if member.saw else []
+            parts += [f"began with {member.began}"] if member.began else []
             parts += [f"{name} {value:.4g}" for name, value in member.scores.items()]
             lines.append(f"  {member.name}: {', '.join(parts)}")
         lines.append(f"  blend: {self.manifest.blend.method}")

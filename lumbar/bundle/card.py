@@ -77,7 +77,8 @@ def _members(manifest: Manifest) -> list[str]:
         fold = "all" if member.fold is None else str(member.fold)
         spec = member.spec
         what = f"{spec.network}: {spec.subject}, {spec.backbone}, {spec.pixels}"
-        rows.append((member.name, what, fold, member.saw or "not said", scores))
+        began = f", beginning with {member.began}" if member.began else ""
+        rows.append((member.name, what, fold, (member.saw or "not said") + began, scores))
     return _table(("member", "network", "fold held out", "trained on", "scores on that fold"), rows)
 
 

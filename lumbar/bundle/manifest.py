@@ -25,6 +25,8 @@ MAX_MEMBERS: Final = 1000
 class Member(Strict):
     """One trained network: what it is and which file holds its weights."""
 
+    LATER = frozenset({"began"})
+
     name: Annotated[str, Field(max_length=100)]
     spec: MemberSpec
     #: The fold whose studies it has not seen; None: trained on all.
@@ -36,6 +38,8 @@ class Member(Strict):
     rank: Annotated[int, Field(ge=1, le=MAX_MEMBERS)] | None = None
     #: What data it was trained on, in a few words.
     saw: str = ""
+    #: What its training began with: random weights, or pretrained ones by their tag.
+    began: str = ""
     scores: dict[str, float] = {}
 
     @field_validator("name")

@@ -40,6 +40,7 @@ class Weights:
     state: Mapping[str, torch.Tensor]
     fold: int | None = None
     saw: str = ""
+    began: str = ""
     scores: Mapping[str, float] = field(default_factory=dict)
     rank: int | None = None  # what a time budget keeps longest has 1
     source: str = ""  # the file they come from, for sentences
@@ -95,6 +96,7 @@ def _entry(weights: Weights, file: Path) -> Member:
         file=file.name,
         sha256=sha256(file),
         saw=weights.saw,
+        began=weights.began,
         scores=dict(weights.scores),
         rank=weights.rank,
     )

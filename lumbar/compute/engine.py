@@ -105,7 +105,7 @@ class Runner:
             to_channels_last(network)
             if engine.amp is not None:  # as autocast would round them at every call, and half as large
                 for layer in network.modules():
-                    if type(layer) in (nn.Conv2d, nn.Linear):
+                    if type(layer) in (nn.Conv2d, nn.Conv3d, nn.Linear):
                         layer.to(engine.amp)
             self.fill(state)
 

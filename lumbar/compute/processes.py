@@ -13,14 +13,22 @@ from lumbar.terminal.progress import bar
 LARGEST_CHUNK: Final = 16
 
 
-def each(function: Callable[[int], None], items: Sequence[int], title: str, processes: int) -> None:
+def each(
+    function: Callable[[int], None],
+    items: Sequence[int],
+    title: str,
+    processes: int,
+    check: Callable[[], None] = lambda: None,
+) -> None:
     """Call `function` on every item with a progress bar, over `processes` fresh processes where there are many items.
 
-    Raises InputError where a process dies (out of memory) instead of waiting for ever.
+    `check` is called between them and may raise to stop. Raises InputError where a process dies (out of memory) instead
+    of waiting for ever.
     """
     shown = bar(title, len(items), show=None if items else False)
     if processes <= 1 or len(items) < 4 * processes:
         for item in items:
+            check()
             function(item)
             shown.update()
     else:
@@ -29,6 +37,7 @@ def each(function: Callable[[int], None], items: Sequence[int], title: str, proc
         chunks = [items[start : start + size] for start in range(0, len(items), size)]
         for done in spread(partial(_chunk, function), chunks, processes, lost=lost):
             shown.update(done)
+            check()
     shown.close()
 
 

@@ -44,12 +44,16 @@ _PARTS: Final = ("spec", "training")
 class Recipe(Strict):
     """A whole system: folds, stage 1, stage 2, blend."""
 
+    LATER = frozenset({"pretrained"})
+
     name: str
     description: str = ""
     seed: int = Field(42, ge=0, le=LARGEST_SEED)
     #: A table with a column `row_id`, such as an earlier run's suspect_labels.csv: labels that graders do not train on.
     #: They count in every score all the same.
     leave_out: str = ""
+    #: False: no member begins with pretrained weights, whatever it says.
+    pretrained: bool = True
     folds: Folds = Folds()
     loop: Loop = Loop()
     blend: Blend = Blend()
@@ -122,6 +126,9 @@ def _resolved(text: str, overrides: Sequence[str], source: str) -> Recipe:
     raw = without_empty(raw, told)
     for stage in SPECS:
         raw[stage] = expand(stage, raw.get(stage), told)
+        if raw.get("pretrained") is False:
+            for member in raw[stage]["members"].values():
+                member["training"]["pretrained"] = False
     raw.setdefault("name", printable(Path(source).stem))
     return check_recipe(raw, source, told)
 

@@ -105,7 +105,9 @@ class Training(Strict):
     #: How often an epoch takes each sample of a source named in `train_sources.csv`; others once. 0 leaves it out.
     draws: dict[str, Annotated[int, Field(ge=0, le=1000)]] = {}
 
-    pretrained: bool | str = False  # True: an installed package of ImageNet weights; or the path of a safetensors file
+    #: True: backbones begin with the pretrained weights that their name's tag says, as `convnext_nano.d1h_in1k` (with
+    #: none: timm's first), wherever the call finds them. Or the path of a safetensors file that fills them.
+    pretrained: bool | str = False
     augment: Augment = Augment()
 
 

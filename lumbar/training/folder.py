@@ -108,7 +108,7 @@ class RunFolder:
         return read_labels(self._there(self.root / "labels.csv"))
 
     def result(self, name: str, fold: int) -> dict[str, Any] | None:
-        """`fingerprint`, `saw`, `best` and `history` of a trained member; None where it is not done."""
+        """`fingerprint`, `saw`, `began`, `best` and `history` of a trained member; None where it is not done."""
         folder = self.member(name, fold)
         header = read_header(folder / "best.safetensors")
         if header is None or not (folder / "result.json").is_file():

@@ -17,6 +17,9 @@ from lumbar.training.journal import Journal
 from lumbar.training.loop import loop
 from lumbar.training.loop.beginning import begin_with
 from lumbar.training.loop.loop import Job
+from lumbar.training.pretrained.begun import begun_with
+from lumbar.training.pretrained.parts import fill
+from lumbar.training.pretrained.sources import Sources
 from lumbar.training.setup import Setup, drawn
 from lumbar.training.stages import MemberStage
 
@@ -29,12 +32,13 @@ def train_member(setup: Setup, member: MemberStage, fold: int, journal: Journal)
         return
     if not len(job.train.studies) or not len(job.valid.studies):
         raise InputError(f"{member.name} fold {fold}: no labelled sample to train or to validate on; add studies")
-    progress = loop.fit(job, setup.accelerator, journal.add)
+    progress = loop.fit(job, setup.accelerator, journal.add, setup.deadline)
     if setup.main:
         studies = len(member.trained_on(setup, fold))
         saw = f"{studies} studies of {printable(setup.data.root.resolve().name)}"
         best = progress.history[progress.best_epoch - 1]
         found = {"fingerprint": job.fingerprint, "saw": saw, "best": best, "history": progress.history}
+        found["began"] = begun_with(setup.recipe.members()[member.name])
         with writing_into(job.folder):
             write_json(found, job.folder / "result.json")
         (job.folder / "checkpoint.safetensors").unlink(missing_ok=True)
@@ -59,6 +63,8 @@ def make_job(setup: Setup, member: MemberStage, fold: int) -> Job:
     if training.slice_shift == "own" and isinstance(train, RegionSamples):
         inputs.append(sorted(train.shares.items()))
     network: Callable[[], nn.Module] = member.network
+    if training.pretrained:
+        network = functools.partial(_filled, network, training.pretrained, setup.sources)
     if training.begins_with:
         begun = setup.folder.result(training.begins_with, fold)
         inputs.append(begun and begun["fingerprint"])
@@ -78,6 +84,10 @@ def make_job(setup: Setup, member: MemberStage, fold: int) -> Job:
         seed=seed,
         keep_studies=member.keep_studies,
     )
+
+
+def _filled(build: Callable[[], nn.Module], pretrained: bool | str, sources: Sources) -> nn.Module:
+    return fill(build(), sources.of(pretrained))
 
 
 def _begun(build: Callable[[], nn.Module], weights: Path, fresh: tuple[str, ...]) -> nn.Module:

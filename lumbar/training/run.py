@@ -7,43 +7,82 @@ from typing import Any
 
 from lumbar.compute.accelerator import make_accelerator
 from lumbar.files.write import check_apart, check_writable, write_csv, write_json, writing_into
+from lumbar.issues import few
 from lumbar.labels import LABEL_COLUMNS
+from lumbar.terminal.voice import tell
 from lumbar.training.checks.disk import check_space, needed_bytes
 from lumbar.training.checks.issues import tell_issues
 from lumbar.training.checks.recipe import load_checked
 from lumbar.training.checks.samples import check_samples
 from lumbar.training.checks.tables import open_checked
 from lumbar.training.data.make import make_packs, make_regions, make_stacks, training_kind
+from lumbar.training.deadline import Deadline, OutOfTimeError
 from lumbar.training.folder import RunFolder
 from lumbar.training.job import train_member
 from lumbar.training.journal import Journal
 from lumbar.training.outcome.outoffold import find_keypoints, grade_held_out
+from lumbar.training.pretrained.begun import tell_beginning
+from lumbar.training.pretrained.sources import Sources
 from lumbar.training.setup import Setup, set_up
 from lumbar.training.stages import as_trained
 
 
-def train(recipe_path: Path, data_folder: Path, out: Path, overrides: Sequence[str] = ()) -> Path:
+def train(
+    recipe_path: Path,
+    data_folder: Path,
+    out: Path,
+    overrides: Sequence[str] = (),
+    *,
+    pretrained: Path | None = None,
+    hours: float | None = None,
+) -> Path:
     """Train every stage and fold of a recipe into the run folder `out`, going on where an earlier call stopped.
 
-    Under `accelerate launch` every process calls it; the first one reads, caches and writes. Raises InputError with all
-    faults of the data before anything is trained, and where `out` lies among the images or holds something else.
+    `pretrained`: a folder of weights that networks begin with, see `training.pretrained`. `hours`: after so many at
+    most it stops, at a checkpoint, says what is left, and returns all the same. Under `accelerate launch`
+    every process calls it; the first one reads, caches and writes. Raises InputError with all faults of the data before
+    anything is trained, and where `out` lies among the images or holds something else.
     """
+    deadline = Deadline(hours)
     recipe = load_checked(Path(recipe_path), overrides)
     check_apart(out, Path(data_folder) / "train_images")
     with writing_into(out):
         RunFolder(Path(out)).check_free()
-    data = open_checked(Path(data_folder), recipe)
+    sources = Sources(pretrained)
+    sources.check_folder()
+    data = open_checked(Path(data_folder), recipe, sources)
     check_writable(out)
-    setup = set_up(Path(out), recipe, data, make_accelerator(recipe.loop))
+    setup = set_up(Path(out), recipe, data, make_accelerator(recipe.loop), sources, deadline)
+    if setup.main:
+        tell_beginning(recipe.members())
+    try:
+        _train(setup)
+    except OutOfTimeError:
+        if setup.main:
+            tell(_left(setup))
+    return Path(out)
+
+
+def _train(setup: Setup) -> None:
+    """All steps of a run, in order."""
+    _pause(setup)
     prepare(setup)
-    journal = Journal(setup.folder.root, keeps=setup.main, tensorboard=recipe.loop.tensorboard)
+    journal = Journal(setup.folder.root, keeps=setup.main, tensorboard=setup.recipe.loop.tensorboard)
     train_detectors(setup, journal)
     train_graders(setup, journal)
     if setup.main:
         with writing_into(setup.folder.root):
             setup.folder.finish()
     setup.accelerator.wait_for_everyone()
-    return Path(out)
+
+
+def _left(setup: Setup) -> str:
+    """What is left of a run that stops because its time is up."""
+    asked = setup.recipe.to_train()
+    left = [f"{name} fold {fold}" for name, fold in asked if setup.folder.result(name, fold) is None]
+    hours = (setup.deadline.seconds or 0.0) / 3600
+    what = f"{len(asked) - len(left)} of {len(asked)} networks are trained" + (f", next: {few(left)}" if left else "")
+    return f"stopped before {hours:g} h were over: {what}; the same command goes on from the last checkpoint"
 
 
 def prepare(setup: Setup) -> None:
@@ -69,6 +108,7 @@ def train_detectors(setup: Setup, journal: Journal) -> None:
     check_samples(setup)
     for fold in setup.recipe.folds.train:
         _train_fold(setup, detectors, fold, journal)
+        _pause(setup)
         if setup.main:
             find_keypoints(setup, fold)
     setup.accelerator.wait_for_everyone()
@@ -76,18 +116,27 @@ def train_detectors(setup: Setup, journal: Journal) -> None:
 
 def train_graders(setup: Setup, journal: Journal) -> None:
     """Stage 2: train the graders of every fold and grade its held-out studies."""
+    _pause(setup)
     kind = training_kind(setup)
     if kind != "found":
         make_regions(setup, kind, setup.study_ids if kind == "labels" else setup.in_trained_folds())
     make_regions(setup, "found", setup.in_trained_folds())
     for fold in setup.recipe.folds.train:
         _train_fold(setup, setup.recipe.stage2.members, fold, journal)
+    _pause(setup)
     if setup.main:
         grade_held_out(setup)
+
+
+def _pause(setup: Setup) -> None:
+    """Between two steps: OutOfTimeError, in all processes, where the time is up."""
+    if setup.deadline.up(setup.accelerator):
+        raise OutOfTimeError
 
 
 def _train_fold(setup: Setup, members: Mapping[str, Any], fold: int, journal: Journal) -> None:
     """Train the members of a stage that train this fold, in order: some begin with others."""
     for name, member in members.items():
         if fold in setup.recipe.folds_of(name):
+            _pause(setup)
             train_member(setup, as_trained(name, member), fold, journal)

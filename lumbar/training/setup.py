@@ -1,7 +1,7 @@
 """What a run is asked for: its recipe and data, which study is in which fold, and which labels count."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -11,12 +11,14 @@ from accelerate import Accelerator
 from lumbar.ensemble.suspects import read_left_out, without
 from lumbar.metric import label_codes
 from lumbar.recipe.recipe import Recipe
-from lumbar.recipe.settings import Training
+from lumbar.recipe.settings import Folds, Training
 from lumbar.study.study import DataFolder
 from lumbar.training.data.labelled import study_rows
 from lumbar.training.data.packs import Packs, fingerprint
+from lumbar.training.deadline import Deadline
 from lumbar.training.folder import RunFolder
 from lumbar.training.folds import make_folds
+from lumbar.training.pretrained.sources import Sources
 
 
 @dataclass(frozen=True)
@@ -34,6 +36,8 @@ class Setup:
     codes: dict[int, np.ndarray]  # labels (5 conditions, 5 levels) by study, places in `SEVERITIES`
     training_codes: dict[int, np.ndarray]  # without those that the recipe leaves out
     folds: pd.DataFrame  # `study_id, fold`
+    deadline: Deadline = field(default_factory=Deadline)
+    sources: Sources = field(default_factory=Sources)  # of pretrained weights
 
     @property
     def main(self) -> bool:
@@ -63,10 +67,20 @@ class Setup:
         return fingerprint(self.packs.sources[study], table, self.codes[study].tolist())
 
 
-def set_up(out: Path, recipe: Recipe, data: DataFolder, accelerator: Accelerator) -> Setup:
+def set_up(
+    out: Path,
+    recipe: Recipe,
+    data: DataFolder,
+    accelerator: Accelerator,
+    sources: Sources | None = None,
+    deadline: Deadline | None = None,
+    *,
+    split: bool = True,
+) -> Setup:
     """The setup of the run folder `out`; its stored folds are kept where they still fit. Every process calls it.
 
-    `data` has labels and keypoints. Raises InputError where its studies cannot make the folds.
+    `data` has labels and keypoints. `split=False`: folds play no part, and any number of studies will do. Raises
+    InputError where its studies cannot make the folds.
     """
     assert data.labels is not None
     assert data.coordinates is not None
@@ -76,7 +90,8 @@ def set_up(out: Path, recipe: Recipe, data: DataFolder, accelerator: Accelerator
     codes = {int(study): code for study, code in zip(found, numbers, strict=True)}
     left_out = read_left_out(recipe.leave_out) if recipe.leave_out else set()
     kept = folder.kept_folds(study_ids, recipe.folds)
-    folds = make_folds(data.labels, study_ids, recipe.folds) if kept is None else kept
+    wanted = recipe.folds if split else Folds(method="kfold", count=2, train=(0,))
+    folds = make_folds(data.labels, study_ids, wanted) if kept is None else kept
     accelerator.wait_for_everyone()  # nobody writes before everybody has read
     return Setup(
         folder=folder,
@@ -90,6 +105,8 @@ def set_up(out: Path, recipe: Recipe, data: DataFolder, accelerator: Accelerator
         codes=codes,
         training_codes=without(codes, left_out),
         folds=folds,
+        deadline=deadline or Deadline(),
+        sources=sources or Sources(),
     )
 
 

@@ -81,7 +81,7 @@ class DetectorStage:
 
     def network(self) -> nn.Module:
         """See `MemberStage`."""
-        return build_detector(self.spec, self.training.pretrained)
+        return build_detector(self.spec)
 
     def objective(self) -> DetectorObjective:
         """See `MemberStage`."""
@@ -133,7 +133,7 @@ class GraderStage:
 
     def network(self) -> nn.Module:
         """See `MemberStage`."""
-        return build_grader(self.spec, self.training.pretrained)
+        return build_grader(self.spec)
 
     def objective(self) -> SeverityObjective:
         """See `MemberStage`."""

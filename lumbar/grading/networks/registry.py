@@ -7,13 +7,12 @@ a mapping of the sample's views by name (see `tasks.task_of`), each (B, L, T, C,
 which `seen` (B, L, V) bool says, too; L is 1 or 5 levels, T any number of slices. It gives logits
 (B, L, conditions, 3); in training it may give a mapping of named tensors: `severity` is that one, the others (`slices`
 (B, L, T, conditions, 3), `level` (B, L, 5), …) are there for losses that a recipe names (`recipe.losses.OF_GRADERS`).
-Weights are random; nothing reaches for a hub. A network whose backbones ImageNet weights can fill holds them as
-`encoders.<i>.backbone`.
+Weights are random; nothing reaches for a hub. Training fills what is timm's in it with pretrained weights, where the
+recipe says so.
 """
 
 import importlib
 from collections.abc import Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from lumbar.issues import InputError
@@ -33,18 +32,12 @@ NETWORKS: Final[Mapping[str, str]] = {
 }
 
 
-def build_grader(spec: GraderSpec, pretrained: bool | str | Path = False) -> "nn.Module":
-    """The network of a stage-2 member, in training mode.
+def build_grader(spec: GraderSpec) -> "nn.Module":
+    """The network of a stage-2 member with random weights, in training mode.
 
-    `pretrained` fills every backbone: True from an installed package of that backbone's weights, a path from a local
-    file (see `lumbar.backbones`). Raises InputError for an unknown network or backbone, or weights that are not there.
+    Raises InputError for an unknown network or backbone.
     """
     if spec.network not in NETWORKS:
         raise InputError(f"unknown grading network {spec.network!r}; known: {', '.join(sorted(NETWORKS))}")
     network: nn.Module = importlib.import_module(NETWORKS[spec.network]).build(spec)
-    if pretrained:
-        from lumbar.backbones import load_pretrained
-
-        for encoder in network.get_submodule("encoders").children():
-            load_pretrained(encoder.get_submodule("backbone"), spec.backbone, pretrained)
     return network

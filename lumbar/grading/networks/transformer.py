@@ -53,6 +53,7 @@ class SliceEncoder(nn.Module):
         whole = create_backbone(spec, channels)
         self.features = int(whole.num_features)  # type: ignore[arg-type]
         self.backbone = nn.Sequential(OrderedDict(list(whole.named_children())[:-_AFTER_MAPS]))  # timm's names stay
+        self.backbone.pretrained_cfg = whole.pretrained_cfg  # by which training knows whose weights fill it
         self.pool = Gem()
         self.slices_at_once: int | None = None
 
@@ -172,7 +173,8 @@ class TransformerGrader(nn.Module):
         if self.gates is None:
             return self.head(pooled).unflatten(-1, self.each)  # type: ignore[no-any-return]
         weight, bias = self.head.weight.view(*self.each, -1), self.head.bias.view(self.each)
-        return torch.einsum("ncf,csf->ncs", pooled, weight) + bias
+        found = torch.einsum("ncf,csf->ncs", pooled, weight)
+        return found + bias.to(found.dtype)  # as a linear layer adds it under autocast
 
     @staticmethod
     def _of_levels(values: torch.Tensor, seen: torch.Tensor) -> torch.Tensor:

@@ -4,13 +4,12 @@ The files are imported when their network is asked for, so that names can be lis
 
 A builder takes a `DetectorSpec` and returns a module that maps (B, in_chans, S, S) standardised images to the raw
 answer of the spec, (B, …) with the `shape` of `answers`, with random weights and without reaching for any hub. In
-training it may return a mapping: `answer` first, then outputs that exist for losses. A network whose encoder ImageNet
-weights can fill holds it as `encoder`.
+training it may return a mapping: `answer` first, then outputs that exist for losses. Training fills what is timm's or
+segmentation-models-pytorch's in it with pretrained weights, where the recipe says so.
 """
 
 import importlib
 from collections.abc import Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from lumbar.issues import InputError
@@ -31,17 +30,12 @@ NETWORKS: Final[Mapping[str, str]] = {
 }
 
 
-def build_detector(spec: DetectorSpec, pretrained: bool | str | Path = False) -> "nn.Module":
-    """The network of a stage-1 member, in training mode.
+def build_detector(spec: DetectorSpec) -> "nn.Module":
+    """The network of a stage-1 member with random weights, in training mode.
 
-    `pretrained` fills the encoder: True from an installed package of that encoder's weights, a path from a local file
-    (see `lumbar.backbones`). Raises InputError for an unknown network or encoder, or weights that are not there.
+    Raises InputError for an unknown network or encoder.
     """
     if spec.network not in NETWORKS:
         raise InputError(f"unknown detector network {spec.network!r}; known: {', '.join(sorted(NETWORKS))}")
     network: nn.Module = importlib.import_module(NETWORKS[spec.network]).build(spec)
-    if pretrained:
-        from lumbar.backbones import load_pretrained
-
-        load_pretrained(network.get_submodule("encoder"), spec.encoder, pretrained)
     return network

@@ -1,13 +1,18 @@
 """Any architecture of segmentation-models-pytorch as a detector: what its network files have in common."""
 
 import inspect
+from typing import Any
 
 from torch import nn
 
 from lumbar.backbones import refuse_sources
+from lumbar.compute.uncompiled import without_compiler
 from lumbar.issues import InputError
 from lumbar.recipe.detector import DetectorSpec
 from lumbar.recipe.wording import why_refused
+
+with without_compiler():
+    from segmentation_models_pytorch.encoders import encoders
 
 
 def build_smp(spec: DetectorSpec, architecture: type[nn.Module]) -> nn.Module:
@@ -30,7 +35,7 @@ def build_smp(spec: DetectorSpec, architecture: type[nn.Module]) -> nn.Module:
             raise InputError(f"{spec.network} takes no network_args {key!r}; known: {', '.join(known)}")
     refuse_sources(spec.encoder, {**spec.encoder_args, **spec.network_args})
     try:
-        return architecture(
+        network = architecture(
             encoder_name=spec.encoder,
             encoder_weights=None,
             in_channels=spec.channels,
@@ -44,3 +49,14 @@ def build_smp(spec: DetectorSpec, architecture: type[nn.Module]) -> nn.Module:
             f"{spec.network} cannot be built on encoder {spec.encoder!r}: {reason}; correct its arguments or name "
             "another"
         ) from error
+    _name_pretrained(network.get_submodule("encoder"), spec.encoder)
+    return network
+
+
+def _name_pretrained(encoder: nn.Module, name: str) -> None:
+    """Let an encoder of the library's own say, as timm's do, which weights are meant for it: those of ImageNet."""
+    of_name: Any = encoders.get(name, {})
+    found = of_name.get("pretrained_settings", {}).get("imagenet", {})
+    if "repo_id" in found:
+        config = {"architecture": name, "tag": "imagenet", "hf_hub_id": found["repo_id"], "revision": found["revision"]}
+        encoder.pretrained_cfg = config  # type: ignore[assignment]

@@ -15,16 +15,21 @@ from lumbar.terminal.voice import tell
 from lumbar.training.data.soft_labels import SoftLabels
 from lumbar.training.loop.beginning import fitting, freeze, is_below
 from lumbar.training.loop.mix import backbones
+from lumbar.training.pretrained.begun import begun_faults
+from lumbar.training.pretrained.sources import Sources
 from lumbar.training.stages import as_trained
 
 
-def recipe_faults(recipe: Recipe, root: Path) -> list[str]:
-    """A sentence for every network that cannot be built or filled, and for every source that the data lacks."""
+def recipe_faults(recipe: Recipe, root: Path, sources: Sources | None = None) -> list[str]:
+    """A sentence for every network that cannot be built or filled, and for every source that the data lacks.
+
+    `sources` of pretrained weights; without them nobody asks whether there are any.
+    """
     faults: dict[str, str] = {}  # by what is wrong: members share networks and sources
     try:
-        sources = set(_sources(root).values())
+        known = set(_sources(root).values())
     except InputError as error:
-        faults[str(error)], sources = str(error), set()
+        faults[str(error)], known = str(error), set()
     if recipe.stage2.keypoints != "labels" and len(recipe.folds.train) == 1:
         faults["folds"] = (
             "folds.train names one fold only: graders learn from the studies of the others, around keypoints of these "
@@ -32,8 +37,10 @@ def recipe_faults(recipe: Recipe, root: Path) -> list[str]:
         )
     members = recipe.members()
     faults |= network_faults(members)
+    if sources is not None:
+        faults |= {fault: fault for fault in begun_faults(members, sources)}
     for name, member in members.items():
-        for wrong in (_draws_fault(member.training, sources), _soft_fault(member.training, root)):
+        for wrong in (_draws_fault(member.training, known), _soft_fault(member.training, root)):
             if wrong:
                 faults.setdefault(wrong, f"{name}: {wrong}")
     return list(faults.values())
@@ -97,10 +104,7 @@ def _network_faults(member: Member[Any], begun: Member[Any] | None) -> Iterator[
         yield f"no weight of {training.begins_with!r} fits it; begin with a member of the same parts"
     if training.augment.mix_on == "features" and not backbones(network):
         yield "augment.mix_on = 'features' needs a network with a part called backbone; mix images instead"
-    trained = as_trained("", member)
-    if training.pretrained:
-        yield from _raised(trained.network)
-    yield from trained.loss_faults(network)
+    yield from as_trained("", member).loss_faults(network)
 
 
 def _raised(check: Callable[[], object]) -> Iterator[str]:

@@ -23,6 +23,7 @@ from lumbar.recipe.recipe import Recipe
 from lumbar.study.study import DataFolder, numbered_folder, open_data
 from lumbar.study.tables import COORDINATE_COLUMNS
 from lumbar.training.checks.recipe import all_told, recipe_faults
+from lumbar.training.pretrained.sources import Sources
 
 #: Unknown columns of a table that are told one by one.
 MOST = 5
@@ -34,14 +35,15 @@ COLUMNS = {
 }
 
 
-def open_checked(folder: Path, recipe: Recipe) -> DataFolder:
+def open_checked(folder: Path, recipe: Recipe, sources: Sources | None = None) -> DataFolder:
     """A data folder with labels and keypoints whose tables and files hold together, fit to be trained on by a recipe.
 
-    Every fault found in either is told in a line; InputError gives their number and the first.
+    `sources` of pretrained weights, where networks are to begin with them. Every fault found in either is told in a
+    line; InputError gives their number and the first.
     """
     if not folder.is_dir():
         raise InputError(f"{folder} is not a folder; give the data folder in the competition's layout")
-    faults = find_faults(folder) + recipe_faults(recipe, folder)
+    faults = find_faults(folder) + recipe_faults(recipe, folder, sources)
     if faults:
         raise all_told(str(folder), faults)
     return open_data(folder, "train")

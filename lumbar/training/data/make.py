@@ -108,4 +108,4 @@ def _derive(
 
 
 def _each(setup: Setup, function: Callable[[int], None], items: Sequence[int], title: str) -> None:
-    each(function, items, title, setup.recipe.loop.read_processes)
+    each(function, items, title, setup.recipe.loop.read_processes, setup.deadline.check)

@@ -23,6 +23,7 @@ from lumbar.compute.engine import to_channels_last
 from lumbar.issues import InputError
 from lumbar.recipe.settings import Loop, Training
 from lumbar.terminal.progress import bar as progress_bar
+from lumbar.training.deadline import Deadline, OutOfTimeError
 from lumbar.training.loop import checkpoint
 from lumbar.training.loop.batches import Batch, Plan, Samples, load, validation
 from lumbar.training.loop.beginning import freeze, rest
@@ -80,13 +81,17 @@ class Progress:
     history: list[dict[str, Any]] = field(default_factory=list)
 
 
-def fit(job: Job, accelerator: Accelerator, report: Callable[[dict[str, Any]], None]) -> Progress:
+def fit(
+    job: Job, accelerator: Accelerator, report: Callable[[dict[str, Any]], None], deadline: Deadline | None = None
+) -> Progress:
     """Train one member on one fold; `best.safetensors` holds the best epoch's weights (see `Training.best_by`).
 
     Goes on from the job's checkpoint where one with the same fingerprint is there. `report(row)` takes a row of metrics
     an epoch, those before the checkpoint once more: whoever was killed may not have had the last. Raises InputError
-    where the disk refuses, and where the validation loss is no number.
+    where the disk refuses, and where the validation loss is no number; OutOfTimeError at the `deadline`, with a
+    checkpoint of that very step.
     """
+    deadline = deadline or Deadline()
     _seed(job.seed)
     network = job.network()
     if accelerator.num_processes > 1:
@@ -108,11 +113,15 @@ def fit(job: Job, accelerator: Accelerator, report: Callable[[dict[str, Any]], N
     while progress.epoch < job.training.epochs:
         began, skipped = time.monotonic(), progress.batch
         bar.set_description_str(f"{_stage(job)}, epoch {progress.epoch + 1} of {job.training.epochs}", refresh=False)
-        _epoch(job, accelerator, wrapped, average, optimizer, plan, progress, state, bar)
+        _epoch(job, accelerator, wrapped, average, optimizer, plan, progress, state, bar, deadline)
         speed = (plan.batches - skipped) * plan.size / max(time.monotonic() - began, 1e-6)
+        closing = time.monotonic()
         row = _close_epoch(job, accelerator, average or plain, plan, progress, state, speed)
+        deadline.took(time.monotonic() - closing)
         report(row)
         bar.set_postfix_str(f"loss {_text(row['train_loss'])} valid {_text(row['valid_loss'])}")
+        if progress.epoch < job.training.epochs and deadline.up(accelerator):
+            raise OutOfTimeError
     bar.close()
     accelerator.free_memory()
     accelerator.wait_for_everyone()
@@ -129,6 +138,7 @@ def _epoch(
     progress: Progress,
     state: checkpoint.State,
     bar: Any,
+    deadline: Deadline,
 ) -> None:
     """The rest of one epoch, from `progress.batch` on."""
     network.train()
@@ -156,8 +166,13 @@ def _epoch(
         done = progress.epoch * plan.steps + math.ceil(progress.batch / job.training.accumulate)
         if average is not None:
             _follow(average, accelerator.unwrap_model(network), min(job.training.ema_decay, done / (done + 9)))
-        if done % job.loop.checkpoint_steps == 0 and progress.batch < plan.batches:
+        if progress.batch == plan.batches:
+            continue
+        late = deadline.up(accelerator)
+        if late or done % job.loop.checkpoint_steps == 0:
             state.save(progress, accelerator.is_main_process)
+        if late:
+            raise OutOfTimeError
 
 
 def combine(terms: Mapping[str, Term], accelerator: Accelerator, sums: dict[str, list[float]]) -> Tensor:

@@ -67,6 +67,7 @@ def _weights(folder: RunFolder, recipe: Recipe) -> Iterator[Weights]:
             network.state_dict(),
             fold=fold,
             saw=result["saw"],
+            began=result.get("began", ""),
             scores=valid | scores.get(name, {}),
             rank=ranks.get((name, fold)),
         )

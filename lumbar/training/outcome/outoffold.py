@@ -68,7 +68,7 @@ def find_keypoints(setup: Setup, fold: int) -> None:
         told = label_keypoints(study, setup.rows[study_id]) if study_id in setup.rows else {}
         labelled[str(study_id)] = [point.as_dict() for point in told.values()]
 
-    each(one, studies, f"keypoints of fold {fold}", 1)
+    each(one, studies, f"keypoints of fold {fold}", 1, setup.deadline.check)
     with writing_into(path.parent):
         others = {"other_sets": found[1:]} if found[1:] else {}
         write_json({"fingerprint": made_from, "studies": found[0], "labels": labelled, **others}, path)
@@ -95,7 +95,7 @@ def grade_held_out(setup: Setup) -> None:
     for fold in setup.recipe.folds.train:
         graders = trained_networks(setup, setup.recipe.stage2, fold)
         one = functools.partial(_grade, setup, graders, keypoints, logits)
-        each(one, setup.held_out(fold), f"grades of fold {fold}", 1)
+        each(one, setup.held_out(fold), f"grades of fold {fold}", 1, setup.deadline.check)
     tables = {name: {study: softmax(said) for study, said in table.items()} for name, table in logits.items()}
     with writing_into(setup.folder.root):
         write_predictions(setup.folder, tables)

@@ -55,7 +55,7 @@ def show_batches(
             check_replaceable(path, charts.drawn_here)
     written = []
     with tempfile.TemporaryDirectory() as scratch:
-        setup = set_up(Path(scratch), recipe, data, make_accelerator(recipe.loop))
+        setup = set_up(Path(scratch), recipe, data, make_accelerator(recipe.loop), split=False)
         if trained is not None:
             setup = _with_keypoints(RunFolder(trained), setup)
         setup = setup.limited_to(setup.study_ids[:STUDIES])

@@ -1,0 +1,107 @@
+"""Which parts of a network pretrained weights fill, which weights these are, and filling them.
+
+A part is a timm network, or an encoder of segmentation-models-pytorch: both carry `pretrained_cfg`, which names its
+architecture and the weights meant for it. Nothing else of a network is filled.
+"""
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Final
+
+import timm
+from torch import Tensor, nn
+
+from lumbar.compute.state import check_numbers
+from lumbar.issues import InputError
+
+#: How timm names the parts of a network whose levels it gives one by one: `stages_0.` for `stages.0.`.
+_LEVEL: Final = re.compile(r"^([a-z]+)_(\d+)\.")
+_HEADS: Final = ("classifier.", "fc.", "head.fc.")
+
+
+@dataclass(frozen=True)
+class Tag:
+    """Pretrained weights by name: the architecture, a dot, and what its library calls the training that made them."""
+
+    name: str  # "convnext_nano.d1h_in1k"
+    hub: str  # the repository of the Hugging Face hub that holds them
+    revision: str | None = None
+    licence: str = "not said"
+
+    @property
+    def architecture(self) -> str:
+        """The name before the dot."""
+        return self.name.partition(".")[0]
+
+    @property
+    def of_timm(self) -> bool:
+        """Whether timm knows them; else segmentation-models-pytorch does."""
+        return timm.is_model(self.architecture) and self.hub.startswith("timm/")
+
+
+def parts(network: nn.Module) -> list[tuple[nn.Module, Tag]]:
+    """The parts of a network that pretrained weights may fill, each with the weights meant for it.
+
+    Raises InputError where it has none, or where nobody trained its architecture.
+    """
+    found: list[tuple[nn.Module, Tag]] = []
+    inner: set[int] = set()  # a part within a part is filled with it
+    for module in network.modules():
+        config = getattr(module, "pretrained_cfg", None)
+        if config is None or id(module) in inner:
+            continue
+        inner.update(map(id, module.modules()))
+        found.append((module, _tag(config)))
+    if not found:
+        raise InputError("no part of this network is one that pretrained weights fill; set pretrained = false for it")
+    return found
+
+
+def _tag(config: Mapping[str, object]) -> Tag:
+    name = str(config["architecture"])
+    if not config.get("tag") or not config.get("hf_hub_id"):
+        raise InputError(f"nobody has published pretrained weights of {name}; set pretrained = false, or name another")
+    revision = config.get("revision")
+    return Tag(
+        f"{name}.{config['tag']}",
+        str(config["hf_hub_id"]),
+        None if revision is None else str(revision),
+        str(config.get("license") or "not said"),
+    )
+
+
+def fill(network: nn.Module, find: Callable[[Tag], Mapping[str, Tensor]]) -> nn.Module:
+    """Fill all parts of a network in place with what `find` has for each; the network. InputError where it misfits."""
+    for module, tag in parts(network):
+        module.load_state_dict(fitted(module, find(tag), tag.name))
+    return network
+
+
+def fitted(module: nn.Module, weights: Mapping[str, Tensor], name: str) -> dict[str, Tensor]:
+    """The state dict of a part, filled with these weights under their library's names.
+
+    The first convolution is adapted to the part's number of input channels as timm does. What the part leaves out (the
+    classifier, layers beyond its depth) is skipped. What it has and the weights lack, or have in another shape, or what
+    is no number, raises InputError. The part may lie on torch's `meta` device, if only faults are wanted.
+    """
+    own = module.state_dict()
+    first = next((key for key, value in own.items() if value.ndim == 4), None)
+    chosen: dict[str, Tensor] = {}
+    for key, value in own.items():
+        plain = key if key in weights else _LEVEL.sub(r"\1.\2.", key)
+        if plain not in weights:
+            if key.startswith(_HEADS):
+                continue
+            raise InputError(f"the pretrained weights of {name} lack {key}; use weights made for this network")
+        found = weights[plain]
+        if key == first and found.ndim == 4 and found.shape[1] != value.shape[1]:
+            found = timm.models.adapt_input_conv(value.shape[1], found)
+        if found.shape != value.shape:
+            raise InputError(
+                f"the pretrained weights of {name} have {key} as {tuple(found.shape)}, the network "
+                f"{tuple(value.shape)}; use weights made for this network"
+            )
+        chosen[key] = found
+    check_numbers(chosen, own, f"the pretrained weights of {name}")
+    return {**own, **chosen}

@@ -1,0 +1,74 @@
+"""Training that has to stop in time, as in a Kaggle session, goes on in the next one and ends as one training would."""
+
+import itertools
+from pathlib import Path
+
+import pytest
+import torch
+from accelerate import Accelerator
+from safetensors.torch import load_file
+
+import train_utils
+from lumbar.training.deadline import Deadline, OutOfTimeError
+from tests.support.tiny_recipe import DETECTORS, tiny_recipe
+from tests.support.worlds import small_phantoms
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A data folder, a recipe, and the run of it that nothing interrupted."""
+    root = tmp_path_factory.mktemp("sessions")
+    small_phantoms(root / "data", 4, 3)
+    epochs = {"epochs": 3}
+    text = tiny_recipe(
+        {"t2": DETECTORS["t2"]}, {"spinal": {"task": "spinal"}}, stage1=epochs, stage2={**epochs, "keypoints": "labels"}
+    )
+    (root / "tiny.toml").write_text(text, encoding="utf-8")
+    assert _train(root, root / "unbroken") == 0
+    return root
+
+
+def _train(root: Path, out: Path, *more: str) -> int:
+    words = ["--recipe", root / "tiny.toml", "--data", root / "data", "--out", out, *more]
+    return train_utils.main(["train", *map(str, words)])
+
+
+def test_sessions_end_in_time_and_together_as_one_training(
+    world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    told = []
+    for session in itertools.count():
+        assert _train(world, tmp_path, "--hours", f"{1.5 * 1.2**session / 3600:.6f}") == 0
+        told.append(capsys.readouterr().err)
+        if (tmp_path / "finished.json").is_file():
+            break
+        assert "the same command goes on from the last checkpoint" in told[-1]
+        assert "of 4 networks are trained, next: " in told[-1]
+        assert train_utils.main(["bundle", "--run", str(tmp_path), "--out", str(tmp_path / "weights")]) == 1
+        assert "not trained yet" in capsys.readouterr().err
+    assert len(told) > 1
+    assert "stopped before" not in told[-1]
+    whole = world / "unbroken"
+    weights = sorted(path.relative_to(whole) for path in whole.glob("members/*/*/best.safetensors"))
+    assert len(weights) == 4
+    for path in weights:
+        one, other = load_file(whole / path), load_file(tmp_path / path)
+        assert all(torch.equal(one[key], other[key]) for key in one), path
+    table = "predictions/blend.csv"
+    assert (whole / table).read_bytes() == (tmp_path / table).read_bytes()
+
+
+def test_a_deadline_keeps_back_what_cannot_be_cut_short() -> None:
+    free, accelerator = Deadline(), Accelerator(cpu=True)
+    free.took(1e9)
+    free.check()
+    assert not free.up(accelerator)
+    early = Deadline(1.0)
+    assert early.reserve == pytest.approx(72)  # a fiftieth of the hour
+    assert Deadline(100.0).reserve == pytest.approx(300)
+    early.took(10)
+    early.check()
+    early.took(3000)
+    assert early.up(accelerator)
+    with pytest.raises(OutOfTimeError):
+        early.check()
