@@ -113,7 +113,7 @@ def test_folded_layers_give_the_same_answer(name: str) -> None:
         assert not any(isinstance(module, nn.BatchNorm2d) for module in runner.network.modules())
 
 
-@pytest.mark.parametrize("name", ["convnext", "resnet", "mil", "transformer"])
+@pytest.mark.parametrize("name", ["convnext", "resnet", "mil", "transformer", "conditions"])
 def test_slices_through_a_backbone_in_lots_give_the_same_answer(name: str) -> None:
     spec = SPECS[name]
     network, batch = lived_in(build_network(spec), 2), inputs(spec, 5)
