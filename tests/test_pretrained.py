@@ -268,13 +268,8 @@ def test_all_weights_of_a_recipe_are_fetched_and_what_a_hub_refuses_is_told(
         assert all(torch.equal(value, expected[key]) for key, value in load_file(out / f"{name}.safetensors").items())
 
 
-@pytest.mark.parametrize(
-    ("status", "asked"),
-    [
-        (404, BACKBONES),
-        pytest.param(500, BACKBONES[:1], marks=pytest.mark.slow),
-    ],  # the client tries that again and again
-)
+@pytest.mark.slow
+@pytest.mark.parametrize(("status", "asked"), [(404, BACKBONES), (500, BACKBONES[:1])])
 def test_training_for_which_the_hub_lacks_something_does_not_begin(
     status: int, asked: tuple[str, ...], hub: Hub, recipe: Path, tmp_path: Path
 ) -> None:

@@ -40,7 +40,7 @@ from lumbar.training.stages import as_trained
 from tests.support.tiny_recipe import DETECTORS, GRADERS, tiny_recipe
 from tests.support.worlds import small_phantoms
 
-RECIPE = tiny_recipe(stage2={"any_severe_weight": 0.5})
+RECIPE = 'published = { "private leaderboard" = 0.39 }\n' + tiny_recipe(stage2={"any_severe_weight": 0.5})
 
 
 @pytest.fixture(scope="module")
@@ -332,6 +332,9 @@ def test_evaluation_stores_numbers_and_a_page_of_plots(world: Path, capsys: pyte
     assert train_utils.main(["evaluate", "--run", str(world / "run")]) == 0
     said = capsys.readouterr().out
     assert "weighted_prior" in said
+    assert " ± " in next(line for line in said.splitlines() if line.startswith("blend  "))
+    assert "the original published: 0.39 (private leaderboard)" in said
+    assert "note: the epochs of" in said
     result = json.loads((world / "run" / "evaluation.json").read_text())
     assert result["studies"] == 5
     assert result["keypoints"]["sagittal_t2"]["all"]["count"] == 25

@@ -16,7 +16,7 @@ import copy
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import Annotated, Any, Final
 
 from pydantic import Field
 
@@ -44,7 +44,7 @@ _PARTS: Final = ("spec", "training")
 class Recipe(Strict):
     """A whole system: folds, stage 1, stage 2, blend."""
 
-    LATER = frozenset({"pretrained"})
+    LATER = frozenset({"pretrained", "published"})
 
     name: str
     description: str = ""
@@ -54,6 +54,8 @@ class Recipe(Strict):
     leave_out: str = ""
     #: False: no member begins with pretrained weights, whatever it says.
     pretrained: bool = True
+    #: What the original published, by what it was measured on: official scores, the lower the better.
+    published: dict[Annotated[str, Field(max_length=80)], Annotated[float, Field(gt=0, lt=10)]] = {}
     folds: Folds = Folds()
     loop: Loop = Loop()
     blend: Blend = Blend()

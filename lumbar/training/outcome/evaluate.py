@@ -15,6 +15,7 @@ from lumbar.labels import CONDITION_GROUPS, CONDITIONS, KEYPOINT_SERIES, LEVELS,
 from lumbar.metric import UNLABELLED, label_codes, prediction_array, read_predictions, score_arrays, weighted_prior
 from lumbar.study.keypoint import Keypoint
 from lumbar.training.folder import RunFolder
+from lumbar.training.outcome import trust
 from lumbar.training.outcome.blending import choice, suspects
 from lumbar.training.outcome.page import write_page
 
@@ -36,6 +37,7 @@ def evaluate(run: Path) -> str:
     names = [*recipe.stage2.bundled(), "blend"]
     studies, codes = label_codes(folder.labels().loc[sorted(found)])
     tables = {name: prediction_array(read_predictions(folder.prediction_file(name)), studies) for name in names}
+    fold_of = folder.folds().set_index("study_id")["fold"]
     prior = np.broadcast_to(weighted_prior(folder.labels().loc[sorted(found)]), (len(studies), 5, 5, 3))
     result: dict[str, Any] = {
         "recipe": recipe.name,
@@ -43,6 +45,11 @@ def evaluate(run: Path) -> str:
         "folds": list(recipe.folds.train),
         "keypoints": keypoint_errors(found, told),
         "scores": {name: member_score(codes, table) for name, table in {**tables, "weighted_prior": prior}.items()},
+        "standard_errors": {name: trust.spreads(codes, table) for name, table in tables.items()},
+        "conditions": {name: trust.by_condition(codes, table) for name, table in tables.items()},
+        "by_fold": {name: trust.by_fold(codes, table, fold_of.loc[studies]) for name, table in tables.items()},
+        "published": recipe.published,
+        "flattered": list(trust.flattered(recipe)),
         "reliability": calibration(codes, tables["blend"]),
         "confusion": confusion(codes, tables["blend"]),
         "blend": choice(folder),
@@ -157,16 +164,43 @@ def table(result: Mapping[str, Any]) -> str:
         lines += [_line(f"{series} {name}", [figures[c] for c in columns], 14) for name, figures in levels.items()]
     parts = ("total", *CONDITION_GROUPS, "any_severe_spinal")
     lines += ["", _line("scores (lower is better)", parts, 18)]
-    lines += [_line(name, [scores[part] for part in parts], 18) for name, scores in result["scores"].items()]
+    errors = result["standard_errors"]
+    for name, scores in result["scores"].items():
+        around = errors.get(name, {})
+        lines.append(_line(name, [_around(scores[part], around.get(part)) for part in parts], 18))
     ours, prior = (result["scores"][name]["total"] for name in ("blend", "weighted_prior"))
     if ours is not None and prior:
         lines += ["", f"blend / weighted prior of the same studies: {ours / prior:.3f}"]
+    if published := result["published"]:
+        lines.append(
+            f"the original published: {', '.join(f'{value:g} ({where})' for where, value in published.items())}"
+        )
+    lines += ["", *_condition_lines(result["conditions"]), "", *_fold_lines(result["by_fold"])]
+    lines += ["", *(f"note: {sentence}" for sentence in result["flattered"])] if result["flattered"] else []
     lines += ["", *_reliability_lines(result["reliability"]), "", *_confusion_lines(result["confusion"])]
     if why := result.get("blend", {}).get("why"):
         lines += ["", f"blend: {why}"]
     if count := result.get("suspect_labels"):
         lines.append(f"suspect_labels.csv lists {count} label(s) that the blend finds hard to believe")
     return "\n".join(lines)
+
+
+def _condition_lines(conditions: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    lines = [_line("weighted log loss ± standard error", CONDITIONS, 34)]
+    return lines + [
+        _line(name, [None if value is None else _around(*value) for value in found.values()], 34)
+        for name, found in conditions.items()
+    ]
+
+
+def _fold_lines(by_fold: Mapping[str, Mapping[int, float | None]]) -> list[str]:
+    lines = [_line("official score by fold", [f"fold {fold}" for fold in by_fold["blend"]], 18)]
+    return lines + [_line(name, found.values(), 18) for name, found in by_fold.items()]
+
+
+def _around(value: float | None, error: float | None) -> str | float | None:
+    """A figure with its standard error behind it."""
+    return value if value is None or error is None else f"{value:.4f} ± {error:.4f}"
 
 
 def _reliability_lines(reliability: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> list[str]:
