@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from lumbar.backbones import create_backbone
-from lumbar.compute.layers import Pool as Pool
+from lumbar.compute.layers import Pool
 from lumbar.grading.networks.slices import channels_of, slice_features
 from lumbar.grading.tasks import task_of
 from lumbar.labels import LEVELS, SEVERITIES

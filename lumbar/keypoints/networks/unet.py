@@ -1,8 +1,9 @@
-"""U-Net (Ronneberger et al., 2015) of flat heatmaps, as many as a recipe asks for; fourth and fifth place.
+"""U-Net (Ronneberger et al., 2015) of flat heatmaps, as many as a recipe asks for; fourth place.
 
 With 25 each condition at each level has a map of its own, whatever the series; maps that have no meaning on a stack are
-taught to stay empty. `network_args`: severities, of how many conditions the encoder's deepest features, averaged, are
-asked in training beside the maps (none; the fourth place: 2, the recesses); the others are the library's.
+taught to stay empty (`recipes/parts/maps.toml`). `network_args`: severities, of how many conditions the encoder's
+deepest features, averaged, are asked in training beside the maps (none; the fourth place: 2, the recesses); the others
+are the library's.
 """
 
 from typing import Any

@@ -27,7 +27,7 @@ Arrays = Mapping[str, np.ndarray]
 _ONE_HEAD = "second_bartley_1head"
 #: A maker's call; of several alike all but the first may leave its name out, as `RandomState(32) (1,3,64,64)`.
 _CALL = re.compile(
-    r"(?:RandomState\((?P<state>\d+)\)(?:\.|\s+(?=\()))?(?P<name>[a-z_]\w*)?(?<=[\w\s])\((?P<numbers>[\d\s,()]+)\)"
+    r"(?:RandomState\((?P<state>\d+)\)(?:\.|\s+(?=\()))?(?P<name>[a-z_]\w*)?(?<=[\w\s])\((?P<numbers>[\d\s,()]+)(?:axis=(?P<axis>\d+))?\)"
 )
 
 
@@ -81,7 +81,7 @@ class Record:
             numbers = [int(call["state"]), *numbers] if call["state"] else numbers
             name = call["name"] or (last if call["state"] else "")
             if name in MAKERS:
-                found.append(MAKERS[name](*numbers))
+                found.append(MAKERS[name](*numbers, **({"axis": int(call["axis"])} if call["axis"] else {})))
                 last = name
         return found
 
@@ -136,6 +136,8 @@ class Ours:
     #: Modules whose input, or output, is changed before it goes on.
     given: Mapping[str, Callable[[torch.Tensor], torch.Tensor]] = field(default_factory=dict)
     replaced: Mapping[str, Callable[[torch.Tensor], torch.Tensor]] = field(default_factory=dict)
+    #: Our tensors that follow from several recorded ones in another way.
+    made: Mapping[str, Callable[["Record"], np.ndarray]] = field(default_factory=dict)
     #: Asked for what the network gives in training only, too; all its parts stay in evaluation mode.
     beside: bool = False
     #: Modules whose first input and output join the named answers, as `<module> in` and `<module>`.
