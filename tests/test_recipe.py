@@ -252,14 +252,14 @@ def test_the_minimal_recipe_is_enough(tmp_path: Path) -> None:
 
 
 def test_a_part_of_another_system_is_a_recipe_over_the_same_rooms() -> None:
-    recipe, demo = load_recipe(RECIPES / "fifth_place.toml"), load_recipe(DEMO)
+    recipe, demo = load_recipe(RECIPES / "parts" / "maps.toml"), load_recipe(DEMO)
     assert {member.spec.network for member in recipe.stage1.members.values()} == {"unet"}
     shared = recipe.stage2.members
     assert {key: demo.stage2.members[key] for key in shared} == shared
 
 
-def test_the_fifth_place_has_a_map_for_every_condition_and_level() -> None:
-    members = load_recipe(RECIPES / "fifth_place.toml").stage1.members.values()
+def test_one_detector_has_a_map_for_every_condition_and_level() -> None:
+    members = load_recipe(RECIPES / "parts" / "maps.toml").stage1.members.values()
     assert {(member.spec.num_classes, member.spec.in_chans) for member in members} == {(25, 1)}
 
 

@@ -89,7 +89,8 @@ def has_a_mirror(spec: GraderSpec) -> bool:
 def even_handed(rules: Preprocessing) -> Preprocessing:
     """The rules with the defaults in place of others that treat left as right."""
     inside = rules.window_end == "inside"
-    return rules.model_copy(update={"middle": "series", "window_end": "repeat" if inside else rules.window_end})
+    even = {"middle": "series", "series": "best"}  # whatever they say, no side is preferred
+    return rules.model_copy(update={**even, "window_end": "repeat" if inside else rules.window_end})
 
 
 @pytest.mark.slow

@@ -136,7 +136,7 @@ def _step_card(recipe: Recipe, step: Sequence[tuple[str, DetectorSpec]]) -> Card
         if spec.tta:
             lines.append(f"   also turned: {', '.join(spec.tta)}")
     if len(step) > 1 or any(len(recipe.folds_of(name)) > 1 for name, _ in step):
-        lines.append(f"answers joined by their {first.join}")
+        lines.append(f"answers{' of a set' if recipe.stage1.sets else ''} joined by their {first.join}")
     return Card(title, tuple(lines), first.types)
 
 
@@ -174,10 +174,11 @@ def _asked(spec: GraderSpec, *, sides: bool) -> str:
 
 
 def _alike(members: Iterable[tuple[str, Spec]]) -> Iterator[tuple[Spec, list[str]]]:
-    """Members of one network, backbone and size: the first of them, and the names of all."""
+    """Members of one network, backbone, size and answer: the first of them, and the names of all."""
     groups: dict[tuple[object, ...], tuple[Spec, list[str]]] = {}
     for name, spec in members:
-        key = (spec.network, _plain(spec.backbone), spec.pixels, spec.tta, getattr(spec, "answer", ""))
+        said = getattr(spec, "answer", ""), getattr(spec, "in_chans", 0)
+        key = (spec.network, _plain(spec.backbone), spec.pixels, spec.tta, said)
         groups.setdefault(key, (spec, []))[1].append(name)
     yield from groups.values()
 

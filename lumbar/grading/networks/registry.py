@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 #: Word → the file whose `build` makes it.
 NETWORKS: Final[Mapping[str, str]] = {
     "attention": "lumbar.grading.networks.attention",
+    "condition_sequence": "lumbar.grading.networks.condition_sequence",
     "gru": "lumbar.grading.networks.gru",
     "lstm": "lumbar.grading.networks.lstm",
     "mil": "lumbar.grading.networks.mil",
