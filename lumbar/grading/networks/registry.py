@@ -27,6 +27,7 @@ NETWORKS: Final[Mapping[str, str]] = {
     "gru": "lumbar.grading.networks.gru",
     "mil": "lumbar.grading.networks.mil",
     "slice_bags": "lumbar.grading.networks.slice_bags",
+    "stacks": "lumbar.grading.networks.stacks",
     "transformer": "lumbar.grading.networks.transformer",
 }
 
