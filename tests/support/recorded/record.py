@@ -119,7 +119,8 @@ class Ours:
     spec: Spec
     #: Beginnings of our keys → those of the record's, the first that fits counts.
     names: Mapping[str, str]
-    #: From the record's arrays, what our network is called with: an array, or what a grader takes.
+    #: From the record's arrays, what our network is called with: an array, or what a grader takes; a list of several
+    #: gives a list of answers.
     called_with: Callable[[list[np.ndarray]], Any]
     #: From our answer and the record's outputs, pairs that must agree.
     pairs: Callable[[Any, Arrays], list[tuple[np.ndarray, np.ndarray]]]
@@ -128,6 +129,8 @@ class Ours:
     tolerance: float = 1e-4
     #: Our tensors that hold several recorded ones, one after the other.
     joined: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    #: Our tensors that follow from several recorded ones in another way.
+    made: Mapping[str, Callable[["Record"], np.ndarray]] = field(default_factory=dict)
     #: Asked for what the network gives in training only, too; all its parts stay in evaluation mode.
     beside: bool = False
     #: Modules whose first input and output join the named answers, as `<module> in` and `<module>`.
