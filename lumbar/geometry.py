@@ -133,7 +133,7 @@ def window_indices(
     offset_mm: float | None = None,
     spacing_mm: float | None = None,
     center_rule: Literal["nearest", "ceil"] = "nearest",
-    end_rule: Literal["repeat", "zeros"] = "repeat",
+    end_rule: Literal["repeat", "inside", "zeros"] = "repeat",
 ) -> NDArray[np.intp]:
     """Indices (num,) of the window of `num` slices out of `count`; -1 stands for a slice filled with zeros.
 
@@ -145,6 +145,7 @@ def window_indices(
     with one slice too many the lower half wins.
     ceil: the rounding of the original system; for a whole `center_index` or no offset, halves are rounded down.
     repeat: indices past an end become the border slice.
+    inside: the window is moved as far inwards as the series has slices; one that is longer lies around its middle.
     zeros: the original's cut: a start before the first slice is moved to it, what lies past the last slice is -1.
     """
     if num < 1 or count < 0:
@@ -155,7 +156,10 @@ def window_indices(
     if offset_mm is not None and spacing_mm is not None and isfinite(spacing_mm) and spacing_mm > 0:
         shift = offset_mm / spacing_mm
     start = (_start_nearest if center_rule == "nearest" else _start_ceil)(count, num, center_index, shift)
-    if end_rule == "repeat":
+    if end_rule == "inside":
+        longer = num > count
+        start = _start_nearest(count, num, None, None) if longer else min(max(start, 0), count - num)
+    if end_rule != "zeros":
         return np.clip(np.arange(start, start + num), 0, count - 1)
     start = min(max(start, 0), count)
     indices = np.arange(start, start + num)
@@ -167,7 +171,7 @@ def slab_window(
     center_index: int,
     num: int,
     center_rule: Literal["nearest", "ceil"] = "nearest",
-    end_rule: Literal["repeat", "zeros"] = "repeat",
+    end_rule: Literal["repeat", "inside", "zeros"] = "repeat",
 ) -> NDArray[np.intp]:
     """`window_indices` around a slice that stays inside this slice's stack; `stacks` names the stack of each slice."""
     members = np.flatnonzero(np.asarray(stacks) == stacks[center_index])

@@ -49,6 +49,9 @@ SPECS: dict[str, DetectorSpec | GraderSpec] = {
     "resnet": grader_spec("spinal"),
     "mil": grader_spec("spinal").model_copy(update={"network": "mil"}),
     "slice bags": KINDS["bags of slices"].model_copy(update={"network": "slice_bags"}),
+    "lstm of sides": KINDS["every sagittal series"].model_copy(
+        update={"network": "lstm", "network_args": {"sides": True, "delta": 1}}
+    ),
     "volumes": DetectorSpec(
         series_type="sagittal_t2",
         network="convnext3d",
@@ -84,6 +87,27 @@ SPECS: dict[str, DetectorSpec | GraderSpec] = {
     "transformer": KINDS["a side from outside in"].model_copy(
         update={"network": "transformer", "network_args": {"pool": "attention", "reduction": 8, "inner": 16}}
     ),
+    "conditions": GraderSpec(
+        task="global",
+        levels="all",
+        network="condition_sequence",
+        backbone_args={"channels": [8, 8, 16, 16]},
+        image_size=32,
+        slices=3,
+    ),
+    "pointer": DetectorSpec(
+        series_type="sagittal_t1",
+        network="pointer",
+        depth=True,
+        place="whole",
+        points="series",
+        num_classes=10,
+        encoder="tu-resnet18",
+        encoder_args={"channels": [8, 8, 16, 16]},
+        in_chans=4,
+        image_size=64,
+        network_args={"decoder_channels": [8] * 5, "pointer": "transformer", "pointer_hidden": 16},
+    ),
     "convnext": GraderSpec(task="foraminal", backbone="convnext_atto", image_size=64, slices=3),
     "efficientnet": GraderSpec(task="foraminal", backbone="tf_efficientnet_lite0", image_size=64, slices=3),
 }
@@ -112,7 +136,7 @@ def test_folded_layers_give_the_same_answer(name: str) -> None:
         assert not any(isinstance(module, nn.BatchNorm2d) for module in runner.network.modules())
 
 
-@pytest.mark.parametrize("name", ["convnext", "resnet", "mil", "transformer", "stacks"])
+@pytest.mark.parametrize("name", ["convnext", "resnet", "mil", "transformer", "conditions", "stacks"])
 def test_slices_through_a_backbone_in_lots_give_the_same_answer(name: str) -> None:
     spec = SPECS[name]
     network, batch = lived_in(build_network(spec), 2), inputs(spec, 5)

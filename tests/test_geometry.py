@@ -198,6 +198,18 @@ def test_an_offset_without_spacing_means_the_middle() -> None:
             assert window.tolist() == [4, 5, 6]
 
 
+@given(counts, nums, st.floats(-60, 60))
+def test_a_window_that_stays_inside_repeats_nothing_where_it_need_not(count: int, num: int, offset: float) -> None:
+    window = geometry.window_indices(count, num, offset_mm=offset, spacing_mm=4.4, end_rule="inside")
+    plain = geometry.window_indices(count, num, offset_mm=offset, spacing_mm=4.4)
+    if num <= count:
+        assert np.diff(window).tolist() == [1] * (num - 1)
+        if len(set(plain.tolist())) == num:
+            assert window.tolist() == plain.tolist()
+    else:
+        assert window.tolist() == geometry.window_indices(count, num).tolist()
+
+
 @pytest.mark.parametrize(("count", "num"), [(5, 0), (-1, 3)])
 def test_an_impossible_window_is_refused(count: int, num: int) -> None:
     with pytest.raises(ValueError, match="does not exist"):

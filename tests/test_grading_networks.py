@@ -222,6 +222,27 @@ def test_stacks_that_cannot_be_are_refused(fields, words):
         build_grader(small_grader(network="stacks", **fields))
 
 
+class TestLstmAlongSlices(GraderContract):
+    """Two views, whose features stand side by side."""
+
+    spec = GraderSpec(task="spinal", network="lstm", **SMALL)
+    golden = [-0.00568, 0.31493, -0.16367, 0.44646, -0.35673, -0.06477]
+
+
+class TestLstmOfSides(GraderContract):
+    """The sixth place's: the canal from the middle slices, each side from its half; neighbours as channels."""
+
+    spec = small_grader(
+        views=["sagittal_series"],
+        conditions=list(CONDITIONS),
+        network="lstm",
+        slices=7,
+        region={"neighbours": True, "box": "share", "intensity": "minmax"},
+        network_args={"sides": True},
+    )
+    golden = [-0.01268, 0.16084, -0.035, -0.14134, -0.00018, 0.09793]
+
+
 class TestGlobalAttention(SeeingContract):
     spec = GraderSpec(task="global", network="attention", **{**SMALL, "network_args": {"hidden": 16}})
     golden = [-0.02197, 0.09224, -0.13178, 0.18304, -0.02339, 0.16429]
@@ -232,6 +253,56 @@ class TestAttentionOfFiveLevels(SeeingContract):
 
     spec = KINDS["five levels at once"].model_copy(update={"network": "attention", "network_args": {"hidden": 16}})
     golden = [-0.00763, 0.32846, -0.30417, 0.15801, -0.20811, -0.32432]
+
+
+class TestAcrossConditions(SeeingContract):
+    """The fifth place's grader, version 1."""
+
+    spec = GraderSpec(task="global", network="condition_sequence", **SMALL)
+    golden = [-0.00821, 0.13942, 0.03971, -0.13157, -0.03376, -0.25521]
+
+
+class TestAcrossConditionsWithASkip(SeeingContract):
+    """Its version 2, with a rate a head."""
+
+    args = {"sequence": "skip", "dropout": [0.4, 0.2, 0.4]}
+    spec = GraderSpec(task="global", network="condition_sequence", **{**SMALL, "network_args": args})
+    golden = [-0.00609, 0.16483, 0.14886, -0.04015, 0.00338, -0.30868]
+
+
+class TestAcrossTheSlicesOfConditions(SeeingContract):
+    """Its version 3, of one side, whose conditions stand in another order."""
+
+    spec = GraderSpec(
+        views=["sagittal_t1_left", "axial_left"],
+        conditions=["left_subarticular_stenosis", "left_neural_foraminal_narrowing"],
+        network="condition_sequence",
+        network_args={"sequence": "slices"},
+        **{key: value for key, value in SMALL.items() if key != "network_args"},
+    )
+    golden = [0.00057, 0.09107, 0.08873, 0.08241, 0.09078, 0.08663]
+
+
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        ({"network_args": {"sequence": "levels"}}, "sequence = 'levels' is none of features, skip, slices"),
+        ({"network_args": {"dropout": [0.1, 0.2]}}, "dropout names 2 rates for the heads of 3 groups"),
+        ({"task": "spinal"}, "condition_sequence sees each condition on its own view, and none on axial_middle"),
+        (
+            {
+                "task": None,
+                "views": ["sagittal_t1_left", "axial_left"],
+                "conditions": ["left_neural_foraminal_narrowing", "left_subarticular_stenosis"],
+                "regions": {"axial_left": {"size": [64, 64]}},
+            },
+            "one backbone of condition_sequence sees all views; give their regions one size",
+        ),
+    ],
+)
+def test_what_makes_no_sequence_of_conditions_is_refused_in_one_sentence(fields, words):
+    with pytest.raises(InputError, match=words):
+        build_grader(GraderSpec(**{"task": "global", "network": "condition_sequence", **SMALL, **fields}))
 
 
 class TestTransformerOfTheMean(SeeingContract):

@@ -276,6 +276,40 @@ class TestPointerWithAnEncoderOfItsOwn(DetectorContract):
     golden = [0.27116, 0.19962, 0.19428, 0.30192, 0.2199, 0.43188]
 
 
+class TestPointerOnSomeMapsOfAnEfficientNet(DetectorContract):
+    """All that is built is read: `test_every_parameter_learns`."""
+
+    args = {"encoder_depth": 4, "decoder_channels": [8] * 4, "pointer_hidden": 8, "pointer_encoder": "tu-resnet18"}
+    spec = spec_of(
+        "sagittal_t2",
+        {"encoder": "tu-tf_efficientnet_lite0"},
+        network="pointer",
+        depth=True,
+        in_chans=2,
+        network_args={**args, "pointer_args": {"channels": [8, 8, 8, 8]}},
+    )
+    golden = [0.24558, 0.06136, 0.24365, 0.24211, 0.23284, 0.23487]
+
+
+class TestPointerByTransformer(DetectorContract):
+    own = {"pointer": "transformer", "pointer_hidden": 16, "pointer_heads": 2}
+    spec = spec_of("sagittal_t1", network="pointer", depth=True, in_chans=4, network_args={**DECODER, **own})
+    golden = [0.26173, 0.21183, 0.2223, 0.34005, 0.21687, 0.33552]
+
+    def test_slices_that_are_not_there_are_not_looked_at(self) -> None:
+        network = fixed_weights(build_detector(self.spec)).eval()
+        stacks, other = self.images(1), torch.randn(1, 4, 64, 64)
+        features, there = torch.randn(1, 4, 16), torch.tensor([[True, True, True, False]])
+        changed = torch.where(there[..., None], features, features + 5)
+        with torch.inference_mode():
+            along = [network.along(each, there)[:, :, :3] for each in (features, changed)]
+            assert torch.equal(*along)
+            assert not torch.equal(network.along(changed, there), network.along(changed, torch.ones_like(there)))
+            stacks[:, 3] = 0
+            assert not network(stacks)[:, :, 3].any()
+            assert network(torch.zeros_like(other)).isfinite().all()
+
+
 def test_an_expected_place_is_the_middle_of_the_cell_that_is_seen():
     scores = torch.full((1, 1, 2, 2), -100.0)
     scores[0, 0, 1, 0] = 100.0
@@ -324,6 +358,19 @@ def test_of_25_maps_a_stack_fills_its_own():
         ),
         ({"network": "regressor"}, "'regressor' answers points, not heatmaps"),
         ({"network": "pointer"}, "'pointer' answers heatmaps with depth = true, not heatmaps;"),
+        (
+            {"network": "pointer", "depth": True, "encoder": "tu-resnet18", "network_args": {"pointer": "gru"}},
+            "pointer = 'gru' is no sequence of slices; give lstm or transformer",
+        ),
+        (
+            {
+                "network": "pointer",
+                "depth": True,
+                "encoder": "tu-resnet18",
+                "network_args": {"pointer": "transformer", "pointer_hidden": 18},
+            },
+            "pointer_hidden = 18 cannot be shared by 4 heads",
+        ),
         ({"network": "unet", "answer": "boxes"}, "'unet' answers heatmaps, not boxes"),
         ({**VOLUMES, "answer": "points"}, "'convnext3d' answers slices or points with depth = true, not points;"),
         (

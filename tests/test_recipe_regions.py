@@ -45,6 +45,7 @@ T1: dict[str, Any] = {"views": ["sagittal_t1_left"], "conditions": [LEFT_FORAMEN
         ({**T2, "region": {"box": "pair"}}, 'region of sagittal_t2: box = "pair" lies along the left and the right'),
         ({**BOTH, "region": {"rotate": "canal"}}, 'rotate = "canal" turns sagittal images'),
         ({**T2, "region": {"box": "whole", "rotate": "canal"}}, "cannot be rotated along the canal"),
+        ({**T2, "region": {"box": "whole", "follow": True}}, "does not lie around a point that follow could move"),
         ({**SIDE, "region": {"around": "offset"}}, 'around = "offset" is for sagittal views'),
         ({**BOTH, "region": {"half": True, "around": "level"}}, "half takes the half of a side, and this view shows"),
         ({**T1, "region": {"half": True}}, 'half takes the slices of half a series; it needs around = "level"'),
@@ -139,6 +140,8 @@ def test_a_recipe_whose_graders_lack_points_is_refused(tmp_path: Path) -> None:
     assert load_recipe(tmp_path / "own.toml").stage2.members["one"].spec.views == ("sagittal_t2",)
     own = refused(tmp_path, RECIPE + 'region = { box = "own" }\n')
     assert "no detector of sagittal_t2 tells sizes" in own
+    follow = refused(tmp_path, RECIPE + "region = { follow = true }\n")
+    assert "where the point of sagittal_t2 lies on each slice, and no detector of sagittal_t2 tells that" in follow
     lost = refused(tmp_path, RECIPE.replace('views = ["sagittal_t2"]', 'views = ["axial_middle"]'))
     assert "no detector finds points on axial_t2" in lost
     mixed = 'augment = { mix = "cutmix", mix_p = 0.5, mix_on = "features" }\n'

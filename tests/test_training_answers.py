@@ -301,6 +301,24 @@ def test_the_mirror_turns_slices_with_the_stack(data: DataFolder) -> None:
             assert turned[int(place), 0, 0] == ours["slices"][0][mirrored_maps(spec)[name]]
 
 
+def test_names_that_a_study_labels_change_sides_in_the_mirror(data: DataFolder, tmp_path: Path) -> None:
+    """A name without a label is told apart from one whose label stands on another series."""
+    study = read_study(data, data.study_ids[0])
+    assert data.coordinates is not None
+    found = label_keypoints(study, study_rows(data.coordinates)[study.study_id])
+    left = {name: point for name, point in found.items() if not name[0].startswith("right")}
+    fields = {"series_type": "sagittal_t1", "answer": "slices", "place": "whole", "points": "series", "num_classes": 10}
+    spec = DetectorSpec(**fields, image_size=SIZE, in_chans=20, pad=True)
+    arrays = stack_arrays(study, left, spec)
+    assert arrays["told"].tolist() == [[1] * 5 + [0] * 5]
+    write_arrays(tmp_path / f"{study.study_id}.safetensors", arrays)
+    samples = StackSamples(tmp_path, [study.study_id], spec, Training(augment=Augment(mirror_p=1.0)))
+    assert samples.sample(0, None)["told"].tolist() == [1] * 5 + [0] * 5
+    sample = samples.sample(0, np.random.default_rng(0))
+    assert sample["told"].tolist() == [0] * 5 + [1] * 5
+    assert np.isfinite(sample["slices"]).tolist() == [False] * 5 + [True] * 5
+
+
 def test_ten_names_change_sides_in_the_mirror() -> None:
     spec = DetectorSpec(series_type="sagittal_t1", num_classes=2 * len(LEVELS), place="whole", points="series")
     assert mirrored_maps(spec) == [5, 6, 7, 8, 9, 0, 1, 2, 3, 4]
@@ -336,7 +354,7 @@ def test_a_file_of_before_lacks_the_slices(data: DataFolder, tmp_path: Path) -> 
     arrays = arrays_of(data, T1)
     write_arrays(path, arrays)
     assert is_whole(path)
-    write_arrays(path, {key: value for key, value in arrays.items() if key not in ("slices", "slice_mm")})
+    write_arrays(path, {key: value for key, value in arrays.items() if key not in ("slices", "slice_mm", "told")})
     assert not is_whole(path)
     assert set(read_arrays(path)[0]) == {"images", "points", "mm_per_px", "flip"}
 
@@ -369,14 +387,15 @@ def test_mixed_samples_are_asked_for_both_targets_by_their_shares(word: str) -> 
     assert cost(mixed) < min(cost(own), cost(theirs))
 
 
+@pytest.mark.parametrize("pointer", ["lstm", "transformer"])
 @pytest.mark.parametrize("word", ["mse", "bce", "dice", "focal"])
-def test_every_part_of_a_pointer_learns_by_every_loss(word: str) -> None:
+def test_every_part_of_a_pointer_learns_by_every_loss(word: str, pointer: str) -> None:
     spec = spec_of(
         network="pointer",
         depth=True,
         encoder="tu-resnet18",
         encoder_args={"channels": [8, 8, 8, 8]},
-        network_args={"decoder_channels": [8, 8, 8, 8, 8], "pointer_hidden": 8},
+        network_args={"decoder_channels": [8, 8, 8, 8, 8], "pointer_hidden": 8, "pointer": pointer},
         image_size=32,
     )
     network = build_detector(spec)

@@ -1,5 +1,6 @@
 """What a member begins with, what of it learns, by which optimizer, and which epoch is kept."""
 
+import functools
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,8 @@ from lumbar.training.loop.checkpoint import write_weights
 from lumbar.training.loop.learning_rate import learning_rate
 from lumbar.training.loop.loop import Term
 from lumbar.training.loop.optimizer import make_optimizer
-from tests.support.training_job import Points, Severities, run
+from lumbar.training.loop.untrained import keep
+from tests.support.training_job import Points, Severities, points_job, points_network, run
 
 
 @pytest.fixture
@@ -192,6 +194,21 @@ def test_the_best_epoch_is_the_best_by_the_chosen_figure(
     assert header["epoch"] == int(chosen(figures)) + 1
     assert ("valid_score" in history[0]) == (by == "score")
     assert history[0]["valid_loss"] > 0
+
+
+def test_a_member_that_learns_nothing_keeps_the_weights_it_begins_with(
+    tmp_path: Path, accelerator: Accelerator
+) -> None:
+    learnt = run(tmp_path / "first", accelerator, epochs=2)[-1]
+    weights = tmp_path / "first" / "best.safetensors"
+    rows: list[dict[str, Any]] = []
+    network = functools.partial(begin_with, points_network(), weights, ())
+    job = points_job(tmp_path / "second", network, Training(epochs=0, begins_with="first", batch_size=20))
+    progress = keep(job, accelerator, rows.append)
+    assert rows == progress.history
+    assert rows[0]["valid_loss"] == pytest.approx(learnt["valid_loss"])
+    begun, own = load_file(weights), load_file(tmp_path / "second" / "best.safetensors")
+    assert all(torch.equal(value, own[key]) for key, value in begun.items())
 
 
 def test_the_last_epoch_is_kept_where_the_recipe_says_so(tmp_path: Path, accelerator: Accelerator) -> None:

@@ -100,6 +100,13 @@ def test_a_finished_run_does_nothing_again(world: Path) -> None:
     assert tables == (world / "run" / "predictions" / "blend.csv").stat().st_mtime_ns
 
 
+@pytest.mark.usefixtures("no_training")
+def test_a_run_may_be_named_from_where_one_stands(world: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(world)
+    RunFolder(Path("run")).check_finished()
+    assert _train(Path()) == 0
+
+
 @pytest.mark.slow
 @pytest.mark.usefixtures("no_training")
 def test_only_members_whose_settings_changed_are_trained_again_and_until_then_nothing_is_made_of_the_run(

@@ -112,7 +112,7 @@ def _slopes(
     for network, part, places, (hidden, slant) in zip(networks, inputs, GROUPS, bent, strict=True):
         own = slope[:, list(places)].reshape(-1, len(SEVERITIES))
         by_hidden = (own @ network["w2"].T) * slant.reshape(-1, HIDDEN)
-        flat = part.reshape(-1, part.shape[-1])
+        flat = part.reshape(len(own), part.shape[-1])
         found.append(
             {
                 "w1": flat.T @ by_hidden,

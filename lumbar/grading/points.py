@@ -9,7 +9,7 @@ import numpy as np
 from lumbar.labels import LEVELS, SIDES, Condition, Level
 from lumbar.recipe.region import Region
 from lumbar.recipe.views import OWN_VIEW, View, side_of_view
-from lumbar.study.slices import find_slice
+from lumbar.study.slices import Window, find_slice
 from lumbar.study.study import Study
 
 _CONDITION_OF: dict[View, Condition] = {view: condition for condition, view in OWN_VIEW.items()}
@@ -66,6 +66,13 @@ def region_point(study: Study, view: View, level: Level, keypoints: Points, regi
     """The point around which a region lies: the canal's where it asks for that and it is known, else `view_point`."""
     canal = _known(keypoints, _CANAL, level) if region.point == "canal" else None
     return canal or view_point(study, view, level, keypoints, half=region.half)
+
+
+def trail_on(point: Point, window: Window) -> dict[int, tuple[float, float]]:
+    """(column, row) as stored by the instance of slices of the window on which a detector shows the point, too."""
+    if point.series_id != window.series.series_id:
+        return {}
+    return {int(instance): (x, y) for instance, x, y in getattr(point, "trail", None) or ()}
 
 
 def pair(view: View, level: Level, keypoints: Points) -> tuple[Point | None, Point | None]:

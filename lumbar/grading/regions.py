@@ -14,7 +14,7 @@ from lumbar import geometry
 from lumbar.dicom.series import Series, Slice
 from lumbar.grading import boxes
 from lumbar.grading.intensity import Scales, as_seen
-from lumbar.grading.points import Point, Points, region_point, view_point
+from lumbar.grading.points import Point, Points, region_point, trail_on, view_point
 from lumbar.grading.tasks import task_of
 from lumbar.grading.windows import axial_slices_of, sagittal_slices
 from lumbar.issues import Issue
@@ -198,6 +198,7 @@ def _cut(
     parts: dict[int, tuple[np.ndarray, Box, bool] | None] = {}
     padded, box = False, None
     centre = _stored_centre(study, window, point) if prep.orientation == "stored" else None
+    shown = trail_on(point, window) if wanted.follow else {}
     for place, item in enumerate(window.slices):
         if item is None:
             continue
@@ -209,7 +210,8 @@ def _cut(
                 )
                 if box is None:
                     return None
-            at = centre if centre is not None else geometry.to_pixel(frame, point.mm)[:2]
+            mm = geometry.to_patient(item.affine, shown[item.instance]) if item.instance in shown else point.mm
+            at = centre if centre is not None else geometry.to_pixel(frame, mm)[:2]
             spacing = (item.pixel_spacing if prep.orientation == "stored" else None) or geometry.spacing_mm(frame)
             parts[id(item)] = _part(image, (float(at[0]), float(at[1])), box, wanted, spacing, prep)
         part = parts[id(item)]

@@ -9,6 +9,7 @@ from lumbar.dicom.series import Series
 from lumbar.grading.points import Point, Points
 from lumbar.labels import KEYPOINT_SERIES, LEVELS, Level
 from lumbar.recipe.grader import GraderSpec
+from lumbar.recipe.preprocessing import Preprocessing
 from lumbar.recipe.region import Region
 from lumbar.recipe.views import View, side_of_view
 from lumbar.study.canal import canal_mm, moved_middle_mm
@@ -68,7 +69,7 @@ def sagittal_slices(
     else:
         middle = index_at(series, place + offset)
     step = 1.0 if region.slice_mm is None else region.slice_mm / (series.spacing_mm or region.slice_mm)
-    indices = _steps(middle, region.slices, step, len(series))
+    indices = _steps(middle, region, step, len(series), prep)
     backwards = side == "right" and prep.side_order == "medial"
     if backwards:
         indices = indices[::-1]
@@ -93,7 +94,7 @@ def axial_slices_of(
     slab = [place for place, number in enumerate(series.slabs) if number == series.slabs[centre]]
     spacing = _spacing(series, slab)
     step = 1.0 if region.slice_mm is None or spacing is None else region.slice_mm / spacing
-    indices = _steps(centre - slab[0], region.slices, step, len(slab)) + slab[0]
+    indices = _steps(centre - slab[0], region, step, len(slab), prep) + slab[0]
     return window_of(series, _with_neighbours(indices, region, range(slab[0], slab[-1] + 1)), prep)
 
 
@@ -152,8 +153,16 @@ def _by_level(study: Study, keypoints: Points, spec: GraderSpec, region: Region)
     return level_slices(study, canal, region.levels_by or "segments", spec.preprocessing, places=places)
 
 
-def _steps(middle: float, num: int, step: float, count: int) -> np.ndarray:
-    """Indices (num,) `step` apart around a place; the nearest slices, halves towards the middle of the series."""
+def _steps(middle: float, region: Region, step: float, count: int, prep: Preprocessing) -> np.ndarray:
+    """Indices (num,) `step` apart around a place; the nearest slices, halves towards the middle of the series.
+
+    With `window_end="inside"` the place moves inwards until all of them, and the neighbours that they bring, are there;
+    where there are too few, to the middle.
+    """
+    num = region.slices
+    if prep.window_end == "inside":
+        reach = (num - 1) / 2 * step + (1 if region.neighbours else 0)
+        middle = min(max(middle, reach), count - 1 - reach) if 2 * reach <= count - 1 else (count - 1) / 2
     places = middle + (np.arange(num) - (num - 1) / 2) * step
     lean = np.sign((count - 1) / 2 - places) * 1e-3
     return np.clip(np.floor(places + lean + 0.5), 0, count - 1).astype(np.intp)

@@ -39,6 +39,7 @@ class Candidate:
     peak: float
     spread_px: float
     size_mm: tuple[float, float] | None
+    trail: tuple[tuple[int, float, float], ...] | None = None
 
     @property
     def series_id(self) -> int:
@@ -74,6 +75,7 @@ class Candidate:
             self.confidence,
             slice_from=self.slice_from,
             size_mm=self.size_mm,
+            trail=self.trail,
         )
 
     def slice_place(self) -> SlicePlace:
@@ -131,6 +133,7 @@ def candidates(stacks: Sequence[Stack], reading: Reading, spec: DetectorSpec, kn
                     peak if np.isfinite(peak) else sure,
                     spread if np.isfinite(spread) else 0.0,
                     _size_mm(stack, reading, row, channel),
+                    _trail(span, reading, row, channel, instance),
                 )
             )
     return found
@@ -182,7 +185,7 @@ def _on_slice(each: Candidate, index: float) -> Candidate:
     if each.placed:
         mm = _between(each.span, each.mm, index)
         xy = geometry.to_pixel(item.affine, mm)[:2]
-    return replace(each, index=index, instance=item.instance, mm=mm, xy_px=xy, confidence=0.0)
+    return replace(each, index=index, instance=item.instance, mm=mm, xy_px=xy, confidence=0.0, trail=None)
 
 
 def in_order_of_labels(points: Iterable[Keypoint]) -> list[Keypoint]:
@@ -264,6 +267,22 @@ def _between(span: Span, mm: np.ndarray, index: float) -> np.ndarray:
         for affine in (span.slices[low].affine, span.slices[high].affine)
     ]
     return np.asarray((1 - share) * feet[0] + share * feet[1])
+
+
+def _trail(
+    span: Span, reading: Reading, row: int, channel: int, own: int
+) -> tuple[tuple[int, float, float], ...] | None:
+    """Where a name lies on slices of its series beside its `own`, see `Keypoint`; one slice once."""
+    if reading.trail is None:
+        return None
+    found: dict[int, tuple[int, float, float]] = {}
+    for x, y, place in reading.trail[row, channel].tolist():
+        if np.isfinite(place):
+            item = span.nearest(span.index_at(place))
+            column, down = span.on_slice(np.array([x, y]), item)[0].tolist()
+            found.setdefault(item.instance, (item.instance, column, down))
+    found.pop(own, None)
+    return tuple(found.values()) or None
 
 
 def _size_mm(stack: Stack, reading: Reading, row: int, channel: int) -> tuple[float, float] | None:

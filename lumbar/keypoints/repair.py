@@ -257,7 +257,7 @@ def _moved(point: Keypoint, place_mm: np.ndarray, planes: Planes) -> Keypoint:
     column, row, _ = geometry.to_pixel(affine, place_mm)
     x, y, z = geometry.to_patient(affine, (column, row))
     xy, mm = (float(column), float(row)), (float(x), float(y), float(z))
-    return replace(point, instance=instance, xy_px=xy, mm=mm, repaired=True)
+    return replace(point, instance=instance, xy_px=xy, mm=mm, repaired=True, trail=None)
 
 
 def _issue(point: Keypoint, study_id: int, how: str) -> Issue:

@@ -172,6 +172,8 @@ def _wrong(region: Region, view: View, preprocessing: Preprocessing) -> Iterator
         yield f'box = "{region.box}" cannot be rotated along the canal; set rotate = "none"'
     if region.box == "whole" and (region.half or any(region.shift)):
         yield 'box = "whole" has neither half nor shift; leave them out'
+    if region.follow and region.box in ("pair", "whole"):
+        yield f'box = "{region.box}" does not lie around a point that follow could move; leave follow out'
     if axial and region.rotate == "canal":
         yield 'rotate = "canal" turns sagittal images; leave it out'
     if axial and region.around == "offset":

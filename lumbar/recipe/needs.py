@@ -14,12 +14,25 @@ def faults(detectors: Mapping[str, DetectorSpec], graders: Mapping[str, GraderSp
     pointing = [spec for spec in detectors.values() if spec.says_places]
     found = {kind for spec in pointing for kind in spec.types}
     sized = {kind for spec in pointing if spec.answer == "boxes" for kind in spec.types}
+    trails = {kind for spec in pointing if spec.answer == "heatmaps" and spec.depth for kind in spec.types}
     told: dict[str, str] = {}
     for name, spec in graders.items():
         for view in spec.views or tuple(OWN_VIEW.values()):
-            for wrong in _wrong(view, spec.region_of(view), found, sized, named=spec.task is None):
+            region = spec.region_of(view)
+            for wrong in [
+                *_wrong(view, region, found, sized, named=spec.task is None),
+                *_no_trail(view, region, trails),
+            ]:
                 told.setdefault(wrong, f"{name}: {wrong}")
     return list(told.values())
+
+
+def _no_trail(view: View, region: Region, trails: set[SeriesType]) -> Iterator[str]:
+    if region.follow and series_of(view) not in trails:
+        yield (
+            f"follow goes by where the point of {view} lies on each slice, and no detector of {series_of(view)} tells "
+            "that; give one heatmaps with depth = true, or leave follow out"
+        )
 
 
 def _wrong(view: View, region: Region, found: set[SeriesType], sized: set[SeriesType], *, named: bool) -> Iterator[str]:

@@ -25,8 +25,9 @@ class Preprocessing(Strict):
     orientation: Literal["canonical", "stored"] = "canonical"
     #: nearest: the window is centred as well as slices allow, left as right; ceil: the original's rounding.
     window_center: Literal["nearest", "ceil"] = "nearest"
-    #: repeat: a window past the end repeats the border slice; zeros: it is cut and filled with zeros.
-    window_end: Literal["repeat", "zeros"] = "repeat"
+    #: repeat: a window past the end repeats the border slice; inside: it is moved inwards (sixth place), and only one
+    #: longer than its series repeats, both borders alike; zeros: it is cut and filled with zeros.
+    window_end: Literal["repeat", "inside", "zeros"] = "repeat"
     #: centre: coordinates name pixel centres, so a region lies around its point, left as right; corner: the original's
     #: boxes, half a pixel towards the top left.
     box_origin: Literal["centre", "corner"] = "centre"

@@ -56,6 +56,9 @@ class RegionSpec(Strict):
     #: own: around the view's own point; canal: around the level's canal point, whatever the view shows, and around its
     #: own where there is none (third place: one point a level for all sagittal slices).
     point: Literal["own", "canal"] | None = None
+    #: Each slice is cut around the place that a detector shows on it, where it tells one (maps with a slice axis): the
+    #: fifth place's moving point. Else, and in training around labels, around the point itself.
+    follow: bool | None = None
     #: Which axial slices are a level's, where `around` is "level": segments (the default), all that cut its part of the
     #: canal; found, those around the slices of its points, as far as halfway to the next level's (seventh place).
     levels_by: Literal["segments", "found"] | None = None
@@ -82,6 +85,7 @@ class RegionSpec(Strict):
             "around",
             "inner",
             "point",
+            "follow",
             "levels_by",
             "half",
             "intensity",
@@ -113,6 +117,7 @@ class Region:
     around: Literal["offset", "point", "level"] | None = None
     inner: float = 1.0
     point: Literal["own", "canal"] = "own"
+    follow: bool = False
     levels_by: Literal["segments", "found"] | None = None
     half: bool = False
     intensity: Intensity = "standard"

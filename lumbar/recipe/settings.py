@@ -68,7 +68,8 @@ class Training(Strict):
     bundled: bool = True
     #: The folds to train, of those that the recipe trains; empty: all of them.
     folds: tuple[Annotated[int, Field(ge=0, le=LAST_FOLD)], ...] = ()
-    epochs: int = Field(5, ge=1, le=MOST)
+    #: 0: it learns nothing and answers with the weights of `begins_with`, from views of its own.
+    epochs: int = Field(5, ge=0, le=MOST)
     batch_size: int = Field(16, ge=1, le=MOST)  # over all processes together
     accumulate: int = Field(1, ge=1, le=MOST)  # batches an optimizer step
     learning_rate: float = Field(1e-3, gt=0, le=1e38)

@@ -62,6 +62,11 @@ def of_training(training: Training) -> Iterator[str]:
         yield "one_cycle falls after its warm-up; set warmup to 0.95 or less"
     if training.fresh and not training.begins_with:
         yield "fresh names what begins anew in a member that begins with another; name that as begins_with"
+    if not training.epochs and (not training.begins_with or training.fresh):
+        yield (
+            "epochs = 0 learns nothing and takes all weights from another member; name that as begins_with and leave "
+            "fresh out, or set epochs to 1 or more"
+        )
     if training.soft_mix and not training.soft_labels:
         yield "soft_mix mixes labels with a table's; name the table as soft_labels"
     if not isinstance(training.slice_shift, str) and training.slice_shift:

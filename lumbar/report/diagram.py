@@ -136,7 +136,7 @@ def _step_card(recipe: Recipe, step: Sequence[tuple[str, DetectorSpec]]) -> Card
         if spec.tta:
             lines.append(f"   also turned: {', '.join(spec.tta)}")
     if len(step) > 1 or any(len(recipe.folds_of(name)) > 1 for name, _ in step):
-        lines.append(f"answers joined by their {first.join}")
+        lines.append(f"answers{' of a set' if recipe.stage1.sets else ''} joined by their {first.join}")
     return Card(title, tuple(lines), first.types)
 
 
@@ -157,6 +157,9 @@ def _grader_card(recipe: Recipe, kind: Sequence[tuple[str, GraderSpec, Task]]) -
         turned = f"; also turned: {', '.join(spec.tta)}" if spec.tta else ""
         sizes = dict.fromkeys(_size(spec.region_of(view).size) for view in views)
         lines.append(f"• {_count(recipe, names)}{_network(spec)} ({', '.join(sizes)} px){turned}")
+        trained = [recipe.stage2.members[name].training for name in names]
+        if taken := dict.fromkeys(own.begins_with for own in trained if not own.epochs):
+            lines.append(f"   with the weights of {', '.join(taken)}")
     seen = tuple(dict.fromkeys(series_of(view) for view in views))
     if "sagittal_series" in views:
         seen = ("sagittal_t2", "sagittal_t1")
@@ -171,10 +174,11 @@ def _asked(spec: GraderSpec, *, sides: bool) -> str:
 
 
 def _alike(members: Iterable[tuple[str, Spec]]) -> Iterator[tuple[Spec, list[str]]]:
-    """Members of one network, backbone and size: the first of them, and the names of all."""
+    """Members of one network, backbone, size and answer: the first of them, and the names of all."""
     groups: dict[tuple[object, ...], tuple[Spec, list[str]]] = {}
     for name, spec in members:
-        key = (spec.network, _plain(spec.backbone), spec.pixels, spec.tta, getattr(spec, "answer", ""))
+        said = getattr(spec, "answer", ""), getattr(spec, "in_chans", 0)
+        key = (spec.network, _plain(spec.backbone), spec.pixels, spec.tta, said)
         groups.setdefault(key, (spec, []))[1].append(name)
     yield from groups.values()
 

@@ -37,6 +37,8 @@ class Keypoint:
     `heatmaps.confidence`; of answers without maps the peak is the confidence and the spread 0. `repaired`: the position
     was derived from neighbours, peak and confidence are those of the detection that it replaces. `slice_from` says how
     its slice was chosen, None where nobody wrote it down; `size_mm` is width and height where a detector tells them.
+    `trail`: where the point lies on other slices of its series, (instance, column, row) as stored, where a detector
+    tells that, too.
     Where the detector answers places between slices, `mm` lies between them and `xy_px` on the nearest. While a study's
     points are looked for, one that no detector shows has NaN for a place: it gets one from its neighbours or is left
     out.
@@ -54,6 +56,7 @@ class Keypoint:
     repaired: bool = False
     slice_from: SliceFrom | None = None
     size_mm: tuple[float, float] | None = None
+    trail: tuple[tuple[int, float, float], ...] | None = None
 
     @property
     def name(self) -> Name:

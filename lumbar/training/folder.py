@@ -190,8 +190,11 @@ class RunFolder:
             raise InputError(f"{path}: {describe(error)}; {_AGAIN}") from error
 
     def _json(self, path: Path | str, *keys: str) -> dict[str, Any]:
-        """An object of the run that must have these keys; InputError where it is missing or something else."""
-        path = self._there(self.root / path)
+        """An object of the run that must have these keys; InputError where it is missing or something else.
+
+        `path`: a name in the run's folder, or the whole path.
+        """
+        path = self._there(self.root / path if isinstance(path, str) else path)
         stored = read_json(path, _AGAIN)
         if not isinstance(stored, dict) or not stored.keys() >= set(keys):
             raise InputError(f"{path}: is not what training writes there; {_AGAIN}")

@@ -14,7 +14,7 @@ from lumbar.training.data.packs import fingerprint
 from lumbar.training.data.region_samples import RegionSamples
 from lumbar.training.data.stack_samples import StackSamples
 from lumbar.training.journal import Journal
-from lumbar.training.loop import loop
+from lumbar.training.loop import loop, untrained
 from lumbar.training.loop.beginning import begin_with
 from lumbar.training.loop.loop import Job
 from lumbar.training.pretrained.begun import begun_with
@@ -32,11 +32,14 @@ def train_member(setup: Setup, member: MemberStage, fold: int, journal: Journal)
         return
     if not len(job.train.studies) or not len(job.valid.studies):
         raise InputError(f"{member.name} fold {fold}: no labelled sample to train or to validate on; add studies")
-    progress = loop.fit(job, setup.accelerator, journal.add, setup.deadline)
+    if job.training.epochs:
+        progress = loop.fit(job, setup.accelerator, journal.add, setup.deadline)
+    else:
+        progress = untrained.keep(job, setup.accelerator, journal.add)
     if setup.main:
         studies = len(member.trained_on(setup, fold))
         saw = f"{studies} studies of {printable(setup.data.root.resolve().name)}"
-        best = progress.history[progress.best_epoch - 1]
+        best = progress.history[max(progress.best_epoch, 1) - 1]
         found = {"fingerprint": job.fingerprint, "saw": saw, "best": best, "history": progress.history}
         found["began"] = begun_with(setup.recipe.members()[member.name])
         with writing_into(job.folder):

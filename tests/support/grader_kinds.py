@@ -94,6 +94,11 @@ _FIELDS: dict[str, dict[str, Any]] = {
             "sagittal_t1_left": {"extent": [0.125, 0.3125], "shift": [-0.03125, 0.0], "size": [24, 32]},
         },
     },
+    "each slice around the point that it shows": {
+        "views": ["sagittal_t2", "sagittal_t1_left", "sagittal_t1_right"],
+        "conditions": [CANAL, LEFT_FORAMEN, RIGHT_FORAMEN],
+        "region": {"around": "point", "follow": True},
+    },
     "every sagittal series": {
         "views": ["sagittal_series"],
         "conditions": list(CONDITIONS),

@@ -25,6 +25,8 @@ NARROW = {
 OF_SMP = ("deeplabv3plus", "unet", "pointer")
 Spec = TypeVar("Spec", DetectorSpec, GraderSpec)
 SIDES = {"stage1": 64, "stage2": 32}
+#: Slices that a whole series is brought to at most.
+WHOLE = 8
 SPECS = {"stage1": DetectorSpec, "stage2": GraderSpec}
 
 
@@ -65,7 +67,8 @@ def _whole(stage: Mapping[str, Any], entry: Mapping[str, Any]) -> dict[str, Any]
 def one_of_a_kind(path: Path, folder: Path) -> Path:
     """The recipe made small, as a file in `folder`, without members that are then like one before them.
 
-    Alike: the same inputs, network and outputs, and the same losses; who begins with another stays, and that one too.
+    Alike: the same inputs, network and outputs, and the same losses, and where they begin with others these are alike,
+    too. Who is begun with or stands in a set stays with those who name it.
     """
     raw = tomllib.loads(path.read_text(encoding="utf-8"))
     for key, value in _changes(raw).items():
@@ -76,24 +79,31 @@ def one_of_a_kind(path: Path, folder: Path) -> Path:
         table[last] = value
     gone = []
     for stage, spec in SPECS.items():
-        members, kinds = raw[stage]["members"], set()
-        for name in list(members):
-            whole = _whole(raw[stage], members[name])
-            kind = json.dumps({key: whole.get(key) for key in (*spec.model_fields, "tasks", "loss")}, sort_keys=True)
-            if kind in kinds and "begins_with" not in whole and name not in _named(raw[stage]):
-                gone += [name, *(f"{task}_{name}" for task in members[name].get("tasks", ()))]
-                del members[name]
-            kinds.add(kind)
+        members = raw[stage]["members"]
+        alike = set(_alike(raw[stage], (*spec.model_fields, "tasks", "loss", "frozen", "fresh", "bundled")))
+        kept = {name for names in raw[stage].get("sets", {}).values() for name in names}
+        kept |= {
+            entry["begins_with"] for name, entry in members.items() if "begins_with" in entry and name not in alike
+        }
+        for name in sorted(alike - kept):
+            gone += [name, *(f"{task}_{name}" for task in members[name].get("tasks", ()))]
+            del members[name]
     raw["blend"] = _without(raw.get("blend", {}), gone)
     small = folder / path.name
     small.write_text("".join(f"{key} = {toml(value)}\n" for key, value in raw.items()), encoding="utf-8")
     return small
 
 
-def _named(stage: Mapping[str, Any]) -> list[str]:
-    """Members that others of their stage name."""
-    begun = [entry["begins_with"] for entry in stage["members"].values() if "begins_with" in entry]
-    return [*begun, *(name for names in stage.get("sets", {}).values() for name in names)]
+def _alike(stage: Mapping[str, Any], keys: Sequence[str]) -> Iterator[str]:
+    """Members of which one before has the same values of some keys, and begins with one that has the same."""
+    kinds: dict[str, str] = {}
+    for name, entry in stage["members"].items():
+        whole = _whole(stage, entry)
+        own = {key: whole.get(key) for key in keys} | {"after": kinds.get(whole.get("begins_with", ""))}
+        kind = json.dumps(own, sort_keys=True)
+        if kind in kinds.values():
+            yield name
+        kinds[name] = kind
 
 
 def _without(table: Mapping[str, Any], names: Sequence[str]) -> dict[str, Any]:
@@ -111,8 +121,11 @@ def _small(stage: str, entry: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
     yield backbone[1], {**BACKBONE, **stride}
     yield "network_args", dict(_narrow(network, entry.get("network_args", {})))
     yield "image_size", SIDES[stage]
+    if entry.get("place") == "whole":
+        yield "in_chans", min(entry["in_chans"], WHOLE)
     # A last layer that starts at zero, and maps that start flat, have found nothing after one.
-    yield "epochs", 6 if network in ("unet", "centernet") else 3 if stage == "stage1" else 1
+    if entry.get("epochs") != 0:
+        yield "epochs", 6 if network in ("unet", "centernet") else 3 if stage == "stage1" else 1
     if network == "centernet":
         yield "learning_rate", 2e-3
     yield from (("batch_size", 4 if stage == "stage1" else 16), ("pretrained", False), ("draws", {}), ("warmup", 0.0))
@@ -133,7 +146,8 @@ def _shrunk(place: str, regions: Any) -> Iterator[tuple[str, Any]]:
 
 def _narrow(network: str, given: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
     if network in NARROW["decoder_channels"]:  # type: ignore[operator]
-        yield "decoder_channels", NARROW["decoder_channels"][network]  # type: ignore[index]
+        narrow = NARROW["decoder_channels"][network]  # type: ignore[index]
+        yield "decoder_channels", narrow[: given.get("encoder_depth", 5)] if isinstance(narrow, list) else narrow
     for key, value in given.items():
         if key == "decoder_channels":
             continue

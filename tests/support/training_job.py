@@ -76,28 +76,40 @@ def run(
 ) -> list[dict[str, Any]]:
     """Train the job in `folder`; the rows of its loop."""
     share = training.pop("dropout", 0.0)
-
-    def network() -> nn.Module:
-        return nn.Sequential(nn.Linear(6, 16), nn.Tanh(), nn.Dropout(share), nn.Linear(16, 3))
-
     settings = Training(**{"epochs": 4, "batch_size": 20, "learning_rate": 0.02, "clip_norm": 1.0} | training)
+    job = points_job(folder, lambda: points_network(share), settings, objective or Severities(only), pause)
+    progress = fit(job, accelerator, report)
+    return progress.history
+
+
+def points_network(dropout: float = 0.0) -> nn.Module:
+    """The job's network."""
+    return nn.Sequential(nn.Linear(6, 16), nn.Tanh(), nn.Dropout(dropout), nn.Linear(16, 3))
+
+
+def points_job(
+    folder: Path,
+    network: Callable[[], nn.Module],
+    training: Training,
+    objective: Severities | None = None,
+    pause: float = 0.0,
+) -> Job:
+    """The job as the loop takes it."""
     loop = Loop(workers=0, checkpoint_steps=2, mixed_precision="no")
-    job = Job(
+    return Job(
         "points",
         0,
         folder,
         "same",
         network,
-        objective or Severities(only),
+        objective or Severities(),
         Points(120, 0, pause),
         Points(57, 1),
-        settings,
+        training,
         loop,
         5,
         True,
     )
-    progress = fit(job, accelerator, report)
-    return progress.history
 
 
 if __name__ == "__main__":

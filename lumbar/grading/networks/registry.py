@@ -24,7 +24,9 @@ if TYPE_CHECKING:
 #: Word → the file whose `build` makes it.
 NETWORKS: Final[Mapping[str, str]] = {
     "attention": "lumbar.grading.networks.attention",
+    "condition_sequence": "lumbar.grading.networks.condition_sequence",
     "gru": "lumbar.grading.networks.gru",
+    "lstm": "lumbar.grading.networks.lstm",
     "mil": "lumbar.grading.networks.mil",
     "slice_bags": "lumbar.grading.networks.slice_bags",
     "stacks": "lumbar.grading.networks.stacks",

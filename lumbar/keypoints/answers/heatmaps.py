@@ -28,6 +28,10 @@ RAISED = 1e-3
 BOX_PERCENTILE = 99.8
 #: The fourth place: values up to this count nothing, and a map without any other shows nothing.
 LEAST = 0.3
+#: Slices beside a point's own on which maps with a slice axis tell its place, too (fifth place).
+TRAIL = (-2, -1, 1, 2)
+#: What such a slice's map holds at least, as a share of the point's peak: half of what the farthest is taught to show.
+SHOWN = 0.125
 #: Decimals of a pixel that are kept: below lies what sums in another order change.
 DECIMALS = 3
 
@@ -152,14 +156,17 @@ def read(spec: DetectorSpec, raw: np.ndarray) -> Reading:
     maximum: the first maximum of the whole map; between pixels (`refine`) where keypoints are repaired. centroid: of
     what the map holds above `FLOOR` of its peak. box: centre of the box around the pixels at or above the 99.8th
     percentile. sums: arg max of the column sums and of the row sums of values above `LEAST`. With a slice axis the
-    slice is that of the first maximum. Peak and spread are those at the maximum, whatever the decode.
+    slice is that of the first maximum, and the slices beside it tell where the point lies on them (see `_trail`). Peak
+    and spread are those at the maximum, whatever the decode.
     """
     silent = ~np.isfinite(raw).reshape(*raw.shape[:2], -1).all(-1)  # (N, K)
     maps = np.where(silent.reshape(*silent.shape, *[1] * (raw.ndim - 2)), np.float32(0), raw)
-    place = np.full(silent.shape, np.nan)
+    place, trail = np.full(silent.shape, np.nan), None
     if spec.depth:
+        whole = maps
         place = maps.reshape(*maps.shape[:3], -1).max(-1).argmax(-1)  # the first slice that holds the largest value
         maps = np.take_along_axis(maps, place[..., None, None, None], axis=2)[:, :, 0]
+        trail = _trail(whole, place, spec.stride)
     pixel, peak, spread = decode(maps)
     xy = pixel
     if spec.decoded == "centroid":
@@ -175,8 +182,26 @@ def read(spec: DetectorSpec, raw: np.ndarray) -> Reading:
     spread = spread * spec.stride
     points = np.concatenate([image_px(xy, spec.stride), place[..., None]], axis=-1)
     points[silent] = np.nan
+    if trail is not None:
+        trail[silent] = np.nan
     sure = np.where(silent, 0.0, confidence(peak, spread, spec.sigma_px))
-    return Reading(points, sure, peak, spread)
+    return Reading(points, sure, peak, spread, trail=trail)
+
+
+def _trail(maps: np.ndarray, place: np.ndarray, stride: int) -> np.ndarray:
+    """Points (N, K, D, 3), see `Reading`: on each slice beside those at `place` (N, K) the first maximum of its own map
+    (N, K, T, s, s); NaN beyond the stack, and where that holds less than `SHOWN` of the point's peak."""
+    flat = maps.reshape(*maps.shape[:3], -1)
+    peak = flat.max(-1)  # (N, K, T)
+    own = np.take_along_axis(peak, place[..., None], axis=-1)
+    there = place[..., None] + np.array(TRAIL)  # (N, K, D)
+    inside = np.clip(there, 0, maps.shape[2] - 1)
+    best = np.take_along_axis(flat.argmax(-1), inside, axis=-1)
+    row, column = np.divmod(best, maps.shape[-1])
+    found = np.concatenate([image_px(np.stack([column, row], -1), stride), there[..., None]], -1).astype(np.float64)
+    shown = (inside == there) & (own > 0) & (np.take_along_axis(peak, inside, axis=-1) >= SHOWN * own)
+    found[~shown] = np.nan
+    return found
 
 
 def image_px(xy: np.ndarray, stride: int) -> np.ndarray:

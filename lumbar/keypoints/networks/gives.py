@@ -37,6 +37,12 @@ def with_neighbours(stacks: torch.Tensor, series: int = 1) -> torch.Tensor:
     return torch.stack([before, each, after], 2).flatten(1, 2).transpose(1, 2).flatten(0, 1)
 
 
+def slices_there(stacks: torch.Tensor, series: int = 1) -> torch.Tensor:
+    """(B, series x T, H, W) → (B, T) bool: the places at which any series shows something; empty ones have no
+    contrast."""
+    return (stacks.amax((2, 3)) > stacks.amin((2, 3))).unflatten(1, (series, -1)).any(1)
+
+
 def start_rare(head: nn.Module) -> None:
     """Let the layer that maps come from answer `RARE` everywhere, as Lin et al. (2017) begin: most of a map is empty.
 

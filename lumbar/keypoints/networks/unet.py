@@ -1,7 +1,7 @@
-"""U-Net (Ronneberger et al., 2015) with an EfficientNet encoder and 25 heatmaps, the fifth place's detector.
+"""U-Net (Ronneberger et al., 2015) of flat heatmaps, as many as a recipe asks for.
 
-Each condition at each level has a map of its own, whatever the series; maps that have no meaning on a stack are taught
-to stay empty.
+With 25 each condition at each level has a map of its own, whatever the series; maps that have no meaning on a stack are
+taught to stay empty (`recipes/parts/maps.toml`).
 """
 
 from torch import nn

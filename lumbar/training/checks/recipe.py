@@ -100,8 +100,15 @@ def _network_faults(member: Member[Any], begun: Member[Any] | None) -> Iterator[
     lost = [each for each in training.fresh if not any(is_below(key, [each]) for key in network.state_dict())]
     if lost:
         yield f"fresh names {named(lost)}, and the network has no such part; correct it"
-    elif begun is not None and not fitting(network.state_dict(), other, training.fresh):
-        yield f"no weight of {training.begins_with!r} fits it; begin with a member of the same parts"
+    elif begun is not None:
+        fits = fitting(network.state_dict(), other, training.fresh)
+        if not fits:
+            yield f"no weight of {training.begins_with!r} fits it; begin with a member of the same parts"
+        elif not training.epochs and len(fits) < len(network.state_dict()):
+            yield (
+                f"epochs = 0 takes all weights from {training.begins_with!r}, and not all of its parts are there; name "
+                "a member of the same network and conditions"
+            )
     if training.augment.mix_on == "features" and not backbones(network):
         yield "augment.mix_on = 'features' needs a network with a part called backbone; mix images instead"
     yield from as_trained("", member).loss_faults(network)

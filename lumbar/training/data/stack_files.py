@@ -23,7 +23,8 @@ def stack_arrays(
 ) -> dict[str, np.ndarray]:
     """`images` (N, C, S, S) float16, `points` (N, K, 2) px of the image, NaN where missing, `mm_per_px` (N, 2), and
     `flip` (N,): the sum of a column and the column that it becomes in the mirrored image; `slices` (N, K), the place of
-    each label's slice in the stack, NaN where it is not there, and `slice_mm` (N,), the step from slice to slice.
+    each label's slice in the stack, NaN where it is not there, and `slice_mm` (N,), the step from slice to slice;
+    `told` (N, K): 1 where the study has a label of that name, whether the stack shows its slice or not.
 
     The stacks that detection sees, where earlier detectors have found what is labelled. A detector of axial planes: a
     stack around every slice that carries a label, with the points of both sides within reach of its plane. Stacks
@@ -32,7 +33,7 @@ def stack_arrays(
     """
     own = {name: point for name, point in keypoints.items() if KEYPOINT_SERIES[name[0]] in spec.types}
     stacks, _ = stacks_for(study, spec, Known(keypoints, labelled=True))
-    images, points, scales, flips, slices, steps = [], [], [], [], [], []
+    images, points, scales, flips, slices, steps, told = [], [], [], [], [], [], []
     for stack in stacks:
         target = _targets(stack, own, spec)
         unknown = any(name in lost for name in channel_names(spec, stack.side, stack.level))
@@ -46,6 +47,7 @@ def stack_arrays(
             places, step = _slice_places(stack, own, spec)
             slices.append(places)
             steps.append(step)
+            told.append([name in own for name in channel_names(spec, stack.side, stack.level)])
     size = spec.image_size
     return {
         "images": np.array(images, np.float16).reshape(-1, spec.channels, size, size),
@@ -54,13 +56,14 @@ def stack_arrays(
         "flip": np.array(flips, np.float32),
         "slices": np.array(slices, np.float32).reshape(-1, spec.num_classes),
         "slice_mm": np.array(steps, np.float32),
+        "told": np.array(told, np.uint8).reshape(-1, spec.num_classes),
     }
 
 
 def is_whole(path: Path) -> bool:
-    """Whether a file holds all that `stack_arrays` gives; files of before lack the slices."""
+    """Whether a file holds all that `stack_arrays` gives; files of before lack some of it."""
     with safe_open(path, "np") as file:
-        return {"slices", "slice_mm"} <= set(file.keys())
+        return {"slices", "slice_mm", "told"} <= set(file.keys())
 
 
 def _slice_places(stack: Stack, keypoints: Mapping[Name, Keypoint], spec: DetectorSpec) -> tuple[np.ndarray, float]:

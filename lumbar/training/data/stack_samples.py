@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from safetensors import safe_open
 
-from lumbar.keypoints.mirror import filled, mirror_slices, mirror_stack, reverse_slices
+from lumbar.keypoints.mirror import filled, mirror_slices, mirror_stack, mirrored_maps, reverse_slices
 from lumbar.recipe.detector import DetectorSpec
 from lumbar.recipe.settings import Training
 from lumbar.training.data import augment
@@ -20,7 +20,7 @@ from lumbar.training.data.flips import flips
 
 class StackSamples:
     """Stage 1: stacks and keypoints. Files hold: `images` (N, C, S, S), `points` (N, K, 2) px, `mm_per_px` (N, 2),
-    `flip` (N,), `slices` (N, K) and `slice_mm` (N,), see `stack_files.stack_arrays`.
+    `flip` (N,), `slices` (N, K), `slice_mm` (N,) and `told` (N, K), see `stack_files.stack_arrays`.
     """
 
     def __init__(self, folder: Path, studies: Sequence[int], spec: DetectorSpec, training: Training) -> None:
@@ -42,16 +42,16 @@ class StackSamples:
     def sample(self, index: int, rng: np.random.Generator | None) -> dict[str, Any]:
         """`image` (C, S, S) float16, `points` (K, 2) px, `mm_per_px` (2,), and the draw where `rng` is given.
 
-        Where the answer names slices, also `slices` (K,) and `slice_mm` (), and slices keep their order.
+        Where the answer names slices, also `slices` (K,), `slice_mm` () and `told` (K,), and slices keep their order.
         """
         study, number = self.rows[index]
-        names = ("images", "points", "mm_per_px", *(("slices", "slice_mm") if self.spec.names_slices else ()))
+        names = ("images", "points", "mm_per_px", *(("slices", "slice_mm", "told") if self.spec.names_slices else ()))
         with safe_open(self._path(study), "np") as file:
             image, points, scale, *slices = (file.get_slice(name)[number] for name in names)
             flip = float(file.get_tensor("flip")[number])
         out: dict[str, Any] = {"image": image, "points": points, "mm_per_px": scale}
         if slices:
-            out |= {"slices": slices[0], "slice_mm": slices[1]}
+            out |= dict(zip(("slices", "slice_mm", "told"), slices, strict=True))
         if rng is None:
             return out
         axial = self.spec.series_type.startswith("axial")
@@ -59,6 +59,7 @@ class StackSamples:
         if flipped.mirrored:
             if slices:
                 out["slices"] = mirror_slices(slices[0], image, self.spec)
+                out["told"] = slices[2][mirrored_maps(self.spec)]
             out["image"], out["points"] = mirror_stack(image, points, flip, self.spec)
         if flipped.backwards:
             out["image"] = reverse_slices(out["image"], self.spec)

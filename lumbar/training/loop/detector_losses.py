@@ -33,6 +33,9 @@ class Truth:
     training: Training
     points: Tensor
     slices: Tensor | None = None
+    #: Names that the study labels, on this stack or beside it (B, K), and places that show a slice (B, T).
+    told: Tensor | None = None
+    there: Tensor | None = None
     #: What the partners of mixed samples show, and the share (B,) of each sample that is its own.
     partner: "Truth | None" = None
     share: Tensor | None = None
@@ -52,12 +55,20 @@ def _map_mse(outputs: Outputs, truth: Truth) -> Parts:
 
 
 def _map_bce(outputs: Outputs, truth: Truth) -> Parts:
-    """Binary cross entropy: mean over a map, sum over maps; of the network's own slice scores as well."""
+    """Binary cross entropy: mean over a map, sum over maps; of the network's own slice scores as well.
+
+    With a slice axis, as the fifth place: of the names that the study labels, on the slices that are there.
+    """
     wanted = _maps(truth)
     loss = nnf.binary_cross_entropy_with_logits(_logits(outputs), wanted, reduction="none")
     if truth.training.heatmap_weight != 1:
         at_any = truth.training.heatmap_weight_at == "any"
         loss = loss * losses.near_peaks(wanted, truth.training.heatmap_weight, at_any=at_any)
+    if truth.spec.depth:
+        asked = _asked(truth)
+        slices = _of_own_slices(outputs, truth)
+        each = loss.mean((-2, -1)) if slices is None else loss.mean((-2, -1)) + slices
+        return each[asked].sum(), asked.sum().float()
     return loss.flatten(2).mean(-1).sum() + _own_slices(outputs, truth), _count(wanted, 2)
 
 
@@ -81,6 +92,27 @@ def _own_slices(outputs: Outputs, truth: Truth) -> Tensor:
     if "slice_scores" not in outputs or truth.slices is None:
         return outputs["answer"].new_zeros(())
     return _slice_bce({"answer": outputs["slice_scores"]}, truth)[0]
+
+
+def _of_own_slices(outputs: Outputs, truth: Truth) -> Tensor | None:
+    """Binary cross entropy of each of the network's own slice scores (B, K, T), where it gives some."""
+    if "slice_scores" not in outputs:
+        return None
+    scores = outputs["slice_scores"].float()
+    wanted = truth.mixed(lambda one: targets.along_slices(_known_slices(one), scores.shape[-1]))
+    return nnf.binary_cross_entropy_with_logits(scores, wanted, reduction="none")
+
+
+def _asked(truth: Truth) -> Tensor:
+    """(B, K, T) bool: which names are asked for on which slices of a stack; of an empty one on all."""
+    told = truth.mixed(lambda one: _told(one).float()) > 0
+    there = told.new_zeros(len(told), truth.spec.in_chans) if truth.there is None else truth.there
+    return told[:, :, None] & (there | ~there.any(-1, keepdim=True))[:, None]
+
+
+def _told(truth: Truth) -> Tensor:
+    assert truth.slices is not None
+    return truth.slices.isfinite() if truth.told is None else truth.told
 
 
 def binary_focal(logits: Tensor, wanted: Tensor) -> Tensor:

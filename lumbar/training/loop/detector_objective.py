@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from lumbar.issues import InputError
 from lumbar.keypoints.answers.registry import answer_of
+from lumbar.keypoints.networks.gives import slices_there
 from lumbar.recipe.detector import DetectorSpec
 from lumbar.recipe.losses import of_detector
 from lumbar.recipe.settings import Training
@@ -41,7 +42,8 @@ class DetectorObjective:
     def mixed(self, batch: Batch, partner: Batch | None) -> tuple[Tensor, Truth]:
         """Stacks with those of the partners, if there are some, mixed in; and what they show."""
         images, points = self.inputs(batch)
-        truth = Truth(self.spec, self.training, points, batch.get("slices"))
+        there = slices_there(images, len(self.spec.types)) if self.spec.depth else None
+        truth = Truth(self.spec, self.training, points, batch.get("slices"), batch.get("told"), there)
         if partner is None:
             return images, truth
         others, theirs = self.inputs(partner)

@@ -24,7 +24,7 @@ Spec = DetectorSpec | GraderSpec
 Arrays = Mapping[str, np.ndarray]
 #: A maker's call; of several alike all but the first may leave its name out, as `RandomState(32) (1,3,64,64)`.
 _CALL = re.compile(
-    r"(?:RandomState\((?P<state>\d+)\)(?:\.|\s+(?=\()))?(?P<name>[a-z_]\w*)?(?<=[\w\s])\((?P<numbers>[\d\s,()]+)\)"
+    r"(?:RandomState\((?P<state>\d+)\)(?:\.|\s+(?=\()))?(?P<name>[a-z_]\w*)?(?<=[\w\s])\((?P<numbers>[\d\s,()]+)(?:axis=(?P<axis>\d+))?\)"
 )
 
 
@@ -76,7 +76,7 @@ class Record:
             numbers = [int(call["state"]), *numbers] if call["state"] else numbers
             name = call["name"] or (last if call["state"] else "")
             if name in MAKERS:
-                found.append(MAKERS[name](*numbers))
+                found.append(MAKERS[name](*numbers, **({"axis": int(call["axis"])} if call["axis"] else {})))
                 last = name
         return found
 
