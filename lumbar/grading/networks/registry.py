@@ -29,6 +29,7 @@ NETWORKS: Final[Mapping[str, str]] = {
     "lstm": "lumbar.grading.networks.lstm",
     "mil": "lumbar.grading.networks.mil",
     "slice_bags": "lumbar.grading.networks.slice_bags",
+    "stacks": "lumbar.grading.networks.stacks",
     "transformer": "lumbar.grading.networks.transformer",
 }
 

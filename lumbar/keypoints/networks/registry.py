@@ -23,6 +23,7 @@ NETWORKS: Final[Mapping[str, str]] = {
     "centernet": "lumbar.keypoints.networks.centernet",
     "convnext3d": "lumbar.keypoints.networks.convnext3d",
     "deeplabv3plus": "lumbar.keypoints.networks.deeplab",
+    "level_scores": "lumbar.keypoints.networks.level_scores",
     "pointer": "lumbar.keypoints.networks.pointer",
     "regressor": "lumbar.keypoints.networks.regressor",
     "slice_scores": "lumbar.keypoints.networks.slice_scores",
