@@ -27,7 +27,7 @@ from lumbar.prediction.predictor import Predictor
 from lumbar.recipe.detector import DetectorSpec
 from lumbar.recipe.grader import GraderSpec
 from lumbar.study.study import DataFolder, open_data
-from tests.support.grader_kinds import KINDS
+from tests.support.grader_kinds import KINDS, LEFT_RECESS, small_grader
 from tests.support.worlds import detector_spec, grader_spec, small_phantoms, tiny_weights
 
 CPU = torch.device("cpu")
@@ -37,7 +37,7 @@ def lived_in(network: nn.Module, seed: int) -> nn.Module:
     """A network whose norms have seen something, so that leaving one out would show."""
     generator = torch.Generator().manual_seed(seed)
     for module in network.modules():
-        if isinstance(module, nn.BatchNorm2d):
+        if isinstance(module, nn.BatchNorm2d | nn.BatchNorm3d):
             for value in (module.running_mean, module.running_var, module.weight.data, module.bias.data):
                 assert value is not None
                 value.copy_(torch.rand(value.shape, generator=generator) * 0.5 + 0.5)
@@ -60,6 +60,26 @@ SPECS: dict[str, DetectorSpec | GraderSpec] = {
         in_chans=9,
         image_size=32,
         network_args={"widths": [8, 16, 16], "depths": [1, 1, 1]},
+    ),
+    "inflated": DetectorSpec(
+        series_type="sagittal_t2",
+        network="regressor",
+        answer="points",
+        depth=True,
+        place="whole",
+        in_chans=32,
+        image_size=32,
+        encoder="densenet121",
+        encoder_args={"growth_rate": 4, "block_config": [1, 1, 1, 1]},
+        network_args={"volume": True},
+    ),
+    "stacks": small_grader(
+        views=["sagittal_t2_left", "axial_left"],
+        conditions=[LEFT_RECESS],
+        levels="all",
+        network="stacks",
+        regions={"axial_left": {"neighbours": True}},
+        network_args={"hidden": 16, "gate": True},
     ),
     "attention": KINDS["five levels at once"].model_copy(
         update={"network": "attention", "network_args": {"hidden": 16}}
@@ -154,7 +174,7 @@ def test_folded_layers_give_the_same_answer(name: str) -> None:
         assert not any(isinstance(module, nn.BatchNorm2d) for module in runner.network.modules())
 
 
-@pytest.mark.parametrize("name", ["convnext", "resnet", "mil", "transformer", "conditions"])
+@pytest.mark.parametrize("name", ["convnext", "resnet", "mil", "transformer", "conditions", "stacks"])
 def test_slices_through_a_backbone_in_lots_give_the_same_answer(name: str) -> None:
     spec = SPECS[name]
     network, batch = lived_in(build_network(spec), 2), inputs(spec, 5)

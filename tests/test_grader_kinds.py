@@ -1,7 +1,10 @@
 """Graders of every kind from a phantom's regions to answers: what is trained on is what is graded, sides by name."""
 
+import shutil
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,7 +17,7 @@ from lumbar.compute.forward import asked, tensors
 from lumbar.grading.grade import batched, grade, rows_of, softmax
 from lumbar.grading.regions import Regions, cut_regions
 from lumbar.grading.tasks import heard, task_of
-from lumbar.labels import CONDITIONS, LEVELS
+from lumbar.labels import CONDITIONS, LEVELS, mirrored
 from lumbar.metric import label_codes
 from lumbar.prediction.budget import enough
 from lumbar.recipe.augment import Augment
@@ -28,6 +31,7 @@ from lumbar.training.data.region_samples import RegionSamples
 from lumbar.training.loop.grader_objective import SeverityObjective
 from lumbar.training.outcome.show import batch_of
 from tests.support.grader_kinds import CANAL, KINDS, LEFT_RECESS, RIGHT_RECESS, small_grader
+from tests.support.mirror import mirror_coordinates, mirror_study
 from tests.support.worlds import small_phantoms
 
 EVERY = pytest.mark.parametrize("spec", KINDS.values(), ids=KINDS)
@@ -110,6 +114,43 @@ def test_its_example_is_as_its_samples_are(data: DataFolder, study: Study, spec:
     shapes = [[value.shape[1:] for value in tensors(one)] for one in (batched(rows, spec), example(spec))]
     assert shapes[0] == shapes[1]
     assert asked(build_network(spec).eval(), example(spec)).shape[:2] == (1, 5 if spec.levels == "all" else 1)
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {
+            "views": ["sagittal_t2_left", "axial_left"],
+            "conditions": [LEFT_RECESS],
+            "levels": "all",
+            "region": {"half": True, "around": "level"},
+            "network_args": {"hidden": 16, "fuse": "join"},
+        },
+        {
+            "views": ["sagittal_t2", "sagittal_t1_left", "sagittal_t1_right", "axial_middle"],
+            "conditions": list(CONDITIONS),
+            "tta": ["mirror"],
+            "network_args": {"hidden": 16, "gate": True},
+        },
+    ],
+    ids=["a side and its twin", "both sides in one sample"],
+)
+def test_stacks_answer_a_mirrored_study_with_its_sides_exchanged(
+    data: DataFolder, study: Study, fields: dict[str, Any], tmp_path: Path
+) -> None:
+    spec = small_grader(network="stacks", **fields)
+    network = build_network(spec).eval()
+    source, twin = data.image_folder / str(study.study_id), tmp_path / "data"
+    mirror_study(source, twin / "train_images" / str(study.study_id))
+    for table in data.root.glob("*.csv"):
+        shutil.copy(table, twin)
+    assert data.coordinates is not None
+    mirrored_data = replace(open_data(twin), coordinates=mirror_coordinates(data.coordinates, source))
+    here = grade(regions_of(data, study, spec), spec, network)
+    there = grade(regions_of(mirrored_data, read_study(mirrored_data, study.study_id), spec), spec, network)
+    swapped = [CONDITIONS.index(mirrored(name)) for name in CONDITIONS]
+    np.testing.assert_allclose(there[swapped], here, atol=1e-4)
+    assert np.nanmax(np.abs(here[3] - here[4])) > 1e-3
 
 
 class Told(nn.Module):

@@ -14,7 +14,15 @@ from lumbar.labels import CONDITIONS
 from lumbar.recipe.grader import GraderSpec
 from lumbar.recipe.views import OWN_VIEW
 from tests.support.contract import GraderContract, SeeingContract, fixed_weights
-from tests.support.grader_kinds import KINDS, small_grader
+from tests.support.grader_kinds import (
+    CANAL,
+    KINDS,
+    LEFT_FORAMEN,
+    LEFT_RECESS,
+    RIGHT_FORAMEN,
+    RIGHT_RECESS,
+    small_grader,
+)
 
 SMALL = {"backbone_args": {"channels": [8, 8, 16, 16]}, "image_size": 32, "slices": 3, "rnn_hidden": 8}
 
@@ -81,6 +89,138 @@ class TestBagsOnConvNext(GraderContract):
     def test_the_backbone_has_no_norm_behind_its_last_stage(self) -> None:
         for encoder in build_grader(self.spec).encoders:
             assert not [name for name, _ in encoder.backbone.named_parameters() if name.startswith("head.")]
+
+
+class TestGruBothWays(GraderContract):
+    """The seventh place's, of one view."""
+
+    spec = GraderSpec(task="foraminal", network_args={"bidirectional": True, "dropout": 0.2}, **SMALL)
+    golden = [0.10117, 0.05459, 0.03811, 0.1611, 0.10451, 0.03983]
+
+
+class TestStacks(GraderContract):
+    """The seventh place's: slices are channels; of one side."""
+
+    spec = small_grader(
+        views=["sagittal_t1_left"], conditions=[LEFT_FORAMEN], network="stacks", network_args={"hidden": 16}
+    )
+    golden = [0.1577, 0.08078, 0.07775, 0.25313, 0.13398, 0.11805]
+
+
+class TestStacksOfFiveLevels(GraderContract):
+    """A bi-LSTM along the levels, and neighbours as further channels."""
+
+    spec = small_grader(
+        views=["sagittal_t2"],
+        conditions=[CANAL],
+        network="stacks",
+        levels="all",
+        rnn_layers=2,
+        region={"neighbours": True},
+        network_args={"hidden": 16},
+    )
+    golden = [-0.06715, 0.01417, -0.0645, -0.07038, -0.07224, -0.07555]
+
+
+class TestStacksBehindAGate(GraderContract):
+    """Both sides' foramina, told apart by their names alone."""
+
+    spec = small_grader(
+        views=["sagittal_t1_left", "sagittal_t1_right"],
+        conditions=[LEFT_FORAMEN, RIGHT_FORAMEN],
+        network="stacks",
+        network_args={"hidden": 16, "gate": True},
+    )
+    golden = [0.10582, 0.05526, 0.14575, 0.13465, 0.12272, 0.10836]
+
+
+class TestStacksOfThreeViews(SeeingContract):
+    """The seventh place's first model: the canal's view is the recesses', too, and axial slices have neighbours."""
+
+    spec = small_grader(
+        views=["sagittal_t2", "sagittal_t1_left", "sagittal_t1_right", "axial_middle"],
+        conditions=list(CONDITIONS),
+        network="stacks",
+        regions={"axial_middle": {"neighbours": True, "slices": 2, "size": [24, 32]}},
+        network_args={"hidden": 16, "features": 6, "gate": True},
+    )
+    golden = [-0.0563, 0.14953, 0.03139, 0.21153, 0.06766, 0.15955]
+
+
+class TestStacksJoinedWithASide(SeeingContract):
+    """Its axial hybrid, of one side."""
+
+    spec = small_grader(
+        views=["sagittal_t2_left", "axial_left"],
+        conditions=[LEFT_RECESS],
+        network="stacks",
+        levels="all",
+        regions={"axial_left": {"slices": 2}},
+        network_args={"hidden": 16, "features": 6, "fuse": "join"},
+    )
+    golden = [-0.08574, 0.18615, 0.03915, 0.03192, -0.34254, 0.05211]
+
+
+def test_of_more_or_fewer_slices_a_stack_takes_the_nearest():
+    spec = TestStacks.spec
+    network = build_grader(spec).eval()
+    views, seen = noise(spec, 1)
+    with torch.inference_mode():
+        one = views["sagittal_t1_left"][:, :, :1]
+        again = network({"sagittal_t1_left": one.repeat(1, 1, 3, 1, 1, 1)}, seen)
+        torch.testing.assert_close(network({"sagittal_t1_left": one}, seen), again)
+        plain = network(views, seen)
+        twice = views["sagittal_t1_left"].repeat_interleave(2, dim=2)
+        torch.testing.assert_close(network({"sagittal_t1_left": twice}, seen), plain)
+
+
+def test_a_gate_tells_conditions_of_one_view_apart():
+    spec = TestStacksOfThreeViews.spec
+    network = build_grader(spec).eval()
+    views, seen = noise(spec, 1)
+    with torch.inference_mode():
+        canal, *_, left, right = network(views, seen)[0, 0]
+    assert not torch.allclose(canal, left)
+    assert not torch.allclose(left, right)
+
+
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        (
+            {"views": ["sagittal_t2"], "conditions": [LEFT_RECESS, RIGHT_RECESS]},
+            "several conditions of sagittal_t2 alike; set network_args gate = true",
+        ),
+        ({"views": ["axial_left"], "conditions": [LEFT_RECESS]}, "no sagittal view of left_subarticular_stenosis; add"),
+        (
+            {"views": ["sagittal_t2", "sagittal_t1"], "conditions": [CANAL]},
+            "grades no condition on sagittal_t1; leave it out of its views",
+        ),
+        (
+            {
+                "views": ["sagittal_t2", "sagittal_t1_left"],
+                "conditions": [CANAL, LEFT_FORAMEN],
+                "regions": {"sagittal_t2": {"slices": 5}},
+            },
+            "sees sagittal_t2, sagittal_t1_left by one backbone; give them the same size",
+        ),
+        (
+            {"views": ["sagittal_t2"], "conditions": [CANAL], "network_args": {"fuse": "join"}},
+            "fuse joins sagittal with axial views; add one",
+        ),
+        (
+            {"views": ["sagittal_t2", "axial_middle"], "conditions": [CANAL], "network_args": {"fuse": "sum"}},
+            'fuse = \'sum\' is no way to fuse; write "add" or "join"',
+        ),
+        (
+            {"views": ["sagittal_t2"], "conditions": [CANAL], "levels": "all", "network_args": {"hidden": 15}},
+            "hidden = 15 cannot be used; give an even whole number",
+        ),
+    ],
+)
+def test_stacks_that_cannot_be_are_refused(fields, words):
+    with pytest.raises(InputError, match=words):
+        build_grader(small_grader(network="stacks", **fields))
 
 
 class TestLstmAlongSlices(GraderContract):
@@ -435,9 +575,12 @@ def test_a_transformer_with_other_arguments_is_refused(args, words):
         build_grader(GraderSpec(task="spinal", network="transformer", **{**SMALL, "network_args": args}))
 
 
-@pytest.mark.parametrize("network", ["attention", "condition_attention", "group_lstm", "slice_pool", "transformer"])
+@pytest.mark.parametrize(
+    "network", ["attention", "condition_attention", "group_lstm", "slice_pool", "stacks", "transformer"]
+)
 def test_a_network_that_goes_by_seen_answers_numbers_without_any_view(network):
-    spec = GraderSpec(task="global", network=network, **SMALL)
+    args = {"gate": True} if network == "stacks" else {}
+    spec = GraderSpec(task="global", network=network, network_args=args, **SMALL)
     views, seen = noise(spec, 2)
     assert build_grader(spec).eval()(views, torch.zeros_like(seen)).isfinite().all()
 

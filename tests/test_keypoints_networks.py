@@ -1,14 +1,18 @@
 """Detectors of every answer: what every network keeps, what it refuses, and what cannot be built."""
 
+import itertools
 from typing import Any
 
 import pytest
+import timm
 import torch
+from torch import nn
 
 from lumbar.issues import InputError
 from lumbar.keypoints.answers.registry import answer_of
 from lumbar.keypoints.networks.convnext3d import DepthWise
 from lumbar.keypoints.networks.gives import with_neighbours
+from lumbar.keypoints.networks.inflated import inflate, inflated_weight
 from lumbar.keypoints.networks.registry import build_detector
 from lumbar.keypoints.networks.regressor import expected_place
 from lumbar.keypoints.stacks import channel_names
@@ -170,6 +174,114 @@ class TestRegressorOfAWholeMapAndSlices(DetectorContract):
     golden = [0.50398, 0.02446, 0.49281, 0.46202, 0.47503, 0.51649]
 
 
+INFLATED = {"network": "regressor", "answer": "points", "depth": True, "place": "whole", "image_size": 32}
+
+
+class TestRegressorOfVolumes(DetectorContract):
+    """Two series as two channels of an inflated backbone, as the seventh place's."""
+
+    spec = DetectorSpec(
+        series_type="sagittal_t2",
+        beside="sagittal_t1",
+        points="series",
+        num_classes=15,
+        in_chans=9,
+        network_args={"volume": True},
+        **INFLATED,
+        **RESNET,
+    )
+    golden = [0.51133, 0.45077, 0.00325, 0.01051, 0.98029, 0.98439]
+
+    def images(self, batch: int = 2) -> torch.Tensor:
+        return torch.cat([super().images(batch), super().images(batch) + 1], 1)
+
+
+class TestRegressorOfVolumesWithoutANorm(DetectorContract):
+    spec = DetectorSpec(
+        series_type="axial_t2",
+        points="series",
+        num_classes=10,
+        in_chans=32,
+        network_args={"volume": True, "pool": "features"},
+        **INFLATED,
+        **CONVNEXT,
+    )
+    golden = [0.49261, 0.16653, 0.48443, 0.31633, 0.24733, 0.64071]
+
+
+class TestRegressorOfVolumesByExpectation(DetectorContract):
+    spec = DetectorSpec(
+        series_type="sagittal_t2",
+        in_chans=40,
+        network_args={"volume": True, "pool": "expectation"},
+        **{**INFLATED, "image_size": 64},
+        **CONVNEXT,
+    )
+    golden = [0.49019, 0.03311, 0.44036, 0.47339, 0.4875, 0.55925]
+
+
+class TestRegressorOfVolumesThatKnowsWhereThingsAre(DetectorContract):
+    """A map of 2 x 2 x 1 cells, flattened."""
+
+    spec = DetectorSpec(
+        series_type="sagittal_t2",
+        in_chans=8,
+        network_args={"volume": True, "pool": "flatten"},
+        **{**INFLATED, "depth": False, "image_size": 64},
+        **RESNET,
+    )
+    golden = [0.52828, 0.20872, 0.47105, 0.52938, 0.87317, 0.29647]
+
+
+#: Convolutions of every padding, norms, pools, squeeze-and-excitation, blocks that permute their axes.
+FAMILIES = {
+    "resnet18d": {"channels": [8, 8, 16, 16]},
+    "seresnet18": {"channels": [8, 8, 16, 16]},
+    "densenet121": {"growth_rate": 4, "block_config": (1, 2, 2, 1)},
+    "tf_efficientnet_b0": {},
+    "regnety_002": {},
+    "convnextv2_atto": CONVNEXT["encoder_args"],
+    "convnext_tiny_hnf": CONVNEXT["encoder_args"],
+}
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_an_inflated_network_looks_at_rows_columns_and_slices_alike(name: str) -> None:
+    torch.manual_seed(0)
+    images = timm.create_model(name, in_chans=2, num_classes=0, global_pool="", **FAMILIES[name])
+    keys, config = list(images.state_dict()), images.pretrained_cfg
+    images.load_state_dict(fixed_weights(images).state_dict())
+    shape = inflate(images, name, (1, 2, 64, 32, 96))
+    assert (list(images.state_dict()), images.pretrained_cfg) == (keys, config)
+    for layer in images.modules():
+        if isinstance(layer, nn.Conv3d):  # the same whichever way its kernel is turned
+            turns = [layer.weight.permute(0, 1, *axes) for axes in itertools.permutations((2, 3, 4))]
+            layer.weight = nn.Parameter(torch.stack(turns).mean(0))
+    volumes = torch.randn(1, 2, 64, 32, 96)
+    with torch.inference_mode():
+        found, turned = (images.eval()(each) for each in (volumes, volumes.permute(0, 1, 4, 2, 3)))
+    assert tuple(found.shape) == shape
+    scale = float(found.abs().max())
+    assert float(found.std()) > 0
+    assert torch.allclose(found.permute(0, 1, 4, 2, 3) / scale, turned / scale, atol=1e-4)
+
+
+def test_an_inflated_network_begins_as_widely_spread_as_its_images_do() -> None:
+    torch.manual_seed(0)
+    images = timm.create_model("resnet18", num_classes=0, global_pool="")
+    before = images.layer3[0].conv1.weight.detach().std()
+    inflate(images, "resnet18", (1, 3, 32, 32, 32))
+    assert float(images.layer3[0].conv1.weight.detach().std() / before * 3**0.5) == pytest.approx(1, abs=0.01)
+
+
+def test_a_volume_of_one_picture_is_to_inflated_weights_what_the_picture_was() -> None:
+    torch.manual_seed(0)
+    layer, picture = nn.Conv2d(2, 4, 3), torch.randn(1, 2, 8, 8)
+    weight = inflated_weight(layer.weight, 5)
+    said = nn.functional.conv3d(picture[..., None].repeat(1, 1, 1, 1, 5), weight, layer.bias)
+    torch.testing.assert_close(said[..., 0], layer(picture), atol=1e-5, rtol=1e-5)
+
+
 class TestRegressorByExpectation(DetectorContract):
     pooled = {"pool": "expectation"}
     spec = spec_of("sagittal_t1", CONVNEXT, network="regressor", answer="points", depth=True, network_args=pooled)
@@ -196,6 +308,26 @@ class TestSliceScoresByTransformer(DetectorContract):
             assert torch.equal(*(network.along(each, there)[..., :5] for each in (features, other)))
             assert not torch.equal(network.along(other, there), network.along(other, torch.ones_like(there)))
             assert network(torch.zeros(1, 6, 64, 64)).isfinite().all()
+
+
+class TestLevelScores(DetectorContract):
+    """The seventh place's: left and right of every level."""
+
+    spec = spec_of(
+        "axial_t2",
+        network="level_scores",
+        answer="slices",
+        place="whole",
+        points="series",
+        num_classes=10,
+        in_chans=6,
+        network_args={"hidden": 16, "inner": 24},
+    )
+    golden = [-0.04354, 0.42136, -0.4397, -0.15732, -0.47826, -0.20767]
+
+    def test_in_training_it_says_the_level_of_every_slice_too(self) -> None:
+        said = build_detector(self.spec).train()(self.images(2))
+        assert {name: tuple(value.shape) for name, value in said.items()} == {"answer": (2, 10, 6), "levels": (2, 5, 6)}
 
 
 class TestCenterNetOfMaps(DetectorContract):
@@ -260,7 +392,7 @@ class TestPointerByTransformer(DetectorContract):
 def test_an_expected_place_is_the_middle_of_the_cell_that_is_seen():
     scores = torch.full((1, 1, 2, 2), -100.0)
     scores[0, 0, 1, 0] = 100.0
-    assert expected_place(scores, 64)[0, 0].tolist() == pytest.approx([15.5 / 64, 47.5 / 64])
+    assert expected_place(scores, 64, 64)[0, 0].tolist() == pytest.approx([15.5 / 64, 47.5 / 64])
 
 
 def test_of_25_maps_a_stack_fills_its_own():
@@ -283,6 +415,26 @@ def test_of_25_maps_a_stack_fills_its_own():
         ({"network_args": {"encoder_weights": "imagenet"}}, "'encoder_weights'.* leave it out"),
         ({"encoder": "tu-resnet18", "encoder_args": {"channels": [8, 16]}}, "cannot be built on encoder 'tu-resnet18'"),
         ({"network_args": {"colour": 1}}, "takes no network_args 'colour'; known: .*decoder_channels"),
+        (
+            {**INFLATED, "encoder": "vit_tiny_patch16_224", "network_args": {"volume": True}},
+            "'vit_tiny_patch16_224' cannot be inflated .* its layer patch_embed is a PatchEmbed, which knows rows",
+        ),
+        (
+            {**INFLATED, "encoder": "inception_v3", "network_args": {"volume": True}},
+            "its layer Mixed_6b.branch7x7_2.conv is 1 x 7 and has no third size; name another",
+        ),
+        (
+            {**INFLATED, **CONVNEXT, "in_chans": 7, "network_args": {"volume": True}},
+            "inflated, leaves nothing of 7 slices of 32 px; give it more",
+        ),
+        (
+            {**INFLATED, "encoder": "densenet121", "in_chans": 8, "network_args": {"volume": True}},
+            "'densenet121', inflated, cannot take volumes of 8 slices of 32 px; give it larger ones",
+        ),
+        (
+            {"network": "level_scores", "answer": "slices", "num_classes": 2},
+            "for names of all levels; give num_classes 5, or twice as many",
+        ),
         ({"network": "regressor"}, "'regressor' answers points, not heatmaps"),
         ({"network": "pointer"}, "'pointer' answers heatmaps with depth = true, not heatmaps;"),
         (
@@ -366,6 +518,7 @@ def test_detectors_that_cannot_be_built_or_do_not_give_what_is_asked_are_refused
     [
         TestSliceScores,
         TestSliceScoresByTransformer,
+        TestLevelScores,
         TestCenterNetOfMaps,
         TestRegressor,
         TestPointer,

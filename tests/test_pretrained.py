@@ -60,6 +60,28 @@ SPECS = {
         ),
         {"test_resnet.r160_in1k", "test_efficientnet.r160_in1k"},
     ),
+    "volumes": (
+        DetectorSpec(
+            series_type="sagittal_t2",
+            network="regressor",
+            answer="points",
+            depth=True,
+            place="whole",
+            in_chans=32,
+            image_size=64,
+            encoder="test_resnet",
+            network_args={"volume": True},
+        ),
+        {"test_resnet.r160_in1k"},
+    ),
+    "level_scores": (
+        DetectorSpec(series_type="axial_t2", network="level_scores", answer="slices", encoder="test_convnext"),
+        {"test_convnext.r160_in1k"},
+    ),
+    "stacks": (
+        GraderSpec(task="global", network="stacks", backbone="test_resnet", network_args={"gate": True}),
+        {"test_resnet.r160_in1k"},
+    ),
     "gru": (GraderSpec(task="spinal", backbone="test_resnet"), {"test_resnet.r160_in1k"}),
     "transformer": (
         GraderSpec(task="spinal", network="transformer", backbone="test_convnext"),
@@ -133,8 +155,10 @@ def test_every_part_of_a_network_that_has_published_weights_is_filled(name: str,
         for key, value in part.state_dict().items():
             own = key if key in stored else key.replace("_", ".", 1)
             expected = stored[own]
-            if value.ndim == 4 and value.shape[1] != expected.shape[1]:  # the first convolution, of 3 channels
+            if value.ndim > 3 and value.shape[1] != expected.shape[1]:  # the first convolution, of 3 channels
                 expected = timm.models.adapt_input_conv(value.shape[1], expected)
+            if value.ndim == 5:
+                expected = expected[..., None].expand(value.shape) / value.shape[-1]
             assert torch.equal(value, expected), key
 
 

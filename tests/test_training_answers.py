@@ -31,6 +31,7 @@ from tests.test_keypoints_answers import SPECS, recorded, spec_of
 SIZE = 64
 T1 = DetectorSpec(series_type="sagittal_t1", answer="slices", image_size=SIZE, in_chans=7)
 T2 = DetectorSpec(series_type="sagittal_t2", answer="slices", image_size=SIZE, in_chans=9)
+SMALL = {"encoder": "resnet18", "encoder_args": {"channels": [8, 8, 8, 8]}}
 AXIAL = DetectorSpec(series_type="axial_t2", answer="slices", image_size=SIZE, in_chans=3, num_classes=2)
 
 
@@ -161,6 +162,45 @@ def test_the_fifth_places_targets_are_ours_away_from_the_ends() -> None:
     assert volume.amax((1, 2)).tolist() == pytest.approx(case["maximum_per_slice"], abs=1e-6)
     assert volume.sum((1, 2)).tolist() == pytest.approx(case["sum_per_slice"], rel=2e-3)
     assert volume[z, y, ::4].tolist() == pytest.approx(case["row"], abs=2e-3)
+
+
+def test_a_slice_shows_the_nearest_level_within_two_slices() -> None:
+    places = torch.tensor([[1.0, 4.0, torch.nan, 20.0, 30.0]])
+    shown = targets.levels_shown(torch.cat([places, places], 1), 25)[0]
+    assert [level.nonzero().flatten().tolist() for level in shown] == [
+        [0, 1, 2],
+        [3, 4, 5, 6],
+        [],
+        [18, 19, 20, 21, 22],
+        [],
+    ]
+
+
+@pytest.mark.parametrize("word", OF_ANSWERS["slices"])
+def test_levels_that_a_network_gives_beside_scores_of_slices_are_asked_for(word: str) -> None:
+    spec = T2.model_copy(update={"in_chans": 11})
+    batch, objective = batch_of(spec), DetectorObjective(spec, Training(loss={word: 1.0}))
+    answer, shown = perfect(spec, batch), targets.levels_shown(batch["slices"], 11)
+
+    def cost(**others: torch.Tensor) -> float:
+        ((_, term),) = objective.terms(Says(answer, **others), batch, train=True).items()
+        return float(term.total.detach() / term.weight.clamp_min(1))
+
+    alone, right, wrong = cost(), cost(levels=20 * shown), cost(levels=20 * shown.flip(1))
+    assert right == pytest.approx(alone, abs=1e-4)
+    assert (wrong > alone + 1) == (word != "l1")
+    batch["slices"][:] = torch.nan
+    assert cost(levels=20 * shown) == 0
+
+
+@pytest.mark.parametrize("word", OF_ANSWERS["slices"])
+def test_every_part_of_a_network_of_levels_has_a_gradient_by_every_loss(word: str) -> None:
+    args = {"hidden": 16, "inner": 16}
+    network = build_detector(T2.model_copy(update={"network": "level_scores", "network_args": args, **SMALL}))
+    batch = batch_of(T2) | {"image": torch.randn(2, 9, 32, 32)}
+    ((_, term),) = DetectorObjective(T2, Training(loss={word: 1.0})).terms(network, batch, train=True).items()
+    term.total.backward()
+    assert not [name for name, value in network.named_parameters() if value.grad is None]
 
 
 def test_levels_are_passed_on_the_way_down_whichever_way_the_slices_run() -> None:

@@ -32,6 +32,7 @@ NETWORKS: Final[Mapping[str, str]] = {
     "mil": "lumbar.grading.networks.mil",
     "slice_bags": "lumbar.grading.networks.slice_bags",
     "slice_pool": "lumbar.grading.networks.slice_pool",
+    "stacks": "lumbar.grading.networks.stacks",
     "transformer": "lumbar.grading.networks.transformer",
 }
 

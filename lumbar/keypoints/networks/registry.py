@@ -24,6 +24,7 @@ NETWORKS: Final[Mapping[str, str]] = {
     "convnext3d": "lumbar.keypoints.networks.convnext3d",
     "deeplabv3plus": "lumbar.keypoints.networks.deeplab",
     "frames": "lumbar.keypoints.networks.frames",
+    "level_scores": "lumbar.keypoints.networks.level_scores",
     "pointer": "lumbar.keypoints.networks.pointer",
     "regressor": "lumbar.keypoints.networks.regressor",
     "slice_scores": "lumbar.keypoints.networks.slice_scores",

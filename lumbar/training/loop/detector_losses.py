@@ -1,7 +1,7 @@
 """What each word of a recipe's `loss` asks of a detector's answer: a sum and its weight, as all losses here.
 
 A network gives its answer and may give, in training, its maps or scores before the sigmoid as `logits`, and scores of
-slices (B, K, T) as `slice_scores`.
+slices (B, K, T) as `slice_scores`, or beside scores of slices which level (B, 5, T) each shows, as `levels`.
 """
 
 import math
@@ -136,7 +136,8 @@ def _point_loss(outputs: Outputs, truth: Truth, power: int) -> Parts:
 
 
 def _slice_entropy(outputs: Outputs, truth: Truth) -> Parts:
-    """Cross entropy over slices against the label's own; for the decode `change` over the classes of each slice."""
+    """Cross entropy over slices against the label's own; for the decode `change` over the classes of each slice. And
+    what the levels cost that a network gives beside its scores."""
     scores, places = outputs["answer"].float(), _known_slices(truth)
     if truth.spec.decoded == "change":
         classes = targets.passed_levels(places, scores.shape[-1])
@@ -144,16 +145,27 @@ def _slice_entropy(outputs: Outputs, truth: Truth) -> Parts:
         return loss.sum(), (classes >= 0).sum().float()
     known = places.isfinite()
     loss = nnf.cross_entropy(scores[known], places[known].round().long(), reduction="sum")
-    return loss, known.sum().float()
+    return loss + known.sum() * _own_levels(outputs, truth), known.sum().float()
 
 
 def _slice_bce(outputs: Outputs, truth: Truth) -> Parts:
-    """Binary cross entropy of every slice against 1 on the label's own, less beside it: mean over slices."""
+    """Binary cross entropy of every slice against 1 on the label's own, less beside it: mean over slices; and the
+    network's own levels, as by `cross_entropy`."""
     count = outputs["answer"].shape[-1]
     wanted = truth.mixed(lambda one: targets.along_slices(_known_slices(one), count))
     known = truth.mixed(lambda one: _known_slices(one).isfinite().float()) == 1
     loss = nnf.binary_cross_entropy_with_logits(outputs["answer"].float()[known], wanted[known], reduction="none")
-    return loss.mean(-1).sum(), known.sum().float()
+    return loss.mean(-1).sum() + known.sum() * _own_levels(outputs, truth), known.sum().float()
+
+
+def _own_levels(outputs: Outputs, truth: Truth) -> Tensor:
+    """What the levels (B, 5, T) cost that a network gives beside its scores: cross entropy, the mean over slices that
+    show one (seventh place)."""
+    if "levels" not in outputs:
+        return outputs["answer"].new_zeros(())
+    said = outputs["levels"].float().log_softmax(1)
+    wanted = truth.mixed(lambda one: targets.levels_shown(_known_slices(one), said.shape[-1]))
+    return -(wanted * said).sum() / wanted.sum().clamp_min(1)
 
 
 def _slice_l1(outputs: Outputs, truth: Truth) -> Parts:
@@ -161,7 +173,8 @@ def _slice_l1(outputs: Outputs, truth: Truth) -> Parts:
     places, shares = _known_slices(truth), outputs["answer"].float().softmax(-1)
     expected = (shares * torch.arange(shares.shape[-1], device=shares.device)).sum(-1)
     known = places.isfinite()
-    return (expected - places)[known].abs().sum(), known.sum().float()
+    unasked = 0 * _own_levels(outputs, truth)  # several processes wait for parameters without a gradient
+    return (expected - places)[known].abs().sum() + unasked, known.sum().float()
 
 
 def _box_focal(outputs: Outputs, truth: Truth) -> Parts:

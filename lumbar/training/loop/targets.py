@@ -83,6 +83,16 @@ def passed_levels(slices: Tensor, count: int) -> Tensor:
     return torch.where(places.isfinite().all(-1, keepdim=True), passed, -1)
 
 
+def levels_shown(slices: Tensor, count: int) -> Tensor:
+    """(B, 5, T): 1 for the level that a slice shows: the nearest one, no more than two slices away; 0 elsewhere, and
+    everywhere where it is missing. `slices` (B, K): the levels once, or once a side."""
+    places = slices.unflatten(1, (-1, len(LEVELS))).nanmean(1)  # (B, 5)
+    away = (torch.arange(count, device=slices.device) - places[..., None]).abs()
+    away = torch.where(away.isnan(), torch.inf, away)
+    nearest = torch.zeros_like(away).scatter(1, away.argmin(1, keepdim=True), 1.0)
+    return nearest * (away <= _REACH)
+
+
 def sizes(points: Tensor) -> Tensor:
     """(B, K) px: how large the surroundings of each point (B, K, 2) are; NaN where its neighbours are missing.
 

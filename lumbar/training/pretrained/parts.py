@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from lumbar.compute.state import check_numbers
 from lumbar.issues import InputError
+from lumbar.keypoints.networks.inflated import inflated_weight
 
 #: How timm names the parts of a network whose levels it gives one by one: `stages_0.` for `stages.0.`.
 _LEVEL: Final = re.compile(r"^([a-z]+)_(\d+)\.")
@@ -81,12 +82,13 @@ def fill(network: nn.Module, find: Callable[[Tag], Mapping[str, Tensor]]) -> nn.
 def fitted(module: nn.Module, weights: Mapping[str, Tensor], name: str) -> dict[str, Tensor]:
     """The state dict of a part, filled with these weights under their library's names.
 
-    The first convolution is adapted to the part's number of input channels as timm does. What the part leaves out (the
-    classifier, layers beyond its depth) is skipped. What it has and the weights lack, or have in another shape, or what
-    is no number, raises InputError. The part may lie on torch's `meta` device, if only faults are wanted.
+    The first convolution is adapted to the part's number of input channels as timm does; those of a part that was
+    inflated to volumes see in every slice what they saw in an image. What the part leaves out (the classifier, layers
+    beyond its depth) is skipped. What it has and the weights lack, or have in another shape, or what is no number,
+    raises InputError. The part may lie on torch's `meta` device, if only faults are wanted.
     """
     own = module.state_dict()
-    first = next((key for key, value in own.items() if value.ndim == 4), None)
+    first = next((key for key, value in own.items() if value.ndim in (4, 5)), None)
     chosen: dict[str, Tensor] = {}
     for key, value in own.items():
         plain = key if key in weights else _LEVEL.sub(r"\1.\2.", key)
@@ -97,6 +99,8 @@ def fitted(module: nn.Module, weights: Mapping[str, Tensor], name: str) -> dict[
         found = weights[plain]
         if key == first and found.ndim == 4 and found.shape[1] != value.shape[1]:
             found = timm.models.adapt_input_conv(value.shape[1], found)
+        if (found.ndim, value.ndim) == (4, 5):
+            found = inflated_weight(found, value.shape[-1])
         if found.shape != value.shape:
             raise InputError(
                 f"the pretrained weights of {name} have {key} as {tuple(found.shape)}, the network "

@@ -124,7 +124,8 @@ class Ours:
     spec: Spec
     #: Beginnings of our keys → those of the record's, the first that fits counts.
     names: Mapping[str, str]
-    #: From the record's arrays, what our network is called with: an array, or what a grader takes.
+    #: From the record's arrays, what our network is called with: an array, or what a grader takes; a list of several
+    #: gives a list of answers.
     called_with: Callable[[list[np.ndarray]], Any]
     #: From our answer and the record's outputs, pairs that must agree.
     pairs: Callable[[Any, Arrays], list[tuple[np.ndarray, np.ndarray]]]

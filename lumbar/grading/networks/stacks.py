@@ -1,0 +1,194 @@
+"""The seventh place's graders: the slices of a sagittal region are the channels of one backbone, its stack.
+
+One backbone sees the stacks of all sagittal views, whose features pass, for each condition, those of its own view, to
+one head. With five levels a bi-LSTM along them is added to the features. Where axial views stand beside, each of their
+slices passes a backbone of its own, a GRU goes both ways along them (`rnn_hidden`, `rnn_layers`), and one linear layer
+answers from the features of all views. A view that was not seen has no features.
+
+`network_args`: hidden (512) features of a stack; gate (false): they are multiplied by what the condition's name says,
+so that one view can answer for several; features (128) of each condition beside axial views; fuse = "add" (default):
+that linear layer's answer is added to what the stacks answer alone; "join": it alone counts, and axial features are
+as few as the stacks'; dropout (0.1).
+"""
+
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
+from typing import Any
+
+import torch
+from torch import nn
+
+from lumbar.backbones import create_backbone
+from lumbar.grading.networks.gru import SliceEncoder
+from lumbar.grading.networks.slices import slice_features, stacked
+from lumbar.grading.tasks import task_of
+from lumbar.issues import InputError
+from lumbar.labels import CONDITIONS, SEVERITIES, Condition, side_of
+from lumbar.recipe.arguments import Kind, read_arguments
+from lumbar.recipe.grader import GraderSpec
+from lumbar.recipe.region import Region
+from lumbar.recipe.views import OWN_VIEW, View
+
+#: How many numbers a condition's name has to begin with.
+_NAME = 64
+
+
+class StackEncoder(nn.Module):
+    """(N, T, C, H, W) slices → (N, hidden) features; of more or fewer slices than it knows the nearest are taken."""
+
+    def __init__(self, spec: GraderSpec, region: Region, hidden: int) -> None:
+        super().__init__()
+        self.slices = region.slices
+        self.backbone = create_backbone(spec, region.frames)
+        self.slices_at_once: int | None = None
+        features: Any = self.backbone.num_features
+        self.neck = nn.Linear(features, hidden)
+
+    def forward(self, stacks: torch.Tensor) -> torch.Tensor:
+        count = stacks.shape[1]
+        if count != self.slices:
+            stacks = stacks[:, [place * count // self.slices for place in range(self.slices)]]
+        images = stacks.flatten(1, 2).unsqueeze(1)  # (N, 1, T · C, H, W)
+        found: torch.Tensor = self.neck(slice_features(self.backbone, images, self.slices_at_once)[:, 0])
+        return found
+
+
+class Gate(nn.Module):
+    """Conditions (K,) by number → how much each feature of theirs counts (K, hidden), 0 … 1."""
+
+    def __init__(self, hidden: int) -> None:
+        super().__init__()
+        self.names = nn.Embedding(len(CONDITIONS), _NAME)
+        widths = [_NAME, max(hidden // 4, 1), max(hidden // 2, 1), hidden]
+        layers: list[nn.Module] = []
+        for before, after in pairwise(widths):
+            layers += [nn.Linear(before, after), nn.LeakyReLU()]
+        self.layers = nn.Sequential(*layers[:-1])
+
+    def forward(self, conditions: torch.Tensor) -> torch.Tensor:
+        return self.layers(self.names(conditions)).sigmoid()
+
+
+class StackGrader(nn.Module):
+    """Views (B, L, T, C, H, W) by name → logits (B, L, conditions, 3)."""
+
+    def __init__(self, spec: GraderSpec) -> None:
+        super().__init__()
+        width: Kind = "even" if spec.levels == "all" else "whole"
+        known: Any = {"hidden": (width, 512), "gate": ("flag", False), "features": ("whole", 128)}
+        given = read_arguments(spec, known | {"fuse": ("word", "add"), "dropout": ("share", 0.1)})
+        hidden, sample = given["hidden"], task_of(spec).samples[0]
+        self.views, self.conditions = sample.views, len(sample.conditions)
+        self.axial = [view for view in self.views if view.startswith("axial")]
+        self.stacks, self.stack_of = _stacks(sample.views, sample.conditions, gate=given["gate"])
+        self.encoders = nn.ModuleList([StackEncoder(spec, _region(spec, self.stacks), hidden)])
+        self.gate = Gate(hidden) if given["gate"] else None
+        numbers = torch.tensor([CONDITIONS.index(name) for name in sample.conditions])
+        self.register_buffer("numbers", numbers, persistent=False)
+        self.along = _along(hidden, spec.rnn_layers) if spec.levels == "all" else None
+        self.dropout = nn.Dropout(given["dropout"])
+        self.fuse, answers = _fuse(spec, given["fuse"], axial=bool(self.axial)), len(SEVERITIES)
+        self.head = _two_layers(hidden, hidden, answers) if self.fuse != "join" else None
+        if self.axial:
+            encoder = SliceEncoder(spec, _region(spec, self.axial).channels, bidirectional=True)
+            self.encoders.append(encoder)
+            self.features = _two_layers(hidden, hidden, given["features"])
+            axial = given["features"] if self.fuse == "join" else encoder.features
+            self.axial_features = _two_layers(encoder.features, hidden, axial) if self.fuse == "join" else None
+            total = self.conditions * given["features"] + len(self.axial) * axial
+            self.fused = nn.Linear(total, self.conditions * answers)
+
+    def forward(self, views: Mapping[str, torch.Tensor], seen: torch.Tensor) -> torch.Tensor:
+        each = self.dropout(self._of_conditions(views, seen))
+        there = self._seen(seen, [self.stacks[place] for place in self.stack_of])
+        logits = self.head(each) if self.head is not None else None
+        if self.axial:
+            bags = stacked(views, self.axial)
+            found = self.encoders[1](bags.flatten(0, 1)).unflatten(0, bags.shape[:2])  # (B · L, views, 2 · rnn_hidden)
+            if self.axial_features is not None:
+                found = self.axial_features(self.dropout(found))
+            found = found * self._seen(seen, self.axial)
+            told = torch.cat([(self.features(each) * there).flatten(1), found.flatten(1)], dim=1)
+            fused = self.fused(told).unflatten(1, (self.conditions, -1))
+            logits = fused if logits is None else logits * there + fused
+        assert logits is not None
+        return logits.unflatten(0, seen.shape[:2])
+
+    def _of_conditions(self, views: Mapping[str, torch.Tensor], seen: torch.Tensor) -> torch.Tensor:
+        """The features (B · L, K, hidden) of each condition's stack."""
+        stacks = stacked(views, self.stacks)
+        found = self.encoders[0](stacks.flatten(0, 1)).unflatten(0, stacks.shape[:2])
+        each: torch.Tensor = found[:, self.stack_of]
+        if self.gate is not None:
+            each = each * self.gate(self.numbers)
+        if self.along is not None:
+            rows = each.unflatten(0, seen.shape[:2]).transpose(1, 2)  # (B, K, L, hidden)
+            rows = rows + self.along(rows.flatten(0, 1))[0].unflatten(0, rows.shape[:2])
+            each = rows.transpose(1, 2).flatten(0, 1)
+        return each
+
+    def _seen(self, seen: torch.Tensor, names: Sequence[View]) -> torch.Tensor:
+        """Which of these views are there, (B · L, names, 1)."""
+        return seen.flatten(0, 1)[:, [self.views.index(name) for name in names], None]
+
+
+def _along(hidden: int, layers: int) -> nn.Module:
+    return nn.LSTM(hidden, hidden // 2, layers, batch_first=True, bidirectional=True)
+
+
+def _two_layers(inward: int, hidden: int, outward: int) -> nn.Module:
+    return nn.Sequential(nn.Linear(inward, hidden), nn.LeakyReLU(), nn.Linear(hidden, outward))
+
+
+def _stacks(views: Sequence[View], conditions: Sequence[Condition], *, gate: bool) -> tuple[list[View], list[int]]:
+    """The sagittal views that conditions are graded on, and the place in these of each condition's.
+
+    Raises InputError where a condition has none, or shares its view without a gate.
+    """
+    of_condition: list[View] = []
+    for condition in conditions:
+        found = next((view for view in _preferred(condition) if view in views), None)
+        if found is None:
+            raise InputError(f"network 'stacks' sees no sagittal view of {condition}; add one, or name network 'gru'")
+        if found in of_condition and not gate:
+            raise InputError(
+                f"network 'stacks' would answer several conditions of {found} alike; set network_args gate = true"
+            )
+        of_condition.append(found)
+    stacks = list(dict.fromkeys(of_condition))
+    idle = [view for view in views if view not in stacks and not view.startswith("axial")]
+    if idle:
+        raise InputError(f"network 'stacks' grades no condition on {', '.join(idle)}; leave it out of its views")
+    return stacks, [stacks.index(view) for view in of_condition]
+
+
+def _preferred(condition: Condition) -> list[View]:
+    """The sagittal views that show a condition, the best one first: T1 foramina, T2 all else."""
+    side, planes = side_of(condition), ("sagittal_t2", "sagittal_t1")
+    if OWN_VIEW[condition].startswith("sagittal_t1"):
+        planes = planes[::-1]
+    sided = [name for plane in planes for name in (f"{plane}_{side}", plane)]
+    return [*sided, "sagittal_series"]  # type: ignore[list-item]
+
+
+def _region(spec: GraderSpec, views: Sequence[View]) -> Region:
+    """The region that all these views have. Raises InputError where they differ: one backbone sees them."""
+    regions = [spec.region_of(view) for view in views]
+    if len({(region.size, region.frames) for region in regions}) > 1:
+        raise InputError(
+            f"network 'stacks' sees {', '.join(views)} by one backbone; give them the same size, slices and neighbours"
+        )
+    return regions[0]
+
+
+def _fuse(spec: GraderSpec, word: str, *, axial: bool) -> str:
+    if word not in ("add", "join"):
+        raise InputError(f'network_args fuse = {word!r} is no way to fuse; write "add" or "join"')
+    if "fuse" in spec.network_args and not axial:
+        raise InputError("network_args fuse joins sagittal with axial views; add one of these, or leave it out")
+    return word
+
+
+def build(spec: GraderSpec) -> nn.Module:
+    """The network of `spec` with random weights."""
+    return StackGrader(spec)
