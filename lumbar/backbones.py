@@ -48,7 +48,9 @@ def create_backbone(spec: GraderSpec | DetectorSpec, in_chans: int = 1, **fixed:
 
 def pooled_features(backbone: nn.Module) -> int:
     """How many features a backbone without classifier gives of an image; some heads make others than the last maps."""
-    return int(getattr(backbone, "head_hidden_size", None) or backbone.num_features)  # type: ignore[arg-type]
+    left_out = isinstance(getattr(getattr(backbone, "head", None), "pre_logits", None), nn.Identity)
+    hidden = None if left_out else getattr(backbone, "head_hidden_size", None)
+    return int(hidden or backbone.num_features)  # type: ignore[arg-type]
 
 
 def channels_first(backbone: nn.Module, maps: torch.Tensor) -> torch.Tensor:

@@ -459,6 +459,24 @@ def test_a_bag_of_extremes_is_the_maximum_and_the_mean_over_slices():
     assert ExtremePool()(slices).tolist() == [[[5.0, 5.0]]]
 
 
+@pytest.mark.parametrize("features", ["avg", "gem", "mean", "max_mean"])
+@pytest.mark.parametrize("backbone", ["mobilenetv3_small_050", "test_convnext", "test_vit"])
+def test_slices_are_pooled_whatever_comes_behind_a_backbones_maps(features, backbone):
+    """A head that widens features, one that norms them, and tokens."""
+    args = {"features": features, "pool": "max_mean" if features == "max_mean" else "gated"}
+    sized = {"img_size": 32} if backbone == "test_vit" else {}
+    spec = GraderSpec(
+        task="spinal",
+        network="slice_pool",
+        backbone=backbone,
+        backbone_args=sized,
+        image_size=32,
+        slices=2,
+        network_args=args,
+    )
+    assert asked(build_grader(spec).eval(), noise(spec, 1)).shape == (1, 1, 1, 3)
+
+
 @pytest.mark.parametrize(
     ("args", "words"),
     [

@@ -82,8 +82,7 @@ class PoolEncoder(nn.Module):
             leave_out_head_norm(self.backbone)
         self.gem = Gem() if self.kind == "gem" else None
         self.slices_at_once: int | None = None
-        own = pooled_features(self.backbone)
-        self.features = 2 * int(self.backbone.num_features) if self.kind == "max_mean" else own  # type: ignore[arg-type]
+        self.features = pooled_features(self.backbone) * (2 if self.kind == "max_mean" else 1)
         word = args["pool"]
         if word in ("mean", "max_mean"):
             self.pool: nn.Module = MeanPool() if word == "mean" else ExtremePool()
