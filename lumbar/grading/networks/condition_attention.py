@@ -51,21 +51,30 @@ _WORDS: Final[Mapping[str, tuple[str, ...]]] = {
 _LONGEST: Final = 10_000.0
 
 
-class MapsEncoder(nn.Module):
-    """(N, T, C, H, W) slices → mean, then maximum of each slice's last maps (N, T, 2 F)."""
+class LastMaps(nn.Module):
+    """(N, C, H, W) images → mean, then maximum of each one's last maps (N, 2 F): one tensor, as engines want it."""
 
     def __init__(self, spec: GraderSpec, channels: int) -> None:
         super().__init__()
-        self.backbone = create_backbone(spec, channels, features_only=True)
-        self.features = 2 * int(self.backbone.feature_info.channels()[-1])  # type: ignore[operator, union-attr]
-        self.slices_at_once: int | None = None
+        self.maps = create_backbone(spec, channels, features_only=True)
+        self.features = 2 * int(self.maps.feature_info.channels()[-1])  # type: ignore[operator, union-attr]
 
-    def _of_images(self, images: torch.Tensor) -> torch.Tensor:
-        maps = channels_first(self.backbone, self.backbone(images)[-1])
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        maps = channels_first(self.maps, self.maps(images)[-1])
         return torch.cat([maps.mean((2, 3)), maps.amax((2, 3))], dim=1)
 
+
+class MapsEncoder(nn.Module):
+    """(N, T, C, H, W) slices → features of each (N, T, 2 F), see `LastMaps`."""
+
+    def __init__(self, spec: GraderSpec, channels: int) -> None:
+        super().__init__()
+        self.backbone = LastMaps(spec, channels)
+        self.features = self.backbone.features
+        self.slices_at_once: int | None = None
+
     def forward(self, stacks: torch.Tensor) -> torch.Tensor:
-        return slice_features(self._of_images, stacks, self.slices_at_once)
+        return slice_features(self.backbone, stacks, self.slices_at_once)
 
 
 class TokenDropout(nn.Module):

@@ -22,7 +22,7 @@ with without_compiler():
     import segmentation_models_pytorch as smp
 
 
-class AskedUnet(smp.Unet):  # type: ignore[misc]  # the library has no types
+class AskedUnet(smp.Unet):
     """Stacks (B, T, S, S) → maps (B, K, S, S); in training also `severity` (B, conditions, 3)."""
 
     def forward(self, x: torch.Tensor) -> torch.Tensor | dict[str, torch.Tensor]:

@@ -190,7 +190,7 @@ def _condition_attention(record: Record) -> Ours:
         },
     )
     encoders = ["encoder."] if one else ["encoder_s.", "encoder_ax."]
-    names = {f"encoders.{at}.backbone.": there for at, there in enumerate(encoders)}
+    names = {f"encoders.{at}.backbone.maps.": there for at, there in enumerate(encoders)}
     names |= {f"necks.{at}.": f"neck_{there}." for at, there in enumerate(("st1", "st2", "ax"))}
     for at in range(spec.network_args["layers"]):
         own, there = f"blocks.{at}.", f"transformer.layers.{at}."
