@@ -29,7 +29,7 @@ NETWORKS: Final[Mapping[str, str]] = {
     "lstm": "lumbar.grading.networks.lstm",
     "mil": "lumbar.grading.networks.mil",
     "slice_bags": "lumbar.grading.networks.slice_bags",
-    "stacks": "lumbar.grading.networks.stacks",
+    "slice_channels": "lumbar.grading.networks.slice_channels",
     "transformer": "lumbar.grading.networks.transformer",
 }
 
