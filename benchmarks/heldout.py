@@ -25,7 +25,7 @@ from lumbar.prediction import schedule
 from lumbar.recipe.card import Measured, write_measured
 from lumbar.study.study import DataFolder, open_data, read_study
 from lumbar.training.data.labelled import label_keypoints, study_rows
-from lumbar.training.outcome import evaluate
+from lumbar.training.outcome import evaluate, trust
 
 
 def judge(data: DataFolder, bundle: Bundle, studies: int | None = None, engine: str = "auto") -> dict[str, object]:
@@ -51,6 +51,8 @@ def judge(data: DataFolder, bundle: Bundle, studies: int | None = None, engine: 
         "keypoints": evaluate.keypoint_errors({study: by_study[study].keypoints for study in ids}, told),
         "slices": _slices({study: by_study[study].keypoints for study in ids}, told),
         "scores": {name: evaluate.member_score(codes, table) for name, table in tables.items()},
+        "standard_errors": {name: trust.spreads(codes, table) for name, table in tables.items()},
+        "conditions": {name: trust.by_condition(codes, table) for name, table in tables.items()},
         "reliability": evaluate.calibration(codes, tables["blend"]),
         "confusion": evaluate.confusion(codes, tables["blend"]),
         "seconds_per_study": float(np.median([result.seconds for result in results])),

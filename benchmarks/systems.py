@@ -80,7 +80,10 @@ def learn_and_judge(recipe: Path, seed: int, out: Path, hours: float) -> dict[st
         "networks": len(bundle.manifest.members),
         "parameters": sum(_numbers(bundle, member.name) for member in bundle.manifest.members),
         "train_seconds": spent,
-        **{key: figures[key] for key in ("studies", "scores", "keypoints", "slices", "seconds_per_study")},
+        **{
+            key: figures[key]
+            for key in ("studies", "scores", "standard_errors", "keypoints", "slices", "seconds_per_study")
+        },
     }
     write_json(found, kept)
     return found
@@ -99,7 +102,10 @@ def _numbers(bundle: Any, name: str) -> int:
 
 
 def table(found: Sequence[dict[str, Any]]) -> str:
-    """A line a recipe in Markdown: means over its seeds, with the spread (half of highest minus lowest) behind ±."""
+    """A line a recipe in Markdown: means over its seeds.
+
+    Behind ± stands half of highest minus lowest; of the scores of one seed alone the standard error over studies.
+    """
     lines = ["| recipe | seeds | " + " | ".join(part.replace("_", " ") for part in PARTS) + " | / prior | "]
     lines[0] += "T2, mm | T1, mm | axial, mm | right slice | networks | parameters, M | s a study | training, min |"
     lines.append("|---" * (lines[0].count("|") - 1) + "|")
@@ -107,7 +113,9 @@ def table(found: Sequence[dict[str, Any]]) -> str:
         runs = [each for each in found if each["recipe"] == name]
         scores = [[run["scores"]["blend"][part] for run in runs] for part in PARTS]
         prior = [run["scores"]["blend"]["total"] / run["scores"]["weighted_prior"]["total"] for run in runs]
-        cells = [name, str(len(runs)), *(_spread(values, 3) for values in scores), _spread(prior, 2)]
+        errors = [runs[0]["standard_errors"]["blend"][part] if len(runs) == 1 else None for part in PARTS]
+        told = [_spread(values, 3, error) for values, error in zip(scores, errors, strict=True)]
+        cells = [name, str(len(runs)), *told, _spread(prior, 2)]
         for series in ("sagittal_t2", "sagittal_t1", "axial_t2"):
             cells.append(_spread([run["keypoints"][series]["all"]["median_mm"] for run in runs], 1))
         cells.append(_spread([run["slices"]["right"] for run in runs], 2))
@@ -118,11 +126,12 @@ def table(found: Sequence[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
-def _spread(values: Sequence[float | None], digits: int) -> str:
+def _spread(values: Sequence[float | None], digits: int, error: float | None = None) -> str:
     known = [value for value in values if value is not None]
     if not known:
         return "–"
-    around = f" ± {(max(known) - min(known)) / 2:.{digits}f}" if len(known) > 1 else ""
+    half = (max(known) - min(known)) / 2 if len(known) > 1 else error
+    around = "" if half is None else f" ± {half:.{digits}f}"
     return f"{np.mean(known):.{digits}f}{around}"
 
 

@@ -125,9 +125,12 @@ def _small(stage: str, entry: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
         yield "in_chans", min(entry["in_chans"], WHOLE)
     # A last layer that starts at zero, and maps that start flat, have found nothing after one.
     if entry.get("epochs") != 0:
-        yield "epochs", 6 if network in ("unet", "centernet") else 3 if stage == "stage1" else 1
-    if network == "centernet":
-        yield "learning_rate", 2e-3
+        slow = {"unet": 6, "centernet": 6, "pointer": 4}
+        yield "epochs", slow.get(network, 3) if stage == "stage1" else 1
+    if network in ("centernet", "pointer"):
+        yield "learning_rate", 2e-3 if network == "centernet" else 1e-2
+    if network == "pointer":
+        yield "heatmap_weight", 20.0
     yield from (("batch_size", 4 if stage == "stage1" else 16), ("pretrained", False), ("draws", {}), ("warmup", 0.0))
     if stage == "stage2":
         yield from (("rnn_hidden", 8), ("rnn_layers", 1))

@@ -164,19 +164,20 @@ def table(result: Mapping[str, Any]) -> str:
         lines += [_line(f"{series} {name}", [figures[c] for c in columns], 14) for name, figures in levels.items()]
     parts = ("total", *CONDITION_GROUPS, "any_severe_spinal")
     lines += ["", _line("scores (lower is better)", parts, 18)]
-    errors = result["standard_errors"]
+    errors = result.get("standard_errors", {})
     for name, scores in result["scores"].items():
         around = errors.get(name, {})
         lines.append(_line(name, [_around(scores[part], around.get(part)) for part in parts], 18))
     ours, prior = (result["scores"][name]["total"] for name in ("blend", "weighted_prior"))
     if ours is not None and prior:
         lines += ["", f"blend / weighted prior of the same studies: {ours / prior:.3f}"]
-    if published := result["published"]:
+    if published := result.get("published"):
         lines.append(
             f"the original published: {', '.join(f'{value:g} ({where})' for where, value in published.items())}"
         )
-    lines += ["", *_condition_lines(result["conditions"]), "", *_fold_lines(result["by_fold"])]
-    lines += ["", *(f"note: {sentence}" for sentence in result["flattered"])] if result["flattered"] else []
+    lines += ["", *_condition_lines(result["conditions"])] if result.get("conditions") else []
+    lines += ["", *_fold_lines(result["by_fold"])] if result.get("by_fold") else []
+    lines += ["", *(f"note: {sentence}" for sentence in result["flattered"])] if result.get("flattered") else []
     lines += ["", *_reliability_lines(result["reliability"]), "", *_confusion_lines(result["confusion"])]
     if why := result.get("blend", {}).get("why"):
         lines += ["", f"blend: {why}"]
