@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 
+import torch
 from torch import nn
 
 from lumbar.compute.uncompiled import without_compiler
@@ -43,6 +44,21 @@ def create_backbone(spec: GraderSpec | DetectorSpec, in_chans: int = 1, **fixed:
         raise InputError(
             f"timm cannot build {spec.named_backbone}: {reason}; correct its arguments or name another"
         ) from error
+
+
+def pooled_features(backbone: nn.Module) -> int:
+    """How many features a backbone without classifier gives of an image; some heads make others than the last maps."""
+    left_out = isinstance(getattr(getattr(backbone, "head", None), "pre_logits", None), nn.Identity)
+    hidden = None if left_out else getattr(backbone, "head_hidden_size", None)
+    return int(hidden or backbone.num_features)  # type: ignore[arg-type]
+
+
+def channels_first(backbone: nn.Module, maps: torch.Tensor) -> torch.Tensor:
+    """What a backbone that does not pool gives, as maps (N, F, h, w): Swin's channels come last; of tokens w is 1."""
+    if maps.ndim == 3:
+        return maps.transpose(1, 2)[..., None]
+    last = "NHWC" in str(getattr(backbone, "output_fmt", ""))
+    return maps.permute(0, 3, 1, 2) if last else maps
 
 
 def leave_out_head_norm(backbone: nn.Module) -> None:

@@ -87,6 +87,44 @@ SPECS: dict[str, DetectorSpec | GraderSpec] = {
     "transformer": KINDS["a side from outside in"].model_copy(
         update={"network": "transformer", "network_args": {"pool": "attention", "reduction": 8, "inner": 16}}
     ),
+    "condition attention": KINDS["a side from outside in"].model_copy(
+        update={"network": "condition_attention", "network_args": {"hidden": 16, "heads": 2, "inner": 16}}
+    ),
+    "slice pool": grader_spec("spinal").model_copy(
+        update={"network": "slice_pool", "network_args": {"features": "gem", "pool": "gated"}}
+    ),
+    "group lstm": grader_spec("spinal").model_copy(update={"network": "group_lstm"}),
+    "unet head": DetectorSpec(
+        series_type="sagittal_t2",
+        network="unet_head",
+        place="whole",
+        encoder="resnet18",
+        encoder_args={"channels": [8, 8, 16, 16]},
+        in_chans=4,
+        image_size=64,
+        network_args={"channels": [24, 24, 12, 12, 12]},
+    ),
+    "frames": DetectorSpec(
+        series_type="sagittal_t2",
+        network="frames",
+        answer="points",
+        place="whole",
+        encoder="resnet18",
+        encoder_args={"channels": [8, 8, 16, 16]},
+        in_chans=4,
+        image_size=64,
+    ),
+    "slices by transformer": DetectorSpec(
+        series_type="sagittal_t2",
+        network="slice_scores",
+        answer="slices",
+        place="whole",
+        encoder="resnet18",
+        encoder_args={"channels": [8, 8, 16, 16]},
+        in_chans=4,
+        image_size=64,
+        network_args={"along": "transformer", "features": "gem", "heads": 4},
+    ),
     "conditions": GraderSpec(
         task="global",
         levels="all",

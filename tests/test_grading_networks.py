@@ -7,12 +7,13 @@ from lumbar.bundle.network import noise
 from lumbar.compute.forward import asked
 from lumbar.grading.networks.mil import GatedAttention
 from lumbar.grading.networks.registry import build_grader
+from lumbar.grading.networks.slice_pool import ExtremePool
 from lumbar.grading.tasks import TASKS
 from lumbar.issues import InputError
 from lumbar.labels import CONDITIONS
 from lumbar.recipe.grader import GraderSpec
 from lumbar.recipe.views import OWN_VIEW
-from tests.support.contract import GraderContract, SeeingContract
+from tests.support.contract import GraderContract, SeeingContract, fixed_weights
 from tests.support.grader_kinds import (
     CANAL,
     KINDS,
@@ -319,6 +320,232 @@ def test_what_makes_no_sequence_of_conditions_is_refused_in_one_sentence(fields,
         build_grader(GraderSpec(**{"task": "global", "network": "condition_sequence", **SMALL, **fields}))
 
 
+class TestConditionsAttend(SeeingContract):
+    """The fourth place's transformer, its first form."""
+
+    args = {"hidden": 16, "heads": 2, "inner": 16}
+    spec = GraderSpec(task="global", network="condition_attention", **{**SMALL, "network_args": args})
+    golden = [-0.06952, 0.69348, -0.88751, 1.07138, -0.66283, -0.23717]
+
+    def test_a_slice_without_contrast_is_padding(self) -> None:
+        network = fixed_weights(build_grader(self.spec)).eval()
+        views, seen = noise(self.spec, 2)
+        views["sagittal_t2"][:, :, -1] = 0
+        other = {name: view.clone() for name, view in views.items()}
+        other["sagittal_t2"][:, :, -1] = 3
+        with torch.inference_mode():
+            torch.testing.assert_close(network(views, seen), network(other, seen))
+            other["sagittal_t2"][:, :, -1] = torch.randn(32, 32)
+            assert not torch.allclose(network(views, seen), network(other, seen))
+
+    def test_before_the_transformer_a_condition_sees_its_own_views_alone(self) -> None:
+        network, (views, seen) = fixed_weights(build_grader(self.spec)).eval(), noise(self.spec, 2)
+        network.training = True
+        other = {**views, "axial_left": views["axial_left"] + torch.randn(2, 1, 3, 1, 32, 32)}
+        with torch.inference_mode():
+            plain, changed = (network(each, seen)["auxiliary"] for each in (views, other))
+        moved = (plain != changed).any(-1).all(0)[0].tolist()
+        assert moved == [name == "left_subarticular_stenosis" for name in CONDITIONS]
+
+    def test_tokens_are_left_out_in_training_alone(self) -> None:
+        spec = self.spec.model_copy(update={"network_args": {**self.args, "token_dropout": 0.9, "dropout": 0.0}})
+        network, inputs = fixed_weights(build_grader(spec)), noise(spec, 2)
+        torch.manual_seed(0)
+        with torch.inference_mode():
+            said = [network.train()(*inputs)["severity"] for _ in range(2)]
+            assert not torch.allclose(*said)
+            assert torch.equal(network.eval()(*inputs), network(*inputs))
+
+
+class TestConditionsAttendByFeature(SeeingContract):
+    """Its second form, of views of different slices, on channels that come last."""
+
+    args = {"encoders": "one", "positions": "view", "weights": "feature", "auxiliary": "all"}
+    spec = KINDS["a side from outside in"].model_copy(
+        update={
+            "network": "condition_attention",
+            "network_args": {**args, "hidden": 16, "heads": 2, "inner": 16, "layers": 1},
+            "backbone": "swinv2_cr_tiny_ns_224",
+            "backbone_args": {"img_size": 64, "embed_dim": 8, "depths": [1, 1, 1, 1], "num_heads": [1, 1, 2, 2]},
+            "image_size": 64,
+        }
+    )
+    golden = [-0.02949, 0.34397, -0.37356, 0.48178, -0.35601, 0.49061]
+
+
+class TestConditionsAttendWithAnEncoderAView(SeeingContract):
+    """Five levels, one view with neighbours as channels."""
+
+    spec = KINDS["five levels at once"].model_copy(
+        update={
+            "network": "condition_attention",
+            "network_args": {"encoders": "views", "auxiliary": "none", "hidden": 16, "heads": 2, "inner": 16},
+        }
+    )
+    golden = [-0.09578, 0.70624, -1.11662, 1.01328, -0.84679, -0.08442]
+
+
+def test_attending_conditions_say_in_training_what_the_auxiliary_loss_asks():
+    spec = TestConditionsAttend.spec
+    found = asked(build_grader(spec).train(), noise(spec, 2))
+    assert {name: tuple(value.shape) for name, value in found.items()} == {
+        "severity": (2, 1, 5, 3),
+        "auxiliary": (2, 1, 5, 3),
+    }
+    without = TestConditionsAttendWithAnEncoderAView.spec
+    assert [*asked(build_grader(without).train(), noise(without, 1))] == ["severity"]
+
+
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        ({"network_args": {"encoders": "two"}}, 'encoders = \'two\' cannot be used; give one of "planes", "one"'),
+        ({"network_args": {"hidden": 20}}, "hidden = 20 cannot be shared by 8 heads"),
+        (
+            {
+                "task": None,
+                "views": ["sagittal_t2", "sagittal_t1_left"],
+                "conditions": ["left_neural_foraminal_narrowing"],
+                "regions": {"sagittal_t2": {"size": [64, 64]}},
+            },
+            "one encoder sees sagittal_t2, sagittal_t1_left, whose regions differ in size or channels; make them alike",
+        ),
+    ],
+)
+def test_what_makes_no_attending_conditions_is_refused_in_one_sentence(fields, words):
+    with pytest.raises(InputError, match=words):
+        build_grader(GraderSpec(**{"task": "global", "network": "condition_attention", **SMALL, **fields}))
+
+
+POOLED = {key: value for key, value in SMALL.items() if key != "network_args"}
+
+
+class TestPoolByOneLayer(SeeingContract):
+    """The fourth place's single-view classifier, of two views here."""
+
+    spec = GraderSpec(task="spinal", network="slice_pool", **POOLED)
+    golden = [-0.09952, 0.43563, -0.36676, 0.08636, 0.09612, -0.84946]
+
+
+class TestPoolOfExtremes(SeeingContract):
+    """The second place's MIL; ConvNeXt's head norm is left out."""
+
+    spec = GraderSpec(
+        task="foraminal",
+        network="slice_pool",
+        backbone="convnext_atto",
+        image_size=32,
+        backbone_args={"dims": [8, 8, 16, 16], "depths": [1, 1, 1, 1]},
+        network_args={"features": "max_mean", "pool": "max_mean"},
+    )
+    golden = [0.33435, 1.52421, 0.84763, -1.35325, 1.31365, 1.77632]
+
+
+class TestPoolByMish(SeeingContract):
+    args = {"features": "gem", "pool": "mish", "inner_dropout": 0.1, "dropout": 0.5}
+    spec = GraderSpec(task="subarticular", network="slice_pool", **{**POOLED, "image_size": 64}, network_args=args)
+    golden = [9.71369, 120.55187, -113.7655, 20.50725, 122.2006, -144.83075]
+
+
+class TestPoolByGates(SeeingContract):
+    """An attention of its own for every severity of every condition."""
+
+    args = {"features": "mean", "pool": "gated"}
+    spec = GraderSpec(task="global", network="slice_pool", **POOLED, network_args=args)
+    golden = [6.22426, 26.17437, 16.01899, -28.62254, 31.26983, -12.48643]
+
+
+class TestPoolOfTokens(SeeingContract):
+    spec = GraderSpec(
+        task="spinal",
+        network="slice_pool",
+        backbone="xcit_nano_12_p8_224",
+        image_size=32,
+        slices=2,
+        backbone_args={"embed_dim": 16, "depth": 1, "num_heads": 2},
+        network_args={"features": "mean", "pool": "mean"},
+    )
+    golden = [-0.05469, 0.4327, 0.35247, 0.01069, -0.57796, 0.49041]
+
+
+def test_a_bag_of_extremes_is_the_maximum_and_the_mean_over_slices():
+    slices = torch.tensor([[[1.0, 8.0], [5.0, 2.0]]])
+    assert ExtremePool()(slices).tolist() == [[[5.0, 5.0]]]
+
+
+@pytest.mark.parametrize("features", ["avg", "gem", "mean", "max_mean"])
+@pytest.mark.parametrize("backbone", ["mobilenetv3_small_050", "test_convnext", "test_vit"])
+def test_slices_are_pooled_whatever_comes_behind_a_backbones_maps(features, backbone):
+    """A head that widens features, one that norms them, and tokens."""
+    args = {"features": features, "pool": "max_mean" if features == "max_mean" else "gated"}
+    sized = {"img_size": 32} if backbone == "test_vit" else {}
+    spec = GraderSpec(
+        task="spinal",
+        network="slice_pool",
+        backbone=backbone,
+        backbone_args=sized,
+        image_size=32,
+        slices=2,
+        network_args=args,
+    )
+    assert asked(build_grader(spec).eval(), noise(spec, 1)).shape == (1, 1, 1, 3)
+
+
+@pytest.mark.parametrize(
+    ("args", "words"),
+    [
+        ({"pool": "sum"}, 'pool = \'sum\' cannot be used; give one of "mean", "linear"'),
+        ({"features": "cls"}, 'features = \'cls\' cannot be used; give one of "avg", "gem"'),
+        ({"pool": "max_mean"}, 'pool = "max_mean" needs features = "max_mean"'),
+    ],
+)
+def test_a_pool_of_slices_with_other_arguments_is_refused(args, words):
+    with pytest.raises(InputError, match=words):
+        build_grader(GraderSpec(task="spinal", network="slice_pool", **POOLED, network_args=args))
+
+
+class TestGroupsOfConditions(SeeingContract):
+    """The second place's three heads, of conditions in another order than its groups."""
+
+    spec = GraderSpec(
+        views=["sagittal_t2"],
+        conditions=[*CONDITIONS[3:], *CONDITIONS[:3]],
+        network="group_lstm",
+        **POOLED,
+    )
+    golden = [-0.01268, 0.41851, 0.01304, 0.52218, -0.47148, 0.27463]
+
+    def test_a_slice_without_contrast_is_not_attended_to(self) -> None:
+        network = build_grader(self.spec).eval()
+        slices, there = torch.randn(1, 3, 16), torch.tensor([[True, True, False]])
+        pool = network.along[0].pool
+        with torch.inference_mode():
+            torch.testing.assert_close(pool(slices, there), pool(slices[:, :2]))
+        seen: list[torch.Tensor] = []
+        network.along[0].register_forward_pre_hook(lambda _, given: seen.append(given[1]))
+        views, shown = noise(self.spec, 1)
+        views["sagittal_t2"][:, :, -1] = 1
+        network(views, shown)
+        assert torch.equal(seen[0], there)
+
+
+class TestOneGroupOfTwoViews(SeeingContract):
+    spec = GraderSpec(
+        views=["sagittal_t1_left", "axial_left"],
+        conditions=CONDITIONS[1:2],
+        network="group_lstm",
+        network_args={"hidden": 8},
+        **POOLED,
+    )
+    golden = [0.69686, 0.5064, 1.18396, 0.79174, 0.04616, 1.1987]
+
+
+def test_groups_whose_lstm_cannot_be_halved_are_refused():
+    args = {"channels": [8, 8, 16, 15]}
+    with pytest.raises(InputError, match="gives 15 features; set an even hidden in network_args"):
+        build_grader(GraderSpec(task="spinal", network="group_lstm", **{**POOLED, "backbone_args": args}))
+
+
 class TestTransformerOfTheMean(SeeingContract):
     """The third place's class A, without asking which level it is."""
 
@@ -380,7 +607,9 @@ def test_a_transformer_with_other_arguments_is_refused(args, words):
         build_grader(GraderSpec(task="spinal", network="transformer", **{**SMALL, "network_args": args}))
 
 
-@pytest.mark.parametrize("network", ["attention", "transformer", "slice_channels"])
+@pytest.mark.parametrize(
+    "network", ["attention", "condition_attention", "group_lstm", "slice_channels", "slice_pool", "transformer"]
+)
 def test_a_network_that_goes_by_seen_answers_numbers_without_any_view(network):
     args = {"gate": True} if network == "slice_channels" else {}
     spec = GraderSpec(task="global", network=network, network_args=args, **SMALL)

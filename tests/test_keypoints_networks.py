@@ -46,6 +46,68 @@ class TestUnetWithAMapForEveryConditionAndLevel(DetectorContract):
     golden = [-0.43047, 123.67301, -0.03054, 2.86605, -0.03054, 2.47852]
 
 
+class TestUnetThatIsAskedForSeverities(DetectorContract):
+    """The fourth place's axial keypoints, with its auxiliary head."""
+
+    own = {**DECODER, "severities": 2}
+    spec = spec_of("axial_t2", network="unet", network_args=own, in_chans=3, num_classes=2)
+    golden = [-0.40144, 247.02266, -0.03054, 0.02632, -0.03054, 0.02632]
+
+    def test_severities_are_said_in_training_only(self) -> None:
+        network = build_detector(self.spec).train()
+        said = network(self.images())
+        assert {name: tuple(value.shape) for name, value in said.items()} == {
+            "answer": (2, 2, 64, 64),
+            "severity": (2, 2, 3),
+        }
+        assert isinstance(network.eval()(self.images()), torch.Tensor)
+
+
+UNET_HEAD = {"network": "unet_head", "place": "whole", "network_args": {"channels": [24, 24, 12, 12, 12]}}
+
+
+class TestUnetHead(DetectorContract):
+    """The fourth place's on whole series, on an encoder whose finest map has half the size."""
+
+    spec = spec_of("sagittal_t2", encoder="resnet10t", in_chans=6, **UNET_HEAD)
+    golden = [0.48457, 0.22696, 0.47515, 0.47409, 0.47367, 0.50148]
+
+
+class TestUnetHeadOfFourMaps(DetectorContract):
+    """Whose finest map has a quarter of the size; of an image that no map divides."""
+
+    spec = spec_of("sagittal_t1", CONVNEXT, image_size=72, in_chans=3, **UNET_HEAD)
+    golden = [0.48735, 0.19728, 0.47558, 0.45896, 0.47558, 0.46745]
+
+
+class TestUnetHeadWhereChannelsComeLast(DetectorContract):
+    SWIN = {
+        "encoder": "swinv2_cr_tiny_ns_224",
+        "encoder_args": {"img_size": 64, "embed_dim": 8, "depths": [1, 1, 1, 1], "num_heads": [1, 1, 2, 2]},
+    }
+    spec = spec_of("sagittal_t2", SWIN, in_chans=2, **UNET_HEAD)
+    golden = [0.49281, 0.03499, 0.47225, 0.47897, 0.46991, 0.471]
+
+
+class TestFrames(DetectorContract):
+    spec = spec_of("sagittal_t1", CONVNEXT, network="frames", answer="points", place="whole", in_chans=4)
+    golden = [0.5278, 0.28172, 0.78628, 0.61955, 0.86542, 0.82526]
+
+    def test_slices_without_contrast_have_no_say(self) -> None:
+        network, stacks = fixed_weights(build_detector(self.spec)).eval(), self.images()
+        stacks[:, 0], other = 0, stacks.clone()
+        other[:, 0] = 7
+        with torch.inference_mode():
+            torch.testing.assert_close(network(stacks), network(other))
+            assert not torch.allclose(network(stacks), network(self.images()))
+            assert network(torch.zeros_like(stacks)).isfinite().all()
+
+
+class TestFramesOfPointsWithSlices(DetectorContract):
+    spec = spec_of("sagittal_t2", network="frames", answer="points", depth=True, in_chans=3)
+    golden = [0.55132, 0.49329, 1.0, 0.0, 1.0, 0.99999]
+
+
 class TestRegressor(DetectorContract):
     spec = spec_of("sagittal_t2", CONVNEXT, network="regressor", answer="points")
     golden = [0.48052, 0.19064, 0.25288, 0.34822, 0.28635, 0.30129]
@@ -231,6 +293,23 @@ class TestSliceScores(DetectorContract):
     golden = [-0.12515, 0.86471, -0.7774, 2.09897, -1.10969, 0.71348]
 
 
+class TestSliceScoresByTransformer(DetectorContract):
+    """The second place's."""
+
+    own = {"along": "transformer", "features": "gem", "heads": 4}
+    spec = spec_of("sagittal_t1", network="slice_scores", answer="slices", in_chans=6, network_args=own)
+    golden = [0.01442, 0.64, 0.6369, -0.82322, 0.66557, -0.73858]
+
+    def test_slices_without_contrast_are_not_looked_at(self) -> None:
+        network, features = fixed_weights(build_detector(self.spec)).eval(), torch.randn(1, 6, 16)
+        there = torch.tensor([[True] * 5 + [False]])
+        other = torch.where(there[..., None], features, features + 5)
+        with torch.inference_mode():
+            assert torch.equal(*(network.along(each, there)[..., :5] for each in (features, other)))
+            assert not torch.equal(network.along(other, there), network.along(other, torch.ones_like(there)))
+            assert network(torch.zeros(1, 6, 64, 64)).isfinite().all()
+
+
 class TestLevelScores(DetectorContract):
     """The seventh place's: left and right of every level."""
 
@@ -386,13 +465,40 @@ def test_of_25_maps_a_stack_fills_its_own():
             "widths = .* give a list of whole numbers, 1 or more",
         ),
         ({"network": "unet", "stride": 4}, "'unet' gives maps of stride 1"),
+        ({"network": "unet_head", "stride": 2, "encoder": "resnet18"}, "'unet_head' gives maps of stride 1"),
+        (
+            {"network": "unet_head", "encoder": "resnet18", "network_args": {"channels": [8, 8]}},
+            "'resnet18' has 5 maps, and network_args channels tells of 2",
+        ),
+        (
+            {"network": "unet", "network_args": {"severities": 0.5}},
+            "severities = 0.5 cannot be used; give a whole number",
+        ),
+        ({"network": "frames"}, "'frames' answers points, not heatmaps"),
+        (
+            {"network": "slice_scores", "answer": "slices", "network_args": {"along": "gru"}},
+            'along = \'gru\' cannot be used; give "lstm" or "transformer"',
+        ),
+        (
+            {"network": "slice_scores", "answer": "slices", "network_args": {"heads": 2}},
+            "'heads' is nothing of along = \"lstm\"; leave it out",
+        ),
+        (
+            {
+                "network": "slice_scores",
+                "answer": "slices",
+                "encoder": "resnet18",
+                "network_args": {"along": "transformer", "heads": 7},
+            },
+            "gives 512 features, which 7 heads cannot share; set heads",
+        ),
         (
             {"network": "centernet", "stride": 16, "encoder_args": {"output_stride": 8}},
             "no level of stride 16; give one",
         ),
         (
             {"network": "slice_scores", "answer": "slices", "network_args": {"x": 1}},
-            "no network_args 'x'; known: hidden",
+            "no network_args 'x'; known: along",
         ),
         (
             {"network": "regressor", "answer": "points", "network_args": {"pool": "max"}},
@@ -407,7 +513,19 @@ def test_detectors_that_cannot_be_built_or_do_not_give_what_is_asked_are_refused
         build_detector(DetectorSpec(series_type="sagittal_t2", **fields))
 
 
-@pytest.mark.parametrize("case", [TestSliceScores, TestLevelScores, TestCenterNetOfMaps, TestRegressor, TestPointer])
+@pytest.mark.parametrize(
+    "case",
+    [
+        TestSliceScores,
+        TestSliceScoresByTransformer,
+        TestLevelScores,
+        TestCenterNetOfMaps,
+        TestRegressor,
+        TestPointer,
+        TestUnetHead,
+        TestFrames,
+    ],
+)
 def test_two_series_beside_each_other_are_one_input(case):
     beside = {
         "place": "whole",

@@ -61,6 +61,10 @@ def check(record: Record) -> None:
     }
     network.load_state_dict(filled)
     network.training = ours.beside
+    for name, change in ours.given.items():
+        network.get_submodule(name).register_forward_pre_hook(lambda _, given, change=change: (change(given[0]),))
+    for name, change in ours.replaced.items():
+        network.get_submodule(name).register_forward_hook(lambda _, given, output, change=change: change(output))
     given = ours.called_with(record.inputs())
     found = [answer(network, one, ours.watched) for one in (given if isinstance(given, list) else [given])]
     found = found if isinstance(given, list) else found[0]

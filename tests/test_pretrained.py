@@ -87,6 +87,36 @@ SPECS = {
         GraderSpec(task="spinal", network="transformer", backbone="test_convnext"),
         {"test_convnext.r160_in1k"},
     ),
+    "condition_attention": (
+        GraderSpec(task="global", network="condition_attention", backbone="test_convnext"),
+        {"test_convnext.r160_in1k"},
+    ),
+    "slice_pool": (
+        GraderSpec(task="spinal", network="slice_pool", backbone="test_convnext", network_args={"features": "gem"}),
+        {"test_convnext.r160_in1k"},
+    ),
+    "group_lstm": (
+        GraderSpec(task="spinal", network="group_lstm", backbone="test_efficientnet"),
+        {"test_efficientnet.r160_in1k"},
+    ),
+    "unet_head": (
+        DetectorSpec(series_type="sagittal_t2", network="unet_head", encoder="test_resnet", image_size=64),
+        {"test_resnet.r160_in1k"},
+    ),
+    "unet_severities": (
+        DetectorSpec(
+            series_type="axial_t2",
+            network="unet",
+            encoder="tu-test_efficientnet",
+            num_classes=2,
+            network_args={"severities": 2},
+        ),
+        {"test_efficientnet.r160_in1k"},
+    ),
+    "frames": (
+        DetectorSpec(series_type="sagittal_t2", network="frames", answer="points", encoder="test_resnet"),
+        {"test_resnet.r160_in1k"},
+    ),
     "slice_bags": (GraderSpec(task="spinal", network="slice_bags", backbone="test_vit"), {"test_vit.r160_in1k"}),
 }
 

@@ -50,6 +50,7 @@ OF_GRADERS: Final[Mapping[str, GraderLoss]] = {
     "any_severe": GraderLoss("severity", "any_severe", mixes="studies"),
     "slices": GraderLoss("slices"),
     "views": GraderLoss("views"),
+    "auxiliary": GraderLoss("auxiliary"),
     "level": GraderLoss("level", "level"),
     "slice_scores": GraderLoss("slice_scores", annotated=True, mixes="slices stay"),
     "annotated_slice": GraderLoss("annotated_slice", "slice", mixes="slices stay"),

@@ -13,28 +13,12 @@ import torch
 from torch import nn
 
 from lumbar.backbones import create_backbone
+from lumbar.compute.layers import Pool
 from lumbar.grading.networks.slices import channels_of, slice_features
 from lumbar.grading.tasks import task_of
 from lumbar.labels import LEVELS, SEVERITIES
 from lumbar.recipe.arguments import Kind, read_arguments
 from lumbar.recipe.grader import GraderSpec
-
-
-class Pool(nn.Module):
-    """(…, T, F) → (…, F): the sum over T by softmax weights; what `there` (…, T) leaves out has none."""
-
-    def __init__(self, features: int) -> None:
-        super().__init__()
-        self.score = nn.Sequential(nn.Linear(features, features), nn.Tanh(), nn.Linear(features, 1, bias=False))
-
-    def forward(self, values: torch.Tensor, there: torch.Tensor | None = None) -> torch.Tensor:
-        scores = self.score(values).squeeze(-1).float()
-        if there is None:
-            weights = scores.softmax(dim=-1)
-        else:  # the mask need not leave anything
-            exact = (scores - scores.amax(dim=-1, keepdim=True)).exp() * there
-            weights = exact / exact.sum(dim=-1, keepdim=True).clamp_min(1e-12)
-        return (weights.to(values.dtype).unsqueeze(-1) * values).sum(dim=-2)
 
 
 class ViewEncoder(nn.Module):

@@ -17,7 +17,7 @@ import torch
 from torch import nn
 
 from lumbar.backbones import create_backbone
-from lumbar.grading.networks.attention import Pool
+from lumbar.compute.layers import Pool
 from lumbar.grading.networks.slices import slice_features, stacked
 from lumbar.grading.tasks import task_of
 from lumbar.issues import InputError

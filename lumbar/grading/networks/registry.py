@@ -24,12 +24,15 @@ if TYPE_CHECKING:
 #: Word → the file whose `build` makes it.
 NETWORKS: Final[Mapping[str, str]] = {
     "attention": "lumbar.grading.networks.attention",
+    "condition_attention": "lumbar.grading.networks.condition_attention",
     "condition_sequence": "lumbar.grading.networks.condition_sequence",
+    "group_lstm": "lumbar.grading.networks.group_lstm",
     "gru": "lumbar.grading.networks.gru",
     "lstm": "lumbar.grading.networks.lstm",
     "mil": "lumbar.grading.networks.mil",
     "slice_bags": "lumbar.grading.networks.slice_bags",
     "slice_channels": "lumbar.grading.networks.slice_channels",
+    "slice_pool": "lumbar.grading.networks.slice_pool",
     "transformer": "lumbar.grading.networks.transformer",
 }
 

@@ -20,6 +20,7 @@ import torch.nn.functional as nnf
 from torch import nn
 
 from lumbar.backbones import create_backbone
+from lumbar.compute.layers import Block, Gem
 from lumbar.grading.networks.slices import channels_of, encoded, slice_features
 from lumbar.grading.tasks import task_of
 from lumbar.issues import InputError
@@ -29,20 +30,6 @@ from lumbar.recipe.grader import GraderSpec
 
 #: Parts of a timm network that come after its maps: pooling and classifier, or last norm and head.
 _AFTER_MAPS = 2
-#: What a map counts at least in the generalised mean, whose power takes no negative numbers.
-_LEAST = 1e-6
-
-
-class Gem(nn.Module):
-    """(N, F, h, w) maps → (N, F): (mean of x^p)^(1/p) of what is positive; p is learnt."""
-
-    def __init__(self, power: float = 3.0) -> None:
-        super().__init__()
-        self.p = nn.Parameter(torch.full((1,), power))
-
-    def forward(self, maps: torch.Tensor) -> torch.Tensor:
-        raised = maps.float().clamp_min(_LEAST).pow(self.p.float()).mean((-2, -1))  # half numbers would overflow
-        return raised.pow(1 / self.p.float()).to(maps.dtype)
 
 
 class SliceEncoder(nn.Module):
@@ -63,27 +50,6 @@ class SliceEncoder(nn.Module):
 
     def forward(self, stacks: torch.Tensor) -> tuple[torch.Tensor]:
         return (slice_features(self._of_images, stacks, self.slices_at_once),)
-
-
-class Block(nn.Module):
-    """A post-norm transformer block over (N, T, F), without places: slices that are not `there` (N, T) are not seen."""
-
-    def __init__(self, features: int, heads: int, inner: int) -> None:
-        super().__init__()
-        self.heads = heads
-        self.into, self.out = nn.Linear(features, 3 * features), nn.Linear(features, features)
-        self.forwards = nn.Sequential(nn.Linear(features, inner), nn.ReLU(), nn.Linear(inner, features))
-        self.norm_attention, self.norm_forwards = nn.LayerNorm(features), nn.LayerNorm(features)
-        nn.init.xavier_uniform_(self.into.weight)  # as torch's own attention begins
-        nn.init.zeros_(self.into.bias)
-        nn.init.zeros_(self.out.bias)
-
-    def forward(self, slices: torch.Tensor, there: torch.Tensor) -> torch.Tensor:
-        query, key, value = self.into(slices).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
-        seen = nnf.scaled_dot_product_attention(query, key, value, attn_mask=there[:, None, None])
-        slices = self.norm_attention(slices + self.out(seen.transpose(1, 2).flatten(-2)))
-        found: torch.Tensor = self.norm_forwards(slices + self.forwards(slices))
-        return found
 
 
 class Gates(nn.Module):

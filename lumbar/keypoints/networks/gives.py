@@ -26,6 +26,12 @@ def refuse_other_answers(spec: DetectorSpec, gives: dict[Answer, tuple[bool, ...
         )
 
 
+def refuse_stride(spec: DetectorSpec) -> None:
+    """InputError where a spec asks for coarser maps of a network whose maps are as large as the image."""
+    if spec.stride != 1:
+        raise InputError(f"network {spec.network!r} gives maps of stride 1; leave stride out, or name centernet")
+
+
 def with_neighbours(stacks: torch.Tensor, series: int = 1) -> torch.Tensor:
     """(B, T, H, W) → (B x T, 3, H, W): each slice between the one before and the one after; zeros beyond the ends.
 

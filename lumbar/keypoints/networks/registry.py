@@ -23,11 +23,13 @@ NETWORKS: Final[Mapping[str, str]] = {
     "centernet": "lumbar.keypoints.networks.centernet",
     "convnext3d": "lumbar.keypoints.networks.convnext3d",
     "deeplabv3plus": "lumbar.keypoints.networks.deeplab",
+    "frames": "lumbar.keypoints.networks.frames",
     "level_scores": "lumbar.keypoints.networks.level_scores",
     "pointer": "lumbar.keypoints.networks.pointer",
     "regressor": "lumbar.keypoints.networks.regressor",
     "slice_scores": "lumbar.keypoints.networks.slice_scores",
     "unet": "lumbar.keypoints.networks.unet",
+    "unet_head": "lumbar.keypoints.networks.unet_head",
 }
 
 

@@ -1,16 +1,54 @@
-"""Which slice: every slice with its two neighbours through a backbone, an LSTM along the slices; fourth place.
+"""Which slice: every slice with its two neighbours through a backbone, a sequence along them; second and fourth place.
 
-`network_args`: hidden (features of the backbone), layers (1) of the LSTM, dropout (0).
+`network_args`: `along`, how slices learn of each other: "lstm", a bidirectional one (fourth place), or "transformer",
+post-norm layers without places, which do not look at slices without contrast, as padding has none (second place's third
+author); `features` of a slice: "avg", the backbone's own pooling, or "gem", a generalised mean (with the transformer);
+layers (1 of the LSTM, 2 of the transformer), dropout before the answers (0); of the LSTM hidden (the backbone's
+features), of the transformer heads (16) and its inner features (the backbone's).
 """
+
+from collections.abc import Mapping
+from typing import Any, Final
 
 import torch
 from torch import nn
 
-from lumbar.backbones import create_backbone
+from lumbar.backbones import channels_first, create_backbone, pooled_features
+from lumbar.compute.layers import Block, Gem
+from lumbar.issues import InputError
 from lumbar.keypoints.answers import slices
 from lumbar.keypoints.networks.gives import AlongSlices, refuse_other_answers, with_neighbours
-from lumbar.recipe.arguments import read_arguments
+from lumbar.recipe.arguments import Kind, read_arguments
 from lumbar.recipe.detector import DetectorSpec
+
+_KNOWN: Final[Mapping[str, tuple[Kind, Any]]] = {
+    "along": ("word", "lstm"),
+    "features": ("word", "avg"),
+    "layers": ("whole", None),
+    "dropout": ("share", 0.0),
+    "hidden": ("whole", None),
+    "heads": ("whole", 16),
+    "inner": ("whole", None),
+}
+_WORDS: Final[Mapping[str, tuple[str, ...]]] = {"along": ("lstm", "transformer"), "features": ("avg", "gem")}
+#: What the one sequence has and the other lacks.
+_OF_OTHERS: Final[Mapping[str, tuple[str, ...]]] = {"lstm": ("heads", "inner"), "transformer": ("hidden",)}
+
+
+class AlongTransformer(nn.Module):
+    """(B, T, F) features of slices → (B, K, T) scores; slices that are not `there` (B, T) are not looked at."""
+
+    def __init__(self, features: int, layers: int, heads: int, inner: int, head: nn.Module) -> None:
+        super().__init__()
+        self.blocks = nn.ModuleList(Block(features, heads, inner, nn.GELU) for _ in range(layers))
+        self.head = head
+
+    def forward(self, features: torch.Tensor, there: torch.Tensor) -> torch.Tensor:
+        there = there | ~there.any(-1, keepdim=True)  # something must be looked at
+        for block in self.blocks:
+            features = block(features, there)
+        found: torch.Tensor = self.head(features).transpose(1, 2)
+        return found
 
 
 class SliceScores(nn.Module):
@@ -19,22 +57,50 @@ class SliceScores(nn.Module):
     def __init__(self, spec: DetectorSpec) -> None:
         super().__init__()
         self.series, self.slices = len(spec.types), spec.in_chans
-        args = read_arguments(spec, {"hidden": ("whole", None), "layers": ("whole", 1), "dropout": ("share", 0.0)})
-        self.encoder = create_backbone(spec, 3 * self.series)
-        features = int(self.encoder.num_features)  # type: ignore[arg-type]
-        hidden = args["hidden"] or features
-        head = nn.Sequential(
-            nn.Linear(2 * hidden, hidden),
-            nn.LayerNorm(hidden),
-            nn.ELU(),
-            nn.Dropout(args["dropout"]),
-            nn.Linear(hidden, slices.shape(spec)[0]),
+        args = _arguments(spec)
+        self.encoder = create_backbone(
+            spec, 3 * self.series, **({"global_pool": ""} if args["features"] == "gem" else {})
         )
-        self.along = AlongSlices(features, hidden, head, args["layers"])
+        self.gem = Gem() if args["features"] == "gem" else None
+        features, answers = pooled_features(self.encoder), slices.shape(spec)[0]
+        dropout = nn.Dropout(args["dropout"])
+        if args["along"] == "lstm":
+            hidden = args["hidden"] or features
+            first = nn.Linear(2 * hidden, hidden), nn.LayerNorm(hidden), nn.ELU()
+            head = nn.Sequential(*first, dropout, nn.Linear(hidden, answers))
+            self.along: nn.Module = AlongSlices(features, hidden, head, args["layers"] or 1)
+        else:
+            heads = args["heads"]
+            if features % heads:
+                raise InputError(
+                    f"encoder {spec.encoder!r} gives {features} features, which {heads} heads cannot share; set heads "
+                    "in network_args to a number that divides them"
+                )
+            head = nn.Sequential(dropout, nn.Linear(features, answers))
+            self.along = AlongTransformer(features, args["layers"] or 2, heads, args["inner"] or features, head)
 
     def forward(self, stacks: torch.Tensor) -> torch.Tensor:
         features = self.encoder(with_neighbours(stacks, self.series))
-        return self.along(features.unflatten(0, (-1, self.slices)))
+        if self.gem is not None:
+            features = self.gem(channels_first(self.encoder, features))
+        features = features.unflatten(0, (-1, self.slices))
+        if isinstance(self.along, AlongSlices):
+            return self.along(features)  # type: ignore[no-any-return]
+        there = (stacks.amax((2, 3)) > stacks.amin((2, 3))).unflatten(1, (self.series, -1)).any(1)  # (B, T)
+        return self.along(features, there)  # type: ignore[no-any-return]
+
+
+def _arguments(spec: DetectorSpec) -> dict[str, Any]:
+    """The network's arguments, checked."""
+    args = read_arguments(spec, _KNOWN)
+    for key, words in _WORDS.items():
+        if args[key] not in words:
+            known = " or ".join(f'"{word}"' for word in words)
+            raise InputError(f"network_args {key} = {args[key]!r:.40} cannot be used; give {known}")
+    for key in _OF_OTHERS[args["along"]]:
+        if key in spec.network_args:
+            raise InputError(f'network_args {key!r} is nothing of along = "{args["along"]}"; leave it out')
+    return args
 
 
 def build(spec: DetectorSpec) -> nn.Module:

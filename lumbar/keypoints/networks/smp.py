@@ -8,6 +8,7 @@ from torch import nn
 from lumbar.backbones import refuse_sources
 from lumbar.compute.uncompiled import without_compiler
 from lumbar.issues import InputError
+from lumbar.keypoints.networks.gives import refuse_stride
 from lumbar.recipe.detector import DetectorSpec
 from lumbar.recipe.wording import why_refused
 
@@ -22,8 +23,7 @@ def build_smp(spec: DetectorSpec, architecture: type[nn.Module]) -> nn.Module:
     and need a `tu-` encoder (`tu-resnet18` with `channels=[16, 32, 64, 128]`): the library ignores them on its own
     encoders, so they are refused there. Raises InputError naming the encoder that cannot be built.
     """
-    if spec.stride != 1:
-        raise InputError(f"network {spec.network!r} gives maps of stride 1; leave stride out, or name centernet")
+    refuse_stride(spec)
     if spec.encoder_args and not spec.encoder.startswith("tu-"):
         raise InputError(
             f"encoder {spec.encoder!r} takes no encoder_args ({', '.join(spec.encoder_args)}); "

@@ -2,12 +2,13 @@
 
 import re
 
-from tests.support.recorded import fifth, first, fourth, seventh, sixth, third
+from tests.support.recorded import fifth, first, fourth, second, seventh, sixth, third
 from tests.support.recorded.record import Adapter, Record
 
 #: Classes of records, and how each is read; None where one of the kind is not built here.
 ADAPTERS = {
     **first.ADAPTERS,
+    **second.ADAPTERS,
     **third.ADAPTERS,
     **fourth.ADAPTERS,
     **fifth.ADAPTERS,

@@ -15,13 +15,16 @@ from typing import Any
 
 import numpy as np
 import timm
+import torch
 
 from lumbar.recipe.detector import DetectorSpec
 from lumbar.recipe.grader import GraderSpec
-from tests.support.rule_weights import EXTENDED, MAKERS, OTHER, rule_weight
+from tests.support.rule_weights import EXTENDED, MAKERS, OTHER, normal, rule_weight
 
 Spec = DetectorSpec | GraderSpec
 Arrays = Mapping[str, np.ndarray]
+#: A record that another names for its input and that is not there; which input gives the recorded features is certain.
+_ONE_HEAD = "second_bartley_1head"
 #: A maker's call; of several alike all but the first may leave its name out, as `RandomState(32) (1,3,64,64)`.
 _CALL = re.compile(
     r"(?:RandomState\((?P<state>\d+)\)(?:\.|\s+(?=\()))?(?P<name>[a-z_]\w*)?(?<=[\w\s])\((?P<numbers>[\d\s,()]+)(?:axis=(?P<axis>\d+))?\)"
@@ -66,6 +69,8 @@ class Record:
     def inputs(self) -> list[np.ndarray]:
         """The arrays that its rule for the input names, in that order."""
         given = self.content.get("inputs", self.content.get("input", ""))
+        if str(given).startswith(f"as {_ONE_HEAD};"):
+            return [normal(42, 5, 3, 1, 64, 64)]
         if isinstance(given, str) and (other := re.fullmatch(r"as (\S+)", given)):
             return next(record for record in records(self.folder.parent) if record.name == other[1]).inputs()
         if isinstance(given, Mapping):
@@ -129,6 +134,9 @@ class Ours:
     tolerance: float = 1e-4
     #: Our tensors that hold several recorded ones, one after the other.
     joined: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    #: Modules whose input, or output, is changed before it goes on.
+    given: Mapping[str, Callable[[torch.Tensor], torch.Tensor]] = field(default_factory=dict)
+    replaced: Mapping[str, Callable[[torch.Tensor], torch.Tensor]] = field(default_factory=dict)
     #: Our tensors that follow from several recorded ones in another way.
     made: Mapping[str, Callable[["Record"], np.ndarray]] = field(default_factory=dict)
     #: Asked for what the network gives in training only, too; all its parts stay in evaluation mode.
