@@ -73,11 +73,11 @@ SPECS: dict[str, DetectorSpec | GraderSpec] = {
         encoder_args={"growth_rate": 4, "block_config": [1, 1, 1, 1]},
         network_args={"volume": True},
     ),
-    "stacks": small_grader(
+    "slice_channels": small_grader(
         views=["sagittal_t2_left", "axial_left"],
         conditions=[LEFT_RECESS],
         levels="all",
-        network="stacks",
+        network="slice_channels",
         regions={"axial_left": {"neighbours": True}},
         network_args={"hidden": 16, "gate": True},
     ),
@@ -174,7 +174,7 @@ def test_folded_layers_give_the_same_answer(name: str) -> None:
         assert not any(isinstance(module, nn.BatchNorm2d) for module in runner.network.modules())
 
 
-@pytest.mark.parametrize("name", ["convnext", "resnet", "mil", "transformer", "conditions", "stacks"])
+@pytest.mark.parametrize("name", ["convnext", "resnet", "mil", "transformer", "conditions", "slice_channels"])
 def test_slices_through_a_backbone_in_lots_give_the_same_answer(name: str) -> None:
     spec = SPECS[name]
     network, batch = lived_in(build_network(spec), 2), inputs(spec, 5)

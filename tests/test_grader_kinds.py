@@ -135,10 +135,10 @@ def test_its_example_is_as_its_samples_are(data: DataFolder, study: Study, spec:
     ],
     ids=["a side and its twin", "both sides in one sample"],
 )
-def test_stacks_answer_a_mirrored_study_with_its_sides_exchanged(
+def test_slices_as_channels_answer_a_mirrored_study_with_its_sides_exchanged(
     data: DataFolder, study: Study, fields: dict[str, Any], tmp_path: Path
 ) -> None:
-    spec = small_grader(network="stacks", **fields)
+    spec = small_grader(network="slice_channels", **fields)
     network = build_network(spec).eval()
     source, twin = data.image_folder / str(study.study_id), tmp_path / "data"
     mirror_study(source, twin / "train_images" / str(study.study_id))

@@ -98,22 +98,22 @@ class TestGruBothWays(GraderContract):
     golden = [0.10117, 0.05459, 0.03811, 0.1611, 0.10451, 0.03983]
 
 
-class TestStacks(GraderContract):
+class TestSliceChannels(SeeingContract):
     """The seventh place's: slices are channels; of one side."""
 
     spec = small_grader(
-        views=["sagittal_t1_left"], conditions=[LEFT_FORAMEN], network="stacks", network_args={"hidden": 16}
+        views=["sagittal_t1_left"], conditions=[LEFT_FORAMEN], network="slice_channels", network_args={"hidden": 16}
     )
     golden = [0.1577, 0.08078, 0.07775, 0.25313, 0.13398, 0.11805]
 
 
-class TestStacksOfFiveLevels(GraderContract):
+class TestSliceChannelsOfFiveLevels(SeeingContract):
     """A bi-LSTM along the levels, and neighbours as further channels."""
 
     spec = small_grader(
         views=["sagittal_t2"],
         conditions=[CANAL],
-        network="stacks",
+        network="slice_channels",
         levels="all",
         rnn_layers=2,
         region={"neighbours": True},
@@ -122,38 +122,38 @@ class TestStacksOfFiveLevels(GraderContract):
     golden = [-0.06715, 0.01417, -0.0645, -0.07038, -0.07224, -0.07555]
 
 
-class TestStacksBehindAGate(GraderContract):
+class TestSliceChannelsBehindAGate(SeeingContract):
     """Both sides' foramina, told apart by their names alone."""
 
     spec = small_grader(
         views=["sagittal_t1_left", "sagittal_t1_right"],
         conditions=[LEFT_FORAMEN, RIGHT_FORAMEN],
-        network="stacks",
+        network="slice_channels",
         network_args={"hidden": 16, "gate": True},
     )
     golden = [0.10582, 0.05526, 0.14575, 0.13465, 0.12272, 0.10836]
 
 
-class TestStacksOfThreeViews(SeeingContract):
+class TestSliceChannelsOfThreeViews(SeeingContract):
     """The seventh place's first model: the canal's view is the recesses', too, and axial slices have neighbours."""
 
     spec = small_grader(
         views=["sagittal_t2", "sagittal_t1_left", "sagittal_t1_right", "axial_middle"],
         conditions=list(CONDITIONS),
-        network="stacks",
+        network="slice_channels",
         regions={"axial_middle": {"neighbours": True, "slices": 2, "size": [24, 32]}},
         network_args={"hidden": 16, "features": 6, "gate": True},
     )
     golden = [-0.0563, 0.14953, 0.03139, 0.21153, 0.06766, 0.15955]
 
 
-class TestStacksJoinedWithASide(SeeingContract):
+class TestSliceChannelsJoinedWithASide(SeeingContract):
     """Its axial hybrid, of one side."""
 
     spec = small_grader(
         views=["sagittal_t2_left", "axial_left"],
         conditions=[LEFT_RECESS],
-        network="stacks",
+        network="slice_channels",
         levels="all",
         regions={"axial_left": {"slices": 2}},
         network_args={"hidden": 16, "features": 6, "fuse": "join"},
@@ -161,8 +161,22 @@ class TestStacksJoinedWithASide(SeeingContract):
     golden = [-0.08574, 0.18615, 0.03915, 0.03192, -0.34254, 0.05211]
 
 
-def test_of_more_or_fewer_slices_a_stack_takes_the_nearest():
-    spec = TestStacks.spec
+@pytest.mark.parametrize("case", [TestSliceChannelsOfFiveLevels, TestSliceChannelsJoinedWithASide])
+def test_a_level_that_was_not_seen_says_nothing_to_the_others(case):
+    torch.manual_seed(0)
+    network = build_grader(case.spec).eval()
+    views, seen = noise(case.spec, 1)
+    first = next(iter(views))
+    other = {**views, first: views[first].clone()}
+    other[first][:, 2] = 3 * torch.randn_like(other[first][:, 2])
+    with torch.inference_mode():
+        assert not torch.allclose(network(views, seen)[:, 1], network(other, seen)[:, 1])
+        seen[:, 2, 0] = False
+        torch.testing.assert_close(network(views, seen), network(other, seen))
+
+
+def test_of_more_or_fewer_slices_as_channels_the_nearest_count():
+    spec = TestSliceChannels.spec
     network = build_grader(spec).eval()
     views, seen = noise(spec, 1)
     with torch.inference_mode():
@@ -175,7 +189,7 @@ def test_of_more_or_fewer_slices_a_stack_takes_the_nearest():
 
 
 def test_a_gate_tells_conditions_of_one_view_apart():
-    spec = TestStacksOfThreeViews.spec
+    spec = TestSliceChannelsOfThreeViews.spec
     network = build_grader(spec).eval()
     views, seen = noise(spec, 1)
     with torch.inference_mode():
@@ -218,9 +232,9 @@ def test_a_gate_tells_conditions_of_one_view_apart():
         ),
     ],
 )
-def test_stacks_that_cannot_be_are_refused(fields, words):
+def test_slices_as_channels_that_cannot_be_are_refused(fields, words):
     with pytest.raises(InputError, match=words):
-        build_grader(small_grader(network="stacks", **fields))
+        build_grader(small_grader(network="slice_channels", **fields))
 
 
 class TestLstmAlongSlices(GraderContract):
@@ -594,10 +608,10 @@ def test_a_transformer_with_other_arguments_is_refused(args, words):
 
 
 @pytest.mark.parametrize(
-    "network", ["attention", "condition_attention", "group_lstm", "slice_pool", "stacks", "transformer"]
+    "network", ["attention", "condition_attention", "group_lstm", "slice_channels", "slice_pool", "transformer"]
 )
 def test_a_network_that_goes_by_seen_answers_numbers_without_any_view(network):
-    args = {"gate": True} if network == "stacks" else {}
+    args = {"gate": True} if network == "slice_channels" else {}
     spec = GraderSpec(task="global", network=network, network_args=args, **SMALL)
     views, seen = noise(spec, 2)
     assert build_grader(spec).eval()(views, torch.zeros_like(seen)).isfinite().all()

@@ -78,8 +78,8 @@ SPECS = {
         DetectorSpec(series_type="axial_t2", network="level_scores", answer="slices", encoder="test_convnext"),
         {"test_convnext.r160_in1k"},
     ),
-    "stacks": (
-        GraderSpec(task="global", network="stacks", backbone="test_resnet", network_args={"gate": True}),
+    "slice_channels": (
+        GraderSpec(task="global", network="slice_channels", backbone="test_resnet", network_args={"gate": True}),
         {"test_resnet.r160_in1k"},
     ),
     "gru": (GraderSpec(task="spinal", backbone="test_resnet"), {"test_resnet.r160_in1k"}),

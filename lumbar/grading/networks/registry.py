@@ -31,8 +31,8 @@ NETWORKS: Final[Mapping[str, str]] = {
     "lstm": "lumbar.grading.networks.lstm",
     "mil": "lumbar.grading.networks.mil",
     "slice_bags": "lumbar.grading.networks.slice_bags",
+    "slice_channels": "lumbar.grading.networks.slice_channels",
     "slice_pool": "lumbar.grading.networks.slice_pool",
-    "stacks": "lumbar.grading.networks.stacks",
     "transformer": "lumbar.grading.networks.transformer",
 }
 

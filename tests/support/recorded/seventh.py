@@ -135,7 +135,7 @@ def _single(record: Record) -> Ours:
     spec = GraderSpec(
         views=views,
         conditions=CONDITIONS[1:3] if gate else CONDITIONS[1:2],
-        network="gru" if slices else "stacks",
+        network="gru" if slices else "slice_channels",
         levels="all" if along else "one",
         backbone=record.backbone(),
         image_size=array.shape[-1],
@@ -187,7 +187,7 @@ def _fused(record: Record) -> Ours:
     spec = GraderSpec(
         views=views,
         conditions=CONDITIONS,
-        network="stacks",
+        network="slice_channels",
         backbone=record.backbone(),
         image_size=stacks.shape[-1],
         slices=stacks.shape[2],
@@ -240,7 +240,7 @@ def _sided(record: Record) -> Ours:
         views=("sagittal_t2_left", "axial_left"),
         conditions=CONDITIONS[3:4],
         levels="all",
-        network="stacks",
+        network="slice_channels",
         backbone=record.backbone(),
         image_size=stacks.shape[-1],
         slices=stacks.shape[2],

@@ -1,19 +1,19 @@
-"""The seventh place's graders: the slices of a sagittal region are the channels of one backbone, its stack.
+"""The seventh place's graders: the slices of a sagittal region are the channels of one image.
 
-One backbone sees the stacks of all sagittal views, whose features pass, for each condition, those of its own view, to
-one head. With five levels a bi-LSTM along them is added to the features. Where axial views stand beside, each of their
-slices passes a backbone of its own, a GRU goes both ways along them (`rnn_hidden`, `rnn_layers`), and one linear layer
-answers from the features of all views. A view that was not seen has no features.
+One backbone sees the regions of all sagittal views; for each condition the features of its own view pass to one head.
+With five levels a bi-LSTM along them is added to the features. Where axial views stand beside, each of their slices
+passes a backbone of its own, a GRU goes both ways along them (`rnn_hidden`, `rnn_layers`), and one linear layer answers
+from the features of all views. A view that was not seen has no features.
 
-`network_args`: hidden (512) features of a stack; gate (false): they are multiplied by what the condition's name says,
+`network_args`: hidden (512) features of a region; gate (false): they are multiplied by what the condition's name says,
 so that one view can answer for several; features (128) of each condition beside axial views; fuse = "add" (default):
-that linear layer's answer is added to what the stacks answer alone; "join": it alone counts, and axial features are
-as few as the stacks'; dropout (0.1).
+that linear layer's answer is added to what the sagittal regions answer alone; "join": it alone counts, and axial views
+have as few features; dropout (0.1).
 """
 
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
-from typing import Any
+from typing import Any, Final
 
 import torch
 from torch import nn
@@ -29,11 +29,12 @@ from lumbar.recipe.grader import GraderSpec
 from lumbar.recipe.region import Region
 from lumbar.recipe.views import OWN_VIEW, View
 
-#: How many numbers a condition's name has to begin with.
-_NAME = 64
+_NAMED: Final = "'slice_channels'"
+#: How many numbers a condition's name is, before the gate's layers.
+_NAME: Final = 64
 
 
-class StackEncoder(nn.Module):
+class RegionEncoder(nn.Module):
     """(N, T, C, H, W) slices → (N, hidden) features; of more or fewer slices than it knows the nearest are taken."""
 
     def __init__(self, spec: GraderSpec, region: Region, hidden: int) -> None:
@@ -44,11 +45,11 @@ class StackEncoder(nn.Module):
         features: Any = self.backbone.num_features
         self.neck = nn.Linear(features, hidden)
 
-    def forward(self, stacks: torch.Tensor) -> torch.Tensor:
-        count = stacks.shape[1]
+    def forward(self, regions: torch.Tensor) -> torch.Tensor:
+        count = regions.shape[1]
         if count != self.slices:
-            stacks = stacks[:, [place * count // self.slices for place in range(self.slices)]]
-        images = stacks.flatten(1, 2).unsqueeze(1)  # (N, 1, T · C, H, W)
+            regions = regions[:, [place * count // self.slices for place in range(self.slices)]]
+        images = regions.flatten(1, 2).unsqueeze(1)  # (N, 1, T · C, H, W)
         found: torch.Tensor = self.neck(slice_features(self.backbone, images, self.slices_at_once)[:, 0])
         return found
 
@@ -69,7 +70,7 @@ class Gate(nn.Module):
         return self.layers(self.names(conditions)).sigmoid()
 
 
-class StackGrader(nn.Module):
+class ChannelGrader(nn.Module):
     """Views (B, L, T, C, H, W) by name → logits (B, L, conditions, 3)."""
 
     def __init__(self, spec: GraderSpec) -> None:
@@ -80,8 +81,8 @@ class StackGrader(nn.Module):
         hidden, sample = given["hidden"], task_of(spec).samples[0]
         self.views, self.conditions = sample.views, len(sample.conditions)
         self.axial = [view for view in self.views if view.startswith("axial")]
-        self.stacks, self.stack_of = _stacks(sample.views, sample.conditions, gate=given["gate"])
-        self.encoders = nn.ModuleList([StackEncoder(spec, _region(spec, self.stacks), hidden)])
+        self.sagittal, self.view_of = _sagittal(sample.views, sample.conditions, gate=given["gate"])
+        self.encoders = nn.ModuleList([RegionEncoder(spec, _region(spec, self.sagittal), hidden)])
         self.gate = Gate(hidden) if given["gate"] else None
         numbers = torch.tensor([CONDITIONS.index(name) for name in sample.conditions])
         self.register_buffer("numbers", numbers, persistent=False)
@@ -99,8 +100,8 @@ class StackGrader(nn.Module):
             self.fused = nn.Linear(total, self.conditions * answers)
 
     def forward(self, views: Mapping[str, torch.Tensor], seen: torch.Tensor) -> torch.Tensor:
-        each = self.dropout(self._of_conditions(views, seen))
-        there = self._seen(seen, [self.stacks[place] for place in self.stack_of])
+        there = self._seen(seen, [self.sagittal[place] for place in self.view_of])
+        each = self.dropout(self._of_conditions(views, there, seen.shape[:2]))
         logits = self.head(each) if self.head is not None else None
         if self.axial:
             bags = stacked(views, self.axial)
@@ -114,15 +115,21 @@ class StackGrader(nn.Module):
         assert logits is not None
         return logits.unflatten(0, seen.shape[:2])
 
-    def _of_conditions(self, views: Mapping[str, torch.Tensor], seen: torch.Tensor) -> torch.Tensor:
-        """The features (B · L, K, hidden) of each condition's stack."""
-        stacks = stacked(views, self.stacks)
-        found = self.encoders[0](stacks.flatten(0, 1)).unflatten(0, stacks.shape[:2])
-        each: torch.Tensor = found[:, self.stack_of]
+    def _of_conditions(
+        self, views: Mapping[str, torch.Tensor], there: torch.Tensor, samples: Sequence[int]
+    ) -> torch.Tensor:
+        """The features (B · L, K, hidden) of each condition, from views that are `there` (B · L, K, 1).
+
+        `samples`: B and L.
+        """
+        regions = stacked(views, self.sagittal)
+        found = self.encoders[0](regions.flatten(0, 1)).unflatten(0, regions.shape[:2])
+        each: torch.Tensor = found[:, self.view_of]
         if self.gate is not None:
             each = each * self.gate(self.numbers)
+        each = each * there  # a level that was not seen says nothing to the others
         if self.along is not None:
-            rows = each.unflatten(0, seen.shape[:2]).transpose(1, 2)  # (B, K, L, hidden)
+            rows = each.unflatten(0, samples).transpose(1, 2)  # (B, K, L, hidden)
             rows = rows + self.along(rows.flatten(0, 1))[0].unflatten(0, rows.shape[:2])
             each = rows.transpose(1, 2).flatten(0, 1)
         return each
@@ -140,7 +147,7 @@ def _two_layers(inward: int, hidden: int, outward: int) -> nn.Module:
     return nn.Sequential(nn.Linear(inward, hidden), nn.LeakyReLU(), nn.Linear(hidden, outward))
 
 
-def _stacks(views: Sequence[View], conditions: Sequence[Condition], *, gate: bool) -> tuple[list[View], list[int]]:
+def _sagittal(views: Sequence[View], conditions: Sequence[Condition], *, gate: bool) -> tuple[list[View], list[int]]:
     """The sagittal views that conditions are graded on, and the place in these of each condition's.
 
     Raises InputError where a condition has none, or shares its view without a gate.
@@ -149,17 +156,17 @@ def _stacks(views: Sequence[View], conditions: Sequence[Condition], *, gate: boo
     for condition in conditions:
         found = next((view for view in _preferred(condition) if view in views), None)
         if found is None:
-            raise InputError(f"network 'stacks' sees no sagittal view of {condition}; add one, or name network 'gru'")
+            raise InputError(f"network {_NAMED} sees no sagittal view of {condition}; add one, or name network 'gru'")
         if found in of_condition and not gate:
             raise InputError(
-                f"network 'stacks' would answer several conditions of {found} alike; set network_args gate = true"
+                f"network {_NAMED} would answer several conditions of {found} alike; set network_args gate = true"
             )
         of_condition.append(found)
-    stacks = list(dict.fromkeys(of_condition))
-    idle = [view for view in views if view not in stacks and not view.startswith("axial")]
+    sagittal = list(dict.fromkeys(of_condition))
+    idle = [view for view in views if view not in sagittal and not view.startswith("axial")]
     if idle:
-        raise InputError(f"network 'stacks' grades no condition on {', '.join(idle)}; leave it out of its views")
-    return stacks, [stacks.index(view) for view in of_condition]
+        raise InputError(f"network {_NAMED} grades no condition on {', '.join(idle)}; leave it out of its views")
+    return sagittal, [sagittal.index(view) for view in of_condition]
 
 
 def _preferred(condition: Condition) -> list[View]:
@@ -176,7 +183,7 @@ def _region(spec: GraderSpec, views: Sequence[View]) -> Region:
     regions = [spec.region_of(view) for view in views]
     if len({(region.size, region.frames) for region in regions}) > 1:
         raise InputError(
-            f"network 'stacks' sees {', '.join(views)} by one backbone; give them the same size, slices and neighbours"
+            f"network {_NAMED} sees {', '.join(views)} by one backbone; give them the same size, slices and neighbours"
         )
     return regions[0]
 
@@ -191,4 +198,4 @@ def _fuse(spec: GraderSpec, word: str, *, axial: bool) -> str:
 
 def build(spec: GraderSpec) -> nn.Module:
     """The network of `spec` with random weights."""
-    return StackGrader(spec)
+    return ChannelGrader(spec)
