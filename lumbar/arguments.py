@@ -146,7 +146,7 @@ ARGUMENTS: Final[dict[str, list[Argument]]] = {
                 "const": 0,
                 "metavar": "N",
                 "help": "train nothing: take a few steps of every member and say what all of it will need, of the "
-                "folder's studies or as if there were N",
+                f"folder's studies or as if there were N; 1 to {MOST_STUDIES}",
             },
         ),
         (

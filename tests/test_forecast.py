@@ -13,7 +13,7 @@ from lumbar.recipe.recipe import load_recipe
 from lumbar.study.study import open_data
 from lumbar.training.data.make import make_packs
 from lumbar.training.loop.batches import Plan
-from lumbar.training.outcome.forecast import forecast
+from lumbar.training.outcome.forecast import Forecast, forecast
 from lumbar.training.outcome.trial_steps import take_steps
 from lumbar.training.setup import set_up
 from lumbar.training.stages import as_trained, members_of
@@ -32,8 +32,13 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-def test_samples_and_steps_are_those_that_training_takes(world: Path) -> None:
-    told = forecast(world / "tiny.toml", world / "data", world / "run", ["stage1.members.t2.epochs=4"])
+@pytest.fixture(scope="module")
+def told(world: Path) -> Forecast:
+    """The forecast of the recipe, with more epochs of one detector."""
+    return forecast(world / "tiny.toml", world / "data", world / "run", ["stage1.members.t2.epochs=4"])
+
+
+def test_samples_and_steps_are_those_that_training_takes(world: Path, told: Forecast) -> None:
     recipe = load_recipe(world / "tiny.toml", ["stage1.members.t2.epochs=4"])
     setup = set_up(world / "scratch", recipe, open_data(world / "data"), make_accelerator(recipe.loop))
     make_packs(setup)
@@ -64,7 +69,18 @@ def t2_batch(recipe: Any) -> int:
     return int(recipe.members()["t2"].training.batch_size)
 
 
-def test_a_hundred_times_the_studies_take_a_hundred_times_as_long(
+def test_the_forecast_is_a_table_with_totals(told: Forecast) -> None:
+    said = told.text()
+    assert f"tiny: {STUDIES} studies" in said
+    row = next(line for line in said.splitlines() if line.startswith("| t2 |"))
+    assert row.split("|")[2:5] == [" 3 ", " 4 ", " 4 "]
+    assert re.search(r"Disk: \d+\.\d GB of cache", said)
+    assert re.search(r"Hours here: \S+, reading and caching \S+ of them", said)
+    assert "estimated from GFLOP" in said
+
+
+@pytest.mark.slow
+def test_a_hundred_times_the_studies_take_a_hundred_times_the_steps(
     world: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     words = ["train", "--recipe", world / "tiny.toml", "--data", world / "data", "--out", world / "run", "--plan", 600]
@@ -73,9 +89,6 @@ def test_a_hundred_times_the_studies_take_a_hundred_times_as_long(
     assert "tiny: 600 studies" in said
     row = next(line for line in said.splitlines() if line.startswith("| t2 |"))
     assert row.split("|")[2:5] == [" 3 ", " 400 ", " 100 "]
-    assert re.search(r"Disk: \d+\.\d GB of cache", said)
-    assert re.search(r"Hours here: \S+, reading and caching \S+ of them", said)
-    assert "estimated from GFLOP" in said
     assert not (world / "run").exists()
 
 

@@ -220,7 +220,7 @@ def test_a_gate_tells_conditions_of_one_view_apart():
         ),
         (
             {"views": ["sagittal_t2"], "conditions": [CANAL], "network_args": {"fuse": "join"}},
-            "fuse joins sagittal with axial views; add one",
+            "'fuse' joins sagittal with axial views; add one",
         ),
         (
             {"views": ["sagittal_t2", "axial_middle"], "conditions": [CANAL], "network_args": {"fuse": "sum"}},
@@ -496,7 +496,7 @@ def test_slices_are_pooled_whatever_comes_behind_a_backbones_maps(features, back
     [
         ({"pool": "sum"}, 'pool = \'sum\' cannot be used; give one of "mean", "linear"'),
         ({"features": "cls"}, 'features = \'cls\' cannot be used; give one of "avg", "gem"'),
-        ({"pool": "max_mean"}, 'pool = "max_mean" needs features = "max_mean"'),
+        ({"pool": "max_mean"}, "pool = 'max_mean' needs features = 'max_mean'"),
     ],
 )
 def test_a_pool_of_slices_with_other_arguments_is_refused(args, words):

@@ -192,7 +192,7 @@ def test_networks_without_such_parts_and_architectures_that_nobody_trained_are_t
         in_chans=16,
         image_size=64,
     )
-    with pytest.raises(InputError, match="no part of this network is one that pretrained weights fill"):
+    with pytest.raises(InputError, match="no part of this network is one that weights of 'pretrained' fill"):
         parts(blueprint(spec.model_copy(update={"place": "whole"}), RECIPE))
     with pytest.raises(InputError, match="nobody has published pretrained weights of test_vit4"):
         parts(build_network(GraderSpec(task="spinal", backbone="test_vit4")))
@@ -243,6 +243,9 @@ def recipe(tmp_path: Path) -> Path:
     """A recipe whose detector is smp's own ResNet, and whose graders have a backbone each; all are to be pretrained."""
     text = f"""
 pretrained = true
+[loop]
+mixed_precision = "no"
+workers = 0
 [folds]
 count = 2
 train = [0]
@@ -281,6 +284,7 @@ def called(hub: Hub, cache: Path, *words: object) -> subprocess.CompletedProcess
     return subprocess.run(command, env=hub.environment(cache), capture_output=True, text=True, check=False)
 
 
+@pytest.mark.slow
 def test_all_weights_of_a_recipe_are_fetched_and_what_a_hub_refuses_is_told(
     hub: Hub, recipe: Path, tmp_path: Path
 ) -> None:
@@ -348,7 +352,7 @@ def test_a_run_says_first_and_its_bundle_ever_after_what_it_began_with(
 ) -> None:
     data, run = small_phantoms(tmp_path / "data", studies=4), tmp_path / "run"
     words = ["train", "--recipe", str(recipe), "--data", str(data), "--out", str(run)]
-    small = ["stage1.epochs=1", "stage1.image_size=64", "stage2.epochs=1", "stage2.image_size=32", "loop.workers=0"]
+    small = ["stage1.epochs=1", "stage1.image_size=64", "stage2.epochs=1", "stage2.image_size=32"]
     words += [word for change in small for word in ("--set", change)]
     assert train_utils.main([*words, "--pretrained", str(tmp_path / "nothing")]) == 1
     assert "nothing is no folder" in capsys.readouterr().err

@@ -171,7 +171,7 @@ def test_members_are_trained_fold_by_fold_in_order(tmp_path: Path) -> None:
         ("loss = { severity = 1.0, slices = 1.0 }", "which gru does not give; it gives severity in training"),
         ("loss = { severity = 1.0, slice_scores = 1.0 }", "names 'slice_scores', which gru does not give"),
         ("loss = { severity = 1.0, level = 1.0 }\nnetwork = 'mil'", "it gives severity, slices in training"),
-        ("network_args = { foo = 1 }", "the recipe: gru takes no network_args 'foo'; known: none"),
+        ("network_args = { foo = 1 }", "the recipe: gru takes no network_args 'foo'; known: bidirectional, dropout"),
         ("network = 'mil'\nnetwork_args = { foo = 1 }", "mil takes no network_args 'foo'; known: none"),
         (
             "network = 'attention'\nnetwork_args = { hidden = 0, dropout = 'a' }",

@@ -300,4 +300,5 @@ _SHAPES = {
     "level": (5,),
     "slice_scores": (15, 5, 3),
     "annotated_slice": (15,),
+    "auxiliary": (5, 3),
 }

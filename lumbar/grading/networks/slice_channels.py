@@ -192,7 +192,7 @@ def _fuse(spec: GraderSpec, word: str, *, axial: bool) -> str:
     if word not in ("add", "join"):
         raise InputError(f'network_args fuse = {word!r} is no way to fuse; write "add" or "join"')
     if "fuse" in spec.network_args and not axial:
-        raise InputError("network_args fuse joins sagittal with axial views; add one of these, or leave it out")
+        raise InputError("network_args 'fuse' joins sagittal with axial views; add one of these, or leave it out")
     return word
 
 

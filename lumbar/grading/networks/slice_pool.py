@@ -136,7 +136,7 @@ def _arguments(spec: GraderSpec) -> dict[str, Any]:
             known = ", ".join(f'"{word}"' for word in words)
             raise InputError(f"network_args {key} = {args[key]!r:.40} cannot be used; give one of {known}")
     if args["pool"] == "max_mean" and args["features"] != "max_mean":
-        raise InputError('network_args pool = "max_mean" needs features = "max_mean"; set both, or choose another pool')
+        raise InputError("network_args pool = 'max_mean' needs features = 'max_mean'; set both, or choose another pool")
     return args
 
 

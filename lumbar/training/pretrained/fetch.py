@@ -35,7 +35,10 @@ def fetch_weights(
     """
     tags = tags_of(load_recipe(Path(recipe), overrides).members())
     if not tags:
-        raise InputError(f"{recipe}: no member begins with pretrained weights, so there is nothing to fetch")
+        raise InputError(
+            f"{recipe}: no member begins with pretrained weights, so there is nothing to fetch; set pretrained = true for "
+            "those that should"
+        )
     faults: list[str] = []
     sources = Sources()
     for number, tag in enumerate(tags.values(), 1):

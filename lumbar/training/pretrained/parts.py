@@ -55,7 +55,9 @@ def parts(network: nn.Module) -> list[tuple[nn.Module, Tag]]:
         inner.update(map(id, module.modules()))
         found.append((module, _tag(config)))
     if not found:
-        raise InputError("no part of this network is one that pretrained weights fill; set pretrained = false for it")
+        raise InputError(
+            "no part of this network is one that weights of 'pretrained' fill; set pretrained = false for it"
+        )
     return found
 
 
