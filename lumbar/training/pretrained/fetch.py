@@ -36,8 +36,8 @@ def fetch_weights(
     tags = tags_of(load_recipe(Path(recipe), overrides).members())
     if not tags:
         raise InputError(
-            f"{recipe}: no member begins with pretrained weights, so there is nothing to fetch; set pretrained = true for "
-            "those that should"
+            f"{recipe}: no member begins with pretrained weights, so there is nothing to fetch; set pretrained = true "
+            "for those that should"
         )
     faults: list[str] = []
     sources = Sources()
