@@ -162,6 +162,19 @@ def test_every_part_of_a_network_that_has_published_weights_is_filled(name: str,
             assert torch.equal(value, expected), key
 
 
+def whole_network(tag: Tag) -> nn.Module:
+    """The network that a tag's weights are of, without memory; RegNets reckon with numbers while they are built."""
+
+    def made() -> nn.Module:
+        return timm.create_model(tag.name) if tag.of_timm else smp.encoders.get_encoder(tag.architecture)
+
+    try:
+        with torch.device("meta"):
+            return made()
+    except (NotImplementedError, RuntimeError):
+        return made()
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("recipe", sorted((ROOT / "recipes").rglob("*.toml")), ids=lambda path: path.stem)
 def test_the_published_weights_fit_every_member_of_the_recipes(recipe: Path) -> None:
@@ -175,8 +188,7 @@ def test_the_published_weights_fit_every_member_of_the_recipes(recipe: Path) -> 
     for spec in members.values():
         for part, tag in parts(blueprint(spec, RECIPE)):
             assert tag.hub.partition("/")[2] == tag.name
-            with torch.device("meta"):
-                made = timm.create_model(tag.name) if tag.of_timm else smp.encoders.get_encoder(tag.architecture)
+            made = whole_network(tag)
             told = {
                 key: torch.ones((), dtype=value.dtype).expand(value.shape) for key, value in made.state_dict().items()
             }
