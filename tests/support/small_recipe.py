@@ -120,7 +120,7 @@ def _small(stage: str, entry: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
     yield backbone[0], "tu-resnet18" if network in OF_SMP else "resnet18"
     yield backbone[1], {**BACKBONE, **stride}
     yield "network_args", dict(_narrow(network, entry.get("network_args", {})))
-    yield "image_size", SIDES[stage]
+    yield "image_size", 32 if network == "pointer" else SIDES[stage]  # which looks at every slice
     if entry.get("place") == "whole":
         yield "in_chans", min(entry["in_chans"], WHOLE)
     # A last layer that starts at zero, and maps that start flat, have found nothing after one.
