@@ -18,17 +18,17 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch.utils.flop_counter import FlopCounterMode
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from engines import of_a_study
 
 from lumbar.arguments import ENGINES
-from lumbar.bundle.network import build_network, example
+from lumbar.bundle.network import build_network, example, samples_of_a_study
 from lumbar.compute.engine import choose_engine, make_runner
 from lumbar.compute.forward import asked
 from lumbar.recipe.recipe import load_recipe
+from lumbar.training.outcome.trial_steps import gflop_of
 
 CPU = torch.device("cpu")
 #: Seconds in which calls are repeated after the first.
@@ -66,13 +66,9 @@ def measure(recipe: Path, name: str, word: str) -> dict[str, float]:
             asked(runner.network, batch)
             seconds.append(time.perf_counter() - started)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
-    torch.manual_seed(0)
-    network = build_network(spec).eval()
-    with torch.inference_mode(), FlopCounterMode(display=False) as counted:
-        asked(network, batch)
     return {
         "parameters": parameters,
-        "gflop": counted.get_total_flops() / 1e9,
+        "gflop": gflop_of(spec) * samples_of_a_study(spec),
         "seconds": min(seconds),
         "peak_mb": peak / 1024,
     }

@@ -12,7 +12,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from lumbar.bundle.network import RECIPE, blueprint, build_network, example
 from lumbar.compute.engine import to_channels_last
-from lumbar.compute.forward import asked, mapped
+from lumbar.compute.forward import asked
 from lumbar.issues import InputError
 from lumbar.training.loop import loop
 from lumbar.training.loop.batches import Plan, load, validation
@@ -101,7 +101,7 @@ def _steps(spec: Any, member: MemberStage, samples: Any, setup: Setup, size: int
             with accelerator.autocast():
                 objective.terms(wrapped, batch, train=False)
     _wait(accelerator)
-    return Steps(seconds, own, (time.perf_counter() - began) / seen, max(peak, 0), _gflop(spec))
+    return Steps(seconds, own, (time.perf_counter() - began) / seen, max(peak, 0), gflop_of(spec))
 
 
 def _repeated(studies: np.ndarray, size: int) -> np.ndarray:
@@ -146,11 +146,11 @@ def _memory(accelerator: Any, *, begin: bool = False) -> int:
     return 1024 * int(line.split()[1])
 
 
-def _gflop(spec: Any) -> float:
+def gflop_of(spec: Any) -> float:
     """Of a forward pass of one sample: products and convolutions, a multiplication and an addition are two."""
     network = blueprint(spec, RECIPE).eval()
     with torch.inference_mode(), FlopCounterMode(display=False) as counted:
-        asked(network, mapped(lambda value: value.to("meta"), example(spec)))
+        asked(network, example(spec, next(network.parameters()).device))
     return counted.get_total_flops() / 1e9
 
 
