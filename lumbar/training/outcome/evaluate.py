@@ -12,7 +12,7 @@ import numpy as np
 from lumbar.drawing import charts
 from lumbar.files.write import write_json
 from lumbar.labels import CONDITION_GROUPS, CONDITIONS, KEYPOINT_SERIES, LEVELS, SERIES_TYPES, SEVERITIES
-from lumbar.metric import UNLABELLED, label_codes, prediction_array, read_predictions, score_arrays, weighted_prior
+from lumbar.metric import label_codes, prediction_array, read_predictions, score_arrays, weighted_prior
 from lumbar.study.keypoint import Keypoint
 from lumbar.training.folder import RunFolder
 from lumbar.training.outcome import trust
@@ -128,8 +128,7 @@ def error_figures(rows: np.ndarray) -> dict[str, float | None]:
 
 def member_score(codes: np.ndarray, probabilities: np.ndarray) -> dict[str, float | None]:
     """The official score and its parts over the rows where a member spoke; None for parts that it does not grade."""
-    spoken = np.where(np.isnan(probabilities).any(-1), UNLABELLED, codes)
-    score = score_arrays(spoken, probabilities)
+    score = score_arrays(trust.spoken(codes, probabilities), probabilities)
     parts = ("total", "spinal", "foraminal", "subarticular", "any_severe_spinal")
     return {part: None if np.isnan(getattr(score, part)) else float(getattr(score, part)) for part in parts}
 

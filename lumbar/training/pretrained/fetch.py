@@ -10,15 +10,13 @@ from safetensors.torch import save_file
 
 from lumbar.files.write import replacing, sha256, write_json, writing_into
 from lumbar.issues import FaultyInputError, InputError, few
+from lumbar.kaggle.pack import DATASET_METADATA, NO_OWNER
 from lumbar.recipe.recipe import load_recipe
 from lumbar.training.pretrained.begun import tags_of
 from lumbar.training.pretrained.parts import Tag
 from lumbar.training.pretrained.sources import LIST, NowhereError, Sources, listed
 
-#: What `kaggle datasets create` reads.
-METADATA: Final = "dataset-metadata.json"
 SLUG: Final = "lumbar-pretrained"
-NO_OWNER: Final = "YOUR-KAGGLE-NAME"
 
 
 def fetch_weights(
@@ -57,7 +55,7 @@ def fetch_weights(
             str(out), [*faults[:-1], f"{faults[-1]}; {missing}: run the same again where there is a network"]
         )
     with writing_into(out):
-        write_json(_metadata(owner or NO_OWNER, listed(out)), out / METADATA)
+        write_json(_metadata(owner or NO_OWNER, listed(out)), out / DATASET_METADATA)
     return out / LIST
 
 

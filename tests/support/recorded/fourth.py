@@ -10,7 +10,7 @@ from lumbar.labels import CONDITIONS
 from lumbar.recipe.detector import DetectorSpec
 from lumbar.recipe.grader import GraderSpec
 from lumbar.recipe.views import View
-from tests.support.recorded.record import Adapter, Arrays, Ours, Record, first
+from tests.support.recorded.record import Adapter, Arrays, Ours, Record, block_names, first
 
 #: Deep networks of other builds of torch differ by so much.
 _DEEP = 5e-4
@@ -193,15 +193,7 @@ def _condition_attention(record: Record) -> Ours:
     names = {f"encoders.{at}.backbone.maps.": there for at, there in enumerate(encoders)}
     names |= {f"necks.{at}.": f"neck_{there}." for at, there in enumerate(("st1", "st2", "ax"))}
     for at in range(spec.network_args["layers"]):
-        own, there = f"blocks.{at}.", f"transformer.layers.{at}."
-        names |= {
-            f"{own}into.": f"{there}self_attn.in_proj_",
-            f"{own}out.": f"{there}self_attn.out_proj.",
-            f"{own}forwards.0.": f"{there}linear1.",
-            f"{own}forwards.2.": f"{there}linear2.",
-            f"{own}norm_attention.": f"{there}norm1.",
-            f"{own}norm_forwards.": f"{there}norm2.",
-        }
+        names |= block_names(f"blocks.{at}.", f"transformer.layers.{at}.")
     joined = {
         f"{own}.{layer}.{part}": tuple(f"{there}.{at}.{leaf}.{part}" for at in range(len(_ORDER)))
         for own, there in (("heads", "head"), ("beside", "aux_head"))

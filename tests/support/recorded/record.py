@@ -173,3 +173,15 @@ def sigmoid(values: np.ndarray) -> np.ndarray:
 
 def first(arrays: list[np.ndarray]) -> np.ndarray:
     return arrays[0]
+
+
+def block_names(own: str, there: str) -> dict[str, str]:
+    """How parts of our transformer block are called in torch's `TransformerEncoderLayer`."""
+    return {
+        f"{own}into.": f"{there}self_attn.in_proj_",
+        f"{own}out.": f"{there}self_attn.out_proj.",
+        f"{own}forwards.0.": f"{there}linear1.",
+        f"{own}forwards.2.": f"{there}linear2.",
+        f"{own}norm_attention.": f"{there}norm1.",
+        f"{own}norm_forwards.": f"{there}norm2.",
+    }

@@ -9,7 +9,7 @@ import torch
 from lumbar.labels import CONDITIONS
 from lumbar.recipe.detector import DetectorSpec
 from lumbar.recipe.grader import GraderSpec
-from tests.support.recorded.record import Adapter, Arrays, Ours, Record
+from tests.support.recorded.record import Adapter, Arrays, Ours, Record, block_names
 
 #: The network of the keypoints and sequences of sagittal series, whose name no record tells.
 _FRAMES = "hgnetv2_b5"
@@ -194,15 +194,7 @@ def _slice_scores(record: Record) -> Ours:
     )
     names = {"encoder.": "backbone.", "gem.": "pooling.", "along.head.1.": "linear."}
     for at in range(spec.network_args["layers"]):
-        own, there = f"along.blocks.{at}.", f"transformer_head.layers.{at}."
-        names |= {
-            f"{own}into.": f"{there}self_attn.in_proj_",
-            f"{own}out.": f"{there}self_attn.out_proj.",
-            f"{own}forwards.0.": f"{there}linear1.",
-            f"{own}forwards.2.": f"{there}linear2.",
-            f"{own}norm_attention.": f"{there}norm1.",
-            f"{own}norm_forwards.": f"{there}norm2.",
-        }
+        names |= block_names(f"along.blocks.{at}.", f"transformer_head.layers.{at}.")
     there = [each == "F" for each in re.search(r"mask \[([FT,]+)\]", str(record.content["input"]))[1].split(",")]  # type: ignore[index]
     return Ours(
         spec,
