@@ -242,11 +242,13 @@ def score_table(args: argparse.Namespace) -> int:
 def blend_tables(args: argparse.Namespace) -> int:
     """Nested score of a way to blend tables, or of all, with its gain over the plain mean."""
     from lumbar.ensemble.command import report, report_json, run_blend
+    from lumbar.ensemble.names import PACE
     from lumbar.recipe.recipe import load_recipe
 
     hand = load_recipe(args.recipe).blend if args.recipe else None
     method = args.method or (hand.method if hand and hand.method != "auto" else "all")
-    result = run_blend(args.labels, args.tables, args.folds, method, seed=args.seed, out=args.out, hand=hand)
+    pace = args.pace or (hand.pace if hand else PACE)
+    result = run_blend(args.labels, args.tables, args.folds, method, seed=args.seed, out=args.out, hand=hand, pace=pace)
     for note in result["notes"]:
         voice.tell(note)
     voice.show(report_json(result) if args.json else report(result))

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Final, NoReturn
 
 from lumbar import __version__
-from lumbar.ensemble.names import CHOICES
+from lumbar.ensemble.names import CHOICES, MOST_PACE, PACE
 from lumbar.issues import InputError
 from lumbar.terminal.voice import show
 
@@ -250,6 +250,14 @@ ARGUMENTS: Final[dict[str, list[Argument]]] = {
         ),
         _path("--recipe", "a recipe with what [blend] sets by hand; tables are named as its members", required=False),
         _number("--seed", "S", 0, LARGEST_SEED, "of the folds and the stackers", default=0),
+        _number(
+            "--pace",
+            "N",
+            1,
+            MOST_PACE,
+            "xgboost_raw and stack_raw: learn at so many times the published rate, in so many times fewer rounds; "
+            f"default: as the recipe says, else {PACE}",
+        ),
         _path(
             "--out",
             "folder for the fitted blend, its table, suspect labels, a picture",

@@ -6,7 +6,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from lumbar.ensemble import boosting
+from lumbar.ensemble import boosting, trees
 
 lightgbm = pytest.importorskip("lightgbm")
 FEATURES = 7
@@ -22,7 +22,7 @@ def model() -> str:
 
 
 def added(model: str) -> np.ndarray:
-    return boosting._raw("lightgbm", model.encode(), np.zeros((2, FEATURES)))
+    return trees.added("lightgbm", model.encode(), np.zeros((2, FEATURES)))
 
 
 def test_a_sound_model_is_taken(model: str) -> None:

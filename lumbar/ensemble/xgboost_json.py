@@ -1,6 +1,5 @@
 """Whether XGBoost can take a model's JSON: it follows the numbers unchecked, and a wrong one may end the process."""
 
-import functools
 import json
 import math
 import re
@@ -18,7 +17,6 @@ _NUMBER: Final = r"[+-]?[0-9]{1,12}(\.[0-9]{1,12})?([eE][+-]?[0-9]{1,2})?"
 _LARGEST_FLOAT: Final = 3.4e38
 
 
-@functools.lru_cache(maxsize=64)  # asked for every study
 def checked_json(model: bytes, features: int, classes: int) -> bytes:
     """The model written anew, of what was looked at and nothing else; `classes`: trees of one round.
 
