@@ -123,6 +123,19 @@ def train(args: argparse.Namespace) -> int:
     return 0
 
 
+def clean_up(args: argparse.Namespace) -> int:
+    """Train, leave out labels that the out-of-fold blend cannot believe, train again; scores on all of them."""
+    from lumbar.compute.launch import start_all_processes
+
+    start_all_processes()
+    from lumbar.training.clean_up import clean_up as clean
+
+    options = {"threshold": args.threshold, "pretrained": args.pretrained, "hours": args.hours}
+    if text := clean(args.recipe, args.data, args.out, args.set, **options):
+        voice.show(text)
+    return 0
+
+
 def fetch_weights(args: argparse.Namespace) -> int:
     """Collect the pretrained weights that a recipe begins with, on a machine with a network."""
     from lumbar.training.pretrained.fetch import fetch_weights as fetch
@@ -293,6 +306,7 @@ _COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
     "phantom": phantom,
     "spider": spider,
     "train": train,
+    "clean-up": clean_up,
     "fetch-weights": fetch_weights,
     "evaluate": evaluate,
     "bundle": bundle,

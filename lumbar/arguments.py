@@ -59,6 +59,16 @@ def _hours(text: str) -> float:
     return hours
 
 
+def _share(text: str) -> float:
+    try:
+        share = float(text)
+    except ValueError:
+        share = 0.0
+    if not 0 < share < 1:  # NaN is not, either
+        raise _refused(text, "a share above 0 and below 1")
+    return share
+
+
 def _shard(text: str) -> tuple[int, int]:
     """`2/8` as (2, 8)."""
     found = re.fullmatch(r"([0-9]{1,6})/([0-9]{1,6})", text)
@@ -147,6 +157,31 @@ ARGUMENTS: Final[dict[str, list[Argument]]] = {
                 "metavar": "N",
                 "help": "train nothing: take a few steps of every member and say what all of it will need, of the "
                 f"folder's studies or as if there were N; 1 to {MOST_STUDIES}",
+            },
+        ),
+        (
+            "--hours",
+            {
+                "type": _hours,
+                "metavar": "H",
+                "help": f"stop in time, at a checkpoint, and say what is left; above 0, up to {MOST_HOURS}",
+            },
+        ),
+        _path("--pretrained", "folder of pretrained weights, as fetch-weights makes it", required=False),
+        _SET,
+    ],
+    "clean-up": [
+        _RECIPE,
+        _DATA,
+        _path("--out", "folder for the list, both runs and their scores; an interrupted call in it goes on"),
+        (
+            "--threshold",
+            {
+                "type": _share,
+                "default": 0.8,
+                "metavar": "T",
+                "help": "leave a label out where what the first run says of it, out of fold, is farther than this from "
+                "1; above 0 and below 1",
             },
         ),
         (
@@ -308,6 +343,7 @@ EXAMPLES: Final = {
     "phantom": "phantom --studies 6 --seed 7 --out DATA",
     "spider": "spider --source SPIDER --points recipes/spider_midsagittal.csv --out DATA",
     "train": "train --recipe recipes/demo.toml --data DATA --out RUN --set stage2.epochs=1",
+    "clean-up": "clean-up --recipe recipes/demo.toml --data DATA --out CLEAN",
     "fetch-weights": "fetch-weights --recipe recipes/ninth_place.toml --out pretrained",
     "evaluate": "evaluate --run RUN",
     "bundle": "bundle --run RUN --out weights",
