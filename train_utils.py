@@ -131,7 +131,7 @@ def clean_up(args: argparse.Namespace) -> int:
     start_all_processes()
     from lumbar.training.clean_up import clean_up as clean
 
-    options = {"threshold": args.threshold, "pretrained": args.pretrained, "hours": args.hours}
+    options = {name: getattr(args, name) for name in ("threshold", "pretrained", "hours", "cache")}
     if text := clean(args.recipe, args.data, args.out, args.set, **options):
         voice.show(text)
     return 0

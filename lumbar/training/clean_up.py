@@ -3,6 +3,7 @@
     first/         a run by all labels
     left_out.csv   the labels that its blend, out of fold, gave less than 1 - threshold, and why
     second/        a run without them; it begins as a copy of the first, so that only graders are trained again
+    cache/         what both make of the images (may be deleted), or where --cache says
     clean_up.json, .html   both runs' scores on the labels as they came
 
 No label is changed, and every one is scored. A call that was stopped goes on; a list that somebody changed stays.
@@ -32,10 +33,11 @@ from lumbar.training.outcome.page import write_page
 from lumbar.training.outcome.trust import paired
 from lumbar.training.run import train
 
-FIRST, SECOND, LIST, RESULT, PAGE = "first", "second", "left_out.csv", "clean_up.json", "clean_up.html"
+FIRST, SECOND, CACHE = "first", "second", "cache"
+LIST, RESULT, PAGE = "left_out.csv", "clean_up.json", "clean_up.html"
 _COPY: Final = ".second.tmp"
 #: What the second run takes over: what is not made anew where nothing has changed.
-_KEPT: Final = ("folds.csv", "labels.csv", "recipe.json", "keypoints", "members", "cache")
+_KEPT: Final = ("folds.csv", "labels.csv", "studies.json", "recipe.json", "keypoints", "members")
 #: What makes the figures look better than new studies' will, and which of them can be trusted.
 NOTES: Final = (
     "compare the two runs on all labels: the list was made of what the first run got wrong, so that any model looks "
@@ -56,12 +58,14 @@ def clean_up(
     threshold: float = FAR,
     pretrained: Path | None = None,
     hours: float | None = None,
+    cache: Path | None = None,
 ) -> str | None:
     """Both runs and what they reach, as text; None where `hours` were over before, which was told.
 
     `threshold`: a label is left out where what the first run's blend says of it, out of fold, is farther than this from
-    1. Under `accelerate launch` every process calls it. InputError where a recipe leaves labels out already, where
-    nothing is to be left out, and where `out` holds something else or a list that somebody changed.
+    1. `cache`: where both runs keep what they make of the images, if not in `out`. Under `accelerate launch` every
+    process calls it. InputError where a recipe leaves labels out already, where nothing is to be left out, and where
+    `out` holds something else or a list that somebody changed.
     """
     began, out = time.monotonic(), Path(out)
     if load_recipe(Path(recipe_path), overrides).leave_out:
@@ -74,8 +78,15 @@ def clean_up(
         return None if hours is None else max(hours - (time.monotonic() - began) / 3600, 1e-6)
 
     def ended(run: Path, more: Sequence[str]) -> bool:
-        train(recipe_path, data_folder, run, [*overrides, *more], pretrained=pretrained, hours=left())
-        return not RunFolder(run).untrained() and (run / "finished.json").is_file()
+        given: dict[str, Any] = {"pretrained": pretrained, "hours": left(), "cache": cache or out / CACHE}
+        train(recipe_path, data_folder, run, [*overrides, *more], **given)
+        try:
+            RunFolder(run).check_finished()
+        except InputError:
+            if hours is None:
+                raise
+            return False
+        return True
 
     if not ended(out / FIRST, ()):
         return None
@@ -101,7 +112,7 @@ def clean_up(
 
 def _check_free(out: Path) -> None:
     """InputError where the folder holds what no clean-up left there."""
-    known = {FIRST, SECOND, LIST, RESULT, PAGE, _COPY}
+    known = {FIRST, SECOND, CACHE, LIST, RESULT, PAGE, _COPY}
     held = sorted(entry.name for entry in out.iterdir()) if out.is_dir() else []
     if strange := [name for name in held if name not in known and not name.endswith(".tmp")]:
         raise InputError(f"{out} holds {few(strange)}, which no clean-up left there; give a new folder as --out")
@@ -129,7 +140,7 @@ def _list(out: Path, threshold: float) -> int:
 
 
 def _begin_second(out: Path) -> None:
-    """Let the second run begin with what of the first one needs no training again; cached files are linked."""
+    """Let the second run begin with what of the first one needs no training again; files are linked."""
     if (out / SECOND).exists():
         return
     copy = out / _COPY
