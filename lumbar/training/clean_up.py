@@ -183,12 +183,12 @@ def compared(out: Path, threshold: float) -> dict[str, Any]:
     named = dict(zip(studies.tolist(), codes, strict=True))
     kept = np.stack([*without(named, read_left_out(out / LIST)).values()])
     scored = scored_codes(members, codes)
-    gone = (codes != UNLABELLED) & (kept == UNLABELLED)
+    gone = (scored != UNLABELLED) & (kept == UNLABELLED)
     by_severity = {
         group: {
             severity: [
-                int((gone & (codes == code))[:, places].sum()),
-                int((codes == code)[:, places].sum()),
+                int((gone & (scored == code))[:, places].sum()),
+                int((scored == code)[:, places].sum()),
             ]
             for code, severity in enumerate(SEVERITIES)
         }
@@ -199,7 +199,7 @@ def compared(out: Path, threshold: float) -> dict[str, Any]:
         "threshold": threshold,
         "list": sha256(out / LIST),
         "left_out": int(gone.sum()),
-        "labels": int((codes != UNLABELLED).sum()),
+        "labels": int((scored != UNLABELLED).sum()),
         "by_severity": by_severity,
         "all_labels": paired(scored, before, after),
         "without_those_left_out": paired(np.where(gone, UNLABELLED, scored), before, after),
