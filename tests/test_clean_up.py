@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import pydicom
 import pytest
 from conftest import SHARED
 
@@ -220,56 +221,45 @@ def test_paired_figures_are_the_official_score_and_its_parts() -> None:
         assert one["difference"] == pytest.approx(one["second"] - one["first"])
 
 
-#: Large enough to learn how wide a phantom's canal is, in a minute of one core.
+#: A grader that learns in seconds what it sees at a glance.
 LEARNS = tiny_recipe(
-    {
-        "t2": {
-            "series_type": "sagittal_t2",
-            "network": "unet",
-            "network_args": {"decoder_channels": [48, 32, 24, 16, 8]},
-            "encoder_args": {"channels": [8, 16, 32, 64]},
-            "in_chans": 3,
-            "image_size": 80,
-            "heatmap_weight": 20.0,
-            "heatmap_weight_at": "any",
-            "epochs": 24,
-            "learning_rate": 2e-3,
-            "warmup": 0.05,
-        }
-    },
-    {
-        "canal": {
-            **CANAL,
-            "backbone_args": {"channels": [12, 24, 48, 96]},
-            "image_size": 48,
-            "rnn_hidden": 32,
-            "epochs": 24,
-            "batch_size": 16,
-            "learning_rate": 2e-3,
-            "warmup": 0.05,
-        }
-    },
-    stage2={"keypoints": "labels", "keypoint_jitter_mm": 1.5},
+    {"t2": {"series_type": "sagittal_t2"}},
+    {"canal": {**CANAL, "epochs": 40, "batch_size": 8, "learning_rate": 5e-3}},
 )
+
+
+def striped(data: Path, study: int) -> None:
+    """Draw stripes across a study's sagittal T2 slices: what shall count as severe is plain to see."""
+    series = pd.read_csv(data / "train_series_descriptions.csv")
+    own = series[(series["study_id"] == study) & (series["series_description"] == "Sagittal T2/STIR")]
+    for path in (data / "train_images" / str(study) / str(own["series_id"].iloc[0])).glob("*.dcm"):
+        image = pydicom.dcmread(path)
+        pixels = image.pixel_array.astype(np.float64)
+        pixels += (1 + np.sin(np.arange(len(pixels)) * 2 * np.pi / 6)) * pixels.max() / 2
+        image.PixelData = pixels.astype(image.pixel_array.dtype).tobytes()
+        image.save_as(path)
 
 
 @pytest.mark.slow
 def test_planted_wrong_labels_are_found_and_left_out(tmp_path: Path) -> None:
-    small_phantoms(tmp_path / "data", 64, 11)
-    path = tmp_path / "data" / "train.csv"
-    labels = pd.read_csv(path)
-    rng = np.random.default_rng(5)
-    canal = list(LABEL_COLUMNS[:5])
+    small_phantoms(tmp_path / "data", 20, 11)
+    path, canal, words = tmp_path / "data" / "train.csv", list(LABEL_COLUMNS[:5]), ("Normal/Mild", "Severe")
+    labels = pd.read_csv(path).set_index("study_id").astype(object)
+    for number, study in enumerate(labels.index):
+        if number % 2:
+            striped(tmp_path / "data", int(study))
+        labels.loc[study, canal] = words[number % 2]
     planted = set()
-    for old, new in (("Normal/Mild", "Severe"), ("Severe", "Normal/Mild")):
-        places = np.argwhere((labels[canal] == old).to_numpy())
-        for row, column in rng.permutation(places)[:6]:
-            labels.loc[row, canal[column]] = new
-            planted.add(f"{labels.loc[row, 'study_id']}_{canal[column]}")
-    labels.to_csv(path, index=False)
+    for row, column in [(0, 1), (3, 4), (5, 0), (8, 2), (10, 3), (13, 1), (14, 4), (19, 0)]:
+        labels.iloc[row, labels.columns.get_loc(canal[column])] = words[(row + 1) % 2]
+        planted.add(f"{labels.index[row]}_{canal[column]}")
+    labels.reset_index().to_csv(path, index=False)
     (tmp_path / "tiny.toml").write_text(LEARNS, encoding="utf-8")
     assert clean(tmp_path) == 0
     listed = set(pd.read_csv(tmp_path / "out" / "left_out.csv")["row_id"])
-    print(len(planted), len(listed), len(planted & listed), (tmp_path / "out" / "clean_up.json").read_text())
-    assert len(planted & listed) >= 0.75 * len(planted)
-    assert len(planted & listed) >= 0.3 * len(listed)  # of 320 labels four in a hundred are planted
+    assert len(planted & listed) >= 7
+    assert len(listed - planted) <= 4  # of 92
+    result = json.loads((tmp_path / "out" / "clean_up.json").read_text())
+    assert result["left_out"] == len(listed)
+    kept = result["without_those_left_out"]["spinal"]
+    assert kept["first"] < 0.7 * result["all_labels"]["spinal"]["first"]
