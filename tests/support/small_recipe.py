@@ -151,13 +151,15 @@ def _narrow(network: str, given: Mapping[str, Any]) -> Iterator[tuple[str, Any]]
     if network in NARROW["decoder_channels"]:  # type: ignore[operator]
         narrow = NARROW["decoder_channels"][network]  # type: ignore[index]
         yield "decoder_channels", narrow[: given.get("encoder_depth", 5)] if isinstance(narrow, list) else narrow
+    if network == "unet_head":
+        yield "channels", [16] * 5
     for key, value in given.items():
         if key == "decoder_channels":
             continue
         if key in ("pointer_encoder", "pointer_args"):
             yield key, "tu-resnet18" if key == "pointer_encoder" else BACKBONE
         else:
-            yield key, NARROW.get(key, value)
+            yield key, value if isinstance(value, str) else NARROW.get(key, value)
 
 
 #: Of the phantoms: at any other size a pixel of a heatmap leans to one side, by the original's convention.
