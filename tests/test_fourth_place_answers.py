@@ -28,16 +28,16 @@ from lumbar import geometry
 from lumbar.grading.boxes import neighbour_mm
 from lumbar.keypoints.answers import heatmaps, slices
 from lumbar.keypoints.places import Known, stacks_for
-from lumbar.labels import LEVELS
+from lumbar.labels import CONDITIONS, LEVELS
 from lumbar.recipe.detector import DetectorSpec
 from lumbar.recipe.region import RegionSpec
-from lumbar.study.keypoint import SlicePlace
+from lumbar.study.keypoint import Keypoint, SlicePlace
 from lumbar.study.slices import find_slice
 from lumbar.study.standardise import slice_values
 from lumbar.study.study import open_data, read_study
 from lumbar.training.loop import targets
 from tests.conftest import ROOT
-from tests.support.small_study import axial, small_study
+from tests.support.small_study import axial, sagittal, small_study
 from tests.test_grading_boxes import box_of, near, spots
 
 PARITY = Path(os.environ.get("LUMBAR_PARITY", ROOT.parent / "shared" / "parity"))
@@ -230,6 +230,26 @@ def test_the_first_slice_has_no_last_one_as_its_neighbour() -> None:
     (stack,), issues = stacks_for(small_study(axial_t2=(series,)), spec, known)
     assert [item.instance for item in stack.window.slices if item is not None] == [1, 1, 2]
     assert [issue.code for issue in issues if issue.code != "slice_missing"][:1] == ["window_repeated"]
+
+
+def test_foramina_are_not_sought_on_the_middle_slice_where_nobody_named_theirs() -> None:
+    """Points of a whole T1 series stand on its middle; a U-Net then looks beside it, and says so."""
+    series = sagittal(2, 11)
+    middle = series.slices[5]
+    spec = DetectorSpec(
+        series_type="sagittal_t1", place="found", unfound="middle", in_chans=3, image_size=64, offset_mm=14.0
+    )
+    for chosen, expected in (("middle", [9, 3]), ("answer", [6, 6])):
+        points = {
+            (condition, level): Keypoint(
+                condition, level, 2, middle.instance, (30.0, 40.0), (0.0, 0.0, 20.0), 1.0, 1.0, 1.0, slice_from=chosen
+            )
+            for condition in CONDITIONS[1:3]
+            for level in LEVELS
+        }
+        stacks, issues = stacks_for(small_study(sagittal_t1=(series,)), spec, Known(points))
+        assert [stack.centre.instance for stack in stacks] == expected
+        assert {issue.code for issue in issues} == ({"slice_guessed"} if chosen == "middle" else set())
 
 
 def test_grey_values_are_the_recorded_ones_between_other_ends(cc0_study: Path) -> None:

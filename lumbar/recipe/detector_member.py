@@ -1,10 +1,15 @@
 """A detector of a recipe: what it is asked for, and what does not go together in it. No torch."""
 
 from collections.abc import Iterator
+from typing import Final
 
 from lumbar.recipe import losses
 from lumbar.recipe.detector import DetectorSpec
 from lumbar.recipe.stage import Member, of_training, strange_losses
+
+
+#: Decodes that find nothing where an answer is too faint for them.
+MAY_BE_SILENT: Final = ("sums", "change", "sides")
 
 
 class DetectorMember(Member[DetectorSpec]):
@@ -36,6 +41,11 @@ class DetectorMember(Member[DetectorSpec]):
             yield "condition_weights, far_errors are of severities, and a detector has none; write them below [stage2]"
         if training.unlabelled != "empty" and "mse" not in self.losses:
             yield 'unlabelled = "unasked" holds for the loss mse of heatmaps only; name it in loss, or leave it out'
+        if training.best_by == "error_mm" and spec.decoded in MAY_BE_SILENT:
+            yield (
+                f'best_by = "error_mm" counts points that are found, and decode = "{spec.decoded}" may find none; take '
+                '"loss" or "last"'
+            )
         if training.best_by == "score":
             yield "best_by = 'score' is no figure of a detector; take 'error_mm', 'loss' or 'last'"
 
