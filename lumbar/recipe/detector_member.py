@@ -7,7 +7,6 @@ from lumbar.recipe import losses
 from lumbar.recipe.detector import DetectorSpec
 from lumbar.recipe.stage import Member, of_training, strange_losses
 
-
 #: Decodes that find nothing where an answer is too faint for them.
 MAY_BE_SILENT: Final = ("sums", "change", "sides")
 
