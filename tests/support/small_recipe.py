@@ -149,6 +149,8 @@ def _shrunk(place: str, regions: Any) -> Iterator[tuple[str, Any]]:
     for key, value in regions.items() if isinstance(regions, dict) else ():
         if key == "size":
             yield f"{place}.size", [SIDES["stage2"]] * 2
+        elif key == "slices" and value > 2 * WHOLE:
+            yield f"{place}.slices", 2 * WHOLE
         else:
             yield from _shrunk(f"{place}.{key}", value)
 
