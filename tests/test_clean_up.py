@@ -8,7 +8,6 @@ import numpy as np
 import pandas as pd
 import pydicom
 import pytest
-from conftest import SHARED
 
 import train_utils
 from lumbar.bundle.bundle import load_bundle
@@ -19,6 +18,7 @@ from lumbar.training.folder import RunFolder
 from lumbar.training.loop import loop
 from lumbar.training.loop.loop import Job
 from lumbar.training.outcome import trust
+from tests.conftest import SHARED
 from tests.support.tiny_recipe import tiny_recipe
 from tests.support.worlds import small_phantoms
 
