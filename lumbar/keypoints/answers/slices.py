@@ -35,7 +35,8 @@ def read(spec: DetectorSpec, raw: np.ndarray) -> Reading:
     maximum: the first slice with the highest score, as sure as its share of the softmax over slices. expectation: the
     mean place under that softmax, as sure as the share of the slices within one of it. change: scores (N, 6, T),
     softmax over classes; a level's slice is the one around which its border is steepest, as sure as the less probable
-    of the two classes at their best, and not found where that is no more than a half. Both sides share it.
+    of the two classes at their best, and not found where that is no more than a half. Both sides share it. centroid:
+    the mean place weighed by each slice's own probability (sigmoid), as sure as the highest.
     """
     scores = np.asarray(raw, np.float64)
     silent = ~np.isfinite(scores).all(-1)
@@ -46,6 +47,12 @@ def read(spec: DetectorSpec, raw: np.ndarray) -> Reading:
         silent = silent | (sure <= LEAST_CLASS)
         sides = spec.num_classes // len(LEVELS)
         place, sure, silent = (np.tile(each, (1, sides)) for each in (place, sure, silent))
+    elif spec.decoded == "centroid":
+        shown = 0.5 * (1 + np.tanh(0.5 * scores))  # the sigmoid, without overflow
+        total = shown.sum(-1)
+        silent = silent | (total == 0)
+        place = (shown * np.arange(scores.shape[-1])).sum(-1) / np.where(total > 0, total, 1.0)
+        sure = shown.max(-1)
     else:
         shares, slices = _softmax(scores, axis=-1), np.arange(scores.shape[-1])
         if spec.decoded == "expectation":

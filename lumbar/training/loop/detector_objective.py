@@ -42,7 +42,7 @@ class DetectorObjective:
     def mixed(self, batch: Batch, partner: Batch | None) -> tuple[Tensor, Truth]:
         """Stacks with those of the partners, if there are some, mixed in; and what they show."""
         images, points = self.inputs(batch)
-        there = slices_there(images, len(self.spec.types)) if self.spec.depth else None
+        there = slices_there(images, len(self.spec.types)) if self.spec.names_slices else None
         truth = Truth(self.spec, self.training, points, batch.get("slices"), batch.get("told"), there)
         if partner is None:
             return images, truth
