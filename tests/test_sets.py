@@ -138,13 +138,18 @@ def test_a_recipe_keeps_its_sets(tmp_path: Path) -> None:
 def test_a_run_with_sets_goes_from_training_to_a_submission(tmp_path: Path) -> None:
     small_phantoms(tmp_path / "data", 4, 3)
     path, run, weights = recipe(tmp_path, FIRST, SECOND), tmp_path / "run", tmp_path / "weights"
+    own = tiny_recipe(DETECTORS | AGAIN, {"whole": GRADERS["whole"], "own": GRADERS["whole"] | {"sets": ["b"]}})
+    path.write_text("\n".join([own, "[stage1.sets]", FIRST, SECOND, ""]), encoding="utf-8")
     words = ["train", "--recipe", path, "--data", tmp_path / "data", "--out", run]
     assert train_utils.main([str(word) for word in words]) == 0
     folder = RunFolder(run)
     first, second = folder.keypoints_by_set((0, 1))
     assert first.keys() == second.keys()
     assert first != second
+    regions = {path.name.partition("_")[2] for path in (run / "cache" / "regions").iterdir()}
+    assert regions == {"found", "found1"}  # the one that answers around b alone trains around it, too
     logits = load_file(run / "predictions" / "logits.safetensors")
+    assert not np.array_equal(logits["own"], logits["whole"])
     table = prediction_array(read_predictions(run / "predictions" / "whole.csv"), logits["study_ids"])
     powers = np.exp(logits["whole"].astype(np.float64))
     np.testing.assert_allclose(powers / powers.sum(axis=-1, keepdims=True), table, atol=1e-5)
