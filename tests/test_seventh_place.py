@@ -108,7 +108,7 @@ def at(mm: np.ndarray, series_id: int = 1, instance: int = 1) -> At:
 
 def sagittal_places(count: int, view: View, spec: GraderSpec, slice_at: float = 0.0) -> list[int]:
     """Which of `count` slices, from the patient's right to left, a member sees of a view around a point of L3/L4."""
-    series = sagittal(1, count)
+    series = sagittal(1, count, shape=(4, 4))
     study = small_study(sagittal_t2=[series], sagittal_t1=[series])
     whole = int(np.floor(slice_at))
     low, high = (series.slices[min(max(number, 0), count - 1)].affine[:3, 3] for number in (whole, whole + 1))
@@ -119,22 +119,18 @@ def sagittal_places(count: int, view: View, spec: GraderSpec, slice_at: float = 
 
 
 def axial_places(count: int, spec: GraderSpec) -> list[int]:
-    """Which of `count` axial slices of a level, and their neighbours, a member sees of it."""
-    series = axial(3, [tuple(4.0 * (count - number) for number in range(count))])
+    """Which of `count` axial slices, all of L3/L4, and of their neighbours, a member sees of it."""
+    series = axial(3, [tuple(4.0 * (count - number) for number in range(count))], shape=(4, 4))
     ordered = series.ordered("position")
-    middle = ordered[(count - 1) // 2]
-    keypoints: dict[Any, Any] = {(LEFT_RECESS, LEVEL): at(middle.affine[:3, 3], 3, middle.instance)}
-    for other, place in (("l2_l3", -count), ("l4_l5", 2 * count)):  # levels so far off that all slices are this one's
-        end = ordered[0 if place < 0 else -1]
-        keypoints[LEFT_RECESS, other] = at(end.affine[:3, 3], 4, end.instance)
-    study = small_study(axial_t2=[series])
-    region = spec.region_of("axial_middle")
-    assert region.levels_by == "found"
-    whole = spec.model_copy(
-        update={"regions": {"axial_middle": RegionSpec(around="level", slices=6, neighbours=True, size=(32, 32))}}
-    )
-    canal = {(CANAL, level): at(np.array([0.0, 0.0, height])) for level, height in (("l2_l3", 9e3), (LEVEL, 0.0))}
-    found = axial_slices_of(study, LEVEL, keypoints[LEFT_RECESS, LEVEL], {**keypoints, **canal}, whole, "axial_middle")
+    point = at(ordered[0].affine[:3, 3], 3, ordered[0].instance)
+    wanted = spec.region_of("axial_middle")
+    assert (wanted.around, wanted.levels_by) == ("level", "found")
+    whole = RegionSpec(around="level", slices=wanted.slices, neighbours=wanted.neighbours)
+    canal: dict[Any, Any] = {
+        (CANAL, level): at(np.array([0.0, 0.0, height])) for level, height in (("l2_l3", 9e3), (LEVEL, 0.0))
+    }
+    member = spec.model_copy(update={"regions": {"axial_middle": whole}})
+    found = axial_slices_of(small_study(axial_t2=[series]), LEVEL, point, canal, member, "axial_middle")
     assert found is not None
     return [ordered.index(item) for item in found.slices if item is not None]
 

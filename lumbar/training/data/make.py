@@ -7,6 +7,7 @@ from typing import Any
 
 from lumbar.compute.processes import each
 from lumbar.grading.regions import region_key
+from lumbar.issues import InputError
 from lumbar.recipe import sets
 from lumbar.recipe.detector import DetectorSpec
 from lumbar.recipe.grader import GraderSpec
@@ -82,6 +83,11 @@ def make_regions(
         if kind == "found" or not shifts:  # all are validated around found ones, and pictures show any kind
             shifts.append(0)
         number = first_set(setup, member.spec) if kind != "labels" else 0
+        if number >= len(by_set):  # those of another run, for pictures
+            raise InputError(
+                f"{setup.folder.root}: its keypoints are {len(by_set)} sets, and a grader asks for more; give a run of "
+                "this recipe"
+            )
         for shift in shifts:
             key = region_key(region_files.margin_spec(member.spec, margin, shift)), number
             wanted[key] = member.spec, shift
