@@ -124,6 +124,15 @@ def test_of_two_axial_points_on_one_side_the_surer_stays():
     assert found["right"].mm == pytest.approx([-12, 12, -16])
 
 
+def test_of_two_axial_points_that_are_equally_sure_none_is_preferred():
+    """Detectors that say points alone are as sure of the one as of the other; in the mirror they are the same two."""
+    found, _ = repaired_pair([12, 4, -16], [-9, 22, -16], sure=(1.0, 1.0))
+    twin, _ = repaired_pair([9, 22, -16], [-12, 4, -16], sure=(1.0, 1.0))
+    for side, other in (("left", "right"), ("right", "left")):
+        assert twin[other].mm == pytest.approx(np.array(found[side].mm) * [-1, 1, 1])
+        assert found[side].repaired
+
+
 def test_swapped_axial_sides_are_put_beside_the_canal():
     found, issues = repaired_pair([-10, 12, -16], [10, 12, -16])
     assert found["left"].mm == pytest.approx([10, 14, -16])

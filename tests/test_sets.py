@@ -1,5 +1,6 @@
 """Several sets of keypoints: a grader answers once a set, its answers are averaged, the first set is shown."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -69,6 +70,20 @@ def test_keypoints_and_issues_are_the_first_sets(results: dict[str, StudyResult]
     assert {issue.code for issue in results["both"].issues} == {issue.code for issue in results["one"].issues}
 
 
+def test_a_grader_may_answer_around_one_of_the_sets_alone(
+    results: dict[str, StudyResult], tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    root, one, two = tmp_path_factory.mktemp("own"), detectors("one", 1), detectors("two", 2)
+    both = {name: [each.name for each in own] for name, own in (("one", one), ("two", two))}
+    own = [replace(each, spec=each.spec.model_copy(update={"sets": ("two",)})) for each in graders()]
+    save_bundle(root / "weights", [*one, *two, *own], prior=PRIOR, sets=both, precision="float32")
+    data = open_data(small_phantoms(root / "data", 1))
+    found = next(schedule.predict(data, load_bundle(root / "weights"), engine="eager"))
+    np.testing.assert_array_equal(found.members, results["two"].members)
+    assert found.keypoints == results["one"].keypoints
+    assert {issue.code for issue in found.issues} >= {issue.code for issue in results["two"].issues}
+
+
 def test_a_manifest_without_sets_says_nothing_of_them(bundles: dict[str, Bundle]) -> None:
     assert "sets" not in bundles["one"].manifest.model_dump()
     assert list(bundles["both"].manifest.model_dump()["sets"]) == ["one", "two"]
@@ -107,6 +122,13 @@ def test_sets_that_make_no_sense_are_told_in_one_sentence(tmp_path: Path, lines:
     assert "\n" not in str(told.value)
 
 
+def test_a_grader_cannot_ask_for_a_set_that_is_none(tmp_path: Path) -> None:
+    path, words = recipe(tmp_path, FIRST, SECOND), ['stage2.members.whole.sets=["b", "c"]']
+    with pytest.raises(InputError, match="whole: sets names 'c', which is no set of keypoints; there are a, b"):
+        load_recipe(path, words)
+    assert load_recipe(path, ['stage2.members.whole.sets=["b"]']).stage2.members["whole"].spec.sets == ("b",)
+
+
 def test_a_recipe_keeps_its_sets(tmp_path: Path) -> None:
     sets = load_recipe(recipe(tmp_path, FIRST, SECOND)).stage1.sets
     assert sets == {"a": ("t2", "t1", "axial"), "b": ("again_t2", "again_t1", "again_axial")}
@@ -116,13 +138,18 @@ def test_a_recipe_keeps_its_sets(tmp_path: Path) -> None:
 def test_a_run_with_sets_goes_from_training_to_a_submission(tmp_path: Path) -> None:
     small_phantoms(tmp_path / "data", 4, 3)
     path, run, weights = recipe(tmp_path, FIRST, SECOND), tmp_path / "run", tmp_path / "weights"
+    own = tiny_recipe(DETECTORS | AGAIN, {"whole": GRADERS["whole"], "own": GRADERS["whole"] | {"sets": ["b"]}})
+    path.write_text("\n".join([own, "[stage1.sets]", FIRST, SECOND, ""]), encoding="utf-8")
     words = ["train", "--recipe", path, "--data", tmp_path / "data", "--out", run]
     assert train_utils.main([str(word) for word in words]) == 0
     folder = RunFolder(run)
     first, second = folder.keypoints_by_set((0, 1))
     assert first.keys() == second.keys()
     assert first != second
+    regions = {path.name.partition("_")[2] for path in (run / "cache" / "regions").iterdir()}
+    assert regions == {"found", "found1"}  # the one that answers around b alone trains around it, too
     logits = load_file(run / "predictions" / "logits.safetensors")
+    assert not np.array_equal(logits["own"], logits["whole"])
     table = prediction_array(read_predictions(run / "predictions" / "whole.csv"), logits["study_ids"])
     powers = np.exp(logits["whole"].astype(np.float64))
     np.testing.assert_allclose(powers / powers.sum(axis=-1, keepdims=True), table, atol=1e-5)

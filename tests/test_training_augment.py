@@ -191,5 +191,9 @@ def test_turns_are_as_often_as_asked_and_sides_swap_only_where_the_picture_is_th
     for planes in (sagittal, axial):
         assert share("rows", **planes, flip_rows_p=1.0) == 1
         assert share("mirrored", **planes, flip_rows_p=1.0) == 0
+    both = flips(np.random.default_rng(0), Augment(front_back_p=1.0, flip_rows_p=1.0), sagittal=True, axial=True)
+    assert not both.mirrored
+    assert both.turned(axial=False) == {"columns": True, "rows": True}
+    assert both.turned(axial=True) == {"columns": False, "rows": False}  # twice is not at all
     assert share("mirrored", **sagittal, mirror_p=1.0, reverse_p=1.0) == 0  # twice is not at all
     assert 0.4 < share("mirrored", sagittal=True, axial=True, reverse_p=0.5, flip_columns_p=0.5) < 0.6

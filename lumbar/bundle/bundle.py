@@ -127,7 +127,7 @@ def load_bundle(folder: Path | str) -> Bundle:
     except ValidationError as error:
         raise InputError(f"{path}: {describe(error)}; {remedy}") from error
     if manifest.graders:  # of detectors alone none is asked for keypoints yet
-        sets.refuse(manifest.sets, manifest.detectors, str(folder))
+        sets.refuse(manifest.sets, manifest.detectors, manifest.graders, str(folder))
     for member in manifest.members:
         check_file(inside(folder, f"member {member.name}", member.file, (".safetensors",)), member.sha256)
     for model in manifest.blend.files.values():

@@ -123,7 +123,7 @@ def _manifest(
     except ValidationError as error:
         raise InputError(f"{folder}: no bundle can be made; {describe(error)}") from error
     if manifest.graders:
-        refuse(manifest.sets, manifest.detectors, f"{folder}: no bundle can be made")
+        refuse(manifest.sets, manifest.detectors, manifest.graders, f"{folder}: no bundle can be made")
     return manifest
 
 

@@ -60,7 +60,7 @@ def sagittal_slices(
         place = moved_middle_mm(study, series, keypoints, prep)
     else:
         place = canal_mm(study, series, keypoints, prep, level if side is not None else None)
-    if not region.neighbours and region.slice_mm is None:
+    if not (region.neighbours or region.half) and region.slice_mm is None:
         window = sagittal_window(series, region.slices, offset, prep, place)
         turned = side == "right" and prep.side_order == "medial" and offset == 0
         return Window(window.series, window.slices[::-1], window.repeated) if turned else window
@@ -69,6 +69,11 @@ def sagittal_slices(
     else:
         middle = index_at(series, place + offset)
     step = 1.0 if region.slice_mm is None else region.slice_mm / (series.spacing_mm or region.slice_mm)
+    if region.half:  # from the point outwards, on both sides
+        assert side is not None
+        outwards = geometry.LEFTWARDS[side] * np.rint(np.arange(region.slices) * step).astype(np.intp)
+        indices = np.clip(_nearest(middle, len(series)) + outwards, 0, len(series) - 1)
+        return window_of(series, _with_neighbours(indices, region, range(len(series)), backwards=side == "right"), prep)
     indices = _steps(middle, region, step, len(series), prep)
     backwards = side == "right" and prep.side_order == "medial"
     if backwards:
@@ -165,8 +170,12 @@ def _steps(middle: float, region: Region, step: float, count: int, prep: Preproc
     if prep.window_end == "inside":
         reach = (num - 1) / 2 * step + (1 if region.neighbours else 0)
         middle = min(max(middle, reach), count - 1 - reach) if 2 * reach <= count - 1 else (count - 1) / 2
-    places = middle + (np.arange(num) - (num - 1) / 2) * step
-    lean = np.sign((count - 1) / 2 - places) * 1e-3
+    return _nearest(middle + (np.arange(num) - (num - 1) / 2) * step, count)
+
+
+def _nearest(places: "float | np.ndarray", count: int) -> np.ndarray:
+    """The slices of `count` nearest to some places; midway between two the one nearer to the middle of the series."""
+    lean = np.sign((count - 1) / 2 - np.asarray(places)) * 1e-3
     return np.clip(np.floor(places + lean + 0.5), 0, count - 1).astype(np.intp)
 
 

@@ -154,7 +154,7 @@ def _found_stacks(study: Study, spec: DetectorSpec, known: Known) -> tuple[list[
     usable = {each.series_id: each for each in study.series.get(spec.series_type, ())}
     for each in candidate_series(study, spec.series_type, spec.preprocessing):
         usable[each.series_id] = each  # one that stands in
-    for side, level in _parts(spec):
+    for side, level in _parts(spec, known):
         names = [name for name in channel_names(spec, side, level) if name is not None]
         places = [place for name in names if (place := known.place(name)) is not None]
         places = [place for place in places if place.series_id in usable]
@@ -186,11 +186,19 @@ def _guessed(study: Study, stack: Stack, names: Collection[Name]) -> Issue:
     return Issue("slice_guessed", study.study_id, stack.series.series_id, what)
 
 
-def _parts(spec: DetectorSpec) -> list[tuple[Side | None, Level | None]]:
+def _parts(spec: DetectorSpec, known: Known) -> list[tuple[Side | None, Level | None]]:
     """Which stacks `found` makes on a type of series: (side, level) of each."""
     if spec.series_type == "axial_t2":
-        return [(None, level) for level in LEVELS]
+        return [(side, level) for level in LEVELS for side in _sides(spec, known, level)]
     return [(side, None) for side in SIDES] if spec.series_type == "sagittal_t1" else [(None, None)]
+
+
+def _sides(spec: DetectorSpec, known: Known, level: Level) -> tuple[Side | None, ...]:
+    """The stacks of an axial level: one for both sides, or (`apart`) one a side where they show on different slices."""
+    names = [name for name in channel_names(spec, None, level) if name is not None]
+    places = [known.place(name) for name in names] if spec.apart else []
+    slices = {(place.series_id, place.instance) for place in places if place is not None}
+    return SIDES if len(slices) > 1 else (None,)
 
 
 def _surest_series(places: Collection[SlicePlace]) -> int:

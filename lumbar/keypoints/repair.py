@@ -228,8 +228,8 @@ def _pair_from_canal(pair: Mapping[str, Keypoint], canal_mm: np.ndarray, half_mm
         if _usable(point, canal_mm) and sign[side] * (point.mm[0] - canal_mm[0]) > 0
     }
     if len(believed) == len(pair) == 2:  # each is possible, both together are not
-        worse = min(believed, key=lambda side: believed[side].confidence)
-        del believed[worse]
+        least = min(point.confidence for point in believed.values())
+        believed = {side: point for side, point in believed.items() if point.confidence > least}  # of equals neither
     places = {}
     for side in pair.keys() - believed.keys():
         other = next(iter(believed.values()), None)

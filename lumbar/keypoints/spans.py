@@ -113,16 +113,31 @@ def window_span(window: Window, spec: DetectorSpec) -> Span:
 
 
 def whole_span(series: Series, spec: DetectorSpec) -> Span:
-    """The span of a whole series, brought to `spec.in_chans` slices as `spec.resample` and `spec.pad` say."""
+    """The span of a whole series, brought to `spec.in_chans` slices as `resample`, `pad` and `slice_mm` say."""
     ordered = series.ordered(spec.preprocessing.order)
     count, wanted = len(ordered), spec.in_chans
-    source = np.full(wanted, np.nan)
-    if spec.pad and count <= wanted:
-        source[:count] = np.arange(count)
-    elif spec.resample == "nearest":
-        source[:] = np.arange(wanted) * count // wanted
+    if spec.pad:
+        wanted = min(_as_long(series, count, spec.slice_mm), wanted)
+    source = np.full(spec.in_chans, np.nan)
+    if spec.resample == "nearest":
+        source[:wanted] = np.arange(wanted) * count // wanted
     elif spec.resample == "nearest-exact":
-        source[:] = (2 * np.arange(wanted) + 1) * count // (2 * wanted)
+        source[:wanted] = _middles(count, wanted)
     else:
-        source[:] = np.clip((np.arange(wanted) + 0.5) * count / wanted - 0.5, 0, count - 1)
+        source[:wanted] = np.clip((np.arange(wanted) + 0.5) * count / wanted - 0.5, 0, count - 1)
     return Span(series, ordered, source, spec.image_size, spec.preprocessing)
+
+
+def _middles(count: int, wanted: int) -> np.ndarray:
+    """(wanted,) slices out of `count`: those in which the middles of as many equal parts lie; where one lies between
+    two slices, the slice nearer to the middle of the series, so that a mirrored series gives the mirrored slices."""
+    doubled = (2 * np.arange(wanted) + 1) * count
+    found, rest = np.divmod(doubled, 2 * wanted)
+    return found - ((rest == 0) & (doubled > wanted * count))
+
+
+def _as_long(series: Series, count: int, slice_mm: float | None) -> int:
+    """How many slices `slice_mm` apart are as long as a series of `count`; rounded down, as the seventh place does."""
+    if slice_mm is None or series.spacing_mm is None:
+        return count
+    return max(1, int(count * abs(series.spacing_mm) / slice_mm + 1e-3))

@@ -92,7 +92,8 @@ class Stack:
 def channel_names(spec: DetectorSpec, side: Side | None = None, level: Level | None = None) -> tuple[Name | None, ...]:
     """The keypoint that each name of a detector's answer means on a stack; None for one that has no meaning there.
 
-    stack: the five levels of a sagittal stack (T1: of its `side`), left and right of an axial stack (of its `level`).
+    stack: the five levels of a sagittal stack (T1: of its `side`), left and right of an axial stack (of its `level`;
+    of those one alone where the stack has a `side`).
     series: all that its type of series shows, condition by condition, then those of the series beside it. every: all
     conditions with all levels. Raises InputError where `num_classes` does not fit.
     """
@@ -103,8 +104,9 @@ def channel_names(spec: DetectorSpec, side: Side | None = None, level: Level | N
         if side in (None, side_of(condition))
         for each in (LEVELS if level is None else (level,))
     ]
+    of_level = spec.series_type == "axial_t2" and level is not None
     listed = {
-        "stack": here,
+        "stack": [(condition, level) for condition in own] if of_level else here,
         "series": [(condition, each) for condition in own for each in LEVELS],
         "every": [(condition, each) for condition in CONDITIONS for each in LEVELS],
     }[spec.shows]

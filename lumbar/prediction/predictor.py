@@ -66,6 +66,8 @@ class Predictor:
             )
         self._lock = threading.Lock()
         self.blend = BundleBlend(bundle, list(self.graders))
+        #: The numbers of the sets of keypoints around which each grader answers.
+        self.around = {name: sets.around(bundle.manifest.sets, spec) for name, spec in self.graders.items()}
         #: Graders that are asked, the most valuable first, and the seconds that each has taken so far.
         self.at_work, self.spent = ranked_graders(bundle.manifest), dict.fromkeys(self.graders, 0.0)
         try:
@@ -163,11 +165,14 @@ class Predictor:
         for number, detectors in enumerate(self.detectors):
             points, issues = detect.detect(study, detectors, self.device, self.engine.amp)
             by_name = {(keypoint.condition, keypoint.level): keypoint for keypoint in points}
-            regions = cut_all_regions(study, by_name, self.graders.values())
-            if not number:  # what is shown and told is the first set's
-                cut_issues = [issue for found in regions.values() for issue in found.issues]
+            around = [spec for name, spec in self.graders.items() if number in self.around[name]]
+            regions = cut_all_regions(study, by_name, around)
+            if not number:  # what is shown is the first set's
                 case.keypoints, case.issues, case.regions = points, [*study.issues, *issues], []
-                case.issues += [issue for issue in dict.fromkeys(cut_issues) if issue not in case.issues]
+            if not number or any(own[0] == number for own in self.around.values()):  # of others nothing new is told
+                cut_issues = [issue for found in regions.values() for issue in found.issues]
+                told = cut_issues if not number else [*issues, *cut_issues]
+                case.issues += [issue for issue in dict.fromkeys(told) if issue not in case.issues]
             case.regions.append({key: found.without_cuts() for key, found in regions.items()})
         case.phantom = study.is_phantom
         case.used = {kind: [series.series_id for series in listed] for kind, listed in study.series.items()}
@@ -179,8 +184,8 @@ class Predictor:
         key = region_key(spec)
         network, answers = self.networks[name], []
         unanswered = np.zeros(self.prior.shape[:2], dtype=bool)
-        for number, by_kind in enumerate(case.regions):
-            regions, place = by_kind[key], f"{self.device} {number} {key}"
+        for number in self.around[name]:
+            regions, place = case.regions[number][key], f"{self.device} {number} {key}"
             batches = case.batches.setdefault(place, {}) if self.device.type != "cpu" else None
             answers.append(grade.grade(regions, spec, network, self.device, self.engine.amp, batches))
             unanswered |= grade.unanswered(regions, spec, answers[-1])
@@ -198,9 +203,10 @@ class Predictor:
         logits = np.stack([case.answers.get(name, silent) for name in self.graders])
         members = grade.softmax(logits)
         seen = np.zeros(self.prior.shape[:2], dtype=bool)
-        for by_kind in case.regions:
-            for spec in self.graders.values():
-                seen |= grade.sees(by_kind[region_key(spec)], spec)
+        for number, by_kind in enumerate(case.regions):
+            for name, spec in self.graders.items():
+                if number in self.around[name]:
+                    seen |= grade.sees(by_kind[region_key(spec)], spec)
             for part in by_kind.values():  # a view may be there that nobody is asked about
                 for row, condition in enumerate(CONDITIONS):
                     seen[row] |= part.present.get(OWN_VIEW[condition], np.zeros(1, dtype=bool))

@@ -22,6 +22,7 @@ class Augment(Strict):
             "reverse_p",
             "flip_columns_p",
             "flip_rows_p",
+            "front_back_p",
             "mix",
             "mix_p",
             "mix_alpha",
@@ -70,6 +71,8 @@ class Augment(Strict):
     flip_columns_p: float = Field(0.0, ge=0, le=1)
     #: Rows in opposite order, with this probability; sides stay.
     flip_rows_p: float = Field(0.0, ge=0, le=1)
+    #: Front and back change places, with this probability: columns of sagittal, rows of axial pictures; sides stay.
+    front_back_p: float = Field(0.0, ge=0, le=1)
     #: Samples are mixed with a partner, labels in equal parts: as a weighted mean (mixup, Zhang et al. 2018), or with a
     #: box of it (cutmix, Yun et al. 2019); features of slices instead of pictures, where `mix_on` says so.
     mix: Literal["none", "mixup", "cutmix"] = "none"

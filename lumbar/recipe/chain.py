@@ -107,6 +107,11 @@ def _alone(spec: DetectorSpec) -> list[str]:
             f'unfound = "{spec.unfound}" holds for place = "found" on sagittal series only: of axial ones nobody else '
             "knows which slice is a level's; leave it out"
         )
+    if spec.apart and (place, kind, shows) != ("found", "axial_t2", "stack"):
+        told.append(
+            'apart looks for the sides of an axial level on slices of their own; it needs place = "found" on axial_t2 '
+            'and points = "stack"'
+        )
     if (spec.depth or spec.answer == "slices") and spec.in_chans == 1:
         told.append("it answers which slice, but sees one only (in_chans = 1); let it see more, or leave depth out")
     if spec.decode == "change" and kind != "axial_t2":
@@ -130,11 +135,17 @@ def _of_whole_series(spec: DetectorSpec) -> list[str]:
             f'{key} = {value} holds for place = "whole" only, not for "{spec.placed}"; leave it out'
             for key, value in (
                 ("pad", "true" if spec.pad else ""),
+                ("slice_mm", spec.slice_mm),
                 ("beside", spec.beside),
                 ("resample", spec.resample),
             )
             if value and value != DetectorSpec.model_fields[key].default
         ]
+    if spec.slice_mm is not None and not spec.pad:
+        told.append(
+            f"slice_mm = {spec.slice_mm:g} brings series to as many slices as they are long; set pad = true, so that "
+            "empty ones follow, or leave it out"
+        )
     if spec.beyond != "last" and not (spec.pad and spec.names_slices and spec.series_type != "axial_t2"):
         told.append(
             'beyond = "usual" holds for answers that name slices of a padded sagittal series; set pad = true, or '

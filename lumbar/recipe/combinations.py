@@ -20,6 +20,12 @@ def faults(stage1: Stage[DetectorMember], stage2: Stage[GraderMember], folds: Se
         for wrong in [*member.faults(), *_among(member.training, before, folds)]:
             found.setdefault(wrong, f"{name}: {wrong}")
         before[name] = member.training
+    for name, member in stage2.members.items():
+        if member.training.labelled_p and stage2.keypoints == "labels":
+            wrong = (
+                'labelled_p has no effect beside keypoints = "labels"; leave it out, or set keypoints to out_of_fold'
+            )
+            found.setdefault(wrong, f"{name}: {wrong}")
     unheard = [
         f"{stage}: every member has bundled = false, so nothing is left that answers; keep one"
         for stage, own in (("stage1", stage1.bundled()), ("stage2", stage2.bundled()))

@@ -1,7 +1,7 @@
 """What a stage-1 member is: its inputs, its network and what that answers, as checked data. No torch."""
 
 from collections.abc import Iterator, Mapping
-from typing import Any, Final, Literal
+from typing import Annotated, Any, Final, Literal
 
 from pydantic import Field
 
@@ -33,11 +33,11 @@ Decode = Literal["maximum", "centroid", "box", "sums", "expectation", "change", 
 #: in opposite order.
 Turn = Literal["mirror", "columns", "rows", "slices"]
 #: The decodes of each answer, the default first; "box" is the third place's, "sums", "change" and "sides" are the
-#: fourth's, "slice" is the first's: of points with depth that alone counts.
+#: fourth's, "slice" is the first's: of points with depth that alone counts; "centroid" of slices is the seventh's.
 DECODES: Final[Mapping[Answer, tuple[Decode, ...]]] = {
     "heatmaps": ("maximum", "centroid", "box", "sums"),
     "points": ("place", "slice"),
-    "slices": ("maximum", "expectation", "change", "sides"),
+    "slices": ("maximum", "expectation", "change", "sides", "centroid"),
     "boxes": ("maximum",),
 }
 _PLACES: dict[SeriesType, Place] = {"sagittal_t2": "middle", "sagittal_t1": "offset", "axial_t2": "plane"}
@@ -54,7 +54,7 @@ class DetectorSpec(Spec):
 
     LATER = frozenset(
         {"place", "points", "answer", "depth", "stride", "decode", "join", "needs"}
-        | {"target", "resample", "pad", "beside", "levels_by", "tta", "unfound"}
+        | {"target", "resample", "pad", "slice_mm", "beside", "levels_by", "tta", "unfound", "apart"}
         | {"intensity", "scope", "percentiles", "beyond", "looks"}
     )
 
@@ -96,10 +96,14 @@ class DetectorSpec(Spec):
     #: nothing beyond a square of 6 sigma (CornerNet); a disc of 1 as large as that Gaussian at half height.
     target: Literal["gaussian", "window", "disc"] = "gaussian"
     #: place "whole": how a series is brought to `in_chans` slices: nearest takes slice floor(i n / T) for place i,
-    #: nearest-exact floor((i + 1/2) n / T), linear mixes the two slices beside (i + 1/2) n / T - 1/2.
+    #: nearest-exact floor((i + 1/2) n / T), whole numbers towards the middle, linear mixes the two slices beside
+    #: (i + 1/2) n / T - 1/2.
     resample: Literal["nearest", "nearest-exact", "linear"] = "nearest-exact"
     #: place "whole": a series of fewer slices is followed by empty ones, not stretched.
     pad: bool = False
+    #: place "whole" with pad: the series is brought to slices that lie so far apart, as many as it is long (seventh
+    #: place: as often as its step holds this, rounded down); None: its own.
+    slice_mm: Annotated[float, Field(gt=0, le=50)] | None = None
     #: pad: what an answer beyond the last slice means: that slice; or the usual one of its name (first place), for the
     #: canal the middle of the series, for a foramen the slice a third of them in from its side.
     beyond: Literal["last", "usual"] = "last"
@@ -117,6 +121,9 @@ class DetectorSpec(Spec):
     #: place "found" on sagittal series, where no slice was found: middle looks all the same, in the middle on T2 and
     #: `offset_mm` beside it on T1 (first place), with an Issue; none does not look.
     unfound: Literal["none", "middle"] = "none"
+    #: place "found" on axial series: left and right of a level are each looked for on the slice that was found for it
+    #: (seventh place); else both on the middle one between.
+    apart: bool = False
     #: Test-time augmentation: each is a second look at the turned stack, whose answer is turned back and averaged.
     tta: tuple[Turn, ...] = Field((), max_length=3)
     #: each: one turn at a time; every: each combination of them, too (fourth place).

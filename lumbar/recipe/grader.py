@@ -1,7 +1,7 @@
 """What a stage-2 member is: the regions it sees, its network and what that answers, as checked data. No torch."""
 
 from collections.abc import Iterator
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
@@ -31,7 +31,7 @@ Turn = Literal["mirror", "columns", "rows", "slices", "front_back"]
 class GraderSpec(Spec):
     """A stage-2 member: regions of one or several views in, severities of one or several conditions out."""
 
-    LATER = frozenset({"task", "views", "conditions", "speaks_for", "levels", "region", "regions", "tta"})
+    LATER = frozenset({"task", "views", "conditions", "speaks_for", "levels", "region", "regions", "tta", "sets"})
 
     DOES = "grading"
     BACKBONE = "backbone"
@@ -51,6 +51,8 @@ class GraderSpec(Spec):
     #: What differs in single views; a left view's holds for the right one, too.
     regions: dict[View, RegionSpec] = {}
     tta: tuple[Turn, ...] = ()
+    #: Of several sets of keypoints (`stage1.sets`) those around which it answers; empty: all.
+    sets: tuple[Annotated[str, Field(min_length=1, max_length=200)], ...] = ()
     network: NetworkName = "gru"
     backbone: NetworkName = "resnet18"
     backbone_args: Arguments = {}
@@ -105,7 +107,12 @@ class GraderSpec(Spec):
         """What is wrong with views and conditions."""
         if (self.task is None) != bool(self.views and self.conditions):
             yield "give a task, or views and conditions; not both, and neither of the two alone"
-        for what, names in (("views", self.views), ("conditions", self.conditions), ("tta", self.tta)):
+        for what, names in (
+            ("views", self.views),
+            ("conditions", self.conditions),
+            ("tta", self.tta),
+            ("sets", self.sets),
+        ):
             if len(set(names)) < len(names):
                 yield f"{what} names something twice; name each once"
         for condition in self.conditions:
@@ -180,8 +187,8 @@ def _wrong(region: Region, view: View, preprocessing: Preprocessing) -> Iterator
         yield 'around = "offset" is for sagittal views; choose "point" or "level"'
     if region.half and side is None:
         yield "half takes the half of a side, and this view shows both; name a view of a side"
-    if region.half and not axial and region.around != "level":
-        yield 'half takes the slices of half a series; it needs around = "level"'
+    if region.half and not axial and region.around not in ("level", "point"):
+        yield 'half takes the slices of half a series; it needs around = "level", or "point"'
     if region.slice_mm is not None and region.around == "level":
         yield 'slice_mm says how far slices lie apart, around = "level" that all are brought to `slices`; leave one out'
     if preprocessing.window_end == "zeros" and (region.slice_mm is not None or region.around in ("point", "level")):

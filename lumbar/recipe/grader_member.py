@@ -84,6 +84,8 @@ class GraderMember(Member[GraderSpec]):
             yield 'slice_shift needs preprocessing.window_end = "repeat": other windows stop at a series\' ends'
         if shift and all(spec.region_of(view).around == "level" for view in spec.views or VIEWS):
             yield 'slice_shift has no effect, as around = "level" shows all slices of a level; leave one of the two out'
+        if shift and any((region := spec.region_of(view)).half and region.around == "point" for view in spec.views):
+            yield 'slice_shift moves windows by their middle, and half with around = "point" has none; leave one out'
 
 
 def _unused(spec: GraderSpec) -> Iterator[str]:

@@ -185,6 +185,7 @@ def _together(recipe: Recipe) -> list[str]:
     return [
         *combinations.faults(recipe.stage1, recipe.stage2, recipe.folds.train),
         *sets.faults(recipe.stage1.sets, detectors),
+        *sets.of_graders(recipe.stage1.sets, graders),
         *needs.faults(detectors, graders),
     ]
 

@@ -64,7 +64,8 @@ class RegionSpec(Strict):
     #: Which axial slices are a level's, where `around` is "level": segments (the default), all that cut its part of the
     #: canal; found, those around the slices of its points, as far as halfway to the next level's (seventh place).
     levels_by: Literal["segments", "found"] | None = None
-    #: Only the side's half: of a sagittal series the slices from outside in, of an axial region 60 % of its width.
+    #: Only the side's half: of a sagittal series the slices from outside in (around "point": the point's own and those
+    #: beside it outwards, seventh place), of an axial region 60 % of its width.
     half: bool | None = None
     #: standard: mean 0 and deviation 1; percentile: what lies between two percentiles, minmax: all values, to -1 … 1.
     intensity: Intensity | None = None

@@ -1,7 +1,7 @@
 """Several sets of keypoints: which detectors find which, and why they cannot. No torch.
 
-Each set is found by its own members of stage 1, a grader answers once a set, and its answers are averaged. Keypoints
-and Issues that a result shows are the first set's.
+Each set is found by its own members of stage 1, a grader answers once a set, or once each of those that its `sets`
+names, and its answers are averaged. Keypoints that a result shows are the first set's.
 """
 
 from collections.abc import Mapping, Sequence
@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from lumbar.issues import InputError, few, numbered
 from lumbar.recipe import chain
 from lumbar.recipe.detector import DetectorSpec
+from lumbar.recipe.grader import GraderSpec
 
 #: Names of members by the name of the set.
 Sets = Mapping[str, Sequence[str]]
@@ -19,6 +20,22 @@ def of(sets: Sets, specs: Mapping[str, DetectorSpec]) -> list[dict[str, Detector
     if not sets:
         return [dict(specs)]
     return [{name: spec for name, spec in specs.items() if name in names} for names in sets.values()]
+
+
+def around(sets: Sets, spec: GraderSpec) -> list[int]:
+    """The numbers of the sets around which a grader answers, in their order; 0 where there is one set."""
+    return [number for number, name in enumerate(sets or {"": ()}) if not spec.sets or name in spec.sets]
+
+
+def of_graders(sets: Sets, graders: Mapping[str, GraderSpec]) -> list[str]:
+    """A sentence for each set that graders, by name, ask for and that is none."""
+    told: dict[str, str] = {}
+    known = f"there are {few(list(sets))}" if sets else "stage1.sets names none"
+    for name, spec in graders.items():
+        for each in spec.sets:
+            if each not in sets:
+                told.setdefault(each, f"{name}: sets names {each!r}, which is no set of keypoints; {known}")
+    return list(told.values())
 
 
 def faults(sets: Sets, specs: Mapping[str, DetectorSpec]) -> list[str]:
@@ -46,7 +63,7 @@ def faults(sets: Sets, specs: Mapping[str, DetectorSpec]) -> list[str]:
     return list(dict.fromkeys(told))
 
 
-def refuse(sets: Sets, specs: Mapping[str, DetectorSpec], source: str) -> None:
-    """Raise InputError, which names the source, with all that is wrong (see `faults`)."""
-    if told := faults(sets, specs):
+def refuse(sets: Sets, specs: Mapping[str, DetectorSpec], graders: Mapping[str, GraderSpec], source: str) -> None:
+    """Raise InputError, which names the source, with all that is wrong (see `faults` and `of_graders`)."""
+    if told := [*faults(sets, specs), *of_graders(sets, graders)]:
         raise InputError(f"{source}: {numbered(told)}")

@@ -41,6 +41,7 @@ class Training(Strict):
             "soft_labels",
             "soft_mix",
             "slice_shift",
+            "labelled_p",
             "optimizer",
             "decay_norms",
             "best_by",
@@ -99,6 +100,9 @@ class Training(Strict):
     #: Windows of slices shifted in training: the probabilities of 0, ±1, ±2, … slices; or "own": as far as the run's
     #: detectors of that series type were off on studies that they had not seen, up to ±2.
     slice_shift: Literal["own"] | tuple[Annotated[float, Field(ge=0, le=1)], ...] = ()
+    #: Stage 2: a training sample lies around labelled keypoints in place of found ones, with this probability, where
+    #: the label table has all that it shows (seventh place).
+    labelled_p: float = Field(0.0, ge=0, le=1)
     #: A table in the submission's form, such as a run's `predictions/blend.csv`: in training, the severities of rows
     #: without a label, and a share `soft_mix` of those with one. They count in no validation and no score.
     soft_labels: str = ""

@@ -1,7 +1,7 @@
 """A drawing of a recipe's system: what finds keypoints, what grades them, what becomes of the answers. No torch."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 from textwrap import wrap
@@ -17,6 +17,7 @@ from lumbar.files.write import replacing, writing_into
 from lumbar.grading.tasks import Task, task_of
 from lumbar.issues import cut
 from lumbar.labels import CONDITIONS, SERIES_TYPES, SeriesType
+from lumbar.recipe import sets
 from lumbar.recipe.chain import in_order, one_step
 from lumbar.recipe.detector import DetectorSpec
 from lumbar.recipe.grader import GraderSpec
@@ -80,8 +81,20 @@ def draw_system(recipe: Path, out: Path) -> Path:
 
 
 def detector_cards(recipe: Recipe) -> list[Card]:
-    """A card a step: the detectors that look together, in the order in which they look."""
-    members = {name: member.spec for name, member in recipe.stage1.bundled().items()}
+    """A card a step: the detectors that look together, in the order in which they look. Where graders have sets of
+    keypoints of their own, set by set."""
+    every = {name: member.spec for name, member in recipe.stage1.bundled().items()}
+    if not _sets_apart(recipe):
+        return _step_cards(recipe, every)
+    each = zip(recipe.stage1.sets, sets.of(recipe.stage1.sets, every), strict=True)
+    return [card for name, members in each for card in _step_cards(recipe, members, f" (set {cut(name, 20)})")]
+
+
+def _sets_apart(recipe: Recipe) -> bool:
+    return any(member.spec.sets for member in recipe.stage2.bundled().values())
+
+
+def _step_cards(recipe: Recipe, members: Mapping[str, DetectorSpec], of_set: str = "") -> list[Card]:
     names = list(members)
     steps: list[list[str]] = []
     for index in in_order(list(members.values())):
@@ -90,7 +103,8 @@ def detector_cards(recipe: Recipe) -> list[Card]:
             steps[-1].append(name)
         else:
             steps.append([name])
-    return [_step_card(recipe, [(name, members[name]) for name in step]) for step in steps]
+    cards = [_step_card(recipe, [(name, members[name]) for name in step]) for step in steps]
+    return [replace(card, title=card.title + of_set) for card in cards]
 
 
 def grader_cards(recipe: Recipe) -> list[Card]:
@@ -98,7 +112,8 @@ def grader_cards(recipe: Recipe) -> list[Card]:
     kinds: dict[tuple[object, ...], list[tuple[str, GraderSpec, Task]]] = {}
     for name, member in recipe.stage2.bundled().items():
         task = task_of(member.spec)
-        key = (member.spec.subject, member.spec.speaks_for, member.spec.levels, task.samples[0].views)
+        spec = member.spec
+        key = (spec.subject, spec.speaks_for, spec.levels, task.samples[0].views, spec.sets)
         kinds.setdefault(key, []).append((name, member.spec, task))
     return [_grader_card(recipe, kind) for kind in kinds.values()]
 
@@ -116,7 +131,7 @@ def answer_cards(recipe: Recipe) -> list[Card]:
         lines.append(f"severities multiplied: {', '.join(blend.multipliers)}")
     if blend.severe_scaled != 1:
         lines.append(f"highest severe canal level times {blend.severe_scaled:g}")
-    if recipe.stage1.sets:
+    if recipe.stage1.sets and not _sets_apart(recipe):
         lines.append(f"averaged over {len(recipe.stage1.sets)} sets of keypoints")
     sides = [f"{name}, left and right" for name in ("foraminal narrowing", "subarticular stenosis")]
     rows = ("spinal canal stenosis", *sides, "at L1/L2 to L5/S1", "normal or mild, moderate, severe")
@@ -147,6 +162,8 @@ def _grader_card(recipe: Recipe, kind: Sequence[tuple[str, GraderSpec, Task]]) -
     lines = [level + (", either side" if len(task.samples) > 1 else "")]
     if first.speaks_for:
         lines.append(f"heard for {', '.join(map(_short, first.speaks_for))} only")
+    if first.sets:
+        lines.append(f"around the keypoints of the set {' and '.join(cut(name, 20) for name in first.sets)}")
     regions: dict[str, list[int]] = {}
     for place, (_, spec, _) in enumerate(kind):
         for view in {kind_of(view): view for view in views}.values():

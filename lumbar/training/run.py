@@ -125,6 +125,8 @@ def train_graders(setup: Setup, journal: Journal) -> None:
     kind = training_kind(setup)
     if kind != "found":
         make_regions(setup, kind, setup.study_ids if kind == "labels" else setup.in_trained_folds())
+    if beside := [member for member in setup.recipe.stage2.members.values() if member.training.labelled_p]:
+        make_regions(setup, "labels", setup.in_trained_folds(), beside)
     make_regions(setup, "found", setup.in_trained_folds())
     for fold in setup.recipe.folds.train:
         _train_fold(setup, setup.recipe.stage2.members, fold, journal)

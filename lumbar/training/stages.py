@@ -21,7 +21,14 @@ from lumbar.recipe.recipe import Recipe
 from lumbar.recipe.settings import Training
 from lumbar.recipe.stage import Member
 from lumbar.training.checks import losses
-from lumbar.training.data.make import make_regions, make_stacks, region_folder, stack_folder, training_kind
+from lumbar.training.data.make import (
+    first_set,
+    make_regions,
+    make_stacks,
+    region_folder,
+    stack_folder,
+    training_kind,
+)
 from lumbar.training.data.region_files import margin_spec
 from lumbar.training.data.region_samples import RegionSamples
 from lumbar.training.data.slice_shift import Shares, own_shares, reach
@@ -160,10 +167,12 @@ class GraderStage:
         soft = SoftLabels(path, studies, self.training.soft_mix) if (path := self.training.soft_labels) else None
         shares: Mapping[SeriesType, Shares] = {}
         if self.training.slice_shift == "own":
-            shares = own_shares(setup, sorted(set(setup.in_trained_folds()) & set(studies)))
+            known = sorted(set(setup.in_trained_folds()) & set(studies))
+            shares = own_shares(setup, known, first_set(setup, self.spec))
         elif shift:
             shares = dict.fromkeys(SERIES_TYPES, tuple(self.training.slice_shift))  # type: ignore[arg-type]
-        train = RegionSamples(folder, studies, setup.training_codes, self.spec, self.training, soft, shares)
+        labelled = region_folder(setup, self.spec, "labels", shift) if self.training.labelled_p else None
+        train = RegionSamples(folder, studies, setup.training_codes, self.spec, self.training, soft, shares, labelled)
         folder, studies = region_folder(setup, self.spec, "found"), setup.held_out(fold)
         return train, RegionSamples(folder, studies, setup.codes, self.spec, self.training)
 
@@ -200,8 +209,11 @@ class GraderStage:
         spec, kinds = margin_spec(self.spec, recipe.loop.region_margin, shift), 1
         if shift or recipe.stage2.keypoints != "out_of_fold":
             kinds = 2
+        if self.training.labelled_p:
+            kinds += 1
         pixels = sum(one.frames * one.size[0] * one.size[1] for one in map(spec.region_of, views_of(spec)))
-        return f"{region_key(self.spec)} {shift}", kinds * studies * len(LEVELS) * pixels
+        alike = f"{region_key(self.spec)} {shift} {' '.join(self.spec.sets)}".rstrip()
+        return alike, kinds * studies * len(LEVELS) * pixels
 
 
 def left_out(setup: Setup, studies: list[int]) -> list[Any]:

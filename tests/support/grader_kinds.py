@@ -40,6 +40,12 @@ _FIELDS: dict[str, dict[str, Any]] = {
         "region": {"half": True, "around": "level", "extent": [40.0, 60.0]},
         "regions": {"axial_left": {"extent": [80.0, 70.0], "slices": 2}},
     },
+    "a side from its point outwards": {
+        "views": ["sagittal_t2_left", "axial_left"],
+        "conditions": [LEFT_RECESS],
+        "region": {"half": True, "around": "point"},
+        "regions": {"axial_left": {"half": False}},
+    },
     "the canal's point and the inner slices": {
         "views": ["sagittal_t1", "sagittal_t2", "axial_middle"],
         "conditions": [CANAL],

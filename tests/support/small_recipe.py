@@ -166,6 +166,8 @@ def _narrow(network: str, given: Mapping[str, Any]) -> Iterator[tuple[str, Any]]
             continue
         if key in ("pointer_encoder", "pointer_args"):
             yield key, "tu-resnet18" if key == "pointer_encoder" else BACKBONE
+        elif key in ("axial_backbone", "axial_args"):
+            yield from (("axial_backbone", "resnet18"), ("axial_args", BACKBONE))
         else:
             yield key, value if isinstance(value, str) else NARROW.get(key, value)
 

@@ -8,7 +8,7 @@ from the features of all views. A view that was not seen has no features.
 `network_args`: hidden (512) features of a region; gate (false): they are multiplied by what the condition's name says,
 so that one view can answer for several; features (128) of each condition beside axial views; fuse = "add" (default):
 that linear layer's answer is added to what the sagittal regions answer alone; "join": it alone counts, and axial views
-have as few features; dropout (0.1).
+have as few features; dropout (0.1); axial_backbone, axial_args: a backbone of another name for axial slices.
 """
 
 from collections.abc import Mapping, Sequence
@@ -77,7 +77,8 @@ class ChannelGrader(nn.Module):
         super().__init__()
         width: Kind = "even" if spec.levels == "all" else "whole"
         known: Any = {"hidden": (width, 512), "gate": ("flag", False), "features": ("whole", 128)}
-        given = read_arguments(spec, known | {"fuse": ("word", "add"), "dropout": ("share", 0.1)})
+        known |= {"fuse": ("word", "add"), "dropout": ("share", 0.1)}
+        given = read_arguments(spec, known | {"axial_backbone": ("word", ""), "axial_args": ("table", {})})
         hidden, sample = given["hidden"], task_of(spec).samples[0]
         self.views, self.conditions = sample.views, len(sample.conditions)
         self.axial = [view for view in self.views if view.startswith("axial")]
@@ -91,7 +92,7 @@ class ChannelGrader(nn.Module):
         self.fuse, answers = _fuse(spec, given["fuse"], axial=bool(self.axial)), len(SEVERITIES)
         self.head = _two_layers(hidden, hidden, answers) if self.fuse != "join" else None
         if self.axial:
-            encoder = SliceEncoder(spec, _region(spec, self.axial).channels, bidirectional=True)
+            encoder = SliceEncoder(_of_axial(spec, given), _region(spec, self.axial).channels, bidirectional=True)
             self.encoders.append(encoder)
             self.features = _two_layers(hidden, hidden, given["features"])
             axial = given["features"] if self.fuse == "join" else encoder.features
@@ -188,11 +189,22 @@ def _region(spec: GraderSpec, views: Sequence[View]) -> Region:
     return regions[0]
 
 
+def _of_axial(spec: GraderSpec, given: Mapping[str, Any]) -> GraderSpec:
+    """The spec with the backbone that sees axial slices."""
+    if not given["axial_backbone"]:
+        return spec
+    return spec.model_copy(update={"backbone": given["axial_backbone"], "backbone_args": given["axial_args"]})
+
+
 def _fuse(spec: GraderSpec, word: str, *, axial: bool) -> str:
     if word not in ("add", "join"):
         raise InputError(f'network_args fuse = {word!r} is no way to fuse; write "add" or "join"')
     if "fuse" in spec.network_args and not axial:
         raise InputError("network_args 'fuse' joins sagittal with axial views; add one of these, or leave it out")
+    if {"axial_backbone", "axial_args"} & spec.network_args.keys() and not axial:
+        raise InputError("network_args 'axial_backbone' sees axial views; add one of these, or leave it out")
+    if "axial_args" in spec.network_args and "axial_backbone" not in spec.network_args:
+        raise InputError("network_args 'axial_args' are those of an axial_backbone; name one, or leave them out")
     return word
 
 

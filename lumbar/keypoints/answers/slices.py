@@ -40,7 +40,8 @@ def read(spec: DetectorSpec, raw: np.ndarray) -> Reading:
     of the two classes at their best, and not found where that is no more than a half. Both sides share it. sides:
     scores (N, 2, T); of the slices that lie between the sides, the one before the first is the right side's, that
     behind the last the left one's, for all levels, as sure as the less probable class at its best; none lies between:
-    not found. Slices whose scores are NaN for every class are empty ones and play no part.
+    not found. Slices whose scores are NaN for every class are empty ones and play no part. centroid: the mean place
+    weighed by each slice's own probability (sigmoid), as sure as the highest.
     """
     scores = np.asarray(raw, np.float64)
     if spec.classes:
@@ -50,7 +51,13 @@ def read(spec: DetectorSpec, raw: np.ndarray) -> Reading:
         silent = ~np.isfinite(scores).all(-1)
         scores = np.where(silent[..., None], 0.0, scores)
         shares, slices = _softmax(scores, axis=-1), np.arange(scores.shape[-1])
-        if spec.decoded == "expectation":
+        if spec.decoded == "centroid":
+            shown = 0.5 * (1 + np.tanh(0.5 * scores))  # the sigmoid, without overflow
+            total = shown.sum(-1)
+            silent = silent | (total == 0)
+            place = (shown * slices).sum(-1) / np.where(total > 0, total, 1.0)
+            sure = shown.max(-1)
+        elif spec.decoded == "expectation":
             place = (shares * slices).sum(-1)
             sure = np.where(np.abs(slices - place[..., None]) <= 1, shares, 0.0).sum(-1)
         else:

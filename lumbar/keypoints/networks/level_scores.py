@@ -8,6 +8,7 @@ for the losses `bce` and `cross_entropy`.
 """
 
 from collections.abc import Mapping
+from typing import Final
 
 import torch
 from torch import nn
@@ -15,7 +16,7 @@ from torch import nn
 from lumbar.backbones import create_backbone
 from lumbar.issues import InputError
 from lumbar.keypoints.answers import slices
-from lumbar.keypoints.networks.gives import refuse_other_answers, with_neighbours
+from lumbar.keypoints.networks.gives import refuse_other_answers, slices_there, with_neighbours
 from lumbar.labels import LEVELS
 from lumbar.recipe.arguments import read_arguments
 from lumbar.recipe.detector import DetectorSpec
@@ -43,8 +44,12 @@ class Block(nn.Module):
         return self.norm_forwards(tokens + self.dropout(self.forwards(tokens)))
 
 
+#: The score of a place without a slice: its probability is nothing in any number type.
+_EMPTY: Final = -1e4
+
+
 class LevelScores(nn.Module):
-    """Stacks (B, T, S, S) → scores (B, K, T) of every slice for every name, raw."""
+    """Stacks (B, T, S, S) → scores (B, K, T) of every slice for every name, raw; those of padding are `_EMPTY`."""
 
     def __init__(self, spec: DetectorSpec) -> None:
         super().__init__()
@@ -70,7 +75,8 @@ class LevelScores(nn.Module):
         features = self.neck(self.encoder(with_neighbours(stacks, self.series))).unflatten(0, (-1, self.slices))
         along = self.lstm(features)[0] + features
         along = self.blocks(along)
-        scores = self.head(along).transpose(1, 2)
+        there = slices_there(stacks, self.series)[:, None]
+        scores = self.head(along).transpose(1, 2).masked_fill(~there, _EMPTY)
         return {"answer": scores, "levels": self.level_head(along).transpose(1, 2)} if self.training else scores
 
 

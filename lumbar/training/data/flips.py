@@ -14,7 +14,13 @@ class Flips:
     mirrored: bool  # the study as in a mirror: sides swap by name
     backwards: bool  # axial slices from the other end: sides stay
     columns: bool  # sagittal pictures front to back: sides stay
-    rows: bool  # pictures upside down: sides stay
+    rows: bool  # pictures upside down, axial ones front to back: sides stay
+    front_back: bool = False  # all pictures front to back: sides stay
+
+    def turned(self, *, axial: bool) -> dict[str, bool]:
+        """Whether columns and rows of a picture are reversed, leaving out those that are the mirror's."""
+        columns, rows = (False, self.front_back) if axial else (self.columns ^ self.front_back, False)
+        return {"columns": columns, "rows": self.rows ^ rows}
 
 
 def flips(rng: np.random.Generator, augment: Augment, *, sagittal: bool, axial: bool) -> Flips:
@@ -35,4 +41,5 @@ def flips(rng: np.random.Generator, augment: Augment, *, sagittal: bool, axial: 
         backwards=reversed_axial,
         columns=flipped_sagittal,
         rows=happens(augment.flip_rows_p),
+        front_back=happens(augment.front_back_p),
     )

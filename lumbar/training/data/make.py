@@ -1,20 +1,27 @@
 """The files that training reads, made once: studies, detectors' stacks, graders' regions; what is there is kept."""
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from lumbar.compute.processes import each
 from lumbar.grading.regions import region_key
+from lumbar.issues import InputError
+from lumbar.recipe import sets
 from lumbar.recipe.detector import DetectorSpec
 from lumbar.recipe.grader import GraderSpec
+from lumbar.recipe.grader_member import GraderMember
 from lumbar.recipe.losses import asks_annotations
+from lumbar.study.keypoint import Keypoint
 from lumbar.training.data import region_files, stack_files
 from lumbar.training.data.labelled import trusted
 from lumbar.training.data.packs import fingerprint, read_header
 from lumbar.training.data.slice_shift import reach
 from lumbar.training.setup import Setup
+
+#: Keypoints by study.
+Points = Mapping[int, Sequence[Keypoint]]
 
 
 def make_packs(setup: Setup) -> None:
@@ -34,7 +41,13 @@ def stack_folder(setup: Setup, name: str) -> Path:
 def region_folder(setup: Setup, spec: GraderSpec, kind: str, shift: int = 0) -> Path:
     """Where regions of one kind of input lie; `kind` of keypoints: labels, found or trusted; longer by `shift`."""
     key = fingerprint(region_key(region_files.margin_spec(spec, setup.recipe.loop.region_margin, shift)))
-    return setup.folder.cache / "regions" / f"{key[:12]}_{kind}"
+    number = first_set(setup, spec) if kind != "labels" else 0
+    return setup.folder.cache / "regions" / f"{key[:12]}_{kind}{number or ''}"
+
+
+def first_set(setup: Setup, spec: GraderSpec) -> int:
+    """The number of the set of keypoints around which a grader trains: the first of its own."""
+    return sets.around(setup.recipe.stage1.sets, spec)[0]
 
 
 def make_stacks(setup: Setup, name: str, spec: DetectorSpec) -> None:
@@ -50,29 +63,41 @@ def training_kind(setup: Setup) -> str:
     return kinds[setup.recipe.stage2.keypoints]
 
 
-def make_regions(setup: Setup, kind: str, study_ids: Sequence[int]) -> None:
-    """Make the regions around a kind of keypoints, once for every kind of input that graders ask for."""
+def make_regions(
+    setup: Setup, kind: str, study_ids: Sequence[int], members: Sequence[GraderMember] | None = None
+) -> None:
+    """Make the regions around a kind of keypoints, once for every kind of input that graders (None: all) ask for."""
     folds, margin = setup.recipe.folds.train, setup.recipe.loop.region_margin
-    found = setup.folder.keypoints(folds) if kind != "labels" else {}
+    by_set = setup.folder.keypoints_by_set(folds) if kind != "labels" else [{}]
     if kind == "trusted":
         labels, limit = setup.folder.labelled_keypoints(folds), setup.recipe.stage2.keypoint_trust_mm
-        found = {study: trusted(points, labels.get(study, ()), limit) for study, points in found.items()}
-    wanted: dict[str, tuple[GraderSpec, int]] = {}
-    told: set[str] = set()  # those whose files must say which slices carry annotations
-    for member in setup.recipe.stage2.members.values():
-        shifts = [reach(member.training)] if kind == training_kind(setup) else []
+        by_set = [
+            {study: trusted(points, labels.get(study, ()), limit) for study, points in found.items()}
+            for found in by_set
+        ]
+    wanted: dict[tuple[str, int], tuple[GraderSpec, int]] = {}
+    told: set[tuple[str, int]] = set()  # those whose files must say which slices carry annotations
+    for member in setup.recipe.stage2.members.values() if members is None else members:
+        trains = kind == training_kind(setup) or (kind == "labels" and member.training.labelled_p > 0)
+        shifts = [reach(member.training)] if trains else []
         if kind == "found" or not shifts:  # all are validated around found ones, and pictures show any kind
             shifts.append(0)
+        number = first_set(setup, member.spec) if kind != "labels" else 0
+        if number >= len(by_set):  # those of another run, for pictures
+            raise InputError(
+                f"{setup.folder.root}: its keypoints are {len(by_set)} sets, and a grader asks for more; give a run of "
+                "this recipe"
+            )
         for shift in shifts:
-            key = region_key(region_files.margin_spec(member.spec, margin, shift))
+            key = region_key(region_files.margin_spec(member.spec, margin, shift)), number
             wanted[key] = member.spec, shift
             told |= {key} if asks_annotations(member.training) else set()
     for key, (spec, shift) in wanted.items():
-        wide = region_files.margin_spec(spec, margin, shift)
+        wide, found = region_files.margin_spec(spec, margin, shift), by_set[key[1]]
         around = None if kind == "labels" else found
         make = functools.partial(region_files.make_regions, setup.packs, setup.rows, around, wide)
 
-        def parts(study: int, wide: GraderSpec = wide) -> list[Any]:
+        def parts(study: int, wide: GraderSpec = wide, found: Points = found) -> list[Any]:
             return [region_key(wide), [point.as_dict() for point in found.get(study, [])]]
 
         whole = region_files.tells_annotations if key in told else _whole

@@ -46,14 +46,16 @@ class RegionSamples:
         training: Training,
         soft: SoftLabels | None = None,
         shares: Mapping[SeriesType, Shares] | None = None,
+        labelled: Path | None = None,
     ) -> None:
         """`codes`: each study's labels (5 conditions, 5 levels), places in `SEVERITIES`, `EMPTY` where unknown.
 
         Of training only: `soft` labels beside them, and how far windows are shifted by series type (`shares`), where
-        files hold more slices than the spec asks for.
+        files hold more slices than the spec asks for; the folder of the same regions around `labelled` keypoints, from
+        which a share of the samples comes (`labelled_p`).
         """
         self.folder, self.spec, self.training = folder, spec, training
-        self.soft, self.shares = soft, shares or {}
+        self.soft, self.shares, self.labelled = soft, shares or {}, labelled
         self.task, self.codes, self.groups = task_of(spec), codes, groups(spec)
         self.annotated = asks_annotations(training)
         self.present = {study: self._present(study) for study in studies}
@@ -74,12 +76,24 @@ class RegionSamples:
         """(N,) study of each sample."""
         return self.rows[:, 0]
 
-    def _path(self, study: int) -> Path:
-        return self.folder / f"{study}.safetensors"
+    def _path(self, study: int, *, labelled: bool = False) -> Path:
+        folder = self.labelled if labelled and self.labelled is not None else self.folder
+        return folder / f"{study}.safetensors"
 
-    def _present(self, study: int) -> list[dict[View, np.ndarray]]:
+    def _around_labels(self, row: Row, rng: np.random.Generator | None) -> bool:
+        """Whether a sample is drawn from the regions around labels; these must show all that it shows."""
+        if rng is None or self.labelled is None or rng.random() >= self.training.labelled_p:
+            return False
+        study, level, _, series = row
+        told = self._present(study, labelled=True)
+        here = self.present[study][series]
+        return series < len(told) and all(
+            (told[series][view] >= shown)[self._levels(level)].all() for view, shown in here.items()
+        )
+
+    def _present(self, study: int, *, labelled: bool = False) -> list[dict[View, np.ndarray]]:
         """Which levels each view shows, for every series that is a sample of its own; most have one."""
-        with safe_open(self._path(study), "np") as file:
+        with safe_open(self._path(study, labelled=labelled), "np") as file:
             names = set(file.keys())
             found: list[dict[View, np.ndarray]] = []
             while all(f"{numbered(view, len(found))}/present" in names for view in self.task.views):
@@ -139,7 +153,8 @@ class RegionSamples:
         row, names = (study, level, number, series), self.task.samples[number].views
         flipped = self._flips(names, rng)
         mirrored = flipped.mirrored and self._known(row, mirrored=True)
-        views, seen = self._views(row, names, mirrored)
+        labelled = self._around_labels(row, rng)
+        views, seen = self._views(row, names, mirrored, labelled=labelled)
         windows = [[self._window(*one, rng) for one in zip(own, names, strict=True)] for own in views]
         views = [[view[at] for view, at in zip(*both, strict=True)] for both in zip(views, windows, strict=True)]
         out: dict[str, Any] = {"seen": seen, "labels": self._labels(row, mirrored=mirrored)}
@@ -156,7 +171,7 @@ class RegionSamples:
             draws = [[self._draw(name, rng, flipped) for name in names] for _ in views]
         if self.annotated:
             orders = [[draw["order"] for draw in own] for own in draws]
-            out |= self._annotations(row, flipped, mirrored, windows, orders, out["seen"])
+            out |= self._annotations(row, flipped, mirrored, windows, orders, out["seen"], labelled=labelled)
         for group, places in enumerate(self.groups):
             out[numbered("views", group)] = np.stack([np.stack([own[place] for place in places]) for own in views])
             for key in draws[0][0] if rng is not None else ():
@@ -166,11 +181,13 @@ class RegionSamples:
             out = {name: value[0] for name, value in out.items()}
         return out | {"study": np.int64(study)}
 
-    def _views(self, row: Row, names: Sequence[View], mirrored: bool) -> tuple[list[list[np.ndarray]], np.ndarray]:
+    def _views(
+        self, row: Row, names: Sequence[View], mirrored: bool, *, labelled: bool
+    ) -> tuple[list[list[np.ndarray]], np.ndarray]:
         """The views of each level, and which are there (L, V)."""
         study, level, _, series = row
         views, seen = [], []
-        with safe_open(self._path(study), "np") as file:
+        with safe_open(self._path(study, labelled=labelled), "np") as file:
             for place in self._levels(level):
                 own, there = [], []
                 for name in names:
@@ -201,12 +218,14 @@ class RegionSamples:
         windows: Sequence[Sequence[slice]],
         orders: Sequence[Sequence[np.ndarray]],
         seen: np.ndarray,
+        *,
+        labelled: bool,
     ) -> dict[str, np.ndarray]:
         """`annotated` (L, T, C) and `marked` (L, T) of a sample, whose frames were turned, chosen and put in order."""
         study, level, number, series = row
         names, conditions = self.task.samples[number].views, self._sources(row, mirrored=mirrored)
         found = []
-        with safe_open(self._path(study), "np") as file:
+        with safe_open(self._path(study, labelled=labelled), "np") as file:
             for at, place in enumerate(self._levels(level)):
                 for view, name in enumerate(names):
                     source = MIRROR_VIEW[name] if mirrored else name
@@ -231,9 +250,9 @@ class RegionSamples:
 
     def _draw(self, view: View, rng: np.random.Generator, flipped: Flips) -> augment.Draw:
         axial = view.startswith("axial")
-        turned = {"columns": flipped.columns and not axial, "rows": flipped.rows}
         region = self.spec.region_of(view)
         shuffle = axial and not region.neighbours
+        turned = flipped.turned(axial=axial)
         draw = augment.draw(rng, self.training.augment, region.frames, shuffle=shuffle, **turned)
         height, width = region.extent if region.box == "mm" and region.extent else (self.spec.roi_mm, self.spec.roi_mm)
         jitter = rng.normal(0, self.training.keypoint_jitter_mm, 2) / (width, height)

@@ -36,13 +36,15 @@ def shares_of(errors: Sequence[int]) -> Shares:
     return tuple((counts / counts.sum()).tolist()) if counts.sum() else (1.0,)
 
 
-def own_shares(setup: Setup, studies: Sequence[int]) -> dict[SeriesType, Shares]:
+def own_shares(setup: Setup, studies: Sequence[int], number: int = 0) -> dict[SeriesType, Shares]:
     """For each series type: how far found keypoints of these studies lie from their labels, out of fold, in slices.
+
+    `number` of the set of keypoints.
 
     Counted where both lie on one series, in its order of slices.
     """
     folds = setup.recipe.folds.train
-    found, told = setup.folder.keypoints(folds), setup.folder.labelled_keypoints(folds)
+    found, told = setup.folder.keypoints_by_set(folds)[number], setup.folder.labelled_keypoints(folds)
     errors: dict[SeriesType, list[int]] = {}
     for study in studies:
         places = _places(setup, study)

@@ -81,8 +81,7 @@ class StackSamples:
             out["image"] = reverse_slices(out["image"], self.spec)
             if slices:
                 out["slices"] = filled(image, self.spec) - 1 - out["slices"]
-        turned = {"columns": flipped.columns, "rows": flipped.rows}
-        drawn = augment.draw(rng, self.training.augment, len(image), **turned)
+        drawn = augment.draw(rng, self.training.augment, len(image), **flipped.turned(axial=axial))
         if slices:
             drawn["order"] = np.arange(len(image))
         return out | drawn

@@ -177,10 +177,18 @@ def _slice_bce(outputs: Outputs, truth: Truth) -> Parts:
     """Binary cross entropy of every slice against 1 on the label's own, less beside it: mean over slices; and the
     network's own levels, as by `cross_entropy`."""
     count = outputs["answer"].shape[-1]
-    wanted = truth.mixed(lambda one: targets.along_slices(_known_slices(one), count))
+    wanted = truth.mixed(lambda one: _shown_on(one, count))
     known = truth.mixed(lambda one: _known_slices(one).isfinite().float()) == 1
     loss = nnf.binary_cross_entropy_with_logits(outputs["answer"].float()[known], wanted[known], reduction="none")
     return loss.mean(-1).sum() + known.sum() * _own_levels(outputs, truth), known.sum().float()
+
+
+def _shown_on(truth: Truth, count: int) -> Tensor:
+    """(B, K, T): how much of each name every slice shows."""
+    if truth.spec.decoded != "centroid":
+        return targets.along_slices(_known_slices(truth), count)
+    wanted = targets.around_slices(_known_slices(truth), count)
+    return wanted if truth.there is None else wanted * truth.there[:, None]
 
 
 def _own_levels(outputs: Outputs, truth: Truth) -> Tensor:
@@ -194,8 +202,13 @@ def _own_levels(outputs: Outputs, truth: Truth) -> Tensor:
 
 
 def _slice_l1(outputs: Outputs, truth: Truth) -> Parts:
-    """Distance of the expected slice under the softmax from the label's, in slices."""
-    places, shares = _known_slices(truth), outputs["answer"].float().softmax(-1)
+    """Distance of the expected slice, under the softmax or as the decode `centroid` weighs them, from the label's, in
+    slices."""
+    places, scores = _known_slices(truth), outputs["answer"].float()
+    shares = scores.softmax(-1)
+    if truth.spec.decoded == "centroid":
+        shares = scores.sigmoid()
+        shares = shares / shares.sum(-1, keepdim=True).clamp_min(1e-6)
     expected = (shares * torch.arange(shares.shape[-1], device=shares.device)).sum(-1)
     known = places.isfinite()
     unasked = 0 * _own_levels(outputs, truth)  # several processes wait for parameters without a gradient

@@ -44,7 +44,7 @@ class DetectorObjective:
     def mixed(self, batch: Batch, partner: Batch | None) -> tuple[Tensor, Truth]:
         """Stacks with those of the partners, if there are some, mixed in; and what they show."""
         images, points = self.inputs(batch)
-        known = self.spec.depth or (self.spec.classes and self.spec.pad)
+        known = self.spec.depth or (self.spec.answer == "slices" and self.spec.pad)
         there = slices_there(images, len(self.spec.types)) if known else None
         told, labels = batch.get("told"), batch.get("labels")
         truth = Truth(self.spec, self.training, points, batch.get("slices"), told, there, labels)

@@ -16,6 +16,8 @@ from lumbar.recipe.detector import DetectorSpec
 _HALF_RADIUS: Final = 1.1774100225154747
 #: Slices beside a label's own show it too, half as much each step away (fifth place), as far as this.
 _REACH: Final = 2
+#: How much less a slice shows a place than the one beside it, which is nearer (seventh place: half as much at three).
+_FALL: Final = 1 / 6
 
 
 def heatmaps(points: Tensor, size: int, sigma: float) -> Tensor:
@@ -70,6 +72,14 @@ def along_slices(slices: Tensor, count: int) -> Tensor:
     everywhere where it is missing."""
     away = (torch.arange(count, device=slices.device) - slices.round()[..., None]).abs()
     return torch.where(away <= _REACH, 0.5**away, 0.0)
+
+
+def around_slices(slices: Tensor, count: int) -> Tensor:
+    """(B, K, T): 1 at each place (B, K), which may lie between slices, a sixth less a slice away, and 0 farther than
+    two slices from the nearest; 0 everywhere where it is missing (seventh place)."""
+    order = torch.arange(count, device=slices.device)
+    near = (order - slices.round()[..., None]).abs() <= _REACH
+    return torch.where(near, 1 - (order - slices[..., None]).abs() * _FALL, 0.0)
 
 
 def passed_levels(slices: Tensor, count: int) -> Tensor:

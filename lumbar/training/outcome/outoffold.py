@@ -112,10 +112,13 @@ def _grade(
     study_id: int,
 ) -> None:
     study = setup.packs.study(study_id)
+    around = {name: sets.around(setup.recipe.stage1.sets, spec) for name, (spec, _) in graders.items()}
     by_set = []
-    for own in keypoints:
-        points = {(point.condition, point.level): point for point in own[study_id]}
-        by_set.append(cut_all_regions(study, points, [spec for spec, _ in graders.values()]))
+    for number, found in enumerate(keypoints):
+        points = {(point.condition, point.level): point for point in found[study_id]}
+        own = [spec for name, (spec, _) in graders.items() if number in around[name]]
+        by_set.append(cut_all_regions(study, points, own))
     for name, (spec, network) in graders.items():
         key, device = region_key(spec), setup.accelerator.device
-        logits[name][study_id] = averaged([grade(regions[key], spec, network, device) for regions in by_set])
+        answers = [grade(by_set[number][key], spec, network, device) for number in around[name]]
+        logits[name][study_id] = averaged(answers)

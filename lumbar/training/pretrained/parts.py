@@ -86,17 +86,23 @@ def fill(network: nn.Module, find: Callable[[Tag], Mapping[str, Tensor]]) -> nn.
     return network
 
 
+def _firsts(module: nn.Module) -> set[str]:
+    """The weights of a timm network's first convolutions; FastViT has two, one beside the other."""
+    named = (getattr(module, "pretrained_cfg", None) or {}).get("first_conv") or ()
+    return {f"{name}.weight" for name in ([named] if isinstance(named, str) else named)}
+
+
 def fitted(module: nn.Module, weights: Mapping[str, Tensor], name: str) -> dict[str, Tensor]:
     """The state dict of a part, filled with these weights under their library's names.
 
-    The first convolution is adapted to the part's number of input channels, and what windows know of places to windows
+    First convolutions are adapted to the part's number of input channels, and what windows know of places to windows
     of another size, as timm does; convolutions of a part that was inflated to volumes see in every slice what they saw
     in an image. What the part leaves out (the classifier, layers
     beyond its depth) is skipped. What it has and the weights lack, or have in another shape, or what is no number,
     raises InputError. The part may lie on torch's `meta` device, if only faults are wanted.
     """
     own = module.state_dict()
-    first = next((key for key, value in own.items() if value.ndim in (4, 5)), None)
+    firsts = {next((key for key, value in own.items() if value.ndim in (4, 5)), ""), *_firsts(module)}
     chosen: dict[str, Tensor] = {}
     for key, value in own.items():
         plain = key if key in weights else _LEVEL.sub(r"\1.\2.", key)
@@ -105,7 +111,7 @@ def fitted(module: nn.Module, weights: Mapping[str, Tensor], name: str) -> dict[
                 continue
             raise InputError(f"the pretrained weights of {name} lack {key}; use weights made for this network")
         found = weights[plain]
-        if key == first and found.ndim == 4 and found.shape[1] != value.shape[1]:
+        if {key, plain} & firsts and found.ndim == 4 and found.shape[1] != value.shape[1]:
             found = timm.models.adapt_input_conv(value.shape[1], found)
         if (found.ndim, value.ndim) == (4, 5):
             found = inflated_weight(found, value.shape[-1])
