@@ -49,8 +49,9 @@ class RegionSpec(Strict):
     #: Every slice with the one before and the one after as three channels.
     neighbours: bool | None = None
     #: offset: sagittal slices in the middle of the series, or beside it; point: around the point's own slice; level:
-    #: all slices of the level (of a sagittal series all), brought to `slices` at equal steps.
-    around: Literal["offset", "point", "level"] | None = None
+    #: all slices of the level (of a sagittal series all), brought to `slices` at equal steps; series: all slices of the
+    #: series (axially of all series, one after the other), empty ones behind those of a shorter one.
+    around: Literal["offset", "point", "level", "series"] | None = None
     #: Of a sagittal series only so large a share of its slices, around its middle (around "level").
     inner: Annotated[float, Field(gt=0, le=1)] | None = None
     #: own: around the view's own point; canal: around the level's canal point, whatever the view shows, and around its
@@ -114,7 +115,7 @@ class Region:
     rotate: Literal["none", "canal"] = "none"
     slice_mm: float | None = None
     neighbours: bool = False
-    around: Literal["offset", "point", "level"] | None = None
+    around: Literal["offset", "point", "level", "series"] | None = None
     inner: float = 1.0
     point: Literal["own", "canal"] = "own"
     follow: bool = False

@@ -143,7 +143,11 @@ def _step_card(recipe: Recipe, step: Sequence[tuple[str, DetectorSpec]]) -> Card
 def _grader_card(recipe: Recipe, kind: Sequence[tuple[str, GraderSpec, Task]]) -> Card:
     _, first, task = kind[0]
     views = task.samples[0].views
-    level = "all five levels in a row" if first.levels == "all" else "one level at a time"
+    level = {
+        "one": "one level at a time",
+        "all": "all five levels in a row",
+        "study": "whole slices, all levels at once",
+    }[first.levels]
     lines = [level + (", either side" if len(task.samples) > 1 else "")]
     if first.speaks_for:
         lines.append(f"heard for {', '.join(map(_short, first.speaks_for))} only")

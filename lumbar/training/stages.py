@@ -21,12 +21,21 @@ from lumbar.recipe.recipe import Recipe
 from lumbar.recipe.settings import Training
 from lumbar.recipe.stage import Member
 from lumbar.training.checks import losses
-from lumbar.training.data.make import make_regions, make_stacks, region_folder, stack_folder, training_kind
+from lumbar.training.data.make import (
+    make_regions,
+    make_stacks,
+    region_folder,
+    source_of,
+    stack_folder,
+    told_folder,
+    training_kind,
+)
 from lumbar.training.data.region_files import margin_spec
 from lumbar.training.data.region_samples import RegionSamples
 from lumbar.training.data.slice_shift import Shares, own_shares, reach
 from lumbar.training.data.soft_labels import SoftLabels
 from lumbar.training.data.stack_samples import StackSamples
+from lumbar.training.data.told_samples import ToldSamples
 from lumbar.training.loop.detector_objective import DetectorObjective
 from lumbar.training.loop.grader_objective import SeverityObjective
 from lumbar.training.loop.losses import EMPTY
@@ -141,11 +150,13 @@ class GraderStage:
 
     def loss_faults(self, network: nn.Module) -> Iterator[str]:
         """See `MemberStage`."""
-        return losses.of_grader(self.spec, self.training, network)
+        yield from losses.of_grader(self.spec, self.training, network)
+        if self.training.second_level and not hasattr(network, "told"):
+            yield f"second_level needs a network that tells what slices answer, and {self.spec.network} does not"
 
     def trained_on(self, setup: Setup, fold: int) -> list[int]:
         """All studies of other folds; around out-of-fold keypoints those that have them."""
-        found_only = training_kind(setup) != "labels"
+        found_only = training_kind(setup) != "labels" or self.training.second_level
         held_out = set(setup.held_out(fold))
         return [
             study for study in (setup.in_trained_folds() if found_only else setup.study_ids) if study not in held_out
@@ -153,6 +164,8 @@ class GraderStage:
 
     def samples(self, setup: Setup, fold: int) -> tuple[RegionSamples, RegionSamples]:
         """Around labelled keypoints where the recipe says so; validated around found ones, with every label."""
+        if self.training.second_level:
+            return self._told(setup, fold)
         shift, studies = reach(self.training), self.trained_on(setup, fold)
         folder = region_folder(setup, self.spec, training_kind(setup), shift)
         soft = SoftLabels(path, studies, self.training.soft_mix) if (path := self.training.soft_labels) else None
@@ -165,10 +178,19 @@ class GraderStage:
         folder, studies = region_folder(setup, self.spec, "found"), setup.held_out(fold)
         return train, RegionSamples(folder, studies, setup.codes, self.spec, self.training)
 
+    def _told(self, setup: Setup, fold: int) -> tuple[RegionSamples, RegionSamples]:
+        """What the first level says, out of fold, of studies that it was asked about."""
+        folder, held_out = told_folder(setup, self.training.begins_with), set(setup.held_out(fold))
+        asked = [study for study in setup.in_trained_folds() if source_of(folder, study) is not None]
+        studies, others = ([study for study in asked if (study in held_out) is held] for held in (False, True))
+        soft = SoftLabels(path, studies, self.training.soft_mix) if (path := self.training.soft_labels) else None
+        train = ToldSamples(folder, studies, setup.training_codes, self.spec, self.training, soft)
+        return train, ToldSamples(folder, others, setup.codes, self.spec, self.training)
+
     def sample_studies(self, setup: Setup, fold: int) -> tuple[np.ndarray, np.ndarray]:
         """What labels alone tell: regions wait for keypoints."""
         samples = task_of(self.spec).samples
-        whole = self.spec.levels == "all"
+        whole = self.spec.levels != "one"
         places = [[CONDITIONS.index(condition) for condition in sample.conditions] for sample in samples]
 
         def rows(studies: list[int], codes: Mapping[int, np.ndarray]) -> np.ndarray:
@@ -201,7 +223,8 @@ class GraderStage:
         if shift or recipe.stage2.keypoints != "out_of_fold":
             kinds = 2
         pixels = sum(one.frames * one.size[0] * one.size[1] for one in map(spec.region_of, views_of(spec)))
-        return f"{region_key(self.spec)} {shift}", kinds * studies * len(LEVELS) * pixels
+        levels = 1 if spec.levels == "study" else len(LEVELS)
+        return f"{region_key(self.spec)} {shift}", kinds * studies * levels * pixels
 
 
 def as_trained(name: str, member: Member[Any]) -> DetectorStage | GraderStage:

@@ -51,8 +51,13 @@ def _changes(raw: Mapping[str, Any]) -> dict[str, Any]:
         "loop.read_processes": 1,
     }
     for stage in SPECS:
+        entries = raw[stage]["members"].values()
+        first = [entry["begins_with"] for entry in entries if entry.get("second_level")]  # which learns from two folds
         for name, entry in raw[stage]["members"].items():
-            small = {"folds": folds[stage], **dict(_small(stage, _whole(raw[stage], entry)))}
+            small = {
+                "folds": [0, 1] if name in first else folds[stage],
+                **dict(_small(stage, _whole(raw[stage], entry))),
+            }
             changed |= {f"{stage}.members.{name}.{key}": value for key, value in small.items()}
     if unseen:
         changed["stage2.keypoints"] = "out_of_fold_or_label"

@@ -34,6 +34,7 @@ NETWORKS: Final[Mapping[str, str]] = {
     "slice_channels": "lumbar.grading.networks.slice_channels",
     "slice_pool": "lumbar.grading.networks.slice_pool",
     "transformer": "lumbar.grading.networks.transformer",
+    "whole_slices": "lumbar.grading.networks.whole_slices",
 }
 
 

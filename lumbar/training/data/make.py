@@ -37,6 +37,11 @@ def region_folder(setup: Setup, spec: GraderSpec, kind: str, shift: int = 0) -> 
     return setup.folder.cache / "regions" / f"{key[:12]}_{kind}"
 
 
+def told_folder(setup: Setup, name: str) -> Path:
+    """Where lies what a first level says, out of fold, of the slices of studies."""
+    return setup.folder.cache / "told" / name
+
+
 def make_stacks(setup: Setup, name: str, spec: DetectorSpec) -> None:
     """Make the stacks of a detector that are missing or out of date."""
     make = functools.partial(stack_files.make_stacks, setup.packs, setup.rows, spec)

@@ -6,7 +6,7 @@ T slices of all views one after the other, C conditions.
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 import torch
 import torch.nn.functional as nnf
@@ -33,6 +33,8 @@ class Truth:
     marked: Tensor | None = None
     #: Slices of each view, which together are T.
     views: Sequence[int] = ()
+    #: Where labels lie on whole series, view by view: (B, L · C, 2) shares of the image, NaN where none does.
+    points: Sequence[Tensor] = ()
     #: How much each condition counts (C,); None: all alike.
     counts: Tensor | None = None
     #: What the partners of mixed samples show, and the share (B,) of each sample that is its own.
@@ -53,7 +55,7 @@ class Truth:
         return mix.labels(own.float(), make(self.partner).float(), self.share)
 
 
-def loss_of(word: str, said: Tensor, truth: Truth) -> Parts:
+def loss_of(word: str, said: Any, truth: Truth) -> Parts:
     """The sum of a word's loss over an output `said`, and its weight."""
     return _OF_TARGETS[OF_GRADERS[word].target](said, truth, OF_GRADERS[word])
 
@@ -105,6 +107,36 @@ def _slice(said: Tensor, truth: Truth, loss: GraderLoss) -> Parts:
     return sums[0], sums[1]
 
 
+def _points(said: Mapping[str, Tensor], truth: Truth, loss: GraderLoss) -> Parts:
+    """Of maps before the sigmoid, by view (B, T, L · C, h, w): CornerNet's focal loss (Law and Deng 2018) against a
+    Gaussian around the cell of each label on its slice, and nothing on all other slices, a label; of labels that lie
+    nowhere nothing is asked."""
+    annotated = _known(truth.annotated).transpose(1, 2).flatten(2).bool()  # (B, T of all views, L · C)
+    known = annotated.any(1)[:, None, :, None, None]
+    total, count = torch.zeros_like(truth.points[0][0, 0, 0]), annotated.any(1).sum()
+    parts = annotated.split(list(truth.views), 1)
+    for maps, points, shown in zip(said.values(), truth.points, parts, strict=True):
+        near = gaussians(points, (maps.shape[-2], maps.shape[-1]))
+        wanted = near[:, None] * shown[..., None, None]
+        logits = maps.float()
+        chance = logits.sigmoid()
+        right = (1 - chance) ** 2 * nnf.softplus(-logits)
+        wrong = (1 - wanted) ** 4 * chance**2 * nnf.softplus(logits)
+        total = total + (torch.where(wanted == 1, right, wrong) * known).sum()
+    return total, count.clamp_min(1).float()
+
+
+def gaussians(points: Tensor, size: tuple[int, int], sigma: float = 1.0) -> Tensor:
+    """Maps (B, K, h, w) that are 1 in the cell of each point (B, K, 2), shares of the image, and fall off by `sigma`
+    cells; zero where there is no point (NaN) or it lies outside."""
+    cells = points * points.new_tensor([size[1], size[0]])
+    inside = ((cells >= 0) & (cells < points.new_tensor([size[1], size[0]]))).all(-1)  # False for NaN
+    near = torch.where(inside[..., None], cells, 0.0).floor()
+    axes = [torch.arange(count, device=points.device) for count in (size[1], size[0])]
+    across, down = (torch.exp(-((axis - near[..., [k]]) ** 2) / (2 * sigma**2)) for k, axis in enumerate(axes))
+    return down[..., :, None] * across[..., None, :] * inside[..., None, None]
+
+
 def _rest(truth: Truth) -> Tensor:
     return 1 - _known(truth.share)
 
@@ -115,9 +147,10 @@ def _known(value: Tensor | None) -> Tensor:
 
 
 #: Target → what it asks; `any_severe` looks at whole studies, see `grader_objective`.
-_OF_TARGETS: Final[Mapping[str, Callable[[Tensor, Truth, GraderLoss], Parts]]] = {
+_OF_TARGETS: Final[Mapping[str, Callable[[Any, Truth, GraderLoss], Parts]]] = {
     "severity": _severity,
     "severe": _severe,
     "level": _level,
     "slice": _slice,
+    "points": _points,
 }

@@ -14,7 +14,7 @@ from lumbar.recipe.grader import GraderSpec
 from lumbar.recipe.losses import OF_GRADERS, of_grader
 from lumbar.recipe.settings import Training
 from lumbar.training.data import augment, intensities
-from lumbar.training.data.layout import groups, numbered
+from lumbar.training.data.layout import TOLD, groups, numbered
 from lumbar.training.loop import losses, mix
 from lumbar.training.loop.grader_losses import Truth, loss_of
 from lumbar.training.loop.loop import SCORE, Batch, Term
@@ -41,6 +41,9 @@ class SeverityObjective:
     def inputs(self, batch: Batch) -> tuple[dict[str, Tensor], Tensor]:
         """Views (B, L, T, C, H, W) by name as the network gets them, unseen ones zero; and which are seen (B, L, V)."""
         seen, named = self._of_levels(batch["seen"]), {}
+        if TOLD in batch:  # a second level's
+            told = {str(view): batch[numbered(TOLD, place)] for place, view in enumerate(self.views)}
+            return told, seen.bool()
         for number, (places, region) in enumerate(self.groups):
             views = self._of_levels(batch[numbered("views", number)])  # (B, L, V, T, H, W)
             flat, finish = views.flatten(0, 2), intensities.finish_of(region)
@@ -56,7 +59,7 @@ class SeverityObjective:
 
     def _of_levels(self, values: Tensor) -> Tensor:
         """What a batch holds of its samples, with an axis of levels."""
-        return values if self.spec.levels == "all" else values[:, None]
+        return values if self.spec.levels != "one" else values[:, None]
 
     def terms(self, network: nn.Module, batch: Batch, *, train: bool) -> Mapping[str, Term]:
         """Terms `severity` and, where the recipe asks, `any_severe`; in training also those of other outputs.
@@ -93,7 +96,20 @@ class SeverityObjective:
         if self.training.condition_weights:
             own = [self.training.condition_weights.get(name, 1.0) for name in self.conditions]
             counts = torch.tensor(own, device=labels.device)
-        return Truth(self.training, labels, level, soft, annotated, marked, self.slices, counts)
+        points = self._points(batch) if "points" in batch else ()
+        return Truth(self.training, labels, level, soft, annotated, marked, self.slices, points, counts)
+
+    def _points(self, batch: Batch) -> list[Tensor]:
+        """Where labels lie on each view of whole series, in shares of the image (B, K, 2); see `RegionSamples`."""
+        found: dict[int, Tensor] = {}
+        for number, (places, region) in enumerate(self.groups):
+            points = batch[numbered("points", number)].flatten(1, 2)  # (B, V, K, 2)
+            if "matrix" in batch:
+                keys = {name: batch[numbered(name, number)].flatten(0, 2) for name in ("matrix", "shift", "bend")}
+                points = augment.moved(points.flatten(0, 1), keys, region.size).unflatten(0, points.shape[:2])
+            shares = (points + 0.5) / points.new_tensor([region.size[1], region.size[0]])
+            found |= {place: shares[:, slot] for slot, place in enumerate(places)}
+        return [found[place] for place in sorted(found)]
 
     def _answer(self, network: nn.Module, batch: Batch, *, train: bool) -> tuple[Mapping[str, Tensor], Tensor]:
         """What the network says of the batch, mixed where the batch is; and the share (B,) of each sample in that."""
