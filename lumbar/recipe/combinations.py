@@ -71,11 +71,9 @@ def _second_level(
     member: DetectorMember | GraderMember, first: DetectorMember | GraderMember | None, folds: Sequence[int]
 ) -> Iterator[str]:
     """What is wrong with the first level of a second one."""
-    if not member.training.second_level or first is None or not isinstance(member, GraderMember):
+    if not member.training.second_level or first is None:
         return
-    same = isinstance(first, GraderMember) and all(
-        getattr(first.spec, name) == getattr(member.spec, name) for name in _SHARED
-    )
+    same = all(getattr(first.spec, name, None) == getattr(member.spec, name, None) for name in _SHARED)
     name = cut(member.training.begins_with)
     if not same or first.training.second_level:
         yield (

@@ -205,10 +205,16 @@ class GraderStage:
         return drawn(trained, setup.draws(self.training))[:, 0], rows(setup.held_out(fold), setup.codes)[:, 0]
 
     def labels_left_out(self, setup: Setup, studies: list[int]) -> list[Any]:
-        """A study and the places of its labels, for each that the recipe leaves out."""
+        """A study and the places of its labels, for each that the recipe leaves out; and labels that it corrects."""
         codes, kept = setup.codes, setup.training_codes
         changed = [study for study in studies if kept[study] is not codes[study]]
-        return [(study, np.flatnonzero(codes[study] != kept[study]).tolist()) for study in changed]
+        found: list[Any] = []
+        for study in changed:
+            places = np.flatnonzero(codes[study] != kept[study])
+            found.append((study, places.tolist()))
+            if (kept[study].flat[places] != EMPTY).any():
+                found.append(kept[study].flat[places].tolist())
+        return found
 
     def shown(self, setup: Setup, kind: str) -> RegionSamples:
         """See `MemberStage`."""
