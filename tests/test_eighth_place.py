@@ -11,8 +11,10 @@ import pytest
 import torch
 import torch.nn.functional as nnf
 
+import train_utils
 from lumbar import geometry
 from lumbar.bundle.network import build_network, noise, try_out
+from lumbar.compute.tensors import load_tensors
 from lumbar.grading.grade import batched, grade, rows_of
 from lumbar.grading.networks.whole_slices import weighed
 from lumbar.grading.regions import Regions, cut_regions
@@ -21,23 +23,31 @@ from lumbar.labels import CONDITIONS, LEVELS, mirrored
 from lumbar.metric import label_codes
 from lumbar.recipe.augment import Augment
 from lumbar.recipe.grader import GraderSpec
+from lumbar.recipe.recipe import load_recipe
 from lumbar.recipe.settings import Training
 from lumbar.study.slices import find_slice
 from lumbar.study.standardise import slice_frame
 from lumbar.study.study import DataFolder, Study, open_data, read_study
 from lumbar.training.data.labelled import label_keypoints, study_rows
-from lumbar.training.data.packs import write_arrays
+from lumbar.training.data.packs import read_arrays, write_arrays
 from lumbar.training.data.region_files import margin_spec, region_arrays
 from lumbar.training.data.region_samples import RegionSamples
+from lumbar.training.data.shared_places import REACH_MM, shared_places
+from lumbar.training.folder import RunFolder
+from lumbar.training.loop.beginning import fitting
+from lumbar.training.loop.checkpoint import read_weights
 from lumbar.training.loop.grader_losses import gaussians, loss_of
 from lumbar.training.loop.grader_objective import SeverityObjective
+from tests.conftest import ROOT
 from tests.support.contract import fixed_weights
 from tests.support.grader_kinds import small_grader
 from tests.support.mirror import mirror_coordinates, mirror_labels, mirror_study
+from tests.support.small_recipe import one_of_a_kind
 from tests.support.worlds import small_phantoms
 
 RECORDED = Path(__file__).parents[2] / "shared" / "parity" / "seventh" / "study.json"
 SWAPPED = [CONDITIONS.index(mirrored(name)) for name in CONDITIONS]
+SMALL = ROOT / "recipes" / "small" / "eighth_place.toml"
 SLICES = {"sagittal_t1": 20, "sagittal_t2": 20, "axial_middle": 32}
 
 
@@ -307,3 +317,134 @@ def test_every_parameter_learns_from_its_losses() -> None:
         sum(nnf.mse_loss(each, torch.ones_like(each)) for each in parts).backward()
         idle = [name for name, value in network.named_parameters() if value.grad is None or not value.grad.any()]
         assert not idle
+
+
+# ---- a first step without labels -------------------------------------------------------------------------------------
+def test_shared_places_are_one_position_in_the_patient(study: Study, regions: Regions) -> None:
+    """What is written for training: slice, column and row of each view lead back to the position."""
+    spec = whole()
+    cuts = {view: regions.cuts[view, "l1_l2"] for view in SLICES}
+    mm, places = shared_places(study, cuts, spec)
+    pairs = 0
+    for view, cut in cuts.items():
+        height, width = spec.region_of(view).size
+        shown = np.isfinite(places[view]).all(1)
+        for number in np.flatnonzero(shown)[::7]:
+            at, column, row = places[view][number]
+            frame, (rows, columns) = slice_frame(cut.slices[int(at)], spec.preprocessing)
+            own = (np.array([column, row]) + 0.5) * (columns / width, rows / height) - 0.5
+            across = geometry.to_pixel(frame, mm[number])
+            assert np.abs(across[:2] - own).max() < 0.5
+            assert np.linalg.norm(geometry.to_patient(frame, own) - mm[number]) <= REACH_MM + 0.01
+        pairs += int(shown.sum())
+    assert pairs > 1.5 * len(mm)  # most are seen on two series and more
+
+
+def test_the_loss_is_least_where_embeddings_tell_positions(data: DataFolder, study: Study, tmp_path: Path) -> None:
+    """Embeddings that are the position itself, through the mirror, warps and slices' order of training samples."""
+    augment = Augment(mirror_p=0.5, zoom=0.1, shift=0.1, channel_shuffle_p=0.5, distort=0.02, shear_deg=5.0)
+    spec, own = whole(), Training(loss={"correspondence": 1.0}, best_by="last", augment=augment)
+    arrays = region_arrays(study, {}, margin_spec(spec, 1.5), {})
+    write_arrays(tmp_path / f"{study.study_id}.safetensors", arrays)
+    codes = dict(zip(*label_codes(data.labels), strict=True))
+    samples, objective = RegionSamples(tmp_path, [study.study_id], codes, spec, own), SeverityObjective(spec, own)
+    draw = np.random.default_rng(0).normal(0, 0.35, (3, 48)).astype(np.float32)
+    for seed in range(4):
+        batch = torch.utils.data.default_collate([samples.sample(0, np.random.default_rng(seed))])
+        truth = objective._truth(batch, train=True)
+        waves = {}
+        for view, places in zip(SLICES, truth.shared, strict=True):
+            maps = torch.zeros(1, SLICES[view], 48, 32, 32)
+            for place, mm in zip(places[0], truth.mm[0], strict=True):
+                if place.isfinite().all() and (place >= 0).all() and (place[1:] < 1).all():
+                    column, row = (int(each * 32) for each in place[1:])
+                    maps[0, int(place[0]), :, row, column] = torch.cos(torch.from_numpy(np.float32(mm) @ draw))
+            waves[view] = maps
+        total, count = loss_of("correspondence", waves, truth)
+        assert float(count) > 200
+        assert float(total / count) < 0.7
+        wrong = {view: maps.roll(2, 1) for view, maps in waves.items()} | {"sagittal_t1": waves["sagittal_t1"]}
+        assert float(loss_of("correspondence", wrong, truth)[0] / count) > 2.0
+
+
+def test_embeddings_are_learnt_beside_and_what_fits_is_begun_with(tmp_path: Path) -> None:
+    alike, first = (
+        build_network(whole(network_args=args)) for args in ({"features": 8, "embedding": 8}, {"features": 8})
+    )
+    found = alike.train()(*noise(whole(), 1))
+    assert {view: each.shape[1:3] for view, each in found["embedding"].items()} == {
+        view: (count, 8) for view, count in SLICES.items()
+    }
+    keys = fitting(first.state_dict(), alike.state_dict(), ())
+    assert set(keys) == set(first.state_dict())
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        (["points_alike.best_by=loss"], "loss names nothing that validation could tell the best epoch by"),
+        (["points_alike.augment.mix=mixup"], "mixed samples have no label for the loss 'correspondence'"),
+    ],
+)
+def test_what_a_step_without_labels_cannot_be_is_told(changes: list[str], words: str) -> None:
+    with pytest.raises(InputError, match=words):
+        load_recipe(SMALL, [f"stage2.members.{change}" for change in changes])
+
+
+# ---- the second level -----------------------------------------------------------------------------------------------
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        (["slices_along.begins_with="], "slices_along: second_level learns from what the member that it begins with"),
+        (["slices_along.image_size=64"], "learns from 'slices_first', which must see the same"),
+        (["slices_first.folds=[0]", "slices_along.folds=[0]"], "'slices_first', which trains one fold only"),
+        (['slices_along.augment.mix="mixup"'], "second_level looks at answers, not at pictures"),
+        (['slices_first.augment.mix="mixup"'], "mixed samples have no label for the loss 'heatmaps'"),
+    ],
+)
+def test_what_a_second_level_cannot_be_is_told(changes: list[str], words: str) -> None:
+    with pytest.raises(InputError, match=words):
+        load_recipe(SMALL, [f"stage2.members.{change}" for change in changes])
+
+
+def test_a_detector_has_no_second_level() -> None:
+    with pytest.raises(InputError, match="second_level learns from severities, and a detector has none"):
+        load_recipe(SMALL, ["stage1.second_level=true"])
+
+
+@pytest.mark.slow
+def test_a_second_level_learns_from_what_is_said_of_studies_not_seen(tmp_path: Path) -> None:
+    """Each study's table is what the network says whose fold held it out; then a person may look at its labels."""
+    small_phantoms(tmp_path / "data", 4, 3)
+    recipe = one_of_a_kind(SMALL, tmp_path)
+    words = ["train", "--recipe", recipe, "--data", tmp_path / "data", "--out", tmp_path / "run"]
+    assert train_utils.main([str(word) for word in words]) == 0
+    folder, read = RunFolder(tmp_path / "run"), load_recipe(recipe)
+    first, second = (read.stage2.members[name] for name in ("slices_first", "slices_along"))
+    fold_of = folder.folds().set_index("study_id")["fold"]
+    assert set(fold_of) == {0, 1}
+    data = open_data(tmp_path / "data")
+    for study, own in fold_of.items():
+        regions = cut_regions(read_study(data, int(study)), {}, first.spec)
+        views, _ = batched(rows_of(regions, first.spec), first.spec)
+        said = {}
+        for fold in (0, 1):
+            network = build_network(first.spec).eval()
+            read_weights(network, folder.member("slices_first", fold) / "best.safetensors")
+            with torch.inference_mode():
+                said[fold] = network.told(views)
+        table, _ = read_arrays(folder.cache / "told" / "slices_first" / f"{study}.safetensors")
+        for view in SLICES:
+            apart = {fold: np.abs(table[view] - said[fold][view][0].numpy()).max() for fold in said}
+            assert apart[own] < 0.1 < apart[1 - own]  # images of the cache have eight bits
+    before, after = (
+        load_tensors(folder.member(name, 0) / "best.safetensors") for name in ("slices_first", "slices_along")
+    )
+    assert all(torch.equal(after[name], value) for name, value in before.items())
+    assert {name.partition(".")[0] for name in after.keys() - before.keys()} == {"along"}
+    assert not second.spec.speaks_for
+    rows = folder.root / "rows.csv"
+    rows.write_text(f"row_id\n{fold_of.index[0]}_spinal_canal_stenosis_l3_l4\n")
+    words = ["relabel", "--run", folder.root, "--rows", rows, "--out", tmp_path / "page.html"]
+    assert train_utils.main([str(word) for word in words]) == 0
+    assert "slices_along" in (tmp_path / "page.html").read_text(encoding="utf-8")

@@ -72,8 +72,13 @@ class GraderMember(Member[GraderSpec]):
 
     def _second_level(self) -> Iterator[str]:
         training = self.training
-        if "heatmaps" in training.loss and self.spec.levels != "study":
-            yield 'loss "heatmaps" asks where labels lie on whole series; it needs levels = "study"'
+        for word in ("heatmaps", "correspondence"):
+            if word in training.loss and self.spec.levels != "study":
+                yield f'loss "{word}" asks for places on whole series; it needs levels = "study"'
+        if "correspondence" in training.loss and len(self.spec.views) < 2:
+            yield 'loss "correspondence" asks what two views show alike; name another view'
+        if training.loss and not {"severity", "any_severe"} & set(training.loss) and training.best_by != "last":
+            yield "loss names nothing that validation could tell the best epoch by; set best_by = 'last'"
         if not training.second_level:
             return
         if not training.begins_with or self.spec.levels != "study" or not training.epochs:

@@ -21,13 +21,14 @@ class GraderLoss:
     """What one word asks of a grader: which output of its network is compared with what.
 
     `target`: the sample's severities; what of them is severe; whether any level is severe; which level it is; which
-    slice of each view carries its annotation; where on their slices the labels lie. `annotated`: slices alone that
+    slice of each view carries its annotation; where on their slices the labels lie; which places of two
+    views are one position in the patient. `annotated`: slices alone that
     carry an annotation of the condition are asked. `mixes`: which mixed samples have a label for it: all; all but those
     of slices from two studies; those that are whole studies; none.
     """
 
     output: str
-    target: Literal["severity", "severe", "any_severe", "level", "slice", "points"] = "severity"
+    target: Literal["severity", "severe", "any_severe", "level", "slice", "points", "shared"] = "severity"
     annotated: bool = False
     mixes: Literal["always", "slices stay", "studies", "never"] = "always"
 
@@ -55,6 +56,7 @@ OF_GRADERS: Final[Mapping[str, GraderLoss]] = {
     "slice_scores": GraderLoss("slice_scores", annotated=True, mixes="slices stay"),
     "annotated_slice": GraderLoss("annotated_slice", "slice", mixes="slices stay"),
     "heatmaps": GraderLoss("heatmaps", "points", mixes="never"),
+    "correspondence": GraderLoss("embedding", "shared", mixes="never"),
 }
 
 
@@ -70,6 +72,11 @@ def of_grader(training: Training) -> dict[str, float]:
         return dict(training.loss)
     old = {"any_severe": training.any_severe_weight, "slices": training.auxiliary_weight}
     return {"severity": 1.0} | {word: weight for word, weight in old.items() if weight}
+
+
+def asks_shared(training: Training) -> bool:
+    """Whether a grader's losses ask for positions that several of its views show."""
+    return any(OF_GRADERS[word].target == "shared" for word in of_grader(training) if word in OF_GRADERS)
 
 
 def asks_annotations(training: Training) -> bool:

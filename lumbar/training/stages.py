@@ -10,6 +10,7 @@ from typing import Any, Protocol
 import numpy as np
 from torch import nn
 
+from lumbar.bundle.network import RECIPE, blueprint
 from lumbar.grading.networks.registry import build_grader
 from lumbar.grading.regions import region_key, views_of
 from lumbar.grading.tasks import task_of
@@ -35,7 +36,7 @@ from lumbar.training.data.region_samples import RegionSamples
 from lumbar.training.data.slice_shift import Shares, own_shares, reach
 from lumbar.training.data.soft_labels import SoftLabels
 from lumbar.training.data.stack_samples import StackSamples
-from lumbar.training.data.told_samples import ToldSamples
+from lumbar.training.data.told_samples import BlankTold, ToldSamples
 from lumbar.training.loop.detector_objective import DetectorObjective
 from lumbar.training.loop.grader_objective import SeverityObjective
 from lumbar.training.loop.losses import EMPTY
@@ -75,6 +76,9 @@ class MemberStage(Protocol):
 
     def shown(self, setup: Setup, kind: str) -> Any:
         """Training samples of all studies for pictures; graders' around a `kind` of keypoints, labels or found."""
+
+    def measured(self, samples: Any) -> Any:
+        """Samples like those that it learns from, made of those that are `shown`: to see what steps will take."""
 
     def cache(self, studies: int, recipe: Recipe) -> tuple[str, float]:
         """What the cached inputs of so many studies are (equal ones are cached once), and their bytes."""
@@ -125,6 +129,10 @@ class DetectorStage:
         """See `MemberStage`."""
         make_stacks(setup, self.name, self.spec)
         return StackSamples(stack_folder(setup, self.name), setup.study_ids, self.spec, self.training)
+
+    def measured(self, samples: Any) -> Any:
+        """See `MemberStage`."""
+        return samples
 
     def cache(self, studies: int, recipe: Recipe) -> tuple[str, float]:
         """Two bytes a pixel."""
@@ -221,6 +229,10 @@ class GraderStage:
         make_regions(setup, kind, setup.study_ids)
         folder = region_folder(setup, self.spec, kind, reach(self.training) if kind == training_kind(setup) else 0)
         return RegionSamples(folder, setup.study_ids, setup.training_codes, self.spec, self.training)
+
+    def measured(self, samples: Any) -> Any:
+        """Of a second level without the answers that nobody gave yet."""
+        return BlankTold(samples, blueprint(self.spec, RECIPE)) if self.training.second_level else samples
 
     def cache(self, studies: int, recipe: Recipe) -> tuple[str, float]:
         """One byte a pixel, around found keypoints and, where others or longer ones are trained on, once more."""

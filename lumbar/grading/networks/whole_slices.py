@@ -6,11 +6,12 @@ the slice's severities are read: 25 × 3 a slice. The study's answer is the slic
 map rises; or, with `along = true`, that of 1D convolutions along the slices' answers of each view (the second level,
 which `second_level` trains on answers of studies not seen).
 
-`network_args`: `features` of the maps (128) at a `stride` (8, or the backbone's next coarser); `along` (false): with
-the 1D network, of `layers` (3) convolutions, `hidden` numbers wide (128), `dropout` before its answer (0.1).
+`network_args`: `features` of the maps (128) at a `stride` (8, or the backbone's next coarser); `embedding`: so many
+numbers of every cell beside, in training, for the loss `correspondence` (none); `along` (false): with the 1D network,
+of `layers` (3) convolutions, `hidden` numbers wide (128), `dropout` before its answer (0.1).
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -60,11 +61,14 @@ def weighed(maps: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
 
 
 class SliceEncoder(nn.Module):
-    """(N, T, C, H, W) slices → answers (N, T, K, 4): severities, and how high the map rises; maps (N, T, K, h, w)."""
+    """(N, T, C, H, W) slices → answers (N, T, K, 4): severities, and how high the map rises; maps (N, T, K, h, w); in
+    training also embeddings (N, T, E, h, w), where there are some."""
 
-    def __init__(self, spec: GraderSpec, channels: int, answers: int, features: int, stride: int) -> None:
+    def __init__(self, spec: GraderSpec, channels: int, answers: int, args: Mapping[str, Any]) -> None:
         super().__init__()
-        self.backbone = Maps(spec, channels, features, stride)
+        features = args["features"]
+        self.backbone = Maps(spec, channels, features, args["stride"])
+        self.embed = nn.Conv2d(features, args["embedding"], 1) if args["embedding"] else None
         self.slices_at_once: int | None = None
         self.where = nn.Conv2d(features, answers, 1)
         nn.init.constant_(self.where.bias, _RARE)  # type: ignore[arg-type]
@@ -72,7 +76,7 @@ class SliceEncoder(nn.Module):
         self.weight = nn.Parameter(torch.randn(answers, len(SEVERITIES), features) * features**-0.5)
         self.bias = nn.Parameter(torch.zeros(answers, len(SEVERITIES)))
 
-    def forward(self, stacks: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    def forward(self, stacks: torch.Tensor) -> tuple[torch.Tensor, ...]:
         images = stacks.flatten(0, 1)
         parts = images.split(self.slices_at_once or len(images))
         maps = torch.cat([self.backbone(part) for part in parts])
@@ -80,7 +84,8 @@ class SliceEncoder(nn.Module):
         features = self.norm(weighed(maps, scores))
         logits = torch.einsum("nkf,ksf->nks", features, self.weight) + self.bias
         answers = torch.cat([logits, scores.amax((2, 3))[..., None]], dim=-1).float()
-        return answers.unflatten(0, stacks.shape[:2]), scores.unflatten(0, stacks.shape[:2])
+        found = [answers, scores] + ([self.embed(maps)] if self.embed is not None and self.training else [])
+        return tuple(each.unflatten(0, stacks.shape[:2]) for each in found)
 
 
 class WholeSlices(nn.Module):
@@ -88,12 +93,17 @@ class WholeSlices(nn.Module):
 
     A view may also be what the slices answered before, (B, 1, T, numbers), see `told`. In training a mapping:
     `severity` is that, `slice_scores` (B, 5, T, conditions, 3) the answers of every slice, those of all views one after
-    the other, `heatmaps` by view the maps (B, T, 5 · conditions, h, w) before the sigmoid.
+    the other, `heatmaps` by view the maps (B, T, 5 · conditions, h, w) before the sigmoid, and `embedding` by view.
     """
 
     def __init__(self, spec: GraderSpec) -> None:
         super().__init__()
-        known: Any = {"features": ("whole", 128), "stride": ("whole", 8), "along": ("flag", False)}
+        known: Any = {
+            "features": ("whole", 128),
+            "stride": ("whole", 8),
+            "embedding": ("whole", None),
+            "along": ("flag", False),
+        }
         own: Any = {"layers": ("whole", 3), "hidden": ("whole", 128), "dropout": ("share", 0.1)}
         args = read_arguments(spec, known | own)
         if spec.levels != "study":
@@ -104,9 +114,7 @@ class WholeSlices(nn.Module):
         self.views, self.encoder_of_view = task.samples[0].views, task.encoders
         self.each = (len(LEVELS), task.num_conditions)
         answers = len(LEVELS) * task.num_conditions
-        self.slices = nn.ModuleList(
-            SliceEncoder(spec, channels, answers, args["features"], args["stride"]) for channels in channels_of(spec)
-        )
+        self.slices = nn.ModuleList(SliceEncoder(spec, channels, answers, args) for channels in channels_of(spec))
         numbers = answers * (len(SEVERITIES) + 1)
         self.along = (
             AlongAnswers(len(self.views), numbers, args["hidden"], args["layers"], args["dropout"], answers)
@@ -117,7 +125,7 @@ class WholeSlices(nn.Module):
     def forward(
         self, views: Mapping[str, torch.Tensor], seen: torch.Tensor
     ) -> torch.Tensor | Mapping[str, torch.Tensor]:
-        maps: dict[str, torch.Tensor] = {}
+        maps: dict[str, Sequence[torch.Tensor]] = {}
         told = views if views[self.views[0]].ndim == 4 else self._told(views, maps)
         answers = [told[name][:, 0, :, :-1] for name in self.views]
         there = [(told[name][:, 0, :, -1] > 0) & seen[:, 0, [place]] for place, name in enumerate(self.views)]
@@ -129,21 +137,27 @@ class WholeSlices(nn.Module):
             logits = (weights[..., None] * by_slice[..., :-1]).sum(1)
         if not (self.training and maps):
             return logits
-        return {"severity": logits, "slice_scores": by_slice[..., :-1].transpose(1, 2), "heatmaps": maps}
+        found: dict[str, Any] = {"severity": logits, "slice_scores": by_slice[..., :-1].transpose(1, 2)}
+        for place, word in enumerate(("heatmaps", "embedding")):
+            if len(maps[str(self.views[0])]) > place:
+                found[word] = {name: each[place] for name, each in maps.items()}
+        return found
 
     def told(self, views: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         """What every slice answers, by view (B, 1, T, numbers): of each level and condition three logits and how high
         its map rises; at last whether the slice is there, as one without contrast is not."""
         return self._told(views, {})
 
-    def _told(self, views: Mapping[str, torch.Tensor], maps: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    def _told(
+        self, views: Mapping[str, torch.Tensor], maps: dict[str, Sequence[torch.Tensor]]
+    ) -> dict[str, torch.Tensor]:
         pairs = encoded(self.slices, self.encoder_of_view, self.views, views)
         found = {}
-        for name, (answers, scores) in zip(self.views, pairs, strict=True):
+        for name, (answers, *others) in zip(self.views, pairs, strict=True):
             pixels = views[name][:, 0].flatten(2)
             there = (pixels.amax(-1) > pixels.amin(-1)).to(answers)
             found[str(name)] = torch.cat([answers.flatten(2), there[..., None]], dim=-1)[:, None]
-            maps[str(name)] = scores
+            maps[str(name)] = others
         return found
 
 

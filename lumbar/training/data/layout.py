@@ -8,6 +8,8 @@ from lumbar.recipe.region import Region
 
 #: What a second level's samples hold of each view in place of pictures, (L, slices, numbers).
 TOLD: Final = "told"
+#: Positions in the patient that a whole series shows.
+SHARED: Final = "shared"
 
 
 def numbered(name: str, number: int) -> str:

@@ -20,8 +20,9 @@ from lumbar.study.slices import find_slice
 from lumbar.study.standardise import slice_frame
 from lumbar.study.study import Study
 from lumbar.training.data.labelled import Name, label_keypoints, sized
-from lumbar.training.data.layout import numbered
+from lumbar.training.data.layout import SHARED, numbered
 from lumbar.training.data.packs import Packs, write_arrays
+from lumbar.training.data.shared_places import shared_places
 
 
 def margin_spec(spec: GraderSpec, margin: float, shift: int = 0) -> GraderSpec:
@@ -61,8 +62,8 @@ def region_arrays(
     """Every view as `<view>` (5, T, H, W) uint8 with `<view>/range` (5, 2): value = code / 255 x (high - low) + low;
     `<view>/present` (5,); and `<view>/annotated` (5, slices, 5 conditions), which slices the `labelled` points of
     their level lie on. Of whole series once for all levels, and `<view>/points` (5, 5 conditions, 2), where these
-    points lie on it, (column, row) px, NaN where they do not. Where several series have a region, those of the second
-    are called `<view>.1`, …"""
+    points lie on it, (column, row) px, NaN where they do not; and `shared` positions, see `shared_places`. Where
+    several series have a region, those of the second are called `<view>.1`, …"""
     regions = cut_regions(study, keypoints, spec)
     arrays: dict[str, np.ndarray] = {}
     for number, part in enumerate((regions, *regions.others)):
@@ -78,6 +79,12 @@ def region_arrays(
             arrays[f"{name}/annotated"] = np.stack([_annotated(study, cut, spec, view, labelled or {}) for cut in cuts])
             if spec.levels == "study":
                 arrays[f"{name}/points"] = np.stack([_points(study, cut, spec, view, labelled or {}) for cut in cuts])
+        whole = {view: part.cuts[view, LEVELS[0]] for view in part.tensors if (view, LEVELS[0]) in part.cuts}
+        if spec.levels == "study" and whole:
+            mm, places = shared_places(study, whole, spec)
+            none = np.full_like(mm, np.nan)
+            arrays[numbered(SHARED, number)] = mm
+            arrays |= {f"{numbered(view, number)}/{SHARED}": places.get(view, none) for view in part.tensors}
     return arrays
 
 

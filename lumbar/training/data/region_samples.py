@@ -16,12 +16,12 @@ from lumbar.grading.tasks import task_of
 from lumbar.labels import CONDITIONS, LEVELS, Condition, SeriesType
 from lumbar.labels import mirrored as other_side
 from lumbar.recipe.grader import GraderSpec
-from lumbar.recipe.losses import asks_annotations
+from lumbar.recipe.losses import asks_annotations, asks_shared
 from lumbar.recipe.settings import Training
 from lumbar.recipe.views import MIRROR_VIEW, View, own_views, series_of
 from lumbar.training.data import annotations, augment
 from lumbar.training.data.flips import Flips, flips
-from lumbar.training.data.layout import groups, numbered
+from lumbar.training.data.layout import SHARED, groups, numbered
 from lumbar.training.data.slice_shift import Shares, draw
 from lumbar.training.data.soft_labels import SoftLabels
 from lumbar.training.loop.losses import EMPTY
@@ -166,6 +166,9 @@ class RegionSamples:
             out |= self._annotations(row, flipped, mirrored, windows, orders, out["seen"])
         if self.annotated and self.spec.levels == "study":
             out |= self._points(row, mirrored=mirrored)
+        if asks_shared(self.training):
+            own = [draw["order"] for draw in draws[0]] if draws else []
+            out |= self._shared(row, flipped, mirrored, windows[0], own)
         for group, places in enumerate(self.groups):
             out[numbered("views", group)] = np.stack([np.stack([own[place] for place in places]) for own in views])
             for key in draws[0][0] if rng is not None else ():
@@ -246,6 +249,37 @@ class RegionSamples:
             numbered("points", group): np.stack([found[place] for place in places])[None]
             for group, places in enumerate(self.groups)
         }
+
+    def _shared(
+        self,
+        row: Row,
+        flipped: Flips,
+        mirrored: bool,
+        windows: Sequence[slice],
+        orders: Sequence[np.ndarray],
+    ) -> dict[str, np.ndarray]:
+        """Positions of the study (1, P, 3) mm, and by group where its views show them (1, V, P, 3): slice, column, row;
+        NaN where they do not. Slices are those of the sample, columns and rows before its draws."""
+        found = []
+        with safe_open(self._path(row[0]), "np") as file:
+            mm = file.get_tensor(numbered(SHARED, row[3]))
+            for place, name in enumerate(self.task.samples[row[2]].views):
+                source = MIRROR_VIEW[name] if mirrored else name
+                shown = file.get_tensor(f"{numbered(source, row[3])}/{SHARED}")
+                axial, region = name.startswith("axial"), self.spec.region_of(name)
+                order = orders[place] if orders else None
+                backwards = flipped.backwards and axial
+                own = annotations.frames(self.spec, name, region.slices, windows[place], order, mirrored, backwards)
+                at = (shown[:, :1] == own).argmax(1)
+                gone = ~(shown[:, :1] == own).any(1)
+                columns = region.size[1] - 1 - shown[:, 1] if mirrored and axial else shown[:, 1]
+                moved = np.column_stack([at, columns, shown[:, 2]])
+                found.append(np.where(gone[:, None], np.nan, moved).astype(np.float32))
+        shared = {
+            numbered(SHARED, group): np.stack([found[place] for place in places])[None]
+            for group, places in enumerate(self.groups)
+        }
+        return shared | {f"{SHARED}/mm": mm[None]}
 
     def _drop(self, seen: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         kept = seen & (rng.random(seen.shape) >= self.spec.view_dropout)

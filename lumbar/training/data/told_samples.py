@@ -1,6 +1,6 @@
 """What a second level learns from: what its first level says of every slice, of studies that this had not seen."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +9,8 @@ import torch
 from safetensors import safe_open
 from torch import nn
 
+from lumbar.bundle.network import example
+from lumbar.recipe.views import View
 from lumbar.training.data.layout import TOLD, numbered
 from lumbar.training.data.packs import write_arrays
 from lumbar.training.data.region_samples import RegionSamples, Row
@@ -30,9 +32,25 @@ class ToldSamples(RegionSamples):
         out |= {"labels": self._labels(row, mirrored=False), "level": np.array(self._levels(row[1]))}
         if self.soft is not None:
             out["soft"] = self._targets(row, mirrored=False)
-        with safe_open(self._path(row[0]), "np") as file:
-            out |= {numbered(TOLD, place): file.get_tensor(name) for place, name in enumerate(names)}
+        out |= {numbered(TOLD, place): told for place, told in enumerate(self._told(row[0], names))}
         return out | {"study": np.int64(row[0])}
+
+    def _told(self, study: int, names: Sequence[View]) -> list[np.ndarray]:
+        with safe_open(self._path(study), "np") as file:
+            return [file.get_tensor(name) for name in names]
+
+
+class BlankTold(ToldSamples):
+    """The same of studies that nobody was asked about yet, zeros in place of answers: to see what steps will take."""
+
+    def __init__(self, samples: RegionSamples, network: nn.Module) -> None:
+        """`samples` of the first level; `network`: the second level's."""
+        vars(self).update(vars(samples))
+        told = network.told(example(self.spec, next(network.parameters()).device)[0])  # type: ignore[operator]
+        self.shapes = [tuple(value.shape[1:]) for value in told.values()]
+
+    def _told(self, study: int, names: Sequence[View]) -> list[np.ndarray]:
+        return [np.zeros(shape, np.float32) for shape in self.shapes]
 
 
 def write_told(

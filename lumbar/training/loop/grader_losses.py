@@ -6,6 +6,7 @@ T slices of all views one after the other, C conditions.
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import combinations
 from typing import Any, Final
 
 import torch
@@ -18,6 +19,8 @@ from lumbar.recipe.settings import Training
 from lumbar.training.loop import losses, mix
 
 Parts = tuple[Tensor, Tensor]
+#: Of embeddings: what their products are divided by, and how near another position is no other (both guesses).
+_TEMPERATURE, _APART_MM = 0.07, 10.0
 
 
 @dataclass(frozen=True)
@@ -37,6 +40,9 @@ class Truth:
     points: Sequence[Tensor] = ()
     #: How much each condition counts (C,); None: all alike.
     counts: Tensor | None = None
+    #: Positions (B, P, 3) mm, and where each view shows them (B, P, 3): slice, column and row in shares; NaN: nowhere.
+    shared: Sequence[Tensor] = ()
+    mm: Tensor | None = None
     #: What the partners of mixed samples show, and the share (B,) of each sample that is its own.
     partner: "Truth | None" = None
     share: Tensor | None = None
@@ -126,6 +132,36 @@ def _points(said: Mapping[str, Tensor], truth: Truth, loss: GraderLoss) -> Parts
     return total, count.clamp_min(1).float()
 
 
+def _shared(said: Mapping[str, Tensor], truth: Truth, loss: GraderLoss) -> Parts:
+    """InfoNCE (van den Oord et al. 2018) of embeddings by view (B, T, E, h, w): what two views show at one position in
+    the patient is alike, and unlike what lies farther off than `_APART_MM` there; either way, a position."""
+    told = [_at(maps.float(), places) for maps, places in zip(said.values(), truth.shared, strict=True)]
+    near = torch.cdist(_known(truth.mm), _known(truth.mm)) < _APART_MM
+    near = near & ~torch.eye(near.shape[-1], dtype=torch.bool, device=near.device)
+    total = torch.stack([0 * each.sum() for each, _ in told]).sum()
+    count = torch.zeros_like(total)
+    for (one, here), (other, there) in combinations(told, 2):
+        both = here & there
+        logits = (one @ other.transpose(1, 2) / _TEMPERATURE).masked_fill(near | ~both[:, None], -1e4)
+        back = (other @ one.transpose(1, 2) / _TEMPERATURE).masked_fill(near | ~both[:, None], -1e4)
+        right = logits.diagonal(dim1=1, dim2=2)
+        each = (logits.logsumexp(-1) + back.logsumexp(-1)) / 2 - right
+        total, count = total + each[both].sum(), count + both.sum()
+    return total, count.clamp_min(1)
+
+
+def _at(maps: Tensor, places: Tensor) -> tuple[Tensor, Tensor]:
+    """Unit embeddings (B, P, E) of the cells at places (B, P, 3), and which places there are (B, P)."""
+    size = places.new_tensor([maps.shape[1], 1, 1])
+    there = (places >= 0).all(-1) & (places < size).all(-1)  # False for NaN
+    safe = torch.where(there[..., None], places, 0.0)
+    slices, columns, rows = (safe * safe.new_tensor([1, maps.shape[-1], maps.shape[-2]])).long().unbind(-1)
+    cells = (slices * maps.shape[-2] + rows) * maps.shape[-1] + columns
+    flat = maps.movedim(2, -1).flatten(1, 3)  # (B, T · h · w, E)
+    found = flat.gather(1, cells[..., None].expand(-1, -1, flat.shape[-1]))
+    return nnf.normalize(found, dim=-1), there
+
+
 def gaussians(points: Tensor, size: tuple[int, int], sigma: float = 1.0) -> Tensor:
     """Maps (B, K, h, w) that are 1 in the cell of each point (B, K, 2), shares of the image, and fall off by `sigma`
     cells; zero where there is no point (NaN) or it lies outside."""
@@ -153,4 +189,5 @@ _OF_TARGETS: Final[Mapping[str, Callable[[Any, Truth, GraderLoss], Parts]]] = {
     "level": _level,
     "slice": _slice,
     "points": _points,
+    "shared": _shared,
 }

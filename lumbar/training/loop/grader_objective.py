@@ -14,7 +14,7 @@ from lumbar.recipe.grader import GraderSpec
 from lumbar.recipe.losses import OF_GRADERS, of_grader
 from lumbar.recipe.settings import Training
 from lumbar.training.data import augment, intensities
-from lumbar.training.data.layout import TOLD, groups, numbered
+from lumbar.training.data.layout import SHARED, TOLD, groups, numbered
 from lumbar.training.loop import losses, mix
 from lumbar.training.loop.grader_losses import Truth, loss_of
 from lumbar.training.loop.loop import SCORE, Batch, Term
@@ -97,13 +97,30 @@ class SeverityObjective:
             own = [self.training.condition_weights.get(name, 1.0) for name in self.conditions]
             counts = torch.tensor(own, device=labels.device)
         points = self._points(batch) if "points" in batch else ()
-        return Truth(self.training, labels, level, soft, annotated, marked, self.slices, points, counts)
+        shared = self._shared(batch) if SHARED in batch else ()
+        mm = self._of_levels(batch[f"{SHARED}/mm"])[:, 0] if SHARED in batch else None
+        return Truth(self.training, labels, level, soft, annotated, marked, self.slices, points, counts, shared, mm)
 
     def _points(self, batch: Batch) -> list[Tensor]:
         """Where labels lie on each view of whole series, in shares of the image (B, K, 2); see `RegionSamples`."""
+        return self._moved(batch, [batch[numbered("points", number)] for number in range(len(self.groups))])
+
+    def _shared(self, batch: Batch) -> list[Tensor]:
+        """Where each view shows the positions of a study (B, P, 3): slice, then column and row in shares."""
+        both = [batch[numbered(SHARED, number)] for number in range(len(self.groups))]
+        slices = {
+            place: each[..., :1].flatten(1, 2)[:, slot]
+            for each, (places, _) in zip(both, self.groups, strict=True)
+            for slot, place in enumerate(places)
+        }
+        moved = self._moved(batch, [each[..., 1:] for each in both])
+        return [torch.cat([slices[place], own], -1) for place, own in enumerate(moved)]
+
+    def _moved(self, batch: Batch, of_groups: list[Tensor]) -> list[Tensor]:
+        """Places (B, 1, V, K, 2) px by group → of each view (B, K, 2), shares of the image after the batch's draws."""
         found: dict[int, Tensor] = {}
         for number, (places, region) in enumerate(self.groups):
-            points = batch[numbered("points", number)].flatten(1, 2)  # (B, V, K, 2)
+            points = of_groups[number].flatten(1, 2)  # (B, V, K, 2)
             if "matrix" in batch:
                 keys = {name: batch[numbered(name, number)].flatten(0, 2) for name in ("matrix", "shift", "bend")}
                 points = augment.moved(points.flatten(0, 1), keys, region.size).unflatten(0, points.shape[:2])
