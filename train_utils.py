@@ -285,7 +285,7 @@ def relabel(args: argparse.Namespace) -> int:
     from lumbar.report.relabel import write_page
     from lumbar.training.folder import RunFolder
 
-    count = write_page(RunFolder(args.run), args.out, args.rows)
+    count = write_page(RunFolder(args.run, args.cache), args.out, args.rows)
     voice.tell(f"{args.out}: {count} label(s) to look at; open it in a browser")
     return 0
 

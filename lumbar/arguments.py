@@ -284,6 +284,7 @@ ARGUMENTS: Final[dict[str, list[Argument]]] = {
     "relabel": [
         _path("--run", "finished run folder, with the images that it cached"),
         _path("--out", "HTML file to write"),
+        _path("--cache", "where the run's cache lies (without: RUN/cache)", required=False),
         _path("--rows", "CSV with a column row_id: what to look at (without: RUN/suspect_labels.csv)", required=False),
     ],
     "draw": [_RECIPE, _path("--out", "folder for the picture, named as the recipe")],

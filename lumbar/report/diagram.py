@@ -164,6 +164,8 @@ def _grader_card(recipe: Recipe, kind: Sequence[tuple[str, GraderSpec, Task]]) -
         trained = [recipe.stage2.members[name].training for name in names]
         if taken := dict.fromkeys(own.begins_with for own in trained if not own.epochs):
             lines.append(f"   with the weights of {', '.join(taken)}")
+        if told := dict.fromkeys(own.begins_with for own in trained if own.second_level):
+            lines.append(f"   learnt from what {', '.join(told)} says of studies not seen")
     seen = tuple(dict.fromkeys(series_of(view) for view in views))
     if "sagittal_series" in views:
         seen = ("sagittal_t2", "sagittal_t1")

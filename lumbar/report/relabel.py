@@ -134,7 +134,10 @@ def _entries(folder: RunFolder, listed: Iterable[Row]) -> list[dict[str, Any]]:
 def _study(folder: RunFolder, number: int) -> Study:
     path = folder.cache / "studies" / f"{number}.safetensors"
     if read_header(path) is None:
-        raise InputError(f"{path} is missing; run train_utils.py train again, it reads the images once more")
+        raise InputError(
+            f"{path} is missing; run train_utils.py train again, it reads the images once more, or say where the run's "
+            "cache lies as --cache"
+        )
     return load_study(path)
 
 
