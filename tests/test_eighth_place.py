@@ -4,6 +4,7 @@ import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -25,6 +26,7 @@ from lumbar.recipe.augment import Augment
 from lumbar.recipe.grader import GraderSpec
 from lumbar.recipe.recipe import load_recipe
 from lumbar.recipe.settings import Training
+from lumbar.report.html import write
 from lumbar.study.slices import find_slice
 from lumbar.study.standardise import slice_frame
 from lumbar.study.study import DataFolder, Study, open_data, read_study
@@ -287,6 +289,11 @@ def test_a_study_without_a_series_is_answered_from_the_others(study: Study) -> N
     assert np.isfinite(grade(found, whole(), network)).all()
     nothing = cut_regions(replace(study, series={}), {}, whole())
     assert np.isnan(grade(nothing, whole(), network)).all()
+
+
+def test_a_report_shows_whole_series_once_as_slices(study: Study) -> None:
+    result: Any = SimpleNamespace(keypoints=[])
+    assert write._seen(study, result, [("whole", whole(), build_network(whole()))], "cpu") == []
 
 
 @pytest.mark.parametrize(

@@ -79,14 +79,12 @@ def _of_sample(
     rows: Sequence[Row],
     device: torch.device,
 ) -> Iterable[tuple[tuple[Condition, View, int], np.ndarray]]:
-    images = sum(spec.region_of(view).slices for view in sample.views) * (
-        len(rows[0].levels) if rows and spec.levels != "study" else 1
-    )
+    images = sum(spec.region_of(view).slices for view in sample.views) * (len(rows[0].levels) if rows else 1)
     at_once = max(IMAGES_AT_ONCE // images, 1)
     for start in range(0, len(rows), at_once):
         part = rows[start : start + at_once]
-        found = in_halves(partial(_attributions, network), batched(part, spec), device)
-        of_view = dict(zip(sample.views, found.values(), strict=True))
+        shares = in_halves(partial(_attributions, network), batched(part, spec), device)
+        of_view = dict(zip(sample.views, shares.values(), strict=True))
         for place, condition in enumerate(sample.conditions):
             for view in graded_views(condition, spec):
                 if view not in sample.views:
@@ -94,9 +92,7 @@ def _of_sample(
                 for row, one in enumerate(part):
                     for number, level in enumerate(one.levels):
                         if regions.present[view][level] and speaks(regions, spec, sample, condition, level):
-                            shares = of_view[view][row, place]  # (L, T, H, W)
-                            own = shares[min(number, len(shares) - 1)]  # of a whole study one for all levels
-                            yield (condition, view, level), own.float().cpu().numpy()
+                            yield (condition, view, level), of_view[view][row, place, number].float().cpu().numpy()
 
 
 def _attributions(

@@ -148,7 +148,9 @@ def _graders(bundle: Bundle, device: torch.device | str) -> list[Grader]:
 
 
 def _seen(study: Study, result: StudyResult, graders: Sequence[Grader], device: torch.device | str) -> list[Seen]:
-    """The regions of every kind of input, cut as they were for grading, with their saliency maps."""
+    """The regions of every kind of input, cut as they were for grading, with their saliency maps; whole series, which
+    stand among the slices, are none."""
+    graders = [grader for grader in graders if grader[1].levels != "study"]
     points = {(point.condition, point.level): point for point in result.keypoints}
     kinds: dict[str, list[tuple[GraderSpec, nn.Module]]] = {}
     for _, spec, network in graders:
