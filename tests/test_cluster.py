@@ -1,4 +1,4 @@
-"""The jobs of docs/cluster.md as they stand: eight shards as processes, killed and started again, leave what one run does."""
+"""The jobs of docs/cluster.md as they stand: eight shards as processes, some killed and started again."""
 
 import os
 import re
