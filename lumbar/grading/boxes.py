@@ -59,7 +59,7 @@ def placed(
     if region.half and axial:
         x, width = x + width * (1 - AXIAL_HALF) / 2, width * AXIAL_HALF
     box = Placed((height, width), (-x if axial and side == "right" else x, y))
-    if region.box == "pair":
+    if region.box == "pair" and side is None:
         return replace(box, turn=_pair_turn(level, keypoints, frame))
     if region.rotate == "canal" and not axial:  # members of tasks cut views that they do not see
         line = chain(study, "sagittal_t2", keypoints)

@@ -28,16 +28,16 @@ Points = Literal["stack", "series", "every"]
 #: What kind of thing it says, see the file of that name in `lumbar.keypoints.answers`.
 Answer = Literal["heatmaps", "points", "slices", "boxes"]
 #: How a raw answer is read.
-Decode = Literal["maximum", "centroid", "box", "sums", "expectation", "change", "place", "slice"]
+Decode = Literal["maximum", "centroid", "box", "sums", "expectation", "change", "sides", "place", "slice"]
 #: How a stack can be turned: the study as in a mirror, sides exchanged; columns or rows of each image reversed; slices
 #: in opposite order.
 Turn = Literal["mirror", "columns", "rows", "slices"]
-#: The decodes of each answer, the default first; "box" and "sums" are the third and the fourth place's, "slice" is
-#: the first's: of points with depth that alone counts.
+#: The decodes of each answer, the default first; "box" is the third place's, "sums", "change" and "sides" are the
+#: fourth's, "slice" is the first's: of points with depth that alone counts.
 DECODES: Final[Mapping[Answer, tuple[Decode, ...]]] = {
     "heatmaps": ("maximum", "centroid", "box", "sums"),
     "points": ("place", "slice"),
-    "slices": ("maximum", "expectation", "change"),
+    "slices": ("maximum", "expectation", "change", "sides"),
     "boxes": ("maximum",),
 }
 _PLACES: dict[SeriesType, Place] = {"sagittal_t2": "middle", "sagittal_t1": "offset", "axial_t2": "plane"}
@@ -55,7 +55,7 @@ class DetectorSpec(Spec):
     LATER = frozenset(
         {"place", "points", "answer", "depth", "stride", "decode", "join", "needs"}
         | {"target", "resample", "pad", "beside", "levels_by", "tta", "unfound"}
-        | {"intensity", "scope", "percentiles", "beyond"}
+        | {"intensity", "scope", "percentiles", "beyond", "looks"}
     )
 
     DOES = "keypoints on"
@@ -119,6 +119,8 @@ class DetectorSpec(Spec):
     unfound: Literal["none", "middle"] = "none"
     #: Test-time augmentation: each is a second look at the turned stack, whose answer is turned back and averaged.
     tta: tuple[Turn, ...] = Field((), max_length=3)
+    #: each: one turn at a time; every: each combination of them, too (fourth place).
+    looks: Literal["each", "every"] = "each"
     preprocessing: Preprocessing = Preprocessing()
 
     @property
@@ -152,6 +154,11 @@ class DetectorSpec(Spec):
     def names_slices(self) -> bool:
         """Whether its answer tells a keypoint's slice."""
         return self.depth or self.answer == "slices"
+
+    @property
+    def classes(self) -> int | None:
+        """Of how many classes it says of every slice which one it is of; None: it scores slices for names."""
+        return {"change": len(LEVELS) + 1, "sides": 2}.get(self.decoded)
 
     @property
     def says_places(self) -> bool:
@@ -242,3 +249,5 @@ class DetectorSpec(Spec):
             yield f"percentiles = {list(self.percentiles)} must rise"
         if self.decode == "change" and self.num_classes % len(LEVELS):
             yield f'decode = "change" needs names of all levels: num_classes {len(LEVELS)}, or twice as many'
+        if self.looks != "each" and len(self.tta) < 2:
+            yield 'looks = "every" combines turns, and tta names fewer than two; name more there, or leave looks out'

@@ -9,8 +9,8 @@ from pydantic import Field
 from lumbar.recipe.strict import MAX_SIDE, MAX_SLICES, Strict
 
 #: What the unit of a box is: millimetres; the distance to the neighbouring levels; height and width of the image; the
-#: distance between the left and the right point, along which the box lies; the point's own height and width, where a
-#: detector tells them; or the box is the whole image.
+#: distance between the left and the right point, along which the box lies where the view shows both; the point's own
+#: height and width, where a detector tells them; or the box is the whole image.
 Box = Literal["mm", "levels", "share", "pair", "own", "whole"]
 Intensity = Literal["standard", "percentile", "minmax"]
 Scope = Literal["slice", "series", "crop"]
@@ -52,6 +52,8 @@ class RegionSpec(Strict):
     #: all slices of the level (of a sagittal series all), brought to `slices` at equal steps; series: all slices of the
     #: series (axially of all series, one after the other), empty ones behind those of a shorter one.
     around: Literal["offset", "point", "level", "series"] | None = None
+    #: around "level": a series of fewer slices is followed by empty ones, not stretched (fourth place).
+    pad: bool | None = None
     #: Of a sagittal series only so large a share of its slices, around its middle (around "level").
     inner: Annotated[float, Field(gt=0, le=1)] | None = None
     #: own: around the view's own point; canal: around the level's canal point, whatever the view shows, and around its
@@ -84,6 +86,7 @@ class RegionSpec(Strict):
             "slice_mm",
             "neighbours",
             "around",
+            "pad",
             "inner",
             "point",
             "follow",
@@ -116,6 +119,7 @@ class Region:
     slice_mm: float | None = None
     neighbours: bool = False
     around: Literal["offset", "point", "level", "series"] | None = None
+    pad: bool = False
     inner: float = 1.0
     point: Literal["own", "canal"] = "own"
     follow: bool = False

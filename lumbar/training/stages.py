@@ -113,7 +113,8 @@ class DetectorStage:
         """See `MemberStage`."""
         folder = stack_folder(setup, self.name)
         both = (self.trained_on(setup, fold), setup.held_out(fold))
-        train, valid = (StackSamples(folder, studies, self.spec, self.training) for studies in both)
+        codes = setup.training_codes
+        train, valid = (StackSamples(folder, studies, self.spec, self.training, codes) for studies in both)
         return train, valid
 
     def sample_studies(self, setup: Setup, fold: int) -> tuple[np.ndarray, np.ndarray]:
@@ -122,13 +123,14 @@ class DetectorStage:
         return drawn(train.rows, setup.draws(self.training))[:, 0], valid.studies
 
     def labels_left_out(self, setup: Setup, studies: list[int]) -> list[Any]:
-        """None: severities are no matter to a detector."""
-        return []
+        """None, where severities are no matter to it."""
+        return left_out(setup, studies) if "severity" in self.training.loss else []
 
     def shown(self, setup: Setup, kind: str) -> StackSamples:
         """See `MemberStage`."""
         make_stacks(setup, self.name, self.spec)
-        return StackSamples(stack_folder(setup, self.name), setup.study_ids, self.spec, self.training)
+        folder = stack_folder(setup, self.name)
+        return StackSamples(folder, setup.study_ids, self.spec, self.training, setup.training_codes)
 
     def measured(self, samples: Any) -> Any:
         """See `MemberStage`."""
@@ -213,16 +215,8 @@ class GraderStage:
         return drawn(trained, setup.draws(self.training))[:, 0], rows(setup.held_out(fold), setup.codes)[:, 0]
 
     def labels_left_out(self, setup: Setup, studies: list[int]) -> list[Any]:
-        """A study and the places of its labels, for each that the recipe leaves out; and labels that it corrects."""
-        codes, kept = setup.codes, setup.training_codes
-        changed = [study for study in studies if kept[study] is not codes[study]]
-        found: list[Any] = []
-        for study in changed:
-            places = np.flatnonzero(codes[study] != kept[study])
-            found.append((study, places.tolist()))
-            if (kept[study].flat[places] != EMPTY).any():
-                found.append(kept[study].flat[places].tolist())
-        return found
+        """See `left_out`."""
+        return left_out(setup, studies)
 
     def shown(self, setup: Setup, kind: str) -> RegionSamples:
         """See `MemberStage`."""
@@ -243,6 +237,18 @@ class GraderStage:
         pixels = sum(one.frames * one.size[0] * one.size[1] for one in map(spec.region_of, views_of(spec)))
         levels = 1 if spec.levels == "study" else len(LEVELS)
         return f"{region_key(self.spec)} {shift}", kinds * studies * levels * pixels
+
+
+def left_out(setup: Setup, studies: list[int]) -> list[Any]:
+    """A study and the places of its labels, for each that the recipe leaves out; and labels that it corrects."""
+    codes, kept = setup.codes, setup.training_codes
+    found: list[Any] = []
+    for study in [study for study in studies if kept[study] is not codes[study]]:
+        places = np.flatnonzero(codes[study] != kept[study])
+        found.append((study, places.tolist()))
+        if (kept[study].flat[places] != EMPTY).any():
+            found.append(kept[study].flat[places].tolist())
+    return found
 
 
 def as_trained(name: str, member: Member[Any]) -> DetectorStage | GraderStage:

@@ -108,6 +108,12 @@ _FIELDS: dict[str, dict[str, Any]] = {
         "region": {"box": "whole", "around": "series", "intensity": "percentile", "scope": "slice"},
         "regions": {"axial_middle": {"slices": 6}},
     },
+    "short series with empty slices behind": {
+        "views": ["sagittal_t1", "sagittal_t2", "axial_left", "axial_right"],
+        "conditions": list(CONDITIONS),
+        "region": {"around": "level", "slices": 12, "pad": True, "intensity": "percentile", "scope": "series"},
+        "regions": {"axial_left": {"box": "pair", "around": "point", "slices": 3, "pad": False}},
+    },
     "every sagittal series": {
         "views": ["sagittal_series"],
         "conditions": list(CONDITIONS),

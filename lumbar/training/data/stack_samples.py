@@ -4,7 +4,7 @@ A sample is read from disk as little as possible: one stack out of a study's fil
 here and applied on the device (see `augment`).
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,15 +16,25 @@ from lumbar.recipe.detector import DetectorSpec
 from lumbar.recipe.settings import Training
 from lumbar.training.data import augment
 from lumbar.training.data.flips import flips
+from lumbar.training.loop.losses import EMPTY
 
 
 class StackSamples:
     """Stage 1: stacks and keypoints. Files hold: `images` (N, C, S, S), `points` (N, K, 2) px, `mm_per_px` (N, 2),
-    `flip` (N,), `slices` (N, K), `slice_mm` (N,) and `told` (N, K), see `stack_files.stack_arrays`.
+    `flip` (N,), `slices` (N, K), `slice_mm` (N,), `told` and `rows` (N, K), see `stack_files.stack_arrays`.
     """
 
-    def __init__(self, folder: Path, studies: Sequence[int], spec: DetectorSpec, training: Training) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        studies: Sequence[int],
+        spec: DetectorSpec,
+        training: Training,
+        codes: Mapping[int, np.ndarray] | None = None,
+    ) -> None:
+        """`codes`: each study's severities (5 conditions, 5 levels), `EMPTY` where unknown; asked for by a loss."""
         self.folder, self.spec, self.training = folder, spec, training
+        self.codes = codes if "severity" in training.loss else None
         rows = []
         for study in studies:
             with safe_open(self._path(study), "np") as file:
@@ -43,13 +53,17 @@ class StackSamples:
         """`image` (C, S, S) float16, `points` (K, 2) px, `mm_per_px` (2,), and the draw where `rng` is given.
 
         Where the answer names slices, also `slices` (K,), `slice_mm` () and `told` (K,), and slices keep their order.
+        Where a loss asks for severities, `labels` (K,).
         """
         study, number = self.rows[index]
         names = ("images", "points", "mm_per_px", *(("slices", "slice_mm", "told") if self.spec.names_slices else ()))
         with safe_open(self._path(study), "np") as file:
             image, points, scale, *slices = (file.get_slice(name)[number] for name in names)
             flip = float(file.get_tensor("flip")[number])
+            rows = file.get_slice("rows")[number] if self.codes is not None else None
         out: dict[str, Any] = {"image": image, "points": points, "mm_per_px": scale}
+        if self.codes is not None and rows is not None:
+            out["labels"] = np.where(rows < 0, EMPTY, self.codes[int(study)].ravel()[rows]).astype(np.int64)
         if slices:
             out |= dict(zip(("slices", "slice_mm", "told"), slices, strict=True))
         if rng is None:
@@ -60,6 +74,8 @@ class StackSamples:
             if slices:
                 out["slices"] = mirror_slices(slices[0], image, self.spec)
                 out["told"] = slices[2][mirrored_maps(self.spec)]
+            if "labels" in out:
+                out["labels"] = out["labels"][mirrored_maps(self.spec)]
             out["image"], out["points"] = mirror_stack(image, points, flip, self.spec)
         if flipped.backwards:
             out["image"] = reverse_slices(out["image"], self.spec)
