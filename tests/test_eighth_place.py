@@ -253,6 +253,15 @@ def test_a_sample_in_the_mirror_is_the_mirrored_study_with_its_targets(
         assert here.isfinite().any()
 
 
+def test_empty_slices_stay_empty_whatever_changes_a_sample(data: DataFolder, study: Study, tmp_path: Path) -> None:
+    rough = Augment(noise=0.5, shading=0.5, holes_p=1.0, bands=0.2, channel_shuffle_p=1.0)
+    objective, batch, _ = labelled(data, study, tmp_path, augment=rough)
+    views, _ = objective.inputs(batch)
+    counts = {view: int((each[0, 0, :, 0].flatten(1).std(1) > 0).sum()) for view, each in views.items()}
+    assert counts["sagittal_t2"] == len(study.series["sagittal_t2"][0]) < SLICES["sagittal_t2"]
+    assert counts["sagittal_t1"] == len(study.series["sagittal_t1"][0])
+
+
 def test_a_mirrored_study_swaps_sides(data: DataFolder, study: Study, tmp_path: Path) -> None:
     spec = whole(tta=["mirror"], network_args=ALONG)
     network = fixed_weights(build_network(spec)).eval()
