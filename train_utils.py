@@ -295,6 +295,16 @@ def show_batches(args: argparse.Namespace) -> int:
     return 0
 
 
+def relabel(args: argparse.Namespace) -> int:
+    """Write a page on which one keeps or changes doubtful labels of a run, and exports a table for the next."""
+    from lumbar.report.relabel import write_page
+    from lumbar.training.folder import RunFolder
+
+    count = write_page(RunFolder(args.run, args.cache), args.out, args.rows)
+    voice.tell(f"{args.out}: {count} label(s) to look at; open it in a browser")
+    return 0
+
+
 def draw(args: argparse.Namespace) -> int:
     """Draw a recipe's system: what finds keypoints, what grades them, what becomes of the answers."""
     from lumbar.report.diagram import draw_system
@@ -319,6 +329,7 @@ _COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
     "score": score_table,
     "kaggle": pack_for_kaggle,
     "show-batches": show_batches,
+    "relabel": relabel,
     "draw": draw,
     "info": info,
 }

@@ -282,6 +282,12 @@ ARGUMENTS: Final[dict[str, list[Argument]]] = {
         _path("--run", "run whose keypoints are what graders see (else labelled ones)", required=False),
         _SET,
     ],
+    "relabel": [
+        _path("--run", "finished run folder, with the images that it cached"),
+        _path("--out", "HTML file to write"),
+        _path("--cache", "where the run's cache lies (without: RUN/cache)", required=False),
+        _path("--rows", "CSV with a column row_id: what to look at (without: RUN/suspect_labels.csv)", required=False),
+    ],
     "draw": [_RECIPE, _path("--out", "folder for the picture, named as the recipe")],
     "info": [_JSON],
 }
@@ -318,6 +324,7 @@ EXAMPLES: Final = {
     "score": "score --labels train.csv --predictions submission.csv --plots charts",
     "kaggle": "kaggle --weights weights --out build --owner NAME",
     "show-batches": "show-batches --recipe recipes/demo.toml --data DATA --out pictures",
+    "relabel": "relabel --run RUN --out relabel.html",
     "draw": "draw --recipe recipes/ninth_place.toml --out pictures",
     "info": "info --json",
 }

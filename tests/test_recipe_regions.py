@@ -79,7 +79,7 @@ T1: dict[str, Any] = {"views": ["sagittal_t1_left"], "conditions": [LEFT_FORAMEN
         ({**SIDE, "tta": ["columns"]}, 'tta "columns" is for sagittal views; .*write "mirror"'),
         ({**T2, "tta": ["columns", "front_back"]}, "turns columns and rows already"),
         ({**T2, "tta": ["rows", "rows"]}, "tta names something twice"),
-        ({**T2, "levels": "two"}, "levels is 'two'; allowed: 'one' or 'all'"),
+        ({**T2, "levels": "two"}, "levels is 'two'; allowed: 'one', 'all' or 'study'"),
     ],
 )
 def test_what_does_not_go_together_is_refused(fields: dict[str, Any], words: str) -> None:

@@ -245,7 +245,7 @@ def test_mirrored_regions_are_those_of_the_mirrored_study(
             source = MIRROR_VIEW[view]
             assert own.present[source].any()
             assert np.array_equal(own.present[source], other.present[view])
-            for level in np.flatnonzero(other.present[view]):
+            for level in np.flatnonzero(other.present[view])[: len(other.tensors[view])]:  # whole series have one
                 found = mirror_view(own.tensors[source][level], view, spec)
                 assert np.abs(found - other.tensors[view][level]).mean() < 0.05, (view, level)
                 changed += np.abs(own.tensors[view][level] - other.tensors[view][level]).mean()

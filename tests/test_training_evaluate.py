@@ -117,8 +117,15 @@ def test_what_flatters_a_figure_is_said(tmp_path: Path) -> None:
     assert "folds are scored" not in told
     last = ["stage1.best_by=last", "stage2.best_by=last"]
     assert list(trust.flattered(load_recipe(path, last))) == []
-    more = [*last, "folds.count=5", "stage2.soft_labels=table.csv", "leave_out=suspects.csv"]
+    more = [
+        *last,
+        "folds.count=5",
+        "stage2.soft_labels=table.csv",
+        "leave_out=suspects.csv",
+        "corrected_labels=new.csv",
+    ]
     told = list(trust.flattered(load_recipe(path, more)))
     assert all(
-        words in sentence for words, sentence in zip(("soft labels", "left out", "2 of 5 folds"), told, strict=True)
+        words in sentence
+        for words, sentence in zip(("soft labels", "left out", "corrected", "2 of 5 folds"), told, strict=True)
     )

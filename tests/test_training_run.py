@@ -21,7 +21,7 @@ from lumbar.compute.accelerator import make_accelerator
 from lumbar.files.write import write_json
 from lumbar.issues import InputError
 from lumbar.keypoints.networks.registry import build_detector
-from lumbar.labels import CONDITIONS, LEVELS, row_ids
+from lumbar.labels import CONDITIONS, LEVELS, SEVERITIES, row_ids
 from lumbar.metric import UNLABELLED, label_codes, score
 from lumbar.recipe.recipe import load_recipe
 from lumbar.study.study import open_data
@@ -151,6 +151,38 @@ def test_graders_train_again_without_the_labels_left_out_and_are_judged_on_all(
     assert job.train.codes[study][place] == UNLABELLED
     assert job.valid.codes[study][place] != UNLABELLED
     assert sum((job.train.codes[each] != job.valid.codes[each]).sum() for each in job.train.codes) == 1
+
+
+def test_graders_train_again_with_corrected_labels_and_are_judged_on_the_folders(
+    world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two tables that change one label in two ways are two trainings; one that changes nothing is none."""
+    folds = pd.read_csv(world / "run" / "folds.csv").set_index("study_id")["fold"]
+    labels = pd.read_csv(world / "run" / "labels.csv").set_index("study_id")
+    column = "spinal_canal_stenosis_l4_l5"
+    study = next(int(one) for one in folds.index if folds[one] != 0 and labels[column].notna()[one])
+    own = ["Normal/Mild", "Moderate", "Severe"].index(labels[column][study])
+    place = CONDITIONS.index("spinal_canal_stenosis"), LEVELS.index("l4_l5")
+    jobs: list[Job] = []
+
+    def look(job: Job, *rest: object) -> None:
+        jobs.append(job)
+        raise _TrainsError(job.member)
+
+    monkeypatch.setattr(loop, "fit", look)
+    run = str(shutil.copytree(world / "run", tmp_path / "run"))
+    for new in ((own + 1) % 3, (own + 2) % 3):
+        table = tmp_path / f"{new}.csv"
+        table.write_text(f"row_id,label,was\n{study}_{column},{SEVERITIES[new]},{SEVERITIES[own]}\n")
+        with pytest.raises(_TrainsError):
+            _train(world, "--out", run, "--set", f"corrected_labels={table}")
+        job = jobs[-1]
+        assert isinstance(job.train, RegionSamples)
+        assert isinstance(job.valid, RegionSamples)
+        assert job.train.codes[study][place] == new
+        assert job.valid.codes[study][place] == own
+        assert sum((job.train.codes[each] != job.valid.codes[each]).sum() for each in job.train.codes) == 1
+    assert jobs[0].fingerprint != jobs[1].fingerprint
 
 
 @pytest.mark.slow

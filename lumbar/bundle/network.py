@@ -75,7 +75,7 @@ class _Graders:
     @staticmethod
     def samples(spec: GraderSpec) -> int:
         looks = len(task_of(spec).samples) * 2 ** len(spec.tta)
-        return looks * (2 if "sagittal_series" in spec.views else 1) * (1 if spec.levels == "all" else len(LEVELS))
+        return looks * (2 if "sagittal_series" in spec.views else 1) * (1 if spec.levels != "one" else len(LEVELS))
 
 
 #: The stages by the word that specs and manifests have for them.

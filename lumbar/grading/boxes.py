@@ -36,16 +36,19 @@ def placed(
     study: Study,
     view: View,
     level: Level,
-    point: Point,
+    point: Point | None,
     keypoints: Points,
     region: Region,
     shape: tuple[int, int],
     frame: geometry.FloatArray,
 ) -> Placed | None:
-    """The box of a region on a slice of `shape` with the affine `frame`; None where its unit is not known there."""
+    """The box of a region on a slice of `shape` with the affine `frame`; None where its unit, or (but for the whole
+    image) its point is not known there."""
     spacing = geometry.spacing_mm(frame)
     if region.box == "whole":
         return Placed((shape[0] * spacing[0], shape[1] * spacing[1]))
+    if point is None:
+        return None
     unit = _unit(study, view, level, point, keypoints, region, (shape[0] * spacing[0], shape[1] * spacing[1]))
     if unit is None or region.extent is None:
         return None

@@ -100,15 +100,22 @@ def averaged(answers: Sequence[np.ndarray]) -> np.ndarray:
 
 
 def batched(rows: Sequence[Row], spec: GraderSpec) -> Inputs:
-    """Each row's views by the names of the task's first sample, (B, L, T, C, H, W), and which of them are there.
+    """Each row's views by the names of the task's first sample, (B, L, T, C, H, W), and which of them are there; of a
+    whole study L is 1.
 
     A view lies in one piece: it is filled once and moved as it is.
     """
     views: dict[str, torch.Tensor] = {}
+    shown = [list(row.levels) if spec.levels != "study" else [0] for row in rows]
     for place, name in enumerate(task_of(spec).samples[0].views):
-        stack = np.stack([row.regions.tensors[row.sample.views[place]][list(row.levels)] for row in rows])
+        stack = np.stack(
+            [row.regions.tensors[row.sample.views[place]][levels] for row, levels in zip(rows, shown, strict=True)]
+        )
         views[name] = torch.from_numpy(stack).unflatten(2, (-1, spec.region_of(name).channels))
-    seen = [[[bool(row.regions.present[v][level]) for v in row.sample.views] for level in row.levels] for row in rows]
+    seen = [
+        [[bool(row.regions.present[v][level]) for v in row.sample.views] for level in levels]
+        for row, levels in zip(rows, shown, strict=True)
+    ]
     return views, torch.tensor(seen)
 
 

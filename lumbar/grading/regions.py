@@ -16,7 +16,7 @@ from lumbar.grading import boxes
 from lumbar.grading.intensity import Scales, as_seen
 from lumbar.grading.points import Point, Points, region_point, trail_on, view_point
 from lumbar.grading.tasks import task_of
-from lumbar.grading.windows import axial_slices_of, sagittal_slices
+from lumbar.grading.windows import axial_slices_of, sagittal_slices, whole_series
 from lumbar.issues import Issue
 from lumbar.labels import LEVELS, Level, level_title
 from lumbar.recipe.grader import GraderSpec
@@ -74,7 +74,8 @@ class Region:
 class Regions:
     """All regions of a study for one kind of input.
 
-    `tensors[view]` (5 levels, T, H, W) float32, zeros where absent; `present[view]` (5,) bool; `cuts` for pictures.
+    `tensors[view]` (5 levels, T, H, W) float32, zeros where absent, of whole series (1, T, H, W); `present[view]` (5,)
+    bool; `cuts` for pictures.
     """
 
     tensors: Mapping[View, np.ndarray]
@@ -120,16 +121,21 @@ def cut_regions(study: Study, keypoints: Points, spec: GraderSpec) -> Regions:
 def _cut_views(study: Study, keypoints: Points, spec: GraderSpec, values: "_Values", series: Series | None) -> Regions:
     views = views_of(spec)
     regions = {view: spec.region_of(view) for view in views}
-    tensors = {view: np.zeros((len(LEVELS), one.frames, *one.size), np.float32) for view, one in regions.items()}
+    once = spec.levels == "study"
+    shapes = {view: (1 if once else len(LEVELS), one.frames, *one.size) for view, one in regions.items()}
+    tensors = {view: np.zeros(shape, np.float32) for view, shape in shapes.items()}
     present = {view: np.zeros(len(LEVELS), bool) for view in views}
     cuts: dict[tuple[View, Level], Region] = {}
     for view in views:
-        for index, level in enumerate(LEVELS):
+        for index, level in enumerate(LEVELS[: len(tensors[view])]):
             region = cut_region(study, view, level, keypoints, spec, values, series)
             if region is not None and region.filled:
                 tensors[view][index] = region.pixels
                 present[view][index] = True
                 cuts[view, level] = region
+        if once and (view, LEVELS[0]) in cuts:  # all levels are seen on it
+            present[view][:] = True
+            cuts |= {(view, level): replace(cuts[view, LEVELS[0]], level=level) for level in LEVELS}
     return Regions(tensors, present, cuts, tuple(_issues(study.study_id, cuts, spec)))
 
 
@@ -148,7 +154,7 @@ def cut_region(
     values: Values | None = None,
     series: Series | None = None,
 ) -> Region | None:
-    """One region, or None where the series, the keypoint or its slice is missing.
+    """One region, or None where the series, the keypoint or its slice is missing; a whole series needs no keypoint.
 
     `values` gives the image and affine of a slice; by default `standardise.slice_values`, as the member wants it.
     `series`: a sagittal one in place of the one that plays the view's part.
@@ -157,7 +163,7 @@ def cut_region(
     if series is not None and series in study.series.get("sagittal_t1", ()):
         point = view_point(study, "sagittal_t1", level, keypoints) or point
     window = view_window(study, view, level, point, keypoints, spec, series)
-    if point is None or window is None:
+    if window is None or (point is None and spec.region_of(view).around != "series"):
         return None
     if values is None:
         values = _remembered(spec.preprocessing)
@@ -175,6 +181,8 @@ def view_window(
     series: Series | None = None,
 ) -> Window | None:
     """The slices of a region, None where there is no series or, on axial ones, no slice for the keypoint."""
+    if spec.region_of(view).around == "series":
+        return whole_series(study, view, spec)
     if view.startswith("axial"):
         return None if point is None else axial_slices_of(study, level, point, keypoints, spec, view)
     if series is None:
@@ -185,7 +193,7 @@ def view_window(
 def _cut(
     study: Study,
     window: Window,
-    point: Point,
+    point: Point | None,
     view: View,
     level: Level,
     keypoints: Points,
@@ -197,21 +205,21 @@ def _cut(
     found: list[Box | None] = [None] * wanted.frames
     parts: dict[int, tuple[np.ndarray, Box, bool] | None] = {}
     padded, box = False, None
-    centre = _stored_centre(study, window, point) if prep.orientation == "stored" else None
-    shown = trail_on(point, window) if wanted.follow else {}
+    centre = _stored_centre(study, window, point) if point is not None and prep.orientation == "stored" else None
+    shown = trail_on(point, window) if point is not None and wanted.follow else {}
     for place, item in enumerate(window.slices):
         if item is None:
             continue
         if id(item) not in parts:
             image, frame = values(item)
             if box is None:  # as large on every slice
-                box = boxes.placed(
-                    study, view, level, point, keypoints, wanted, (image.shape[0], image.shape[1]), frame
-                )
+                shape = image.shape[0], image.shape[1]
+                box = boxes.placed(study, view, level, point, keypoints, wanted, shape, frame)
                 if box is None:
                     return None
-            mm = geometry.to_patient(item.affine, shown[item.instance]) if item.instance in shown else point.mm
-            at = centre if centre is not None else geometry.to_pixel(frame, mm)[:2]
+            own = None if point is None else point.mm
+            mm = geometry.to_patient(item.affine, shown[item.instance]) if item.instance in shown else own
+            at = centre if centre is not None else (0.0, 0.0) if mm is None else geometry.to_pixel(frame, mm)[:2]
             spacing = (item.pixel_spacing if prep.orientation == "stored" else None) or geometry.spacing_mm(frame)
             parts[id(item)] = _part(image, (float(at[0]), float(at[1])), box, wanted, spacing, prep)
         part = parts[id(item)]

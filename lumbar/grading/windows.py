@@ -5,17 +5,17 @@ import math
 import numpy as np
 
 from lumbar import geometry
-from lumbar.dicom.series import Series
+from lumbar.dicom.series import Series, Slice
 from lumbar.grading.points import Point, Points
 from lumbar.labels import KEYPOINT_SERIES, LEVELS, Level
 from lumbar.recipe.grader import GraderSpec
 from lumbar.recipe.preprocessing import Preprocessing
 from lumbar.recipe.region import Region
-from lumbar.recipe.views import View, side_of_view
+from lumbar.recipe.views import View, series_of, side_of_view
 from lumbar.study.canal import canal_mm, moved_middle_mm
 from lumbar.study.keypoint import SlicePlace
 from lumbar.study.levels import Slices, level_slices
-from lumbar.study.slices import Window, axial_window, find_slice, index_at, sagittal_window, window_of
+from lumbar.study.slices import Window, axial_window, find_slice, index_at, playing_series, sagittal_window, window_of
 from lumbar.study.study import Study
 
 #: Two places as far from the middle as this share of a slice count as equally far.
@@ -126,6 +126,27 @@ def _all_of(study: Study, series: Series, view: View, keypoints: Points, spec: G
             indices = indices[::-1]
     frames = _with_neighbours(indices, region, range(count), backwards=backwards)
     return window_of(series, np.pad(frames, (0, region.frames - len(frames)), constant_values=-1), prep)
+
+
+def whole_series(study: Study, view: View, spec: GraderSpec) -> Window | None:
+    """All slices of a series, a sagittal one's from the patient's right to left, or of all axial series, the lowest
+    first; empty ones follow where there are fewer than the region has, equal steps are taken where there are more."""
+    prep, count = spec.preprocessing, spec.region_of(view).slices
+    if view.startswith("axial"):
+        series = sorted(study.series.get("axial_t2", ()), key=_height_mm)
+    else:
+        playing = playing_series(study, series_of(view), prep)
+        series = [] if playing is None else [playing]
+    slices = [item for one in series for item in one.ordered(prep.order)]
+    if not slices:
+        return None
+    chosen: list[Slice | None] = [slices[place] for place in spread(len(slices), min(count, len(slices)))]
+    return Window(series[0], (*chosen, *[None] * (count - len(chosen))), repeated=False)
+
+
+def _height_mm(series: Series) -> float:
+    """How high in the patient a series lies, by the middles of its slices."""
+    return float(np.mean([geometry.centre_mm(item.affine, item.shape)[2] for item in series.slices]))
 
 
 def _of_level(

@@ -1,6 +1,7 @@
 """What does not go together in a recipe: a sentence for each, all of them at once. No torch."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from typing import Final
 
 from lumbar.issues import cut, few
 from lumbar.recipe.chain import one_step
@@ -10,16 +11,25 @@ from lumbar.recipe.grader_member import GraderMember
 from lumbar.recipe.settings import Training
 from lumbar.recipe.stage import Stage
 
+#: What a second level and its first one have in common.
+_SHARED: Final = ("views", "conditions", "levels", "region", "regions", "image_size", "slices", "preprocessing")
+
 
 def faults(stage1: Stage[DetectorMember], stage2: Stage[GraderMember], folds: Sequence[int]) -> list[str]:
     """What is wrong with members in the order of a recipe that trains `folds`: a sentence each, with the remedy."""
     found: dict[str, str] = {}  # by what is wrong: members share settings
-    before: dict[str, Training] = {}
+    before: dict[str, DetectorMember | GraderMember] = {}
     members: Mapping[str, DetectorMember | GraderMember] = {**stage1.members, **stage2.members}
     for name, member in members.items():
-        for wrong in [*member.faults(), *_among(member.training, before, folds)]:
+        trainings = {each: one.training for each, one in before.items()}
+        first = before.get(member.training.begins_with)
+        for wrong in [
+            *member.faults(),
+            *_among(member.training, trainings, folds),
+            *_second_level(member, first, folds),
+        ]:
             found.setdefault(wrong, f"{name}: {wrong}")
-        before[name] = member.training
+        before[name] = member
     for name, member in stage2.members.items():
         if member.training.labelled_p and stage2.keypoints == "labels":
             wrong = (
@@ -61,6 +71,23 @@ def _among(training: Training, before: Mapping[str, Training], folds: Sequence[i
         yield f"{named} is no member that stands before it; known there: {few(list(before)) or 'none'}"
     elif missing := sorted(set(own) - set(begun.folds or folds)):
         yield f"begins with {training.begins_with!r}, which does not train fold {missing[0]}; let both train the same"
+
+
+def _second_level(
+    member: DetectorMember | GraderMember, first: DetectorMember | GraderMember | None, folds: Sequence[int]
+) -> Iterator[str]:
+    """What is wrong with the first level of a second one."""
+    if not member.training.second_level or first is None:
+        return
+    same = all(getattr(first.spec, name, None) == getattr(member.spec, name, None) for name in _SHARED)
+    name = cut(member.training.begins_with)
+    if not same or first.training.second_level:
+        yield (
+            f"second_level learns from {name!r}, which must see the same and be none itself; let {', '.join(_SHARED)} "
+            "be alike"
+        )
+    if len(first.training.folds or folds) < 2:
+        yield f"second_level learns from other folds' {name!r}, which trains one fold only; let it train two or more"
 
 
 def _not_found(members: Mapping[str, DetectorMember], folds: Sequence[int]) -> Iterator[str]:

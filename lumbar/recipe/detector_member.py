@@ -36,6 +36,8 @@ class DetectorMember(Member[DetectorSpec]):
             yield "slice_shift moves the windows of graders' regions; write it below [stage2]"
         if training.labelled_p:
             yield "labelled_p chooses the keypoints of graders' regions; write it below [stage2]"
+        if training.second_level:
+            yield "second_level learns from severities, and a detector has none; write it below [stage2]"
         if training.slice_class_weights is not None:
             yield "slice_class_weights are of severities, and a detector has none; write them below [stage2]"
         if training.condition_weights or training.far_errors != 1:

@@ -44,8 +44,8 @@ class GraderSpec(Spec):
     conditions: tuple[Condition, ...] = ()
     #: Of its conditions those that count; empty: all. The others are learnt, and not heard.
     speaks_for: tuple[Condition, ...] = ()
-    #: A sample is one level, or all five.
-    levels: Literal["one", "all"] = "one"
+    #: A sample is one level, all five, or the study: whole series, seen once for all five levels (eighth place).
+    levels: Literal["one", "all", "study"] = "one"
     #: The regions of all views; image_size, roi_mm and slices are its own where it names none.
     region: RegionSpec = RegionSpec()
     #: What differs in single views; a left view's holds for the right one, too.
@@ -143,11 +143,27 @@ class GraderSpec(Spec):
             region = self.region_of(view)
             total += region.frames * region.size[0] * region.size[1]
             yield from (f"the region of {view}: {wrong}" for wrong in _wrong(region, view, self.preprocessing))
+        yield from self._whole_series()
         if total * (5 if self.levels == "all" else 1) > MAX_PIXELS:
             yield f"the regions of one sample hold more than {MAX_PIXELS} numbers; make them smaller or fewer"
         exact = self.preprocessing.order == "file" or self.preprocessing.orientation == "stored"
         if exact and (self.region != RegionSpec() or self.regions):
             yield 'regions go by positions; they need preprocessing.order = "position", orientation = "canonical"'
+
+    def _whole_series(self) -> Iterator[str]:
+        """What is wrong with views of whole series."""
+        views = self.views or _TASK_VIEWS[self.task or "global"]
+        regions = [self.region_of(view) for view in views]
+        if any((region.around == "series") != (self.levels == "study") for region in regions):
+            yield 'levels = "study" and around = "series" need each other, on every view; set both, or neither'
+        if self.levels != "study":
+            return
+        if any(side_of_view(view) is not None or view == "sagittal_series" for view in views) or self.task is not None:
+            yield 'levels = "study" shows whole series: name views without a side, as sagittal_t1 and axial_middle'
+        if any(region.box != "whole" for region in regions):
+            yield 'levels = "study" shows whole images; set box = "whole"'
+        if any(region.neighbours or region.slice_mm or region.point != "own" for region in regions):
+            yield 'around = "series" takes the slices as they are; leave neighbours, slice_mm and point out'
 
     def _turns(self) -> Iterator[str]:
         """Turns that would exchange left and right without swapping names, or change nothing."""
@@ -191,7 +207,9 @@ def _wrong(region: Region, view: View, preprocessing: Preprocessing) -> Iterator
         yield 'half takes the slices of half a series; it needs around = "level", or "point"'
     if region.slice_mm is not None and region.around == "level":
         yield 'slice_mm says how far slices lie apart, around = "level" that all are brought to `slices`; leave one out'
-    if preprocessing.window_end == "zeros" and (region.slice_mm is not None or region.around in ("point", "level")):
+    if preprocessing.window_end == "zeros" and (
+        region.slice_mm is not None or region.around in ("point", "level", "series")
+    ):
         yield 'slice_mm and around need preprocessing.window_end = "repeat"'
     yield from _all_slices(region, axial=axial)
     yield from _far_or_small(region, both=axial and side is None)

@@ -39,6 +39,7 @@ class GraderMember(Member[GraderSpec]):
             yield "slice_class_weights hold for the loss slice_scores only; name it in loss, or leave them out"
         yield from self._weights()
         yield from self._mixing()
+        yield from self._second_level()
         yield from of_training(training)
         yield from _unused(self.spec)
         yield from self._shifts()
@@ -67,10 +68,29 @@ class GraderMember(Member[GraderSpec]):
             yield f"cutmix of features takes one run of slices from all, which have {' and '.join(counts)}; mix images"
         for word in sorted(self.losses):
             mixes = OF_GRADERS[word].mixes if word in OF_GRADERS else "always"  # strange words are told elsewhere
-            if mixes == "studies" and spec.levels == "one":
+            if mixes == "never" or (mixes == "studies" and spec.levels == "one"):
                 yield f"mixed samples have no label for the loss {word!r}; leave it out or set augment.mix to none"
             if mixes == "slices stay" and of_runs:
                 yield f"slices of two studies in one sample cannot be told apart for the loss {word!r}; mix images"
+
+    def _second_level(self) -> Iterator[str]:
+        training = self.training
+        for word in ("heatmaps", "correspondence"):
+            if word in training.loss and self.spec.levels != "study":
+                yield f'loss "{word}" asks for places on whole series; it needs levels = "study"'
+        if "correspondence" in training.loss and len(self.spec.views) < 2:
+            yield 'loss "correspondence" asks what two views show alike; name another view'
+        if training.loss and not {"severity", "any_severe"} & set(training.loss) and training.best_by != "last":
+            yield "loss names nothing that validation could tell the best epoch by; set best_by = 'last'"
+        if not training.second_level:
+            return
+        if not training.begins_with or self.spec.levels != "study" or not training.epochs:
+            yield (
+                "second_level learns from what the member that it begins with answers of whole series; name that as "
+                'begins_with, with levels = "study" and epochs of its own'
+            )
+        if training.augment.mix != "none":
+            yield "second_level looks at answers, not at pictures; set augment.mix to none"
 
     def _padded(self) -> Iterator[str]:
         spec = self.spec
@@ -82,7 +102,7 @@ class GraderMember(Member[GraderSpec]):
         spec, shift = self.spec, self.training.slice_shift
         if shift and shift != "own" and spec.preprocessing.window_end == "zeros":
             yield 'slice_shift needs preprocessing.window_end = "repeat": other windows stop at a series\' ends'
-        if shift and all(spec.region_of(view).around == "level" for view in spec.views or VIEWS):
+        if shift and all(spec.region_of(view).around in ("level", "series") for view in spec.views or VIEWS):
             yield 'slice_shift has no effect, as around = "level" shows all slices of a level; leave one of the two out'
         if shift and any((region := spec.region_of(view)).half and region.around == "point" for view in spec.views):
             yield 'slice_shift moves windows by their middle, and half with around = "point" has none; leave one out'

@@ -21,15 +21,16 @@ class GraderLoss:
     """What one word asks of a grader: which output of its network is compared with what.
 
     `target`: the sample's severities; what of them is severe; whether any level is severe; which level it is; which
-    slice of each view carries its annotation. `annotated`: slices alone that carry an annotation of the condition are
-    asked. `mixes`: which mixed samples have a label for it: all; all but those of slices from two studies; those
-    that are whole studies.
+    slice of each view carries its annotation; where on their slices the labels lie; which places of two
+    views are one position in the patient. `annotated`: slices alone that
+    carry an annotation of the condition are asked. `mixes`: which mixed samples have a label for it: all; all but those
+    of slices from two studies; those that are whole studies; none.
     """
 
     output: str
-    target: Literal["severity", "severe", "any_severe", "level", "slice"] = "severity"
+    target: Literal["severity", "severe", "any_severe", "level", "slice", "points", "shared"] = "severity"
     annotated: bool = False
-    mixes: Literal["always", "slices stay", "studies"] = "always"
+    mixes: Literal["always", "slices stay", "studies", "never"] = "always"
 
     @property
     def beside(self) -> bool:
@@ -39,7 +40,7 @@ class GraderLoss:
     @property
     def by_slice(self) -> bool:
         """Whether it must be known which slices carry an annotation."""
-        return self.annotated or self.target == "slice"
+        return self.annotated or self.target in ("slice", "points")
 
 
 #: What a grader can be asked for. A new word is an entry here; a network gives the output, which makes (B, L, …, C, 3)
@@ -54,6 +55,8 @@ OF_GRADERS: Final[Mapping[str, GraderLoss]] = {
     "level": GraderLoss("level", "level"),
     "slice_scores": GraderLoss("slice_scores", annotated=True, mixes="slices stay"),
     "annotated_slice": GraderLoss("annotated_slice", "slice", mixes="slices stay"),
+    "heatmaps": GraderLoss("heatmaps", "points", mixes="never"),
+    "correspondence": GraderLoss("embedding", "shared", mixes="never"),
 }
 
 
@@ -69,6 +72,11 @@ def of_grader(training: Training) -> dict[str, float]:
         return dict(training.loss)
     old = {"any_severe": training.any_severe_weight, "slices": training.auxiliary_weight}
     return {"severity": 1.0} | {word: weight for word, weight in old.items() if weight}
+
+
+def asks_shared(training: Training) -> bool:
+    """Whether a grader's losses ask for positions that several of its views show."""
+    return any(OF_GRADERS[word].target == "shared" for word in of_grader(training) if word in OF_GRADERS)
 
 
 def asks_annotations(training: Training) -> bool:

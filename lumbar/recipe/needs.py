@@ -36,6 +36,8 @@ def _no_trail(view: View, region: Region, trails: set[SeriesType]) -> Iterator[s
 
 
 def _wrong(view: View, region: Region, found: set[SeriesType], sized: set[SeriesType], *, named: bool) -> Iterator[str]:
+    if region.around == "series":  # all of it is seen, whatever was found
+        return
     kind = "sagittal_t2" if view == "sagittal_series" else series_of(view)
     if region.point == "canal" and "sagittal_t2" not in found:
         yield 'point = "canal" lies around the canal\'s points, and no detector finds points on sagittal_t2; add one'

@@ -44,7 +44,7 @@ _PARTS: Final = ("spec", "training")
 class Recipe(Strict):
     """A whole system: folds, stage 1, stage 2, blend."""
 
-    LATER = frozenset({"pretrained", "published"})
+    LATER = frozenset({"pretrained", "published", "corrected_labels"})
 
     name: str
     description: str = ""
@@ -52,6 +52,9 @@ class Recipe(Strict):
     #: A table with a column `row_id`, such as an earlier run's suspect_labels.csv: labels that graders do not train on.
     #: They count in every score all the same.
     leave_out: str = ""
+    #: A table with columns `row_id, label`, as `train_utils.py relabel` exports it: labels that graders train on in
+    #: place of the data folder's. Scores go by the folder's all the same.
+    corrected_labels: str = ""
     #: False: no member begins with pretrained weights, whatever it says.
     pretrained: bool = True
     #: What the original published, by what it was measured on: official scores, the lower the better.

@@ -49,8 +49,9 @@ class RegionSpec(Strict):
     #: Every slice with the one before and the one after as three channels.
     neighbours: bool | None = None
     #: offset: sagittal slices in the middle of the series, or beside it; point: around the point's own slice; level:
-    #: all slices of the level (of a sagittal series all), brought to `slices` at equal steps.
-    around: Literal["offset", "point", "level"] | None = None
+    #: all slices of the level (of a sagittal series all), brought to `slices` at equal steps; series: all slices of the
+    #: series (axially of all series, one after the other), empty ones behind those of a shorter one.
+    around: Literal["offset", "point", "level", "series"] | None = None
     #: around "level": a series of fewer slices is followed by empty ones, not stretched (fourth place).
     pad: bool | None = None
     #: Of a sagittal series only so large a share of its slices, around its middle (around "level").
@@ -118,7 +119,7 @@ class Region:
     rotate: Literal["none", "canal"] = "none"
     slice_mm: float | None = None
     neighbours: bool = False
-    around: Literal["offset", "point", "level"] | None = None
+    around: Literal["offset", "point", "level", "series"] | None = None
     pad: bool = False
     inner: float = 1.0
     point: Literal["own", "canal"] = "own"

@@ -36,6 +36,7 @@ class Training(Strict):
             "fresh",
             "frozen",
             "bundled",
+            "second_level",
             "floor",
             "folds",
             "soft_labels",
@@ -68,6 +69,9 @@ class Training(Strict):
     frozen: Prefixes = ()
     #: False: trained only, as a step that others begin with; no result of the run or the bundle knows of it.
     bundled: bool = True
+    #: A grader of whole series: it learns from what `begins_with` answers slice by slice of studies that its folds had
+    #: not seen, in place of the pictures (stacking).
+    second_level: bool = False
     #: The folds to train, of those that the recipe trains; empty: all of them.
     folds: tuple[Annotated[int, Field(ge=0, le=LAST_FOLD)], ...] = ()
     #: 0: it learns nothing and answers with the weights of `begins_with`, from views of its own.

@@ -158,7 +158,11 @@ def _step_card(recipe: Recipe, step: Sequence[tuple[str, DetectorSpec]]) -> Card
 def _grader_card(recipe: Recipe, kind: Sequence[tuple[str, GraderSpec, Task]]) -> Card:
     _, first, task = kind[0]
     views = task.samples[0].views
-    level = "all five levels in a row" if first.levels == "all" else "one level at a time"
+    level = {
+        "one": "one level at a time",
+        "all": "all five levels in a row",
+        "study": "whole slices, all levels at once",
+    }[first.levels]
     lines = [level + (", either side" if len(task.samples) > 1 else "")]
     if first.speaks_for:
         lines.append(f"heard for {', '.join(map(_short, first.speaks_for))} only")
@@ -177,6 +181,8 @@ def _grader_card(recipe: Recipe, kind: Sequence[tuple[str, GraderSpec, Task]]) -
         trained = [recipe.stage2.members[name].training for name in names]
         if taken := dict.fromkeys(own.begins_with for own in trained if not own.epochs):
             lines.append(f"   with the weights of {', '.join(taken)}")
+        if told := dict.fromkeys(own.begins_with for own in trained if own.second_level):
+            lines.append(f"   learnt from what {', '.join(told)} says of studies not seen")
     seen = tuple(dict.fromkeys(series_of(view) for view in views))
     if "sagittal_series" in views:
         seen = ("sagittal_t2", "sagittal_t1")

@@ -23,6 +23,7 @@ from lumbar.training.journal import Journal
 from lumbar.training.outcome.outoffold import find_keypoints, grade_held_out
 from lumbar.training.pretrained.begun import tell_beginning
 from lumbar.training.pretrained.sources import Sources
+from lumbar.training.second_level import make_told
 from lumbar.training.setup import Setup, set_up
 from lumbar.training.stages import as_trained
 
@@ -128,8 +129,17 @@ def train_graders(setup: Setup, journal: Journal) -> None:
     if beside := [member for member in setup.recipe.stage2.members.values() if member.training.labelled_p]:
         make_regions(setup, "labels", setup.in_trained_folds(), beside)
     make_regions(setup, "found", setup.in_trained_folds())
+    members = setup.recipe.stage2.members
+    first, second = (
+        {name: each for name, each in members.items() if each.training.second_level is last} for last in (False, True)
+    )
     for fold in setup.recipe.folds.train:
-        _train_fold(setup, setup.recipe.stage2.members, fold, journal)
+        _train_fold(setup, first, fold, journal)
+    if second:  # which learn from what all folds of the first say
+        _pause(setup)
+        make_told(setup)
+    for fold in setup.recipe.folds.train:
+        _train_fold(setup, second, fold, journal)
     _pause(setup)
     if setup.main:
         grade_held_out(setup)

@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 from accelerate import Accelerator
 
+from lumbar.ensemble.corrected import corrected, read_corrected
 from lumbar.ensemble.suspects import read_left_out, without
 from lumbar.metric import label_codes
 from lumbar.recipe.recipe import Recipe
@@ -34,7 +35,7 @@ class Setup:
     packs: Packs
     rows: dict[int, pd.DataFrame]  # labelled keypoints by study
     codes: dict[int, np.ndarray]  # labels (5 conditions, 5 levels) by study, places in `SEVERITIES`
-    training_codes: dict[int, np.ndarray]  # without those that the recipe leaves out
+    training_codes: dict[int, np.ndarray]  # with those that the recipe corrects, without those that it leaves out
     folds: pd.DataFrame  # `study_id, fold`
     deadline: Deadline = field(default_factory=Deadline)
     sources: Sources = field(default_factory=Sources)  # of pretrained weights
@@ -90,6 +91,7 @@ def set_up(
     found, numbers = label_codes(data.labels)
     codes = {int(study): code for study, code in zip(found, numbers, strict=True)}
     left_out = read_left_out(recipe.leave_out) if recipe.leave_out else set()
+    changed = read_corrected(recipe.corrected_labels) if recipe.corrected_labels else {}
     kept = folder.kept_folds(study_ids, recipe.folds)
     wanted = recipe.folds if split else Folds(method="kfold", count=2, train=(0,))
     folds = make_folds(data.labels, study_ids, wanted) if kept is None else kept
@@ -104,7 +106,7 @@ def set_up(
         packs=Packs(folder.cache / "studies", data, folder.studies),
         rows=study_rows(data.coordinates),
         codes=codes,
-        training_codes=without(codes, left_out),
+        training_codes=without(corrected(codes, changed), left_out),
         folds=folds,
         deadline=deadline or Deadline(),
         sources=sources or Sources(),

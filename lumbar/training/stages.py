@@ -10,6 +10,7 @@ from typing import Any, Protocol
 import numpy as np
 from torch import nn
 
+from lumbar.bundle.network import RECIPE, blueprint
 from lumbar.grading.networks.registry import build_grader
 from lumbar.grading.regions import region_key, views_of
 from lumbar.grading.tasks import task_of
@@ -26,7 +27,9 @@ from lumbar.training.data.make import (
     make_regions,
     make_stacks,
     region_folder,
+    source_of,
     stack_folder,
+    told_folder,
     training_kind,
 )
 from lumbar.training.data.region_files import margin_spec
@@ -34,6 +37,7 @@ from lumbar.training.data.region_samples import RegionSamples
 from lumbar.training.data.slice_shift import Shares, own_shares, reach
 from lumbar.training.data.soft_labels import SoftLabels
 from lumbar.training.data.stack_samples import StackSamples
+from lumbar.training.data.told_samples import BlankTold, ToldSamples
 from lumbar.training.loop.detector_objective import DetectorObjective
 from lumbar.training.loop.grader_objective import SeverityObjective
 from lumbar.training.loop.losses import EMPTY
@@ -73,6 +77,9 @@ class MemberStage(Protocol):
 
     def shown(self, setup: Setup, kind: str) -> Any:
         """Training samples of all studies for pictures; graders' around a `kind` of keypoints, labels or found."""
+
+    def measured(self, samples: Any) -> Any:
+        """Samples like those that it learns from, made of those that are `shown`: to see what steps will take."""
 
     def cache(self, studies: int, recipe: Recipe) -> tuple[str, float]:
         """What the cached inputs of so many studies are (equal ones are cached once), and their bytes."""
@@ -126,6 +133,10 @@ class DetectorStage:
         folder = stack_folder(setup, self.name)
         return StackSamples(folder, setup.study_ids, self.spec, self.training, setup.training_codes)
 
+    def measured(self, samples: Any) -> Any:
+        """See `MemberStage`."""
+        return samples
+
     def cache(self, studies: int, recipe: Recipe) -> tuple[str, float]:
         """Two bytes a pixel."""
         spec = self.spec
@@ -150,11 +161,13 @@ class GraderStage:
 
     def loss_faults(self, network: nn.Module) -> Iterator[str]:
         """See `MemberStage`."""
-        return losses.of_grader(self.spec, self.training, network)
+        yield from losses.of_grader(self.spec, self.training, network)
+        if self.training.second_level and not hasattr(network, "told"):
+            yield f"second_level needs a network that tells what slices answer, and {self.spec.network} does not"
 
     def trained_on(self, setup: Setup, fold: int) -> list[int]:
         """All studies of other folds; around out-of-fold keypoints those that have them."""
-        found_only = training_kind(setup) != "labels"
+        found_only = training_kind(setup) != "labels" or self.training.second_level
         held_out = set(setup.held_out(fold))
         return [
             study for study in (setup.in_trained_folds() if found_only else setup.study_ids) if study not in held_out
@@ -162,6 +175,8 @@ class GraderStage:
 
     def samples(self, setup: Setup, fold: int) -> tuple[RegionSamples, RegionSamples]:
         """Around labelled keypoints where the recipe says so; validated around found ones, with every label."""
+        if self.training.second_level:
+            return self._told(setup, fold)
         shift, studies = reach(self.training), self.trained_on(setup, fold)
         folder = region_folder(setup, self.spec, training_kind(setup), shift)
         soft = SoftLabels(path, studies, self.training.soft_mix) if (path := self.training.soft_labels) else None
@@ -176,10 +191,19 @@ class GraderStage:
         folder, studies = region_folder(setup, self.spec, "found"), setup.held_out(fold)
         return train, RegionSamples(folder, studies, setup.codes, self.spec, self.training)
 
+    def _told(self, setup: Setup, fold: int) -> tuple[RegionSamples, RegionSamples]:
+        """What the first level says, out of fold, of studies that it was asked about."""
+        folder, held_out = told_folder(setup, self.training.begins_with), set(setup.held_out(fold))
+        asked = [study for study in setup.in_trained_folds() if source_of(folder, study) is not None]
+        studies, others = ([study for study in asked if (study in held_out) is held] for held in (False, True))
+        soft = SoftLabels(path, studies, self.training.soft_mix) if (path := self.training.soft_labels) else None
+        train = ToldSamples(folder, studies, setup.training_codes, self.spec, self.training, soft)
+        return train, ToldSamples(folder, others, setup.codes, self.spec, self.training)
+
     def sample_studies(self, setup: Setup, fold: int) -> tuple[np.ndarray, np.ndarray]:
         """What labels alone tell: regions wait for keypoints."""
         samples = task_of(self.spec).samples
-        whole = self.spec.levels == "all"
+        whole = self.spec.levels != "one"
         places = [[CONDITIONS.index(condition) for condition in sample.conditions] for sample in samples]
 
         def rows(studies: list[int], codes: Mapping[int, np.ndarray]) -> np.ndarray:
@@ -203,6 +227,10 @@ class GraderStage:
         folder = region_folder(setup, self.spec, kind, reach(self.training) if kind == training_kind(setup) else 0)
         return RegionSamples(folder, setup.study_ids, setup.training_codes, self.spec, self.training)
 
+    def measured(self, samples: Any) -> Any:
+        """Of a second level without the answers that nobody gave yet."""
+        return BlankTold(samples, blueprint(self.spec, RECIPE)) if self.training.second_level else samples
+
     def cache(self, studies: int, recipe: Recipe) -> tuple[str, float]:
         """One byte a pixel, around found keypoints and, where others or longer ones are trained on, once more."""
         shift = reach(self.training)
@@ -212,15 +240,21 @@ class GraderStage:
         if self.training.labelled_p:
             kinds += 1
         pixels = sum(one.frames * one.size[0] * one.size[1] for one in map(spec.region_of, views_of(spec)))
+        levels = 1 if spec.levels == "study" else len(LEVELS)
         alike = f"{region_key(self.spec)} {shift} {' '.join(self.spec.sets)}".rstrip()
-        return alike, kinds * studies * len(LEVELS) * pixels
+        return alike, kinds * studies * levels * pixels
 
 
 def left_out(setup: Setup, studies: list[int]) -> list[Any]:
-    """A study and the places of its labels, for each that the recipe leaves out."""
+    """A study and the places of its labels, for each that the recipe leaves out; and labels that it corrects."""
     codes, kept = setup.codes, setup.training_codes
-    changed = [study for study in studies if kept[study] is not codes[study]]
-    return [(study, np.flatnonzero(codes[study] != kept[study]).tolist()) for study in changed]
+    found: list[Any] = []
+    for study in [study for study in studies if kept[study] is not codes[study]]:
+        places = np.flatnonzero(codes[study] != kept[study])
+        found.append((study, places.tolist()))
+        if (kept[study].flat[places] != EMPTY).any():
+            found.append(kept[study].flat[places].tolist())
+    return found
 
 
 def as_trained(name: str, member: Member[Any]) -> DetectorStage | GraderStage:

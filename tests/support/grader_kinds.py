@@ -105,6 +105,15 @@ _FIELDS: dict[str, dict[str, Any]] = {
         "conditions": [CANAL, LEFT_FORAMEN, RIGHT_FORAMEN],
         "region": {"around": "point", "follow": True},
     },
+    "whole series, once for all levels": {
+        "views": ["sagittal_t1", "sagittal_t2", "axial_middle"],
+        "conditions": list(CONDITIONS),
+        "levels": "study",
+        "network": "whole_slices",
+        "network_args": {"features": 8},
+        "region": {"box": "whole", "around": "series", "intensity": "percentile", "scope": "slice"},
+        "regions": {"axial_middle": {"slices": 6}},
+    },
     "short series with empty slices behind": {
         "views": ["sagittal_t1", "sagittal_t2", "axial_left", "axial_right"],
         "conditions": list(CONDITIONS),

@@ -51,12 +51,25 @@ def _changes(raw: Mapping[str, Any]) -> dict[str, Any]:
         "loop.read_processes": 1,
     }
     for stage in SPECS:
+        both = set(_begun_twice(raw[stage]["members"]))
         for name, entry in raw[stage]["members"].items():
-            small = {"folds": folds[stage], **dict(_small(stage, _whole(raw[stage], entry)))}
+            small = {
+                "folds": [0, 1] if name in both else folds[stage],
+                **dict(_small(stage, _whole(raw[stage], entry))),
+            }
             changed |= {f"{stage}.members.{name}.{key}": value for key, value in small.items()}
     if unseen:
         changed["stage2.keypoints"] = "out_of_fold_or_label"
     return changed
+
+
+def _begun_twice(entries: Mapping[str, Any]) -> Iterator[str]:
+    """Members that must train two folds: a second level learns from the other's answers."""
+    for entry in entries.values():
+        name = entry.get("begins_with", "") if entry.get("second_level") else ""
+        while name:
+            yield name
+            name = entries[name].get("begins_with", "")
 
 
 def _whole(stage: Mapping[str, Any], entry: Mapping[str, Any]) -> dict[str, Any]:

@@ -4,9 +4,10 @@ The files are imported when their network is asked for, so that names can be lis
 
 A builder takes a `GraderSpec` and returns a module whose `forward(views, seen)` answers a batch of samples: `views` is
 a mapping of the sample's views by name (see `tasks.task_of`), each (B, L, T, C, H, W), zeros where it is not there,
-which `seen` (B, L, V) bool says, too; L is 1 or 5 levels, T any number of slices. It gives logits
-(B, L, conditions, 3); in training it may give a mapping of named tensors: `severity` is that one, the others (`slices`
-(B, L, T, conditions, 3), `level` (B, L, 5), …) are there for losses that a recipe names (`recipe.losses.OF_GRADERS`).
+which `seen` (B, L, V) bool says, too; L is 1 or 5 levels, T any number of slices; whole series (`levels = "study"`)
+come once, L = 1, and are answered for five levels. It gives logits (B, L, conditions, 3); in training it may give a
+mapping of named tensors: `severity` is that one, the others (`slices` (B, L, T, conditions, 3), `level` (B, L, 5), …)
+are there for losses that a recipe names (`recipe.losses.OF_GRADERS`).
 Weights are random; nothing reaches for a hub. Training fills what is timm's in it with pretrained weights, where the
 recipe says so.
 """
@@ -34,6 +35,7 @@ NETWORKS: Final[Mapping[str, str]] = {
     "slice_channels": "lumbar.grading.networks.slice_channels",
     "slice_pool": "lumbar.grading.networks.slice_pool",
     "transformer": "lumbar.grading.networks.transformer",
+    "whole_slices": "lumbar.grading.networks.whole_slices",
 }
 
 

@@ -150,8 +150,10 @@ def _graders(bundle: Bundle, device: torch.device | str) -> list[Grader]:
 def _seen(study: Study, result: StudyResult, graders: Sequence[Grader], device: torch.device | str) -> list[Seen]:
     """The regions of every kind of input around the keypoints that are shown, with their saliency maps.
 
-    They are those that were graded, but of graders that answer around another set of keypoints alone.
+    They are those that were graded, but of graders that answer around another set of keypoints alone; whole series,
+    which stand among the slices, are none.
     """
+    graders = [grader for grader in graders if grader[1].levels != "study"]
     points = {(point.condition, point.level): point for point in result.keypoints}
     kinds: dict[str, list[tuple[GraderSpec, nn.Module]]] = {}
     for _, spec, network in graders:

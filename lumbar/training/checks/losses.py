@@ -62,7 +62,7 @@ def of_grader(spec: GraderSpec, training: Training, network: nn.Module) -> Itera
     slices = sum(spec.region_of(view).slices for view in task_of(spec).samples[0].views)
     for word, loss in known.items():
         output = said.get(loss.output) if loss.by_slice else None
-        if output is not None and output.shape[2] != slices:
+        if isinstance(output, torch.Tensor) and output.shape[2] != slices:
             yield (
                 f"loss {word!r} asks each of the {slices} slices of all views, one after the other, and {spec.network} "
                 f"answers {output.shape[2]}; leave the word out"

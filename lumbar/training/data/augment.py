@@ -319,6 +319,12 @@ def apply(
     return changed, None if points is None else spots.as_subclass(Tensor)
 
 
+def moved(points: Tensor, numbers: dict[str, Tensor], size: Size) -> Tensor:
+    """Keypoints (B, K, 2) px alone, as `apply` moves them on images that are no larger than what is cut."""
+    warp = Warp(numbers["matrix"], numbers["shift"], size, numbers["bend"])
+    return warp(tv_tensors.KeyPoints(points, canvas_size=size)).as_subclass(Tensor)
+
+
 def crop_middle(images: Tensor, size: int | Size, finish: Callable[[Tensor], Tensor] | None = None) -> Tensor:
     """The middle (…, size, size) of (…, H, W), standardised, or as `finish` has it: what validation sees."""
     height, width = (size, size) if isinstance(size, int) else size

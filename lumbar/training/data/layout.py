@@ -1,8 +1,15 @@
 """How the views of a grader's sample lie in a batch: those that are alike in one array. No torch."""
 
+from typing import Final
+
 from lumbar.grading.tasks import task_of
 from lumbar.recipe.grader import GraderSpec
 from lumbar.recipe.region import Region
+
+#: What a second level's samples hold of each view in place of pictures, (L, slices, numbers).
+TOLD: Final = "told"
+#: Positions in the patient that a whole series shows.
+SHARED: Final = "shared"
 
 
 def numbered(name: str, number: int) -> str:

@@ -50,6 +50,11 @@ def first_set(setup: Setup, spec: GraderSpec) -> int:
     return sets.around(setup.recipe.stage1.sets, spec)[0]
 
 
+def told_folder(setup: Setup, name: str) -> Path:
+    """Where lies what a first level says, out of fold, of the slices of studies."""
+    return setup.folder.cache / "told" / name
+
+
 def make_stacks(setup: Setup, name: str, spec: DetectorSpec) -> None:
     """Make the stacks of a detector that are missing or out of date."""
     make = functools.partial(stack_files.make_stacks, setup.packs, setup.rows, spec)

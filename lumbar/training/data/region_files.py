@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from safetensors import safe_open
 
+from lumbar import geometry
 from lumbar.grading.regions import Region as Cut
 from lumbar.grading.regions import cut_regions, views_of
 from lumbar.labels import CONDITIONS, LEVELS
@@ -16,10 +17,12 @@ from lumbar.recipe.region import AXIAL_HALF, Region, RegionSpec
 from lumbar.recipe.views import TASK_VIEWS, View
 from lumbar.study.keypoint import Keypoint
 from lumbar.study.slices import find_slice
+from lumbar.study.standardise import slice_frame
 from lumbar.study.study import Study
 from lumbar.training.data.labelled import Name, label_keypoints, sized
-from lumbar.training.data.layout import numbered
+from lumbar.training.data.layout import SHARED, numbered
 from lumbar.training.data.packs import Packs, write_arrays
+from lumbar.training.data.shared_places import shared_places
 
 
 def margin_spec(spec: GraderSpec, margin: float, shift: int = 0) -> GraderSpec:
@@ -43,7 +46,7 @@ def _wide(region: Region, view: View, margin: float, shift: int) -> RegionSpec:
     assert region.extent is not None
     extent = region.extent[0] * down, region.extent[1] * across
     values = asdict(region) | {"size": (height, width), "extent": extent}
-    if region.around != "level":
+    if region.around not in ("level", "series"):
         values["slices"] = region.slices + 2 * shift
     if region.half and view.startswith("axial"):  # a wider box's half lies farther out
         inwards = region.extent[1] * (across - 1) * (1 - AXIAL_HALF) / 2
@@ -58,7 +61,9 @@ def region_arrays(
 ) -> dict[str, np.ndarray]:
     """Every view as `<view>` (5, T, H, W) uint8 with `<view>/range` (5, 2): value = code / 255 x (high - low) + low;
     `<view>/present` (5,); and `<view>/annotated` (5, slices, 5 conditions), which slices the `labelled` points of
-    their level lie on. Where several series have a region, those of the second are called `<view>.1`, …"""
+    their level lie on. Of whole series once for all levels, and `<view>/points` (5, 5 conditions, 2), where these
+    points lie on it, (column, row) px, NaN where they do not; and `shared` positions, see `shared_places`. Where
+    several series have a region, those of the second are called `<view>.1`, …"""
     regions = cut_regions(study, keypoints, spec)
     arrays: dict[str, np.ndarray] = {}
     for number, part in enumerate((regions, *regions.others)):
@@ -72,6 +77,14 @@ def region_arrays(
             arrays[f"{name}/present"] = part.present[view].astype(np.uint8)
             cuts = [part.cuts.get((view, level)) for level in LEVELS]
             arrays[f"{name}/annotated"] = np.stack([_annotated(study, cut, spec, view, labelled or {}) for cut in cuts])
+            if spec.levels == "study":
+                arrays[f"{name}/points"] = np.stack([_points(study, cut, spec, view, labelled or {}) for cut in cuts])
+        whole = {view: part.cuts[view, LEVELS[0]] for view in part.tensors if (view, LEVELS[0]) in part.cuts}
+        if spec.levels == "study" and whole:
+            mm, places = shared_places(study, whole, spec)
+            none = np.full_like(mm, np.nan)
+            arrays[numbered(SHARED, number)] = mm
+            arrays |= {f"{numbered(view, number)}/{SHARED}": places.get(view, none) for view in part.tensors}
     return arrays
 
 
@@ -89,6 +102,25 @@ def _annotated(
         found = None if point is None else find_slice(study, point.series_id, point.instance)
         if found is not None:
             out[:, column] = [item is found[1] for item in middle]
+    return out
+
+
+def _points(
+    study: Study, cut: Cut | None, spec: GraderSpec, view: View, labelled: Mapping[Name, Keypoint]
+) -> np.ndarray:
+    """(5 conditions, 2) px of a whole image as the network sees it: where its level's labels lie; NaN elsewhere."""
+    height, width = spec.region_of(view).size
+    out = np.full((len(CONDITIONS), 2), np.nan, np.float32)
+    if cut is None:
+        return out
+    for column, condition in enumerate(CONDITIONS):
+        point = labelled.get((condition, cut.level))
+        found = None if point is None else find_slice(study, point.series_id, point.instance)
+        if point is None or found is None or not any(item is found[1] for item in cut.slices):
+            continue
+        frame, (rows, columns) = slice_frame(found[1], spec.preprocessing)
+        place = geometry.to_pixel(frame, point.mm)[:2]
+        out[column] = (place + 0.5) * (width / columns, height / rows) - 0.5
     return out
 
 

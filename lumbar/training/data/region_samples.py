@@ -16,12 +16,12 @@ from lumbar.grading.tasks import task_of
 from lumbar.labels import CONDITIONS, LEVELS, Condition, SeriesType
 from lumbar.labels import mirrored as other_side
 from lumbar.recipe.grader import GraderSpec
-from lumbar.recipe.losses import asks_annotations
+from lumbar.recipe.losses import asks_annotations, asks_shared
 from lumbar.recipe.settings import Training
 from lumbar.recipe.views import MIRROR_VIEW, View, own_views, series_of
 from lumbar.training.data import annotations, augment
 from lumbar.training.data.flips import Flips, flips
-from lumbar.training.data.layout import groups, numbered
+from lumbar.training.data.layout import SHARED, groups, numbered
 from lumbar.training.data.slice_shift import Shares, draw
 from lumbar.training.data.soft_labels import SoftLabels
 from lumbar.training.loop.losses import EMPTY
@@ -35,6 +35,7 @@ class RegionSamples:
 
     Files hold, for each view, `<view>` (5, T, H, W) uint8, `<view>/range` (5, 2), `<view>/present` (5,) and
     `<view>/annotated` (5, T, conditions); where every series is a sample of its own, the second's under `<view>.1`, ….
+    Of whole series, seen once for all levels, the first axis is 1, and there are `<view>/points` (5, conditions, 2) px.
     """
 
     def __init__(
@@ -59,7 +60,7 @@ class RegionSamples:
         self.task, self.codes, self.groups = task_of(spec), codes, groups(spec)
         self.annotated = asks_annotations(training)
         self.present = {study: self._present(study) for study in studies}
-        every = [-1] if spec.levels == "all" else range(len(LEVELS))
+        every = [-1] if spec.levels != "one" else range(len(LEVELS))
         rows = [
             (study, level, number, series)
             for study in studies
@@ -100,6 +101,10 @@ class RegionSamples:
                 series = len(found)
                 found.append({view: file.get_tensor(f"{numbered(view, series)}/present") for view in self.task.views})
         return found
+
+    def _shown(self, level: int) -> list[int]:
+        """The levels of a sample that have views of their own; of whole series one stands for all."""
+        return [0] if self.spec.levels == "study" else self._levels(level)
 
     @staticmethod
     def _levels(level: int) -> list[int]:
@@ -147,7 +152,9 @@ class RegionSamples:
 
         Where losses ask for them: which slices of all views, one after the other, carry an annotation of each of its
         conditions, `annotated` (T, C), or of any that the view shows, `marked` (T,).
-        Of all five levels every array but the study begins with them. Views of another form stand apart, see `layout`.
+        Of all five levels every array but the study begins with them; of whole series `views`, `seen` and draws begin
+        with one for all, and with annotations come `points` (V, 25, 2) px, in the order of levels, then conditions.
+        Views of another form stand apart, see `layout`.
         """
         study, level, number, series = (int(value) for value in self.rows[index])
         row, names = (study, level, number, series), self.task.samples[number].views
@@ -172,6 +179,11 @@ class RegionSamples:
         if self.annotated:
             orders = [[draw["order"] for draw in own] for own in draws]
             out |= self._annotations(row, flipped, mirrored, windows, orders, out["seen"], labelled=labelled)
+        if self.annotated and self.spec.levels == "study":
+            out |= self._points(row, mirrored=mirrored)
+        if asks_shared(self.training):
+            own = [draw["order"] for draw in draws[0]] if draws else []
+            out |= self._shared(row, flipped, mirrored, windows[0], own)
         for group, places in enumerate(self.groups):
             out[numbered("views", group)] = np.stack([np.stack([own[place] for place in places]) for own in views])
             for key in draws[0][0] if rng is not None else ():
@@ -188,7 +200,7 @@ class RegionSamples:
         study, level, _, series = row
         views, seen = [], []
         with safe_open(self._path(study, labelled=labelled), "np") as file:
-            for place in self._levels(level):
+            for place in self._shown(level):
                 own, there = [], []
                 for name in names:
                     source = numbered(MIRROR_VIEW[name] if mirrored else name, series)
@@ -229,14 +241,64 @@ class RegionSamples:
             for at, place in enumerate(self._levels(level)):
                 for view, name in enumerate(names):
                     source = MIRROR_VIEW[name] if mirrored else name
-                    told = file.get_slice(f"{numbered(source, series)}/annotated")[place] * seen[at, view]
+                    own = min(at, len(windows) - 1)  # of whole series one stands for all levels
+                    told = file.get_slice(f"{numbered(source, series)}/annotated")[place] * seen[own, view]
                     backwards = flipped.backwards and name.startswith("axial")
-                    order = orders[at][view] if orders else None
-                    at_window = windows[at][view]
+                    order = orders[own][view] if orders else None
+                    at_window = windows[own][view]
                     frames = annotations.frames(self.spec, name, len(told), at_window, order, mirrored, backwards)
                     found.append(annotations.of_view(told[frames], source, conditions))
-        both = (np.concatenate(each).reshape(len(windows), -1, *each[0].shape[1:]) for each in zip(*found, strict=True))
+        count = len(self._levels(level))
+        both = (np.concatenate(each).reshape(count, -1, *each[0].shape[1:]) for each in zip(*found, strict=True))
         return dict(zip(("annotated", "marked"), both, strict=True))
+
+    def _points(self, row: Row, *, mirrored: bool) -> dict[str, np.ndarray]:
+        """Where labels lie on the views of whole series (1, V, 25, 2) px, by group, see `layout`."""
+        names, conditions = self.task.samples[row[2]].views, self._sources(row, mirrored=mirrored)
+        own = [CONDITIONS.index(name) for name in conditions]
+        found = []
+        with safe_open(self._path(row[0]), "np") as file:
+            for name in names:
+                source = numbered(MIRROR_VIEW[name] if mirrored else name, row[3])
+                points = file.get_tensor(f"{source}/points")[:, own]
+                if mirrored and name.startswith("axial"):  # whose columns are turned, see `mirror_view`
+                    points = points * (-1, 1) + (self.spec.region_of(name).size[1] - 1, 0)
+                found.append(points.reshape(-1, 2).astype(np.float32))
+        return {
+            numbered("points", group): np.stack([found[place] for place in places])[None]
+            for group, places in enumerate(self.groups)
+        }
+
+    def _shared(
+        self,
+        row: Row,
+        flipped: Flips,
+        mirrored: bool,
+        windows: Sequence[slice],
+        orders: Sequence[np.ndarray],
+    ) -> dict[str, np.ndarray]:
+        """Positions of the study (1, P, 3) mm, and by group where its views show them (1, V, P, 3): slice, column, row;
+        NaN where they do not. Slices are those of the sample, columns and rows before its draws."""
+        found = []
+        with safe_open(self._path(row[0]), "np") as file:
+            mm = file.get_tensor(numbered(SHARED, row[3]))
+            for place, name in enumerate(self.task.samples[row[2]].views):
+                source = MIRROR_VIEW[name] if mirrored else name
+                shown = file.get_tensor(f"{numbered(source, row[3])}/{SHARED}")
+                axial, region = name.startswith("axial"), self.spec.region_of(name)
+                order = orders[place] if orders else None
+                backwards = flipped.backwards and axial
+                own = annotations.frames(self.spec, name, region.slices, windows[place], order, mirrored, backwards)
+                at = (shown[:, :1] == own).argmax(1)
+                gone = ~(shown[:, :1] == own).any(1)
+                columns = region.size[1] - 1 - shown[:, 1] if mirrored and axial else shown[:, 1]
+                moved = np.column_stack([at, columns, shown[:, 2]])
+                found.append(np.where(gone[:, None], np.nan, moved).astype(np.float32))
+        shared = {
+            numbered(SHARED, group): np.stack([found[place] for place in places])[None]
+            for group, places in enumerate(self.groups)
+        }
+        return shared | {f"{SHARED}/mm": mm[None]}
 
     def _drop(self, seen: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         kept = seen & (rng.random(seen.shape) >= self.spec.view_dropout)

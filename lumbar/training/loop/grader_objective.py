@@ -14,7 +14,7 @@ from lumbar.recipe.grader import GraderSpec
 from lumbar.recipe.losses import OF_GRADERS, of_grader
 from lumbar.recipe.settings import Training
 from lumbar.training.data import augment, intensities
-from lumbar.training.data.layout import groups, numbered
+from lumbar.training.data.layout import SHARED, TOLD, groups, numbered
 from lumbar.training.loop import losses, mix
 from lumbar.training.loop.grader_losses import Truth, loss_of
 from lumbar.training.loop.loop import SCORE, Batch, Term
@@ -41,12 +41,16 @@ class SeverityObjective:
     def inputs(self, batch: Batch) -> tuple[dict[str, Tensor], Tensor]:
         """Views (B, L, T, C, H, W) by name as the network gets them, unseen ones zero; and which are seen (B, L, V)."""
         seen, named = self._of_levels(batch["seen"]), {}
+        if TOLD in batch:  # a second level's
+            told = {str(view): batch[numbered(TOLD, place)] for place, view in enumerate(self.views)}
+            return told, seen.bool()
         for number, (places, region) in enumerate(self.groups):
             views = self._of_levels(batch[numbered("views", number)])  # (B, L, V, T, H, W)
             flat, finish = views.flatten(0, 2), intensities.finish_of(region)
             if "matrix" in batch:
                 keys = {name: self._of_levels(batch[numbered(name, number)]).flatten(0, 2) for name in augment.KEYS}
-                flat, _ = augment.apply(flat, None, keys, region.size, finish, padded=region.pad)
+                padded = region.pad or region.around == "series"
+                flat, _ = augment.apply(flat, None, keys, region.size, finish, padded=padded)
             else:
                 flat = augment.crop_middle(flat, region.size, finish)
             views = flat.unflatten(0, views.shape[:3]) * seen[:, :, places, None, None, None]
@@ -56,7 +60,7 @@ class SeverityObjective:
 
     def _of_levels(self, values: Tensor) -> Tensor:
         """What a batch holds of its samples, with an axis of levels."""
-        return values if self.spec.levels == "all" else values[:, None]
+        return values if self.spec.levels != "one" else values[:, None]
 
     def terms(self, network: nn.Module, batch: Batch, *, train: bool) -> Mapping[str, Term]:
         """Terms `severity` and, where the recipe asks, `any_severe`; in training also those of other outputs.
@@ -93,7 +97,37 @@ class SeverityObjective:
         if self.training.condition_weights:
             own = [self.training.condition_weights.get(name, 1.0) for name in self.conditions]
             counts = torch.tensor(own, device=labels.device)
-        return Truth(self.training, labels, level, soft, annotated, marked, self.slices, counts)
+        points = self._points(batch) if "points" in batch else ()
+        shared = self._shared(batch) if SHARED in batch else ()
+        mm = self._of_levels(batch[f"{SHARED}/mm"])[:, 0] if SHARED in batch else None
+        return Truth(self.training, labels, level, soft, annotated, marked, self.slices, points, counts, shared, mm)
+
+    def _points(self, batch: Batch) -> list[Tensor]:
+        """Where labels lie on each view of whole series, in shares of the image (B, K, 2); see `RegionSamples`."""
+        return self._moved(batch, [batch[numbered("points", number)] for number in range(len(self.groups))])
+
+    def _shared(self, batch: Batch) -> list[Tensor]:
+        """Where each view shows the positions of a study (B, P, 3): slice, then column and row in shares."""
+        both = [batch[numbered(SHARED, number)] for number in range(len(self.groups))]
+        slices = {
+            place: each[..., :1].flatten(1, 2)[:, slot]
+            for each, (places, _) in zip(both, self.groups, strict=True)
+            for slot, place in enumerate(places)
+        }
+        moved = self._moved(batch, [each[..., 1:] for each in both])
+        return [torch.cat([slices[place], own], -1) for place, own in enumerate(moved)]
+
+    def _moved(self, batch: Batch, of_groups: list[Tensor]) -> list[Tensor]:
+        """Places (B, 1, V, K, 2) px by group → of each view (B, K, 2), shares of the image after the batch's draws."""
+        found: dict[int, Tensor] = {}
+        for number, (places, region) in enumerate(self.groups):
+            points = of_groups[number].flatten(1, 2)  # (B, V, K, 2)
+            if "matrix" in batch:
+                keys = {name: batch[numbered(name, number)].flatten(0, 2) for name in ("matrix", "shift", "bend")}
+                points = augment.moved(points.flatten(0, 1), keys, region.size).unflatten(0, points.shape[:2])
+            shares = (points + 0.5) / points.new_tensor([region.size[1], region.size[0]])
+            found |= {place: shares[:, slot] for slot, place in enumerate(places)}
+        return [found[place] for place in sorted(found)]
 
     def _answer(self, network: nn.Module, batch: Batch, *, train: bool) -> tuple[Mapping[str, Tensor], Tensor]:
         """What the network says of the batch, mixed where the batch is; and the share (B,) of each sample in that."""

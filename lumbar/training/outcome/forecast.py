@@ -130,7 +130,7 @@ def forecast(
         caching = 0.0
         for name, member in members_of(recipe).items():
             began = time.perf_counter()
-            samples = member.shown(some, "labels")
+            samples = member.measured(member.shown(some, "labels"))
             caching += time.perf_counter() - began
             if not len(samples.studies):
                 raise InputError(

@@ -111,6 +111,11 @@ def flattered(recipe: Recipe) -> Iterator[str]:
             "labels were left out of training by a table; if it was made by looking at these studies' own answers, the "
             "others' figures know of them"
         )
+    if recipe.corrected_labels:
+        yield (
+            "labels were corrected for training by a table; scores go by the folder's own, and if the table was made "
+            "by looking at these studies' answers, the figures know of it"
+        )
     if len(recipe.folds.train) < recipe.folds.count:
         trained = f"{len(recipe.folds.train)} of {recipe.folds.count}"
         yield f"only {trained} folds are scored: other studies may be easier or harder"
