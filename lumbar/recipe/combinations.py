@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 
 from lumbar.issues import cut, few
-from lumbar.recipe.chain import one_step
+from lumbar.recipe.chain import one_step, same_stacks
 from lumbar.recipe.detector import DetectorSpec
 from lumbar.recipe.detector_member import DetectorMember
 from lumbar.recipe.grader_member import GraderMember
@@ -20,6 +20,11 @@ def faults(stage1: Stage[DetectorMember], stage2: Stage[GraderMember], folds: Se
         for wrong in [*member.faults(), *_among(member.training, before, folds)]:
             found.setdefault(wrong, f"{name}: {wrong}")
         before[name] = member.training
+    earlier: dict[str, DetectorMember] = {}
+    for name, detector in stage1.members.items():
+        for wrong in _taught(detector, earlier):
+            found.setdefault(wrong, f"{name}: {wrong}")
+        earlier[name] = detector
     unheard = [
         f"{stage}: every member has bundled = false, so nothing is left that answers; keep one"
         for stage, own in (("stage1", stage1.bundled()), ("stage2", stage2.bundled()))
@@ -55,6 +60,21 @@ def _among(training: Training, before: Mapping[str, Training], folds: Sequence[i
         yield f"{named} is no member that stands before it; known there: {few(list(before)) or 'none'}"
     elif missing := sorted(set(own) - set(begun.folds or folds)):
         yield f"begins with {training.begins_with!r}, which does not train fold {missing[0]}; let both train the same"
+
+
+def _taught(member: DetectorMember, before: Mapping[str, DetectorMember]) -> Iterator[str]:
+    """What is wrong with the detector that a detector is taught by."""
+    name = member.training.taught_by
+    if not name:
+        return
+    teacher = before.get(name)
+    if teacher is None:
+        known = few(list(before)) or "none"
+        yield f"taught_by = {cut(name)!r} is no detector that stands before it; known there: {known}"
+    elif teacher.spec.answer != "slices" or [*teacher.losses] != ["bce"] or teacher.training.taught_by:
+        yield f"{name!r}, by which it is taught, must answer slices, learnt from labels by loss = {{ bce = 1.0 }} alone"
+    elif not same_stacks(teacher.spec, member.spec):
+        yield f"{name!r}, by which it is taught, sees other stacks; give both the same place, slices and image_size"
 
 
 def _not_found(members: Mapping[str, DetectorMember], folds: Sequence[int]) -> Iterator[str]:

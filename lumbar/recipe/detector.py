@@ -28,7 +28,7 @@ Points = Literal["stack", "series", "every"]
 #: What kind of thing it says, see the file of that name in `lumbar.keypoints.answers`.
 Answer = Literal["heatmaps", "points", "slices", "boxes"]
 #: How a raw answer is read.
-Decode = Literal["maximum", "centroid", "box", "sums", "expectation", "change", "place", "slice"]
+Decode = Literal["maximum", "centroid", "box", "sums", "expectation", "change", "rolling", "place", "slice"]
 #: How a stack can be turned: the study as in a mirror, sides exchanged; columns or rows of each image reversed; slices
 #: in opposite order.
 Turn = Literal["mirror", "columns", "rows", "slices"]
@@ -37,7 +37,7 @@ Turn = Literal["mirror", "columns", "rows", "slices"]
 DECODES: Final[Mapping[Answer, tuple[Decode, ...]]] = {
     "heatmaps": ("maximum", "centroid", "box", "sums"),
     "points": ("place", "slice"),
-    "slices": ("maximum", "expectation", "change"),
+    "slices": ("maximum", "expectation", "change", "rolling"),
     "boxes": ("maximum",),
 }
 _PLACES: dict[SeriesType, Place] = {"sagittal_t2": "middle", "sagittal_t1": "offset", "axial_t2": "plane"}
@@ -55,7 +55,7 @@ class DetectorSpec(Spec):
     LATER = frozenset(
         {"place", "points", "answer", "depth", "stride", "decode", "join", "needs"}
         | {"target", "resample", "pad", "beside", "levels_by", "tta", "unfound"}
-        | {"intensity", "scope", "percentiles", "beyond"}
+        | {"intensity", "scope", "percentiles", "beyond", "ends"}
     )
 
     DOES = "keypoints on"
@@ -76,6 +76,9 @@ class DetectorSpec(Spec):
     #: None: as `num_classes` tells.
     points: Points | None = None
     answer: Answer = "heatmaps"
+    #: Sagittal T2: beside the canal points, which are taken for the discs' ends at the back, the discs' front ends,
+    #: which stand behind them in its answer (second place); where the data has a table of them, see `study.tables`.
+    ends: bool = False
     #: Its answer has a slice axis, too: maps (K, T, s, s), points (x, y, z).
     depth: bool = False
     #: Pixels of the image a pixel of its maps.
@@ -173,7 +176,7 @@ class DetectorSpec(Spec):
     def names_of(self, points: Points) -> int:
         """How many keypoints a stack shows that shows those."""
         if points == "stack" or self.beside is None:
-            return _MAPS[points][self.series_type]
+            return _MAPS[points][self.series_type] + (len(LEVELS) if self.ends else 0)
         return _MAPS[points][self.series_type] + (_MAPS[points][self.beside] if points == "series" else 0)
 
     @property
@@ -234,11 +237,15 @@ class DetectorSpec(Spec):
             yield f"stride = {self.stride} is for heatmaps and boxes; {self.answer} are no maps, leave it out"
         elif self.image_size % self.stride:
             yield f"stride = {self.stride} does not divide image_size = {self.image_size}; choose one that does"
+        if self.ends and (self.types, self.answer, self.depth) != (("sagittal_t2",), "points", False):
+            yield "ends are those of discs on sagittal T2, told as points without depth; leave the key out"
+        elif self.ends and self.shows != "stack":
+            yield f'ends stand behind canal points; set points = "stack" and num_classes = {2 * len(LEVELS)}'
         if self.target != "gaussian" and self.answer != "heatmaps":
             yield f"target = {self.target!r} is for heatmaps; leave it out"
         if self.percentiles != (1.0, 99.0) and self.intensity != "percentile":
             yield 'percentiles hold for intensity = "percentile" only; set that, or leave them out'
         if not self.percentiles[0] < self.percentiles[1]:
             yield f"percentiles = {list(self.percentiles)} must rise"
-        if self.decode == "change" and self.num_classes % len(LEVELS):
-            yield f'decode = "change" needs names of all levels: num_classes {len(LEVELS)}, or twice as many'
+        if self.decode in ("change", "rolling") and self.num_classes % len(LEVELS):
+            yield f'decode = "{self.decode}" needs names of all levels: num_classes {len(LEVELS)}, or twice as many'

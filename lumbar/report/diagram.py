@@ -43,6 +43,8 @@ _UNITS: Final[Mapping[Box, str]] = {
     "share": "of the image",
     "pair": "times the way between the recesses",
     "own": "times the point's own size",
+    "disc": "times the disc from back to front",
+    "union": "times the box around both recesses",
 }
 _OF_SERIES: Final[Mapping[SeriesType, str]] = dict(
     zip(SERIES_TYPES, (style.COLOURS[2], style.COLOURS[0], style.COLOURS[1]), strict=True)
@@ -202,7 +204,9 @@ def _region(spec: GraderSpec, view: View) -> str:
     region = spec.region_of(view)
     tall, wide = region.extent or (0.0, 0.0)
     box = "the whole image" if region.box == "whole" else f"{tall:g} × {wide:g} {_UNITS[region.box]}"
-    turned = ", along the canal" if region.rotate == "canal" else ""
+    if region.across is not None:
+        box = f"{tall:g} {_UNITS[region.box]} × {wide:g} {_UNITS[region.across]}"
+    turned = "" if region.rotate == "none" else f", along the {region.rotate}"
     return f"{region.slices} {'slice' if region.slices == 1 else 'slices'}, {box}{turned}"
 
 

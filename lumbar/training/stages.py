@@ -21,7 +21,14 @@ from lumbar.recipe.recipe import Recipe
 from lumbar.recipe.settings import Training
 from lumbar.recipe.stage import Member
 from lumbar.training.checks import losses
-from lumbar.training.data.make import make_regions, make_stacks, region_folder, stack_folder, training_kind
+from lumbar.training.data.make import (
+    lesson_folder,
+    make_regions,
+    make_stacks,
+    region_folder,
+    stack_folder,
+    training_kind,
+)
 from lumbar.training.data.region_files import margin_spec
 from lumbar.training.data.region_samples import RegionSamples
 from lumbar.training.data.slice_shift import Shares, own_shares, reach
@@ -100,7 +107,8 @@ class DetectorStage:
         """See `MemberStage`."""
         folder = stack_folder(setup, self.name)
         both = (self.trained_on(setup, fold), setup.held_out(fold))
-        train, valid = (StackSamples(folder, studies, self.spec, self.training) for studies in both)
+        lessons = lesson_folder(setup, self.name) if self.training.taught_by else None
+        train, valid = (StackSamples(folder, studies, self.spec, self.training, lessons) for studies in both)
         return train, valid
 
     def sample_studies(self, setup: Setup, fold: int) -> tuple[np.ndarray, np.ndarray]:

@@ -1,11 +1,11 @@
 """Points as they are: a backbone on the stack as channels, its features, one linear layer; first and second place.
 
 `network_args`: pool = "avg" (default), the mean over the feature map; "features": the same without the norm that some
-networks have after their last stage (ConvNeXt; first place); "gem": a generalised mean (second place); "flatten": the whole map, which knows where things are;
-"expectation": the layer scores every cell of the map for every name, and the point is the mean place under
-the softmax of its scores, which learns from few studies (Sun et al., 2018). dropout: before the linear layer. volume:
-the slices are a third axis of a volume, not channels, and the backbone is inflated (`inflated`; seventh place); those
-of two series are two channels.
+networks have after their last stage (ConvNeXt; first place); "gem": a generalised mean (second place); "flatten": the
+whole map, which knows where things are; "expectation": the layer scores every cell of the map for every name, and the
+point is the mean place under the softmax of its scores, which learns from few studies (Sun et al., 2018). dropout:
+before the linear layer. volume: the slices are a third axis of a volume, not channels, and the backbone is inflated
+(`inflated`; seventh place); those of two series are two channels.
 """
 
 import math

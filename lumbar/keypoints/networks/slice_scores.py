@@ -2,10 +2,10 @@
 
 `network_args`: `along`, how slices learn of each other: "lstm", a bidirectional one (fourth place), or "transformer",
 post-norm layers without places, which do not look at slices without contrast, as padding has none (second place's third
-author), or "alone", each slice by itself (second place's second author); `features` of a slice: "avg", the backbone's own pooling, or "gem", a generalised mean;
-`distances`: in training also how far each slice lies from the right one, as a share of those that are there;
-layers (1 of the LSTM, 2 of the transformer), dropout before the answers (0); of the LSTM hidden (the backbone's
-features), of the transformer heads (16) and its inner features (the backbone's).
+author), or "alone", each slice by itself (second place's second author); `features` of a slice: "avg", the backbone's
+own pooling, or "gem", a generalised mean; `distances`: in training also how far each slice lies from the right one, as
+a share of those that are there; layers (1 of the LSTM, 2 of the transformer), dropout before the answers (0); of the
+LSTM hidden (the backbone's features), of the transformer heads (16) and its inner features (the backbone's).
 """
 
 from collections.abc import Mapping

@@ -11,7 +11,15 @@ from typing import Any
 import numpy as np
 from safetensors import safe_open
 
-from lumbar.keypoints.mirror import filled, mirror_slices, mirror_stack, mirrored_maps, reverse_slices
+from lumbar.keypoints.mirror import (
+    filled,
+    mirror_scores,
+    mirror_slices,
+    mirror_stack,
+    mirrored_maps,
+    reverse_scores,
+    reverse_slices,
+)
 from lumbar.recipe.detector import DetectorSpec
 from lumbar.recipe.settings import Training
 from lumbar.training.data import augment
@@ -23,8 +31,12 @@ class StackSamples:
     `flip` (N,), `slices` (N, K), `slice_mm` (N,) and `told` (N, K), see `stack_files.stack_arrays`.
     """
 
-    def __init__(self, folder: Path, studies: Sequence[int], spec: DetectorSpec, training: Training) -> None:
-        self.folder, self.spec, self.training = folder, spec, training
+    def __init__(
+        self, folder: Path, studies: Sequence[int], spec: DetectorSpec, training: Training, lessons: Path | None = None
+    ) -> None:
+        """`lessons`: the folder of what a teacher says of each stack, `lessons` (N, K, T) in a file a study that it
+        speaks of; in training only."""
+        self.folder, self.spec, self.training, self.lessons = folder, spec, training, lessons
         rows = []
         for study in studies:
             with safe_open(self._path(study), "np") as file:
@@ -39,10 +51,18 @@ class StackSamples:
     def _path(self, study: int) -> Path:
         return self.folder / f"{study}.safetensors"
 
+    def _lesson(self, study: int, number: int) -> np.ndarray:
+        path = self.lessons / f"{study}.safetensors" if self.lessons is not None else None
+        if path is None or not path.is_file():
+            return np.full((self.spec.num_classes, self.spec.in_chans), np.nan, np.float32)
+        with safe_open(path, "np") as file:
+            return np.asarray(file.get_slice("lessons")[number], np.float32)
+
     def sample(self, index: int, rng: np.random.Generator | None) -> dict[str, Any]:
         """`image` (C, S, S) float16, `points` (K, 2) px, `mm_per_px` (2,), and the draw where `rng` is given.
 
         Where the answer names slices, also `slices` (K,), `slice_mm` () and `told` (K,), and slices keep their order.
+        Where a detector is taught, `lesson` (K, T) in training, NaN where its teacher is silent.
         """
         study, number = self.rows[index]
         names = ("images", "points", "mm_per_px", *(("slices", "slice_mm", "told") if self.spec.names_slices else ()))
@@ -54,17 +74,23 @@ class StackSamples:
             out |= dict(zip(("slices", "slice_mm", "told"), slices, strict=True))
         if rng is None:
             return out
+        if self.lessons is not None:
+            out["lesson"] = self._lesson(study, number)
         axial = self.spec.series_type.startswith("axial")
         flipped = flips(rng, self.training.augment, sagittal=not axial, axial=axial)
         if flipped.mirrored:
             if slices:
                 out["slices"] = mirror_slices(slices[0], image, self.spec)
                 out["told"] = slices[2][mirrored_maps(self.spec)]
+            if self.lessons is not None:
+                out["lesson"] = mirror_scores(out["lesson"], image, self.spec)
             out["image"], out["points"] = mirror_stack(image, points, flip, self.spec)
         if flipped.backwards:
             out["image"] = reverse_slices(out["image"], self.spec)
             if slices:
                 out["slices"] = filled(image, self.spec) - 1 - out["slices"]
+            if self.lessons is not None:
+                out["lesson"] = reverse_scores(out["lesson"], image, self.spec)
         turned = {"columns": flipped.columns, "rows": flipped.rows}
         drawn = augment.draw(rng, self.training.augment, len(image), **turned)
         if slices:

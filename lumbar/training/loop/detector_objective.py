@@ -42,8 +42,10 @@ class DetectorObjective:
     def mixed(self, batch: Batch, partner: Batch | None) -> tuple[Tensor, Truth]:
         """Stacks with those of the partners, if there are some, mixed in; and what they show."""
         images, points = self.inputs(batch)
-        there = slices_there(images, len(self.spec.types)) if self.spec.depth else None
-        truth = Truth(self.spec, self.training, points, batch.get("slices"), batch.get("told"), there)
+        named = self.spec.depth or self.spec.answer == "slices"
+        there = slices_there(images, len(self.spec.types)) if named else None
+        lesson = batch.get("lesson")
+        truth = Truth(self.spec, self.training, points, batch.get("slices"), batch.get("told"), there, lesson)
         if partner is None:
             return images, truth
         others, theirs = self.inputs(partner)
