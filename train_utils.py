@@ -114,12 +114,13 @@ def train(args: argparse.Namespace) -> int:
     if args.plan is not None:
         from lumbar.training.outcome.forecast import forecast
 
-        voice.show(forecast(args.recipe, args.data, args.out, args.set, args.plan or None).text())
+        voice.show(forecast(args.recipe, args.data, args.out, args.set, args.plan or None, args.cache).text())
         return 0
     start_all_processes()
     from lumbar.training.run import train as train_recipe
 
-    train_recipe(args.recipe, args.data, args.out, args.set, pretrained=args.pretrained, hours=args.hours)
+    given = {"pretrained": args.pretrained, "hours": args.hours, "cache": args.cache}
+    train_recipe(args.recipe, args.data, args.out, args.set, **given)
     return 0
 
 

@@ -157,6 +157,11 @@ ARGUMENTS: Final[dict[str, list[Argument]]] = {
                 "help": f"stop in time, at a checkpoint, and say what is left; above 0, up to {MOST_HOURS}",
             },
         ),
+        _path(
+            "--cache",
+            "folder of this run's own for what is made of the images, if not in OUT; may be deleted between two calls",
+            required=False,
+        ),
         _path("--pretrained", "folder of pretrained weights, as fetch-weights makes it", required=False),
         _SET,
     ],

@@ -220,14 +220,18 @@ def test_the_metadata_passes_kaggles_own_rules(packed: Path) -> None:
     script = json.loads((packed / "script" / "kernel-metadata.json").read_text())
     assert notebook["kernel_sources"] == [script["id"]]
     assert script["keywords"] == ["utility script"]
-    for folder, metadata in (("notebook", notebook), ("script", script)):
+    training = json.loads((packed / "training" / "kernel-metadata.json").read_text())
+    assert (training["enable_gpu"], training["enable_internet"]) == (True, False)
+    assert training["competition_sources"] == [COMPETITION]
+    assert training["dataset_sources"] == [dataset["id"], "someone/lumbar-pretrained"]
+    for folder, metadata in (("notebook", notebook), ("training", training), ("script", script)):
         assert (packed / folder / metadata["code_file"]).is_file()
         slug = metadata["id"].split("/")[1]
         assert "".join(c if c.isalnum() else "-" for c in metadata["title"].lower()) == slug
 
 
 @pytest.mark.skipif(importlib.util.find_spec("kaggle") is None, reason="needs the package kaggle")
-@pytest.mark.parametrize("folder", ["dataset", "notebook", "script"])
+@pytest.mark.parametrize("folder", ["dataset", "notebook", "training", "script"])
 def test_the_official_client_accepts_every_folder(
     packed: Path, folder: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -264,9 +268,9 @@ def test_packing_twice_replaces_and_refuses_to_replace_what_is_not_its_own(
     assert train_utils.main(command) == 0
     assert "YOUR-KAGGLE-NAME" in capsys.readouterr().err
     assert train_utils.main([*command, "--owner", "me"]) == 0
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["dataset", "notebook", "script"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["dataset", "notebook", "script", "training"]
     assert sorted(path.name for path in (tmp_path / "dataset").iterdir()) == [
-        "README.md", "SHA256SUMS", "dataset-metadata.json", "lumbar", "train_utils.py", "weights", "wheels",
+        "README.md", "SHA256SUMS", "dataset-metadata.json", "lumbar", "recipes", "train_utils.py", "weights", "wheels",
     ]  # fmt: skip
     page = Path("lumbar", "report", "html", "page")
     packed = {path.name for path in (tmp_path / "dataset" / page).iterdir()}

@@ -1,6 +1,7 @@
 """Networks begin with pretrained weights: those of a folder, of an installed package, of a hub; else nothing begins."""
 
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -25,6 +26,7 @@ from tests.conftest import ROOT
 from tests.support.hub import Hub, hub_of
 from tests.support.tiny_recipe import toml
 from tests.support.worlds import small_phantoms
+from tests.test_kaggle_rehearsal import needs_namespaces
 
 #: Detectors and graders, and the weights that the parts of each begin with.
 SPECS = {
@@ -336,6 +338,44 @@ def test_all_weights_of_a_recipe_are_fetched_and_what_a_hub_refuses_is_told(
     for name in (*BACKBONES, "resnet18.imagenet"):
         expected = published(name)
         assert all(torch.equal(value, expected[key]) for key, value in load_file(out / f"{name}.safetensors").items())
+
+
+#: Fetches onto a disk of 4 MB and looks at it; where it is that of the weights, makes it larger and fetches again.
+ON_A_SMALL_DISK = """
+mkdir "$1" && mount -t tmpfs -o size=4m none "$1" || exit 9
+"${@:3}"; echo "ended with $?"; ls -A "$1"
+if [ "$2" = out ]; then mount -o remount,size=400m "$1"; "${@:3}" >/dev/null; echo "ended with $?"; ls -A "$1"; fi
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("full", ["out", "cache"])
+def test_a_full_disk_is_one_sentence_and_leaves_nothing_half_written(
+    full: str, hub: Hub, recipe: Path, tmp_path: Path
+) -> None:
+    """The disk of the weights, or that on which the hub's client keeps what comes."""
+    needs_namespaces()
+    places = {"out": tmp_path / "pretrained", "cache": tmp_path / "client"}
+    command = ["unshare", "--mount", "bash", "-c", ON_A_SMALL_DISK, "enter", str(places[full]), full]
+    command += [sys.executable, str(ROOT / "train_utils.py"), "fetch-weights", "-q", "--recipe", str(recipe)]
+    environment = hub.environment(places["cache"])
+    done = subprocess.run(
+        [*command, "--out", str(places["out"])], env=environment, capture_output=True, text=True, check=False
+    )
+    assert "Traceback" not in done.stderr
+    assert "No space left on device" in done.stderr
+    assert re.findall(r"ended with (\d+)", done.stdout) == (["1", "0"] if full == "out" else ["1"]), done.stderr
+    weights = {f"{name}.safetensors" for name in (*BACKBONES, "resnet18.imagenet")}
+    if full == "out":
+        before, after = (set(words.split()) for words in re.split(r"ended with \d", done.stdout)[1:])
+        assert before < weights | {"pretrained.json"}
+        assert after >= weights
+    else:
+        there = {path.name for path in places["out"].glob("*.safetensors")}
+        assert there < weights
+        assert set(json.loads((places["out"] / "pretrained.json").read_text()) if there else []) == {
+            name.removesuffix(".safetensors") for name in there
+        }
 
 
 @pytest.mark.slow

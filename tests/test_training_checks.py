@@ -3,6 +3,7 @@
 import json
 import shutil
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -21,6 +22,7 @@ from lumbar.training.checks.tables import find_faults, open_checked
 from lumbar.training.data.make import make_stacks, stack_folder
 from lumbar.training.data.packs import Packs
 from lumbar.training.data.stack_samples import StackSamples
+from lumbar.training.folder import RunFolder
 from lumbar.training.run import prepare
 from lumbar.training.setup import set_up
 from tests.support.worlds import small_phantoms
@@ -165,19 +167,23 @@ def test_a_full_disk_is_told_before_anything_is_read(
     sound: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     data, recipe = open_checked(sound, load_recipe(RECIPE)), load_recipe(RECIPE)
-    needed = disk.needed_bytes(data, data.study_ids, recipe, tmp_path / "none")
-    assert needed > 2 * recipe.stage1.members["sagittal_t2"].spec.image_size ** 2
-    disk.check_space(tmp_path / "run", needed)
+    run = RunFolder(tmp_path / "run")
+    needed = disk.needed_bytes(data, data.study_ids, recipe, run)
+    assert needed[run.cache] > 2 * recipe.stage1.members["sagittal_t2"].spec.image_size ** 2
+    disk.check_space(needed)
+    enough = sum(needed.values()) + disk.SPARE_BYTES
+    for free, sentence in ((enough, None), (enough - 1, "free some, or give --out or --cache on another disk")):
+        monkeypatch.setattr(disk.shutil, "disk_usage", lambda path, free=free: shutil._ntuple_diskusage(10, 9, free))
+        with pytest.raises(InputError, match=sentence) if sentence else nullcontext():
+            disk.check_space(needed)
     monkeypatch.setattr(disk.shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(10, 9, 1))
-    with pytest.raises(InputError, match="free some or give --out on another disk"):
-        disk.check_space(tmp_path / "run", needed)
     words = ["train", "--recipe", RECIPE, "--data", sound, "--out", tmp_path / "run", "--set", "folds.count=2"]
     words += ["--set", 'loop.mixed_precision="no"']  # the same for every run of a process
     assert train_utils.main([*map(str, words), "--set", "folds.train=[0]"]) == 1
     assert "no severity has 2 studies to spread over as many folds; add studies" in capsys.readouterr().err
     words += ["--set", 'folds.method="kfold"']
     assert train_utils.main([*map(str, words), "--set", "folds.train=[0]"]) == 1
-    assert "free some or give --out on another disk" in capsys.readouterr().err
+    assert "free some, or give --out or --cache on another disk" in capsys.readouterr().err
     assert not [path for path in (tmp_path / "run").rglob("*.safetensors") if path.is_file()]
 
 
@@ -262,17 +268,18 @@ def test_a_labelled_slice_that_cannot_be_read_is_told_and_its_stack_is_not_taugh
 def test_a_disk_must_hold_weights_and_checkpoints_too(sound: Path, tmp_path: Path) -> None:
     data = open_checked(sound, load_recipe(RECIPE))
     recipes = [load_recipe(RECIPE, [f"folds.train={folds}"]) for folds in ("[0]", "[0, 1, 2]")]
-    one, three = (disk.needed_bytes(data, data.study_ids, recipe, tmp_path) for recipe in recipes)
+    run = RunFolder(tmp_path, tmp_path / "cache")
+    one, three = (disk.needed_bytes(data, data.study_ids, recipe, run)[run.root] for recipe in recipes)
     weights = sum(weights_bytes(member) for member in recipes[0].members().values())
     assert three - one == 2 * weights > 2 * 4 * 1e6
     (tmp_path / "members").mkdir()
     (tmp_path / "members" / "best.safetensors").write_bytes(bytes(weights))
-    assert disk.needed_bytes(data, data.study_ids, recipes[0], tmp_path) == one - weights
+    assert disk.needed_bytes(data, data.study_ids, recipes[0], run)[run.root] == one - weights
 
 
 def test_a_machine_that_does_not_see_the_first_ones_packs_says_so(sound: Path, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="give --out on a disk that all machines share"):
-        Packs(tmp_path, open_checked(sound, load_recipe(RECIPE))).know([7])
+    with pytest.raises(InputError, match="give --out and --cache on a disk that all machines share"):
+        Packs(tmp_path, open_checked(sound, load_recipe(RECIPE)), tmp_path / "studies.json").know([7])
 
 
 def test_pictures_of_a_member_that_has_no_sample_are_refused_by_name(

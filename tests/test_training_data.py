@@ -1,12 +1,14 @@
 """What the networks train on: caches that notice change, targets on the right anatomy, mirrors that swap sides."""
 
 import os
+import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pydicom
 import pytest
 
 from lumbar import geometry
@@ -84,7 +86,7 @@ def _one(data: DataFolder, number: int = 0) -> tuple[Study, dict[Name, Keypoint]
 
 
 def test_a_pack_gives_the_study_back(data: DataFolder, tmp_path: Path) -> None:
-    packs = Packs(tmp_path, data)
+    packs = Packs(tmp_path, data, tmp_path / "studies.json")
     packs.ensure(data.study_ids, _here)
     for number, study_id in enumerate(data.study_ids):
         fresh, packed = read_study(data, data.study_ids[number]), packs.study(study_id)
@@ -118,11 +120,11 @@ def test_only_what_changed_is_read_again(data: DataFolder, tmp_path: Path) -> No
         _here(function, items, title)
 
     first, second = data.study_ids
-    Packs(tmp_path, data).ensure(data.study_ids, each)
+    Packs(tmp_path, data, tmp_path / "studies.json").ensure(data.study_ids, each)
     assert made == [first, second]
-    Packs(tmp_path, data).ensure(data.study_ids, each)
+    Packs(tmp_path, data, tmp_path / "studies.json").ensure(data.study_ids, each)
     assert made == [first, second]
-    packs = Packs(tmp_path, data)
+    packs = Packs(tmp_path, data, tmp_path / "studies.json")
     pack = packs.path(first)
     pack.write_bytes(pack.read_bytes()[:-10])  # as a full disk or a kill without atomic writing would leave it
     touched = next((data.image_folder / str(second)).rglob("*.dcm"))
@@ -134,6 +136,34 @@ def test_only_what_changed_is_read_again(data: DataFolder, tmp_path: Path) -> No
         os.utime(touched, ns=(before.st_atime_ns, before.st_mtime_ns))
     assert made == [first, second, first, second]
     assert load_study(pack).study_id == first
+
+
+def test_a_study_stays_itself_while_it_holds_the_same(data: DataFolder, tmp_path: Path) -> None:
+    root, noted = tmp_path / "data", tmp_path / "studies.json"
+    shutil.copytree(data.root, root)
+    first, second = data.study_ids
+
+    def sources() -> dict[int, str]:
+        packs = Packs(tmp_path / "packs", open_data(root, "train"), noted)
+        packs.ensure(data.study_ids, _here)
+        assert {study: read_header(packs.path(study))["source"] for study in data.study_ids} == packs.sources
+        return packs.sources
+
+    before = sources()
+    for path in root.rglob("*.dcm"):
+        os.utime(path, (1e9, 1e9))
+    shutil.rmtree(tmp_path / "packs")  # as the next session on Kaggle finds it
+    assert sources() == before
+    path = next((root / "train_images" / str(first)).rglob("*.dcm"))
+    changed = pydicom.dcmread(path)
+    changed.PixelData = bytes(changed.PixelData[::-1])
+    changed.save_as(path)
+    after = sources()
+    assert after[first] != before[first]
+    assert after[second] == before[second]
+    noted.write_text('{"1": {}}')
+    with pytest.raises(InputError, match=r"studies\.json: is not what a run writes there; delete it"):
+        sources()
 
 
 def test_a_damaged_derived_file_has_no_header(tmp_path: Path) -> None:
@@ -411,7 +441,7 @@ def test_labelled_points_have_a_size_where_boxes_are_as_large_as_their_points(da
     found = replace(told[left], slice_from="plane")
     assert sized(told | {left: found})[left] == found
 
-    packs, (study_id, *_) = Packs(tmp_path / "packs", data), data.study_ids
+    packs, (study_id, *_) = Packs(tmp_path / "packs", data, tmp_path / "studies.json"), data.study_ids
     packs.ensure([study_id], _here)
     own = small_grader(views=["sagittal_t2"], conditions=["spinal_canal_stenosis"], region={"box": "own"})
     assert data.coordinates is not None

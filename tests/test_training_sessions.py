@@ -1,6 +1,8 @@
 """Training that has to stop in time, as in a Kaggle session, goes on in the next one and ends as one training would."""
 
 import itertools
+import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -36,26 +38,36 @@ def _train(root: Path, out: Path, *more: str) -> int:
 def test_sessions_end_in_time_and_together_as_one_training(
     world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    told = []
+    """In each session the images have other times and the cache is gone, as on Kaggle."""
+    told, cache = [], tmp_path / "cache"
     for session in itertools.count():
-        assert _train(world, tmp_path, "--hours", f"{1.5 * 1.2**session / 3600:.6f}") == 0
+        for path in (world / "data").rglob("*.dcm"):
+            os.utime(path, (1e9 + session, 1e9 + session))
+        if session % 2:
+            shutil.rmtree(cache, ignore_errors=True)
+        run, hours = tmp_path / "run", f"{1.5 * 1.2**session / 3600:.6f}"
+        assert _train(world, run, "--hours", hours, "--cache", str(cache)) == 0
+        assert {path.name for path in cache.glob("*")} <= {"studies", "stacks", "regions"}
+        assert not (run / "cache").exists()
         told.append(capsys.readouterr().err)
-        if (tmp_path / "finished.json").is_file():
+        if (run / "finished.json").is_file():
             break
         assert "the same command goes on from the last checkpoint" in told[-1]
         assert "of 4 networks are trained, next: " in told[-1]
-        assert train_utils.main(["bundle", "--run", str(tmp_path), "--out", str(tmp_path / "weights")]) == 1
-        assert "not trained yet" in capsys.readouterr().err
+        assert train_utils.main(["bundle", "--run", str(run), "--out", str(tmp_path / "weights")]) == 1
+        refused = "not trained yet" if (run / "recipe.json").is_file() else "recipe.json is missing"
+        assert refused in capsys.readouterr().err
     assert len(told) > 1
+    assert (cache / "regions").is_dir()
     assert "stopped before" not in told[-1]
     whole = world / "unbroken"
     weights = sorted(path.relative_to(whole) for path in whole.glob("members/*/*/best.safetensors"))
     assert len(weights) == 4
     for path in weights:
-        one, other = load_file(whole / path), load_file(tmp_path / path)
+        one, other = load_file(whole / path), load_file(run / path)
         assert all(torch.equal(one[key], other[key]) for key in one), path
     table = "predictions/blend.csv"
-    assert (whole / table).read_bytes() == (tmp_path / table).read_bytes()
+    assert (whole / table).read_bytes() == (run / table).read_bytes()
 
 
 def test_a_deadline_keeps_back_what_cannot_be_cut_short() -> None:

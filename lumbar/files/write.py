@@ -19,6 +19,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from safetensors import SafetensorError
 
 from lumbar.issues import InputError
 
@@ -75,11 +76,19 @@ def writing_into(folder: Path | str) -> Iterator[None]:
     """What the disk refuses in this block becomes an InputError: a full disk, a folder that may not be written to."""
     try:
         yield
-    except OSError as error:
-        reason = error.strerror or _first_reason(error)
+    except (OSError, SafetensorError) as error:
+        reason = disk_reason(error) if isinstance(error, SafetensorError) else error.strerror or _first_reason(error)
+        if reason is None:
+            raise
         raise InputError(
             f"{folder}: cannot be written to ({reason}); make room there or give another folder"
         ) from error
+
+
+def disk_reason(error: SafetensorError) -> str | None:
+    """What the disk refused, which safetensors puts into words of its own; None where it was something else."""
+    found = re.search(r"I/O error: (.*?)(?: \(os error \d+\))?$", str(error))
+    return found[1] if found else None
 
 
 def _first_reason(error: OSError) -> str:

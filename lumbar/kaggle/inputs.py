@@ -58,10 +58,10 @@ def find_inputs(
     """
     here = Path.cwd() if here is None else here
     environment = os.environ if environment is None else environment
-    attached = list(_folders(kaggle / "input"))
+    attached = list(folders(kaggle / "input"))
     data = _given_data(environment) or _attached_data(attached)
     data = data or _shipped(here / "sample_data", TABLE_MARKERS)
-    weights = _given(environment, WEIGHTS_VARIABLE, (BUNDLE_MARKER,)) or _attached_bundle(attached)
+    weights = folder_given(WEIGHTS_VARIABLE, BUNDLE_MARKER, environment=environment) or _attached_bundle(attached)
     weights = weights or _shipped(here / "weights", (BUNDLE_MARKER,))
     if data is None or weights is None:
         raise InputError(_what_to_attach(data, weights, kaggle, here))
@@ -86,12 +86,12 @@ def install_missing_wheels(*, kaggle: Path = KAGGLE, say: Say = print, wanted: S
     missing = [name for name in wanted if not _is_installed(name)]
     if not missing or not (kaggle / "input").is_dir():
         return []
-    folders = [folder for folder in _folders(kaggle / "input") if folder.name == WHEELS_FOLDER]
-    if not folders:
+    found = [folder for folder in folders(kaggle / "input") if folder.name == WHEELS_FOLDER]
+    if not found:
         say(f"Not installed: {', '.join(missing)}; attach the weights dataset, which carries their wheels.")
         return []
     command = [sys.executable, "-m", "pip", "install", "--quiet", "--no-index", "--no-deps"]
-    command += [f"--find-links={folder}" for folder in folders]
+    command += [f"--find-links={folder}" for folder in found]
     installed = []
     for name in missing:
         ended = subprocess.run([*command, name], capture_output=True, text=True, check=False)
@@ -120,15 +120,19 @@ def _given_data(environment: Mapping[str, str]) -> Path | None:
 
         if Path(value).is_file() or holds_dicom(Path(value)):
             return Path(value)
-    return _given(environment, DATA_VARIABLE, TABLE_MARKERS)
+    return folder_given(DATA_VARIABLE, *TABLE_MARKERS, environment=environment)
 
 
-def _given(environment: Mapping[str, str], variable: str, markers: tuple[str, ...]) -> Path | None:
+def folder_given(variable: str, *markers: str, environment: Mapping[str, str] = os.environ) -> Path | None:
+    """The folder that an environment variable names, None where it names none.
+
+    InputError where it holds none of the `markers`, if there are any.
+    """
     value = environment.get(variable)
     if not value:
         return None
     folder = Path(value)
-    if not any((folder / marker).is_file() for marker in markers):
+    if markers and not any((folder / marker).is_file() for marker in markers):
         raise InputError(f"{variable}={value}: there is no {' or '.join(markers)} in it; point it to another folder")
     return folder
 
@@ -143,13 +147,13 @@ def _attached_data(attached: list[Path]) -> Path | None:
         holders = [folder for folder in attached if (folder / marker).is_file()]
         holders = [folder for folder in holders if folder.name == COMPETITION] or holders
         if holders:
-            return _only(holders, marker, "data folders", DATA_VARIABLE)
+            return only_one(holders, marker, "data folders", DATA_VARIABLE)
     return None
 
 
 def _attached_bundle(attached: list[Path]) -> Path | None:
     holders = [folder for folder in attached if _is_bundle(folder)]
-    return _only(holders, BUNDLE_MARKER, "weights bundles", WEIGHTS_VARIABLE) if holders else None
+    return only_one(holders, BUNDLE_MARKER, "weights bundles", WEIGHTS_VARIABLE) if holders else None
 
 
 def _is_bundle(folder: Path) -> bool:
@@ -161,20 +165,20 @@ def _is_bundle(folder: Path) -> bool:
     return isinstance(manifest, dict) and {"members", "prior"} <= manifest.keys()
 
 
-def _only(folders: list[Path], marker: str, what: str, variable: str) -> Path:
+def only_one(holders: Sequence[Path], marker: str, what: str, variable: str) -> Path:
     """The one folder meant: what ships inside a checkout steps back, a folder that is mounted twice is one folder.
 
     InputError where several different ones are left.
     """
-    folders = [folder for folder in folders if not (folder.parent / "lumbar" / "labels.py").is_file()] or folders
-    different = {hashlib.sha256((folder / marker).read_bytes()).digest(): folder for folder in reversed(folders)}
+    holders = [folder for folder in holders if not (folder.parent / "lumbar" / "labels.py").is_file()] or holders
+    different = {hashlib.sha256((folder / marker).read_bytes()).digest(): folder for folder in reversed(holders)}
     if len(different) > 1:
         names = few([str(folder) for folder in sorted(different.values())])
         raise InputError(f"several {what} are attached ({names}); detach all but one, or set {variable}")
-    return folders[0]
+    return holders[0]
 
 
-def _folders(root: Path) -> Iterator[Path]:
+def folders(root: Path) -> Iterator[Path]:
     """Folders below `root` that may hold a marker, nearest first; the competition's image folders are not entered."""
     level = [root] if root.is_dir() else []
     for _ in range(_MAX_DEPTH + 1):

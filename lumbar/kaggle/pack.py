@@ -1,4 +1,4 @@
-"""Everything that a Kaggle user uploads: a dataset, the notebook and the utility script, each with its metadata.
+"""Everything that a Kaggle user uploads: a dataset, two notebooks and the utility script, each with its metadata.
 
 Packing needs a checkout, since the notebook and the pins lie beside the package, and a network for the wheels.
 """
@@ -31,7 +31,9 @@ ROOT: Final = Path(__file__).resolve().parents[2]
 PYTHONS: Final = ("312", "313")
 #: Oldest to newest tag that glibc 2.35, the image's, takes.
 PLATFORMS: Final = ("manylinux2014_x86_64", "manylinux_2_17_x86_64", "manylinux_2_27_x86_64", "manylinux_2_28_x86_64")
-DATASET, NOTEBOOK, SCRIPT = "lumbar-weights", "lumbar-inference", "train-utils"
+DATASET, NOTEBOOK, TRAINING, SCRIPT = "lumbar-weights", "lumbar-inference", "lumbar-training", "train-utils"
+#: The dataset of pretrained weights that `fetch-weights` makes.
+PRETRAINED: Final = "lumbar-pretrained"
 DATASET_METADATA, KERNEL_METADATA = "dataset-metadata.json", "kernel-metadata.json"
 #: Stands where nobody said whose account it is.
 NO_OWNER: Final = "YOUR-KAGGLE-NAME"
@@ -47,10 +49,11 @@ def pack(
     wheels: Path | None = None,
     say: Callable[[str], object] = print,
 ) -> Path:
-    """Write `dataset`, `notebook` and `script` into `out`, replacing what an earlier packing left; returns `out`.
+    """Write `dataset`, `notebook`, `training` and `script` into `out`, replacing what an earlier packing left.
 
+    Returns `out`.
     `owner`: the Kaggle account. `wheels`: a folder with the wheels; None fetches them with pip. Each folder lists its
-    files and their hashes. Raises InputError where the bundle is damaged, a wheel cannot be had, or one of the three
+    files and their hashes. Raises InputError where the bundle is damaged, a wheel cannot be had, or one of the four
     folders is there and holds anything but what was packed.
     """
     bundle = load_bundle(weights)
@@ -59,9 +62,8 @@ def pack(
         owner = NO_OWNER
     if not OWNER.fullmatch(owner):
         raise InputError(f"--owner {owner!r} is no Kaggle account name; use letters, digits and '-' only")
-    if missing := [
-        name for name in ("inference.ipynb", "train_utils.py", "requirements.txt") if not (ROOT / name).is_file()
-    ]:
+    wanted = ("inference.ipynb", "train_utils.py", "requirements.txt", "recipes")
+    if missing := [name for name in wanted if not (ROOT / name).exists()]:
         raise InputError(f"{ROOT} lacks {', '.join(missing)}; copy the whole repository and run it there")
     check_apart(out, ROOT / "lumbar")  # which is copied
     with ExitStack() as built:
@@ -69,6 +71,7 @@ def pack(
         with writing_into(out):
             _write_dataset(new["dataset"], bundle, owner, wheels)
             _write_kernel(new["notebook"], notebook_metadata(owner))
+            _write_kernel(new["training"], training_metadata(owner), Path(__file__).parent)
             _write_kernel(new["script"], script_metadata(owner))
             for folder in new.values():
                 write_sums(folder)
@@ -88,6 +91,7 @@ def _packed(metadata: str, slug: str, folder: Path) -> list[str]:
 _PROOFS: Final[dict[str, Proof]] = {
     "dataset": functools.partial(_packed, DATASET_METADATA, DATASET),
     "notebook": functools.partial(_packed, KERNEL_METADATA, NOTEBOOK),
+    "training": functools.partial(_packed, KERNEL_METADATA, TRAINING),
     "script": functools.partial(_packed, KERNEL_METADATA, SCRIPT),
 }
 
@@ -111,6 +115,19 @@ def notebook_metadata(owner: str) -> dict[str, Any]:
         "dataset_sources": [f"{owner}/{DATASET}"],
         "competition_sources": [COMPETITION],
         "kernel_sources": [f"{owner}/{SCRIPT}"],
+    }
+
+
+def training_metadata(owner: str) -> dict[str, Any]:
+    """What `kaggle kernels push` reads beside the training notebook: two T4, no internet, pretrained weights besides.
+
+    Its own output, from which the next session goes on, is attached on Kaggle: the first version has none.
+    """
+    return _kernel(owner, TRAINING, "Lumbar training", "training.ipynb", "notebook") | {
+        "enable_gpu": True,
+        "machine_shape": "NvidiaTeslaT4",
+        "dataset_sources": [f"{owner}/{DATASET}", f"{owner}/{PRETRAINED}"],
+        "competition_sources": [COMPETITION],
     }
 
 
@@ -141,8 +158,8 @@ def _kernel(owner: str, slug: str, title: str, file: str, kind: str) -> dict[str
     }
 
 
-def _write_kernel(folder: Path, metadata: dict[str, Any]) -> None:
-    shutil.copyfile(ROOT / metadata["code_file"], folder / metadata["code_file"])
+def _write_kernel(folder: Path, metadata: dict[str, Any], home: Path = ROOT) -> None:
+    shutil.copyfile(home / metadata["code_file"], folder / metadata["code_file"])
     write_json(metadata, folder / KERNEL_METADATA)
 
 
@@ -150,6 +167,7 @@ def _write_dataset(folder: Path, bundle: Bundle, owner: str, wheels: Path | None
     ours = shutil.ignore_patterns("__pycache__", "*.pyc")
     shutil.copytree(ROOT / "lumbar", folder / "lumbar", ignore=ours)
     shutil.copyfile(ROOT / "train_utils.py", folder / "train_utils.py")
+    shutil.copytree(ROOT / "recipes", folder / "recipes")
     (folder / "weights").mkdir()
     models = [model.file for model in bundle.manifest.blend.files.values()]
     for name in (MANIFEST, *(member.file for member in bundle.manifest.members), *models):
@@ -232,4 +250,4 @@ def _check_wheel(path: Path) -> None:
 def upload_commands(out: Path) -> Iterator[str]:
     """What to type to upload with Kaggle's own tool, the dataset first."""
     yield f"kaggle datasets create -p {out / 'dataset'} --dir-mode zip"
-    yield from (f"kaggle kernels push -p {out / name}" for name in ("script", "notebook"))
+    yield from (f"kaggle kernels push -p {out / name}" for name in ("script", "notebook", "training"))

@@ -2,7 +2,8 @@
 
 recipe.json               the resolved recipe
 labels.csv, folds.csv     the labels that were used, and which study is in which fold
-cache/                    studies, stacks and regions (may be deleted: it is made again)
+studies.json              what each study held when it was read (see `data.packs`)
+cache/                    studies, stacks and regions (may be deleted: it is made again); or where --cache says
 members/<name>/fold<k>/   checkpoint while it trains; best.safetensors and result.json when done
 keypoints/fold<k>.json    what the fold's detectors found on its held-out studies, and what the labels say
 predictions/<name>.csv    out-of-fold probabilities of each grader, blend.csv of all; made_from.json
@@ -45,11 +46,17 @@ class RunFolder:
     """The paths and finished results of a run. Reading raises InputError where something is not there yet."""
 
     root: Path
+    cache_at: Path | None = None
 
     @property
     def cache(self) -> Path:
         """What may be deleted."""
-        return self.root / "cache"
+        return self.cache_at or self.root / "cache"
+
+    @property
+    def studies(self) -> Path:
+        """What each study held."""
+        return self.root / "studies.json"
 
     @property
     def blend(self) -> Path:
@@ -71,7 +78,7 @@ class RunFolder:
     def check_free(self) -> None:
         """InputError where the folder holds something and is no run; a cache alone is fine."""
         held = [entry.name for entry in self.root.iterdir()] if self.root.is_dir() else []
-        held = [name for name in held if name != self.cache.name and not name.endswith(".tmp")]  # others try to write
+        held = [name for name in held if name != "cache" and not name.endswith(".tmp")]  # others try to write
         if not held:
             return
         try:

@@ -36,12 +36,14 @@ def train(
     *,
     pretrained: Path | None = None,
     hours: float | None = None,
+    cache: Path | None = None,
 ) -> Path:
     """Train every stage and fold of a recipe into the run folder `out`, going on where an earlier call stopped.
 
     `pretrained`: a folder of weights that networks begin with, see `training.pretrained`. `hours`: after so many at
-    most it stops, at a checkpoint, says what is left, and returns all the same. Under `accelerate launch`
-    every process calls it; the first one reads, caches and writes. Raises InputError with all faults of the data before
+    most it stops, at a checkpoint, says what is left, and returns all the same. `cache`: where to keep what is made of
+    the images, if not in `out`; it may be deleted. Under `accelerate launch` every process calls it; the first one
+    reads, caches and writes. Raises InputError with all faults of the data before
     anything is trained, and where `out` lies among the images or holds something else.
     """
     deadline = Deadline(hours)
@@ -49,11 +51,14 @@ def train(
     check_apart(out, Path(data_folder) / "train_images")
     with writing_into(out):
         RunFolder(Path(out)).check_free()
+    if cache is not None:
+        check_apart(cache, Path(data_folder) / "train_images")
+        check_writable(cache)
     sources = Sources(pretrained)
     sources.check_folder()
     data = open_checked(Path(data_folder), recipe, sources)
     check_writable(out)
-    setup = set_up(Path(out), recipe, data, make_accelerator(recipe.loop), sources, deadline)
+    setup = set_up(Path(out), recipe, data, make_accelerator(recipe.loop), sources, deadline, cache=cache)
     if setup.main:
         tell_beginning(recipe.members())
     try:
@@ -90,7 +95,7 @@ def prepare(setup: Setup) -> None:
     """Store the recipe, labels and folds; read the studies that are not cached yet; tell what cannot be trained on."""
     root = setup.folder.root
     if setup.main:
-        check_space(root, needed_bytes(setup.data, setup.study_ids, setup.recipe, root))
+        check_space(needed_bytes(setup.data, setup.study_ids, setup.recipe, setup.folder))
         table = setup.labels.loc[setup.study_ids, list(LABEL_COLUMNS)].rename_axis("study_id").reset_index()
         with writing_into(root):
             write_json(setup.recipe.model_dump(mode="json"), root / "recipe.json")

@@ -75,16 +75,17 @@ def set_up(
     sources: Sources | None = None,
     deadline: Deadline | None = None,
     *,
+    cache: Path | None = None,
     split: bool = True,
 ) -> Setup:
     """The setup of the run folder `out`; its stored folds are kept where they still fit. Every process calls it.
 
-    `data` has labels and keypoints. `split=False`: folds play no part, and any number of studies will do. Raises
-    InputError where its studies cannot make the folds.
+    `data` has labels and keypoints. `cache`: where studies, stacks and regions lie, if not in `out`. `split=False`:
+    folds play no part, and any number of studies will do. Raises InputError where its studies cannot make the folds.
     """
     assert data.labels is not None
     assert data.coordinates is not None
-    folder = RunFolder(out)
+    folder = RunFolder(out, cache)
     study_ids = sorted(set(data.study_ids) & {int(study) for study in data.labels.index})
     found, numbers = label_codes(data.labels)
     codes = {int(study): code for study, code in zip(found, numbers, strict=True)}
@@ -100,7 +101,7 @@ def set_up(
         accelerator=accelerator,
         labels=data.labels,
         study_ids=study_ids,
-        packs=Packs(folder.cache / "studies", data),
+        packs=Packs(folder.cache / "studies", data, folder.studies),
         rows=study_rows(data.coordinates),
         codes=codes,
         training_codes=without(codes, left_out),

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 
 _DEEPEST = 3
@@ -74,6 +75,8 @@ def read(checkpoint: Path, out: Path) -> dict[str, Any]:
             str(error).partition("WeightsUnpickler error:")[2].strip().partition("\n")[0] or "not a pickle of tensors"
         )
         return {"reason": f"holds more than tensors, or is no checkpoint ({reason})"}
+    except SafetensorError as error:
+        return {"reason": f"cannot be unpacked into {out.parent} ({error})"}
     except MemoryError:
         return {"reason": "needs more memory than a checkpoint of its size may"}
     except (EOFError, KeyError, OSError, RuntimeError, TypeError, ValueError, zipfile.BadZipFile) as error:

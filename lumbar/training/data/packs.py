@@ -3,6 +3,8 @@
 A pack (`<study>.safetensors`) holds the pixels as stored and, in its header, everything else of the `Study`, with a
 fingerprint of the DICOM files (names, sizes, times) and table rows it came from. A derived file carries the
 fingerprint of its recipe part and of its pack. What does not match is made again; an interrupted run loses one file.
+What a study held when it was first read is noted beside the cache (`studies.json`): where its files have other times
+but hold the same, as in the next session on Kaggle, it is the same study, and what was learnt from it stays.
 """
 
 import hashlib
@@ -10,15 +12,17 @@ import json
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
+from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import load, save
 
 from lumbar.dicom.identity import Identity
 from lumbar.dicom.series import Series, Slice
-from lumbar.files.write import write_bytes
+from lumbar.files.read import read_json
+from lumbar.files.write import write_bytes, write_json, writing_into
 from lumbar.issues import InputError, Issue
 from lumbar.study.study import DataFolder, Study, read_study
 
@@ -75,6 +79,23 @@ def study_fingerprint(data: DataFolder, study_id: int) -> str:
     return fingerprint(study_id, sorted(files), rows.astype(str).to_numpy().tolist())
 
 
+def content_fingerprint(study: Study) -> str:
+    """Of what was read from a study's files, wherever they lie and whenever they were written."""
+    held = []
+    for series_type, group in sorted(study.series.items()):
+        for series in group:
+            rows = [
+                [f.name, item.path.name if f.name == "path" else _plain(getattr(item, f.name))]
+                for item in series.slices
+                for f in fields(Slice)
+                if f.name not in _ARRAYS
+            ]
+            pixels = [hashlib.sha256(_native(item.pixels).tobytes()).hexdigest() for item in series.slices]
+            slabs = [int(slab) for slab in series.slabs]
+            held.append([series_type, series.series_id, series.plane, slabs, rows, pixels, series.affines.tolist()])
+    return fingerprint(held)
+
+
 def write_study(study: Study, path: Path, source: str) -> None:
     """Write a pack."""
     arrays: dict[str, np.ndarray] = {}
@@ -90,7 +111,8 @@ def write_study(study: Study, path: Path, source: str) -> None:
             entry = {"series_id": series.series_id, "description": series.description, "plane": series.plane}
             table[series_type].append({**entry, "stacks": [int(stack) for stack in series.slabs], "slices": rows})
     issues = [asdict(issue) for issue in study.issues]
-    write_arrays(path, arrays, source=source, study_id=study.study_id, series=table, issues=issues)
+    held = content_fingerprint(study)
+    write_arrays(path, arrays, source=source, content=held, study_id=study.study_id, series=table, issues=issues)
 
 
 _ARRAYS = {"pixels", "affine"}
@@ -127,26 +149,67 @@ def load_study(path: Path) -> Study:
     return Study(header["study_id"], series, tuple(Issue(**issue) for issue in header["issues"]))  # type: ignore[arg-type]
 
 
-class Packs:
-    """The packs of a run: `ensure` reads what is missing or changed, `study` gives one."""
+class Known(BaseModel):
+    """A study as a run has seen it: its files with their times, what they held, and the name that stays with that."""
 
-    def __init__(self, folder: Path, data: DataFolder) -> None:
-        self.folder, self.data = folder, data
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    files: str
+    content: str
+    source: str
+
+
+_KNOWN: Final = TypeAdapter(dict[int, Known])
+
+
+class Packs:
+    """The packs of a run: `ensure` reads what is missing or changed, `study` gives one.
+
+    `noted`: the file of the run that tells what its studies held.
+    """
+
+    def __init__(self, folder: Path, data: DataFolder, noted: Path) -> None:
+        self.folder, self.data, self.noted = folder, data, noted
         self.sources: dict[int, str] = {}
+        self.known: dict[int, Known] = {}
 
     def path(self, study_id: int) -> Path:
         """Where a study's pack lies."""
         return self.folder / f"{study_id}.safetensors"
 
     def ensure(self, study_ids: Iterable[int], each: Callable[[Callable[[int], None], list[int], str], None]) -> None:
-        """Make every pack that is missing or out of date; `each(function, items, title)` runs it over processes."""
-        stale = []
+        """Make every pack that is missing or out of date; `each(function, items, title)` runs it over processes.
+
+        InputError where `noted` is damaged.
+        """
+        self.known = self._known()
+        stale, files = [], {}
         for study_id in study_ids:
-            self.sources[study_id] = study_fingerprint(self.data, study_id)
+            seen = files[study_id] = study_fingerprint(self.data, study_id)
+            before = self.known.get(study_id)
+            self.sources[study_id] = before.source if before and before.files == seen else seen
             header = read_header(self.path(study_id))
             if header is None or header.get("source") != self.sources[study_id]:
                 stale.append(study_id)
         each(self.make, stale, "reading studies")
+        found = {}
+        for study_id, seen in files.items():
+            header = read_header(self.path(study_id)) or {}
+            self.sources[study_id] = header.get("source", self.sources[study_id])
+            content = header.get("content", "")  # packs of an earlier version do not tell it
+            found[study_id] = Known(files=seen, content=content, source=self.sources[study_id])
+        if found != {study_id: self.known.get(study_id) for study_id in found}:
+            self.known = {**self.known, **found}
+            with writing_into(self.noted.parent):
+                write_json(_KNOWN.dump_python(self.known, mode="json"), self.noted)
+
+    def _known(self) -> dict[int, Known]:
+        if not self.noted.is_file():
+            return {}
+        remedy = "delete it, and what was trained on studies whose files have other times than then is trained again"
+        try:
+            return _KNOWN.validate_python(read_json(self.noted, remedy))
+        except ValidationError as error:
+            raise InputError(f"{self.noted}: is not what a run writes there; {remedy}") from error
 
     def know(self, study_ids: Iterable[int]) -> None:
         """Learn the fingerprints of packs that another process made; InputError where this one cannot see them."""
@@ -154,14 +217,17 @@ class Packs:
             header = read_header(self.path(study_id))
             if header is None:
                 raise InputError(
-                    f"{self.path(study_id)}: missing, although the first process wrote it; give --out on a disk that "
-                    "all machines share"
+                    f"{self.path(study_id)}: missing, although the first process wrote it; give --out and --cache on a "
+                    "disk that all machines share"
                 )
             self.sources[study_id] = header["source"]
 
     def make(self, study_id: int) -> None:
-        """Read one study's DICOM files and write its pack."""
-        write_study(read_study(self.data, study_id), self.path(study_id), self.sources[study_id])
+        """Read one study's DICOM files and write its pack, under the name that it had where it holds the same."""
+        study, before = read_study(self.data, study_id), self.known.get(study_id)
+        same = before is not None and before.content == content_fingerprint(study)
+        source = before.source if before is not None and same else self.sources[study_id]
+        write_study(study, self.path(study_id), source)
 
     def study(self, study_id: int) -> Study:
         """One study, from its pack."""

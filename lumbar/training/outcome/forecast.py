@@ -20,6 +20,7 @@ from lumbar.training.checks.disk import check_space, needed_bytes
 from lumbar.training.checks.recipe import load_checked, weights_bytes
 from lumbar.training.checks.tables import open_checked
 from lumbar.training.data.make import make_packs
+from lumbar.training.folder import RunFolder
 from lumbar.training.outcome.trial_steps import Steps, device_in_words, take_steps
 from lumbar.training.setup import Setup, set_up
 from lumbar.training.stages import members_of
@@ -101,7 +102,12 @@ class Forecast:
 
 
 def forecast(
-    recipe_path: Path, data_folder: Path, out: Path, overrides: Sequence[str] = (), studies: int | None = None
+    recipe_path: Path,
+    data_folder: Path,
+    out: Path,
+    overrides: Sequence[str] = (),
+    studies: int | None = None,
+    cache: Path | None = None,
 ) -> Forecast:
     """What `train` with the same words will take on this device; nothing is trained, and `out` is only looked at.
 
@@ -139,18 +145,17 @@ def forecast(
                 name, recipe, training, len(samples.studies) / len(some.study_ids), count, known[kind]
             )
     per_study = (reading / recipe.loop.read_processes + caching) / len(some.study_ids)
-    needed = needed_bytes(data, whole.study_ids, recipe, Path(out))
-    weights = sum(weights_bytes(recipe.members()[name]) for name, _ in recipe.to_train())
-    cache = round(max(0, needed - weights) * count / len(whole.study_ids))
+    run = RunFolder(Path(out), cache)
+    needed = needed_bytes(data, whole.study_ids, recipe, run)
     if studies is None:
-        check_space(Path(out), needed)
+        check_space(needed)
     return Forecast(
         recipe=recipe.name,
         studies=count,
         device=device_in_words(accelerator),
         members=tuple(costs.values()),
-        cache_bytes=cache,
-        weights_bytes=weights,
+        cache_bytes=round(needed[run.cache] * count / len(whole.study_ids)),
+        weights_bytes=sum(weights_bytes(recipe.members()[name]) for name, _ in recipe.to_train()),
         reading_seconds=per_study * count,
         batch={name: member.training.batch_size for name, member in recipe.members().items()},
     )

@@ -3,20 +3,18 @@
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 import torch
 from safetensors.torch import save_file
 
 from lumbar.files.write import replacing, sha256, write_json, writing_into
 from lumbar.issues import FaultyInputError, InputError, few
-from lumbar.kaggle.pack import DATASET_METADATA, NO_OWNER
+from lumbar.kaggle.pack import DATASET_METADATA, NO_OWNER, PRETRAINED
 from lumbar.recipe.recipe import load_recipe
 from lumbar.training.pretrained.begun import tags_of
 from lumbar.training.pretrained.parts import Tag
 from lumbar.training.pretrained.sources import LIST, NowhereError, Sources, listed
-
-SLUG: Final = "lumbar-pretrained"
 
 
 def fetch_weights(
@@ -85,7 +83,7 @@ def _metadata(owner: str, entries: dict[str, dict[str, Any]]) -> dict[str, Any]:
     lines = [f"* {name}: {entry['source']}, {entry['licence']}" for name, entry in entries.items()]
     return {
         "title": "Lumbar pretrained weights",
-        "id": f"{owner}/{SLUG}",
+        "id": f"{owner}/{PRETRAINED}",
         "subtitle": "Pretrained backbones that the recipes of Lumbar begin with",
         "description": "\n".join(
             ["Weights as their libraries save them, unchanged, in safetensors files.", "", *lines]
