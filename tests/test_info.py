@@ -37,7 +37,7 @@ def test_info_is_told_as_json_without_torch(root: Path) -> None:
     assert found["grader_networks"] == sorted(graders.NETWORKS)
     assert found["detector_answers"].keys() == ANSWERS.keys()
     assert found["detector_answers"]["heatmaps"]["losses"] == ["mse", "bce", "dice", "focal"]
-    assert found["detector_answers"]["slices"]["decodes"] == ["maximum", "expectation", "change"]
+    assert found["detector_answers"]["slices"]["decodes"] == ["maximum", "expectation", "change", "rolling"]
     assert found["blends"] == list(KNOWN_METHODS)
     assert found["preprocessing"]["middle"] == ["series", "canal"]
     assert found["grader_losses"] == list(OF_GRADERS)

@@ -135,6 +135,8 @@ def _step_card(recipe: Recipe, step: Sequence[tuple[str, DetectorSpec]]) -> Card
         deep = " with the slice" if spec.depth else ""
         sees = f"{spec.in_chans} {'slice' if spec.in_chans == 1 else 'slices'}, {spec.pixels}"
         lines.append(f"• {_count(recipe, names)}{_network(spec)}: {spec.answer}{deep} ({sees})")
+        if teachers := dict.fromkeys(own for each in names if (own := recipe.stage1.members[each].training.taught_by)):
+            lines.append(f"   taught by {', '.join(teachers)}")
         if spec.tta:
             lines.append(f"   also turned: {', '.join(spec.tta)}")
     if len(step) > 1 or any(len(recipe.folds_of(name)) > 1 for name, _ in step):
@@ -196,6 +198,7 @@ def _points(spec: DetectorSpec) -> str:
     what = "slices of" if spec.answer == "slices" else ""
     sides = {"sagittal_t2": "canal points", "sagittal_t1": "foramina", "axial_t2": "recesses"}
     every = [f"{5 if kind == 'sagittal_t2' else 10} {sides[kind]}" for kind in spec.types]
+    every += ["discs' front ends"] if spec.ends else []
     return f"{what} {' and '.join(every)}".strip()
 
 

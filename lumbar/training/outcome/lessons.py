@@ -21,13 +21,17 @@ _AT_ONCE = 4
 def teach(setup: Setup, name: str, teacher: str) -> None:
     """Write what detector `name` is taught by `teacher`: a file for each study of the folds that the teacher trains.
 
-    Files that were made by the same networks from the same stacks stay.
+    Files that were made by the same networks from the same stacks stay; those of other studies go.
     """
     if setup.main:
-        folder = lesson_folder(setup, name)
+        folder, taught = lesson_folder(setup, name), set()
         folder.mkdir(parents=True, exist_ok=True)
         for fold in setup.recipe.folds_of(teacher):
             _of_fold(setup, teacher, fold, folder)
+            taught |= {f"{study}.safetensors" for study in setup.held_out(fold)}
+        for path in folder.glob("*.safetensors"):
+            if path.name not in taught:
+                path.unlink()
     setup.accelerator.wait_for_everyone()
 
 
