@@ -124,6 +124,19 @@ def train(args: argparse.Namespace) -> int:
     return 0
 
 
+def clean_up(args: argparse.Namespace) -> int:
+    """Train, leave out labels that the out-of-fold blend cannot believe, train again; scores on all of them."""
+    from lumbar.compute.launch import start_all_processes
+
+    start_all_processes()
+    from lumbar.training.clean_up import clean_up as clean
+
+    options = {name: getattr(args, name) for name in ("threshold", "pretrained", "hours", "cache")}
+    if text := clean(args.recipe, args.data, args.out, args.set, **options):
+        voice.show(text)
+    return 0
+
+
 def fetch_weights(args: argparse.Namespace) -> int:
     """Collect the pretrained weights that a recipe begins with, on a machine with a network."""
     from lumbar.training.pretrained.fetch import fetch_weights as fetch
@@ -243,11 +256,13 @@ def score_table(args: argparse.Namespace) -> int:
 def blend_tables(args: argparse.Namespace) -> int:
     """Nested score of a way to blend tables, or of all, with its gain over the plain mean."""
     from lumbar.ensemble.command import report, report_json, run_blend
+    from lumbar.ensemble.names import PACE
     from lumbar.recipe.recipe import load_recipe
 
     hand = load_recipe(args.recipe).blend if args.recipe else None
     method = args.method or (hand.method if hand and hand.method != "auto" else "all")
-    result = run_blend(args.labels, args.tables, args.folds, method, seed=args.seed, out=args.out, hand=hand)
+    pace = args.pace or (hand.pace if hand else PACE)
+    result = run_blend(args.labels, args.tables, args.folds, method, seed=args.seed, out=args.out, hand=hand, pace=pace)
     for note in result["notes"]:
         voice.tell(note)
     voice.show(report_json(result) if args.json else report(result))
@@ -292,6 +307,7 @@ _COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
     "phantom": phantom,
     "spider": spider,
     "train": train,
+    "clean-up": clean_up,
     "fetch-weights": fetch_weights,
     "evaluate": evaluate,
     "bundle": bundle,

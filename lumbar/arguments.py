@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Final, NoReturn
 
 from lumbar import __version__
-from lumbar.ensemble.names import CHOICES
+from lumbar.ensemble.names import CHOICES, MOST_PACE, PACE
 from lumbar.issues import InputError
 from lumbar.terminal.voice import show
 
@@ -57,6 +57,16 @@ def _hours(text: str) -> float:
     if not 0 < hours <= MOST_HOURS:  # NaN is not, either
         raise _refused(text, f"a number of hours above 0 and up to {MOST_HOURS}")
     return hours
+
+
+def _share(text: str) -> float:
+    try:
+        share = float(text)
+    except ValueError:
+        share = 0.0
+    if not 0 < share < 1:  # NaN is not, either
+        raise _refused(text, "a share above 0 and below 1")
+    return share
 
 
 def _shard(text: str) -> tuple[int, int]:
@@ -165,6 +175,36 @@ ARGUMENTS: Final[dict[str, list[Argument]]] = {
         _path("--pretrained", "folder of pretrained weights, as fetch-weights makes it", required=False),
         _SET,
     ],
+    "clean-up": [
+        _RECIPE,
+        _DATA,
+        _path("--out", "folder for the list, both runs and their scores; an interrupted call in it goes on"),
+        (
+            "--threshold",
+            {
+                "type": _share,
+                "default": 0.8,
+                "metavar": "T",
+                "help": "leave a label out where what the first run says of it, out of fold, is farther than this from "
+                "1; above 0 and below 1",
+            },
+        ),
+        (
+            "--hours",
+            {
+                "type": _hours,
+                "metavar": "H",
+                "help": f"stop in time, at a checkpoint, and say what is left; above 0, up to {MOST_HOURS}",
+            },
+        ),
+        _path(
+            "--cache",
+            "folder for what both runs make of the images, if not in OUT; may be deleted between two calls",
+            required=False,
+        ),
+        _path("--pretrained", "folder of pretrained weights, as fetch-weights makes it", required=False),
+        _SET,
+    ],
     "fetch-weights": [
         _path("--recipe", "TOML file: whose backbones' pretrained weights to collect"),
         _path("--out", "folder for them; what is there is not fetched again"),
@@ -255,6 +295,14 @@ ARGUMENTS: Final[dict[str, list[Argument]]] = {
         ),
         _path("--recipe", "a recipe with what [blend] sets by hand; tables are named as its members", required=False),
         _number("--seed", "S", 0, LARGEST_SEED, "of the folds and the stackers", default=0),
+        _number(
+            "--pace",
+            "N",
+            1,
+            MOST_PACE,
+            "xgboost_raw and stack_raw: learn at so many times the published rate, in so many times fewer rounds; "
+            f"default: as the recipe says, else {PACE}",
+        ),
         _path(
             "--out",
             "folder for the fitted blend, its table, suspect labels, a picture",
@@ -305,6 +353,7 @@ EXAMPLES: Final = {
     "phantom": "phantom --studies 6 --seed 7 --out DATA",
     "spider": "spider --source SPIDER --points recipes/spider_midsagittal.csv --out DATA",
     "train": "train --recipe recipes/demo.toml --data DATA --out RUN --set stage2.epochs=1",
+    "clean-up": "clean-up --recipe recipes/demo.toml --data DATA --out CLEAN",
     "fetch-weights": "fetch-weights --recipe recipes/ninth_place.toml --out pretrained",
     "evaluate": "evaluate --run RUN",
     "bundle": "bundle --run RUN --out weights",

@@ -5,11 +5,15 @@ import runpy
 from dataclasses import asdict
 from pathlib import Path
 
+import numpy as np
+import pandas as pd
 import pytest
 
 from lumbar.phantom.dataset import write_phantoms
 from lumbar.recipe.evidence import PatientTest
 from tests.support.worlds import SMALL, small_phantoms, tiny_bundle
+from tests.test_blend import world as blended_world
+from tests.test_blend import write_world
 
 #: A grade by eye for each disc.
 GRADES = {"L1/L2": 0, "L2/L3": 0, "L3/L4": 0, "L4/L5": 1, "L5/S1": 2}
@@ -137,3 +141,23 @@ def test_the_canal_is_judged_on_patients_that_are_held_out(
     assert found.patients == 1
     assert found.cases.startswith("5 discs on mid-sagittal T2 images: 3 / 1 / 1 ")
     assert 0 <= found.figures["AUC of severe"] <= 1
+
+
+def test_listed_labels_are_counted_beside_corrected_keypoints(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    members, codes = blended_world(40, seed=2, silent=0.0)
+    codes[:] = np.where(codes < 0, 0, codes)
+    members[:] = 0.02 + 0.94 * np.eye(3)[codes][:, None]  # all are believed
+    members[:4, :, 0, 1] = 0.02 + 0.94 * np.eye(3)[(codes[:4, 0, 1] + 1) % 3][:, None]  # but these
+    members += np.arange(3)[None, :, None, None, None] * 1e-4  # tables of their own
+    labels, tables = write_world(tmp_path, members, codes)
+    points = [(1000 + row, "spinal_canal_stenosis", "l2_l3", int(row in (1, 2, 30))) for row in range(40)]
+    path = tmp_path / "points.csv"
+    pd.DataFrame(points, columns=["study_id", "condition", "level", "fix"]).to_csv(path, index=False)
+    words = ["--labels", labels, "--coordinates", path, "--tables", *tables, "--threshold", 0.8]
+    run("label_list.py", monkeypatch, *words)
+    said = capsys.readouterr().out
+    assert "threshold 0.8: 4 of 1000 labels are listed" in said
+    assert "corrected keypoints: 3, 3 with a label, of which 2 are listed" in said
+    assert f"with a correction: {100 * 2 / 75:.2f} %, in the others {100 * 2 / 925:.2f} %" in said

@@ -10,11 +10,13 @@ import pytest
 from conftest import ROOT, SHARED
 
 import train_utils
-from lumbar.bundle.blend import store_blend
+from lumbar.bundle.blend import FittedBlend, store_blend
 from lumbar.ensemble import by_hand, cellwise, methods
 from lumbar.ensemble.average import blend, log_odds, sigmoid
 from lumbar.ensemble.cells import GROUPS, MIRROR, Cells
+from lumbar.ensemble.fit import Fit
 from lumbar.ensemble.objective import loss_and_gradient, softmax
+from lumbar.ensemble.store import Blender
 from lumbar.issues import InputError
 from lumbar.labels import CONDITION_GROUPS, LABEL_COLUMNS
 from lumbar.metric import UNLABELLED
@@ -100,6 +102,34 @@ def test_a_mirrored_study_gives_mirrored_rows(method: str) -> None:
     spoken = cells.spoken
     whole, other = by_hand.after(blended, plain, spoken), by_hand.after(blended, seen, spoken[:, MIRROR])
     np.testing.assert_allclose(other, whole[:, MIRROR], atol=1e-12)
+
+
+def test_the_second_places_missing_row_is_taken_from_another_member() -> None:
+    members = drawn(4)
+    members[2, 0, 3] = members[2, 4] = np.nan
+    members[1, 4, 1] = np.nan  # so is the one that would stand in
+    weights = {group: {"yuji": 2, "ian": 2, "pair": 1} for group in CONDITION_GROUPS}
+    inner = {"pair": {"weights": {group: {"c": 1} for group in CONDITION_GROUPS}}}
+    blended = settings(weights=weights, inner=inner, stands_in={"pair": "ian"})
+    found = weighed(blended, members, ("yuji", "ian", "c", "d"))
+    np.testing.assert_allclose(found[0, 3], (2 * members[0, 0, 3] + 3 * members[1, 0, 3]) / 5)
+    np.testing.assert_allclose(found[4, 1], members[0, 4, 1])
+    np.testing.assert_allclose(found[1], ((2 * members[0] + 2 * members[1] + members[2]) / 5)[1])
+    with pytest.raises(ValueError, match="stands_in names 'bartley', which is not blended here"):
+        by_hand.weighted(("yuji", "ian", "c"), settings(weights=weights, inner=inner, stands_in={"pair": "bartley"}))
+
+
+def test_a_stand_in_goes_into_a_bundle_as_data(tmp_path: Path) -> None:
+    blended = settings(weights={"spinal": {"a": 2, "b": 1}}, stands_in={"b": "a"})
+    fitted = by_hand.weighted(("a", "b"), blended)
+    blender = Blender(fitted, ("a", "b"), PRIOR)
+    stored = store_blend(FittedBlend(blender, {"a": ["a"], "b": ["b"]}), tmp_path)
+    again = Blender(Fit(stored.method, json.loads(stored.model_dump_json())["params"]), ("a", "b"), PRIOR)
+    members = drawn(2)
+    members[1, 0] = np.nan
+    np.testing.assert_array_equal(again(members)[0], blender(members)[0])
+    np.testing.assert_allclose(again(members)[0][0], members[0, 0])
+    assert "stands_in" not in by_hand.weighted(("a", "b"), settings(weights={"spinal": {"a": 2}})).params
 
 
 def test_temperatures_divide_the_logits_and_leave_silence() -> None:

@@ -13,6 +13,7 @@ import torch
 
 from lumbar.grading.networks.registry import build_grader
 from lumbar.recipe.grader import GraderSpec
+from lumbar.recipe.recipe import load_recipe
 from lumbar.recipe.settings import Training
 from lumbar.training.loop.grader_losses import Truth, loss_of
 from tests.conftest import ROOT
@@ -58,3 +59,33 @@ def test_padding_changes_nothing_that_the_transformer_says() -> None:
 def test_auxiliary_heads_are_asked_for_the_severities_of_the_sample() -> None:
     truth, said = Truth(Training(), torch.tensor([[[0, 2]], [[-1, 1]]])), torch.randn(2, 1, 2, 3)
     assert loss_of("auxiliary", said, truth) == loss_of("severity", said, truth)
+
+
+def parts(name: str) -> set[tuple[object, ...]]:
+    """What kinds of members a recipe has: what they see, their network and how that answers."""
+    found: set[tuple[object, ...]] = set()
+    recipe = load_recipe(ROOT / "recipes" / name)
+    for member in recipe.stage1.members.values():
+        one = member.spec
+        own = one.network, one.placed, one.decoded, one.target, one.tta, one.looks, one.pad, member.training.unlabelled
+        found.add((one.series_type, *own, *sorted(member.losses)))
+    for grader in recipe.stage2.members.values():
+        two, sorts = grader.spec, sorted(grader.losses)
+        regions = [two.region_of(view) for view in two.views]
+        cut = tuple(
+            (view, one.box, one.span, one.around, one.pad) for view, one in zip(two.views, regions, strict=True)
+        )
+        form = {key: value for key, value in two.network_args.items() if isinstance(value, str)}
+        found.add((two.network, two.conditions, two.tta, cut, *sorted(form.items()), *sorts))
+    return found
+
+
+def test_the_small_recipe_has_the_parts_of_the_large_one() -> None:
+    large, small = parts("fourth_place.toml"), parts("small/fourth_place.toml")
+    assert small == large
+    assert len(large) == 7 + 6
+    blend = load_recipe(ROOT / "recipes" / "fourth_place.toml").blend
+    assert sum(blend.weights["spinal"].values()) == pytest.approx(
+        0.9
+    )  # of the original's, which it divides by their sum
+    assert blend.weights["subarticular"]["transformers"] == 0.15

@@ -6,7 +6,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from lumbar.ensemble import boosting
+from lumbar.ensemble import boosting, raw_trees, trees
 
 lightgbm = pytest.importorskip("lightgbm")
 FEATURES = 7
@@ -22,7 +22,7 @@ def model() -> str:
 
 
 def added(model: str) -> np.ndarray:
-    return boosting._raw("lightgbm", model.encode(), np.zeros((2, FEATURES)))
+    return trees.added("lightgbm", model.encode(), np.zeros((2, FEATURES)))
 
 
 def test_a_sound_model_is_taken(model: str) -> None:
@@ -56,3 +56,45 @@ def test_a_damaged_model_is_refused(model: str, name: str) -> None:
     assert damaged != model
     with pytest.raises(ValueError, match="LightGBM model"):
         added(damaged)
+
+
+@pytest.fixture(scope="module")
+def by_level() -> str:
+    """A model that splits by a category, and by what is missing."""
+    rng = np.random.default_rng(3)
+    rows = np.column_stack([rng.random((3000, 2)), rng.integers(0, 5, 3000)])
+    truth = np.isin(rows[:, 2], (1, 4)).astype(int)
+    silent = rng.random(3000) < 0.3
+    rows[silent, 0], truth[silent] = np.nan, 2
+    parts = [(rows[part], truth[part], np.ones(1500)) for part in (slice(1500), slice(1500, 3000))]
+    return str(raw_trees.train_lightgbm(parts[0], parts[1], 0, 0, patience=5).model_to_string())
+
+
+def test_categories_and_missing_values_are_taken(by_level: str) -> None:
+    assert re.search(r"num_cat=[1-9]", by_level)
+    rows = np.array([[0.5, 0.5, 1.0], [0.5, 0.5, 2.0], [np.nan, 0.5, 2.0], [0.5, 0.5, np.nan], [0.5, 0.5, 77.0]])
+    found = trees.added("lightgbm", by_level.encode(), rows, alone=True)
+    whole = lightgbm.Booster(model_str=by_level).predict(rows, raw_score=True)
+    np.testing.assert_array_equal(found, whole)
+    assert found[:3].argmax(axis=1).tolist() == [1, 0, 2]
+
+
+BY_LEVEL = {
+    "words that are not there": (r"cat_boundaries=0 \d+", "cat_boundaries=0 99999"),
+    "a set that is none": (r"num_cat=\d+", "num_cat=99999"),
+    "no sets": (r"num_cat=[1-9]\d*", "num_cat=0"),
+    "a negative word": (r"cat_threshold=\d+", "cat_threshold=-1"),
+    "a word that is too long": (r"cat_threshold=\d+", "cat_threshold=99999999999"),
+    "bounds that go back": (r"cat_boundaries=0 \d+", "cat_boundaries=0 0"),
+}
+
+
+@pytest.mark.parametrize("name", BY_LEVEL)
+def test_damaged_categories_are_refused(by_level: str, name: str) -> None:
+    pattern, other = BY_LEVEL[name]
+    at = re.search(r"num_cat=[1-9]", by_level)
+    assert at is not None
+    damaged = by_level[: at.start()] + re.sub(pattern, other, by_level[at.start() :], count=1)
+    assert damaged != by_level
+    with pytest.raises(ValueError, match="LightGBM model"):
+        trees.added("lightgbm", damaged.encode(), np.zeros((1, 3)), alone=True)

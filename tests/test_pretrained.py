@@ -197,6 +197,33 @@ def test_the_published_weights_fit_every_member_of_the_recipes(recipe: Path) -> 
             assert set(fitted(part, told, tag.name)) == set(part.state_dict())
 
 
+def test_what_windows_know_of_places_fits_windows_of_another_size() -> None:
+    """As timm fits it: what a place one away counts is what it counted, and the middle stays the middle."""
+    module = nn.Module()
+    module.relative_position_bias_table = nn.Parameter(torch.zeros(7 * 7, 2))
+    way = torch.arange(-7.0, 8)
+    table = torch.stack([-(way[:, None] ** 2 + way**2), way[:, None] + 0 * way], dim=-1).reshape(225, 2)
+    found = fitted(module, {"relative_position_bias_table": table}, "any")["relative_position_bias_table"]
+    first, second = found.view(7, 7, 2).unbind(-1)
+    assert first.argmax() == 24
+    torch.testing.assert_close(first, first.flip(0), atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(second, -second.flip(0), atol=1e-4, rtol=1e-4)
+    with pytest.raises(InputError, match="have relative_position_bias_table as"):
+        fitted(module, {"relative_position_bias_table": torch.zeros(225, 3)}, "any")
+
+
+@pytest.mark.parametrize(
+    ("name", "hub", "of_timm"),
+    [
+        ("rdnet_tiny.nv_in1k", "naver-ai/rdnet_tiny.nv_in1k", True),
+        ("convnext_nano.d1h_in1k", "timm/convnext_nano.d1h_in1k", True),
+        ("resnet34.imagenet", "smp-hub/resnet34.imagenet", False),
+    ],
+)
+def test_timms_weights_are_its_own_whoever_holds_them(name: str, hub: str, of_timm: bool) -> None:
+    assert Tag(name, hub).of_timm is of_timm
+
+
 def test_networks_without_such_parts_and_architectures_that_nobody_trained_are_told() -> None:
     spec = DetectorSpec(
         series_type="sagittal_t2",

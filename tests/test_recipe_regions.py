@@ -42,7 +42,7 @@ T1: dict[str, Any] = {"views": ["sagittal_t1_left"], "conditions": [LEFT_FORAMEN
             {**SIDE, "regions": {"axial_left": {"slices": 3}, "axial_right": {"slices": 5}}},
             "are alike; name one of the two",
         ),
-        ({**T2, "region": {"box": "pair"}}, 'region of sagittal_t2: box = "pair" lies along the left and the right'),
+        ({**T2, "region": {"box": "pair"}}, 'region of sagittal_t2: box = "pair" goes by the left and the'),
         ({**BOTH, "region": {"rotate": "canal"}}, 'rotate = "canal" turns sagittal images'),
         ({**T2, "region": {"box": "whole", "rotate": "canal"}}, "cannot be rotated along the canal"),
         ({**T2, "region": {"box": "whole", "follow": True}}, "does not lie around a point that follow could move"),

@@ -156,7 +156,7 @@ def test_what_a_teacher_says_stands_in_place_of_labels_and_is_mirrored_with_the_
     said = np.random.default_rng(2).random((1, 10, 4)).astype(np.float32)
     save_file({"lessons": said}, lessons / "5.safetensors")
     training = Training(loss={"bce": 1.0}, taught_by="first", augment=Augment(mirror_p=1.0))
-    sample = StackSamples(tmp_path, [5], spec, training, lessons).sample(0, np.random.default_rng(0))
+    sample = StackSamples(tmp_path, [5], spec, training, lessons=lessons).sample(0, np.random.default_rng(0))
     left, right = said[0, :5], said[0, 5:]
     expected = np.concatenate([right, left])[:, [2, 1, 0, 3]]
     np.testing.assert_array_equal(sample["lesson"], expected)

@@ -196,6 +196,7 @@ WRITERS = {
     "phantom": ["--studies", "1", "--seed", "1", "--out"],
     "spider": ["--source", "none", "--out"],
     "train": ["--recipe", "none", "--data", "none", "--out"],
+    "clean-up": ["--recipe", "none", "--data", "none", "--out"],
     "evaluate": ["--run"],
     "bundle": ["--run", "none", "--out"],
     "card": ["--weights"],

@@ -14,7 +14,7 @@ import train_utils
 from lumbar.bundle.blend import FittedBlend
 from lumbar.bundle.manifest import MANIFEST
 from lumbar.bundle.save import save_bundle
-from lumbar.ensemble import boosting
+from lumbar.ensemble import boosting, trees
 from lumbar.ensemble.cells import Cells
 from lumbar.ensemble.store import Blender
 from lumbar.files.write import sha256
@@ -39,7 +39,7 @@ def model() -> bytes:
 
 
 def added(model: bytes) -> np.ndarray:
-    return boosting._raw("xgboost", model, np.random.default_rng(1).normal(size=(20, FEATURES)))
+    return trees.added("xgboost", model, np.random.default_rng(1).normal(size=(20, FEATURES)))
 
 
 def test_a_sound_model_gives_what_xgboost_gives(model: bytes) -> None:

@@ -5,7 +5,6 @@ the inner folds are averaged. Trees see each row alone and not the any-severe te
 held-out answers brings the level of the canal back to what the official score wants.
 """
 
-import importlib
 from typing import Any, Final
 
 import numpy as np
@@ -14,11 +13,9 @@ from lumbar.ensemble import linear
 from lumbar.ensemble.cells import GROUPS, Cells, context, deviations
 from lumbar.ensemble.cells import speakers as speakers_of
 from lumbar.ensemble.fit import Fit, inner_folds
-from lumbar.ensemble.lightgbm_text import check_text
 from lumbar.ensemble.objective import softmax
 from lumbar.ensemble.prior import with_prior
-from lumbar.ensemble.xgboost_json import checked_json
-from lumbar.issues import InputError
+from lumbar.ensemble.trees import added, library
 from lumbar.labels import LEVELS, SEVERITIES, SEVERITY_WEIGHTS
 from lumbar.metric import UNLABELLED
 
@@ -27,16 +24,6 @@ _ROW_WEIGHTS: Final = np.array([SEVERITY_WEIGHTS[severity] for severity in SEVER
 _CLASSES: Final = len(SEVERITIES)
 #: Rows (n, F), labels, logits to correct (n, 3).
 Rows = tuple[np.ndarray, np.ndarray, np.ndarray]
-
-
-def library(name: str) -> Any:
-    """The module of that name; InputError where it is not installed."""
-    try:
-        return importlib.import_module(name)
-    except ImportError as error:
-        raise InputError(
-            f"the blend needs {name}, which is not installed; pip install -r requirements.txt, or choose another method"
-        ) from error
 
 
 def fit(cells: Cells, codes: np.ndarray, seed: int, name: str) -> Fit:
@@ -57,7 +44,7 @@ def fit(cells: Cells, codes: np.ndarray, seed: int, name: str) -> Fit:
             model = train_model(library(name), sets[0], sets[1], seed)
             files[f"{name}_{group}_{number}.{suffix}"] = model
             own = base[held_out][:, list(places)]
-            held_logits[held_out, places[0] : places[-1] + 1] = own + _raw(name, model, features[group][held_out])
+            held_logits[held_out, places[0] : places[-1] + 1] = own + added(name, model, features[group][held_out])
     held = Cells(softmax(held_logits)[:, None], cells.prior)
     known = np.where(cells.spoken, codes, UNLABELLED)
     params = {
@@ -76,7 +63,7 @@ def predict(fitted: Fit, cells: Cells) -> np.ndarray:
         models = [data for file, data in sorted(fitted.files.items()) if file.startswith(f"{fitted.method}_{group}_")]
         features = _features(cells, group, params["members"][group])
         for model in models:
-            out[:, list(places)] += _raw(fitted.method, model, features) / len(models)
+            out[:, list(places)] += added(fitted.method, model, features) / len(models)
     last = linear.logits(Fit("scaling", params["last"]), Cells(softmax(out)[:, None], cells.prior))
     return with_prior(softmax(last), cells.spoken, cells.prior)
 
@@ -123,24 +110,3 @@ def _train_xgboost(xgboost: Any, train: Rows, held_out: Rows, seed: int) -> byte
         options, first, ROUNDS, evals=[(second, "held_out")], early_stopping_rounds=PATIENCE, verbose_eval=False
     )
     return bytes(model[: model.best_iteration + 1].save_raw("json"))
-
-
-def _raw(name: str, model: bytes, features: np.ndarray) -> np.ndarray:
-    """What a stored model adds to the logits: (…, F) to (…, 3)."""
-    rows, tool = features.reshape(-1, features.shape[-1]), library(name)
-    if name == "lightgbm":
-        check_text(model.decode(), _CLASSES)
-        try:
-            added = tool.Booster(model_str=model.decode()).predict(rows, raw_score=True, num_threads=1)
-        except tool.basic.LightGBMError as error:
-            raise ValueError(f"a LightGBM model cannot be used ({error})") from error
-    else:
-        checked = checked_json(model, rows.shape[1], _CLASSES)
-        try:
-            booster = tool.Booster({"nthread": 1})
-            booster.load_model(bytearray(checked))
-            data = tool.DMatrix(rows, base_margin=np.zeros((len(rows), _CLASSES)), nthread=1)
-            added = booster.predict(data, output_margin=True)
-        except tool.core.XGBoostError as error:
-            raise ValueError(f"an XGBoost model cannot be used ({str(error).splitlines()[0]})") from error
-    return np.asarray(added, dtype=np.float64).reshape(*features.shape[:-1], _CLASSES)

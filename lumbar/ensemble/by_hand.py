@@ -65,6 +65,10 @@ class Weighted(Part, Around, Protocol):
     def inner(self) -> Mapping[str, Factored]:
         """By name."""
 
+    @property
+    def stands_in(self) -> Mapping[str, str]:
+        """Tables or inner blends by name, and whose row is taken where they are silent."""
+
 
 def before(around: Around, members: np.ndarray) -> np.ndarray:
     """Members (…, 5, 5, 3), NaN where silent, their logits divided by the temperature of each group of conditions."""
@@ -124,7 +128,13 @@ def weighted(tables: Sequence[str], blend: Weighted) -> Fit:
     for row, group in zip(rows, CONDITION_GROUPS, strict=True):
         if blend.inner and group not in blend.weights:
             row[: len(tables)] = [0.0] * len(tables)
-    return Fit(WEIGHTED, {"average": AVERAGES[blend.on], "weights": rows, "inner": inner})
+    params: dict[str, Any] = {"average": AVERAGES[blend.on], "weights": rows, "inner": inner}
+    names = [*tables, *blend.inner]
+    if strangers := {*blend.stands_in, *blend.stands_in.values()}.difference(names):
+        raise ValueError(f"stands_in names {min(strangers)!r}, which is not blended here")
+    if blend.stands_in:
+        params["stands_in"] = [[names.index(one), names.index(other)] for one, other in blend.stands_in.items()]
+    return Fit(WEIGHTED, params)
 
 
 def predict(fitted: Fit, cells: Cells) -> np.ndarray:
@@ -144,7 +154,11 @@ def _with_inner(fitted: Fit, cells: Cells) -> Cells:
         rows = np.asarray(each["weights"], dtype=np.float64)
         table = multiplied(by_group.weighted(cells, each["average"], rows), each["multipliers"])
         tables.append(np.where(_spoken(cells, rows)[..., None], table, np.nan)[:, None])
-    return Cells(np.concatenate(tables, axis=1), cells.prior)
+    whole = np.concatenate(tables, axis=1)
+    filled = whole.copy()
+    for one, other in fitted.params.get("stands_in", ()):
+        filled[:, one] = np.where(np.isnan(whole[:, one]), whole[:, other], whole[:, one])
+    return Cells(filled, cells.prior)
 
 
 def _spoken(cells: Cells, rows: np.ndarray) -> np.ndarray:

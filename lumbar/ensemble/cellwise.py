@@ -19,7 +19,7 @@ from lumbar.ensemble.cells import speakers as speakers_of
 from lumbar.ensemble.fit import Fit
 from lumbar.ensemble.objective import loss_and_gradient, softmax, weight_sums
 from lumbar.ensemble.prior import with_prior
-from lumbar.labels import CONDITION_GROUPS, SEVERITIES
+from lumbar.labels import CONDITION_GROUPS, CONDITIONS, LEVELS, SEVERITIES
 
 #: The original has 4096 hidden units, a rate of 7e-5, a decay of 1 and 15 epochs; fewer units and larger steps take
 #: seconds.
@@ -27,7 +27,9 @@ HIDDEN, RATE, DECAY, BATCH, EPOCHS, CLIP = 128, 2e-3, 0.1, 128, 30, 1.0
 #: Slope of LeakyReLU below zero.
 LEAK: Final = 0.05
 _FILE: Final = "cells.safetensors"
-_NAMES: Final = ("w1", "b1", "w2", "b2")
+_SHAPE: Final = (len(CONDITIONS), len(LEVELS), len(SEVERITIES))
+#: The parts of a network.
+NAMES: Final = ("w1", "b1", "w2", "b2")
 #: `w1` (F, H), `b1` (H,), `w2` (H, 3), `b2` (3,).
 Network = dict[str, np.ndarray]
 
@@ -36,11 +38,11 @@ def fit(cells: Cells, codes: np.ndarray, seed: int) -> Fit:
     """Three networks, trained for `EPOCHS` on all studies; codes (N, 5, 5)."""
     members = speakers_of(cells)
     inputs = [_inputs(cells, group, members[group]) for group in range(len(GROUPS))]
-    networks = _train(inputs, codes, seed)
+    networks = train(inputs, codes, seed)
     stored = {
         f"{group}.{name}": network[name]
         for group, network in zip(CONDITION_GROUPS, networks, strict=True)
-        for name in _NAMES
+        for name in NAMES
     }
     return Fit("cells", {"members": members}, {_FILE: save(stored)})
 
@@ -48,11 +50,9 @@ def fit(cells: Cells, codes: np.ndarray, seed: int) -> Fit:
 def predict(fitted: Fit, cells: Cells) -> np.ndarray:
     """(N, 5, 5, 3)."""
     stored = load(fitted.files[_FILE])
-    out = np.empty((len(cells.members), *cells.prior.shape))
-    for number, (group, places) in enumerate(zip(CONDITION_GROUPS, GROUPS, strict=True)):
-        network = {name: stored[f"{group}.{name}"] for name in _NAMES}
-        out[:, list(places)] = answer(network, _inputs(cells, number, fitted.params["members"][number]))
-    return with_prior(softmax(out), cells.spoken, cells.prior)
+    networks = [{name: stored[f"{group}.{name}"] for name in NAMES} for group in CONDITION_GROUPS]
+    inputs = [_inputs(cells, group, members) for group, members in enumerate(fitted.params["members"])]
+    return with_prior(softmax(answers(networks, inputs)), cells.spoken, cells.prior)
 
 
 def answer(network: Mapping[str, np.ndarray], inputs: np.ndarray) -> np.ndarray:
@@ -71,22 +71,46 @@ def _inputs(cells: Cells, group: int, members: list[int]) -> np.ndarray:
     return np.concatenate([logits.reshape(*speaks.shape[:-1], -1), speaks.astype(np.float64)], axis=-1)
 
 
-def _train(inputs: list[np.ndarray], codes: np.ndarray, seed: int) -> list[Network]:
-    """AdamW with a rate that falls in a line, gradients cut to a length of `CLIP`."""
+def train(
+    inputs: list[np.ndarray],
+    codes: np.ndarray,
+    seed: int,
+    held_out: tuple[list[np.ndarray], np.ndarray] | None = None,
+    epochs: int = EPOCHS,
+) -> list[Network]:
+    """AdamW with a rate that falls in a line, gradients cut to a length of `CLIP`; the networks of the last epoch.
+
+    `inputs`: (N, conditions, 5, F) for each group; codes (N, 5, 5). `held_out`: the same of other studies; the
+    networks of the epoch with the best score on them.
+    """
     rng = np.random.default_rng(seed)
     networks = [_fresh(part.shape[-1], rng) for part in inputs]
     moments: list[Moments] = [{} for _ in networks]
     total, batches, step = weight_sums(codes), max(1, round(len(codes) / BATCH)), 0
-    for _ in range(EPOCHS):
+    best, best_loss = networks, np.inf
+    for _ in range(epochs):
         for batch in np.array_split(rng.permutation(len(codes)), batches):
             slopes = _slopes(networks, [part[batch] for part in inputs], codes[batch], total * len(batch) / len(codes))
             length = np.sqrt(sum(float((slope**2).sum()) for own in slopes for slope in own.values()))
             step += 1
-            rate = RATE * fall(step / (EPOCHS * batches))
+            rate = RATE * fall(step / (epochs * batches))
             for network, own, moved in zip(networks, slopes, moments, strict=True):
                 cut = {name: slope * min(1.0, CLIP / max(length, 1e-12)) for name, slope in own.items()}
                 step_of(network, moved, cut, step, rate, DECAY)
-    return networks
+        if (
+            held_out is not None
+            and (loss := loss_and_gradient(answers(networks, held_out[0]), held_out[1])[0]) < best_loss
+        ):
+            best, best_loss = [{name: value.copy() for name, value in one.items()} for one in networks], loss
+    return networks if held_out is None else best
+
+
+def answers(networks: list[Network], inputs: list[np.ndarray]) -> np.ndarray:
+    """Logits (N, 5, 5, 3) of studies with inputs (N, conditions, 5, F) by group."""
+    out = np.empty((len(inputs[0]), *_SHAPE))
+    for network, part, places in zip(networks, inputs, GROUPS, strict=True):
+        out[:, list(places)] = answer(network, part)
+    return out
 
 
 def _fresh(inputs: int, rng: np.random.Generator) -> Network:

@@ -14,7 +14,7 @@ from lumbar.drawing.charts import draw_reliability
 from lumbar.ensemble import by_hand, methods, nested
 from lumbar.ensemble.cells import GROUPS, Cells
 from lumbar.ensemble.fit import Fit
-from lumbar.ensemble.names import ALL, CHOSEN, METHOD_NAMES, WEIGHTED
+from lumbar.ensemble.names import ALL, CHOSEN, METHOD_NAMES, PACE, WEIGHTED
 from lumbar.ensemble.store import FIT_FILE, Blender, studies_of, write_fit
 from lumbar.ensemble.suspects import suspect_labels, write_suspects
 from lumbar.files.exchange import check_own, exchanging, summed, write_sums
@@ -54,13 +54,14 @@ def run_blend(
     seed: int = 0,
     out: Path | None = None,
     hand: by_hand.Weighted | None = None,
+    pace: float = PACE,
 ) -> dict[str, Any]:
     """Score a method, or `all`, by nested cross-validation; with `out`, fit it on everything and write it there.
 
     Returns `notes` (sentences), `scored_rows`, `rows_without_prediction`, `methods` (a dictionary each, see
     `Comparison.to_dict`), `seconds`. `hand`: what a recipe sets by hand; its weights are the method `weighted`, what it
-    sets around a blend holds for every method. InputError names what is wrong with a file or an option,
-    and what in `out` no earlier call left there.
+    sets around a blend holds for every method. `pace`: as of `methods.fit`. InputError names what is wrong with
+    a file or an option, and what in `out` no earlier call left there.
     """
     started = time.perf_counter()
     if out is not None:
@@ -93,7 +94,7 @@ def run_blend(
             notes.append(f"chosen on the other folds: {', '.join(picked)}")
         else:
             own = given if name == WEIGHTED else None
-            predictions[name] = nested.nested(name, data.members, data.codes, data.folds, seed, own)
+            predictions[name] = nested.nested(name, data.members, data.codes, data.folds, seed, own, pace)
         if hand is not None:
             spoken = Cells(data.members, np.empty(0)).spoken
             predictions[name] = by_hand.after(hand, predictions[name], spoken)
@@ -102,7 +103,7 @@ def run_blend(
         final, why = nested.choose(rows, len(codes)) if method in (ALL, CHOSEN) else (method, "as asked")
         notes.append(f"written to {out}: {final} ({why})")
         with exchanging(out, own_files, FIT_FILE) as new, writing_into(out):
-            write_results(data, codes, predictions, final, new, seed, given, hand)
+            write_results(data, codes, predictions, final, new, seed, given, hand, pace)
             write_sums(new)
     return {
         "folds": len(np.unique(data.folds)),
@@ -210,13 +211,14 @@ def write_results(
     seed: int,
     given: Fit | None = None,
     hand: by_hand.Around | None = None,
+    pace: float = PACE,
 ) -> None:
     """Fit `method` on all labelled studies and write: fit.json with its models; blend.csv; suspects; the picture.
 
     blend.csv holds labelled studies out of fold, and the tables' other studies by the fit.
     """
     prior = prior_of_codes(data.codes, 0.5)
-    fitted = given or methods.fit(method, Cells(data.members, prior), data.codes, seed)
+    fitted = given or methods.fit(method, Cells(data.members, prior), data.codes, seed, pace)
     write_fit(Blender(fitted, data.names, prior), out)
     held_out = predictions[method]
     others = Cells(data.other_members, prior)

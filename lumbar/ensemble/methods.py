@@ -10,35 +10,41 @@ from typing import Final, Literal
 
 import numpy as np
 
-from lumbar.ensemble import boosting, by_hand, cellwise, linear, mlp, weights
+from lumbar.ensemble import boosting, by_hand, cellwise, factors, linear, mlp, mlp_raw, raw_trees, weights
 from lumbar.ensemble.average import BLEND_METHODS
 from lumbar.ensemble.cells import FAINT, Cells
 from lumbar.ensemble.fit import Fit
-from lumbar.ensemble.names import WEIGHTED, MethodName
+from lumbar.ensemble.names import PACE, PACED, WEIGHTED, MethodName
 from lumbar.ensemble.objective import softmax
 from lumbar.ensemble.prior import with_prior
 from lumbar.metric import UNLABELLED
 
 #: What `stack` averages, in logits: correctors that err differently, both fitted on the whole official score.
 STACKED: Final[tuple[MethodName, ...]] = ("neighbours", "mlp")
+#: What `stack_raw` averages, in probabilities: all that the fourth place is told to have stacked. How it mixed them is
+#: not known.
+STACKED_RAW: Final[tuple[MethodName, ...]] = ("nelder_mead", "mlp_raw", "lightgbm_raw", "xgboost_raw")
 
 
 @dataclass(frozen=True)
 class Method:
-    """`fit(cells, codes, seed)` learns from labels (N, 5, 5); `predict(fit, cells)` gives (N, 5, 5, 3)."""
+    """`fit(cells, codes, seed)` learns from labels (N, 5, 5), those in `PACED` by a `pace`; `predict(fit, cells)` gives
+    (N, 5, 5, 3)."""
 
-    fit: Callable[[Cells, np.ndarray, int], Fit]
+    fit: Callable[..., Fit]
     predict: Callable[[Fit, Cells], np.ndarray]
 
 
-def fit(name: str, cells: Cells, codes: np.ndarray, seed: int = 0) -> Fit:
-    """Fit a method. `codes` (N, 5, 5) as of `label_codes`; rows on which no member speaks teach nothing.
+def fit(name: str, cells: Cells, codes: np.ndarray, seed: int = 0, pace: float = PACE) -> Fit:
+    """Fit a method. `codes` (N, 5, 5) as of `label_codes`; rows on which no member speaks teach nothing. `pace`: see
+    `raw_trees`.
 
     ValueError for an unknown name; InputError where the method's library is not installed.
     """
     if name not in METHODS:
         raise ValueError(f"unknown blend method {name!r}; known: {', '.join(METHODS)}")
-    return METHODS[name].fit(cells, np.where(cells.spoken, codes, UNLABELLED), seed)
+    options = {"pace": pace} if name in PACED else {}
+    return METHODS[name].fit(cells, np.where(cells.spoken, codes, UNLABELLED), seed, **options)
 
 
 def predict(fitted: Fit, cells: Cells) -> np.ndarray:
@@ -62,19 +68,22 @@ def _weights(name: str, average: Literal["mean", "mean_logits"], optimizer: str)
     return Method(lambda cells, codes, seed: weights.fit(cells, codes, name, average, optimizer), weights.predict)
 
 
-def _fit_stack(cells: Cells, codes: np.ndarray, seed: int) -> Fit:
-    parts = {name: fit(name, cells, codes, seed) for name in STACKED}
-    files = {f"{name}.{file}": data for name, part in parts.items() for file, data in part.files.items()}
-    return Fit("stack", {"parts": {name: dict(part.params) for name, part in parts.items()}}, files)
+def _fit_stack(cells: Cells, codes: np.ndarray, seed: int, pace: float = PACE, *, name: str) -> Fit:
+    stacked = STACKED if name == "stack" else STACKED_RAW
+    parts = {part: fit(part, cells, codes, seed, pace) for part in stacked}
+    files = {f"{part}.{file}": data for part, fitted in parts.items() for file, data in fitted.files.items()}
+    return Fit(name, {"parts": {part: dict(fitted.params) for part, fitted in parts.items()}}, files)
 
 
 def _predict_stack(fitted: Fit, cells: Cells) -> np.ndarray:
-    parts = fitted.params["parts"]
-    total = np.zeros((len(cells.members), *cells.prior.shape))
-    for name, params in parts.items():
+    said = []
+    for name, params in fitted.params["parts"].items():
         own = {file.removeprefix(f"{name}."): d for file, d in fitted.files.items() if file.startswith(f"{name}.")}
-        total += np.log(np.maximum(predict(Fit(name, params, own), cells), FAINT)) / len(parts)
-    return with_prior(softmax(total), cells.spoken, cells.prior)
+        said.append(predict(Fit(name, params, own), cells))
+    if fitted.method == "stack":
+        logits = sum(np.log(np.maximum(table, FAINT)) / len(said) for table in said)
+        return with_prior(softmax(np.asarray(logits)), cells.spoken, cells.prior)
+    return with_prior(np.mean(said, axis=0), cells.spoken, cells.prior)
 
 
 def _refuse_to_fit(cells: Cells, codes: np.ndarray, seed: int) -> Fit:
@@ -93,6 +102,12 @@ METHODS: Final[dict[str, Method]] = {
     "cells": Method(cellwise.fit, cellwise.predict),
     "lightgbm": Method(partial(boosting.fit, name="lightgbm"), boosting.predict),
     "xgboost": Method(partial(boosting.fit, name="xgboost"), boosting.predict),
-    "stack": Method(_fit_stack, _predict_stack),
+    "stack": Method(partial(_fit_stack, name="stack"), _predict_stack),
+    "multipliers": Method(partial(factors.fit, name="multipliers"), factors.predict),
+    "severe_scaled": Method(partial(factors.fit, name="severe_scaled"), factors.predict),
+    "mlp_raw": Method(mlp_raw.fit, mlp_raw.predict),
+    "lightgbm_raw": Method(partial(raw_trees.fit, name="lightgbm"), raw_trees.predict),
+    "xgboost_raw": Method(partial(raw_trees.fit, name="xgboost"), raw_trees.predict),
+    "stack_raw": Method(partial(_fit_stack, name="stack_raw"), _predict_stack),
     WEIGHTED: Method(_refuse_to_fit, by_hand.predict),
 }

@@ -13,7 +13,7 @@ import numpy as np
 from lumbar.ensemble import methods
 from lumbar.ensemble.cells import GROUPS, Cells
 from lumbar.ensemble.fit import Fit, inner_folds
-from lumbar.ensemble.names import MethodName
+from lumbar.ensemble.names import PACE, MethodName
 from lumbar.ensemble.objective import ROW_WEIGHTS, SEVERE
 from lumbar.metric import EPSILON, UNLABELLED, Score, prior_of_codes, score_arrays
 
@@ -59,17 +59,24 @@ def cells_for(members: np.ndarray, codes: np.ndarray) -> Cells:
 
 
 def nested(
-    name: str, members: np.ndarray, codes: np.ndarray, folds: np.ndarray, seed: int = 0, given: Fit | None = None
+    name: str,
+    members: np.ndarray,
+    codes: np.ndarray,
+    folds: np.ndarray,
+    seed: int = 0,
+    given: Fit | None = None,
+    pace: float = PACE,
 ) -> np.ndarray:
     """Out-of-fold blend (N, 5, 5, 3): each fold's by a fit on the others. `folds` (N,): the fold of each study.
 
     `given`: set by hand, it stands in the place of every fit; the prior comes from the other folds all the same.
+    `pace`: as of `methods.fit`.
     """
     out = np.full((len(codes), *members.shape[2:]), np.nan)
     for fold in np.unique(folds):
         train, held_out = training_studies(folds, fold), folds == fold
         cells = cells_for(members, codes[train])
-        fitted = given or methods.fit(name, cells.take(train), codes[train], seed)
+        fitted = given or methods.fit(name, cells.take(train), codes[train], seed, pace)
         out[held_out] = methods.predict(fitted, cells.take(held_out))
     return out
 

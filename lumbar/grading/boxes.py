@@ -58,7 +58,7 @@ def placed(
     if region.half and axial:
         x, width = x + width * (1 - AXIAL_HALF) / 2, width * AXIAL_HALF
     box = Placed((height, width), (-x if axial and side == "right" else x, y))
-    if region.box == "pair":
+    if region.box == "pair" and side is None:
         return replace(box, turn=_pair_turn(level, keypoints, frame))
     if region.rotate == "disc" and not axial:
         return replace(box, turn=_disc_turn(level, keypoints, frame))

@@ -16,4 +16,15 @@ def mirror_view(region: np.ndarray, view: View, spec: GraderSpec) -> np.ndarray:
     if view.startswith("axial"):
         return region if side is not None and spec.mirror_right else region[..., ::-1]
     alike = side is not None and (spec.region_of(view).half or spec.preprocessing.side_order == "medial")
-    return region if alike else region[..., ::-1, :, :]
+    if alike:
+        return region
+    return _turned(region) if spec.region_of(view).pad else region[..., ::-1, :, :]
+
+
+def _turned(region: np.ndarray) -> np.ndarray:
+    """Slices (…, T, H, W) in opposite order; those without contrast at the end, which are empty, stay there."""
+    there = region.max((-2, -1)) > region.min((-2, -1))
+    places = np.arange(there.shape[-1])
+    count = np.where(there, places + 1, 0).max(-1, keepdims=True)
+    order = np.where(places < count, count - 1 - places, places)
+    return np.take_along_axis(region, order[..., None, None], -3)

@@ -120,7 +120,8 @@ def _all_of(study: Study, series: Series, view: View, keypoints: Points, spec: G
         place = canal_mm(study, series, keypoints, prep)
         middle = (count - 1) / 2 if place is None else min(max(index_at(series, place), 0), count - 1)
         first, last = (math.ceil(middle - 0.25), last) if side == "left" else (first, math.floor(middle + 0.25))
-    steps = spread(last - first + 1, region.slices)
+    padded = region.pad and last - first < region.slices
+    steps = np.arange(last - first + 1) if padded else spread(last - first + 1, region.slices)
     # one side counts from the other end, so that both choose alike where halves are rounded
     if region.half:
         backwards = side == "left"
@@ -130,7 +131,8 @@ def _all_of(study: Study, series: Series, view: View, keypoints: Points, spec: G
         indices = last - steps if side == "right" else first + steps
         if side == "right" and not backwards:
             indices = indices[::-1]
-    return window_of(series, _with_neighbours(indices, region, range(count), backwards=backwards), prep)
+    frames = _with_neighbours(indices, region, range(count), backwards=backwards)
+    return window_of(series, np.pad(frames, (0, region.frames - len(frames)), constant_values=-1), prep)
 
 
 def _of_level(

@@ -53,11 +53,12 @@ class Known:
     left: Collection[Level] | None = None
 
     def place(self, name: Name) -> SlicePlace | None:
-        """The slice on which a name shows, as far as it is known."""
+        """The slice on which a name shows, as far as it is known: no foramen shows on the middle one of a series, on
+        which the points of whole series stand where nobody named their slices."""
         if name in self.slices:
             return self.slices[name]
         point = self.points.get(name)
-        if point is None:
+        if point is None or (point.slice_from == "middle" and KEYPOINT_SERIES[name[0]] == "sagittal_t1"):
             return None
         return SlicePlace(*name, point.series_id, point.instance, point.confidence)
 

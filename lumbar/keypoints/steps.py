@@ -11,7 +11,7 @@ from lumbar.compute.forward import Network, in_halves
 from lumbar.keypoints.answers.reading import Reading
 from lumbar.keypoints.answers.registry import answer_of
 from lumbar.keypoints.stacks import Stack
-from lumbar.keypoints.turns import turned, turned_back
+from lumbar.keypoints.turns import looks, turned, turned_back
 from lumbar.recipe.chain import in_order, one_step, same_inputs
 from lumbar.recipe.detector import DetectorSpec
 
@@ -77,7 +77,7 @@ def raw_answers(
 ) -> np.ndarray:
     """(N, …) float32: the stacks of a study in one batch through every member of a group, joined over members.
 
-    Members answer each turn of the stacks that their `tta` names, too; turned back, these count like other members'.
+    Members answer the stacks turned as their `tta` says, too; turned back, these count like other members'.
     What says nothing is left out (see `registry.Answer`); where no member says anything the answer is NaN. With the
     original's `keypoints="keep"` it counts like any other.
     """
@@ -90,12 +90,21 @@ def raw_answers(
         for spec, network in members:
             raw.append(in_halves(network, batch, device).float())
             filled = [sum(item is not None for item in stack.window.slices) for stack in first] if spec.tta else []
-            for turn in spec.tta:
-                answer = in_halves(network, turned(batch, turn, spec, filled), device).float()
-                raw.append(turned_back(answer, turn, spec, filled))
+            for turns in looks(spec):
+                seen = batch
+                for turn in turns:
+                    seen = turned(seen, turn, spec, filled)
+                answer = in_halves(network, seen, device).float()
+                for turn in reversed(turns):
+                    answer = turned_back(answer, turn, spec, filled)
+                raw.append(answer)
         spec = members[0][0]
         joined = answer_of(spec).join(raw, spec.join, every=spec.preprocessing.keypoints == "keep")
-    return joined.cpu().numpy()[places]
+    found = joined.cpu().numpy()
+    if spec.classes and spec.pad:  # nobody was asked what class an empty slice is of
+        for own, stack in zip(found, first, strict=True):
+            own[:, [item is None for item in stack.window.slices]] = np.nan
+    return found[places]  # type: ignore[no-any-return]
 
 
 def read(stacks: Sequence[Stack], members: Members, device: torch.device, amp: torch.dtype | None) -> Reading:

@@ -4,6 +4,7 @@ Every turn undoes itself. `mirror` is the study as seen in a mirror (see `mirror
 """
 
 from collections.abc import Sequence
+from itertools import combinations
 
 import torch
 
@@ -12,6 +13,12 @@ from lumbar.recipe.detector import DetectorSpec, Turn
 
 #: Axes of an image.
 _AXES = {"rows": -2, "columns": -1}
+
+
+def looks(spec: DetectorSpec) -> list[tuple[Turn, ...]]:
+    """The turns of each further look at a stack, one after the other: each alone, or every combination of them."""
+    most = len(spec.tta) if spec.looks == "every" else min(len(spec.tta), 1)
+    return [each for count in range(1, most + 1) for each in combinations(spec.tta, count)]
 
 
 def turned(stacks: torch.Tensor, turn: Turn, spec: DetectorSpec, filled: Sequence[int]) -> torch.Tensor:
@@ -38,7 +45,7 @@ def turned_back(raw: torch.Tensor, turn: Turn, spec: DetectorSpec, filled: Seque
             raw = raw * sign[:, None, None]
     elif axis == "slices" and (spec.depth or spec.answer == "slices"):
         raw = _slices_turned(raw, 2, filled)
-    return raw[:, mirrored_maps(spec)] if turn == "mirror" and spec.decoded != "change" else raw
+    return raw[:, mirrored_maps(spec)] if turn == "mirror" and not spec.classes else raw
 
 
 def _axis(turn: Turn, spec: DetectorSpec) -> str:

@@ -6,7 +6,7 @@ from typing import Annotated, Final, Literal
 from pydantic import AfterValidator, Field
 
 from lumbar.ensemble.average import BLEND_METHODS, BlendMethod
-from lumbar.ensemble.names import WEIGHTED, Group, MethodName, On
+from lumbar.ensemble.names import MOST_PACE, PACE, PACED, WEIGHTED, Group, MethodName, On
 from lumbar.issues import few, named
 from lumbar.labels import CONDITION_GROUPS, Condition, mirrored
 from lumbar.recipe.strict import Strict
@@ -71,7 +71,7 @@ class Blend(Around):
     method of `lumbar.ensemble`.
     """
 
-    LATER = Around.LATER | {"on", "weights", "inner"}
+    LATER = Around.LATER | {"on", "weights", "inner", "stands_in", "pace"}
 
     method: Literal["auto"] | MethodName = "auto"
     #: What the weights average: probabilities, logits, or log odds (for networks trained with binary cross entropy).
@@ -81,6 +81,11 @@ class Blend(Around):
     weights: Weights = {}
     #: Blends of members that are weighed as members are.
     inner: dict[str, Inner] = {}
+    #: Members or inner blends by name, and for each the one whose row stands in its place, with its weight, where it is
+    #: silent. Without: who is silent gives its share away.
+    stands_in: dict[str, str] = {}
+    #: XGBoost on raw probabilities: at so many times the published rate, in so many times fewer rounds.
+    pace: int = Field(PACE, ge=1, le=MOST_PACE)
 
     @property
     def average(self) -> BlendMethod:
@@ -93,6 +98,11 @@ class Blend(Around):
         for name in self.inner:
             if name in members:
                 yield f"blend.inner.{name} has the name of a member; choose another"
+        for strange in sorted({*self.stands_in, *self.stands_in.values()} - {*members, *self.inner}):
+            yield (
+                f"blend.stands_in names {named([strange])}, which is no member of stage2 and no inner blend; members "
+                f"are {few(sorted(members), 8)}"
+            )
         places = [("blend", self.weights, {*members, *self.inner})]
         places += [(f"blend.inner.{name}", each.weights, {*members}) for name, each in self.inner.items()]
         for place, weights, known in places:
@@ -112,11 +122,16 @@ class Blend(Around):
     def rules(self) -> Iterator[str]:
         """See `Strict`."""
         yield from _idle(self.weights)
-        given = [name for name in ("on", "weights", "inner") if self._differs(name)]
+        given = [name for name in ("on", "weights", "inner", "stands_in") if self._differs(name)]
         if given and self.method != WEIGHTED:
             yield f'{", ".join(given)} needs method = "{WEIGHTED}", not "{self.method}"'
         if self.method == WEIGHTED and not (self.weights or self.inner):
             yield f'method = "{WEIGHTED}" needs weights, as weights.spinal = {{ member = 0.7 }}'
+        if self._differs("pace") and self.method not in PACED:
+            yield f'pace needs method = "{PACED[0]}" or "{PACED[1]}", not "{self.method}"'
+        for name, other in self.stands_in.items():
+            if name == other:
+                yield f"stands_in.{name} is {name} itself; name another, or leave it out"
         if unsaid := [name for name in self.inner if not self._used(name)]:
             yield f"inner.{', '.join(unsaid)} has no weight anywhere; give it one, or leave it out"
 

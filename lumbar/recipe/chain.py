@@ -7,7 +7,7 @@ from lumbar.labels import SeriesType
 from lumbar.recipe.detector import POINTS, DetectorSpec
 
 #: What makes detectors different without changing what they see or what their answer means.
-_NETWORK_KEYS: Final = {"network", "encoder", "encoder_args", "network_args", "needs", "tta"}
+_NETWORK_KEYS: Final = {"network", "encoder", "encoder_args", "network_args", "needs", "tta", "looks"}
 #: What an answer is and how it is read.
 _ANSWER_KEYS: Final = {"answer", "depth", "stride", "decode", "join", "sigma_px", "target", "beyond"}
 #: The places that need each other's points, in the order in which they do.
@@ -113,6 +113,11 @@ def _alone(spec: DetectorSpec) -> list[str]:
         told.append(
             'decode = "change" takes levels that follow each other along the slices, as on axial_t2; choose '
             '"maximum" or "expectation", or leave it out'
+        )
+    if spec.decode == "sides" and (kind != "sagittal_t1" or shows != "series"):
+        told.append(
+            'decode = "sides" takes the slices beside the middle of a whole series, as on sagittal_t1 with points = '
+            '"series"; choose "maximum" or "expectation", or leave it out'
         )
     return [*told, *_of_whole_series(spec), *_turns(spec)]
 

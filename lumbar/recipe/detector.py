@@ -28,16 +28,16 @@ Points = Literal["stack", "series", "every"]
 #: What kind of thing it says, see the file of that name in `lumbar.keypoints.answers`.
 Answer = Literal["heatmaps", "points", "slices", "boxes"]
 #: How a raw answer is read.
-Decode = Literal["maximum", "centroid", "box", "sums", "expectation", "change", "rolling", "place", "slice"]
+Decode = Literal["maximum", "centroid", "box", "sums", "expectation", "change", "sides", "rolling", "place", "slice"]
 #: How a stack can be turned: the study as in a mirror, sides exchanged; columns or rows of each image reversed; slices
 #: in opposite order.
 Turn = Literal["mirror", "columns", "rows", "slices"]
-#: The decodes of each answer, the default first; "box" and "sums" are the third and the fourth place's, "slice" is
-#: the first's: of points with depth that alone counts.
+#: The decodes of each answer, the default first; "box" is the third place's, "sums", "change" and "sides" are the
+#: fourth's, "slice" is the first's: of points with depth that alone counts.
 DECODES: Final[Mapping[Answer, tuple[Decode, ...]]] = {
     "heatmaps": ("maximum", "centroid", "box", "sums"),
     "points": ("place", "slice"),
-    "slices": ("maximum", "expectation", "change", "rolling"),
+    "slices": ("maximum", "expectation", "change", "sides", "rolling"),
     "boxes": ("maximum",),
 }
 _PLACES: dict[SeriesType, Place] = {"sagittal_t2": "middle", "sagittal_t1": "offset", "axial_t2": "plane"}
@@ -55,7 +55,7 @@ class DetectorSpec(Spec):
     LATER = frozenset(
         {"place", "points", "answer", "depth", "stride", "decode", "join", "needs"}
         | {"target", "resample", "pad", "beside", "levels_by", "tta", "unfound"}
-        | {"intensity", "scope", "percentiles", "beyond", "ends"}
+        | {"intensity", "scope", "percentiles", "beyond", "looks", "ends"}
     )
 
     DOES = "keypoints on"
@@ -122,6 +122,8 @@ class DetectorSpec(Spec):
     unfound: Literal["none", "middle"] = "none"
     #: Test-time augmentation: each is a second look at the turned stack, whose answer is turned back and averaged.
     tta: tuple[Turn, ...] = Field((), max_length=3)
+    #: each: one turn at a time; every: each combination of them, too (fourth place).
+    looks: Literal["each", "every"] = "each"
     preprocessing: Preprocessing = Preprocessing()
 
     @property
@@ -155,6 +157,11 @@ class DetectorSpec(Spec):
     def names_slices(self) -> bool:
         """Whether its answer tells a keypoint's slice."""
         return self.depth or self.answer == "slices"
+
+    @property
+    def classes(self) -> int | None:
+        """Of how many classes it says of every slice which one it is of; None: it scores slices for names."""
+        return {"change": len(LEVELS) + 1, "sides": 2}.get(self.decoded)
 
     @property
     def says_places(self) -> bool:
@@ -224,6 +231,15 @@ class DetectorSpec(Spec):
             count = self.num_classes * self.in_chans
             yield from many_pixels("num_classes x in_chans", count, self.map_size, MAX_VOLUMES)
 
+    def _names(self) -> Iterator[str]:
+        """What its names do not suit."""
+        if self.ends and (self.types, self.answer, self.depth) != (("sagittal_t2",), "points", False):
+            yield "ends are those of discs on sagittal T2, told as points without depth; leave the key out"
+        elif self.ends and self.shows != "stack":
+            yield f'ends stand behind canal points; set points = "stack" and num_classes = {2 * len(LEVELS)}'
+        if self.decode in ("change", "rolling") and self.num_classes % len(LEVELS):
+            yield f'decode = "{self.decode}" needs names of all levels: num_classes {len(LEVELS)}, or twice as many'
+
     def _answers(self) -> Iterator[str]:
         """What does not suit its answer."""
         decodes = DECODES[self.answer]
@@ -237,15 +253,12 @@ class DetectorSpec(Spec):
             yield f"stride = {self.stride} is for heatmaps and boxes; {self.answer} are no maps, leave it out"
         elif self.image_size % self.stride:
             yield f"stride = {self.stride} does not divide image_size = {self.image_size}; choose one that does"
-        if self.ends and (self.types, self.answer, self.depth) != (("sagittal_t2",), "points", False):
-            yield "ends are those of discs on sagittal T2, told as points without depth; leave the key out"
-        elif self.ends and self.shows != "stack":
-            yield f'ends stand behind canal points; set points = "stack" and num_classes = {2 * len(LEVELS)}'
         if self.target != "gaussian" and self.answer != "heatmaps":
             yield f"target = {self.target!r} is for heatmaps; leave it out"
         if self.percentiles != (1.0, 99.0) and self.intensity != "percentile":
             yield 'percentiles hold for intensity = "percentile" only; set that, or leave them out'
         if not self.percentiles[0] < self.percentiles[1]:
             yield f"percentiles = {list(self.percentiles)} must rise"
-        if self.decode in ("change", "rolling") and self.num_classes % len(LEVELS):
-            yield f'decode = "{self.decode}" needs names of all levels: num_classes {len(LEVELS)}, or twice as many'
+        yield from self._names()
+        if self.looks != "each" and len(self.tta) < 2:
+            yield 'looks = "every" combines turns, and tta names fewer than two; name more there, or leave looks out'

@@ -1,10 +1,14 @@
 """A detector of a recipe: what it is asked for, and what does not go together in it. No torch."""
 
 from collections.abc import Iterator
+from typing import Final
 
 from lumbar.recipe import losses
 from lumbar.recipe.detector import DetectorSpec
 from lumbar.recipe.stage import Member, of_training, strange_losses
+
+#: Decodes that find nothing where an answer is too faint for them.
+MAY_BE_SILENT: Final = ("sums", "change", "sides")
 
 
 class DetectorMember(Member[DetectorSpec]):
@@ -19,9 +23,10 @@ class DetectorMember(Member[DetectorSpec]):
         """See `Member`."""
         spec, training = self.spec, self.training
         yield from strange_losses(training, losses.OF_ANSWERS[spec.answer], f"answer {spec.answer!r}")
-        if spec.decode == "change" and [*self.losses] != ["cross_entropy"]:
+        if spec.classes and [*self.losses] != ["cross_entropy"]:
             yield (
-                'decode = "change" reads classes of slices, which learn by cross_entropy alone; leave other losses out'
+                f'decode = "{spec.decode}" reads classes of slices, which learn by cross_entropy alone; leave other '
+                "losses out"
             )
         yield from self._mixing()
         yield from of_training(training)
@@ -35,6 +40,13 @@ class DetectorMember(Member[DetectorSpec]):
             yield "slice_class_weights are of severities, and a detector has none; write them below [stage2]"
         if training.condition_weights or training.far_errors != 1:
             yield "condition_weights, far_errors are of severities, and a detector has none; write them below [stage2]"
+        if training.unlabelled != "empty" and "mse" not in self.losses:
+            yield 'unlabelled = "unasked" holds for the loss mse of heatmaps only; name it in loss, or leave it out'
+        if training.best_by == "error_mm" and spec.decoded in MAY_BE_SILENT:
+            yield (
+                f'best_by = "error_mm" counts points that are found, and decode = "{spec.decoded}" may find none; take '
+                '"loss" or "last"'
+            )
         if training.best_by == "score":
             yield "best_by = 'score' is no figure of a detector; take 'error_mm', 'loss' or 'last'"
 
@@ -47,6 +59,6 @@ class DetectorMember(Member[DetectorSpec]):
         ):
             yield "a detector's pictures can be mixed by mixup of images only; set augment.mix to mixup"
         if augment.mix != "none" and (
-            spec.answer != "heatmaps" or spec.depth or not set(self.losses) <= {"mse", "bce"}
+            spec.answer != "heatmaps" or spec.depth or not set(self.losses) <= {"mse", "bce", "dice"}
         ):
-            yield "maps can be mixed where the loss is mse or bce of plain heatmaps; set augment.mix to none"
+            yield "maps can be mixed where the loss is mse, bce or dice of plain heatmaps; set augment.mix to none"

@@ -174,8 +174,8 @@ _TASK_VIEWS: dict[TaskName, tuple[View, ...]] = {
 def _wrong(region: Region, view: View, preprocessing: Preprocessing) -> Iterator[str]:
     """What makes no sense in a region of a view."""
     axial, side = view.startswith("axial"), side_of_view(view)
-    if region.box == "pair" and view != "axial_middle":
-        yield 'box = "pair" lies along the left and the right recess; it is for axial_middle'
+    if region.box == "pair" and not axial:
+        yield 'box = "pair" goes by the left and the right recess; it is for axial views'
     if region.box in ("pair", "whole") and region.rotate != "none":
         yield f'box = "{region.box}" cannot be rotated along the {region.rotate}; set rotate = "none"'
     yield from _units(region, view)
@@ -221,6 +221,13 @@ def _all_slices(region: Region, *, axial: bool) -> Iterator[str]:
         yield 'inner takes the middle slices of a sagittal series; it needs around = "level" and no half'
     if axial and region.point == "canal" and not level:
         yield 'point = "canal" lies on sagittal slices; an axial view needs around = "level" with it'
+    if region.pad and (axial or not level):
+        yield 'pad appends empty slices to all of a sagittal series; it needs around = "level"'
+    if region.pad and (region.intensity == "standard" or region.scope == "crop"):
+        yield (
+            'pad = true needs grey values that empty slices do not change; set intensity = "minmax" or "percentile", '
+            'scope = "slice" or "series"'
+        )
     if region.levels_by is not None and not (axial and level):
         yield 'levels_by says which axial slices are a level\'s; it needs an axial view and around = "level"'
 

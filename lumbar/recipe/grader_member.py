@@ -44,6 +44,9 @@ class GraderMember(Member[GraderSpec]):
         yield from of_training(training)
         yield from _unused(self.spec)
         yield from self._shifts()
+        yield from self._padded()
+        if training.unlabelled != "empty":
+            yield "unlabelled is of maps, and a grader has none; write it below [stage1]"
         if training.best_by == "error_mm":
             yield "best_by = 'error_mm' is no figure of a grader; take 'score', 'loss' or 'last'"
 
@@ -79,6 +82,12 @@ class GraderMember(Member[GraderSpec]):
                 yield f"mixed samples have no label for the loss {word!r}; leave it out or set augment.mix to none"
             if mixes == "slices stay" and of_runs:
                 yield f"slices of two studies in one sample cannot be told apart for the loss {word!r}; mix images"
+
+    def _padded(self) -> Iterator[str]:
+        spec = self.spec
+        asked = [word for word in sorted(self.losses) if word in OF_GRADERS and OF_GRADERS[word].by_slice]
+        if asked and any(spec.region_of(view).pad for view in spec.views):
+            yield f"the loss {asked[0]!r} asks which slices are annotated, and pad = true moves them; leave one out"
 
     def _shifts(self) -> Iterator[str]:
         spec, shift = self.spec, self.training.slice_shift

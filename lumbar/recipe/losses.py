@@ -9,7 +9,7 @@ from lumbar.recipe.settings import Training
 
 #: What a detector's answer can be asked for; what a recipe that names nothing asks for comes first.
 OF_ANSWERS: Final[Mapping[Answer, tuple[str, ...]]] = {
-    "heatmaps": ("mse", "bce", "dice", "focal"),
+    "heatmaps": ("mse", "bce", "dice", "focal", "severity"),
     "points": ("l1", "squared"),
     "slices": ("cross_entropy", "bce", "l1"),
     "boxes": ("focal", "l1"),

@@ -9,10 +9,10 @@ from pydantic import Field
 from lumbar.recipe.strict import MAX_SIDE, MAX_SLICES, Strict
 
 #: What the unit of a box is: millimetres; the distance to the neighbouring levels; height and width of the image; the
-#: distance between the left and the right point, along which the box lies; the point's own height and width, where a
-#: detector tells them; the distance from a disc's back end to its front end, where a detector tells that; height and
-#: width of the upright box around the left and the right point, a thirtieth of the image farther each way (union); or
-#: the box is the whole image.
+#: distance between the left and the right point, along which the box lies where the view shows both; the point's own
+#: height and width, where a detector tells them; the distance from a disc's back end to its front end, where a detector
+#: tells that; height and width of the upright box around the left and the right point, a thirtieth of the image farther
+#: each way (union); or the box is the whole image.
 Box = Literal["mm", "levels", "share", "pair", "own", "disc", "union", "whole"]
 Intensity = Literal["standard", "percentile", "minmax"]
 Scope = Literal["slice", "series", "crop"]
@@ -70,6 +70,8 @@ class RegionSpec(Strict):
     #: offset: sagittal slices in the middle of the series, or beside it; point: around the point's own slice; level:
     #: all slices of the level (of a sagittal series all), brought to `slices` at equal steps.
     around: Literal["offset", "point", "level"] | None = None
+    #: around "level": a series of fewer slices is followed by empty ones, not stretched (fourth place).
+    pad: bool | None = None
     #: Of a sagittal series only so large a share of its slices, around its middle (around "level").
     inner: Annotated[float, Field(gt=0, le=1)] | None = None
     #: own: around the view's own point; canal: around the level's canal point, whatever the view shows, and around its
@@ -106,6 +108,7 @@ class RegionSpec(Strict):
             "slice_mm",
             "neighbours",
             "around",
+            "pad",
             "inner",
             "point",
             "across",
@@ -140,6 +143,7 @@ class Region:
     slice_mm: float | None = None
     neighbours: bool = False
     around: Literal["offset", "point", "level"] | None = None
+    pad: bool = False
     inner: float = 1.0
     point: PointOf = "own"
     across: Box | None = None

@@ -45,6 +45,7 @@ class Training(Strict):
             "optimizer",
             "decay_norms",
             "best_by",
+            "unlabelled",
         }
     )
 
@@ -93,6 +94,8 @@ class Training(Strict):
     channels_last: bool = False  # faster on CPUs and on tensor cores, same result up to rounding
     heatmap_weight: float = Field(1.0, gt=0, le=MOST)  # stage 1: error weight at a peak; 1 = plain MSE
     heatmap_weight_at: Literal["own", "any"] = "own"  # ... of the map's own point, or of any map's of the stack
+    #: stage 1: a map without a label is taught to be empty, or is not asked for anything (fourth place; loss mse).
+    unlabelled: Literal["empty", "unasked"] = "empty"
     any_severe_weight: float = Field(0.0, ge=0, le=MOST)  # stage 2: the official score's any-severe term
     auxiliary_weight: float = Field(0.0, ge=0, le=MOST)  # stage 2: loss of every slice, where the network gives one
     keypoint_jitter_mm: float = Field(

@@ -22,6 +22,7 @@ _log = logging.getLogger(__name__)
 KEPT: Final = {
     "predict": "finished studies are kept, the same command goes on with the others",
     "train": "the same command goes on from the last checkpoint",
+    "clean-up": "the same command goes on from the last checkpoint",
 }
 #: What to do about what a disk refuses, by the number of the error.
 _REMEDIES: Final = {

@@ -38,7 +38,7 @@ def train_member(setup: Setup, member: MemberStage, fold: int, journal: Journal)
         progress = untrained.keep(job, setup.accelerator, journal.add)
     if setup.main:
         studies = len(member.trained_on(setup, fold))
-        saw = f"{studies} studies of {printable(setup.data.root.resolve().name)}"
+        saw = f"{studies} studies of {printable(setup.data.root.resolve().name)}{_without(setup, member, fold)}"
         best = progress.history[max(progress.best_epoch, 1) - 1]
         found = {"fingerprint": job.fingerprint, "saw": saw, "best": best, "history": progress.history}
         found["began"] = begun_with(setup.recipe.members()[member.name])
@@ -46,6 +46,17 @@ def train_member(setup: Setup, member: MemberStage, fold: int, journal: Journal)
             write_json(found, job.folder / "result.json")
         (job.folder / "checkpoint.safetensors").unlink(missing_ok=True)
     setup.accelerator.wait_for_everyone()
+
+
+def _without(setup: Setup, member: MemberStage, fold: int) -> str:
+    """Which labels a member did not learn from, in words: how many, and the table that lists them, by its name and the
+    beginning of its hash."""
+    gone = member.labels_left_out(setup, member.trained_on(setup, fold))
+    if not gone:
+        return ""
+    path = Path(setup.recipe.leave_out)
+    count = sum(len(places) for _, places in gone)
+    return f", without {count} of their labels, listed in {printable(path.name)} ({sha256(path)[:12]})"
 
 
 def make_job(setup: Setup, member: MemberStage, fold: int) -> Job:

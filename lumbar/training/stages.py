@@ -108,7 +108,8 @@ class DetectorStage:
         folder = stack_folder(setup, self.name)
         both = (self.trained_on(setup, fold), setup.held_out(fold))
         lessons = lesson_folder(setup, self.name) if self.training.taught_by else None
-        train, valid = (StackSamples(folder, studies, self.spec, self.training, lessons) for studies in both)
+        codes = setup.training_codes
+        train, valid = (StackSamples(folder, studies, self.spec, self.training, codes, lessons) for studies in both)
         return train, valid
 
     def sample_studies(self, setup: Setup, fold: int) -> tuple[np.ndarray, np.ndarray]:
@@ -117,13 +118,14 @@ class DetectorStage:
         return drawn(train.rows, setup.draws(self.training))[:, 0], valid.studies
 
     def labels_left_out(self, setup: Setup, studies: list[int]) -> list[Any]:
-        """None: severities are no matter to a detector."""
-        return []
+        """None, where severities are no matter to it."""
+        return left_out(setup, studies) if "severity" in self.training.loss else []
 
     def shown(self, setup: Setup, kind: str) -> StackSamples:
         """See `MemberStage`."""
         make_stacks(setup, self.name, self.spec)
-        return StackSamples(stack_folder(setup, self.name), setup.study_ids, self.spec, self.training)
+        folder = stack_folder(setup, self.name)
+        return StackSamples(folder, setup.study_ids, self.spec, self.training, setup.training_codes)
 
     def cache(self, studies: int, recipe: Recipe) -> tuple[str, float]:
         """Two bytes a pixel."""
@@ -191,10 +193,8 @@ class GraderStage:
         return drawn(trained, setup.draws(self.training))[:, 0], rows(setup.held_out(fold), setup.codes)[:, 0]
 
     def labels_left_out(self, setup: Setup, studies: list[int]) -> list[Any]:
-        """A study and the places of its labels, for each that the recipe leaves out."""
-        codes, kept = setup.codes, setup.training_codes
-        changed = [study for study in studies if kept[study] is not codes[study]]
-        return [(study, np.flatnonzero(codes[study] != kept[study]).tolist()) for study in changed]
+        """See `left_out`."""
+        return left_out(setup, studies)
 
     def shown(self, setup: Setup, kind: str) -> RegionSamples:
         """See `MemberStage`."""
@@ -210,6 +210,13 @@ class GraderStage:
             kinds = 2
         pixels = sum(one.frames * one.size[0] * one.size[1] for one in map(spec.region_of, views_of(spec)))
         return f"{region_key(self.spec)} {shift}", kinds * studies * len(LEVELS) * pixels
+
+
+def left_out(setup: Setup, studies: list[int]) -> list[Any]:
+    """A study and the places of its labels, for each that the recipe leaves out."""
+    codes, kept = setup.codes, setup.training_codes
+    changed = [study for study in studies if kept[study] is not codes[study]]
+    return [(study, np.flatnonzero(codes[study] != kept[study]).tolist()) for study in changed]
 
 
 def as_trained(name: str, member: Member[Any]) -> DetectorStage | GraderStage:

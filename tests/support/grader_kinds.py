@@ -99,6 +99,12 @@ _FIELDS: dict[str, dict[str, Any]] = {
         "conditions": [CANAL, LEFT_FORAMEN, RIGHT_FORAMEN],
         "region": {"around": "point", "follow": True},
     },
+    "short series with empty slices behind": {
+        "views": ["sagittal_t1", "sagittal_t2", "axial_left", "axial_right"],
+        "conditions": list(CONDITIONS),
+        "region": {"around": "level", "slices": 12, "pad": True, "intensity": "percentile", "scope": "series"},
+        "regions": {"axial_left": {"box": "pair", "around": "point", "slices": 3, "pad": False}},
+    },
     "every sagittal series": {
         "views": ["sagittal_series"],
         "conditions": list(CONDITIONS),

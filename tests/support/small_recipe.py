@@ -132,6 +132,12 @@ def _small(stage: str, entry: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
         yield "learning_rate", 2e-3 if network == "centernet" else 1e-2
     if network == "pointer":
         yield "heatmap_weight", 20.0
+    if entry.get("decode") == "change":  # which finds nothing before it has learnt much
+        yield "decode", "maximum"
+    if "severities" in entry.get("network_args", {}):  # crops around points that all lie on one pixel have no size
+        yield from (("epochs", 16), ("learning_rate", 1e-2), ("heatmap_weight", 20.0))
+    if "ema_decay" in entry:  # an average of so few steps is what they began with
+        yield "ema_decay", 0.0
     yield from (("batch_size", 4 if stage == "stage1" else 16), ("pretrained", False), ("draws", {}), ("warmup", 0.0))
     if stage == "stage2":
         yield from (("rnn_hidden", 8), ("rnn_layers", 1))
@@ -144,6 +150,8 @@ def _shrunk(place: str, regions: Any) -> Iterator[tuple[str, Any]]:
     for key, value in regions.items() if isinstance(regions, dict) else ():
         if key == "size":
             yield f"{place}.size", [SIDES["stage2"]] * 2
+        elif key == "slices" and value > 2 * WHOLE:
+            yield f"{place}.slices", 2 * WHOLE
         else:
             yield from _shrunk(f"{place}.{key}", value)
 
@@ -152,6 +160,8 @@ def _narrow(network: str, given: Mapping[str, Any]) -> Iterator[tuple[str, Any]]
     if network in NARROW["decoder_channels"]:  # type: ignore[operator]
         narrow = NARROW["decoder_channels"][network]  # type: ignore[index]
         yield "decoder_channels", narrow[: given.get("encoder_depth", 5)] if isinstance(narrow, list) else narrow
+    if network == "unet_head":
+        yield "channels", [16] * 5
     for key, value in given.items():
         if key == "decoder_channels":
             continue

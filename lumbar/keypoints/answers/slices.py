@@ -1,7 +1,8 @@
 """Which slice shows each keypoint: a score of every slice for every name. No torch.
 
-With the decode `change` (the fourth place's) a slice is asked another question, how many of the five levels' slices lie
-at or before it on the way down from the head: 6 classes instead of K names, and a level lies where the class changes.
+With the fourth place's decodes a slice is asked which class it is of, instead of for names. `change`: how many of the
+five levels' slices lie at or before it on the way down from the head, 6 classes; a level lies where the class changes.
+`sides`: whether it lies between the slices of both sides, 2 classes; a side's slice is the one next to those.
 """
 
 from collections.abc import Sequence
@@ -18,11 +19,13 @@ from lumbar.recipe.detector import DetectorSpec
 LEAST_CLASS = 0.5
 #: decode `rolling`: slices over which the mean is taken.
 ROLLING = 5
+#: decode `sides`: slices that are left beside a side's slice at either end, where there are as many.
+_BESIDE = 1
 
 
 def shape(spec: DetectorSpec) -> tuple[int, ...]:
-    """(K, T); for the decode `change` (6, T)."""
-    return (len(LEVELS) + 1 if spec.decoded == "change" else spec.num_classes), spec.in_chans
+    """(K, T); of classes (6, T) or (2, T)."""
+    return spec.classes or spec.num_classes, spec.in_chans
 
 
 def join(raw: Sequence[Any], how: str = "mean", *, every: bool = False) -> Any:
@@ -37,19 +40,19 @@ def read(spec: DetectorSpec, raw: np.ndarray) -> Reading:
     maximum: the first slice with the highest score, as sure as its share of the softmax over slices. expectation: the
     mean place under that softmax, as sure as the share of the slices within one of it. change: scores (N, 6, T),
     softmax over classes; a level's slice is the one around which its border is steepest, as sure as the less probable
-    of the two classes at their best, and not found where that is no more than a half. Both sides share it. rolling: of
-    each condition one slice for all levels, see `rolling_place`.
+    of the two classes at their best, and not found where that is no more than a half. Both sides share it. sides:
+    scores (N, 2, T); of the slices that lie between the sides, the one before the first is the right side's, that
+    behind the last the left one's, for all levels, as sure as the less probable class at its best; none lies between:
+    not found. Slices whose scores are NaN for every class are empty ones and play no part. rolling: of each condition
+    one slice for all levels, see `rolling_place`.
     """
     scores = np.asarray(raw, np.float64)
-    silent = ~np.isfinite(scores).all(-1)
-    scores = np.where(silent[..., None], 0.0, scores)
-    if spec.decoded == "change":
-        silent = silent.any(-1, keepdims=True)
-        place, sure = _changes(_softmax(scores, axis=1))
-        silent = silent | (sure <= LEAST_CLASS)
-        sides = spec.num_classes // len(LEVELS)
-        place, sure, silent = (np.tile(each, (1, sides)) for each in (place, sure, silent))
+    if spec.classes:
+        place, sure = _of_classes(spec, scores)
+        silent = np.isnan(place)
     else:
+        silent = ~np.isfinite(scores).all(-1)
+        scores = np.where(silent[..., None], 0.0, scores)
         shares, slices = _softmax(scores, axis=-1), np.arange(scores.shape[-1])
         if spec.decoded == "rolling":
             place, sure = rolling_place(1 / (1 + np.exp(-scores)))
@@ -86,6 +89,33 @@ def rolling_place(shares: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 def _softmax(scores: np.ndarray, axis: int) -> np.ndarray:
     raised = np.exp(scores - scores.max(axis=axis, keepdims=True))
     return raised / raised.sum(axis=axis, keepdims=True)
+
+
+def _of_classes(spec: DetectorSpec, scores: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Place, NaN where there is none, and confidence (N, K) of each name, of scores (N, C, T) of classes."""
+    place, sure = np.full((2, len(scores), spec.num_classes), np.nan)
+    for row, own in enumerate(scores):
+        there = np.flatnonzero(~np.isnan(own).all(0))
+        if not len(there) or not np.isfinite(own[:, there]).all():
+            continue
+        shares = _softmax(own[:, there], axis=0)
+        found = _changes(shares[None]) if spec.decoded == "change" else _sides(shares)
+        each = spec.num_classes // found[0].size  # sides that share a place, or levels
+        place[row], sure[row] = (
+            np.tile(part[0], each) if spec.decoded == "change" else np.repeat(part, each) for part in found
+        )
+    low = (sure <= LEAST_CLASS) & (spec.decoded == "change")
+    return np.where(low, np.nan, place), sure
+
+
+def _sides(shares: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Place and confidence (2,), left and right, of shares (2, T): outside, or between the sides."""
+    between, count = np.flatnonzero(shares[1] > shares[0]), shares.shape[1]
+    if not len(between):
+        return np.full(2, np.nan), np.zeros(2)
+    end = min(_BESIDE, (count - 1) // 2)
+    right, left = max(between[0] - 1, end), min(between[-1] + 1, count - 1 - end)
+    return np.array([left, right], np.float64), np.full(2, shares.max(-1).min())
 
 
 def _changes(shares: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

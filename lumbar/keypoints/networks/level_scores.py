@@ -77,9 +77,9 @@ class LevelScores(nn.Module):
 def build(spec: DetectorSpec) -> nn.Module:
     """The network of `spec` with random weights."""
     refuse_other_answers(spec, {"slices": (False,)})
-    if spec.num_classes % len(LEVELS) or spec.decoded == "change":
+    if spec.num_classes % len(LEVELS) or spec.classes:
         raise InputError(
             "network 'level_scores' scores slices for names of all levels; give num_classes 5, or twice as many, and "
-            'another decode than "change"'
+            'another decode than "change" or "sides"'
         )
     return LevelScores(spec)

@@ -18,8 +18,10 @@ from lumbar.training.loop.detector_objective import DetectorObjective, check_map
 
 
 def of_detector(spec: DetectorSpec, training: Training) -> Iterator[str]:
-    """A sentence where a detector's losses ask for maps from 0 to 1, which its network does not give."""
+    """A sentence where a detector's losses ask for maps from 0 to 1, or severities, that its network does not give."""
     objective = DetectorObjective(spec, training)
+    if "severity" in objective.losses:
+        yield from _severities(spec)
     if spec.answer == "heatmaps" and OF_PROBABILITIES & set(objective.losses):
         try:
             stack = noise(spec)
@@ -27,6 +29,18 @@ def of_detector(spec: DetectorSpec, training: Training) -> Iterator[str]:
             check_maps(build_network(spec), stack, objective)
         except InputError as error:
             yield str(error)
+
+
+def _severities(spec: DetectorSpec) -> Iterator[str]:
+    with torch.no_grad():
+        said = build_network(spec).to("meta").train()(example(spec, "meta", 2))
+    own = said.get("severity") if isinstance(said, Mapping) else None
+    if own is None or own.shape[1] != spec.num_classes:
+        gives = "none" if own is None else own.shape[1]
+        yield (
+            f"loss 'severity' asks for those of its {spec.num_classes} maps, and {spec.network} gives {gives}; give a "
+            f"unet network_args severities = {spec.num_classes}, or leave the word out"
+        )
 
 
 def of_grader(spec: GraderSpec, training: Training, network: nn.Module) -> Iterator[str]:

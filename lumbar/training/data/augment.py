@@ -295,14 +295,18 @@ def apply(
     numbers: dict[str, Tensor],
     size: int | Size,
     finish: Callable[[Tensor], Tensor] | None = None,
+    *,
+    padded: bool = False,
 ) -> tuple[Tensor, Tensor | None]:
     """A batch of stacks (B, C, H, W) and keypoints (B, K, 2) px, changed by their draws and cut to (B, C, size, size).
 
-    Stacks come back standardised, or as `finish` has them. Keypoints that are NaN stay NaN.
+    Stacks come back standardised, or as `finish` has them. Keypoints that are NaN stay NaN. `padded`: slices without
+    contrast are empty ones, which no noise fills.
     """
     order = numbers["order"]  # (B, C)
     if bool((order.diff(dim=1) != 1).any()):
         images = images.gather(1, order.view(*images.shape[:2], 1, 1).expand_as(images))
+    empty = images.amax((2, 3), keepdim=True) == images.amin((2, 3), keepdim=True) if padded else None
     image = tv_tensors.Image(images)
     spots = tv_tensors.KeyPoints(
         points if points is not None else images.new_zeros(len(images), 0, 2), canvas_size=tuple(images.shape[-2:])
@@ -311,6 +315,7 @@ def apply(
     with torch.autocast(images.device.type, enabled=False):
         image, spots = change(image, spots)
     changed = (finish or standardise)(image.as_subclass(Tensor))
+    changed = changed if empty is None else changed.masked_fill(empty, 0.0)
     return changed, None if points is None else spots.as_subclass(Tensor)
 
 

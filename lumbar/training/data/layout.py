@@ -19,5 +19,5 @@ def groups(spec: GraderSpec) -> list[list[int]]:
 
 
 def _form(region: Region) -> tuple[object, ...]:
-    shape = (region.slices, region.channels, region.size, region.box == "whole", region.around == "level")
+    shape = (region.slices, region.channels, region.size, region.box == "whole", region.around == "level", region.pad)
     return (*shape, region.intensity, region.scope, region.percentiles)

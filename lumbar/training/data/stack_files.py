@@ -10,7 +10,7 @@ from safetensors import safe_open
 from lumbar import geometry
 from lumbar.keypoints.places import Known, stacks_for
 from lumbar.keypoints.stacks import Stack, channel_names
-from lumbar.labels import KEYPOINT_SERIES, LEVELS
+from lumbar.labels import KEYPOINT_SERIES, LABEL_COLUMNS, LEVELS
 from lumbar.recipe.detector import DetectorSpec
 from lumbar.study.keypoint import Keypoint
 from lumbar.study.study import Study
@@ -24,7 +24,8 @@ def stack_arrays(
     """`images` (N, C, S, S) float16, `points` (N, K, 2) px of the image, NaN where missing, `mm_per_px` (N, 2), and
     `flip` (N,): the sum of a column and the column that it becomes in the mirrored image; `slices` (N, K), the place of
     each label's slice in the stack, NaN where it is not there, and `slice_mm` (N,), the step from slice to slice;
-    `told` (N, K): 1 where the study has a label of that name, whether the stack shows its slice or not.
+    `told` (N, K): 1 where the study has a label of that name, whether the stack shows its slice or not; `rows` (N, K),
+    the place of each name among the study's 25, condition by condition, -1 for one without a meaning.
 
     The stacks that detection sees, where earlier detectors have found what is labelled. A detector of axial planes: a
     stack around every slice that carries a label, with the points of both sides within reach of its plane. Stacks
@@ -33,7 +34,7 @@ def stack_arrays(
     """
     own = {name: point for name, point in keypoints.items() if KEYPOINT_SERIES[name[0]] in spec.types}
     stacks, _ = stacks_for(study, spec, Known(keypoints, labelled=True))
-    images, points, scales, flips, slices, steps, told = [], [], [], [], [], [], []
+    images, points, scales, flips, slices, steps, told, rows = [], [], [], [], [], [], [], []
     for stack in stacks:
         target = _targets(stack, own, spec)
         unknown = any(name in lost for name in channel_names(spec, stack.side, stack.level))
@@ -47,7 +48,9 @@ def stack_arrays(
             places, step = _slice_places(stack, own, spec)
             slices.append(places)
             steps.append(step)
-            told.append([name in own for name in channel_names(spec, stack.side, stack.level)])
+            names = channel_names(spec, stack.side, stack.level)
+            told.append([name in own for name in names])
+            rows.append([-1 if name is None else LABEL_COLUMNS.index(f"{name[0]}_{name[1]}") for name in names])
     size = spec.image_size
     return {
         "images": np.array(images, np.float16).reshape(-1, spec.channels, size, size),
@@ -57,13 +60,14 @@ def stack_arrays(
         "slices": np.array(slices, np.float32).reshape(-1, spec.num_classes),
         "slice_mm": np.array(steps, np.float32),
         "told": np.array(told, np.uint8).reshape(-1, spec.num_classes),
+        "rows": np.array(rows, np.int64).reshape(-1, spec.num_classes),
     }
 
 
 def is_whole(path: Path) -> bool:
     """Whether a file holds all that `stack_arrays` gives; files of before lack some of it."""
     with safe_open(path, "np") as file:
-        return {"slices", "slice_mm", "told"} <= set(file.keys())
+        return {"slices", "slice_mm", "told", "rows"} <= set(file.keys())
 
 
 def _slice_places(stack: Stack, keypoints: Mapping[Name, Keypoint], spec: DetectorSpec) -> tuple[np.ndarray, float]:

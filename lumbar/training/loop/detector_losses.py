@@ -2,7 +2,8 @@
 
 A network gives its answer and may give, in training, its maps or scores before the sigmoid as `logits`, and scores of
 slices (B, K, T) as `slice_scores`, or beside scores of slices which level (B, 5, T) each shows, as `levels`, and how
-far each lies from the right one (B, K, T), as `distances`.
+far each lies from the right one (B, K, T), as `distances`, or beside maps the `severity` (B, K, 3) of what each of them
+shows.
 """
 
 import math
@@ -22,6 +23,8 @@ Outputs = Mapping[str, Tensor]
 Parts = tuple[Tensor, Tensor]
 #: Losses of maps that are asked for as probabilities.
 OF_PROBABILITIES: Final = frozenset({"bce", "dice", "focal"})
+#: Losses of what a network answers in training alone.
+BESIDE: Final = frozenset({"severity"})
 #: Lin et al. (2017), as the third place takes them.
 _ALPHA, _GAMMA = 0.25, 2.0
 
@@ -39,6 +42,8 @@ class Truth:
     there: Tensor | None = None
     #: What a teacher says of every slice (B, K, T), NaN where it is silent.
     lesson: Tensor | None = None
+    #: The severity of what each map shows (B, K), places in `SEVERITIES`, where a loss asks for it.
+    labels: Tensor | None = None
     #: What the partners of mixed samples show, and the share (B,) of each sample that is its own.
     partner: "Truth | None" = None
     share: Tensor | None = None
@@ -54,7 +59,19 @@ class Truth:
 def _map_mse(outputs: Outputs, truth: Truth) -> Parts:
     """Squared error: mean over a map, sum over maps, see `losses.heatmap_loss`."""
     weight, at_any = truth.training.heatmap_weight, truth.training.heatmap_weight_at == "any"
-    return losses.heatmap_loss(outputs["answer"], _maps(truth), weight, at_any=at_any)
+    said, wanted = outputs["answer"], _maps(truth)
+    if truth.training.unlabelled == "unasked":
+        asked = truth.mixed(lambda one: one.points.isfinite().all(-1).float()) == 1
+        said, wanted = said[asked][:, None], wanted[asked][:, None]  # each map stands alone
+    return losses.heatmap_loss(said, wanted, weight, at_any=at_any)
+
+
+def _severity(outputs: Outputs, truth: Truth) -> Parts:
+    """Cross entropy of the severities of what the maps show, weighted as the official score or not at all."""
+    assert truth.labels is not None
+    return losses.severity_loss(
+        outputs["severity"], truth.labels.long(), weighted=truth.training.class_weights != "none"
+    )
 
 
 def _map_bce(outputs: Outputs, truth: Truth) -> Parts:
@@ -76,10 +93,15 @@ def _map_bce(outputs: Outputs, truth: Truth) -> Parts:
 
 
 def _map_dice(outputs: Outputs, truth: Truth) -> Parts:
-    """1 - soft Dice over all maps of a sample together, as the fourth place."""
-    wanted, said = (maps.flatten(1) for maps in (_maps(truth), outputs["answer"].float()))
-    dice = (2 * (wanted * said).sum(1) + 1) / (wanted.sum(1) + said.sum(1) + 1)
-    return (1 - dice).sum(), _count(dice, 1)
+    """1 - soft Dice over all maps of a sample together, as the fourth place; of mixed samples with both parts' maps."""
+    said = outputs["answer"].float().flatten(1)
+
+    def apart(one: Truth) -> Tensor:
+        wanted = targets.maps(one.spec, one.points, one.slices).flatten(1)
+        return 1 - (2 * (wanted * said).sum(1) + 1) / (wanted.sum(1) + said.sum(1) + 1)
+
+    loss = truth.mixed(apart)
+    return loss.sum(), _count(loss, 1)
 
 
 def _map_focal(outputs: Outputs, truth: Truth) -> Parts:
@@ -139,11 +161,14 @@ def _point_loss(outputs: Outputs, truth: Truth, power: int) -> Parts:
 
 
 def _slice_entropy(outputs: Outputs, truth: Truth) -> Parts:
-    """Cross entropy over slices against the label's own; for the decode `change` over the classes of each slice. And
-    what the levels cost that a network gives beside its scores."""
+    """Cross entropy over slices against the label's own; of classes over those of each slice that is there. And what
+    the levels cost that a network gives beside its scores."""
     scores, places = outputs["answer"].float(), _known_slices(truth)
-    if truth.spec.decoded == "change":
-        classes = targets.passed_levels(places, scores.shape[-1])
+    if truth.spec.classes:
+        of = targets.passed_levels if truth.spec.decoded == "change" else targets.between_sides
+        classes = of(places, scores.shape[-1])
+        if truth.there is not None:
+            classes = torch.where(truth.there, classes, -1)
         loss = nnf.cross_entropy(scores, classes, ignore_index=-1, reduction="none")
         return loss.sum(), (classes >= 0).sum().float()
     known = places.isfinite()
@@ -223,7 +248,7 @@ def _box_l1(outputs: Outputs, truth: Truth) -> Parts:
 
 #: Answer → word → what it asks.
 LOSSES: Final[Mapping[str, Mapping[str, Callable[[Outputs, Truth], Parts]]]] = {
-    "heatmaps": {"mse": _map_mse, "bce": _map_bce, "dice": _map_dice, "focal": _map_focal},
+    "heatmaps": {"mse": _map_mse, "bce": _map_bce, "dice": _map_dice, "focal": _map_focal, "severity": _severity},
     "points": {
         "l1": lambda outputs, truth: _point_loss(outputs, truth, 1),
         "squared": lambda outputs, truth: _point_loss(outputs, truth, 2),

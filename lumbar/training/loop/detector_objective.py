@@ -15,7 +15,7 @@ from lumbar.recipe.settings import Training
 from lumbar.training.data import augment
 from lumbar.training.data.intensities import finish_of_stacks
 from lumbar.training.loop import mix
-from lumbar.training.loop.detector_losses import LOSSES, OF_PROBABILITIES, Truth
+from lumbar.training.loop.detector_losses import BESIDE, LOSSES, OF_PROBABILITIES, Truth
 from lumbar.training.loop.loop import Batch, Term
 
 #: A term's name in metrics, where it is not the recipe's word: as runs of before have it.
@@ -35,17 +35,20 @@ class DetectorObjective:
         images = batch["image"].float()  # float16 until here: half to load, half to send
         if "matrix" not in batch:
             return images, batch["points"]
-        images, points = augment.apply(images, batch["points"], batch, self.spec.image_size, self.finish)
+        images, points = augment.apply(
+            images, batch["points"], batch, self.spec.image_size, self.finish, padded=self.spec.pad
+        )
         assert points is not None
         return images, points
 
     def mixed(self, batch: Batch, partner: Batch | None) -> tuple[Tensor, Truth]:
         """Stacks with those of the partners, if there are some, mixed in; and what they show."""
         images, points = self.inputs(batch)
-        named = self.spec.depth or self.spec.answer == "slices"
-        there = slices_there(images, len(self.spec.types)) if named else None
-        lesson = batch.get("lesson")
-        truth = Truth(self.spec, self.training, points, batch.get("slices"), batch.get("told"), there, lesson)
+        asked = bool(self.spec.network_args.get("distances"))
+        known = self.spec.depth or (self.spec.classes and self.spec.pad) or asked
+        there = slices_there(images, len(self.spec.types)) if known else None
+        told, labels, lesson = batch.get("told"), batch.get("labels"), batch.get("lesson")
+        truth = Truth(self.spec, self.training, points, batch.get("slices"), told, there, labels=labels, lesson=lesson)
         if partner is None:
             return images, truth
         others, theirs = self.inputs(partner)
@@ -60,8 +63,12 @@ class DetectorObjective:
         terms = {
             _TERMS.get(word, word): Term(*LOSSES[self.spec.answer][word](outputs, truth), weight)
             for word, weight in self.losses.items()
+            if train or word not in BESIDE
         }
-        return terms if train else {**terms, **self._errors(outputs["answer"], batch)}
+        answer = outputs["answer"]
+        if self.spec.classes and truth.there is not None:
+            answer = answer.masked_fill(~truth.there[:, None], torch.nan)
+        return terms if train else {**terms, **self._errors(answer, batch)}
 
     def _errors(self, answer: Tensor, batch: Batch) -> dict[str, Term]:
         """Mean distance from the labels, in mm of the patient and, along the stack, in slices."""

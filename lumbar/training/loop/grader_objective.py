@@ -47,7 +47,7 @@ class SeverityObjective:
             flat, finish = views.flatten(0, 2), intensities.finish_of(region)
             if "matrix" in batch:
                 keys = {name: self._of_levels(batch[numbered(name, number)]).flatten(0, 2) for name in augment.KEYS}
-                flat, _ = augment.apply(flat, None, keys, region.size, finish)
+                flat, _ = augment.apply(flat, None, keys, region.size, finish, padded=region.pad)
             else:
                 flat = augment.crop_middle(flat, region.size, finish)
             views = flat.unflatten(0, views.shape[:3]) * seen[:, :, places, None, None, None]

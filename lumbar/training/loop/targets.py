@@ -83,6 +83,15 @@ def passed_levels(slices: Tensor, count: int) -> Tensor:
     return torch.where(places.isfinite().all(-1, keepdim=True), passed, -1)
 
 
+def between_sides(slices: Tensor, count: int) -> Tensor:
+    """(B, T) int64: 1 between the slices of the left and the right side, 0 on them and outside; -1 for a stack that
+    lacks a side. `slices` (B, K): the levels of the left, then of the right side, whose mean counts."""
+    places = slices.unflatten(1, (-1, len(LEVELS))).nanmean(-1).round()  # (B, 2)
+    order = torch.arange(count, device=slices.device)
+    between = (order > places.amin(1, keepdim=True)) & (order < places.amax(1, keepdim=True))
+    return torch.where(places.isfinite().all(-1, keepdim=True), between.long(), -1)
+
+
 def levels_shown(slices: Tensor, count: int) -> Tensor:
     """(B, 5, T): 1 for the level that a slice shows: the nearest one, no more than two slices away; 0 elsewhere, and
     everywhere where it is missing. `slices` (B, K): the levels once, or once a side."""

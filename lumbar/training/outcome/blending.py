@@ -61,7 +61,7 @@ def blend_run(
             write_fit(blender, new)
         elif method not in BLEND_METHODS:
             cells = nested.cells_for(members, codes)
-            write_fit(Blender(methods.fit(method, cells, codes, seed), tuple(tables), cells.prior), new)
+            write_fit(Blender(methods.fit(method, cells, codes, seed, settings.pace), tuple(tables), cells.prior), new)
         write_json({"method": method, "why": why, "nested": rows}, new / CHOICE)
     sys.stderr.write(f"blend: {why}\n")
     return why
@@ -97,7 +97,8 @@ def _choose(
         return method, f"{method}: {why}", by_hand.after(settings, blend, spoken), []
     names: tuple[str, ...] = METHOD_NAMES if method == "auto" else ("mean", method)
     blended = {
-        name: by_hand.after(settings, nested.nested(name, members, codes, folds, seed), spoken) for name in names
+        name: by_hand.after(settings, nested.nested(name, members, codes, folds, seed, pace=settings.pace), spoken)
+        for name in names
     }
     rows = nested.compare(blended, scored, seed)
     if method == "auto":

@@ -1,7 +1,7 @@
 """How far a run's figures can be trusted: their spread over studies, by fold and condition, and what flatters them."""
 
 from collections.abc import Iterator, Sequence
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 
@@ -33,6 +33,36 @@ def spreads(codes: np.ndarray, table: np.ndarray, draws: int = DRAWS) -> dict[st
     parts = _ratios(times @ losses, times @ weights)  # (D, 4)
     found = dict(zip(PARTS, parts.T, strict=True)) | {"total": parts.mean(axis=1)}
     return {name: _deviation(values) for name, values in found.items()}
+
+
+def paired(codes: np.ndarray, first: np.ndarray, second: np.ndarray) -> dict[str, dict[str, Any] | None]:
+    """The official score and its parts of two tables over the rows that both answer, with their standard errors and
+    their difference with its 95 % interval, by the same draws of studies; None for a part that has no answers."""
+    both = spoken(spoken(codes, first), second)
+    times = _drawn(len(codes), DRAWS)
+    whole: list[np.ndarray] = []
+    drawn: list[np.ndarray] = []
+    for table in (first, second):
+        losses, weights = study_sums(np.nan_to_num(table, nan=1 / 3), both)
+        for found, counts in ((whole, np.ones((1, len(codes)))), (drawn, times)):
+            parts = _ratios(counts @ losses, counts @ weights)  # (D, 4)
+            found.append(np.concatenate([parts, parts.mean(axis=1, keepdims=True)], axis=1))
+    rows: dict[str, dict[str, Any] | None] = {}
+    for place, part in enumerate((*PARTS, "total")):
+        values, draws = ([one[:, place] for one in found] for found in (whole, drawn))
+        if np.isnan(values).any():
+            rows[part] = None
+            continue
+        low, high = np.nanpercentile(draws[1] - draws[0], [2.5, 97.5])
+        rows[part] = {
+            "first": float(values[0][0]),
+            "first_standard_error": _deviation(draws[0]),
+            "second": float(values[1][0]),
+            "second_standard_error": _deviation(draws[1]),
+            "difference": float(values[1][0] - values[0][0]),
+            "interval_95": [float(low), float(high)],
+        }
+    return rows
 
 
 def by_condition(codes: np.ndarray, table: np.ndarray, draws: int = DRAWS) -> dict[str, tuple[float, float] | None]:

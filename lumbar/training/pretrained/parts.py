@@ -4,12 +4,15 @@ A part is a timm network, or an encoder of segmentation-models-pytorch: both car
 architecture and the weights meant for it. Nothing else of a network is filled.
 """
 
+import math
 import re
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Final
 
 import timm
+from timm.layers import resize_rel_pos_bias_table
 from torch import Tensor, nn
 
 from lumbar.compute.state import check_numbers
@@ -17,7 +20,9 @@ from lumbar.issues import InputError
 from lumbar.keypoints.networks.inflated import inflated_weight
 
 #: How timm names the parts of a network whose levels it gives one by one: `stages_0.` for `stages.0.`.
-_LEVEL: Final = re.compile(r"^([a-z]+)_(\d+)\.")
+_LEVEL: Final = re.compile(r"^([a-z_]+)_(\d+)\.")
+#: Of windows that attend: how much each place away counts, (2 h - 1) (2 w - 1) of them for every head.
+_AWAY: Final = "relative_position_bias_table"
 _HEADS: Final = ("classifier.", "fc.", "head.fc.")
 
 
@@ -38,7 +43,7 @@ class Tag:
     @property
     def of_timm(self) -> bool:
         """Whether timm knows them; else segmentation-models-pytorch does."""
-        return timm.is_model(self.architecture) and self.hub.startswith("timm/")
+        return timm.is_model_pretrained(self.name)
 
 
 def parts(network: nn.Module) -> list[tuple[nn.Module, Tag]]:
@@ -84,8 +89,9 @@ def fill(network: nn.Module, find: Callable[[Tag], Mapping[str, Tensor]]) -> nn.
 def fitted(module: nn.Module, weights: Mapping[str, Tensor], name: str) -> dict[str, Tensor]:
     """The state dict of a part, filled with these weights under their library's names.
 
-    The first convolution is adapted to the part's number of input channels as timm does; those of a part that was
-    inflated to volumes see in every slice what they saw in an image. What the part leaves out (the classifier, layers
+    The first convolution is adapted to the part's number of input channels, and what windows know of places to windows
+    of another size, as timm does; convolutions of a part that was inflated to volumes see in every slice what they saw
+    in an image. What the part leaves out (the classifier, layers
     beyond its depth) is skipped. What it has and the weights lack, or have in another shape, or what is no number,
     raises InputError. The part may lie on torch's `meta` device, if only faults are wanted.
     """
@@ -103,6 +109,11 @@ def fitted(module: nn.Module, weights: Mapping[str, Tensor], name: str) -> dict[
             found = timm.models.adapt_input_conv(value.shape[1], found)
         if (found.ndim, value.ndim) == (4, 5):
             found = inflated_weight(found, value.shape[-1])
+        if key.endswith(_AWAY) and found.shape != value.shape and found.shape[1:] == value.shape[1:]:
+            window = (math.isqrt(len(value)) + 1) // 2
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # timm's remarks on its own indices
+                found = resize_rel_pos_bias_table(found, (window, window), tuple(value.shape))
         if found.shape != value.shape:
             raise InputError(
                 f"the pretrained weights of {name} have {key} as {tuple(found.shape)}, the network "
