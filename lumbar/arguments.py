@@ -10,6 +10,7 @@ from typing import Any, Final, NoReturn
 from lumbar import __version__
 from lumbar.ensemble.names import CHOICES, MOST_PACE, PACE
 from lumbar.issues import InputError
+from lumbar.terminal.values import given, matching, refused, share, whole
 from lumbar.terminal.voice import show
 
 #: The words of `lumbar.compute.engine`, which loads torch.
@@ -27,83 +28,40 @@ MOST_HOURS, MOST_PARTS, MOST_PROCESSES, MOST_FOLDS = 100_000, 100_000, 256, 1000
 Argument = tuple[str, dict[str, Any]]
 
 
-def _refused(text: str, wanted: str) -> argparse.ArgumentTypeError:
-    return argparse.ArgumentTypeError(f"{text[:60]!r} is not {wanted}")
-
-
-def _given(text: str) -> Path:
-    """A path; an empty one would mean the current folder, and mostly comes from a shell variable that is not set."""
-    if not text.strip() or "\0" in text:
-        raise _refused(text, "a path; '.' is the current folder")
-    return Path(text)
-
-
-def _whole(least: int, most: int) -> Callable[[str], int]:
-    """Whole numbers of a range, in plain digits."""
-
-    def read(text: str) -> int:
-        if not re.fullmatch(r"-?[0-9]{1,20}", text) or not least <= int(text) <= most:
-            raise _refused(text, f"a whole number from {least} to {most}")
-        return int(text)
-
-    return read
-
-
 def _hours(text: str) -> float:
     try:
         hours = float(text)
     except ValueError:
         hours = 0.0
     if not 0 < hours <= MOST_HOURS:  # NaN is not, either
-        raise _refused(text, f"a number of hours above 0 and up to {MOST_HOURS}")
+        raise refused(text, f"a number of hours above 0 and up to {MOST_HOURS}")
     return hours
-
-
-def _share(text: str) -> float:
-    try:
-        share = float(text)
-    except ValueError:
-        share = 0.0
-    if not 0 < share < 1:  # NaN is not, either
-        raise _refused(text, "a share above 0 and below 1")
-    return share
 
 
 def _shard(text: str) -> tuple[int, int]:
     """`2/8` as (2, 8)."""
     found = re.fullmatch(r"([0-9]{1,6})/([0-9]{1,6})", text)
     if not found or not 1 <= int(found[1]) <= int(found[2]) <= MOST_PARTS:
-        raise _refused(text, f"part I/N, for instance 2/8, with N up to {MOST_PARTS}")
+        raise refused(text, f"part I/N, for instance 2/8, with N up to {MOST_PARTS}")
     return int(found[1]), int(found[2])
 
 
-def _matching(pattern: re.Pattern[str], wanted: str) -> Callable[[str], str]:
-    """Words of a pattern."""
-
-    def read(text: str) -> str:
-        if not pattern.fullmatch(text):
-            raise _refused(text, wanted)
-        return text
-
-    return read
-
-
 def _path(flag: str, text: str, *, required: bool = True) -> Argument:
-    return flag, {"type": _given, "required": required, "metavar": flag.strip("-").upper(), "help": text}
+    return flag, {"type": given, "required": required, "metavar": flag.strip("-").upper(), "help": text}
 
 
 def _paths(flag: str, name: str, text: str, **more: Any) -> Argument:
-    return flag, {"type": _given, "nargs": "+", "metavar": name, "help": text, **more}
+    return flag, {"type": given, "nargs": "+", "metavar": name, "help": text, **more}
 
 
 def _number(flag: str, name: str, least: int, most: int, text: str, **more: Any) -> Argument:
-    return flag, {"type": _whole(least, most), "metavar": name, "help": f"{text}; {least} to {most}", **more}
+    return flag, {"type": whole(least, most), "metavar": name, "help": f"{text}; {least} to {most}", **more}
 
 
 _SET = (
     "--set",
     {
-        "type": _matching(re.compile(r"\s*[^=\s][^=]*=.*", re.DOTALL), "KEY=VALUE, for instance stage2.epochs=1"),
+        "type": matching(re.compile(r"\s*[^=\s][^=]*=.*", re.DOTALL), "KEY=VALUE, for instance stage2.epochs=1"),
         "action": "append",
         "default": [],
         "metavar": "KEY=VALUE",
@@ -113,11 +71,20 @@ _SET = (
 _OWNER = (
     "--owner",
     {
-        "type": _matching(OWNER, "a Kaggle account: letters, digits and '-'"),
+        "type": matching(OWNER, "a Kaggle account: letters, digits and '-'"),
         "metavar": "NAME",
         "help": "your Kaggle account, which the metadata name",
     },
 )
+_HOURS = (
+    "--hours",
+    {
+        "type": _hours,
+        "metavar": "H",
+        "help": f"stop in time, at a checkpoint, and say what is left; above 0, up to {MOST_HOURS}",
+    },
+)
+_PRETRAINED = _path("--pretrained", "folder of pretrained weights, as fetch-weights makes it", required=False)
 _JSON = ("--json", {"action": "store_true", "help": "print JSON"})
 _DATA = _path("--data", "data folder in the competition layout, with labels")
 _RECIPE = _path("--recipe", "TOML file: what to train")
@@ -151,7 +118,7 @@ ARGUMENTS: Final[dict[str, list[Argument]]] = {
         (
             "--plan",
             {
-                "type": _whole(1, MOST_STUDIES),
+                "type": whole(1, MOST_STUDIES),
                 "nargs": "?",
                 "const": 0,
                 "metavar": "N",
@@ -159,20 +126,13 @@ ARGUMENTS: Final[dict[str, list[Argument]]] = {
                 f"folder's studies or as if there were N; 1 to {MOST_STUDIES}",
             },
         ),
-        (
-            "--hours",
-            {
-                "type": _hours,
-                "metavar": "H",
-                "help": f"stop in time, at a checkpoint, and say what is left; above 0, up to {MOST_HOURS}",
-            },
-        ),
+        _HOURS,
         _path(
             "--cache",
             "folder of this run's own for what is made of the images, if not in OUT; may be deleted between two calls",
             required=False,
         ),
-        _path("--pretrained", "folder of pretrained weights, as fetch-weights makes it", required=False),
+        _PRETRAINED,
         _SET,
     ],
     "clean-up": [
@@ -182,27 +142,20 @@ ARGUMENTS: Final[dict[str, list[Argument]]] = {
         (
             "--threshold",
             {
-                "type": _share,
+                "type": share,
                 "default": 0.8,
                 "metavar": "T",
                 "help": "leave a label out where what the first run says of it, out of fold, is farther than this from "
                 "1; above 0 and below 1",
             },
         ),
-        (
-            "--hours",
-            {
-                "type": _hours,
-                "metavar": "H",
-                "help": f"stop in time, at a checkpoint, and say what is left; above 0, up to {MOST_HOURS}",
-            },
-        ),
+        _HOURS,
         _path(
             "--cache",
             "folder for what both runs make of the images, if not in OUT; may be deleted between two calls",
             required=False,
         ),
-        _path("--pretrained", "folder of pretrained weights, as fetch-weights makes it", required=False),
+        _PRETRAINED,
         _SET,
     ],
     "fetch-weights": [
@@ -247,7 +200,7 @@ ARGUMENTS: Final[dict[str, list[Argument]]] = {
             "--split",
             {"choices": ("train", "test"), "help": "which tables, where the folder holds both (default: test)"},
         ),
-        ("--device", {"type": _matching(DEVICE, DEVICES), "default": "auto", "help": DEVICES}),
+        ("--device", {"type": matching(DEVICE, DEVICES), "default": "auto", "help": DEVICES}),
         (
             "--engine",
             {

@@ -99,7 +99,7 @@ def test_values_out_of_range_are_usage_errors(
 
 
 @pytest.mark.parametrize(
-    ("command", "flag"), [(c, f) for c, f, o in OPTIONS if getattr(o.get("type"), "__name__", "") == "_given"]
+    ("command", "flag"), [(c, f) for c, f, o in OPTIONS if getattr(o.get("type"), "__name__", "") == "given"]
 )
 def test_an_empty_path_is_a_usage_error_and_not_the_current_folder(
     command: str, flag: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]

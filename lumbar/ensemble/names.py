@@ -21,8 +21,8 @@ METHOD_NAMES: Final[tuple[MethodName, ...]] = tuple(
 )
 #: Those whose fit has a pace.
 PACED: Final[tuple[MethodName, ...]] = ("xgboost_raw", "stack_raw")
-#: XGBoost on raw probabilities learns at so many times the published rate, in so many times fewer rounds: nearly the
-#: same answer in a tenth of the time, by models of a tenth of the size.
+#: XGBoost on raw probabilities learns at so many times the published rate, in so many times fewer rounds: a tenth of
+#: the time, and models of a tenth of the size, 3.3 MB for 1,000 rounds.
 PACE: Final = 10
 MOST_PACE: Final = 100
 #: Where a weight or a part is given, what it averages.
