@@ -37,7 +37,8 @@ def test_info_is_told_as_json_without_torch(root: Path) -> None:
     assert found["grader_networks"] == sorted(graders.NETWORKS)
     assert found["detector_answers"].keys() == ANSWERS.keys()
     assert found["detector_answers"]["heatmaps"]["losses"] == ["mse", "bce", "dice", "focal", "severity"]
-    assert found["detector_answers"]["slices"]["decodes"] == ["maximum", "expectation", "change", "sides", "centroid"]
+    decodes = ["maximum", "expectation", "change", "sides", "centroid", "rolling"]
+    assert found["detector_answers"]["slices"]["decodes"] == decodes
     assert found["blends"] == list(KNOWN_METHODS)
     assert found["preprocessing"]["middle"] == ["series", "canal"]
     assert found["grader_losses"] == list(OF_GRADERS)

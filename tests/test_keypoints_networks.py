@@ -477,7 +477,7 @@ def test_of_25_maps_a_stack_fills_its_own():
         ({"network": "frames"}, "'frames' answers points, not heatmaps"),
         (
             {"network": "slice_scores", "answer": "slices", "network_args": {"along": "gru"}},
-            'along = \'gru\' cannot be used; give "lstm" or "transformer"',
+            'along = \'gru\' cannot be used; give "lstm" or "transformer" or "alone"',
         ),
         (
             {"network": "slice_scores", "answer": "slices", "network_args": {"heads": 2}},

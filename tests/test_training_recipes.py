@@ -85,10 +85,14 @@ REFUSED = {
     "a mix of nothing": (
         "",
         "augment = { mix_on = 'features' }",
-        "augment.mix_on, mix_p and mix_alpha say how",
+        "augment.mix_on, mix_p, mix_alpha, mixup_p say how",
     ),
     "percentiles of no use": ("", "region = { percentiles = [5, 95] }", r"second: region.percentiles holds for inten"),
-    "a span of no levels": ("", "region = { span = 'spine' }", r"second: region.span holds for box = .levels. only"),
+    "a span of no levels": (
+        "",
+        "region = { span = 'spine' }",
+        "second: region.span holds for box = .levels. or",
+    ),
     "a span of one view": (
         "",
         "[stage2.members.third]\nviews = ['axial_left']\nconditions = ['left_subarticular_stenosis']\n"

@@ -12,6 +12,7 @@ from torch.overrides import TorchFunctionMode
 from lumbar.compute.forward import Inputs, asked, is_device_fault, mapped, moved
 from lumbar.grading.networks.registry import build_grader
 from lumbar.grading.tasks import task_of
+from lumbar.grading.turns import looks
 from lumbar.issues import InputError
 from lumbar.keypoints.networks.registry import build_detector
 from lumbar.labels import LEVELS
@@ -74,8 +75,8 @@ class _Graders:
 
     @staticmethod
     def samples(spec: GraderSpec) -> int:
-        looks = len(task_of(spec).samples) * 2 ** len(spec.tta)
-        return looks * (2 if "sagittal_series" in spec.views else 1) * (1 if spec.levels != "one" else len(LEVELS))
+        seen = len(task_of(spec).samples) * len(looks(spec))
+        return seen * (2 if "sagittal_series" in spec.views else 1) * (1 if spec.levels != "one" else len(LEVELS))
 
 
 #: The stages by the word that specs and manifests have for them.

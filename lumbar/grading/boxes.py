@@ -10,9 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lumbar import geometry
-from lumbar.grading.points import Point, Points, chain, pair
+from lumbar.grading.points import Point, Points, chain, disc_ends, pair
 from lumbar.labels import LEVELS, Level
-from lumbar.recipe.region import AXIAL_HALF, Region
+from lumbar.recipe.region import AXIAL_HALF, UNION, Box, Region
 from lumbar.recipe.views import View, side_of_view
 from lumbar.study.study import Study
 
@@ -49,9 +49,11 @@ def placed(
         return Placed((shape[0] * spacing[0], shape[1] * spacing[1]))
     if point is None:
         return None
-    unit = _unit(study, view, level, point, keypoints, region, (shape[0] * spacing[0], shape[1] * spacing[1]))
-    if unit is None or region.extent is None:
+    image_mm = shape[0] * spacing[0], shape[1] * spacing[1]
+    tall, wide = (_unit(study, view, level, point, keypoints, region, image_mm, box, frame) for box in region.units)
+    if tall is None or wide is None or region.extent is None:
         return None
+    unit = tall[0], wide[1]
     x, y = region.shift_l5_s1 if level == "l5_s1" and region.shift_l5_s1 is not None else region.shift
     axial, side = view.startswith("axial"), side_of_view(view)
     height, width = region.extent[0] * unit[0], region.extent[1] * unit[1]
@@ -61,6 +63,8 @@ def placed(
     box = Placed((height, width), (-x if axial and side == "right" else x, y))
     if region.box == "pair" and side is None:
         return replace(box, turn=_pair_turn(level, keypoints, frame))
+    if region.rotate == "disc" and not axial:
+        return replace(box, turn=_disc_turn(level, keypoints, frame))
     if region.rotate == "canal" and not axial:  # members of tasks cut views that they do not see
         line = chain(study, "sagittal_t2", keypoints)
         line = line if len(line) > 2 else chain(study, view, keypoints)
@@ -76,29 +80,61 @@ def _unit(
     keypoints: Points,
     region: Region,
     image_mm: tuple[float, float],
+    box: Box,
+    frame: geometry.FloatArray,
 ) -> tuple[float, float] | None:
-    """Millimetres of one unit along height and width; None where it is not known."""
-    if region.box == "mm":
+    """Millimetres of one unit `box` along height and width; None where it is not known."""
+    if box == "mm":
         return 1.0, 1.0
-    if region.box == "share":
+    if box == "share":
         return image_mm
-    if region.box == "own":
+    if box == "disc":
+        long = disc_mm(keypoints, level if region.span == "neighbours" else None)
+        return None if long is None else (long, long)
+    if box == "union":
+        return _union(view, level, keypoints, image_mm, frame)
+    if box == "own":
         size = getattr(point, "size_mm", None)
         if size is None or not np.isfinite(size).all():
             return None
         return min(float(size[1]), image_mm[0]), min(float(size[0]), image_mm[1])
-    if region.box == "pair":
+    if box == "pair":
         left, right = pair(view, level, keypoints)
         if left is None or right is None:
             return None
         apart = float(np.linalg.norm(np.subtract(left.mm, right.mm)))
         return (apart, apart) if apart > 0 else None
-    apart = neighbour_mm(chain(study, view, keypoints), level if region.span == "neighbours" else None)
+    own = level if region.span == "neighbours" else None
+    apart = neighbour_mm(chain(study, view, keypoints), own, median=region.span == "median")
     return (apart, apart) if apart > 0 else None
 
 
-def neighbour_mm(points: dict[Level, np.ndarray], level: Level | None) -> float:
-    """Mean distance of a level to those next above and below it (None: of all neighbours), 0 where there is none.
+def _union(
+    view: View, level: Level, keypoints: Points, image_mm: tuple[float, float], frame: geometry.FloatArray
+) -> tuple[float, float] | None:
+    """Height and width of the upright box around left and right: second place's, whose boxes reach a thirtieth of the
+    image from their point each way."""
+    left, right = pair(view, level, keypoints)
+    if left is None or right is None:
+        return None
+    rows, columns = geometry.spacing_mm(frame)
+    dx, dy = np.abs(geometry.to_pixel(frame, left.mm) - geometry.to_pixel(frame, right.mm))[:2]
+    return float(dy) * rows + image_mm[0] * 2 * UNION, float(dx) * columns + image_mm[1] * 2 * UNION
+
+
+def disc_mm(keypoints: Points, level: Level | None) -> float | None:
+    """How long the disc of a level is from back to front, the median of all where it is not told or none is named."""
+    long = {each: float(np.linalg.norm(np.subtract(*ends))) for each in LEVELS if (ends := disc_ends(keypoints, each))}
+    known = [value for value in long.values() if value > 0]
+    if not known:
+        return None
+    own = long.get(level, 0.0) if level is not None else 0.0
+    return own or float(np.median(known))
+
+
+def neighbour_mm(points: dict[Level, np.ndarray], level: Level | None, *, median: bool = False) -> float:
+    """Mean distance of a level to those next above and below it (None: of all neighbours, or their median), 0 where
+    there is none.
 
     Where a level between is missing, the distance to the next is shared by the steps.
     """
@@ -108,7 +144,7 @@ def neighbour_mm(points: dict[Level, np.ndarray], level: Level | None) -> float:
         apart = float(np.linalg.norm(points[below] - points[above]))
         steps[above, below] = apart / (LEVELS.index(below) - LEVELS.index(above))
     own = [length for ends, length in steps.items() if level is None or level in ends]
-    return float(np.mean(own)) if own else 0.0
+    return float(np.median(own) if median else np.mean(own)) if own else 0.0
 
 
 def canal_turn(line_px: "list[np.ndarray]", frame: geometry.FloatArray, point: Point) -> float:
@@ -159,6 +195,16 @@ def _pair_turn(level: Level, keypoints: Points, frame: geometry.FloatArray) -> f
     assert right is not None
     rows, columns = geometry.spacing_mm(frame)
     dx, dy = (geometry.to_pixel(frame, left.mm) - geometry.to_pixel(frame, right.mm))[:2]
+    return math.atan2(dy * rows, dx * columns)
+
+
+def _disc_turn(level: Level, keypoints: Points, frame: geometry.FloatArray) -> float:
+    """The angle of the line from the disc's front, at the image's left, to its back; 0 where its ends are not told."""
+    ends = disc_ends(keypoints, level)
+    if ends is None:
+        return 0.0
+    rows, columns = geometry.spacing_mm(frame)
+    dx, dy = (geometry.to_pixel(frame, ends[0]) - geometry.to_pixel(frame, ends[1]))[:2]
     return math.atan2(dy * rows, dx * columns)
 
 

@@ -10,7 +10,7 @@ from lumbar.compute.forward import Inputs, Network, in_halves, is_out_of_memory,
 from lumbar.ensemble.average import SMALLEST
 from lumbar.grading.regions import Regions
 from lumbar.grading.tasks import Sample, heard, task_of
-from lumbar.grading.turns import looks, turned
+from lumbar.grading.turns import Look, looks, turned
 from lumbar.labels import CONDITIONS, LEVELS, SEVERITIES, Condition, mirrored
 from lumbar.recipe.grader import GraderSpec
 from lumbar.recipe.views import own_views
@@ -55,7 +55,8 @@ def grade(
             continue
         batch = batched(rows, spec) if batches is None else _kept(batches, rows, spec, turns, device)
         with torch.inference_mode(), torch.autocast(device.type, dtype=amp, enabled=amp is not None):
-            answers = in_halves(network, batch, device).cpu().double().numpy()  # (B, L, C, 3)
+            answers = in_halves(network, batch, device).cpu().double()  # (B, L, C, 3)
+        answers = as_shares(answers, spec).numpy()
         for row, answer in zip(rows, answers, strict=True):
             for place, level in enumerate(row.levels):
                 for condition, severities in zip(row.sample.conditions, answer[place], strict=True):
@@ -64,6 +65,11 @@ def grade(
                         logits[CONDITIONS.index(own), level] += severities
                         counts[CONDITIONS.index(own), level] += 1
     return np.where(counts[..., None] > 0, logits / np.maximum(counts, 1)[..., None], np.nan)
+
+
+def as_shares(said: torch.Tensor, spec: GraderSpec) -> torch.Tensor:
+    """What a network says (…, 3) as logits whose softmax are the probabilities, see `GraderSpec.says`."""
+    return torch.nn.functional.logsigmoid(said) if spec.says == "odds" else said
 
 
 def rows_of(regions: Regions, spec: GraderSpec) -> list[Row]:
@@ -119,7 +125,7 @@ def batched(rows: Sequence[Row], spec: GraderSpec) -> Inputs:
     return views, torch.tensor(seen)
 
 
-def _kept(batches: Batches, rows: list[Row], spec: GraderSpec, turns: tuple[str, ...], device: torch.device) -> Inputs:
+def _kept(batches: Batches, rows: list[Row], spec: GraderSpec, turns: tuple[Look, ...], device: torch.device) -> Inputs:
     """The batch on the device, moved there once; where the device has no room for it, as it is."""
     # Which rows speak depends on nothing else.
     key = (spec.task, spec.views, spec.conditions, spec.speaks_for, spec.levels, spec.view_dropout > 0, turns)

@@ -6,6 +6,7 @@ from typing import Protocol
 
 import numpy as np
 
+from lumbar import geometry
 from lumbar.labels import LEVELS, SIDES, Condition, Level
 from lumbar.recipe.region import Region
 from lumbar.recipe.views import OWN_VIEW, View, side_of_view
@@ -65,7 +66,22 @@ def view_point(study: Study, view: View, level: Level, keypoints: Points, *, hal
 def region_point(study: Study, view: View, level: Level, keypoints: Points, region: Region) -> Point | None:
     """The point around which a region lies: the canal's where it asks for that and it is known, else `view_point`."""
     canal = _known(keypoints, _CANAL, level) if region.point == "canal" else None
+    if canal is None and region.point == "middle":
+        return _halfway(study, [point for point in pair(view, level, keypoints) if point is not None])
     return canal or view_point(study, view, level, keypoints, half=region.half)
+
+
+def disc_ends(keypoints: Points, level: Level) -> tuple[np.ndarray, np.ndarray] | None:
+    """Back and front end (3,) of a level's disc in patient mm; None where no detector or table tells both."""
+    back = _known(keypoints, _CANAL, level)
+    front = getattr(back, "front_mm", None)
+    return None if back is None or front is None else (np.asarray(back.mm), np.asarray(front))
+
+
+def foramen_point(view: View, level: Level, keypoints: Points) -> Point | None:
+    """The foramen of a side's view, None where it is unknown."""
+    side = side_of_view(view)
+    return None if side is None else _known(keypoints, _CONDITION_OF[f"{_FORAMINA}_{side}"], level)  # type: ignore[index]
 
 
 def trail_on(point: Point, window: Window) -> dict[int, tuple[float, float]]:
@@ -91,6 +107,26 @@ def chain(study: Study, view: View, keypoints: Points) -> dict[Level, np.ndarray
 def _known(keypoints: Points, condition: Condition, level: Level) -> Point | None:
     point = keypoints.get((condition, level))
     return point if point is not None and np.isfinite(point.xy_px).all() else None
+
+
+def _halfway(study: Study, points: list[Point]) -> Point | None:
+    """The mean place of left and right, on the slice halfway between theirs, so that the mirrored study gets it, too.
+
+    Of two in the middle it is the one nearer to the feet; of points on two series that of the lower number.
+    """
+    if not points:
+        return None
+    points = sorted(points, key=lambda point: point.series_id)
+    middle, first = _middle(study, points), points[0]
+    series = study.series_by_id(first.series_id)
+    if series is None or len({(point.series_id, point.instance) for point in points}) == 1:
+        return middle
+    ordered = sorted(series.slices, key=lambda item: float(item.affine[2, 3]))
+    numbers = [item.instance for item in ordered]
+    own = [numbers.index(point.instance) for point in points if point.series_id == first.series_id]
+    item = ordered[sum(own) // len(own)]
+    x, y = (float(value) for value in geometry.to_pixel(item.affine, middle.mm)[:2])
+    return _Centre(first.series_id, item.instance, (x, y), middle.mm)
 
 
 def _middle(study: Study, points: list[Point]) -> Point:

@@ -6,7 +6,7 @@ import numpy as np
 
 from lumbar import geometry
 from lumbar.dicom.series import Series, Slice
-from lumbar.grading.points import Point, Points
+from lumbar.grading.points import Point, Points, foramen_point
 from lumbar.labels import KEYPOINT_SERIES, LEVELS, Level
 from lumbar.recipe.grader import GraderSpec
 from lumbar.recipe.preprocessing import Preprocessing
@@ -53,9 +53,9 @@ def sagittal_slices(
     if region.around == "level":
         return _all_of(study, series, view, keypoints, spec)
     if region.around == "point":
-        if point is None:
+        place: float | None = _own_place(series, view, level, point, keypoints, region)
+        if place is None:
             return None
-        place: float | None = float(np.asarray(point.mm) @ geometry.common_normal(series.affines, 0))
     elif view == "sagittal_t2":
         place = moved_middle_mm(study, series, keypoints, prep)
     else:
@@ -79,6 +79,18 @@ def sagittal_slices(
     if backwards:
         indices = indices[::-1]
     return window_of(series, _with_neighbours(indices, region, range(len(series)), backwards=backwards), prep)
+
+
+def _own_place(
+    series: Series, view: View, level: Level, point: Point | None, keypoints: Points, region: Region
+) -> float | None:
+    """Where along the normal the point of a sagittal region lies, or a share of the way from there to the foramen."""
+    foramen = foramen_point(view, level, keypoints) if region.towards_foramen else point
+    if point is None or foramen is None:
+        return None
+    normal = geometry.common_normal(series.affines, 0)
+    own, other = (float(np.asarray(each.mm) @ normal) for each in (point, foramen))
+    return own + region.towards_foramen * (other - own)
 
 
 def axial_slices_of(

@@ -14,7 +14,7 @@ from lumbar.keypoints.answers.reading import Reading
 from lumbar.keypoints.places import Known
 from lumbar.keypoints.spans import Span, nearest_index
 from lumbar.keypoints.stacks import Stack, channel_names
-from lumbar.labels import LABEL_COLUMNS, side_of
+from lumbar.labels import LABEL_COLUMNS, LEVELS, side_of
 from lumbar.recipe.detector import DetectorSpec
 from lumbar.study.keypoint import Keypoint, Name, SliceFrom, SlicePlace
 from lumbar.study.study import Study
@@ -40,6 +40,7 @@ class Candidate:
     spread_px: float
     size_mm: tuple[float, float] | None
     trail: tuple[tuple[int, float, float], ...] | None = None
+    front_mm: tuple[float, float, float] | None = None
 
     @property
     def series_id(self) -> int:
@@ -76,6 +77,7 @@ class Candidate:
             slice_from=self.slice_from,
             size_mm=self.size_mm,
             trail=self.trail,
+            front_mm=self.front_mm,
         )
 
     def slice_place(self) -> SlicePlace:
@@ -118,6 +120,10 @@ def candidates(stacks: Sequence[Stack], reading: Reading, spec: DetectorSpec, kn
             elif span.series is not stack.series:  # the one beside: its own middle
                 item = span.nearest((len(span.slices) - 1) / 2)
                 instance, (xy, at) = item.instance, span.on_slice(reading.points[row, channel, :2], item)
+            front = None
+            if spec.ends and np.isfinite(ahead := reading.points[row, channel + len(LEVELS), :2]).all():
+                item = span.slices[number] if number is not None else stack.centre
+                front = tuple(span.on_slice(ahead, item)[1].tolist())
             sure = float(reading.confidence[row, channel])
             peak, spread = float(reading.peak[row, channel]), float(reading.spread_px[row, channel])
             found.append(
@@ -134,6 +140,7 @@ def candidates(stacks: Sequence[Stack], reading: Reading, spec: DetectorSpec, kn
                     spread if np.isfinite(spread) else 0.0,
                     _size_mm(stack, reading, row, channel),
                     _trail(span, reading, row, channel, instance),
+                    front,  # type: ignore[arg-type]
                 )
             )
     return found
@@ -243,6 +250,7 @@ def _average(own: Sequence[Candidate], average: Callable[..., np.ndarray]) -> Ca
         on_slice = geometry.to_patient(item.affine, xy)
         mm = on_slice if index is None else _between(span, mm, index)
     sizes = [each.size_mm for each in own if each.size_mm is not None]
+    fronts = [each.front_mm for each in own if each.front_mm is not None]
     return Candidate(
         first.name,
         span,
@@ -255,6 +263,7 @@ def _average(own: Sequence[Candidate], average: Callable[..., np.ndarray]) -> Ca
         float(np.mean([each.peak for each in own])),
         float(np.mean([each.spread_px for each in own])),
         tuple(average(sizes, axis=0).tolist()) if sizes else None,  # type: ignore[arg-type]
+        front_mm=tuple(average(fronts, axis=0).tolist()) if fronts else None,  # type: ignore[arg-type]
     )
 
 

@@ -56,9 +56,9 @@ def detect(
 
     Networks are in evaluation mode on `device`; `amp` is the autocast type on an accelerator (None: float32). Detectors
     look one step after the other (see `steps`); what several of one step say is joined, and a later step's point of a
-    name takes the place of an earlier one's, whose size stays where the later one tells none. A point that no detector
-    shows and that no neighbours of its own kind give a place is not there, with a `keypoint_missing` Issue. Raises
-    InputError where a spec's `num_classes` has no meaning.
+    name takes the place of an earlier one's, whose size and disc's front end stay where the later one tells none. A
+    point that no detector shows and that no neighbours of its own kind give a place is not there, with a
+    `keypoint_missing` Issue. Raises InputError where a spec's `num_classes` has no meaning.
     """
     chain = _Chain(study, torch.device(device), amp)
     for step in steps(_listed(detectors)):
@@ -117,8 +117,10 @@ class _Chain:
         self.issues += [*_missing(lost, self.study.study_id, spec), *_faint(there, self.study.study_id)]
         for point in there:  # in the order in which they are found
             before_it = self.points.pop(point.name, None)
-            size = before_it.size_mm if before_it is not None and point.size_mm is None else point.size_mm
-            self.points[point.name] = replace(point, size_mm=size)
+            size, front = point.size_mm, None if point.repaired else point.front_mm
+            if before_it is not None:
+                size, front = size or before_it.size_mm, front or before_it.front_mm
+            self.points[point.name] = replace(point, size_mm=size, front_mm=front)
 
     def _repaired(
         self, step: Step, stacks: Sequence[Stack], fresh: Sequence[Keypoint], known: Sequence[Keypoint]

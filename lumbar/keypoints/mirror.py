@@ -50,6 +50,18 @@ def mirror_slices(slices: np.ndarray, image: np.ndarray, spec: DetectorSpec) -> 
     return filled(image, spec) - 1 - moved if mirrored_axis(spec) == "slices" else moved
 
 
+def mirror_scores(scores: np.ndarray, image: np.ndarray, spec: DetectorSpec) -> np.ndarray:
+    """Scores (K, T) of the slices of a stack (C, S, S) as the mirrored study would give them."""
+    moved = scores[mirrored_maps(spec)]
+    return reverse_scores(moved, image, spec) if mirrored_axis(spec) == "slices" else moved
+
+
+def reverse_scores(scores: np.ndarray, image: np.ndarray, spec: DetectorSpec) -> np.ndarray:
+    """Scores (K, T) of slices in opposite order, those that `spec.pad` appends still at the end."""
+    end = filled(image, spec)
+    return scores[:, [*range(end)[::-1], *range(end, spec.in_chans)]]
+
+
 def filled(image: np.ndarray, spec: DetectorSpec) -> int:
     """How many slices of a stack (C, S, S) are not those that `spec.pad` appends."""
     there = np.flatnonzero(image.any((1, 2))) if spec.pad else np.zeros(0, int)

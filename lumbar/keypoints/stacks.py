@@ -95,7 +95,8 @@ def channel_names(spec: DetectorSpec, side: Side | None = None, level: Level | N
     stack: the five levels of a sagittal stack (T1: of its `side`), left and right of an axial stack (of its `level`;
     of those one alone where the stack has a `side`).
     series: all that its type of series shows, condition by condition, then those of the series beside it. every: all
-    conditions with all levels. Raises InputError where `num_classes` does not fit.
+    conditions with all levels. `ends`: five more, the front ends of the discs, which are no keypoints. Raises
+    InputError where `num_classes` does not fit.
     """
     own = [condition for condition in CONDITIONS if KEYPOINT_SERIES[condition] in spec.types]
     here = [
@@ -110,14 +111,15 @@ def channel_names(spec: DetectorSpec, side: Side | None = None, level: Level | N
         "series": [(condition, each) for condition in own for each in LEVELS],
         "every": [(condition, each) for condition in CONDITIONS for each in LEVELS],
     }[spec.shows]
-    if spec.num_classes != len(listed):
+    if spec.num_classes != len(listed) + (len(LEVELS) if spec.ends else 0):
         fits = sorted({spec.names_of(points) for points in ("stack", "series", "every")})
         known = fits if spec.points is None else [len(listed)]
         raise InputError(
             f"a detector for {spec.series_type} with num_classes = {spec.num_classes} has no meaning; "
             f"set it to {' or '.join(map(str, known))}"
         )
-    return tuple(name if name in here else None for name in listed)
+    fronts = (None,) * len(LEVELS) if spec.ends else ()
+    return (*(name if name in here else None for name in listed), *fronts)
 
 
 def sagittal_stacks(study: Study, spec: DetectorSpec, points: Places | None = None) -> tuple[list[Stack], list[Issue]]:

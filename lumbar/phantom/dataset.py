@@ -26,6 +26,7 @@ from lumbar.phantom.writer import OwnSlices
 _COORDINATES = ("study_id", "series_id", "instance_number", "condition", "level", "x", "y")
 #: Seed, number, id, split and options of one study.
 _Study = tuple[int, int, int, Split, PhantomOptions]
+_FRONTS = ("study_id", "series_id", "instance_number", "level", "x", "y")
 _SERIES = ("study_id", "series_id", "series_description")
 
 
@@ -128,6 +129,7 @@ def _tables(split: Split, rows: list[Rows]) -> dict[str, str]:
         tables["train.csv"] = _csv(("study_id", *LABEL_COLUMNS), [row.labels for row in rows])
         lines = [line for row in rows for line in row.coordinates]
         tables["train_label_coordinates.csv"] = _csv(_COORDINATES, lines)
+        tables["train_disc_fronts.csv"] = _csv(_FRONTS, [line for row in rows for line in row.fronts])
     return tables
 
 

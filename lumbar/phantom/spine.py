@@ -106,6 +106,10 @@ class Spine:
         row = plane * STEPS
         return self.point(plane, 0.0, float(self.profiles.sac_front[row] + self.profiles.sac_back[row]) / 2)
 
+    def disc_front(self, plane: int) -> np.ndarray:
+        """Where a disc ends in front, in the middle."""
+        return self.point(plane, 0.0, -float(self.profiles.depth[plane * STEPS]))
+
     def recess_point(self, plane: int, right: int) -> np.ndarray:
         """The lateral recess of one side (0 left, 1 right) at a disc plane."""
         front, back = self.recess_span(plane, right)

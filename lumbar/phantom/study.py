@@ -39,6 +39,7 @@ class Rows:
     labels: dict[str, object] = field(default_factory=dict)
     series: list[dict[str, object]] = field(default_factory=list)
     coordinates: list[dict[str, object]] = field(default_factory=list)
+    fronts: list[dict[str, object]] = field(default_factory=list)
 
 
 def _generator(seed: int, index: int, part: int) -> np.random.Generator:
@@ -78,6 +79,20 @@ def keypoint_rows(study: StudyPlan) -> list[dict[str, object]]:
     return rows
 
 
+def front_rows(study: StudyPlan) -> list[dict[str, object]]:
+    """Rows of `train_disc_fronts.csv`: where each disc ends in front, on the slice of its level's canal point."""
+    rows = []
+    for number, level in enumerate(LEVELS):
+        found = _keypoint(study, "spinal_canal_stenosis", FIRST + number)
+        if found is not None:
+            place, index, _ = found
+            x, y, _ = study.series[place].planes[index].to_pixel(study.person.spine.disc_front(FIRST + number))
+            numbers = {"series_id": study.series_ids[place], "instance_number": study.series[place].instances[index]}
+            where = {"level": level_title(level), "x": round(x, 6), "y": round(y, 6)}
+            rows.append({"study_id": study.study_id, **numbers, **where})
+    return rows
+
+
 def _keypoint(study: StudyPlan, condition: str, plane: int) -> tuple[int, int, np.ndarray] | None:
     """Series, slice and patient position of a keypoint; None where no series shows it."""
     spine = study.person.spine
@@ -99,7 +114,7 @@ def _keypoint(study: StudyPlan, condition: str, plane: int) -> tuple[int, int, n
 
 def table_rows(study: StudyPlan) -> Rows:
     """Labels, series and coordinates of a study. What no series shows has no label."""
-    rows = Rows(coordinates=keypoint_rows(study))
+    rows = Rows(coordinates=keypoint_rows(study), fronts=front_rows(study))
     seen = {(row["condition"], row["level"]) for row in rows.coordinates}
     words = study.grades.words()
     rows.labels = {"study_id": study.study_id}

@@ -27,6 +27,7 @@ class Augment(Strict):
             "mix_p",
             "mix_alpha",
             "mix_on",
+            "mixup_p",
         }
     )
 
@@ -74,9 +75,13 @@ class Augment(Strict):
     #: Front and back change places, with this probability: columns of sagittal, rows of axial pictures; sides stay.
     front_back_p: float = Field(0.0, ge=0, le=1)
     #: Samples are mixed with a partner, labels in equal parts: as a weighted mean (mixup, Zhang et al. 2018), or with a
-    #: box of it (cutmix, Yun et al. 2019); features of slices instead of pictures, where `mix_on` says so.
-    mix: Literal["none", "mixup", "cutmix"] = "none"
+    #: box of it (cutmix, Yun et al. 2019); features of slices instead of pictures, where `mix_on` says so. sides: one
+    #: half of a sagittal series, the features of its slices and the labels of its side, is the partner's; the canal,
+    #: which lies on both, is not asked then (second place).
+    mix: Literal["none", "mixup", "cutmix", "sides"] = "none"
     mix_p: float = Field(1.0, gt=0, le=1)
     #: The share of the sample itself is drawn from Beta(mix_alpha, mix_alpha).
     mix_alpha: float = Field(1.0, gt=0, le=100)
     mix_on: Literal["images", "features"] = "images"
+    #: Samples that `mix` leaves as they are are mixed by mixup, with this probability (second place).
+    mixup_p: float = Field(0.0, ge=0, le=1)

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Final
 
 from lumbar.issues import cut, few
-from lumbar.recipe.chain import one_step
+from lumbar.recipe.chain import one_step, same_stacks
 from lumbar.recipe.detector import DetectorSpec
 from lumbar.recipe.detector_member import DetectorMember
 from lumbar.recipe.grader_member import GraderMember
@@ -36,6 +36,11 @@ def faults(stage1: Stage[DetectorMember], stage2: Stage[GraderMember], folds: Se
                 'labelled_p has no effect beside keypoints = "labels"; leave it out, or set keypoints to out_of_fold'
             )
             found.setdefault(wrong, f"{name}: {wrong}")
+    earlier: dict[str, DetectorMember] = {}
+    for name, detector in stage1.members.items():
+        for wrong in _taught(detector, earlier):
+            found.setdefault(wrong, f"{name}: {wrong}")
+        earlier[name] = detector
     unheard = [
         f"{stage}: every member has bundled = false, so nothing is left that answers; keep one"
         for stage, own in (("stage1", stage1.bundled()), ("stage2", stage2.bundled()))
@@ -88,6 +93,21 @@ def _second_level(
         )
     if len(first.training.folds or folds) < 2:
         yield f"second_level learns from other folds' {name!r}, which trains one fold only; let it train two or more"
+
+
+def _taught(member: DetectorMember, before: Mapping[str, DetectorMember]) -> Iterator[str]:
+    """What is wrong with the detector that a detector is taught by."""
+    name = member.training.taught_by
+    if not name:
+        return
+    teacher = before.get(name)
+    if teacher is None:
+        known = few(list(before)) or "none"
+        yield f"taught_by = {cut(name)!r} is no detector that stands before it; known there: {known}"
+    elif teacher.spec.answer != "slices" or [*teacher.losses] != ["bce"] or teacher.training.taught_by:
+        yield f"{name!r}, by which it is taught, must answer slices, learnt from labels by loss = {{ bce = 1.0 }} alone"
+    elif not same_stacks(teacher.spec, member.spec):
+        yield f"{name!r}, by which it is taught, sees other stacks; give both the same place, slices and image_size"
 
 
 def _not_found(members: Mapping[str, DetectorMember], folds: Sequence[int]) -> Iterator[str]:

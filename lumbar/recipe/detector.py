@@ -28,7 +28,7 @@ Points = Literal["stack", "series", "every"]
 #: What kind of thing it says, see the file of that name in `lumbar.keypoints.answers`.
 Answer = Literal["heatmaps", "points", "slices", "boxes"]
 #: How a raw answer is read.
-Decode = Literal["maximum", "centroid", "box", "sums", "expectation", "change", "sides", "place", "slice"]
+Decode = Literal["maximum", "centroid", "box", "sums", "expectation", "change", "sides", "rolling", "place", "slice"]
 #: How a stack can be turned: the study as in a mirror, sides exchanged; columns or rows of each image reversed; slices
 #: in opposite order.
 Turn = Literal["mirror", "columns", "rows", "slices"]
@@ -37,7 +37,7 @@ Turn = Literal["mirror", "columns", "rows", "slices"]
 DECODES: Final[Mapping[Answer, tuple[Decode, ...]]] = {
     "heatmaps": ("maximum", "centroid", "box", "sums"),
     "points": ("place", "slice"),
-    "slices": ("maximum", "expectation", "change", "sides", "centroid"),
+    "slices": ("maximum", "expectation", "change", "sides", "centroid", "rolling"),
     "boxes": ("maximum",),
 }
 _PLACES: dict[SeriesType, Place] = {"sagittal_t2": "middle", "sagittal_t1": "offset", "axial_t2": "plane"}
@@ -55,7 +55,7 @@ class DetectorSpec(Spec):
     LATER = frozenset(
         {"place", "points", "answer", "depth", "stride", "decode", "join", "needs"}
         | {"target", "resample", "pad", "slice_mm", "beside", "levels_by", "tta", "unfound", "apart"}
-        | {"intensity", "scope", "percentiles", "beyond", "looks"}
+        | {"intensity", "scope", "percentiles", "beyond", "looks", "ends"}
     )
 
     DOES = "keypoints on"
@@ -76,6 +76,9 @@ class DetectorSpec(Spec):
     #: None: as `num_classes` tells.
     points: Points | None = None
     answer: Answer = "heatmaps"
+    #: Sagittal T2: beside the canal points, which are taken for the discs' ends at the back, the discs' front ends,
+    #: which stand behind them in its answer (second place); where the data has a table of them, see `study.tables`.
+    ends: bool = False
     #: Its answer has a slice axis, too: maps (K, T, s, s), points (x, y, z).
     depth: bool = False
     #: Pixels of the image a pixel of its maps.
@@ -187,7 +190,7 @@ class DetectorSpec(Spec):
     def names_of(self, points: Points) -> int:
         """How many keypoints a stack shows that shows those."""
         if points == "stack" or self.beside is None:
-            return _MAPS[points][self.series_type]
+            return _MAPS[points][self.series_type] + (len(LEVELS) if self.ends else 0)
         return _MAPS[points][self.series_type] + (_MAPS[points][self.beside] if points == "series" else 0)
 
     @property
@@ -235,6 +238,15 @@ class DetectorSpec(Spec):
             count = self.num_classes * self.in_chans
             yield from many_pixels("num_classes x in_chans", count, self.map_size, MAX_VOLUMES)
 
+    def _names(self) -> Iterator[str]:
+        """What its names do not suit."""
+        if self.ends and (self.types, self.answer, self.depth) != (("sagittal_t2",), "points", False):
+            yield "ends are those of discs on sagittal T2, told as points without depth; leave the key out"
+        elif self.ends and self.shows != "stack":
+            yield f'ends stand behind canal points; set points = "stack" and num_classes = {2 * len(LEVELS)}'
+        if self.decode in ("change", "rolling") and self.num_classes % len(LEVELS):
+            yield f'decode = "{self.decode}" needs names of all levels: num_classes {len(LEVELS)}, or twice as many'
+
     def _answers(self) -> Iterator[str]:
         """What does not suit its answer."""
         decodes = DECODES[self.answer]
@@ -254,7 +266,6 @@ class DetectorSpec(Spec):
             yield 'percentiles hold for intensity = "percentile" only; set that, or leave them out'
         if not self.percentiles[0] < self.percentiles[1]:
             yield f"percentiles = {list(self.percentiles)} must rise"
-        if self.decode == "change" and self.num_classes % len(LEVELS):
-            yield f'decode = "change" needs names of all levels: num_classes {len(LEVELS)}, or twice as many'
+        yield from self._names()
         if self.looks != "each" and len(self.tta) < 2:
             yield 'looks = "every" combines turns, and tta names fewer than two; name more there, or leave looks out'

@@ -30,6 +30,8 @@ class DetectorMember(Member[DetectorSpec]):
             )
         yield from self._mixing()
         yield from of_training(training)
+        if training.taught_by and (spec.answer != "slices" or [*self.losses] != ["bce"]):
+            yield "taught_by teaches scores of slices by bce alone; give answer = 'slices', loss = { bce = 1.0 }"
         if training.soft_labels:
             yield "soft_labels are severities, and a detector has none; write it below [stage2]"
         if training.slice_shift:
@@ -54,7 +56,11 @@ class DetectorMember(Member[DetectorSpec]):
 
     def _mixing(self) -> Iterator[str]:
         spec, augment = self.spec, self.training.augment
-        if augment.mix == "cutmix" or (augment.mix != "none" and augment.mix_on == "features"):
+        if (
+            augment.mix in ("cutmix", "sides")
+            or augment.mixup_p
+            or (augment.mix != "none" and augment.mix_on == "features")
+        ):
             yield "a detector's pictures can be mixed by mixup of images only; set augment.mix to mixup"
         if augment.mix != "none" and (
             spec.answer != "heatmaps" or spec.depth or not set(self.losses) <= {"mse", "bce", "dice"}

@@ -1,7 +1,7 @@
 """What a stage-2 member is: the regions it sees, its network and what that answers, as checked data. No torch."""
 
 from collections.abc import Iterator
-from typing import Annotated, Literal
+from typing import Annotated, Final, Literal
 
 from pydantic import Field
 
@@ -25,13 +25,18 @@ TaskName = Literal["spinal", "foraminal", "subarticular", "global"]
 #: What a grader looks at once more in inference, every combination of these, its answers averaged: the mirrored study,
 #: whose sides swap by name; sagittal images front to back (columns), head to foot (rows; of axial ones front to back);
 #: axial slices from the other end (slices); and front and back exchanged on all views together.
-Turn = Literal["mirror", "columns", "rows", "slices", "front_back"]
+#: In place of these, every image turned about its middle by the angles of `ROTATIONS` (second place).
+Turn = Literal["mirror", "columns", "rows", "slices", "front_back", "rotations"]
+#: Degrees, beside the plain look; as many either way, so that a mirrored study is looked at alike.
+ROTATIONS: Final = (-20, -15, -10, -5, 5, 10, 15, 20)
 
 
 class GraderSpec(Spec):
     """A stage-2 member: regions of one or several views in, severities of one or several conditions out."""
 
-    LATER = frozenset({"task", "views", "conditions", "speaks_for", "levels", "region", "regions", "tta", "sets"})
+    LATER = frozenset(
+        {"task", "views", "conditions", "speaks_for", "levels", "region", "regions", "tta", "sets", "says"}
+    )
 
     DOES = "grading"
     BACKBONE = "backbone"
@@ -53,6 +58,9 @@ class GraderSpec(Spec):
     tta: tuple[Turn, ...] = ()
     #: Of several sets of keypoints (`stage1.sets`) those around which it answers; empty: all.
     sets: tuple[Annotated[str, Field(min_length=1, max_length=200)], ...] = ()
+    #: What its network says of each severity: shares, whose softmax are probabilities; or odds, each severity asked
+    #: apart by binary cross entropy (second place), whose sigmoids are divided by their sum.
+    says: Literal["shares", "odds"] = "shares"
     network: NetworkName = "gru"
     backbone: NetworkName = "resnet18"
     backbone_args: Arguments = {}
@@ -171,6 +179,8 @@ class GraderSpec(Spec):
         planes = {series_of(view).partition("_")[0] for view in views}
         if "front_back" in self.tta and len(self.tta) > 1 and {"columns", "rows"} & set(self.tta):
             yield 'tta "front_back" turns columns and rows already; leave one of them out'
+        if "rotations" in self.tta and any(self.region_of(view).box == "whole" for view in views):
+            yield 'tta "rotations" turns regions around a point; box = "whole" has none: leave one of the two out'
         if "columns" in self.tta and "sagittal" not in planes:
             yield 'tta "columns" is for sagittal views; of axial ones it would exchange the sides: write "mirror"'
         if "slices" in self.tta and "axial" not in planes:
@@ -191,14 +201,15 @@ def _wrong(region: Region, view: View, preprocessing: Preprocessing) -> Iterator
     axial, side = view.startswith("axial"), side_of_view(view)
     if region.box == "pair" and not axial:
         yield 'box = "pair" goes by the left and the right recess; it is for axial views'
-    if region.box in ("pair", "whole") and region.rotate == "canal":
-        yield f'box = "{region.box}" cannot be rotated along the canal; set rotate = "none"'
+    if region.box in ("pair", "whole") and region.rotate != "none":
+        yield f'box = "{region.box}" cannot be rotated along the {region.rotate}; set rotate = "none"'
+    yield from _units(region, view)
     if region.box == "whole" and (region.half or any(region.shift)):
         yield 'box = "whole" has neither half nor shift; leave them out'
     if region.follow and region.box in ("pair", "whole"):
         yield f'box = "{region.box}" does not lie around a point that follow could move; leave follow out'
-    if axial and region.rotate == "canal":
-        yield 'rotate = "canal" turns sagittal images; leave it out'
+    if axial and region.rotate != "none":
+        yield f'rotate = "{region.rotate}" turns sagittal images; leave it out'
     if axial and region.around == "offset":
         yield 'around = "offset" is for sagittal views; choose "point" or "level"'
     if region.half and side is None:
@@ -213,6 +224,21 @@ def _wrong(region: Region, view: View, preprocessing: Preprocessing) -> Iterator
         yield 'slice_mm and around need preprocessing.window_end = "repeat"'
     yield from _all_slices(region, axial=axial)
     yield from _far_or_small(region, both=axial and side is None)
+
+
+def _units(region: Region, view: View) -> Iterator[str]:
+    """What makes no sense in units that go by two points, and in points between two."""
+    axial, side = view.startswith("axial"), side_of_view(view)
+    if not axial and "union" in region.units:
+        yield 'box = "union" lies around the left and the right recess; it is for axial views'
+    if axial and "disc" in region.units:
+        yield 'box = "disc" is as long as a disc from back to front; it is for sagittal views'
+    if region.across is not None and {"pair", "whole"} & set(region.units):
+        yield 'across gives the width a unit of its own, which box = "pair" and "whole" do not have; leave it out'
+    if region.point == "middle" and not axial:
+        yield 'point = "middle" lies between the left and the right recess; it is for axial views'
+    if region.towards_foramen and not (view.startswith("sagittal_t2") and side and region.around == "point"):
+        yield 'towards_foramen chooses slices of a side on sagittal T2; it needs around = "point" and such a view'
 
 
 def _all_slices(region: Region, *, axial: bool) -> Iterator[str]:
@@ -235,15 +261,16 @@ def _all_slices(region: Region, *, axial: bool) -> Iterator[str]:
 
 def _far_or_small(region: Region, *, both: bool) -> Iterator[str]:
     """What makes no sense in a box's size and place; `both`: on an axial view of both sides."""
-    if region.box != "mm" and region.extent is not None and max(region.extent) > 50:
+    others = region.units != ("mm", "mm")
+    if others and region.extent is not None and max(region.extent) > 50:
         yield f'extent = {list(region.extent)} is in units of box = "{region.box}", not in mm; at most 50 are taken'
-    if region.box != "mm" and region.extent is not None and min(region.extent) < 0.05:
+    if others and region.extent is not None and min(region.extent) < 0.05:
         yield f'extent = {list(region.extent)} is too small for box = "{region.box}"; 0.05 and more are taken'
-    most, unit = (200, "mm") if region.box == "mm" else (5, f'units of box = "{region.box}"')
+    most, unit = (5, f'units of box = "{region.box}"') if others else (200, "mm")
     for name, shift in (("shift", region.shift), ("shift_l5_s1", region.shift_l5_s1 or (0.0, 0.0))):
         if max(map(abs, shift)) > most:
             yield f"{name} = {list(shift)} leads out of the image; at most {most} {unit} are taken"
         if both and shift[0]:
             yield f"{name} = {list(shift)} leads to one side of a view that shows both; set its first number to 0"
-    if region.box == "mm" and region.extent is not None and min(region.extent) < 5:
+    if not others and region.extent is not None and min(region.extent) < 5:
         yield f"extent = {list(region.extent)} mm is too small; 5 mm and more are taken"

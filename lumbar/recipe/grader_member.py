@@ -37,6 +37,8 @@ class GraderMember(Member[GraderSpec]):
         yield from strange_losses(training, OF_GRADERS, "a grader")
         if training.slice_class_weights is not None and "slice_scores" not in training.loss:
             yield "slice_class_weights hold for the loss slice_scores only; name it in loss, or leave them out"
+        if training.taught_by:
+            yield "taught_by is for detectors of slices; a grader learns from soft_labels"
         yield from self._weights()
         yield from self._mixing()
         yield from self._second_level()
@@ -55,6 +57,8 @@ class GraderMember(Member[GraderSpec]):
         known = self.spec.conditions or self.answered
         if strange := [name for name in training.condition_weights if name not in known]:
             yield f"condition_weights name {few(strange)}, which it does not answer; name some of {', '.join(known)}"
+        if self.spec.says == "odds" and (training.far_errors != 1 or training.slice_class_weights is not None):
+            yield 'far_errors and slice_class_weights hold for says = "shares"; leave them out, or says'
         if training.far_errors != 1 and "severity" not in self.losses:
             yield "far_errors hold for the loss severity only; name it in loss, or leave them out"
 
@@ -62,7 +66,14 @@ class GraderMember(Member[GraderSpec]):
         spec, augment = self.spec, self.training.augment
         if augment.mix == "none":
             return
-        of_runs = augment.mix == "cutmix" and augment.mix_on == "features"
+        if augment.mix == "sides":
+            if augment.mix_on != "features":
+                yield 'mix = "sides" takes the features of slices; set augment.mix_on to "features"'
+            if not all(view in ("sagittal_t1", "sagittal_t2") for view in spec.views) or not spec.views:
+                yield 'mix = "sides" halves sagittal series; it needs views that show both sides, sagittal_t1 or _t2'
+            if others := [word for word in self.losses if word != "severity"]:
+                yield f'mix = "sides" has labels for the loss "severity" alone; leave {few(others)} out'
+        of_runs = augment.mix in ("cutmix", "sides") and augment.mix_on == "features"
         counts = [str(each) for each in sorted({spec.region_of(view).slices for view in spec.views})]
         if of_runs and len(counts) > 1:
             yield f"cutmix of features takes one run of slices from all, which have {' and '.join(counts)}; mix images"
@@ -117,5 +128,5 @@ def _unused(spec: GraderSpec) -> Iterator[str]:
         of = [region for at, region in seen.items() if place == "region" or view in (at, MIRROR_VIEW[at])]
         if own.percentiles is not None and all(region.intensity != "percentile" for region in of):
             yield f'{place}.percentiles holds for intensity = "percentile" only; set that, or leave it out'
-        if own.span is not None and all(region.box != "levels" for region in of):
-            yield f'{place}.span holds for box = "levels" only; set that, or leave it out'
+        if own.span is not None and all(not {"levels", "disc"} & set(region.units) for region in of):
+            yield f'{place}.span holds for box = "levels" or "disc" only; set that, or leave it out'

@@ -15,12 +15,13 @@ def faults(detectors: Mapping[str, DetectorSpec], graders: Mapping[str, GraderSp
     found = {kind for spec in pointing for kind in spec.types}
     sized = {kind for spec in pointing if spec.answer == "boxes" for kind in spec.types}
     trails = {kind for spec in pointing if spec.answer == "heatmaps" and spec.depth for kind in spec.types}
+    ends = any(spec.ends for spec in pointing)
     told: dict[str, str] = {}
     for name, spec in graders.items():
         for view in spec.views or tuple(OWN_VIEW.values()):
             region = spec.region_of(view)
             for wrong in [
-                *_wrong(view, region, found, sized, named=spec.task is None),
+                *_wrong(view, region, found, sized, named=spec.task is None, ends=ends),
                 *_no_trail(view, region, trails),
             ]:
                 told.setdefault(wrong, f"{name}: {wrong}")
@@ -35,7 +36,9 @@ def _no_trail(view: View, region: Region, trails: set[SeriesType]) -> Iterator[s
         )
 
 
-def _wrong(view: View, region: Region, found: set[SeriesType], sized: set[SeriesType], *, named: bool) -> Iterator[str]:
+def _wrong(
+    view: View, region: Region, found: set[SeriesType], sized: set[SeriesType], *, named: bool, ends: bool
+) -> Iterator[str]:
     if region.around == "series":  # all of it is seen, whatever was found
         return
     kind = "sagittal_t2" if view == "sagittal_series" else series_of(view)
@@ -43,11 +46,18 @@ def _wrong(view: View, region: Region, found: set[SeriesType], sized: set[Series
         yield 'point = "canal" lies around the canal\'s points, and no detector finds points on sagittal_t2; add one'
     elif named and region.point != "canal" and kind not in found:
         yield f"no detector finds points on {kind}, around which its view {view} lies; add one, or leave the view out"
-    if region.box == "own" and kind not in sized:
+    if "own" in region.units and kind not in sized:
         yield (
             f'box = "own" is as large as the point of {view}, and no detector of {kind} tells sizes; give one '
             'answer = "boxes", or choose another box'
         )
+    if ("disc" in region.units or region.rotate == "disc") and not ends:
+        yield (
+            'box = "disc" and rotate = "disc" go by both ends of discs, and no detector of sagittal_t2 tells the front '
+            "ones; give one ends = true, or choose another box"
+        )
+    if region.towards_foramen and "sagittal_t1" not in found:
+        yield "towards_foramen goes by the foramina's points, and no detector finds points on sagittal_t1; add one"
     if region.rotate == "canal" and "sagittal_t2" not in found:
         yield 'rotate = "canal" goes by the canal\'s points, and no detector finds points on sagittal_t2; add one'
     by_canal = region.around == "level" and kind == "axial_t2" and region.levels_by != "found"

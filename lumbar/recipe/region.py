@@ -10,19 +10,34 @@ from lumbar.recipe.strict import MAX_SIDE, MAX_SLICES, Strict
 
 #: What the unit of a box is: millimetres; the distance to the neighbouring levels; height and width of the image; the
 #: distance between the left and the right point, along which the box lies where the view shows both; the point's own
-#: height and width, where a detector tells them; or the box is the whole image.
-Box = Literal["mm", "levels", "share", "pair", "own", "whole"]
+#: height and width, where a detector tells them; the distance from a disc's back end to its front end, where a detector
+#: tells that; height and width of the upright box around the left and the right point, a thirtieth of the image farther
+#: each way (union); or the box is the whole image.
+Box = Literal["mm", "levels", "share", "pair", "own", "disc", "union", "whole"]
 Intensity = Literal["standard", "percentile", "minmax"]
 Scope = Literal["slice", "series", "crop"]
 #: Height and width of a box, in its unit, where a recipe does not say; of mm it is `roi_mm`.
-EXTENT: Final[dict[Box, float]] = {"levels": 2.0, "share": 0.25, "pair": 2.0, "own": 1.5, "whole": 1.0}
+EXTENT: Final[dict[Box, float]] = {
+    "levels": 2.0,
+    "share": 0.25,
+    "pair": 2.0,
+    "own": 1.5,
+    "disc": 2.0,
+    "union": 2.0,
+    "whole": 1.0,
+}
 #: So much of the box's width a side's `half` of an axial region is (third place).
 AXIAL_HALF: Final = 0.6
+#: So large a share of the image the box around two points reaches farther than they, each way (second place).
+UNION: Final = 1 / 30
 
 Extent = Annotated[float, Field(gt=0, le=1000)]
 Shift = Annotated[float, Field(ge=-1000, le=1000)]
 Side = Annotated[int, Field(ge=16, le=MAX_SIDE)]
 Percent = Annotated[float, Field(ge=0, le=100)]
+Span = Literal["neighbours", "spine", "median"]
+Rotate = Literal["none", "canal", "disc"]
+PointOf = Literal["own", "canal", "middle"]
 Percentiles = tuple[Percent, Percent]
 
 
@@ -30,6 +45,8 @@ class RegionSpec(Strict):
     """The region of one view, or of all; what is left out is as the member's other values say."""
 
     box: Box | None = None
+    #: The unit of the width, where it is another than that of the height.
+    across: Box | None = None
     #: Height and width in the box's unit.
     extent: tuple[Extent, Extent] | None = None
     #: How far the box's middle lies from the point, (x, y) in the box's unit. Sagittal: x to the back, y to the feet.
@@ -37,10 +54,12 @@ class RegionSpec(Strict):
     shift: tuple[Shift, Shift] | None = None
     #: The same for L5/S1, where the canal bends.
     shift_l5_s1: tuple[Shift, Shift] | None = None
-    #: neighbours: a level's own distance to the levels above and below (box "levels"); spine: the mean of all.
-    span: Literal["neighbours", "spine"] | None = None
-    #: canal: turned so that the canal at this level runs from top to bottom.
-    rotate: Literal["none", "canal"] | None = None
+    #: neighbours: a level's own distance to the levels above and below (box "levels"), its own disc (box "disc");
+    #: spine: the mean of all; median: the median of all (second place).
+    span: Span | None = None
+    #: canal: turned so that the canal at this level runs from top to bottom; disc: so that the disc's ends lie level,
+    #: upright where a detector tells none.
+    rotate: Rotate | None = None
     #: Height and width in pixels.
     size: tuple[Side, Side] | None = None
     slices: Annotated[int, Field(ge=1, le=MAX_SLICES)] | None = None
@@ -57,8 +76,12 @@ class RegionSpec(Strict):
     #: Of a sagittal series only so large a share of its slices, around its middle (around "level").
     inner: Annotated[float, Field(gt=0, le=1)] | None = None
     #: own: around the view's own point; canal: around the level's canal point, whatever the view shows, and around its
-    #: own where there is none (third place: one point a level for all sagittal slices).
-    point: Literal["own", "canal"] | None = None
+    #: own where there is none (third place: one point a level for all sagittal slices); middle: of an axial view,
+    #: halfway between left and right, on the slice halfway between theirs (second place).
+    point: PointOf | None = None
+    #: Of a side's slices on sagittal T2, around "point": how far from the canal's slice to that of the side's foramen
+    #: they lie; 0: the canal's, 1: the foramen's (second place).
+    towards_foramen: Annotated[float, Field(ge=0, le=1)] | None = None
     #: Each slice is cut around the place that a detector shows on it, where it tells one (maps with a slice axis): the
     #: fifth place's moving point. Else, and in training around labels, around the point itself.
     follow: bool | None = None
@@ -90,6 +113,8 @@ class RegionSpec(Strict):
             "pad",
             "inner",
             "point",
+            "across",
+            "towards_foramen",
             "follow",
             "levels_by",
             "half",
@@ -115,20 +140,27 @@ class Region:
     box: Box = "mm"
     shift: tuple[float, float] = (0.0, 0.0)
     shift_l5_s1: tuple[float, float] | None = None
-    span: Literal["neighbours", "spine"] = "neighbours"
-    rotate: Literal["none", "canal"] = "none"
+    span: Span = "neighbours"
+    rotate: Rotate = "none"
     slice_mm: float | None = None
     neighbours: bool = False
     around: Literal["offset", "point", "level", "series"] | None = None
     pad: bool = False
     inner: float = 1.0
-    point: Literal["own", "canal"] = "own"
+    point: PointOf = "own"
+    across: Box | None = None
+    towards_foramen: float = 0.0
     follow: bool = False
     levels_by: Literal["segments", "found"] | None = None
     half: bool = False
     intensity: Intensity = "standard"
     scope: Scope = "crop"
     percentiles: tuple[float, float] = (1.0, 99.0)
+
+    @property
+    def units(self) -> tuple[Box, Box]:
+        """The units of its height and of its width."""
+        return self.box, self.across or self.box
 
     @property
     def channels(self) -> int:
@@ -150,6 +182,6 @@ class Region:
         if own is None or not own.model_fields_set:
             return self
         changed = replace(self, **{name: value for name, value in own if value is not None})
-        if changed.box != self.box and own.extent is None:  # another unit
+        if (changed.box, changed.across) != (self.box, self.across) and own.extent is None:  # another unit
             changed = replace(changed, extent=None)
         return changed

@@ -33,6 +33,7 @@ class Training(Strict):
             "condition_weights",
             "far_errors",
             "begins_with",
+            "taught_by",
             "fresh",
             "frozen",
             "bundled",
@@ -67,6 +68,10 @@ class Training(Strict):
     fresh: Prefixes = ()
     #: Prefixes of parameters that do not learn (`encoders` is all of `encoders.…`); norms there keep their numbers.
     frozen: Prefixes = ()
+    #: A detector of slices that stands before this one: in training its probabilities of every slice, of studies that
+    #: its fold had not seen, are what this one learns, in place of labels (second place). Studies of folds that it does
+    #: not train keep their labels.
+    taught_by: Annotated[str, Field(max_length=200)] = ""
     #: False: trained only, as a step that others begin with; no result of the run or the bundle knows of it.
     bundled: bool = True
     #: A grader of whole series: it learns from what `begins_with` answers slice by slice of studies that its folds had

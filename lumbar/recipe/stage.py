@@ -76,6 +76,7 @@ def of_training(training: Training) -> Iterator[str]:
         if len(shares) > MOST_SHIFT + 1:
             yield f"slice_shift names {len(shares) - 1} shifts; at most {MOST_SHIFT} are taken"
     yield from _idle_augment(training.augment)
+    yield from _unused_mixup(training.augment)
 
 
 def strange_losses(training: Training, known: Sequence[str] | Mapping[str, object], what: str) -> Iterator[str]:
@@ -96,8 +97,14 @@ def _idle_augment(augment: Augment) -> Iterator[str]:
     """What augmentation says of changes that never happen."""
     if not augment.holes_p and {"holes", "hole_size"} & _changed(augment):
         yield "augment.holes and hole_size need a probability; set augment.holes_p, or leave them out"
-    if augment.mix == "none" and {"mix_on", "mix_p", "mix_alpha"} & _changed(augment):
-        yield "augment.mix_on, mix_p and mix_alpha say how samples are mixed; set augment.mix, or leave them out"
+    if augment.mix == "none" and {"mix_on", "mix_p", "mix_alpha", "mixup_p"} & _changed(augment):
+        yield "augment.mix_on, mix_p, mix_alpha, mixup_p say how samples are mixed; set augment.mix, or leave them out"
+
+
+def _unused_mixup(augment: Augment) -> Iterator[str]:
+    """A second kind of mixing that is the first, or comes after one that leaves nothing."""
+    if augment.mixup_p and (augment.mix == "mixup" or (augment.mix != "none" and augment.mix_p == 1)):
+        yield "augment.mixup_p mixes what mix leaves as it is; set mix to another than mixup, and mix_p below 1"
 
 
 def _changed(values: Strict) -> set[str]:

@@ -44,6 +44,8 @@ _UNITS: Final[Mapping[Box, str]] = {
     "share": "of the image",
     "pair": "times the way between the recesses",
     "own": "times the point's own size",
+    "disc": "times the disc from back to front",
+    "union": "times the box around both recesses",
 }
 _OF_SERIES: Final[Mapping[SeriesType, str]] = dict(
     zip(SERIES_TYPES, (style.COLOURS[2], style.COLOURS[0], style.COLOURS[1]), strict=True)
@@ -148,6 +150,8 @@ def _step_card(recipe: Recipe, step: Sequence[tuple[str, DetectorSpec]]) -> Card
         deep = " with the slice" if spec.depth else ""
         sees = f"{spec.in_chans} {'slice' if spec.in_chans == 1 else 'slices'}, {spec.pixels}"
         lines.append(f"• {_count(recipe, names)}{_network(spec)}: {spec.answer}{deep} ({sees})")
+        if teachers := dict.fromkeys(own for each in names if (own := recipe.stage1.members[each].training.taught_by)):
+            lines.append(f"   taught by {', '.join(teachers)}")
         if spec.tta:
             lines.append(f"   also turned: {', '.join(spec.tta)}")
     if len(step) > 1 or any(len(recipe.folds_of(name)) > 1 for name, _ in step):
@@ -217,6 +221,7 @@ def _points(spec: DetectorSpec) -> str:
     what = "slices of" if spec.answer == "slices" else ""
     sides = {"sagittal_t2": "canal points", "sagittal_t1": "foramina", "axial_t2": "recesses"}
     every = [f"{5 if kind == 'sagittal_t2' else 10} {sides[kind]}" for kind in spec.types]
+    every += ["discs' front ends"] if spec.ends else []
     return f"{what} {' and '.join(every)}".strip()
 
 
@@ -225,7 +230,9 @@ def _region(spec: GraderSpec, view: View) -> str:
     region = spec.region_of(view)
     tall, wide = region.extent or (0.0, 0.0)
     box = "the whole image" if region.box == "whole" else f"{tall:g} × {wide:g} {_UNITS[region.box]}"
-    turned = ", along the canal" if region.rotate == "canal" else ""
+    if region.across is not None:
+        box = f"{tall:g} {_UNITS[region.box]} × {wide:g} {_UNITS[region.across]}"
+    turned = "" if region.rotate == "none" else f", along the {region.rotate}"
     return f"{region.slices} {'slice' if region.slices == 1 else 'slices'}, {box}{turned}"
 
 

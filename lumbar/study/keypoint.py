@@ -38,7 +38,8 @@ class Keypoint:
     was derived from neighbours, peak and confidence are those of the detection that it replaces. `slice_from` says how
     its slice was chosen, None where nobody wrote it down; `size_mm` is width and height where a detector tells them.
     `trail`: where the point lies on other slices of its series, (instance, column, row) as stored, where a detector
-    tells that, too.
+    tells that, too. `front_mm`: of a canal point, where its disc ends in front, in the patient, where a detector or a
+    table tells that; the point itself is taken for its end at the back.
     Where the detector answers places between slices, `mm` lies between them and `xy_px` on the nearest. While a study's
     points are looked for, one that no detector shows has NaN for a place: it gets one from its neighbours or is left
     out.
@@ -57,6 +58,7 @@ class Keypoint:
     slice_from: SliceFrom | None = None
     size_mm: tuple[float, float] | None = None
     trail: tuple[tuple[int, float, float], ...] | None = None
+    front_mm: tuple[float, float, float] | None = None
 
     @property
     def name(self) -> Name:

@@ -1,7 +1,8 @@
 """A data folder, and which series of a study plays which part.
 
 Layout (the competition's): `{train,test}_series_descriptions.csv`, `{train,test}_images/<study>/<series>/<n>.dcm`, and
-for training `train.csv` and `train_label_coordinates.csv`. Ours besides: `train_sources.csv`, where studies come from.
+for training `train.csv` and `train_label_coordinates.csv`. Ours besides: `train_sources.csv`, where studies come
+from, and `train_disc_fronts.csv`, where discs end in front.
 """
 
 import logging
@@ -20,7 +21,14 @@ from lumbar.dicom.veil import hide
 from lumbar.issues import InputError, Issue, cut
 from lumbar.labels import CONDITIONS, LEVELS, SERIES_DESCRIPTIONS, SERIES_TYPES, SEVERITIES, SEVERITY_LABELS, SeriesType
 from lumbar.study.checks import Candidate, belonging, same_frame
-from lumbar.study.tables import read_coordinates, read_label_words, read_series_table, read_sources
+from lumbar.study.tables import (
+    read_coordinates,
+    read_fronts,
+    read_label_words,
+    read_series_table,
+    read_sources,
+    with_fronts,
+)
 from lumbar.study.tree import Tree
 
 Split = Literal["train", "test"]
@@ -37,7 +45,8 @@ class DataFolder:
 
     `series`: DataFrame study_id, series_id, series_description. `labels`: index study_id, LABEL_COLUMNS, severity
     words or NaN; None without `train.csv`. `coordinates`: COORDINATE_COLUMNS, condition and level in the words of
-    `labels.CONDITIONS` and `LEVELS`. `sources`: where a study comes from, where a table tells. `issues`: what the
+    `labels.CONDITIONS` and `LEVELS`, and where the data has that table the canal's points with `front_instance`,
+    `front_x`, `front_y`. `sources`: where a study comes from, where a table tells. `issues`: what the
     tables and folders of each study lack. `unlisted`: study folders that the series table does not name. `tree`: where
     the files lie, if there are no tables (see `lumbar.study.folder`); the series table is then ours.
     """
@@ -135,6 +144,9 @@ def open_data(root: Path, split: str | None = None, *, strict: bool = True) -> D
         labels = _told(read_label_words, root / "train.csv", strict)
         coordinates = _told(read_coordinates, root / "train_label_coordinates.csv", strict)
         sources = _told(read_sources, root / "train_sources.csv", strict)
+        fronts = _told(read_fronts, root / "train_disc_fronts.csv", strict)
+        if coordinates is not None and fronts is not None:
+            coordinates = with_fronts(coordinates, fronts)
     return DataFolder(root, chosen, study_ids, table, labels, coordinates, sources or {}, tuple(issues), unlisted)
 
 

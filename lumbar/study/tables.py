@@ -19,6 +19,7 @@ from lumbar.labels import (
     level_title,
 )
 
+DISC_COLUMNS: Final = ("study_id", "series_id", "instance_number", "level", "x", "y")
 COORDINATE_COLUMNS: Final = ("study_id", "series_id", "instance_number", "condition", "level", "x", "y")
 
 
@@ -70,6 +71,30 @@ def read_coordinates(path: Path) -> pd.DataFrame:
         if not np.isfinite(table[column]).all():
             raise InputError(f"{path}: column {column} holds something that is not a number; correct it")
     return table.drop_duplicates(ignore_index=True)
+
+
+def read_fronts(path: Path) -> pd.DataFrame:
+    """A table of discs' front ends, in pixels of a slice of the sagittal T2 series that shows the level's canal point:
+    DISC_COLUMNS, levels in `labels` words."""
+    table = _read_table(path, DISC_COLUMNS)[list(DISC_COLUMNS)].copy()
+    for column in ("study_id", "series_id", "instance_number"):
+        table[column] = whole_numbers(table[column], path)
+    levels = {level_title(name).casefold(): name for name in LEVELS} | {name: name for name in LEVELS}
+    table["level"] = _words(table["level"], levels, path)
+    for column in ("x", "y"):
+        table[column] = pd.to_numeric(table[column], errors="coerce").astype(np.float64)
+        if not np.isfinite(table[column]).all():
+            raise InputError(f"{path}: column {column} holds something that is not a number; correct it")
+    if table.duplicated(["study_id", "series_id", "level"]).any():
+        raise InputError(f"{path}: the front end of a disc is listed twice; keep one of the two")
+    return table
+
+
+def with_fronts(coordinates: pd.DataFrame, fronts: pd.DataFrame) -> pd.DataFrame:
+    """Keypoints, those of the canal with `front_instance`, `front_x`, `front_y` of their series; NaN where unknown."""
+    own = fronts.rename(columns={"instance_number": "front_instance", "x": "front_x", "y": "front_y"})
+    own = own.assign(condition=CONDITIONS[0])
+    return coordinates.merge(own, how="left", on=["study_id", "series_id", "condition", "level"])
 
 
 def read_label_words(path: Path) -> pd.DataFrame:

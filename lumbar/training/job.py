@@ -79,6 +79,9 @@ def make_job(setup: Setup, member: MemberStage, fold: int) -> Job:
     network: Callable[[], nn.Module] = member.network
     if training.pretrained:
         network = functools.partial(_filled, network, training.pretrained, setup.sources)
+    if training.taught_by:
+        taught = [setup.folder.result(training.taught_by, each) for each in recipe.folds_of(training.taught_by)]
+        inputs.append([found and found["fingerprint"] for found in taught])
     if training.begins_with:
         begun = setup.folder.result(training.begins_with, fold)
         inputs.append(begun and begun["fingerprint"])

@@ -20,6 +20,7 @@ from lumbar.training.deadline import Deadline, OutOfTimeError
 from lumbar.training.folder import RunFolder
 from lumbar.training.job import train_member
 from lumbar.training.journal import Journal
+from lumbar.training.outcome.lessons import teach
 from lumbar.training.outcome.outoffold import find_keypoints, grade_held_out
 from lumbar.training.pretrained.begun import tell_beginning
 from lumbar.training.pretrained.sources import Sources
@@ -107,11 +108,18 @@ def prepare(setup: Setup) -> None:
 
 
 def train_detectors(setup: Setup, journal: Journal) -> None:
-    """Stage 1: train the detectors of every fold and find the keypoints of its held-out studies."""
+    """Stage 1: train the detectors of every fold, those first by which others are taught, and find the keypoints of its
+    held-out studies."""
     detectors = setup.recipe.stage1.members
     for name, member in detectors.items():
         make_stacks(setup, name, member.spec)
     check_samples(setup)
+    taught = {name: member.training.taught_by for name, member in detectors.items() if member.training.taught_by}
+    teachers = {name: detectors[name] for name in dict.fromkeys(taught.values())}
+    for fold in setup.recipe.folds.train:
+        _train_fold(setup, teachers, fold, journal)
+    for name, teacher in taught.items():
+        teach(setup, name, teacher)
     for fold in setup.recipe.folds.train:
         _train_fold(setup, detectors, fold, journal)
         _pause(setup)

@@ -24,6 +24,7 @@ from lumbar.recipe.stage import Member
 from lumbar.training.checks import losses
 from lumbar.training.data.make import (
     first_set,
+    lesson_folder,
     make_regions,
     make_stacks,
     region_folder,
@@ -114,8 +115,9 @@ class DetectorStage:
         """See `MemberStage`."""
         folder = stack_folder(setup, self.name)
         both = (self.trained_on(setup, fold), setup.held_out(fold))
+        lessons = lesson_folder(setup, self.name) if self.training.taught_by else None
         codes = setup.training_codes
-        train, valid = (StackSamples(folder, studies, self.spec, self.training, codes) for studies in both)
+        train, valid = (StackSamples(folder, studies, self.spec, self.training, codes, lessons) for studies in both)
         return train, valid
 
     def sample_studies(self, setup: Setup, fold: int) -> tuple[np.ndarray, np.ndarray]:

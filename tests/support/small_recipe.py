@@ -19,6 +19,7 @@ NARROW = {
     "decoder_channels": {"deeplabv3plus": 8, "unet": [8] * 5, "pointer": [8] * 5},
     "widths": [8, 8, 8],
     "depths": [1, 1, 1],
+    "heads": 2,
     **dict.fromkeys(("hidden", "pointer_hidden", "neck", "head", "width", "dim", "features"), 8),
 }
 #: Encoders of segmentation-models-pytorch; the others are timm's.
@@ -206,9 +207,10 @@ def turned_recipe(path: Path, folder: Path, turn: str | None = None) -> Recipe:
 
 
 def _turned(spec: Spec, word: str) -> Spec | None:
-    """The spec with a turn; None where that is refused."""
+    """The spec with a turn, beside the rotations that it may have; None where that is refused."""
+    kept = [turn for turn in spec.tta if turn == "rotations"]
     try:
-        turned = type(spec).model_validate(spec.model_dump() | {"tta": (word,)})
+        turned = type(spec).model_validate(spec.model_dump() | {"tta": (*kept, word)})
     except ValidationError:
         return None
     refused = isinstance(spec, DetectorSpec) and chain.faults({"one": turned}) != chain.faults({"one": spec})

@@ -12,10 +12,13 @@ import numpy as np
 
 from lumbar.keypoints.answers.members import finite, joined
 from lumbar.keypoints.answers.reading import Reading
+from lumbar.labels import LEVELS
 from lumbar.recipe.detector import DetectorSpec
 
 #: decode `change`: both classes at whose border a level lies are somewhere more probable than this.
 LEAST_CLASS = 0.5
+#: decode `rolling`: slices over which the mean is taken.
+ROLLING = 5
 #: decode `sides`: slices that are left beside a side's slice at either end, where there are as many.
 _BESIDE = 1
 
@@ -41,7 +44,8 @@ def read(spec: DetectorSpec, raw: np.ndarray) -> Reading:
     scores (N, 2, T); of the slices that lie between the sides, the one before the first is the right side's, that
     behind the last the left one's, for all levels, as sure as the less probable class at its best; none lies between:
     not found. Slices whose scores are NaN for every class are empty ones and play no part. centroid: the mean place
-    weighed by each slice's own probability (sigmoid), as sure as the highest.
+    weighed by each slice's own probability (sigmoid), as sure as the highest. rolling: of each condition one slice for
+    all levels, see `rolling_place`.
     """
     scores = np.asarray(raw, np.float64)
     if spec.classes:
@@ -57,6 +61,8 @@ def read(spec: DetectorSpec, raw: np.ndarray) -> Reading:
             silent = silent | (total == 0)
             place = (shown * slices).sum(-1) / np.where(total > 0, total, 1.0)
             sure = shown.max(-1)
+        elif spec.decoded == "rolling":
+            place, sure = rolling_place(1 / (1 + np.exp(-scores)))
         elif spec.decoded == "expectation":
             place = (shares * slices).sum(-1)
             sure = np.where(np.abs(slices - place[..., None]) <= 1, shares, 0.0).sum(-1)
@@ -67,6 +73,24 @@ def read(spec: DetectorSpec, raw: np.ndarray) -> Reading:
     points[..., 2] = np.where(silent, np.nan, place)
     untold = np.full(place.shape, np.nan)
     return Reading(points, np.where(silent, 0.0, sure), untold, untold)
+
+
+def rolling_place(shares: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Places (N, K) and confidences of probabilities (N, K, T) of slices: the second place's rule.
+
+    Of each condition the mean over its five levels, of that the mean over five slices around each, and where that is
+    highest. As sure as that mean is over all slices together. A series of fewer slices has no five around any: its
+    highest single slice counts.
+    """
+    means = shares.reshape(len(shares), -1, len(LEVELS), shares.shape[-1]).mean(axis=2)  # (N, conditions, T)
+    reach = ROLLING // 2
+    if means.shape[-1] >= ROLLING:
+        windows = np.lib.stride_tricks.sliding_window_view(means, ROLLING, axis=-1).mean(axis=-1)
+        place = windows.argmax(axis=-1) + reach
+        sure = windows.max(axis=-1) * ROLLING / means.sum(axis=-1).clip(1e-12)
+    else:
+        place, sure = means.argmax(axis=-1), means.max(axis=-1) / means.sum(axis=-1).clip(1e-12)
+    return tuple(np.repeat(each, len(LEVELS), axis=-1).astype(np.float64) for each in (place, sure.clip(0, 1)))  # type: ignore[return-value]
 
 
 def _softmax(scores: np.ndarray, axis: int) -> np.ndarray:

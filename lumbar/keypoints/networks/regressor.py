@@ -1,11 +1,11 @@
 """Points as they are: a backbone on the stack as channels, its features, one linear layer; first and second place.
 
 `network_args`: pool = "avg" (default), the mean over the feature map; "features": the same without the norm that some
-networks have after their last stage (ConvNeXt; first place); "flatten": the whole map, which knows where things are;
-"expectation": the layer scores every cell of the map for every name, and the point is the mean place under
-the softmax of its scores, which learns from few studies (Sun et al., 2018). dropout: before the linear layer. volume:
-the slices are a third axis of a volume, not channels, and the backbone is inflated (`inflated`; seventh place); those
-of two series are two channels.
+networks have after their last stage (ConvNeXt; first place); "gem": a generalised mean (second place); "flatten": the
+whole map, which knows where things are; "expectation": the layer scores every cell of the map for every name, and the
+point is the mean place under the softmax of its scores, which learns from few studies (Sun et al., 2018). dropout:
+before the linear layer. volume: the slices are a third axis of a volume, not channels, and the backbone is inflated
+(`inflated`; seventh place); those of two series are two channels.
 """
 
 import math
@@ -14,7 +14,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from lumbar.backbones import create_backbone, leave_out_head_norm
+from lumbar.backbones import channels_first, create_backbone, leave_out_head_norm
+from lumbar.compute.layers import Gem
 from lumbar.issues import InputError
 from lumbar.keypoints.answers import points
 from lumbar.keypoints.networks.gives import refuse_other_answers
@@ -22,7 +23,7 @@ from lumbar.keypoints.networks.inflated import inflate
 from lumbar.recipe.arguments import read_arguments
 from lumbar.recipe.detector import DetectorSpec
 
-_POOLS = ("avg", "features", "flatten", "expectation")
+_POOLS = ("avg", "features", "gem", "flatten", "expectation")
 
 
 class Regressor(nn.Module):
@@ -47,6 +48,9 @@ class Regressor(nn.Module):
         cells: list[int] = []
         if self.volume:
             _, features, *cells = inflate(self.encoder, spec.named_backbone, (1, channels, *self.sides))
+        if self.pool == "gem" and self.volume:
+            raise InputError('network_args pool = "gem" is of images, not of volumes; choose another pool')
+        self.gem = Gem() if self.pool == "gem" else None
         if self.pool == "flatten" and self.volume:
             features *= math.prod(cells)
         elif self.pool == "flatten":
@@ -61,7 +65,11 @@ class Regressor(nn.Module):
         if self.volume:  # (B, series, S, S, T)
             stacks = stacks.unflatten(1, (self.series, -1)).movedim(2, -1)
         maps = self.encoder(stacks)
-        features = self.dropout(maps.flatten(1) if self.pool == "flatten" else maps.mean(tuple(range(2, maps.ndim))))
+        if self.gem is not None:
+            features = self.gem(channels_first(self.encoder, maps))
+        else:
+            features = maps.flatten(1) if self.pool == "flatten" else maps.mean(tuple(range(2, maps.ndim)))
+        features = self.dropout(features)
         said = [] if self.head is None else [self.head(features).unflatten(1, (self.names, -1)).sigmoid()]
         if self.pool == "expectation":
             said.insert(0, expected_place(self.cells(maps).float(), *self.sides)[..., : self.axes])

@@ -2,9 +2,10 @@
 
 `network_args`: `along`, how slices learn of each other: "lstm", a bidirectional one (fourth place), or "transformer",
 post-norm layers without places, which do not look at slices without contrast, as padding has none (second place's third
-author); `features` of a slice: "avg", the backbone's own pooling, or "gem", a generalised mean (with the transformer);
-layers (1 of the LSTM, 2 of the transformer), dropout before the answers (0); of the LSTM hidden (the backbone's
-features), of the transformer heads (16) and its inner features (the backbone's).
+author), or "alone", each slice by itself (second place's second author); `features` of a slice: "avg", the backbone's
+own pooling, or "gem", a generalised mean; `distances`: in training also how far each slice lies from the right one, as
+a share of those that are there; layers (1 of the LSTM, 2 of the transformer), dropout before the answers (0); of the
+LSTM hidden (the backbone's features), of the transformer heads (16) and its inner features (the backbone's).
 """
 
 from collections.abc import Mapping
@@ -29,10 +30,18 @@ _KNOWN: Final[Mapping[str, tuple[Kind, Any]]] = {
     "hidden": ("whole", None),
     "heads": ("whole", 16),
     "inner": ("whole", None),
+    "distances": ("flag", False),
 }
-_WORDS: Final[Mapping[str, tuple[str, ...]]] = {"along": ("lstm", "transformer"), "features": ("avg", "gem")}
+_WORDS: Final[Mapping[str, tuple[str, ...]]] = {
+    "along": ("lstm", "transformer", "alone"),
+    "features": ("avg", "gem"),
+}
 #: What the one sequence has and the other lacks.
-_OF_OTHERS: Final[Mapping[str, tuple[str, ...]]] = {"lstm": ("heads", "inner"), "transformer": ("hidden",)}
+_OF_OTHERS: Final[Mapping[str, tuple[str, ...]]] = {
+    "lstm": ("heads", "inner"),
+    "transformer": ("hidden",),
+    "alone": ("hidden", "layers", "heads", "inner"),
+}
 
 
 class AlongTransformer(nn.Module):
@@ -51,8 +60,21 @@ class AlongTransformer(nn.Module):
         return found
 
 
+class Alone(nn.Module):
+    """(B, T, F) features of slices → (B, K, T) scores; no slice knows of another."""
+
+    def __init__(self, head: nn.Module) -> None:
+        super().__init__()
+        self.head = head
+
+    def forward(self, features: torch.Tensor, there: torch.Tensor) -> torch.Tensor:
+        found: torch.Tensor = self.head(features).transpose(1, 2)
+        return found
+
+
 class SliceScores(nn.Module):
-    """Stacks (B, T, S, S) → scores (B, K, T) of every slice for every name, raw."""
+    """Stacks (B, T, S, S) → scores (B, K, T) of every slice for every name, raw; in training by name where there are
+    `distances` (B, K, T), too."""
 
     def __init__(self, spec: DetectorSpec) -> None:
         super().__init__()
@@ -63,12 +85,16 @@ class SliceScores(nn.Module):
         )
         self.gem = Gem() if args["features"] == "gem" else None
         features, answers = pooled_features(self.encoder), slices.shape(spec)[0]
+        self.distances = answers if args["distances"] else 0
+        answers += self.distances
         dropout = nn.Dropout(args["dropout"])
         if args["along"] == "lstm":
             hidden = args["hidden"] or features
             first = nn.Linear(2 * hidden, hidden), nn.LayerNorm(hidden), nn.ELU()
             head = nn.Sequential(*first, dropout, nn.Linear(hidden, answers))
             self.along: nn.Module = AlongSlices(features, hidden, head, args["layers"] or 1)
+        elif args["along"] == "alone":
+            self.along = Alone(nn.Sequential(dropout, nn.Linear(features, answers)))
         else:
             heads = args["heads"]
             if features % heads:
@@ -79,7 +105,14 @@ class SliceScores(nn.Module):
             head = nn.Sequential(dropout, nn.Linear(features, answers))
             self.along = AlongTransformer(features, args["layers"] or 2, heads, args["inner"] or features, head)
 
-    def forward(self, stacks: torch.Tensor) -> torch.Tensor:
+    def forward(self, stacks: torch.Tensor) -> torch.Tensor | dict[str, torch.Tensor]:
+        said = self._scores(stacks)
+        if not self.distances:
+            return said
+        scores, distances = said.split(said.shape[1] - self.distances, dim=1)
+        return {"answer": scores, "distances": distances} if self.training else scores
+
+    def _scores(self, stacks: torch.Tensor) -> torch.Tensor:
         features = self.encoder(with_neighbours(stacks, self.series))
         if self.gem is not None:
             features = self.gem(channels_first(self.encoder, features))

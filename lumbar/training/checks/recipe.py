@@ -40,7 +40,8 @@ def recipe_faults(recipe: Recipe, root: Path, sources: Sources | None = None) ->
     if sources is not None:
         faults |= {fault: fault for fault in begun_faults(members, sources)}
     for name, member in members.items():
-        for wrong in (_draws_fault(member.training, known), _soft_fault(member.training, root)):
+        own = _draws_fault(member.training, known), _soft_fault(member.training, root), _ends_fault(member, root)
+        for wrong in own:
             if wrong:
                 faults.setdefault(wrong, f"{name}: {wrong}")
     return list(faults.values())
@@ -135,6 +136,16 @@ def _soft_fault(training: Training, root: Path) -> str | None:
     except InputError as error:
         return str(error)
     return None
+
+
+def _ends_fault(member: Member[Any], root: Path) -> str | None:
+    """Who is to learn both ends of discs needs a table of those in front."""
+    if not getattr(member.spec, "ends", False) or (root / "train_disc_fronts.csv").is_file():
+        return None
+    return (
+        "ends = true learns where discs end in front, and the data has no train_disc_fronts.csv; add that table, or "
+        "set ends to false and let no region go by discs"
+    )
 
 
 def _draws_fault(training: Training, sources: set[str]) -> str | None:

@@ -2,6 +2,7 @@
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -34,8 +35,19 @@ def label_keypoints(study: Study, coordinates: pd.DataFrame) -> dict[Name, Keypo
         name, xy = (row.condition, row.level), (float(row.x), float(row.y))
         mm = tuple(float(value) for value in geometry.to_patient(found_slice[1].affine, np.array(xy)))
         where = int(row.series_id), int(row.instance_number), xy, mm
-        found[name] = Keypoint(*name, *where, 1.0, 0.0, 1.0, slice_from="label")  # type: ignore[arg-type]
+        point = Keypoint(*name, *where, 1.0, 0.0, 1.0, slice_from="label")  # type: ignore[arg-type]
+        found[name] = replace(point, front_mm=_front_mm(study, row))
     return found
+
+
+def _front_mm(study: Study, row: Any) -> tuple[float, float, float] | None:
+    """Where a labelled disc ends in front, where the data has a table of that and its slice is there."""
+    instance = getattr(row, "front_instance", np.nan)
+    found = None if np.isnan(instance) else find_slice(study, int(row.series_id), int(instance))
+    if found is None:
+        return None
+    x, y, z = geometry.to_patient(found[1].affine, np.array([row.front_x, row.front_y])).tolist()
+    return x, y, z
 
 
 def sized(points: Mapping[Name, Keypoint]) -> dict[Name, Keypoint]:

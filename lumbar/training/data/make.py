@@ -38,6 +38,11 @@ def stack_folder(setup: Setup, name: str) -> Path:
     return setup.folder.cache / "stacks" / name
 
 
+def lesson_folder(setup: Setup, name: str) -> Path:
+    """Where what a detector is taught lies."""
+    return setup.folder.cache / "lessons" / name
+
+
 def region_folder(setup: Setup, spec: GraderSpec, kind: str, shift: int = 0) -> Path:
     """Where regions of one kind of input lie; `kind` of keypoints: labels, found or trusted; longer by `shift`."""
     key = fingerprint(region_key(region_files.margin_spec(spec, setup.recipe.loop.region_margin, shift)))

@@ -316,6 +316,8 @@ class RegionSamples:
         shuffle = axial and not region.neighbours
         turned = flipped.turned(axial=axial)
         draw = augment.draw(rng, self.training.augment, region.frames, shuffle=shuffle, **turned)
-        height, width = region.extent if region.box == "mm" and region.extent else (self.spec.roi_mm, self.spec.roi_mm)
+        height, width = (
+            region.extent if region.units == ("mm", "mm") and region.extent else (self.spec.roi_mm, self.spec.roi_mm)
+        )
         jitter = rng.normal(0, self.training.keypoint_jitter_mm, 2) / (width, height)
         return draw | {"shift": (draw["shift"] + jitter).astype(np.float32)}

@@ -10,7 +10,7 @@ from safetensors import safe_open
 from lumbar import geometry
 from lumbar.keypoints.places import Known, stacks_for
 from lumbar.keypoints.stacks import Stack, channel_names
-from lumbar.labels import KEYPOINT_SERIES, LABEL_COLUMNS
+from lumbar.labels import KEYPOINT_SERIES, LABEL_COLUMNS, LEVELS
 from lumbar.recipe.detector import DetectorSpec
 from lumbar.study.keypoint import Keypoint
 from lumbar.study.study import Study
@@ -89,6 +89,10 @@ def _targets(stack: Stack, keypoints: Mapping[Name, Keypoint], spec: DetectorSpe
     """(K, 2) px of the stack's image; NaN where there is no label, or (axial) its plane is out of reach."""
     names = channel_names(spec, stack.side, stack.level)
     points = np.full((len(names), 2), np.nan, np.float32)
+    for place, name in enumerate(names[: len(LEVELS)] if spec.ends else ()):
+        front = None if name is None or name not in keypoints else keypoints[name].front_mm
+        if front is not None:
+            points[place + len(LEVELS)] = stack.from_patient(np.array(front))
     for place, name in enumerate(names):
         if name is None or name not in keypoints:
             continue

@@ -11,11 +11,19 @@ from typing import Any
 import numpy as np
 from safetensors import safe_open
 
-from lumbar.keypoints.mirror import filled, mirror_slices, mirror_stack, mirrored_maps, reverse_slices
+from lumbar.keypoints.mirror import (
+    filled,
+    mirror_scores,
+    mirror_slices,
+    mirror_stack,
+    mirrored_maps,
+    reverse_scores,
+    reverse_slices,
+)
 from lumbar.recipe.detector import DetectorSpec
 from lumbar.recipe.settings import Training
 from lumbar.training.data import augment
-from lumbar.training.data.flips import flips
+from lumbar.training.data.flips import Flips, flips
 from lumbar.training.loop.losses import EMPTY
 
 
@@ -31,9 +39,14 @@ class StackSamples:
         spec: DetectorSpec,
         training: Training,
         codes: Mapping[int, np.ndarray] | None = None,
+        lessons: Path | None = None,
     ) -> None:
-        """`codes`: each study's severities (5 conditions, 5 levels), `EMPTY` where unknown; asked for by a loss."""
-        self.folder, self.spec, self.training = folder, spec, training
+        """`codes`: each study's severities (5 conditions, 5 levels), `EMPTY` where unknown; asked for by a loss.
+
+        `lessons`: the folder of what a teacher says of each stack, `lessons` (N, K, T) in a file a study that it speaks
+        of; in training only.
+        """
+        self.folder, self.spec, self.training, self.lessons = folder, spec, training, lessons
         self.codes = codes if "severity" in training.loss else None
         rows = []
         for study in studies:
@@ -49,11 +62,22 @@ class StackSamples:
     def _path(self, study: int) -> Path:
         return self.folder / f"{study}.safetensors"
 
+    def _lesson(self, study: int, number: int, image: np.ndarray, flipped: Flips) -> np.ndarray:
+        """(K, T) what the teacher says of a stack `image`, as it is turned; NaN where it is silent."""
+        path = self.lessons / f"{study}.safetensors" if self.lessons is not None else None
+        if path is None or not path.is_file():
+            return np.full((self.spec.num_classes, self.spec.in_chans), np.nan, np.float32)
+        with safe_open(path, "np") as file:
+            lesson = np.asarray(file.get_slice("lessons")[number], np.float32)
+        lesson = mirror_scores(lesson, image, self.spec) if flipped.mirrored else lesson
+        return reverse_scores(lesson, image, self.spec) if flipped.backwards else lesson
+
     def sample(self, index: int, rng: np.random.Generator | None) -> dict[str, Any]:
         """`image` (C, S, S) float16, `points` (K, 2) px, `mm_per_px` (2,), and the draw where `rng` is given.
 
         Where the answer names slices, also `slices` (K,), `slice_mm` () and `told` (K,), and slices keep their order.
-        Where a loss asks for severities, `labels` (K,).
+        Where a detector is taught, `lesson` (K, T) in training, NaN where its teacher is silent. Where a loss asks for
+        severities, `labels` (K,).
         """
         study, number = self.rows[index]
         names = ("images", "points", "mm_per_px", *(("slices", "slice_mm", "told") if self.spec.names_slices else ()))
@@ -81,6 +105,8 @@ class StackSamples:
             out["image"] = reverse_slices(out["image"], self.spec)
             if slices:
                 out["slices"] = filled(image, self.spec) - 1 - out["slices"]
+        if self.lessons is not None:
+            out["lesson"] = self._lesson(study, number, image, flipped)
         drawn = augment.draw(rng, self.training.augment, len(image), **flipped.turned(axial=axial))
         if slices:
             drawn["order"] = np.arange(len(image))

@@ -1,8 +1,9 @@
 """What each word of a recipe's `loss` asks of a detector's answer: a sum and its weight, as all losses here.
 
 A network gives its answer and may give, in training, its maps or scores before the sigmoid as `logits`, and scores of
-slices (B, K, T) as `slice_scores`, or beside scores of slices which level (B, 5, T) each shows, as `levels`, or beside
-maps the `severity` (B, K, 3) of what each of them shows.
+slices (B, K, T) as `slice_scores`, or beside scores of slices which level (B, 5, T) each shows, as `levels`, and how
+far each lies from the right one (B, K, T), as `distances`, or beside maps the `severity` (B, K, 3) of what each of them
+shows.
 """
 
 import math
@@ -39,6 +40,8 @@ class Truth:
     #: Names that the study labels, on this stack or beside it (B, K), and places that show a slice (B, T).
     told: Tensor | None = None
     there: Tensor | None = None
+    #: What a teacher says of every slice (B, K, T), NaN where it is silent.
+    lesson: Tensor | None = None
     #: The severity of what each map shows (B, K), places in `SEVERITIES`, where a loss asks for it.
     labels: Tensor | None = None
     #: What the partners of mixed samples show, and the share (B,) of each sample that is its own.
@@ -175,12 +178,29 @@ def _slice_entropy(outputs: Outputs, truth: Truth) -> Parts:
 
 def _slice_bce(outputs: Outputs, truth: Truth) -> Parts:
     """Binary cross entropy of every slice against 1 on the label's own, less beside it: mean over slices; and the
-    network's own levels, as by `cross_entropy`."""
+    network's own levels, as by `cross_entropy`, and distances. What a teacher says stands in place of labels."""
     count = outputs["answer"].shape[-1]
     wanted = truth.mixed(lambda one: _shown_on(one, count))
     known = truth.mixed(lambda one: _known_slices(one).isfinite().float()) == 1
+    if truth.lesson is not None:
+        taught = truth.lesson.isfinite().all(-1)
+        wanted, known = torch.where(taught[..., None], truth.lesson.to(wanted), wanted), known | taught
     loss = nnf.binary_cross_entropy_with_logits(outputs["answer"].float()[known], wanted[known], reduction="none")
-    return loss.mean(-1).sum() + known.sum() * _own_levels(outputs, truth), known.sum().float()
+    beside = _own_levels(outputs, truth) + _own_distances(outputs, truth)
+    return loss.mean(-1).sum() + known.sum() * beside, known.sum().float()
+
+
+def _own_distances(outputs: Outputs, truth: Truth) -> Tensor:
+    """What the distances (B, K, T) cost that a network gives beside its scores: smooth L1 of how far each slice that is
+    there lies from the label's, as a share of them all (second place)."""
+    if "distances" not in outputs:
+        return outputs["answer"].new_zeros(())
+    said, places = outputs["distances"].float(), _known_slices(truth)
+    there = torch.ones_like(said[:, 0], dtype=torch.bool) if truth.there is None else truth.there
+    count = there.sum(-1).clamp_min(1)[:, None, None]
+    away = (torch.arange(said.shape[-1], device=said.device) - places[..., None]) / count
+    asked = there[:, None] & away.isfinite()
+    return nnf.smooth_l1_loss(said[asked], away[asked].to(said), reduction="sum") / asked.sum().clamp_min(1)
 
 
 def _shown_on(truth: Truth, count: int) -> Tensor:

@@ -44,10 +44,11 @@ class DetectorObjective:
     def mixed(self, batch: Batch, partner: Batch | None) -> tuple[Tensor, Truth]:
         """Stacks with those of the partners, if there are some, mixed in; and what they show."""
         images, points = self.inputs(batch)
-        known = self.spec.depth or (self.spec.answer == "slices" and self.spec.pad)
+        asked = bool(self.spec.network_args.get("distances"))
+        known = self.spec.depth or (self.spec.answer == "slices" and self.spec.pad) or asked
         there = slices_there(images, len(self.spec.types)) if known else None
-        told, labels = batch.get("told"), batch.get("labels")
-        truth = Truth(self.spec, self.training, points, batch.get("slices"), told, there, labels)
+        told, labels, lesson = batch.get("told"), batch.get("labels"), batch.get("lesson")
+        truth = Truth(self.spec, self.training, points, batch.get("slices"), told, there, labels=labels, lesson=lesson)
         if partner is None:
             return images, truth
         others, theirs = self.inputs(partner)

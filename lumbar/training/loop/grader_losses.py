@@ -46,6 +46,11 @@ class Truth:
     #: What the partners of mixed samples show, and the share (B,) of each sample that is its own.
     partner: "Truth | None" = None
     share: Tensor | None = None
+    #: Where sides are mixed: conditions (B, C) whose label is the partner's, and those that are not asked.
+    taken: Tensor | None = None
+    unasked: Tensor | None = None
+    #: Whether each severity is asked apart, see `GraderSpec.says`.
+    odds: bool = False
 
     @property
     def targets(self) -> Tensor:
@@ -61,6 +66,15 @@ class Truth:
         return mix.labels(own.float(), make(self.partner).float(), self.share)
 
 
+def _asked(truth: Truth) -> Tensor:
+    """The targets (B, L, C, 3) of mixed samples: in their parts, or side by side."""
+    targets = truth.mixed(lambda one: one.targets)
+    if truth.taken is None or truth.unasked is None or truth.partner is None:
+        return targets
+    targets = torch.where(truth.taken[:, None, :, None], truth.partner.targets.to(targets.dtype), targets)
+    return targets * ~truth.unasked[:, None, :, None]
+
+
 def loss_of(word: str, said: Any, truth: Truth) -> Parts:
     """The sum of a word's loss over an output `said`, and its weight."""
     return _OF_TARGETS[OF_GRADERS[word].target](said, truth, OF_GRADERS[word])
@@ -74,17 +88,20 @@ def _severity(said: Tensor, truth: Truth, loss: GraderLoss) -> Parts:
         return losses.distribution_loss(said, truth.mixed(_of_slices), weighted=weighted, weights=weights)
     between = [1] * (said.ndim - 4)
     far = truth.training.far_errors if loss.output == "severity" else 1.0
-    if truth.partner is None and truth.soft is None and truth.counts is None and far == 1:
+    if truth.partner is None and truth.soft is None and truth.counts is None and far == 1 and not truth.odds:
         labels = truth.labels.view(*truth.labels.shape[:2], *between, -1).expand(said.shape[:-1]).contiguous()
         return losses.severity_loss(said, labels, weighted=weighted)
-    targets = truth.mixed(lambda one: one.targets)
+    targets = _asked(truth)
     spread = targets.view(*targets.shape[:2], *between, *targets.shape[2:]).expand(said.shape)
+    if truth.odds:
+        return losses.odds_loss(said, spread, weighted=weighted)
     return losses.distribution_loss(said, spread, weighted=weighted, far=far)
 
 
 def _severe(said: Tensor, truth: Truth, loss: GraderLoss) -> Parts:
     """How sure severe rows of logits (B, L, C, 3) are on average, see `losses.severe_loss`."""
-    return losses.severe_loss(said, truth.mixed(lambda one: one.targets)[..., -1])
+    shares = nnf.logsigmoid(said) if truth.odds else said
+    return losses.severe_loss(shares, truth.mixed(lambda one: one.targets)[..., -1])
 
 
 def _of_slices(truth: Truth) -> Tensor:

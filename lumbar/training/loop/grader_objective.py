@@ -8,8 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from lumbar.compute.forward import asked, tensors
+from lumbar.grading.grade import as_shares
 from lumbar.grading.tasks import task_of
-from lumbar.labels import CONDITION_GROUPS
+from lumbar.labels import CONDITION_GROUPS, SIDES, side_of
 from lumbar.recipe.grader import GraderSpec
 from lumbar.recipe.losses import OF_GRADERS, of_grader
 from lumbar.recipe.settings import Training
@@ -71,7 +72,8 @@ class SeverityObjective:
         partner = mix.partner_of(batch) if train else None
         truth = self._truth(batch, train=train)
         if partner is not None:
-            truth = replace(truth, partner=self._truth(partner, train=train), share=share)
+            taken, unasked = self._sides(batch)
+            truth = replace(truth, partner=self._truth(partner, train=train), share=share, taken=taken, unasked=unasked)
         total, weight = loss_of("severity", named["severity"], truth)
         asked_for = {OF_GRADERS[word].output for word in self.losses}
         for name, value in named.items():
@@ -79,13 +81,13 @@ class SeverityObjective:
                 total = total + sum(0 * each.sum() for each in tensors(value))  # DDP hangs on parameters without one
         terms = {"severity": Term(total, weight, self.losses.get("severity", 0.0))}
         if self.asks_any_severe:
-            parts = self._any_severe_of(named["severity"], batch, partner, share)
+            parts = self._any_severe_of(as_shares(named["severity"], self.spec), batch, partner, share)
             terms["any_severe"] = Term(*parts, self.losses["any_severe"])
         for word, loss in OF_GRADERS.items() if train else ():
             if (loss.beside or loss.target == "severe") and word in self.losses and loss.output in named:
                 terms[word] = Term(*loss_of(word, named[loss.output], truth), self.losses[word])
         if not train and self.training.best_by == "score":
-            terms |= self._score(named["severity"], batch)
+            terms |= self._score(as_shares(named["severity"], self.spec), batch)
         return terms
 
     def _truth(self, batch: Batch, *, train: bool) -> Truth:
@@ -100,7 +102,8 @@ class SeverityObjective:
         points = self._points(batch) if "points" in batch else ()
         shared = self._shared(batch) if SHARED in batch else ()
         mm = self._of_levels(batch[f"{SHARED}/mm"])[:, 0] if SHARED in batch else None
-        return Truth(self.training, labels, level, soft, annotated, marked, self.slices, points, counts, shared, mm)
+        told = (labels, level, soft, annotated, marked, self.slices, points, counts, shared, mm)
+        return Truth(self.training, *told, odds=self.spec.says == "odds")
 
     def _points(self, batch: Batch) -> list[Tensor]:
         """Where labels lie on each view of whole series, in shares of the image (B, K, 2); see `RegionSamples`."""
@@ -128,6 +131,15 @@ class SeverityObjective:
             shares = (points + 0.5) / points.new_tensor([region.size[1], region.size[0]])
             found |= {place: shares[:, slot] for slot, place in enumerate(places)}
         return [found[place] for place in sorted(found)]
+
+    def _sides(self, batch: Batch) -> tuple[Tensor | None, Tensor | None]:
+        """Of samples that are mixed side by side: conditions (B, C) of the partner's side, and those of neither."""
+        if mix.SIDE not in batch:
+            return None, None
+        side = batch[mix.SIDE][:, None]
+        own = [0 if (name := side_of(each)) is None else 1 + SIDES.index(name) for each in self.conditions]
+        places = torch.tensor(own, device=side.device)
+        return (places == side) & (side > 0), (places == 0) & (side > 0)
 
     def _answer(self, network: nn.Module, batch: Batch, *, train: bool) -> tuple[Mapping[str, Tensor], Tensor]:
         """What the network says of the batch, mixed where the batch is; and the share (B,) of each sample in that."""

@@ -67,6 +67,16 @@ def distribution_loss(
     return loss.sum(), wanted.sum()
 
 
+def odds_loss(logits: Tensor, targets: Tensor, *, weighted: bool = True) -> tuple[Tensor, Tensor]:
+    """Binary cross entropy of each severity apart, (…, 3), the mean over the three, each row as often as its severity
+    weighs; and the sum of the weights. `targets` as of `distribution_loss`."""
+    sums = targets.float().sum(-1, keepdim=True)
+    shares = targets.float() / sums.clamp_min(1e-6)
+    loss = nnf.binary_cross_entropy_with_logits(logits.float(), shares, reduction="none").mean(-1)
+    weights = (targets.float() * _weights(logits, weighted=weighted)).sum(-1)
+    return (loss * weights).sum(), weights.sum()
+
+
 def severe_loss(logits: Tensor, shares: Tensor) -> tuple[Tensor, Tensor]:
     """Minus the logarithm of the mean severe probability of severe rows, as often as there are such rows; and how many
     there are: third place's. Logits (…, 3); `shares` (…): how far a row is severe and counts."""

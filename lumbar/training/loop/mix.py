@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from lumbar.compute.forward import mapped
+from lumbar.labels import SIDES
 from lumbar.recipe.augment import Augment
 
 Batch = dict[str, Tensor]
@@ -20,6 +21,8 @@ Sample = Callable[[int, np.random.Generator], dict[str, Any]]
 #: Before the partner's names in a batch.
 PARTNER: Final = "partner/"
 SHARE, BOX = "mix/share", "mix/box"
+#: Which side of a sample is its partner's, where recipes mix sides: 0 none, else a place in `SIDES`, from 1.
+SIDE: Final = "mix/side"
 #: Names these draws beside a sample's own.
 _WORD: Final = 0x6D6978
 
@@ -32,14 +35,19 @@ def with_partner(
     `words`: seed, epoch and the sample's index, one of `count`. A sample that is not mixed is its own partner.
     """
     rng = np.random.default_rng([*words, _WORD])
-    share, box, partner = 1.0, np.zeros(4, np.float32), own
-    if rng.random() < augment.mix_p:
+    share, box, partner, side = 1.0, np.zeros(4, np.float32), own, 0
+    first = rng.random() < augment.mix_p
+    if first or (augment.mixup_p and rng.random() < augment.mixup_p):
         place = int(rng.integers(count))
         share = float(rng.beta(augment.mix_alpha, augment.mix_alpha))
         partner = load(place, np.random.default_rng([*words, _WORD, place]))
-        if augment.mix == "cutmix":
+        if first and augment.mix == "cutmix":
             box = draw_box(rng, share, augment)
-    drawn = {SHARE: np.float32(share), BOX: box}
+        if first and augment.mix == "sides":
+            share, side = 1.0, 1 + int(rng.integers(len(SIDES)))
+    drawn: dict[str, Any] = {SHARE: np.float32(share), BOX: box}
+    if augment.mix == "sides":
+        drawn[SIDE] = np.int64(side)
     return own | {PARTNER + name: value for name, value in partner.items()} | drawn
 
 
@@ -93,6 +101,15 @@ def runs(batch: Batch, slices: int) -> tuple[Tensor, Tensor]:
     return taken, torch.where(cut, 1 - taken.float().mean(1), batch[SHARE])
 
 
+def of_side(side: Tensor, slices: int) -> Tensor:
+    """(B, slices): which slices of a sagittal series, from the patient's right to left, are those of a `side` (B,); the
+    middle one of an odd number is neither's."""
+    places = torch.arange(slices, device=side.device)
+    right, left = places < slices // 2, places >= slices - slices // 2
+    own = [left if name == "left" else right for name in SIDES]
+    return torch.stack([torch.zeros_like(right), *own])[side]
+
+
 @contextmanager
 def mixed_features(network: nn.Module, batch: Batch, slices: int) -> Iterator[None]:
     """Within, the features that every backbone gives for the first half of its samples are mixed with the second's.
@@ -111,6 +128,9 @@ def mixed_features(network: nn.Module, batch: Batch, slices: int) -> Iterator[No
         keep = share[:, None].to(own.dtype).expand(-1, rows)
         if bool(cut.any()):
             keep = torch.where(cut[:, None], (~taken.repeat(1, rows // slices)).to(own.dtype), keep)
+        if SIDE in batch:
+            half = of_side(batch[SIDE], slices)
+            keep = torch.where(half.any(1, keepdim=True), (~half.repeat(1, rows // slices)).to(own.dtype), keep)
         blended = torch.lerp(other, own, keep.view(wide))
         return torch.cat([blended, other]).flatten(0, 1)
 

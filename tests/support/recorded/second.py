@@ -171,6 +171,29 @@ def _third_author(record: Record) -> Ours:
     return _pooled(record, array, names, args, unused=("attn.attn.3.bias",), tolerance=5e-4, **other)
 
 
+def _points(record: Record) -> Ours:
+    """Ten numbers after one linear layer: columns, then rows, of five levels; ours are the same in pairs."""
+    images = _grey(record.inputs()[0])
+    count = record.keys["linear.bias"][0]
+    spec = DetectorSpec(
+        series_type="sagittal_t2",
+        network="regressor",
+        answer="points",
+        encoder=record.backbone(),
+        in_chans=images.shape[1],
+        num_classes=count // 2,
+        image_size=images.shape[-1],
+        network_args={"pool": "gem"},
+    )
+
+    def pairs(found: Any, told: Arrays) -> list[tuple[np.ndarray, np.ndarray]]:
+        said = 1 / (1 + np.exp(-told["logits"].astype(np.float64)))
+        return [(found["severity"].reshape(len(images), -1), said), (found["gem"], told["features"])]
+
+    names = {"encoder.": "backbone.", "gem.": "pooling.", "head.": "linear."}
+    return Ours(spec, names, lambda _: images, pairs, tolerance=5e-4, watched=("gem",))
+
+
 def _slice_scores(record: Record) -> Ours:
     """Of the recorded outputs the first 16 say which slice, the last 10 how far off one is. The slice that is padding
     has no contrast here, and images of neighbours are given as the record has them."""
@@ -214,4 +237,5 @@ ADAPTERS: dict[str, Adapter] = {
     r"second_yuji_axial_": _axial,
     r"second_ian_(attn|clam)_": _third_author,
     r"second_ian_stack_": _slice_scores,
+    r"second_ian_net2d_": _points,
 }
