@@ -102,7 +102,7 @@ def test_what_cannot_be_gone_on_with_is_one_sentence(tmp_path: Path, monkeypatch
 
 def test_a_command_that_fails_stops_the_notebook(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     session = opened(attach(tmp_path))
-    with pytest.raises(InputError, match="train ended with exit code 1; see above"):
+    with pytest.raises(InputError, match="train ended with exit code 1; its reason stands above"):
         session.train(hours=1)
     assert "train_series_descriptions.csv" in capsys.readouterr().out
 

@@ -185,4 +185,7 @@ def _do(before: Sequence[str], words: Sequence[str]) -> None:
             sys.stdout.write(line)
             sys.stdout.flush()
     if process.returncode != 0:
-        raise InputError(f"train_utils.py {words[0]} ended with exit code {process.returncode}; see above")
+        raise InputError(
+            f"train_utils.py {words[0]} ended with exit code {process.returncode}; its reason stands above, mend that "
+            "and run again"
+        )

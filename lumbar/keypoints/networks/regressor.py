@@ -49,7 +49,7 @@ class Regressor(nn.Module):
         if self.volume:
             _, features, *cells = inflate(self.encoder, spec.named_backbone, (1, channels, *self.sides))
         if self.pool == "gem" and self.volume:
-            raise InputError('network_args pool = "gem" is of images, not of volumes; choose another pool')
+            raise InputError('network_args.pool = "gem" is of images, not of volumes; choose another pool')
         self.gem = Gem() if self.pool == "gem" else None
         if self.pool == "flatten" and self.volume:
             features *= math.prod(cells)
