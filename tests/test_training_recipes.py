@@ -67,7 +67,7 @@ REFUSED = {
     "shares beyond one": ("", "slice_shift = [0.5, 0.6]", "sum to 1.1, not 1"),
     "a score of keypoints": ("best_by = 'score'", "", "take 'error_mm'"),
     "an error of severities": ("", "best_by = 'error_mm'", "take 'score'"),
-    "mixed points": ("answer = 'points'\naugment = { mix = 'mixup' }", "", "mse or bce of plain heatmaps"),
+    "mixed points": ("answer = 'points'\naugment = { mix = 'mixup' }", "", "mse, bce or dice of plain heatmaps"),
     "boxes in maps": ("augment = { mix = 'cutmix' }", "", "mixup of images only"),
     "mixed studies": ("", "any_severe_weight = 1.0\naugment = { mix = 'mixup' }", "'any_severe'; leave it out"),
     "a level of slices mixed": (
