@@ -101,10 +101,10 @@ def test_what_cannot_be_gone_on_with_is_one_sentence(tmp_path: Path, monkeypatch
 
 
 def test_a_command_that_fails_stops_the_notebook(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    session = opened(attach(tmp_path))
-    with pytest.raises(InputError, match="train ended with exit code 1; its reason stands above"):
+    session = opened(attach(tmp_path), "demo.toml", "no setting")
+    with pytest.raises(InputError, match="train ended with exit code 2; its reason stands above"):
         session.train(hours=1)
-    assert "train_series_descriptions.csv" in capsys.readouterr().out
+    assert "'no setting' is not KEY=VALUE" in capsys.readouterr().out
 
 
 def test_two_gpus_get_a_process_each() -> None:

@@ -31,8 +31,8 @@ ONE_CAUSE = ("axial positions in centimetres", "axes of an axial slice in every 
 
 
 def chosen(cases: dict[str, Case]) -> list[Any]:
-    """Names of cases: the first two of each Issue by default, and whether the answer must stay."""
-    return few_of_each(cases, lambda case: (case.code, case.same), 2, ONE_CAUSE)
+    """Names of cases: the first of each Issue by default, and of each whether the answer must stay."""
+    return few_of_each(cases, lambda case: (case.code, case.same), 1, ONE_CAUSE)
 
 
 @dataclass(frozen=True)
