@@ -210,6 +210,20 @@ def test_what_windows_know_of_places_fits_windows_of_another_size() -> None:
     torch.testing.assert_close(second, -second.flip(0), atol=1e-4, rtol=1e-4)
     with pytest.raises(InputError, match="have relative_position_bias_table as"):
         fitted(module, {"relative_position_bias_table": torch.zeros(225, 3)}, "any")
+    module.relative_position_bias_table = nn.Parameter(torch.zeros(2, 7, 7))  # as TensorFlow's MaxViT has it
+    turned = {"relative_position_bias_table": table.reshape(15, 15, 2).permute(2, 0, 1)}
+    again = fitted(module, turned, "any")["relative_position_bias_table"]
+    torch.testing.assert_close(again, torch.stack([first, second]))
+
+
+def test_a_linear_layer_stands_for_the_convolution_that_it_is() -> None:
+    module, weight = nn.Conv2d(3, 2, 1, bias=False), torch.arange(6.0).reshape(2, 3)
+    found = fitted(
+        nn.Sequential(nn.Conv2d(1, 1, 1, bias=False), module),
+        {"0.weight": torch.ones(1, 1, 1, 1), "1.weight": weight},
+        "any",
+    )
+    assert torch.equal(found["1.weight"], weight[:, :, None, None])
 
 
 @pytest.mark.parametrize(

@@ -92,12 +92,27 @@ def _firsts(module: nn.Module) -> set[str]:
     return {f"{name}.weight" for name in ([named] if isinstance(named, str) else named)}
 
 
+def _other_windows(found: Tensor, value: Tensor) -> Tensor:
+    """What windows know of places, (places, heads) or as TensorFlow's MaxViT has it (heads, rows, columns), for the
+    windows of `value`; as it is where the heads are others."""
+    if value.ndim == 3:
+        alike, sides = len(found) == len(value), tuple(value.shape[1:])
+    else:
+        alike, sides = found.shape[1:] == value.shape[1:], (math.isqrt(len(value)),) * 2
+    if not alike:
+        return found
+    window = ((sides[0] + 1) // 2, (sides[1] + 1) // 2)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # timm's remarks on its own indices
+        return resize_rel_pos_bias_table(found, window, tuple(value.shape)).reshape(value.shape)
+
+
 def fitted(module: nn.Module, weights: Mapping[str, Tensor], name: str) -> dict[str, Tensor]:
     """The state dict of a part, filled with these weights under their library's names.
 
-    First convolutions are adapted to the part's number of input channels, and what windows know of places to windows
-    of another size, as timm does; convolutions of a part that was inflated to volumes see in every slice what they saw
-    in an image. What the part leaves out (the classifier, layers
+    First convolutions are adapted to the part's number of input channels, what windows know of places to windows of
+    another size, and linear layers stand for convolutions of 1 x 1, as timm does; convolutions of a part that was
+    inflated to volumes see in every slice what they saw in an image. What the part leaves out (the classifier, layers
     beyond its depth) is skipped. What it has and the weights lack, or have in another shape, or what is no number,
     raises InputError. The part may lie on torch's `meta` device, if only faults are wanted.
     """
@@ -115,11 +130,10 @@ def fitted(module: nn.Module, weights: Mapping[str, Tensor], name: str) -> dict[
             found = timm.models.adapt_input_conv(value.shape[1], found)
         if (found.ndim, value.ndim) == (4, 5):
             found = inflated_weight(found, value.shape[-1])
-        if key.endswith(_AWAY) and found.shape != value.shape and found.shape[1:] == value.shape[1:]:
-            window = (math.isqrt(len(value)) + 1) // 2
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # timm's remarks on its own indices
-                found = resize_rel_pos_bias_table(found, (window, window), tuple(value.shape))
+        if key.endswith(_AWAY) and found.shape != value.shape and found.ndim == value.ndim:
+            found = _other_windows(found, value)
+        if {found.ndim, value.ndim} == {2, 4} and found.shape[:2] == value.shape[:2] and found.numel() == value.numel():
+            found = found.reshape(value.shape)  # a linear layer, or the convolution of 1 x 1 that it is
         if found.shape != value.shape:
             raise InputError(
                 f"the pretrained weights of {name} have {key} as {tuple(found.shape)}, the network "
