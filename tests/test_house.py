@@ -201,6 +201,7 @@ PATCHED = {
     "lumbar.compute.process_pool.POSSIBLE": "systems without fork",
     "lumbar.dicom.compressed._decode_jpeg": "must not be reached by files that lie",
     "lumbar.ensemble.nested.ENOUGH_STUDIES": "two hundred studies take minutes",
+    "lumbar.ensemble.raw_trees.XGBOOST_ROUNDS": "ten thousand rounds take minutes",
     "lumbar.files.exchange._building_site": "mount points need root",
     "lumbar.prediction.networks.LARGE": "small networks compile in seconds",
     "lumbar.prediction.predictor.TOGETHER": "a group of two shows what one of sixteen would",

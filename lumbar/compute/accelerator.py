@@ -1,5 +1,6 @@
 """The machine a run trains on: accelerate's processes, precision and threads."""
 
+import atexit
 import os
 import sys
 from datetime import timedelta
@@ -27,7 +28,17 @@ def make_accelerator(loop: Loop) -> Accelerator:
     )  # the first process may read 36 GB before the others go on
     several = int(os.environ.get("WORLD_SIZE", "1")) > 1  # on CPUs accelerate would let each train all by itself
     cpu = several and not torch.accelerator.is_available()
-    return Accelerator(cpu=cpu, mixed_precision=precision, kwargs_handlers=[waits])
+    accelerator = Accelerator(cpu=cpu, mixed_precision=precision, kwargs_handlers=[waits])
+    if accelerator.num_processes > 1:
+        atexit.unregister(_part)
+        atexit.register(_part)
+    return accelerator
+
+
+def _part() -> None:
+    """End the group of processes before Python ends: its threads, still waiting, would abort this process then."""
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
 
 
 def choose_precision(loop: Loop) -> str:
