@@ -175,14 +175,14 @@ def _narrow(network: str, given: Mapping[str, Any]) -> Iterator[tuple[str, Any]]
         yield "decoder_channels", narrow[: given.get("encoder_depth", 5)] if isinstance(narrow, list) else narrow
     if network == "unet_head":
         yield "channels", [16] * 5
+    if network == "slice_channels":
+        yield "hidden", 8
+    for own, name in (("pointer", "tu-resnet18"), ("axial", "resnet18")):  # backbones of another name
+        for key in ("encoder", "backbone"):
+            if f"{own}_{key}" in given:
+                yield from ((f"{own}_{key}", name), (f"{own}_args", BACKBONE))
     for key, value in given.items():
-        if key == "decoder_channels":
-            continue
-        if key in ("pointer_encoder", "pointer_args"):
-            yield key, "tu-resnet18" if key == "pointer_encoder" else BACKBONE
-        elif key in ("axial_backbone", "axial_args"):
-            yield from (("axial_backbone", "resnet18"), ("axial_args", BACKBONE))
-        else:
+        if key != "decoder_channels" and not key.endswith(("_encoder", "_backbone", "_args")):
             yield key, value if isinstance(value, str) else NARROW.get(key, value)
 
 
