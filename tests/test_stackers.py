@@ -106,6 +106,18 @@ def test_a_bundle_carries_the_fit_as_data_and_answers_with_it(name: str, tmp_pat
     np.testing.assert_allclose(found, wanted[:5], atol=1e-12)
 
 
+@pytest.mark.usefixtures("quick")
+@pytest.mark.parametrize("name", SOME[2:])
+def test_few_studies_stop_what_they_can_and_one_is_left_as_it_is(name: str) -> None:
+    members, codes = world(4, seed=5)
+    for count in (4, 2, 1):
+        cells = nested.cells_for(members[:count], codes[:count])
+        blended = methods.predict(fitted(name, cells, codes[:count]), cells)
+        np.testing.assert_allclose(blended.sum(axis=-1), 1, atol=1e-9)
+    if name != "stack_raw":  # whose weights are fitted on whatever there is
+        np.testing.assert_allclose(blended, cells.average(), atol=1e-12)
+
+
 def test_raw_rows_hold_what_members_said_and_the_level() -> None:
     members, _ = world(4, seed=1, silent=0.3)
     found = raw_trees.features_of(Cells(members, np.empty(0)), 2, [0, 2])

@@ -89,7 +89,7 @@ def features_of(cells: Cells, group: int, members: list[int]) -> np.ndarray:
     """(N, conditions, 5, 3 × members + 1): probabilities, member by member, NaN where silent; the level's number."""
     said = np.moveaxis(cells.members[:, members][:, :, list(GROUPS[group])], 1, 3)  # (N, C, 5, M, 3)
     level = np.broadcast_to(np.arange(len(LEVELS), dtype=np.float64)[:, None], (*said.shape[:3], 1))
-    return np.concatenate([said.reshape(*said.shape[:3], -1), level], axis=-1)
+    return np.concatenate([said.reshape(*said.shape[:3], len(SEVERITIES) * len(members)), level], axis=-1)
 
 
 def train_lightgbm(seen: Rows, held_out: Rows, group: int, seed: int, patience: int = LIGHTGBM_PATIENCE) -> Any:
