@@ -221,45 +221,73 @@ def test_paired_figures_are_the_official_score_and_its_parts() -> None:
         assert one["difference"] == pytest.approx(one["second"] - one["first"])
 
 
-#: A grader that learns in seconds what it sees at a glance.
+#: Half of so many studies are severe at every level, which is 160 labels; of these so many are planted, half each way.
+STUDIES, PLANTED = 32, 6
+#: Pictures that cost little, since stripes are all that is looked at.
+PLAIN = {"matrices": (64,), "sagittal_slices": (5, 5), "stack_slices": (1, 1), "without_t1": True}
+#: A grader that learns in seconds what it sees at a glance. Severities count alike: it then gives a wrong label what
+#: share of its like is wrong, .04, while severe labels that count four times get 4 · .04 / (1 + 3 · .04) = .14 of what
+#: looks normal, close to the .2 of the threshold. Shifts, and batches of a fifth of the samples, keep it from learning
+#: wrong labels by heart. Of five draws (seeds 11 to 15) four brought all six and one brought five; others were 0, 1, 0, 1
+#: and 1 of 154 labels.
+NO_OTHER = {"rotate_deg": 0.0, "shear_deg": 0.0, "sharpen_or_blur_p": 0.0, "channel_shuffle_p": 0.0}
 LEARNS = tiny_recipe(
     {"t2": {"series_type": "sagittal_t2"}},
-    {"canal": {**CANAL, "epochs": 40, "batch_size": 8, "learning_rate": 5e-3}},
+    {
+        "canal": {
+            **CANAL,
+            "epochs": 16,
+            "batch_size": 16,
+            "learning_rate": 2e-2,
+            "class_weights": "none",
+            "augment": {**NO_OTHER, "shift": 0.1, "noise": 0.1},
+        }
+    },
 )
 
 
-def striped(data: Path, study: int) -> None:
-    """Draw stripes across a study's sagittal T2 slices: what shall count as severe is plain to see."""
+def stripe(data: Path, study: int, *, severe: bool) -> None:
+    """Paint half of the rows of a study's sagittal T2 slices white, of one that is not severe half of the columns."""
     series = pd.read_csv(data / "train_series_descriptions.csv")
     own = series[(series["study_id"] == study) & (series["series_description"] == "Sagittal T2/STIR")]
     for path in (data / "train_images" / str(study) / str(own["series_id"].iloc[0])).glob("*.dcm"):
         image = pydicom.dcmread(path)
-        pixels = image.pixel_array.astype(np.float64)
-        pixels += (1 + np.sin(np.arange(len(pixels)) * 2 * np.pi / 6)) * pixels.max() / 2
-        image.PixelData = pixels.astype(image.pixel_array.dtype).tobytes()
+        pixels = image.pixel_array.copy()
+        lines = np.arange(len(pixels)) % 4 < 2
+        pixels[lines if severe else (slice(None), lines)] = pixels.max()
+        image.PixelData = pixels.tobytes()
         image.save_as(path)
+
+
+def plant(root: Path, seed: int) -> set[str]:
+    """A recipe and studies whose stripes tell whether all of their levels are severe; returns the labels, drawn from
+    `seed`, that say the opposite."""
+    small_phantoms(root / "data", STUDIES, seed, dict.fromkeys(range(STUDIES), PLAIN))
+    path, canal, words = root / "data" / "train.csv", list(LABEL_COLUMNS[:5]), ("Normal/Mild", "Severe")
+    labels = pd.read_csv(path).set_index("study_id").astype(object)
+    for number, study in enumerate(labels.index):
+        stripe(root / "data", int(study), severe=number % 2 == 1)
+        labels.loc[study, canal] = words[number % 2]
+    rng, planted = np.random.default_rng(seed), set()
+    for severe in (0, 1):
+        for place in rng.choice(STUDIES // 2 * len(canal), PLANTED // 2, replace=False):
+            study, column = labels.index[2 * (place // len(canal)) + severe], canal[place % len(canal)]
+            labels.loc[study, column] = words[1 - severe]
+            planted.add(f"{study}_{column}")
+    labels.reset_index().to_csv(path, index=False)
+    (root / "tiny.toml").write_text(LEARNS, encoding="utf-8")
+    return planted
 
 
 @pytest.mark.slow
 def test_planted_wrong_labels_are_found_and_left_out(tmp_path: Path) -> None:
-    small_phantoms(tmp_path / "data", 20, 11)
-    path, canal, words = tmp_path / "data" / "train.csv", list(LABEL_COLUMNS[:5]), ("Normal/Mild", "Severe")
-    labels = pd.read_csv(path).set_index("study_id").astype(object)
-    for number, study in enumerate(labels.index):
-        if number % 2:
-            striped(tmp_path / "data", int(study))
-        labels.loc[study, canal] = words[number % 2]
-    planted = set()
-    for row, column in [(0, 1), (3, 4), (5, 0), (8, 2), (10, 3), (13, 1), (14, 4), (19, 0)]:
-        labels.iloc[row, labels.columns.get_loc(canal[column])] = words[(row + 1) % 2]
-        planted.add(f"{labels.index[row]}_{canal[column]}")
-    labels.reset_index().to_csv(path, index=False)
-    (tmp_path / "tiny.toml").write_text(LEARNS, encoding="utf-8")
-    assert clean(tmp_path, "--threshold", 0.65) == 0  # so small a network is never sure
+    planted = plant(tmp_path, 11)
+    assert clean(tmp_path) == 0
     listed = pd.read_csv(tmp_path / "out" / "left_out.csv")["row_id"].tolist()
-    assert set(listed[:4]) <= planted  # the largest losses
-    assert len(planted & set(listed)) >= 5  # of 8, and of 100 labels
-    assert len(listed) <= 20
+    assert len(planted & set(listed)) >= PLANTED - 1
+    assert len(set(listed) - planted) <= 2
     result = json.loads((tmp_path / "out" / "clean_up.json").read_text())
+    assert result["threshold"] == FAR
+    assert result["labels"] == STUDIES * 5
     assert result["left_out"] == len(listed)
     assert result["without_those_left_out"]["spinal"]["first"] < result["all_labels"]["spinal"]["first"]

@@ -84,7 +84,8 @@ def test_the_small_recipe_has_the_parts_of_the_large_one() -> None:
     large, small = parts("fourth_place.toml"), parts("small/fourth_place.toml")
     assert small == large
     assert len(large) == 7 + 6
-    blend = load_recipe(ROOT / "recipes" / "fourth_place.toml").blend
+    assert load_recipe(ROOT / "recipes" / "fourth_place.toml").blend.method == "stack_raw"
+    blend = load_recipe(ROOT / "recipes" / "small" / "fourth_place.toml").blend
     assert sum(blend.weights["spinal"].values()) == pytest.approx(
         0.9
     )  # of the original's, which it divides by their sum
