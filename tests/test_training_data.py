@@ -1,18 +1,21 @@
 """What the networks train on: caches that notice change, targets on the right anatomy, mirrors that swap sides."""
 
+import json
 import os
 import shutil
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pydicom
 import pytest
+from safetensors.numpy import save
 
 from lumbar import geometry
 from lumbar.bundle.network import build_network
+from lumbar.dicom.series import Slice
 from lumbar.grading.grade import grade
 from lumbar.grading.mirror import mirror_view
 from lumbar.grading.regions import cut_regions
@@ -102,9 +105,9 @@ def test_a_pack_gives_the_study_back(data: DataFolder, tmp_path: Path) -> None:
                     assert replace(a, pixels=None, affine=None) == replace(b, pixels=None, affine=None) or _same(a, b)
 
 
-def _same(a: object, b: object) -> bool:
-    left, right = dict(vars(a)), dict(vars(b))
-    return all(left[name] == right[name] for name in left if name not in ("pixels", "affine"))
+def _same(a: Slice, b: Slice) -> bool:
+    names = [field.name for field in fields(Slice) if field.name not in ("pixels", "affine")]
+    return all(getattr(a, name) == getattr(b, name) for name in names)
 
 
 def _here(function: Callable[[int], None], items: Sequence[int], title: str) -> None:
@@ -164,6 +167,19 @@ def test_a_study_stays_itself_while_it_holds_the_same(data: DataFolder, tmp_path
     noted.write_text('{"1": {}}')
     with pytest.raises(InputError, match=r"studies\.json: is not what a run writes there; delete it"):
         sources()
+
+
+def test_arrays_are_written_as_the_library_writes_them(tmp_path: Path) -> None:
+    kinds = ("bool", "u1", "i1", "i2", "u2", "f2", "i4", "u4", "f4", "f8", "i8", "u8")
+    arrays = {f"{place % 3}/{kind}": np.arange(place * 2).astype(kind) for place, kind in enumerate(kinds)}
+    arrays |= {"2/é\n": np.arange(6.0).reshape(2, 3).T, "empty": np.zeros((0, 4), "i2")}
+    write_arrays(tmp_path / "a.safetensors", arrays, source='é "quoted"', rows=[1.5, None])
+    plain = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
+    metadata = {"lumbar": json.dumps({"source": 'é "quoted"', "rows": [1.5, None]})}
+    assert (tmp_path / "a.safetensors").read_bytes() == save(plain, metadata)
+    back, header = read_arrays(tmp_path / "a.safetensors")
+    assert header == {"source": 'é "quoted"', "rows": [1.5, None]}
+    assert all(np.array_equal(back[name], array) for name, array in arrays.items())
 
 
 def test_a_damaged_derived_file_has_no_header(tmp_path: Path) -> None:
