@@ -3,8 +3,8 @@
     python benchmarks/reading.py --data DIR [--studies 24] [--rounds 5]
 
 MB are those of decoded pixels. The plain loop is pydicom's `dcmread` and `pixel_array`, file by file; reading sorts,
-checks and repairs the slices as well, hashes them, and writes a file a study into a scratch folder. Both in one process:
-those of a training (`read_processes`) share nothing, so that as many plain loops would be as many times faster, too.
+checks and repairs the slices as well, hashes them, and writes a file a study into a scratch folder. Both in one
+process: those of a training (`read_processes`) share nothing, so that as many plain loops would be as fast as they.
 Rounds in turn, medians, by the clock (which counts waiting for the disk, and for whoever else uses the machine) and by
 processor time. Of this the parts are told: reading and checking, which is what prediction does, the fingerprint of what
 was read, the file. What the cache of a whole data set takes on the disk is told too, from the studies that were read.
@@ -45,10 +45,10 @@ def main() -> None:
     rows = []
     for _ in range(args.rounds):
         with tempfile.TemporaryDirectory() as scratch:
-            plain = spent(lambda: decode(files))
-            whole = spent(lambda: cache(data, studies, Path(scratch)))
+            loop = spent(lambda: decode(files))
+            reading = spent(lambda: cache(data, studies, Path(scratch)))
             kept = sum(path.stat().st_size for path in Path(scratch).rglob("*.safetensors"))
-            rows.append((*plain, *whole, *parts(data, studies, Path(scratch))))
+            rows.append((*loop, *reading, *parts(data, studies, Path(scratch))))
     table = np.array(rows)
     print(f"{len(studies)} studies, {len(files)} files, {stored / 1e6:.0f} MB stored, {megabytes:.0f} MB of pixels")
     for place, name in enumerate(("clock", "processor")):
