@@ -1,6 +1,6 @@
 """Headers that say the same are made sense of once: what is read and told is what each file alone would give."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -8,13 +8,14 @@ from typing import Any
 import numpy as np
 import pytest
 from pydicom import dcmread
+from pydicom.dataset import FileDataset
 from pydicom.uid import CTImageStorage, ImplicitVRLittleEndian, RLELossless, SecondaryCaptureImageStorage
 
-from lumbar.dicom import file, said
+from lumbar.dicom import said
 from lumbar.dicom.bits import SAMPLED_ROWS, SMOOTHER, bytes_are_exchanged
-from lumbar.dicom.content import Memory
-from lumbar.dicom.said import Headers
-from lumbar.dicom.series import Slice, read_series
+from lumbar.dicom.content import Content, Memory
+from lumbar.dicom.said import Headers, Opened
+from lumbar.dicom.series import Slice, read_series, read_stations
 from tests.support.tiny_dicom import image, write_slice, write_stack
 
 PLACES = (0.0, 4.0, 8.0, 12.0, 16.0, 20.0)
@@ -36,6 +37,7 @@ CHANGES: tuple[dict[str, Any], ...] = (
     {"ImagePositionPatient": ["1e1", "0", "0"]},
     {"ImagePositionPatient": ["1", "2"]},
     {"ImagePositionPatient": ["99999", "0", "0"]},
+    {"ImagePositionPatient": ["12.00", "-0", "+0.5"]},
     {"InstanceNumber": 2},
     {"SOPInstanceUID": ""},
     {"Modality": "CT"},
@@ -97,7 +99,7 @@ def test_what_a_file_says_otherwise_counts(
     change(tmp_path / "4.dcm", tags)
     together = told(tmp_path)
     again = told(tmp_path)  # with what the first reading has left
-    monkeypatch.setattr(said, "_elements", lambda content: None)
+    monkeypatch.setattr(said, "taken_apart", lambda content: None)
     assert told(tmp_path) == together == again
 
 
@@ -108,18 +110,35 @@ def test_what_is_wrong_with_all_is_told_of_all(tmp_path: Path) -> None:
     assert all("6 files (1.dcm, 2.dcm, 3.dcm and 3 more)" in issue for issue in issues)
 
 
-def test_only_the_first_of_files_that_agree_is_read_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    read: list[int] = []
-    monkeypatch.setattr(file, "dcmread", lambda *args, **options: read.append(1) or dcmread(*args, **options))
+class Counted(Headers):
+    """Counts the files of which pydicom reads all."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.whole = 0
+
+    def opened(self, content: Content, parse: Callable[[], FileDataset]) -> Opened:
+        def counted() -> FileDataset:
+            self.whole += 1
+            return parse()
+
+        return super().opened(content, counted)
+
+
+def whole_files(folder: Path) -> int:
+    known = Counted()
+    assert read_stations(folder, 7, "Sagittal T1", 1, known=known)[0]
+    return known.whole
+
+
+def test_only_the_first_of_files_that_agree_is_read_whole(tmp_path: Path) -> None:
     write_stack(tmp_path, PLACES, **TAGS)
-    told(tmp_path)
-    assert len(read) == 1
-    change(tmp_path / "4.dcm", {"PatientID": "B"})  # another header, but pixels that lie as the others'
-    told(tmp_path)
-    assert len(read) == 1
+    assert whole_files(tmp_path) == 1
+    assert whole_files(tmp_path) == 0  # nor is that of another study whose pixels lie in the same way
+    change(tmp_path / "4.dcm", {"PatientID": "B"})
+    assert whole_files(tmp_path) == 0
     change(tmp_path / "4.dcm", {"BitsStored": 12})
-    told(tmp_path)
-    assert len(read) == 2
+    assert whole_files(tmp_path) == 1
 
 
 def test_headers_may_be_long_and_go_on_behind_the_pixels(tmp_path: Path) -> None:

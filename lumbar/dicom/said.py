@@ -40,8 +40,7 @@ _ALIKE: Final = _tags(
     *_OF_IMAGE, "ImageType", "SOPClassUID", "Modality", "Manufacturer", "SeriesDescription", "PatientName",
     "PatientID", "PatientBirthDate", "BodyPartExamined", "SliceThickness", "EchoTime", "SpacingBetweenSlices",
     "EffectiveEchoTime", "StudyInstanceUID", "SeriesInstanceUID", "SeriesNumber", "FrameOfReferenceUID",
-    "PixelPaddingValue", "PixelPaddingRangeLimit", "RescaleIntercept",
-    "RescaleSlope",
+    "PixelPaddingValue", "PixelPaddingRangeLimit", "RescaleIntercept", "RescaleSlope",
 )  # fmt: skip
 #: How an image lies: the slices of one stack say the same, those of a series need not.
 _LIE: Final = _tags("ImageOrientationPatient", "PixelSpacing")
@@ -52,7 +51,7 @@ _MOST_KINDS: Final = 64
 OWN: Final = _tags("SOPInstanceUID", "InstanceNumber", "ImagePositionPatient")
 _IMAGE, _, _POSITION = OWN
 #: What most files have there, that need not be turned by pydicom's means: three numbers, digits and points.
-_THREE_NUMBERS: Final = re.compile(rb" ?(-?\d+(?:\.\d+)?)\\(-?\d+(?:\.\d+)?)\\(-?\d+(?:\.\d+)?) ?")
+_THREE_NUMBERS: Final = re.compile(rb"\\".join([rb"(-?\d{1,16}(?:\.\d{1,16})?)"] * 3) + b" ?")
 _UID: Final = re.compile(rb"([0-9.]+)\0?")
 _ROWS, _PIXELS = _tags("Rows", "PixelData")
 #: Files with one of these are no ordinary ones: frames, tables of offsets, other kinds of pixels, overlays in them.
@@ -194,7 +193,7 @@ class Headers:
 
     def opened(self, content: Content, parse: Callable[[], FileDataset]) -> Opened:
         """The header of a file that holds `content`; `parse` reads all of it by pydicom."""
-        elements = _elements(content)
+        elements = taken_apart(content)
         key = None if elements is None else _key(elements, _ALIKE)
         where = None if elements is None else _key(elements, _LIE)
         if elements is None or key is None or where is None or not _is_ordinary(elements):
@@ -241,17 +240,17 @@ def _part(dataset: Dataset, elements: Mapping[int, Any], tags: tuple[int, ...]) 
     return part
 
 
-def _elements(content: Content) -> dict[int, RawDataElement] | None:
+def taken_apart(content: Content) -> dict[int, RawDataElement] | None:
     """The elements that are read of a file, as they lie in it, long ones without their value; None where it is no
     ordinary file."""
-    elements = _taken_apart(bytes(content[:_HEAD_BYTES]))
+    elements = _apart(bytes(content[:_HEAD_BYTES]))
     pixels = None if elements is None else elements.get(_PIXELS)
     if len(content) <= _HEAD_BYTES or (pixels is not None and pixels.value_tell + pixels.length >= len(content)):
         return elements
-    return _taken_apart(bytes(content))  # the header goes on behind what was looked at
+    return _apart(bytes(content))  # the header goes on behind what was looked at
 
 
-def _taken_apart(content: bytes) -> dict[int, RawDataElement] | None:
+def _apart(content: bytes) -> dict[int, RawDataElement] | None:
     if not has_preamble(content) or content[PREAMBLE_BYTES : PREAMBLE_BYTES + len(_META_START)] != _META_START:
         return None
     stream = BytesIO(content)
