@@ -251,6 +251,7 @@ def taken_apart(content: Content) -> dict[int, RawDataElement] | None:
 
 
 def _apart(content: bytes) -> dict[int, RawDataElement] | None:
+    """What `dcmread` finds of those elements in an uncompressed little endian file, by the same means."""
     if not has_preamble(content) or content[PREAMBLE_BYTES : PREAMBLE_BYTES + len(_META_START)] != _META_START:
         return None
     stream = BytesIO(content)
