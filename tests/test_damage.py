@@ -25,6 +25,8 @@ from tests.support.chosen import asked_for, few_of_each
 from tests.support.damage import CASES, GROUP_OF, watchful_bundle, write_matrix
 from tests.support.tiny_dicom import SAGITTAL, write_stack
 
+pytestmark = pytest.mark.usefixtures("networks_kept")
+
 #: Issues that depend on what the random networks of the test believe to see, not on the files.
 OF_NETWORKS = {
     "keypoint_low_confidence",
