@@ -24,8 +24,9 @@ from tests.support.worlds import small_phantoms
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A data folder, a recipe and the finished run of it."""
-    return trained(tmp_path_factory.mktemp("run"))
+    """A data folder, a recipe of one grader, and the finished run of it."""
+    recipe = tiny_recipe(graders={"whole": GRADERS["whole"]}, stage2={"any_severe_weight": 0.5})
+    return trained(tmp_path_factory.mktemp("run"), recipe)
 
 
 @pytest.fixture

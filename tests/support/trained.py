@@ -17,10 +17,10 @@ class TrainsError(Exception):
     """The first job that would be trained."""
 
 
-def trained(root: Path) -> Path:
-    """In `root` a data folder, a recipe and the finished run of it."""
+def trained(root: Path, recipe: str = RECIPE) -> Path:
+    """In `root` a data folder, the recipe and the finished run of it."""
     small_phantoms(root / "data", 5, 3, {4: {"without_t1": True}})
-    (root / "tiny.toml").write_text(RECIPE, encoding="utf-8")
+    (root / "tiny.toml").write_text(recipe, encoding="utf-8")
     assert train(root) == 0
     return root
 
