@@ -96,9 +96,14 @@ def test_black_slices_at_an_end_change_no_answer(args: dict[str, Any], before: b
         assert torch.allclose(network(more, seen), network(views, seen), atol=1e-5)
 
 
-def test_every_parameter_learns_from_its_losses() -> None:
+#: The stated backbone, whose maps timm gives under other names and in another layout than a ResNet's, as small.
+CONVNEXT: dict[str, Any] = {"backbone": "convnext_atto", "backbone_args": {"depths": [1] * 4, "dims": [8, 8, 16, 16]}}
+
+
+@pytest.mark.parametrize("fields", [{}, CONVNEXT], ids=["ResNet", "ConvNeXt"])
+def test_every_parameter_learns_from_its_losses(fields: dict[str, Any]) -> None:
     for args in ({"features": 8}, ALONG):
-        network = fixed_weights(build_network(whole(network_args=args))).train()
+        network = fixed_weights(build_network(whole(network_args=args, **fields))).train()
         found = network(*noise(whole(), 2))
         parts = [found["severity"], found["slice_scores"], *found["heatmaps"].values()]
         sum(nnf.mse_loss(each, torch.ones_like(each)) for each in parts).backward()
