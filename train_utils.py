@@ -101,9 +101,8 @@ def spider(args: argparse.Namespace) -> int:
     """Add SPIDER's real T2 slices with canal keypoints to a data folder, for training or held out."""
     from lumbar.spider.write import write_spider
 
-    voice.tell(
-        f"{args.out}: {len(write_spider(args.source, args.out, args.part, args.points))} studies of SPIDER (CC BY 4.0)"
-    )
+    studies = write_spider(args.source, args.out, args.part, args.points, args.grades)
+    voice.tell(f"{args.out}: {len(studies)} studies of SPIDER (CC BY 4.0)")
     return 0
 
 

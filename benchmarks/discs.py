@@ -2,7 +2,7 @@
 
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -58,6 +58,15 @@ class Discs:
     judged: np.ndarray  # (N,) whether the disc has a keypoint of its own; others only train
 
 
+def kept_discs(path: Path, spider: Path, images: Path, bundle: Bundle) -> Discs:
+    """The discs of the file `path`, cut and written where it is not there; see `cut_discs`."""
+    if not path.is_file():
+        found = cut_discs(spider, images, bundle)
+        np.savez(path, **{each.name: getattr(found, each.name) for each in fields(Discs)})
+    with np.load(path) as arrays:
+        return Discs(**{each.name: arrays[each.name] for each in fields(Discs)})
+
+
 def cut_discs(spider: Path, images: Path, bundle: Bundle) -> Discs:
     """The regions of every graded disc whose mid-sagittal T2 image is there; `images`: where to write the studies."""
     if not images.is_dir():
@@ -73,8 +82,10 @@ def cut_discs(spider: Path, images: Path, bundle: Bundle) -> Discs:
     graded = {(row[0], row[1]): (row[2], np.minimum(row[3:], 1)) for row in table.tolist()}
     found = []
     for study_id in data.study_ids:
-        patient = (study_id - FIRST_ID) // 1000
-        study, chain = _found(read_study(data, study_id), detectors)
+        patient, study = (study_id - FIRST_ID) // 1000, read_study(data, study_id)
+        if not study.series.get("sagittal_t2"):  # a field of view of 730 mm is believed of nobody
+            continue
+        study, chain = _found(study, detectors)
         chain_mm = _longer(chain * _spacing(study, "sagittal_t2"))
         for place in range(len(chain_mm)):
             disc = patient, len(chain_mm) - place  # SPIDER counts from L5/S1 upwards

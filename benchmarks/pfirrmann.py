@@ -5,9 +5,12 @@
 The stage-2 network (a CNN and a GRU a view) and the training loop are those of the graders; only the head is another:
 four cumulative logits for the grade, one for narrowing and for each other sign. Every disc of a mid-sagittal image pair
 (T2, and T1 where both have one field of view) is seen in a region at the bundle's own canal keypoints, turned along the
-spine (`discs.py`). Patients never straddle a fold. Each seed is run with three members, whose backbones begin with
-random weights, with what the bundle's graders learnt on phantoms, and (an EfficientNet-lite0) with ImageNet weights;
-they are blended, as members are. Interrupted runs go on.
+spine (`discs.py`). Patients never straddle a fold. Each seed is run with up to four members, whose backbones begin with
+random weights, with what the bundle's graders learnt on phantoms, with what they learn without labels from T1 and T2
+of the fold's training patients (`alike.py`), and (an EfficientNet-lite0) with ImageNet weights; they are blended, as
+members are. Each start is held against the first of them, patient by patient. Interrupted runs go on.
+
+    python benchmarks/pfirrmann.py … --starts random correspondence --labelled 33 --epochs 30 --seeds 1
 
 SPIDER: van der Graaf et al., Scientific Data 2024, CC BY 4.0.
 """
@@ -15,16 +18,17 @@ SPIDER: van der Graaf et al., Scientific Data 2024, CC BY 4.0.
 import argparse
 import functools
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from discs import SIDE_PX, SIGNS, Discs, cut_discs
-from sklearn.metrics import cohen_kappa_score, roc_auc_score
+from alike import learn, pair_spec, write_pairs
+from disc_figures import FOLDS, GRADES, figures, gains
+from discs import SIDE_PX, SIGNS, Discs, kept_discs
 from sklearn.model_selection import GroupKFold
 from torch import Tensor, nn
 
@@ -44,8 +48,7 @@ from lumbar.training.loop.loop import Job, Term, fit
 from lumbar.training.pretrained.parts import fill
 from lumbar.training.pretrained.sources import Sources
 
-GRADES, FOLDS = 5, 5
-STARTS = ("random", "phantoms", "ImageNet")
+STARTS = ("random", "phantoms", "correspondence", "ImageNet")
 SIDES_SEEN = (74, 80, 86)  # px of the regions that a disc is judged by, all scaled to `SIDE_PX`
 TRAINING = Training(
     epochs=40,
@@ -69,10 +72,14 @@ FINE_TUNING = TRAINING.model_copy(update={"epochs": 10, "learning_rate": 5e-4, "
 
 @dataclass(frozen=True)
 class Start:
-    """A network and what its backbones begin with: `backbones` by view, ImageNet weights, or nothing."""
+    """A network and what its backbones begin with: `backbones` by view, ImageNet weights, or nothing.
+
+    `learnt`: backbones that learn first, from patients that may be trained on, in a folder, by a seed.
+    """
 
     spec: GraderSpec
     backbones: Mapping[int, Mapping[str, Tensor]] = field(default_factory=dict)
+    learnt: Callable[[Sequence[int], Path, int], Mapping[int, Mapping[str, Tensor]]] | None = None
     pretrained: bool = False
     training: Training = TRAINING
     half: bool = True  # whether it may be computed in half precision
@@ -156,8 +163,9 @@ class DiscObjective:
         return {"grade": Term(grade, count), "signs": Term(signs, count, 0.5)}
 
 
-def starts(bundle: Bundle) -> dict[str, Start]:
-    """Random weights; the spinal grader's sagittal T2 backbone and the foraminal grader's T1 backbone; ImageNet's."""
+def starts(bundle: Bundle, images: Path) -> dict[str, Start]:
+    """Random weights; the spinal grader's sagittal T2 backbone and the foraminal grader's T1 backbone; backbones that
+    learn from pairs of `images`, which are written beside; ImageNet's."""
     states: dict[int, dict[str, Tensor]] = {}
     specs = []
     for place, task in enumerate(("spinal", "foraminal")):
@@ -167,32 +175,54 @@ def starts(bundle: Bundle) -> dict[str, Start]:
         states[place] = {name: value.float() if value.is_floating_point() else value for name, value in state.items()}
         specs.append(spec)
     efficient = specs[0].model_copy(update={"backbone": "tf_efficientnet_lite0", "backbone_args": {}})
+    alike = Start(specs[0], learnt=functools.partial(learnt_alike, images, specs[0]))
     # CPUs are slower with its depthwise convolutions in bf16 than in float32.
     fine_tuned = Start(efficient, pretrained=True, training=FINE_TUNING, half=False)
-    return dict(zip(STARTS, (Start(specs[0]), Start(specs[0], states), fine_tuned), strict=True))
+    return dict(zip(STARTS, (Start(specs[0]), Start(specs[0], states), alike, fine_tuned), strict=True))
 
 
-def cross_validate(discs: Discs, kind: str, start: Start, out: Path, seed: int) -> tuple[np.ndarray, np.ndarray]:
+def learnt_alike(
+    images: Path, spec: GraderSpec, patients: Sequence[int], out: Path, seed: int
+) -> Mapping[int, Mapping[str, Tensor]]:
+    """Backbones that learnt from the T1 and T2 images of these patients alone, as far as they have both."""
+    pairs, own = images.with_name("pairs"), pair_spec(spec.backbone, spec.backbone_args)
+    there = write_pairs(images, pairs, own)
+    return learn(pairs, [patient for patient in there if patient in set(patients)], own, out, seed)
+
+
+def cross_validate(
+    discs: Discs, kind: str, start: Start, out: Path, seed: int, labelled: int | None = None
+) -> tuple[np.ndarray, np.ndarray]:
     """(N, 4 + 7) probabilities of every disc by the fold that has not seen its patient, and that fold (N,).
 
     No disc that is judged has a say in anything. The epoch is chosen on a tenth of the training patients that are
-    trained on as well, so that it is one of the last: there are too few patients to set some aside.
+    trained on as well, so that it is one of the last: there are too few patients to set some aside. `labelled`: so many
+    training patients (None: all) have grades; without grades all of them may be learnt from.
     """
     accelerator = make_accelerator(Loop(workers=0))
     said = np.zeros((len(discs.grade), GRADES - 1 + len(SIGNS)), np.float32)
     folds = np.zeros(len(discs.grade), int)
     outer = GroupKFold(FOLDS, shuffle=True, random_state=seed)
     for fold, (others, held_out) in enumerate(outer.split(discs.grade, groups=discs.patient)):
+        patients = np.unique(discs.patient[others])
+        if labelled is not None:
+            few = np.random.default_rng([seed, fold]).permutation(patients)[:labelled]
+            others = others[np.isin(discs.patient[others], few)]
         inner = GroupKFold(10, shuffle=True, random_state=seed).split(others, groups=discs.patient[others])
         choose = next(inner)[1]
         folds[held_out] = fold
-        words = (start.training.model_dump_json(), start.spec.model_dump_json(), seed, fold, kind, len(discs.grade))
+        folder = out / f"{kind}_seed{seed}_fold{fold}"
+        own = start
+        if start.learnt is not None:
+            first = folder.with_name(f"{folder.name}_first")
+            own = replace(start, backbones=start.learnt(patients.tolist(), first, 1000 * seed + fold))
+        words = (start.training.model_dump_json(), start.spec.model_dump_json(), seed, fold, kind, len(others))
         job = Job(
             member=f"discs from {kind} weights, seed {seed}",
             fold=fold,
-            folder=out / f"{kind}_seed{seed}_fold{fold}",
+            folder=folder,
             fingerprint=" ".join(map(str, words)),
-            network=functools.partial(DiscNetwork, start),
+            network=functools.partial(DiscNetwork, own),
             objective=DiscObjective(half=start.half),
             train=Samples(discs, others),
             valid=Samples(discs, others[choose]),
@@ -220,67 +250,62 @@ def judge(network: nn.Module, samples: Samples) -> np.ndarray:
     return torch.stack(said).mean(dim=0).numpy()
 
 
-def grades(discs: Discs, said: np.ndarray, folds: np.ndarray) -> np.ndarray:
-    """(N,) grades 1 to 5: expected grades, spread as far as the labels are, then rounded.
-
-    An expected grade keeps away from both ends, which quadratic kappa punishes. By how much is read off the other
-    folds' discs, as they were graded by networks that had not seen them.
-    """
-    expected = 1 + said[:, : GRADES - 1].sum(axis=1)
-    out = np.zeros(len(expected), int)
-    for fold in range(FOLDS):
-        others = (folds != fold) & discs.judged
-        told, seen = discs.grade[others], expected[others]
-        spread = told.mean() + (expected - seen.mean()) * told.std() / seen.std()
-        out[folds == fold] = np.clip(np.rint(spread[folds == fold]), 1, GRADES)
-    return out
-
-
-def figures(discs: Discs, said: np.ndarray, folds: np.ndarray) -> dict[str, float]:
-    """Quadratic kappa of the grade, its exact share, and the AUC of narrowing, over the judged discs."""
-    own, grade = discs.judged, grades(discs, said, folds)
-    return {
-        "quadratic_kappa": float(cohen_kappa_score(discs.grade[own], grade[own], weights="quadratic")),
-        "exact_share": float((grade == discs.grade)[own].mean()),
-        "narrowing_auc": float(roc_auc_score(discs.signs[own, 0], said[own, GRADES - 1])),
-    }
-
-
 def main() -> None:
-    """Print a line a seed and start, their means and spreads, and what the phantoms' start gains."""
+    """Print a line a seed and start, their means and spreads, and what each start gains over the first."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--spider", type=Path, required=True, metavar="DIR", help="SPIDER's folder")
     parser.add_argument("--weights", type=Path, required=True, metavar="DIR", help="bundle folder")
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="run folder; goes on where it stopped")
     parser.add_argument("--seeds", type=int, default=3, metavar="N", help="how many (3)")
     parser.add_argument("--starts", nargs="+", choices=STARTS, default=STARTS, metavar="WORD", help=", ".join(STARTS))
+    parser.add_argument("--epochs", type=int, metavar="N", help="of every start (40; 10 from ImageNet's)")
+    parser.add_argument("--labelled", type=int, metavar="N", help="training patients of a fold that have grades (all)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures here as well")
     args = parser.parse_args()
     bundle = load_bundle(args.weights)
-    discs = cut_discs(args.spider, args.out / "images", bundle)
+    images = args.out / "images"
+    discs = kept_discs(args.out / "discs.npz", args.spider, images, bundle)
     patients, with_t1 = len(np.unique(discs.patient)), discs.seen[:, 1].mean()
     print(f"{discs.judged.sum()} discs of {patients} patients, {with_t1:.0%} with T1")
     print(f"{(~discs.judged).sum()} more, above L1/L2, only train")
-    begun = {kind: start for kind, start in starts(bundle).items() if kind in args.starts}
+    begun = {kind: start for kind, start in starts(bundle, images).items() if kind in args.starts}
+    if args.epochs:
+        begun = {
+            kind: replace(start, training=start.training.model_copy(update={"epochs": args.epochs}))
+            for kind, start in begun.items()
+        }
+    summary = measure(discs, begun, args.out, args.seeds, args.labelled)
+    if args.json:
+        write_json(summary, args.json)
+
+
+def measure(discs: Discs, begun: Mapping[str, Start], out: Path, seeds: int, labelled: int | None) -> dict[str, Any]:
+    """All figures, printed as they come: a row a seed and start, means and spreads, gains over the first start."""
     rows: dict[str, list[dict[str, float]]] = {kind: [] for kind in (*begun, "blend")}
-    for seed in range(args.seeds):
-        answers, folds = [], np.zeros(0)
+    every: dict[str, list[np.ndarray]] = {kind: [] for kind in begun}
+    fold_of: list[np.ndarray] = []
+    for seed in range(seeds):
         for kind, start in begun.items():
-            said, folds = cross_validate(discs, kind, start, args.out, seed)  # the same folds for all
-            answers.append(said)
+            said, folds = cross_validate(discs, kind, start, out, seed, labelled)
+            every[kind].append(said)
+        fold_of.append(folds)  # the same for all
+        answers = [own[-1] for own in every.values()]
         for kind, said in zip(rows, (*answers, np.mean(answers, axis=0)), strict=True):
             rows[kind].append(figures(discs, said, folds))
-            print(
-                f"{kind:<10} seed {seed}  " + "  ".join(f"{k} {v:.3f}" for k, v in rows[kind][-1].items()), flush=True
-            )
-    summary: dict[str, Any] = {"discs": int(discs.judged.sum()), "seeds": args.seeds, "runs": rows}
+            told = "  ".join(f"{name} {value:.3f}" for name, value in rows[kind][-1].items())
+            print(f"{kind:<15} seed {seed}  {told}", flush=True)
+    summary: dict[str, Any] = {"discs": int(discs.judged.sum()), "seeds": seeds, "runs": rows}
     for kind, found in rows.items():
         for name in found[0]:
             values = np.array([row[name] for row in found])
             summary[f"{kind}_{name}"] = [float(values.mean()), float(values.std(ddof=1)) if len(values) > 1 else 0.0]
-            print(f"{kind:<10} {name}: mean {values.mean():.3f}, standard deviation {summary[f'{kind}_{name}'][1]:.3f}")
-    if args.json:
-        write_json(summary, args.json)
+            print(f"{kind:<15} {name}: mean {values.mean():.3f}, standard deviation {summary[f'{kind}_{name}'][1]:.3f}")
+    first, *others = begun
+    for kind in others:
+        summary[f"{kind}_gains"] = gains(discs, every[kind], every[first], fold_of)
+        for name, (mean, low, high) in summary[f"{kind}_gains"].items():
+            print(f"{kind} over {first}, {name}: {mean:+.3f}, 95 % {low:+.3f} to {high:+.3f} over patients")
+    return summary
 
 
 if __name__ == "__main__":

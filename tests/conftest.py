@@ -3,7 +3,10 @@
 import gc
 import os
 import re
+import shutil
 import socket
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -35,14 +38,25 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Property-based tests take more examples where the slow tests are asked for."""
+    """Property-based tests take more examples where the slow tests are asked for; workers share what they draw."""
     if re.search(r"(?<!not )\bslow\b", config.option.markexpr):
         settings.load_profile("long")
+    if not hasattr(config, "workerinput"):
+        os.environ["LUMBAR_TEST_DRAWINGS"] = tempfile.mkdtemp(prefix="lumbar-drawings-")
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    """Nothing that the workers shared stays."""
+    if not hasattr(config, "workerinput"):
+        shutil.rmtree(os.environ.pop("LUMBAR_TEST_DRAWINGS", ""), ignore_errors=True)
 
 
 #: Files of tests that take longest, slow ones included: they begin first, so that no worker waits for another's at the
 #: end. The others follow by name.
-DEAREST = "metamorphic recipes training_run parity_ninth job blend compiled training_loop kaggle_rehearsal together"
+DEAREST = (
+    "metamorphic recipes training_run training_again blend compiled parity_ninth together damage clean_up "
+    "kaggle_session stackers pretrained_hub cluster kaggle_rehearsal training_loop engine dicom_sr convert"
+)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -108,6 +122,15 @@ def imported_late(request: pytest.FixtureRequest) -> None:
     if request.node.get_closest_marker("slow"):
         gc.collect()
         gc.freeze()
+
+
+@pytest.fixture(scope="module")
+def networks_kept() -> Iterator[None]:
+    """A bundle's networks are built once for all runs of a file: a quarter of a second each, however small they are."""
+    from tests.support.kept import networks_kept as kept
+
+    with kept():
+        yield
 
 
 @pytest.fixture(autouse=True)

@@ -11,6 +11,8 @@ import train_utils
 from lumbar.issues import CODES
 from tests.support.worlds import small_phantoms, tiny_bundle
 
+pytestmark = pytest.mark.usefixtures("networks_kept")
+
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Path:

@@ -14,6 +14,8 @@ from lumbar.issues import InputError
 from lumbar.labels import SUBMISSION_COLUMNS
 from tests.support.worlds import small_phantoms, tiny_bundle
 
+pytestmark = pytest.mark.usefixtures("networks_kept")
+
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -57,7 +59,7 @@ def test_results_are_the_studies_and_tables_of_them(world: Path, results: lumbar
     assert "no test on patients is told. 2 of 2 studies are phantoms." in results.evidence
     assert results.evidence in repr(results)
     assert re.fullmatch(r"Bundle [0-9a-f]{12} in .+: \d+ networks, blend mean", repr(results.bundle))
-    assert repr(results[0]).startswith(f"StudyResult {ids[0]}: phantom, 15 of 25 graded, ")
+    assert repr(results[0]).startswith(f"StudyResult {ids[0]}: phantom, 17 of 25 graded, ")
     assert repr(results[0]).endswith(f"Severities rest on: {results[0].rests_on(short=True)}.")
     assert max(len(repr(one)) for one in (results, results.bundle, results[0])) < 1000
     with pytest.raises(InputError, match="study 7 was not graded"):

@@ -1,8 +1,10 @@
 """Every option of every command, fed with nonsense: usage errors end with 2, the rest in one sentence."""
 
 import sys
+from functools import cache
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pytest
 
@@ -35,6 +37,10 @@ TAKE_A_VALUE = [(command, flag) for command, flag, options in OPTIONS if options
 TAKE_A_VALUE.remove(("phantom", "--out"))  # most of this is a folder's name, and would be written to
 
 
+#: The parser, made once: making it takes longer than all that is tried here.
+parser = cache(train_utils._parser)
+
+
 def run(command: str, place: Path, flag: str, value: str, capsys: pytest.CaptureFixture[str]) -> tuple[int, str]:
     """Exit code and standard error of a command with one value given and every wanted option in the way of work.
 
@@ -48,10 +54,11 @@ def run(command: str, place: Path, flag: str, value: str, capsys: pytest.Capture
         elif options.get("required") or name in ("--run", "--plots", "--out", "--weights"):
             known: dict[str, Any] = {"--studies": "1", "--seed": "1", "--out": str(place / "file")}
             words += [name, known.get(name, str(place / "missing"))]
-    try:
-        code = train_utils.main(words)
-    except SystemExit as ended:
-        code = int(ended.code or 0)
+    with mock.patch.object(train_utils, "_parser", parser):
+        try:
+            code = train_utils.main(words)
+        except SystemExit as ended:
+            code = int(ended.code or 0)
     return code, capsys.readouterr().err
 
 

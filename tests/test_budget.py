@@ -19,6 +19,8 @@ from lumbar.prediction.result import StudyResult
 from lumbar.study.study import DataFolder, open_data
 from tests.support.worlds import small_phantoms, tiny_bundle, tiny_weights
 
+pytestmark = pytest.mark.usefixtures("networks_kept")
+
 
 @pytest.fixture(scope="module")
 def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:

@@ -22,7 +22,7 @@ from tests.support.scoliosis import bent_study
 from tests.support.tiny_recipe import tiny_recipe
 from tests.support.worlds import grader_spec, small_phantoms
 
-SMALL = {"image_size": 32, "encoder": "resnet18", "encoder_args": {"channels": [4, 4, 8, 8]}}
+SMALL = {"image_size": 32, "encoder": "resnet18", "encoder_args": {"channels": [4, 4, 8, 8], "layers": [1, 1, 1, 1]}}
 SLICES = {
     **SMALL,
     "network": "slice_scores",

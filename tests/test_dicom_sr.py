@@ -73,6 +73,15 @@ def write(result: StudyResult, data: DataFolder, out: Path) -> Path:
     return path
 
 
+@pytest.fixture(scope="module")
+def reported(phantom: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[StudyResult, Path]:
+    """A made-up result of the phantom and its report."""
+    data = open_data(phantom)
+    result = made_up(data)
+    result.probabilities[0, 0] = (1e-7, 0.1234564, 0.8765435)  # the submission keeps half a unit of what is nothing
+    return result, write(result, data, tmp_path_factory.mktemp("reported"))
+
+
 def check(path: Path) -> list[str]:
     """What dciodvfy calls an error; a private coding scheme is a warning, and so are flaws that the images have."""
     if shutil.which("dciodvfy") is None:
@@ -101,12 +110,12 @@ def named(code: Any) -> tuple[str, str]:
     "changes", [["verified"], pytest.param(["noted", "renamed", "cut short"], marks=pytest.mark.slow)]
 )
 def test_a_report_replaces_a_report_and_none_that_somebody_changed(
-    phantom: Path, tmp_path: Path, changes: list[str]
+    phantom: Path, reported: tuple[StudyResult, Path], tmp_path: Path, changes: list[str]
 ) -> None:
-    data = open_data(phantom)
-    path = write(made_up(data), data, tmp_path)
-    whole = path.read_bytes()
-    assert write(made_up(data), data, tmp_path).read_bytes() == whole
+    data, (result, first) = open_data(phantom), reported
+    shutil.copytree(first.parent, tmp_path / first.parent.name)
+    path, whole = tmp_path / first.parent.name / first.name, first.read_bytes()
+    assert write(result, data, tmp_path).read_bytes() == whole
     for change in changes:
         path.write_bytes(whole)
         report = dcmread(path)
@@ -123,17 +132,14 @@ def test_a_report_replaces_a_report_and_none_that_somebody_changed(
         with pytest.raises(InputError, match=r"\.dcm: is there already"):
             dicom_sr.check_out(tmp_path, data)
         with pytest.raises(InputError, match=r"\.dcm: is there already"):
-            write(made_up(data), data, tmp_path)
+            write(result, data, tmp_path)
         assert path.read_bytes() == changed
 
 
-def test_the_report_says_level_side_condition_and_probabilities(phantom: Path, tmp_path: Path) -> None:
-    data = open_data(phantom)
-    result = made_up(data)
-    result.probabilities[0, 0] = (1e-7, 0.1234564, 0.8765435)  # the submission keeps half a unit of what is nothing
+def test_the_report_says_level_side_condition_and_probabilities(reported: tuple[StudyResult, Path]) -> None:
+    result, path = reported
     told = submission_table([result]).set_index("row_id")
-    path = write(result, data, tmp_path)
-    assert path == tmp_path / "dicom_sr" / f"{STUDY}.dcm"
+    assert path.parts[-2:] == ("dicom_sr", f"{STUDY}.dcm")
     groups = groups_of(path)
     assert len(groups) == 25
     for condition in CONDITIONS:
@@ -166,16 +172,18 @@ def named_of(item: Dataset) -> tuple[str, str]:
     return code.CodeValue, code.CodingSchemeDesignator
 
 
-def test_nobody_seems_to_have_signed_it_and_it_is_dated_when_it_was_made(phantom: Path, tmp_path: Path) -> None:
-    data = open_data(phantom)
-    report = dcmread(write(made_up(data), data, tmp_path))
+def test_nobody_seems_to_have_signed_it_and_it_is_dated_when_it_was_made(
+    phantom: Path, reported: tuple[StudyResult, Path], tmp_path: Path
+) -> None:
+    result, path = reported
+    report = dcmread(path)
     flags = (report.CompletionFlag, report.VerificationFlag, report.PreliminaryFlag)
     assert flags == ("PARTIAL", "UNVERIFIED", "PRELIMINARY")
     assert "READ AND SIGNED BY NOBODY" in report.CompletionFlagDescription
     assert (report.ContentDate, report.ContentTime) == ("20260203", "040506")
     assert report.StudyDate == "20240101"
     assert texts_of(report)[0].startswith("MADE BY SOFTWARE, READ AND SIGNED BY NOBODY.")
-    (path,), _ = dicom_sr.write_reports([made_up(data)], data, BUNDLE, tmp_path / "now")
+    (path,), _ = dicom_sr.write_reports([result], open_data(phantom), BUNDLE, tmp_path / "now")
     assert dcmread(path).ContentDate == datetime.now().astimezone().strftime("%Y%m%d")
 
 
@@ -203,12 +211,11 @@ def test_what_backs_a_severity_stands_in_codes_and_in_words(phantom: Path, tmp_p
 
 
 def test_a_point_lies_on_its_slice_where_another_library_finds_the_same_millimetres(
-    phantom: Path, tmp_path: Path
+    phantom: Path, reported: tuple[StudyResult, Path]
 ) -> None:
-    data = open_data(phantom)
-    result = made_up(data)
+    data, (result, path) = open_data(phantom), reported
     images = {str(image.SOPInstanceUID): image for image in map(dcmread, data.image_folder.rglob("*.dcm"))}
-    groups = groups_of(write(result, data, tmp_path))
+    groups = groups_of(path)
     for point in result.keypoints:
         region = groups[f"{condition_title(point.condition)} {level_title(point.level)}"].roi
         (source,) = [item for item in region.ContentSequence if item.ValueType == "IMAGE"]
@@ -217,9 +224,8 @@ def test_a_point_lies_on_its_slice_where_another_library_finds_the_same_millimet
         assert to_mm(np.asarray(region.value, float))[0] == pytest.approx(point.mm, abs=0.01)
 
 
-def test_dciodvfy_finds_no_error(phantom: Path, tmp_path: Path) -> None:
-    data = open_data(phantom)
-    assert check(write(made_up(data), data, tmp_path)) == []
+def test_dciodvfy_finds_no_error(reported: tuple[StudyResult, Path]) -> None:
+    assert check(reported[1]) == []
 
 
 def test_dciodvfy_finds_no_error_on_the_real_study(cc0_study: Path, tmp_path: Path) -> None:
@@ -283,9 +289,10 @@ def test_nothing_of_the_patient_but_what_a_report_needs_is_kept_and_nothing_is_l
     assert "SECRET" not in said
 
 
-def test_the_image_is_found_by_position_where_file_names_mislead(phantom: Path, tmp_path: Path) -> None:
-    data = open_data(phantom)
-    result = made_up(data)
+def test_the_image_is_found_by_position_where_file_names_mislead(
+    phantom: Path, reported: tuple[StudyResult, Path], tmp_path: Path
+) -> None:
+    result, plain = reported
     shutil.copytree(phantom, tmp_path / "data")
     for series in (tmp_path / "data" / "train_images" / str(STUDY)).iterdir():
         paths = sorted(series.glob("*.dcm"))
@@ -294,7 +301,7 @@ def test_the_image_is_found_by_position_where_file_names_mislead(phantom: Path, 
         for path, following in zip(paths, [*paths[1:], paths[0]], strict=True):
             path.with_suffix(".old").rename(following)
     path = write(result, open_data(tmp_path / "data"), tmp_path / "moved")
-    assert path.read_bytes() == write(result, data, tmp_path / "plain").read_bytes()
+    assert path.read_bytes() == plain.read_bytes()
 
 
 def test_prior_other_views_and_points_off_the_image_are_told_apart(phantom: Path, tmp_path: Path) -> None:

@@ -64,13 +64,13 @@ def test_a_killed_run_leaves_nothing_half_written_and_a_rerun_gives_the_same_byt
         str(data.root),
         str(bundle.folder),
         str(tmp_path),
-        "3",
+        "2",
     ]
     ended = subprocess.run(command, capture_output=True, text=True, check=False, timeout=540)
     assert ended.returncode == 0, ended.stderr
     told = json.loads(ended.stdout.splitlines()[-1])
     whole = {name: (tmp_path / "unbroken" / name).read_text() for name in OUTPUTS}
-    assert len(told["left"]) == 3
+    assert len(told["left"]) == 2
     for left in told["left"]:
         for name, content in left.items():
             if name.startswith("."):

@@ -20,7 +20,7 @@ from tests.support.worlds import small_phantoms
 @pytest.fixture
 def tree(tmp_path: Path) -> Path:
     """A phantom study as a disc holds it."""
-    data = open_data(small_phantoms(tmp_path / "data", 1, 7))
+    data = open_data(small_phantoms(tmp_path / "data", 1))
     copy_study(data.folder(data.study_ids[0]), tmp_path / "tree", VENDORS["GE"])
     return tmp_path / "tree"
 

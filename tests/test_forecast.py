@@ -17,7 +17,7 @@ from lumbar.training.outcome.forecast import Forecast, forecast
 from lumbar.training.outcome.trial_steps import take_steps
 from lumbar.training.setup import set_up
 from lumbar.training.stages import as_trained, members_of
-from tests.support.tiny_recipe import tiny_recipe
+from tests.support.tiny_recipe import DETECTORS, tiny_recipe
 from tests.support.worlds import small_phantoms
 
 STUDIES = 6
@@ -28,7 +28,9 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Phantoms that lack nothing, and a recipe whose detector has twice the epochs of the others."""
     root = tmp_path_factory.mktemp("forecast")
     small_phantoms(root / "data", STUDIES, 3)
-    (root / "tiny.toml").write_text(tiny_recipe(stage2={"keypoints": "labels"}, folds=3), encoding="utf-8")
+    detectors = {name: DETECTORS[name] for name in ("t2", "t1")}
+    text = tiny_recipe(detectors, {"canal": {"task": "spinal"}}, stage2={"keypoints": "labels"}, folds=3)
+    (root / "tiny.toml").write_text(text, encoding="utf-8")
     return root
 
 

@@ -23,7 +23,7 @@ SPEC = GraderSpec(
     views=["axial_left", "axial_right"],
     conditions=["left_subarticular_stenosis", "right_subarticular_stenosis"],
     network="condition_attention",
-    backbone_args={"channels": [8, 8, 16, 16]},
+    backbone_args={"channels": [8, 8, 16, 16], "layers": [1, 1, 1, 1]},
     image_size=32,
     network_args={"hidden": 16, "heads": 2, "inner": 16, "encoders": "one", "positions": "view", "auxiliary": "all"},
 )

@@ -42,7 +42,8 @@ CPU = torch.device("cpu")
 PADDED: dict[str, Any] = {"around": "level", "slices": 9, "pad": True, "intensity": "minmax", "scope": "series"}
 RECESSES = DetectorSpec(
     series_type="axial_t2", place="found", network="unet", encoder="tu-resnet18", num_classes=2, in_chans=3,
-    image_size=64, encoder_args={"channels": [8, 8, 8, 8]}, network_args={"severities": 2, "decoder_channels": [8] * 5},
+    image_size=64, encoder_args={"channels": [8, 8, 8, 8], "layers": [1, 1, 1, 1]},
+    network_args={"severities": 2, "decoder_channels": [8] * 5},
 )  # fmt: skip
 FINDER = DetectorSpec(
     series_type="axial_t2", place="whole", points="series", answer="slices", decode="change", num_classes=10,

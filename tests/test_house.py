@@ -7,6 +7,7 @@ import ast
 import subprocess
 import sys
 from collections.abc import Iterator
+from functools import cache
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
@@ -71,13 +72,19 @@ def named(path: Path) -> str:
 MODULES = {named(path) for path in files()}
 
 
+@cache
+def parsed(path: Path) -> ast.Module:
+    """A file as Python understands it."""
+    return ast.parse(path.read_text(encoding="utf-8"))
+
+
 def imports_of(path: Path) -> Iterator[str]:
     """Dotted names of everything a file imports, inside of functions and for type checkers too.
 
     Of this package the module that an import means: `from lumbar.dicom import file` is `lumbar.dicom.file`. A
     module's name as text counts too, since registries import by it.
     """
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+    for node in ast.walk(parsed(path)):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
@@ -89,11 +96,14 @@ def imports_of(path: Path) -> Iterator[str]:
             yield str(node.value)
 
 
-ARROWS = {named(path): set(imports_of(path)) & MODULES for path in files()}
+@cache
+def arrows() -> dict[str, set[str]]:
+    """Modules of this package that each of them imports."""
+    return {named(path): set(imports_of(path)) & MODULES for path in files()}
 
 
 def rooms_used_by(path: Path) -> set[str]:
-    return {name.split(".")[1] for name in ARROWS[named(path)]} - {room_of(path)}
+    return {name.split(".")[1] for name in arrows()[named(path)]} - {room_of(path)}
 
 
 def test_rooms_use_rooms_of_their_own_floor_and_below() -> None:
@@ -115,7 +125,7 @@ def test_no_files_and_no_rooms_use_each_other_in_a_circle() -> None:
     for path in files():
         rooms.setdefault(room_of(path), set()).update(rooms_used_by(path))
     circles = []
-    for graph in (ARROWS, rooms):
+    for graph in (arrows(), rooms):
         left = {name: set(used) for name, used in graph.items()}
         while True:
             try:
@@ -176,7 +186,7 @@ OF_ONE_STAGE = {"DetectorSpec", "GraderSpec", "DetectorMember", "GraderMember", 
 def sorts(path: Path) -> int:
     """How often a file asks for the stage of a spec or a member: its class, or the word of its stage."""
     count = 0
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+    for node in ast.walk(parsed(path)):
         if isinstance(node, ast.Call) and getattr(node.func, "id", "") in ("isinstance", "issubclass"):
             count += any(getattr(name, "id", "") in OF_ONE_STAGE for name in ast.walk(node.args[1]))
         elif isinstance(node, ast.Compare):
@@ -236,7 +246,7 @@ def test_tests_replace_public_functions_where_they_are_defined() -> None:
             module, _, name = dotted.rpartition(".")
             if module not in MODULES or dotted in PATCHED:
                 continue
-            tree = ast.parse((ROOT / Path(*module.split(".")).with_suffix(".py")).read_text(encoding="utf-8"))
+            tree = parsed((ROOT / Path(*module.split("."))).with_suffix(".py"))
             defined = {node.name for node in tree.body if isinstance(node, ast.FunctionDef | ast.ClassDef)}
             if name.startswith("_") or name not in defined:
                 wrong.append(f"{path.name} replaces {dotted}")

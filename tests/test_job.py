@@ -31,6 +31,8 @@ from lumbar.study.study import DataFolder, Study, open_data, read_study
 from tests.conftest import ROOT
 from tests.support.worlds import small_phantoms, tiny_bundle
 
+pytestmark = pytest.mark.usefixtures("networks_kept")
+
 TABLES = ("submission.csv", "keypoints.csv")
 
 

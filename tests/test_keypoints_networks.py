@@ -1,34 +1,16 @@
 """Detectors of every answer: what every network keeps, what it refuses, and what cannot be built."""
 
-import itertools
-from typing import Any
-
 import pytest
-import timm
 import torch
-from torch import nn
 
-from lumbar.issues import InputError
 from lumbar.keypoints.answers.registry import answer_of
-from lumbar.keypoints.networks.convnext3d import DepthWise
 from lumbar.keypoints.networks.gives import with_neighbours
-from lumbar.keypoints.networks.inflated import inflate, inflated_weight
 from lumbar.keypoints.networks.registry import build_detector
 from lumbar.keypoints.networks.regressor import expected_place
 from lumbar.keypoints.stacks import channel_names
 from lumbar.recipe.detector import DetectorSpec
 from tests.support.contract import DetectorContract, fixed_weights
-
-RESNET = {"encoder": "tu-resnet18", "encoder_args": {"channels": [8, 8, 16, 16]}}
-CONVNEXT = {"encoder": "convnext_atto", "encoder_args": {"dims": [8, 8, 16, 16], "depths": [1, 1, 1, 1]}}
-DECODER = {"decoder_channels": [16, 16, 8, 8, 8]}
-HEAD = {"neck": 16, "head": 16}
-DEEPLAB = {"decoder_channels": 16, "decoder_aspp_dropout": 0.0}
-
-
-def spec_of(series_type: str, backbone: dict[str, Any] = RESNET, **fields: Any) -> DetectorSpec:
-    """A small detector."""
-    return DetectorSpec(**{"series_type": series_type, "image_size": 64, **backbone, **fields})
+from tests.support.small_detectors import CONVNEXT, DECODER, DEEPLAB, HEAD, spec_of
 
 
 class TestSmallDeepLab(DetectorContract):
@@ -129,157 +111,12 @@ class TestRegressorOfFeaturesWithoutTheHeadsNorm(DetectorContract):
         assert not [name for name, _ in build_detector(self.spec).encoder.named_parameters() if name.startswith("head")]
 
 
-VOLUMES = {
-    "network": "convnext3d",
-    "place": "whole",
-    "in_chans": 9,
-    "image_size": 32,
-    "network_args": {"widths": [8, 16, 16], "depths": [1, 2, 1]},
-}
-
-
-class TestVolumesOfSlices(DetectorContract):
-    spec = DetectorSpec(series_type="sagittal_t1", answer="slices", points="series", num_classes=10, **VOLUMES)
-    golden = [-0.00022, 0.32617, -0.16422, 0.23563, -0.28432, -0.61541]
-
-
-class TestVolumesOfPoints(DetectorContract):
-    spec = DetectorSpec(series_type="sagittal_t2", answer="points", depth=True, decode="slice", **VOLUMES)
-    golden = [0.49807, 0.07884, 0.45904, 0.52698, 0.48382, 0.64101]
-
-
-class TestVolumesOfTwoSeries(DetectorContract):
-    spec = DetectorSpec(
-        series_type="sagittal_t1", beside="sagittal_t2", answer="slices", points="series", num_classes=15, **VOLUMES
-    )
-    golden = [-0.00176, 0.30051, -0.46792, 0.28474, -0.06042, -0.21409]
-
-    def images(self, batch: int = 2) -> torch.Tensor:
-        return torch.cat([super().images(batch), super().images(batch) + 1], 1)
-
-
-def test_volumes_are_convolved_as_conv3d_does_it_padded_at_the_end():
-    torch.manual_seed(0)
-    layer, volumes = DepthWise(4), torch.randn(2, 4, 5, 9, 8)
-    padded = torch.nn.functional.pad(volumes, (3, 3, 3, 3, 0, 1))
-    plain = torch.nn.functional.conv3d(padded, layer.weight, groups=4)
-    torch.testing.assert_close(layer(volumes), plain, atol=1e-5, rtol=1e-5)
-
-
 class TestRegressorOfAWholeMapAndSlices(DetectorContract):
     pooled = {"pool": "flatten"}
     spec = spec_of(
         "sagittal_t1", CONVNEXT, network="regressor", answer="points", depth=True, in_chans=7, network_args=pooled
     )
     golden = [0.50398, 0.02446, 0.49281, 0.46202, 0.47503, 0.51649]
-
-
-INFLATED = {"network": "regressor", "answer": "points", "depth": True, "place": "whole", "image_size": 32}
-
-
-class TestRegressorOfVolumes(DetectorContract):
-    """Two series as two channels of an inflated backbone, as the seventh place's."""
-
-    spec = DetectorSpec(
-        series_type="sagittal_t2",
-        beside="sagittal_t1",
-        points="series",
-        num_classes=15,
-        in_chans=9,
-        network_args={"volume": True},
-        **INFLATED,
-        **RESNET,
-    )
-    golden = [0.51133, 0.45077, 0.00325, 0.01051, 0.98029, 0.98439]
-
-    def images(self, batch: int = 2) -> torch.Tensor:
-        return torch.cat([super().images(batch), super().images(batch) + 1], 1)
-
-
-class TestRegressorOfVolumesWithoutANorm(DetectorContract):
-    spec = DetectorSpec(
-        series_type="axial_t2",
-        points="series",
-        num_classes=10,
-        in_chans=32,
-        network_args={"volume": True, "pool": "features"},
-        **INFLATED,
-        **CONVNEXT,
-    )
-    golden = [0.49261, 0.16653, 0.48443, 0.31633, 0.24733, 0.64071]
-
-
-class TestRegressorOfVolumesByExpectation(DetectorContract):
-    spec = DetectorSpec(
-        series_type="sagittal_t2",
-        in_chans=40,
-        network_args={"volume": True, "pool": "expectation"},
-        **{**INFLATED, "image_size": 64},
-        **CONVNEXT,
-    )
-    golden = [0.49019, 0.03311, 0.44036, 0.47339, 0.4875, 0.55925]
-
-
-class TestRegressorOfVolumesThatKnowsWhereThingsAre(DetectorContract):
-    """A map of 2 x 2 x 1 cells, flattened."""
-
-    spec = DetectorSpec(
-        series_type="sagittal_t2",
-        in_chans=8,
-        network_args={"volume": True, "pool": "flatten"},
-        **{**INFLATED, "depth": False, "image_size": 64},
-        **RESNET,
-    )
-    golden = [0.52828, 0.20872, 0.47105, 0.52938, 0.87317, 0.29647]
-
-
-#: Convolutions of every padding, norms, pools, squeeze-and-excitation, blocks that permute their axes.
-FAMILIES = {
-    "resnet18d": {"channels": [8, 8, 16, 16]},
-    "seresnet18": {"channels": [8, 8, 16, 16]},
-    "densenet121": {"growth_rate": 4, "block_config": (1, 2, 2, 1)},
-    "tf_efficientnet_b0": {},
-    "regnety_002": {},
-    "convnextv2_atto": CONVNEXT["encoder_args"],
-    "convnext_tiny_hnf": CONVNEXT["encoder_args"],
-}
-
-
-@pytest.mark.parametrize("name", FAMILIES)
-def test_an_inflated_network_looks_at_rows_columns_and_slices_alike(name: str) -> None:
-    torch.manual_seed(0)
-    images = timm.create_model(name, in_chans=2, num_classes=0, global_pool="", **FAMILIES[name])
-    keys, config = list(images.state_dict()), images.pretrained_cfg
-    images.load_state_dict(fixed_weights(images).state_dict())
-    shape = inflate(images, name, (1, 2, 64, 32, 96))
-    assert (list(images.state_dict()), images.pretrained_cfg) == (keys, config)
-    for layer in images.modules():
-        if isinstance(layer, nn.Conv3d):  # the same whichever way its kernel is turned
-            turns = [layer.weight.permute(0, 1, *axes) for axes in itertools.permutations((2, 3, 4))]
-            layer.weight = nn.Parameter(torch.stack(turns).mean(0))
-    volumes = torch.randn(1, 2, 64, 32, 96)
-    with torch.inference_mode():
-        found, turned = (images.eval()(each) for each in (volumes, volumes.permute(0, 1, 4, 2, 3)))
-    assert tuple(found.shape) == shape
-    scale = float(found.abs().max())
-    assert float(found.std()) > 0
-    assert torch.allclose(found.permute(0, 1, 4, 2, 3) / scale, turned / scale, atol=1e-4)
-
-
-def test_an_inflated_network_begins_as_widely_spread_as_its_images_do() -> None:
-    torch.manual_seed(0)
-    images = timm.create_model("resnet18", num_classes=0, global_pool="")
-    before = images.layer3[0].conv1.weight.detach().std()
-    inflate(images, "resnet18", (1, 3, 32, 32, 32))
-    assert float(images.layer3[0].conv1.weight.detach().std() / before * 3**0.5) == pytest.approx(1, abs=0.01)
-
-
-def test_a_volume_of_one_picture_is_to_inflated_weights_what_the_picture_was() -> None:
-    torch.manual_seed(0)
-    layer, picture = nn.Conv2d(2, 4, 3), torch.randn(1, 2, 8, 8)
-    weight = inflated_weight(layer.weight, 5)
-    said = nn.functional.conv3d(picture[..., None].repeat(1, 1, 1, 1, 5), weight, layer.bias)
-    torch.testing.assert_close(said[..., 0], layer(picture), atol=1e-5, rtol=1e-5)
 
 
 class TestRegressorByExpectation(DetectorContract):
@@ -401,116 +238,6 @@ def test_of_25_maps_a_stack_fills_its_own():
     assert [place for place, name in enumerate(left) if name] == [5, 6, 7, 8, 9]
     assert [place for place, name in enumerate(right) if name] == [10, 11, 12, 13, 14]
     assert left[5] == ("left_neural_foraminal_narrowing", "l1_l2")
-
-
-@pytest.mark.parametrize(
-    ("fields", "words"),
-    [
-        ({"network": "unknown"}, "unknown detector network 'unknown'; known: .*deeplabv3plus"),
-        ({"encoder": "resnet999"}, "deeplabv3plus cannot be built on encoder 'resnet999'"),
-        ({"encoder": "tu-resnet999"}, "cannot be built on encoder 'tu-resnet999'"),
-        ({"encoder_args": {"channels": [8]}}, "takes no encoder_args .*; use timm's, 'tu-resnet34'"),
-        ({"encoder": "tu-hf-hub:someone/model"}, "names a place to load from"),
-        ({"encoder": "tu-resnet18", "encoder_args": {"checkpoint_path": "x.pth"}}, "'checkpoint_path'.* leave it out"),
-        ({"network_args": {"encoder_weights": "imagenet"}}, "'encoder_weights'.* leave it out"),
-        ({"encoder": "tu-resnet18", "encoder_args": {"channels": [8, 16]}}, "cannot be built on encoder 'tu-resnet18'"),
-        ({"network_args": {"colour": 1}}, "takes no network_args 'colour'; known: .*decoder_channels"),
-        (
-            {**INFLATED, "encoder": "vit_tiny_patch16_224", "network_args": {"volume": True}},
-            "'vit_tiny_patch16_224' cannot be inflated .* its layer patch_embed is a PatchEmbed, which knows rows",
-        ),
-        (
-            {**INFLATED, "encoder": "inception_v3", "network_args": {"volume": True}},
-            "its layer Mixed_6b.branch7x7_2.conv is 1 x 7 and has no third size; name another",
-        ),
-        (
-            {**INFLATED, **CONVNEXT, "in_chans": 7, "network_args": {"volume": True}},
-            "inflated, (leaves nothing|cannot take volumes) of 7 slices of 32 px; give it",
-        ),
-        (
-            {**INFLATED, "encoder": "densenet121", "in_chans": 8, "network_args": {"volume": True}},
-            "'densenet121', inflated, cannot take volumes of 8 slices of 32 px; give it larger ones",
-        ),
-        (
-            {"network": "level_scores", "answer": "slices", "num_classes": 2},
-            "for names of all levels; give num_classes 5, or twice as many",
-        ),
-        ({"network": "regressor"}, "'regressor' answers points, not heatmaps"),
-        ({"network": "pointer"}, "'pointer' answers heatmaps with depth = true, not heatmaps;"),
-        (
-            {"network": "pointer", "depth": True, "encoder": "tu-resnet18", "network_args": {"pointer": "gru"}},
-            "pointer = 'gru' is no sequence of slices; give lstm or transformer",
-        ),
-        (
-            {
-                "network": "pointer",
-                "depth": True,
-                "encoder": "tu-resnet18",
-                "network_args": {"pointer": "transformer", "pointer_hidden": 18},
-            },
-            "pointer_hidden = 18 cannot be shared by 4 heads",
-        ),
-        ({"network": "unet", "answer": "boxes"}, "'unet' answers heatmaps, not boxes"),
-        ({**VOLUMES, "answer": "points"}, "'convnext3d' answers slices or points with depth = true, not points;"),
-        (
-            {**VOLUMES, "answer": "slices", "in_chans": 7},
-            "3 stages halve 7 slices of 32 px to nothing; give in_chans = 8",
-        ),
-        (
-            {**VOLUMES, "answer": "slices", "network_args": {"widths": [8, 8], "depths": [1]}},
-            "must tell of the same stages",
-        ),
-        (
-            {**VOLUMES, "answer": "slices", "network_args": {"widths": [8, 0]}},
-            "widths = .* give a list of whole numbers, 1 or more",
-        ),
-        ({"network": "unet", "stride": 4}, "'unet' gives maps of stride 1"),
-        ({"network": "unet_head", "stride": 2, "encoder": "resnet18"}, "'unet_head' gives maps of stride 1"),
-        (
-            {"network": "unet_head", "encoder": "resnet18", "network_args": {"channels": [8, 8]}},
-            "'resnet18' has 5 maps, and network_args channels tells of 2",
-        ),
-        (
-            {"network": "unet", "network_args": {"severities": 0.5}},
-            "severities = 0.5 cannot be used; give a whole number",
-        ),
-        ({"network": "frames"}, "'frames' answers points, not heatmaps"),
-        (
-            {"network": "slice_scores", "answer": "slices", "network_args": {"along": "gru"}},
-            'along = \'gru\' cannot be used; give "lstm" or "transformer" or "alone"',
-        ),
-        (
-            {"network": "slice_scores", "answer": "slices", "network_args": {"heads": 2}},
-            "'heads' is nothing of along = \"lstm\"; leave it out",
-        ),
-        (
-            {
-                "network": "slice_scores",
-                "answer": "slices",
-                "encoder": "resnet18",
-                "network_args": {"along": "transformer", "heads": 7},
-            },
-            "gives 512 features, which 7 heads cannot share; set heads",
-        ),
-        (
-            {"network": "centernet", "stride": 16, "encoder_args": {"output_stride": 8}},
-            "no level of stride 16; give one",
-        ),
-        (
-            {"network": "slice_scores", "answer": "slices", "network_args": {"x": 1}},
-            "no network_args 'x'; known: along",
-        ),
-        (
-            {"network": "regressor", "answer": "points", "network_args": {"pool": "max"}},
-            "pool = 'max' is no way to pool",
-        ),
-        ({"network": "regressor", "answer": "points", "encoder": "resnet999"}, "timm cannot build encoder 'resnet999'"),
-        ({"network": "regressor", "answer": "points", "encoder": "hf-hub:a/b"}, "names a place to load from"),
-    ],
-)
-def test_detectors_that_cannot_be_built_or_do_not_give_what_is_asked_are_refused_in_one_sentence(fields, words):
-    with pytest.raises(InputError, match=words):
-        build_detector(DetectorSpec(series_type="sagittal_t2", **fields))
 
 
 @pytest.mark.parametrize(

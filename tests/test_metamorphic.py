@@ -5,7 +5,6 @@
 
 import os
 import random
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -15,18 +14,13 @@ from tests.support import metamorphic
 from tests.support.changes import CHANGES
 from tests.support.draft import sound
 
-SHORT = os.environ.get("LUMBAR_CASES", "").split() or [f"3/{index}" for index in range(20)]
-#: Every change is tried by itself; these are the first forty that are drawn with another.
+pytestmark = pytest.mark.usefixtures("networks_kept")
+
+SHORT = os.environ.get("LUMBAR_CASES", "").split() or [f"3/{index}" for index in range(12)]
+#: Every change is tried by itself; these are the first twenty that are drawn with another.
 LONG = [name for name in (f"1/{index}" for index in range(200)) if len(metamorphic.draw(random.Random(name))[1]) > 1][
-    :40
+    :20
 ]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def kept() -> Iterator[None]:
-    """The shipped bundle's networks are built once for all cases."""
-    with metamorphic.networks_kept():
-        yield
 
 
 def run(name: str) -> metamorphic.Case:

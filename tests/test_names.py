@@ -17,6 +17,8 @@ from tests.support.worlds import small_phantoms, tiny_bundle
 from tests.test_blend import world as tables_of
 from tests.test_blend import write_world
 
+pytestmark = pytest.mark.usefixtures("networks_kept")
+
 #: A latin-1 umlaut from an old archive, a line end, a terminal's escape sequence, mark-up.
 ODD = os.fsdecode(b"R\xfccken\n\x1b[31m<b>")
 SHOWN = "R\\xfccken\\n\\x1b[31m<b>"

@@ -19,14 +19,19 @@ from lumbar.bundle.network import build_network
 from lumbar.bundle.save import Weights, save_bundle
 from lumbar.issues import InputError
 from lumbar.labels import LABEL_COLUMNS, SEVERITIES, SUBMISSION_COLUMNS
-from lumbar.phantom.dataset import write_phantoms
+from lumbar.phantom.dataset import study_ids
 from lumbar.recipe.detector import DetectorSpec
 from lumbar.recipe.grader import GraderSpec
 from tests.support.archives import VENDORS, copy_study
 from tests.support.notebook import NOTEBOOK, run_cells
+from tests.support.worlds import small_phantoms
+
+pytestmark = pytest.mark.usefixtures("networks_kept")
 
 ROOT = Path(__file__).resolve().parents[1]
-ENCODER = {"encoder": "tu-resnet18", "encoder_args": {"channels": [8, 16, 16, 32]}}
+ENCODER = {"encoder": "tu-resnet18", "encoder_args": {"channels": [8, 16, 16, 32], "layers": [1, 1, 1, 1]}}
+#: Ids of the two studies.
+ONE, OTHER = study_ids(2, 5, None)
 PRIOR = np.broadcast_to(np.linspace([0.8, 0.1, 0.1], [0.5, 0.3, 0.2], 5), (5, 5, 3))
 
 
@@ -38,11 +43,7 @@ def cells() -> list[Any]:
 @pytest.fixture(scope="module")
 def studies(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two small labelled phantom studies."""
-    folder = tmp_path_factory.mktemp("studies")
-    write_phantoms(
-        folder, 2, 5, matrices=(128,), sagittal_slices=(11, 11), axial_kind="angled", stack_slices=(3, 3), first_id=501
-    )
-    return folder
+    return small_phantoms(tmp_path_factory.mktemp("studies"))
 
 
 @pytest.fixture(scope="module")
@@ -56,7 +57,10 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
         DetectorSpec(series_type="sagittal_t1", in_chans=3, num_classes=5, image_size=64, **ENCODER),
         DetectorSpec(series_type="axial_t2", in_chans=3, num_classes=2, image_size=64, **ENCODER),
     ]
-    grader = GraderSpec(task="global", backbone="resnet18", image_size=32, slices=3, rnn_hidden=8, rnn_layers=1)
+    grader = GraderSpec(
+        task="global", backbone_args={"channels": [8, 8, 8, 8], "layers": [1, 1, 1, 1]}, image_size=32, slices=3,
+        rnn_hidden=8, rnn_layers=1,
+    )  # fmt: skip
     specs = {"t2": detectors[0], "t1": detectors[1], "axial": detectors[2], "global": grader}
     members = [Weights(name, spec, build_network(spec).state_dict()) for name, spec in specs.items()]
     return save_bundle(tmp_path_factory.mktemp("bundle"), members, prior=PRIOR, description="random weights").folder
@@ -171,7 +175,7 @@ def test_a_labelled_folder_gets_submission_pictures_issues_and_score(
 ) -> None:
     shown = run_cells(tmp_path, studies, bundle)
     assert shown.error is None
-    check_submission(tmp_path / "submission.csv", [501, 502])
+    check_submission(tmp_path / "submission.csv", [ONE, OTHER])
     assert (tmp_path / "keypoints.csv").is_file()
     report = json.loads((tmp_path / "run_report.json").read_text())
     assert report["bundle"]["identity"] == load_bundle(bundle).identity
@@ -184,7 +188,7 @@ def test_a_labelled_folder_gets_submission_pictures_issues_and_score(
 
 def test_a_tree_without_tables_is_graded_as_well(tmp_path: Path, studies: Path, bundle: Path) -> None:
     tree = tmp_path / "tree"
-    copy_study(studies / "train_images" / "501", tree, VENDORS["GE"])
+    copy_study(studies / "train_images" / str(ONE), tree, VENDORS["GE"])
     shown = run_cells(tmp_path / "out", tree, bundle)
     assert shown.error is None
     check_submission(tmp_path / "out" / "submission.csv", [1])
@@ -193,9 +197,9 @@ def test_a_tree_without_tables_is_graded_as_well(tmp_path: Path, studies: Path, 
 
 
 def spoil(studies: Path, copy: Path) -> Path:
-    """The same folder with every file of study 502 cut short."""
+    """The same folder with every file of the second study cut short."""
     shutil.copytree(studies, copy)
-    for path in (copy / "train_images" / "502").rglob("*.dcm"):
+    for path in (copy / "train_images" / str(OTHER)).rglob("*.dcm"):
         path.write_bytes(path.read_bytes()[:200])
     return copy
 
@@ -204,11 +208,11 @@ def test_the_hidden_rerun_always_leaves_a_submission(tmp_path: Path, studies: Pa
     spoiled = spoil(studies, tmp_path / "data")
     shown = run_cells(tmp_path, spoiled, bundle, KAGGLE_IS_COMPETITION_RERUN="1")
     assert shown.error is None
-    table = check_submission(tmp_path / "submission.csv", [501, 502])
-    unreadable = table.loc[[f"502_{column}" for column in LABEL_COLUMNS]].to_numpy()
+    table = check_submission(tmp_path / "submission.csv", [ONE, OTHER])
+    unreadable = table.loc[[f"{OTHER}_{column}" for column in LABEL_COLUMNS]].to_numpy()
     assert unreadable == pytest.approx(PRIOR.reshape(25, 3), abs=1e-9)
     report = json.loads((tmp_path / "run_report.json").read_text())
-    assert report["failed_studies"] == [502]
+    assert report["failed_studies"] == [OTHER]
     assert report["options"]["hours"] == 8.5, "Kaggle allows nine"
     assert "study_failed" in shown.text
     assert shown.figures == 0
@@ -217,11 +221,13 @@ def test_the_hidden_rerun_always_leaves_a_submission(tmp_path: Path, studies: Pa
 def test_an_unreadable_study_stops_an_ordinary_run_with_its_reason(tmp_path: Path, studies: Path, bundle: Path) -> None:
     shown = run_cells(tmp_path, spoil(studies, tmp_path / "data"), bundle)
     assert isinstance(shown.error, InputError)
-    assert "study 502" in str(shown.error)
+    assert f"study {OTHER}" in str(shown.error)
     assert not (tmp_path / "submission.csv").exists()
 
 
-def test_what_ships_runs_as_it_is(tmp_path: Path) -> None:
+@pytest.fixture
+def shipped(tmp_path: Path) -> tuple[Path, Path, list[int]]:
+    """A data folder of the first two sample studies, the shipped weights, and the studies' ids."""
     data, weights = ROOT / "sample_data", ROOT / "weights"
     if not (data / "train_series_descriptions.csv").is_file() or not (weights / "manifest.json").is_file():
         pytest.skip("needs sample_data and weights")
@@ -234,10 +240,30 @@ def test_what_ships_runs_as_it_is(tmp_path: Path) -> None:
     labels[labels["study_id"].isin(chosen)].to_csv(small / "train.csv", index=False)
     for study in chosen:
         shutil.copytree(data / "train_images" / str(study), small / "train_images" / str(study))
-    ended = execute(tmp_path, small, weights)
+    return small, weights, chosen
+
+
+#: What the shipped bundle says of itself.
+RESTS_ON = "What the severities rest on: spinal: learnt from phantoms alone"
+
+
+def test_what_ships_runs_through_the_cells(tmp_path: Path, shipped: tuple[Path, Path, list[int]]) -> None:
+    data, weights, chosen = shipped
+    shown = run_cells(tmp_path, data, weights)
+    assert shown.error is None
+    check_submission(tmp_path / "submission.csv", chosen)
+    assert shown.figures == 2
+    assert RESTS_ON in shown.text
+
+
+@pytest.mark.slow
+def test_what_ships_runs_as_it_is(tmp_path: Path, shipped: tuple[Path, Path, list[int]]) -> None:
+    """By a kernel of its own, as the README does it; `.ci/run` calls that very command on all of the sample data."""
+    data, weights, chosen = shipped
+    ended = execute(tmp_path, data, weights)
     assert ended.returncode == 0, ended.stderr[-2000:]
     check_submission(tmp_path / "submission.csv", chosen)
     shown = outputs(tmp_path)
     assert shown.count("image/png") == 2
     assert "Warning" not in shown
-    assert "What the severities rest on: spinal: learnt from phantoms alone" in shown
+    assert RESTS_ON in shown

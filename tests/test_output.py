@@ -20,6 +20,8 @@ from tests.conftest import ROOT
 from tests.support.worlds import small_phantoms, tiny_bundle
 from tests.test_exchange import tree
 
+pytestmark = pytest.mark.usefixtures("networks_kept")
+
 OUTPUTS = ("submission.csv", "keypoints.csv", "run_report.json")
 
 

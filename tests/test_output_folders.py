@@ -20,6 +20,8 @@ from tests.support.worlds import small_phantoms, tiny_bundle
 from tests.test_exchange import tree
 from tests.test_output import refused, write
 
+pytestmark = pytest.mark.usefixtures("networks_kept")
+
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Path:

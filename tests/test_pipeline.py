@@ -28,6 +28,8 @@ from tests.conftest import ROOT
 from tests.support.mirror import mirror_coordinates, mirror_study
 from tests.support.worlds import small_phantoms, tiny_bundle
 
+pytestmark = pytest.mark.usefixtures("networks_kept")
+
 
 @pytest.fixture(scope="module")
 def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:

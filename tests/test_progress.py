@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from unittest import mock
 
 import pytest
 
@@ -18,6 +19,7 @@ import train_utils
 from lumbar.compute.processes import each
 from lumbar.prediction import schedule
 from lumbar.terminal.progress import bar, follow
+from tests.support.worlds import drawn_once
 
 ROOT = Path(__file__).resolve().parents[1]
 #: Done of all, time so far < time to go.
@@ -65,7 +67,8 @@ def terminal() -> Any:
 
 
 def phantoms(folder: Path) -> int:
-    return train_utils.main(["phantom", "--studies", "1", "--seed", "3", "--out", str(folder), "--split", "test"])
+    with mock.patch("lumbar.phantom.study.write_study", drawn_once):
+        return train_utils.main(["phantom", "--studies", "1", "--seed", "3", "--out", str(folder), "--split", "test"])
 
 
 def test_the_phantom_command_shows_its_stage_in_a_terminal(terminal: Terminal, tmp_path: Path) -> None:

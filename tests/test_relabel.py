@@ -4,7 +4,6 @@ import csv
 import io
 import json
 import re
-import shutil
 import urllib.parse
 from collections.abc import Iterator
 from pathlib import Path
@@ -25,8 +24,8 @@ from lumbar.study.study import open_data, read_study
 from lumbar.training.data.labelled import label_keypoints, study_rows
 from lumbar.training.data.packs import write_study
 from lumbar.training.folder import RunFolder
+from tests.support.browser import check_quiet, chromium_at, css, every, open_anew
 from tests.support.worlds import small_phantoms
-from tests.test_viewer import CHROMIUM, FLAGS
 
 ROWS = [
     ("spinal_canal_stenosis", "l3_l4"),
@@ -58,7 +57,7 @@ class Folder(RunFolder):
 @pytest.fixture(scope="module")
 def study_and_page(tmp_path_factory: pytest.TempPathFactory) -> tuple[int, Path]:
     root = tmp_path_factory.mktemp("relabel")
-    data = open_data(small_phantoms(root / "data", 1, 7))
+    data = open_data(small_phantoms(root / "data", 1))
     (study,) = data.study_ids
     run = root / "run"
     (run / "predictions").mkdir(parents=True)
@@ -160,18 +159,8 @@ def test_a_table_that_cannot_be_is_told(rows: list[str], words: str, tmp_path: P
 # ---- in a browser ---------------------------------------------------------------------------------------------------
 @pytest.fixture(scope="module")
 def chromium(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
-    webdriver = pytest.importorskip("selenium.webdriver", reason="selenium drives the browser and is not installed")
-    driver = shutil.which("chromedriver")
-    if CHROMIUM is None or driver is None:
-        pytest.skip("needs Chromium and chromedriver (Debian: apt-get install chromium chromium-driver)")
-    options = webdriver.ChromeOptions()
-    options.binary_location = CHROMIUM
-    for flag in (*FLAGS, f"--user-data-dir={tmp_path_factory.mktemp('chromium')}"):
-        options.add_argument(flag)
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    browser = webdriver.Chrome(options=options, service=webdriver.ChromeService(executable_path=driver))
-    yield browser
-    browser.quit()
+    with chromium_at(tmp_path_factory.mktemp("chromium")) as browser:
+        yield browser
 
 
 @pytest.mark.slow
@@ -182,19 +171,18 @@ def test_keys_decide_the_browser_remembers_and_a_table_goes_out(
     rows = block(page)["rows"]
 
     def open_page() -> None:
-        chromium.get("about:blank")
-        chromium.get(page.as_uri())
+        open_anew(chromium, page)
 
     def press(key: str) -> None:
         chromium.switch_to.active_element.send_keys(key)
 
     def said() -> str:
-        return chromium.find_element("css selector", "[role=status]").text
+        return css(chromium, "[role=status]").text
 
     open_page()
     assert said().startswith("1 of 3: 0 decided, 0 changed. This one: not decided")
-    assert len(chromium.find_elements("css selector", ".slice svg")) == len(rows[0]["slices"])
-    drawn = chromium.find_element("css selector", ".film img")
+    assert len(every(chromium, ".slice svg")) == len(rows[0]["slices"])
+    drawn = css(chromium, ".film img")
     assert chromium.execute_script("return arguments[0].naturalWidth", drawn) == 5 * 160
     wanted = (rows[0]["label"] + 1) % 3
     press(str(wanted + 1))
@@ -222,6 +210,4 @@ def test_keys_decide_the_browser_remembers_and_a_table_goes_out(
     place = study, CONDITIONS.index(ROWS[0][0]), LEVELS.index(ROWS[0][1])
     assert read_corrected(tmp_path / "out.csv") == {place: wanted}
     assert read_left_out(tmp_path / "out.csv") == {place}
-    assert chromium.get_log("browser") == []
-    names = chromium.execute_script("return performance.getEntriesByType('resource').map((one) => one.name)")
-    assert [name for name in names if not name.startswith("data:")] == []
+    check_quiet(chromium)

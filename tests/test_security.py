@@ -29,6 +29,8 @@ from tests.conftest import ROOT
 from tests.support.tiny_dicom import image, merge_into_enhanced, write_slice, write_stack
 from tests.support.worlds import small_phantoms, tiny_bundle
 
+pytestmark = pytest.mark.usefixtures("networks_kept")
+
 SOURCES = [*sorted((ROOT / "lumbar").rglob("*.py")), ROOT / "train_utils.py"]
 
 
@@ -52,6 +54,14 @@ def run(root: Path, bundle: Bundle, out: Path, *more: str) -> Path:
     chosen = ["--data", str(root), "--weights", str(bundle.folder), "--out", str(out), "--device", "cpu"]
     assert train_utils.main(["predict", *chosen, *more]) == 0
     return out
+
+
+def first_study_of(data: DataFolder, folder: Path) -> Path:
+    """A copy of the data folder whose table names one study."""
+    shutil.copytree(data.root, folder)
+    table = pd.read_csv(folder / "train_series_descriptions.csv")
+    table[table["study_id"] == data.study_ids[0]].to_csv(folder / "train_series_descriptions.csv", index=False)
+    return folder
 
 
 # -- code and files ---------------------------------------------------------------------------------------------------
@@ -193,8 +203,7 @@ def test_nothing_of_the_patient_but_the_given_ids_leaves_a_run(
     caplog: pytest.LogCaptureFixture,
     capfd: pytest.CaptureFixture[str],
 ) -> None:
-    copy = tmp_path / "data"
-    shutil.copytree(data.root, copy)
+    copy = first_study_of(data, tmp_path / "data")
     secrets = {"PatientName": "Zebrafinch^Quilla", "PatientID": "MRN8675309", "PatientBirthDate": "19470213",
                "InstitutionName": "Hospital of Xanadu", "AccessionNumber": "ACC424242"}  # fmt: skip
     for number, path in enumerate(sorted(copy.rglob("*.dcm"))):
@@ -238,10 +247,7 @@ def test_the_number_of_threads_changes_no_byte(
     """A study of many is computed on one core; of a folder of one study all cores compute the same layer."""
     root, first = data.root, written
     if alone:
-        root = tmp_path / "data"
-        shutil.copytree(data.root, root)
-        table = pd.read_csv(root / "train_series_descriptions.csv")
-        table[table["study_id"] == data.study_ids[0]].to_csv(root / "train_series_descriptions.csv", index=False)
+        root = first_study_of(data, tmp_path / "data")
         first = run(root, bundle, tmp_path / "first")
     threads = torch.get_num_threads()
     try:

@@ -71,12 +71,16 @@ def of_levels(stacks: torch.Tensor) -> torch.Tensor:
     six = ((stacks.amax((2, 3)) > stacks.amin((2, 3))).sum(1) == 6).float()[:, None]
     scores = torch.full((len(stacks), 2, 5, 8), -30.0)
     scores[:, 0, :, 1] = 1 + six
-    scores[:, 1, :, 3] = 2 - six
+    scores[:, 1, :, 3] = 3 - 2 * six
     return scores.flatten(1, 2)
 
 
 def in_the_middle(stacks: torch.Tensor) -> torch.Tensor:
     return torch.tensor([[0.6, 0.5], [0.4, 0.5]]).repeat(len(stacks), 1, 1)
+
+
+def outside(stacks: torch.Tensor) -> torch.Tensor:
+    return torch.tensor([[1.2, 0.5], [0.4, 0.5]]).repeat(len(stacks), 1, 1)
 
 
 @pytest.mark.parametrize("apart", [True, False])
@@ -85,12 +89,23 @@ def test_axial_series_compete_for_each_side_of_each_level(apart: bool) -> None:
     levels = DetectorSpec(**LEVELS_NETWORK | {"preprocessing": {"series": "all", "keypoints": "keep"}})
     found, _ = detect(study, [(levels, of_levels), (DetectorSpec(**PLACES, apart=apart), in_the_middle)])
     places = {side_of(point.condition): (point.series_id, point.instance) for point in found}
+    sure = {side_of(point.condition): point.confidence for point in found}
     assert len(found) == 2 * len(LEVELS)
+    # Points say nothing of their own: they are as sure as the level network was of their slices, which has decided.
+    assert sure == {"left": pytest.approx(1 / (1 + np.exp(-2))), "right": pytest.approx(1 / (1 + np.exp(-3)))}
     if apart:
         assert places == {"left": (3, 2), "right": (4, 4)}
     else:
         assert len({series for series, _ in places.values()}) == 1  # one series for both sides
     assert {point.mm[0] for point in found if point.condition == LEFT}.pop() > 0
+
+
+def test_a_point_beyond_the_image_is_as_unsure_as_ever() -> None:
+    study = small_study(axial_t2=two_series())
+    levels = DetectorSpec(**LEVELS_NETWORK | {"preprocessing": {"series": "all", "keypoints": "keep"}})
+    found, issues = detect(study, [(levels, of_levels), (DetectorSpec(**PLACES, apart=True), outside)])
+    assert {point.confidence for point in found if point.condition == LEFT} == {0.0}
+    assert "keypoint_low_confidence" in {issue.code for issue in issues}
 
 
 def test_sides_on_one_slice_share_a_stack_and_those_apart_have_one_each() -> None:

@@ -167,6 +167,46 @@ def test_a_midsagittal_image_becomes_a_square_study_head_up(source: Path, points
         assert row == pytest.approx(139.5, abs=1)
 
 
+def test_grades_become_labels_of_the_canal_and_of_nothing_else(source: Path, points: Path, tmp_path: Path) -> None:
+    (tmp_path / "grades.csv").write_text(
+        "patient,level,grade,unsure\n11,L1/L2,0,0\n11,L5/S1,2,1\n13,L3/L4,1,0\n12,L3/L4,2,0\n"
+    )
+    more = ("--points", str(points), "--grades", str(tmp_path / "grades.csv"))
+    assert _convert(source, tmp_path / "data", *more) == 0
+    labels = pd.read_csv(tmp_path / "data" / "train.csv").set_index("study_id")
+    said = {(study, column): value for study, row in labels.iterrows() for column, value in row.dropna().items()}
+    eleven, thirteen = (FIRST_ID + 1000 * patient + MIDSAGITTAL for patient in (11, 13))
+    assert said == {  # nothing of T2 SPACE, whose patient 8 has no grades; of 12 there is no image
+        (eleven, "spinal_canal_stenosis_l1_l2"): "Normal/Mild",
+        (eleven, "spinal_canal_stenosis_l5_s1"): "Severe",
+        (thirteen, "spinal_canal_stenosis_l3_l4"): "Moderate",
+    }
+
+
+@pytest.mark.parametrize(
+    ("rows", "sentence"),
+    [
+        ("11,L1/L2,3", "grade '3' in line 2 is none of 0 (normal or mild), 1 (moderate), 2 (severe)"),
+        ("11,L6/S1,1", "level 'L6/S1' in line 2 is none of"),
+        ("11,L1/L2,1\n11,L1/L2,2", "level 'L1/L2' in line 3 has its grade already in a line above"),
+    ],
+)
+def test_a_bad_grade_is_one_sentence(
+    rows: str, sentence: str, source: Path, points: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "grades.csv").write_text(f"patient,level,grade\n{rows}\n")
+    more = ("--points", str(points), "--grades", str(tmp_path / "grades.csv"))
+    assert _convert(source, tmp_path / "data", *more) == 1
+    assert sentence in capsys.readouterr().err
+    assert not (tmp_path / "data").exists()
+
+
+def test_grades_without_points_are_refused(source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "grades.csv").write_text("patient,level,grade\n11,L1/L2,0\n")
+    assert _convert(source, tmp_path / "data", "--grades", str(tmp_path / "grades.csv")) == 1
+    assert "give the table of points" in capsys.readouterr().err
+
+
 def test_t1_of_the_same_place_gets_both_foramina_before_and_above_the_canal(
     source: Path, points: Path, tmp_path: Path
 ) -> None:

@@ -34,7 +34,7 @@ SERIES, LABELS, POINTS = "train_series_descriptions.csv", "train.csv", "train_la
 @pytest.fixture(scope="module")
 def sound(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A data folder without faults."""
-    return small_phantoms(tmp_path_factory.mktemp("sound"), 2, 4)
+    return small_phantoms(tmp_path_factory.mktemp("sound"))
 
 
 @pytest.fixture

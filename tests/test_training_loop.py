@@ -68,7 +68,7 @@ def test_a_killed_run_goes_on_as_if_nothing_had_happened(tmp_path: Path, acceler
     settings = {"optimizer": "radam_lookahead", "augment": {"mix": "mixup"}}
     whole = run(tmp_path / "whole", accelerator, ema_decay=0.9, dropout=0.2, **settings)
     words = ["optimizer=radam_lookahead", "mix=mixup"]
-    process = _program(tmp_path / "cut", "ema=0.9", "dropout=0.2", "pause=0.02", *words)
+    process = _program(tmp_path / "cut", "ema=0.9", "dropout=0.2", "pause=0.005", *words)
     path, deadline = tmp_path / "cut" / "checkpoint.safetensors", time.monotonic() + 120
     while time.monotonic() < deadline:
         header = read_header(path) if path.exists() else None
@@ -96,7 +96,7 @@ def test_two_processes_agree_with_one(
 ) -> None:
     """Train losses and validation figures agree to 1e-4: only the order of float32 sums differs. Samples are mixed.
 
-    With torchrun a whole system is trained, see `test_training_run`.
+    With torchrun a whole system is trained, see `test_training_again`.
     """
     launch = ("-m", "accelerate.commands.launch", "--num_processes", "2", "--cpu")
     if launcher == "accelerate with MPI":

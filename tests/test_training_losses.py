@@ -148,7 +148,9 @@ def test_training_losses_are_the_official_score() -> None:
 
 
 def test_each_slice_is_asked_for_its_regions_labels_in_training_only() -> None:
-    spec = GraderSpec(task="foraminal", network="mil", backbone_args={"channels": [8, 8, 8, 8]}, image_size=32)
+    spec = GraderSpec(
+        task="foraminal", network="mil", backbone_args={"channels": [8, 8, 8, 8], "layers": [1, 1, 1, 1]}, image_size=32
+    )
     objective = SeverityObjective(spec, Training(auxiliary_weight=0.3))
     torch.manual_seed(0)
     network = build_grader(spec)
@@ -163,7 +165,9 @@ def test_each_slice_is_asked_for_its_regions_labels_in_training_only() -> None:
 
 def test_every_layer_gets_a_gradient_even_where_no_slice_is_asked() -> None:
     """Several processes wait for one of each."""
-    spec = GraderSpec(task="foraminal", network="mil", backbone_args={"channels": [8, 8, 8, 8]}, image_size=32)
+    spec = GraderSpec(
+        task="foraminal", network="mil", backbone_args={"channels": [8, 8, 8, 8], "layers": [1, 1, 1, 1]}, image_size=32
+    )
     network = build_grader(spec)
     batch = {"views": torch.randn(2, 1, 4, 32, 32), "seen": torch.ones(2, 1), "labels": torch.tensor([[0], [2]])}
     terms = SeverityObjective(spec, Training()).terms(network, batch, train=True)

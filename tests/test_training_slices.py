@@ -268,7 +268,7 @@ def test_the_objective_asks_every_word_of_the_recipe_in_training_alone(data: Dat
     batch = {name: torch.as_tensor(np.stack([value, value])) for name, value in one.items()}
     batch["labels"][:, 0] = 2  # something is severe
     said = {word: torch.randn(2, 1, *shape) for word, shape in _SHAPES.items()}
-    places = ("points", "shared")  # which whole series have, see `test_eighth_place`
+    places = ("points", "shared")  # which whole series have, see `test_eighth_place_targets`
     words = {word: 0.5 for word, loss in OF_GRADERS.items() if word != "any_severe" and loss.target not in places}
     objective = SeverityObjective(spec, Training(loss=words))
     terms = objective.terms(_Says(**said), batch, train=True)

@@ -1,11 +1,9 @@
 """`report.html`: what it holds, and, in headless Chromium, that it can be clicked, scrolled and read on a phone."""
 
 import base64
-import json
 import re
-import shutil
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,69 +12,25 @@ import numpy as np
 import pytest
 
 import train_utils
-from lumbar.bundle.bundle import Bundle, load_bundle
 from lumbar.drawing import style
 from lumbar.grading.regions import cut_regions, region_key
 from lumbar.issues import InputError
 from lumbar.labels import CONDITIONS, KEYPOINT_SERIES, LEVELS
 from lumbar.prediction import job
-from lumbar.prediction.result import StudyResult
 from lumbar.recipe.grader import GraderSpec
 from lumbar.report.html import write
 from lumbar.report.html.panel import panel
 from lumbar.report.html.slices import Shown
-from lumbar.study.study import DataFolder, open_data, read_study
+from lumbar.study.study import open_data, read_study
 from tests.conftest import ROOT
-
-GRADED, BROKEN = "100002", "100009"
-HOSTILE = "</script><script>window.broken = 1</script><img src=x onerror='window.broken = 1'>"
-
-
-@dataclass(frozen=True)
-class World:
-    data: DataFolder
-    bundle: Bundle
-    results: list[StudyResult]
-    page: Path
-
-    @property
-    def text(self) -> str:
-        return self.page.read_text(encoding="utf-8")
-
-    def block(self, name: str) -> dict[str, Any]:
-        """The data of the page that lies in the script element of that id."""
-        found = re.search(rf'<script type="application/json" id="{name}">(.*?)</script>', self.text, re.DOTALL)
-        assert found is not None
-        return json.loads(found[1])
+from tests.support.browser import CONTRASTS, check_quiet, chromium_at, css, every, open_anew, soon
+from tests.support.report_world import BROKEN, GRADED, HOSTILE, World, report_world
 
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> World:
-    """One study of a patient, so its headers say, with a hostile description in its series table, and one without any
-    images."""
-    root, out = tmp_path_factory.mktemp("data"), tmp_path_factory.mktemp("out")
-    shutil.copytree(ROOT / "sample_data" / "train_images" / GRADED, root / "train_images" / GRADED)
-    for path in root.rglob("*.dcm"):
-        path.write_bytes(path.read_bytes().replace(b"Lumbar phantom", b"Some scanner  "))
-    for name in ("train.csv", "train_series_descriptions.csv"):
-        head, *rows = (ROOT / "sample_data" / name).read_text(encoding="utf-8").splitlines()
-        kept = [row for row in rows if row.startswith(f"{GRADED},")]
-        if "series" in name:
-            kept += [f'{GRADED},123456789012345678,"{HOSTILE}"', f"{BROKEN},1,Sagittal T1"]
-        (root / name).write_text("\n".join([head, *kept]) + "\n", encoding="utf-8")
-    results: list[StudyResult] = []
-
-    def recorded(found: list[StudyResult], *args: Any, **options: Any) -> Path:
-        results.extend(found)
-        return write_report(found, *args, **options)
-
-    write_report = write.write_report
-    command = ["predict", "--data", str(root), "--weights", str(ROOT / "weights"), "--out", str(out)]
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(write, "write_report", recorded)
-        code = train_utils.main([*command, "--on-error", "prior", "--html"])
-    assert code == 1, "half of the studies failed; everything is written all the same"
-    return World(open_data(root), load_bundle(ROOT / "weights"), results, out / write.REPORT)
+    """The report of one study that was graded and one that was not."""
+    return report_world(tmp_path_factory.mktemp("data"), tmp_path_factory.mktemp("out"))
 
 
 def picture(text: str) -> np.ndarray:
@@ -263,34 +217,11 @@ def test_a_report_that_breaks_off_leaves_the_old_one(world: World, monkeypatch: 
 
 # ---- in a browser --------------------------------------------------------------------------------------------------
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-FLAGS = (
-    "--headless",
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-    "--disable-dev-shm-usage",
-)
-
 
 @pytest.fixture(scope="module")
-def chromium(world: World, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
-    webdriver = pytest.importorskip("selenium.webdriver", reason="selenium drives the browser and is not installed")
-    driver = shutil.which("chromedriver")
-    if CHROMIUM is None or driver is None:
-        pytest.skip("needs Chromium and chromedriver (Debian: apt-get install chromium chromium-driver)")
-    options = webdriver.ChromeOptions()
-    options.binary_location = CHROMIUM
-    for flag in (*FLAGS, f"--user-data-dir={tmp_path_factory.mktemp('chromium')}"):
-        options.add_argument(flag)
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    browser = webdriver.Chrome(options=options, service=webdriver.ChromeService(executable_path=driver))
-    yield browser
-    browser.quit()
+def chromium(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    with chromium_at(tmp_path_factory.mktemp("chromium")) as browser:
+        yield browser
 
 
 @pytest.fixture
@@ -298,34 +229,14 @@ def browser(chromium: Any, world: World) -> Iterator[Any]:
     """The report's list, 1280 pixels wide; after the test its console must be empty and nothing have been fetched."""
     chromium.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
     chromium.set_window_size(1280, 900)
-    chromium.get("about:blank")
-    chromium.get(world.page.as_uri())
+    open_anew(chromium, world.page)
     yield chromium
-    assert chromium.get_log("browser") == []
-    names = chromium.execute_script("return performance.getEntriesByType('resource').map((one) => one.name)")
-    assert [name for name in names if not name.startswith("data:")] == []
+    check_quiet(chromium)
     assert chromium.execute_script("return window.broken === undefined")
-
-
-def css(browser: Any, selector: str) -> Any:
-    return browser.find_element("css selector", selector)
-
-
-def every(browser: Any, selector: str) -> list[Any]:
-    return browser.find_elements("css selector", selector)
 
 
 def shown_slice(browser: Any) -> int:
     return int(css(browser, ".stage").get_attribute("aria-valuenow"))
-
-
-def soon(browser: Any, holds: Callable[[], bool]) -> None:
-    """Wait until it holds: a browser answers an address or the wheel in its own time."""
-    from selenium.common.exceptions import StaleElementReferenceException
-    from selenium.webdriver.support.ui import WebDriverWait
-
-    redrawn = (StaleElementReferenceException,)  # what was found may be replaced before it is read
-    WebDriverWait(browser, 20, ignored_exceptions=redrawn).until(lambda _: holds())
 
 
 def open_study(browser: Any, study: str = GRADED) -> None:
@@ -525,24 +436,3 @@ def test_every_control_has_a_name_and_every_text_contrast(browser: Any) -> None:
         if control.is_displayed():
             assert control.accessible_name.strip(), control.get_attribute("outerHTML")
     assert browser.execute_script(CONTRASTS) == []
-
-
-#: Texts on plain backgrounds whose contrast is too small; images are left alone, their text has a halo.
-CONTRASTS = """
-const rgb = (text) => (text.match(/[\\d.]+/g) || []).map(Number);
-const linear = (c) => c / 255 > 0.04045 ? ((c / 255 + 0.055) / 1.055) ** 2.4 : c / 255 / 12.92;
-const light = (text) => rgb(text).slice(0, 3).map(linear)
-  .reduce((sum, c, place) => sum + c * [0.2126, 0.7152, 0.0722][place], 0);
-const ground = (one) => {
-  for (let place = one; place; place = place.parentElement) {
-    const colour = getComputedStyle(place).backgroundColor;
-    if ((rgb(colour)[3] ?? 1) > 0.99) return colour;
-  }
-  return "rgb(255, 255, 255)";
-};
-return [...document.querySelectorAll("body *")]
-  .filter((one) => !one.closest("svg, script, style, .film, .stage") && one.offsetParent
-    && !one.matches(":disabled") && [...one.childNodes].some((node) => node.nodeType === 3 && node.data.trim()))
-  .map((one) => [light(getComputedStyle(one).color), light(ground(one)), one.outerHTML.slice(0, 120)])
-  .filter(([ink, paper]) => (Math.max(ink, paper) + 0.05) / (Math.min(ink, paper) + 0.05) < 4.5);
-"""

@@ -14,6 +14,8 @@ from lumbar.terminal import voice
 from lumbar.terminal.progress import bar
 from tests.support.worlds import small_phantoms, tiny_bundle
 
+pytestmark = pytest.mark.usefixtures("networks_kept")
+
 PATIENT = "SMITH^JOHN 1950"
 #: A time, and what happened.
 EVENT = re.compile(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d \S.*")

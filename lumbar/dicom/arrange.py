@@ -51,7 +51,7 @@ def arrange(
             own = geometry.plane_of(item.affine)
             log.add("slice_dropped", f"a {own} slice in a {plane} series", item.name)
         else:
-            kept.append(replace(item, plane=plane))
+            kept.append(item if item.plane == plane else replace(item, plane=plane))
     kept = one_origin(kept, description, plane, log)
     parts = [kept] if kept else []
     if plane == "sagittal" and kept:
@@ -89,15 +89,11 @@ def _sizes(lots: Sequence[Sequence[Slice]]) -> str:
 
 def _stacked(stacks: list[list[Slice]], axis: int, log: IssueLog) -> tuple[list[Slice], list[int]]:
     """Stacks one behind the other along the patient's axis, and the stack of each slice."""
-    stacks = sorted(stacks, key=lambda stack: float(np.mean([_centre(item)[axis] for item in stack])))
+    stacks = sorted(stacks, key=lambda stack: float(np.mean([item.centre_mm[axis] for item in stack])))
     if len(stacks) > 1:
         log.add("several_stacks", f"{len(stacks)} stacks of {_sizes(stacks)} slices")
     slices = [item for stack in stacks for item in stack]
     return slices, [number for number, stack in enumerate(stacks) for _ in stack]
-
-
-def _centre(item: Slice) -> geometry.FloatArray:
-    return geometry.centre_mm(item.affine, item.shape)
 
 
 def _series_plane(found: Sequence[Slice], description: str) -> Plane:

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from pydicom.dataset import Dataset
 
 from lumbar.dicom.flaws import UnusableError
+from lumbar.dicom.said import Said
 from lumbar.dicom.tags import shown, whole
 
 #: Rows that are looked at where bits are in doubt.
@@ -48,6 +49,8 @@ class Settled(NamedTuple):
 
     pixels: Samples
     stored_range: tuple[float, float]
+    #: Smallest and largest value.
+    ends: tuple[int, int]
     remark: str = ""
 
 
@@ -95,17 +98,26 @@ def settle(samples: Samples, width: int, bits: Bits, padding: Samples | None, *,
     if padding is not None:  # says nothing of the bits
         pattern = np.where(padding, pattern[~padding][0], pattern)
     pixels, used = _read(pattern, width, signed), stored
-    if not _fits(pixels, stored, signed):
+    ends = ends_of(pixels)
+    if not _fits(ends, stored, signed):
         used, remark = _true_width(pattern, pixels, width, stored, compressed)
         pixels = _read(pattern, used, signed)
+        ends = ends_of(pixels)
         remarks += [remark] if remark else []
-    if _sign_is_wrong(pattern, pixels, used, signed):
+    if _sign_is_wrong(pattern, pixels, ends, used, signed):
         signed = not signed
         pixels = _read(pattern, used, signed)
+        ends = ends_of(pixels)
         remarks = [f"PixelRepresentation says {_word(not signed)}, but the samples are {_word(signed)}; read as such"]
     if padding is not None:
         pixels = np.where(padding, _read(untouched, width, signed), pixels)
-    return Settled(pixels, value_range(used, signed), "; ".join(remarks))
+        ends = ends_of(pixels)
+    return Settled(pixels, value_range(used, signed), ends, "; ".join(remarks))
+
+
+def ends_of(pixels: Samples) -> tuple[int, int]:
+    """Smallest and largest value."""
+    return int(pixels.min()), int(pixels.max())
 
 
 def bytes_are_exchanged(samples: Samples) -> bool:
@@ -114,22 +126,29 @@ def bytes_are_exchanged(samples: Samples) -> bool:
     Where the lower byte is always the same, either order shows the same image, and nothing is said.
     """
     words = samples[:: -(-len(samples) // SAMPLED_ROWS)].view("u2")
+    other = words.byteswap()
+    steps = [np.abs(np.diff(each, axis=1).view("i2")).view("u2") for each in (words, other)]
+    largest = int(steps[0].max())
+    if largest == 0:
+        return False
+    # where most steps with the bytes exchanged are no smaller than this, neither is their median: nearly every image
+    if 2 * np.count_nonzero(steps[1] >= -(-largest // SMOOTHER)) > np.count_nonzero(steps[0]):
+        return False
     low = words & np.uint16(0xFF)
     if low.min() == low.max():
         return False
-    steps = [np.abs(np.diff(each, axis=1).view("i2").astype(np.int32)) for each in (words, words.byteswap())]
     differ = steps[0] > 0
-    as_read, exchanged = (float(np.median(step[differ])) if differ.any() else 0.0 for step in steps)
+    as_read, exchanged = (float(np.median(step[differ])) for step in steps)
     return SMOOTHER * exchanged < as_read
 
 
-def padding_limits(dataset: Dataset, pixels: Samples) -> tuple[int, int] | None:
+def padding_limits(said: Said, pixels: Samples) -> tuple[int, int] | None:
     """Smallest and largest stored value that is padding and no image; None where no pixel is.
 
     PixelPaddingValue may be written as signed or unsigned, whatever the pixels are. UnusableError where it cannot be
     read or every pixel is padding.
     """
-    ends = [_own_sign(end, pixels.dtype) for end in _padding_tags(dataset)]
+    ends = [_own_sign(end, pixels.dtype) for end in said.of(_padding_tags)]
     if not ends or None in ends:
         return None
     limits = min(ends), max(ends)  # type: ignore[type-var]
@@ -139,17 +158,18 @@ def padding_limits(dataset: Dataset, pixels: Samples) -> tuple[int, int] | None:
     return limits if padded.any() else None  # type: ignore[return-value]
 
 
-def lone_extreme(pixels: Samples) -> int | None:
-    """The smallest or largest stored value, where most of the border holds it, far from all others; else None.
+def lone_extreme(pixels: Samples, ends: tuple[int, int]) -> int | None:
+    """The smallest or largest stored value (`ends`), where most of the border holds it, far from all others; else None.
 
     Such is a background outside of the value range (-1 read as 65535, or -32768) that no tag calls padding.
     """
-    low, high = int(pixels.min()), int(pixels.max())
-    border = np.concatenate([pixels[0], pixels[-1], pixels[:, 0], pixels[:, -1]])
-    sample = pixels[::4, ::4]
+    low, high = ends
     quarter = (high - low) / 4
-    if ((sample > low + quarter) & (sample < high - quarter)).any():  # of nearly every image
-        return None
+    middle = len(pixels) // 8 * 4
+    for sample in (pixels[middle : middle + 1, ::4], pixels[::4, ::4]):  # one row tells of nearly every image
+        if ((sample > low + quarter) & (sample < high - quarter)).any():
+            return None
+    border = np.concatenate([pixels[0], pixels[-1], pixels[:, 0], pixels[:, -1]])
     for end in (low, high):
         rest = pixels[pixels != end]
         if (border == end).mean() < BORDER or pixels.size - rest.size < MANY_PIXELS or not rest.size:
@@ -220,9 +240,9 @@ def _read(pattern: Samples, width: int, signed: bool) -> Samples:
     return (pattern << shift).view(f"i{pattern.dtype.itemsize}") >> np.dtype(f"i{pattern.dtype.itemsize}").type(spare)
 
 
-def _fits(pixels: Samples, bits: int, signed: bool) -> bool:
+def _fits(ends: tuple[int, int], bits: int, signed: bool) -> bool:
     low, high = value_range(bits, signed)
-    return bool(pixels.min() >= low and pixels.max() <= high)
+    return ends[0] >= low and ends[1] <= high
 
 
 def _true_width(pattern: Samples, pixels: Samples, width: int, stored: int, compressed: bool) -> tuple[int, str]:
@@ -239,14 +259,14 @@ def _true_width(pattern: Samples, pixels: Samples, width: int, stored: int, comp
     return width, f"BitsStored is {stored}, but values reach {reach}; they were read whole"
 
 
-def _sign_is_wrong(pattern: Samples, pixels: Samples, bits: int, signed: bool) -> bool:
+def _sign_is_wrong(pattern: Samples, pixels: Samples, ends: tuple[int, int], bits: int, signed: bool) -> bool:
     """Whether values wrap as they are read and do not when read with the other sign.
 
     Both ends of the range must be used, each by more than one value: what is saturated or padded proves nothing.
     """
     low, high = value_range(bits, signed)
     quarter = (high - low + 1) / 4
-    if pixels.min() >= low + quarter or pixels.max() < high + 1 - quarter:
+    if ends[0] >= low + quarter or ends[1] < high + 1 - quarter:
         return False
     if any(part.min() == part.max() for part in (pixels[pixels < low + quarter], pixels[pixels >= high + 1 - quarter])):
         return False

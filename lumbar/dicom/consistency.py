@@ -27,6 +27,7 @@ SAME_STEP: Final = 0.2
 SAME_FIELD, SAME_FIELD_CROPPED = 1.05, 1.25
 #: Row and column axes turned by more than this against the usual ones of the stack are odd, degrees.
 SAME_AXES_DEG: Final = 3.0
+_SAME_AXES: Final = float(np.cos(np.radians(SAME_AXES_DEG)))
 #: Slices of one stack lie behind each other: where most do to the first limit, one beyond the second is odd, mm.
 BEHIND_MM, BESIDE_MM = 2.0, 5.0
 #: Centres farther apart within their common plane belong to different stations of a longer spine, mm.
@@ -127,6 +128,8 @@ def _field_mm(item: Slice) -> tuple[float, float]:
 
 def fields_alike(stack: list[Slice], log: IssueLog) -> list[Slice]:
     """The slices of a stack without the few whose field of view contradicts the rest; where they are many, all."""
+    if _one_grid(stack):
+        return stack
     extents = np.array([_extent_mm(item, stack[0]) for item in stack])
     usual = np.median(extents, axis=0)
     shape = _usual_shape(stack)
@@ -146,12 +149,17 @@ def fields_alike(stack: list[Slice], log: IssueLog) -> list[Slice]:
     return [item for item, strange in zip(stack, odd, strict=True) if not strange] if rare else stack
 
 
+def _one_grid(stack: Sequence[Slice]) -> bool:
+    """Whether all slices have one size and one grid of pixels, to the last bit, as those of nearly every stack."""
+    return len({(item.shape, item.affine[:3, :2].tobytes()) for item in stack}) == 1
+
+
 def behind_each_other(stack: list[Slice], log: IssueLog) -> list[Slice]:
     """The slices of a stack without the few that lie beside the line on which the middles of most lie; it is told."""
     if len(stack) < 3:
         return stack
     along = geometry.normal(stack[0].affine)
-    middles = np.array([geometry.centre_mm(item.affine, item.shape) for item in stack])
+    middles = np.array([item.centre_mm for item in stack])
     middles -= (middles @ along)[:, None] * along
     beside = np.linalg.norm(middles - np.median(middles, axis=0), axis=1)
     shape = _usual_shape(stack)
@@ -175,13 +183,8 @@ def _usual_shape(stack: Sequence[Slice]) -> tuple[int, int]:
 def _extent_mm(item: Slice, first: Slice) -> tuple[float, float]:
     """Extent of the image along the row and the column axis of the first slice, mm."""
     height, width = _field_mm(item)
-    rows, columns = (_unit(item.affine[:3, axis]) for axis in (0, 1))
-    along = [_unit(first.affine[:3, axis]) for axis in (0, 1)]
-    return tuple(abs(rows @ way) * width + abs(columns @ way) * height for way in along)  # type: ignore[return-value]
-
-
-def _unit(vector: geometry.FloatArray) -> geometry.FloatArray:
-    return vector / np.linalg.norm(vector)
+    rows, columns = item.axes
+    return tuple(abs(rows @ way) * width + abs(columns @ way) * height for way in first.axes)  # type: ignore[return-value]
 
 
 def axes_alike(stack: list[Slice], log: IssueLog) -> list[Slice]:
@@ -190,6 +193,8 @@ def axes_alike(stack: list[Slice], log: IssueLog) -> list[Slice]:
     Rows and columns may run another way than on the other slices. The pixels are compared with the neighbours', which
     can show that the header is wrong. Either is told.
     """
+    if _one_grid(stack):
+        return stack
     lots: list[list[Slice]] = []
     for item in stack:
         lot = next((lot for lot in lots if _same_axes(lot[0], item)), None)
@@ -218,8 +223,7 @@ def _contradicting(lot: list[Slice], usual: list[Slice], log: IssueLog) -> list[
 
 
 def _same_axes(one: Slice, other: Slice) -> bool:
-    limit = np.cos(np.radians(SAME_AXES_DEG))
-    return all(_unit(one.affine[:3, axis]) @ _unit(other.affine[:3, axis]) >= limit for axis in (0, 1))
+    return all(own @ way >= _SAME_AXES for own, way in zip(one.axes, other.axes, strict=True))
 
 
 def _fit(item: Slice, usual: Sequence[Slice], *, own: bool) -> float:
@@ -248,7 +252,7 @@ def stations(slices: Sequence[Slice], log: IssueLog) -> list[list[Slice]]:
     along = geometry.normal(slices[0].affine)
 
     def beside_mm(one: Slice, other: Slice) -> float:
-        way = geometry.centre_mm(one.affine, one.shape) - geometry.centre_mm(other.affine, other.shape)
+        way = one.centre_mm - other.centre_mm
         return float(np.linalg.norm(way - (way @ along) * along))
 
     found: list[list[Slice]] = []
@@ -267,4 +271,4 @@ def stations(slices: Sequence[Slice], log: IssueLog) -> list[list[Slice]]:
                 f"{what}; its position or orientation may be wrong",
                 [item.name for item in part],
             )
-    return sorted(kept, key=lambda part: float(np.mean([geometry.centre_mm(one.affine, one.shape)[2] for one in part])))
+    return sorted(kept, key=lambda part: float(np.mean([one.centre_mm[2] for one in part])))

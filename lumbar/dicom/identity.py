@@ -3,12 +3,13 @@
 Names, numbers and dates of patients are read to be compared, and appear in no message.
 """
 
-from dataclasses import dataclass
-from typing import Final
+from dataclasses import dataclass, replace
+from typing import Any, Final
 
 from pydicom.dataset import Dataset
 
 from lumbar.dicom.flaws import DAMAGE
+from lumbar.dicom.said import Opened, Said
 
 #: Manufacturer of the studies that `lumbar.phantom` paints.
 PHANTOM: Final = "Lumbar phantom"
@@ -52,11 +53,16 @@ TAGS: Final = {
 }
 
 
-def read_identity(dataset: Dataset, header: Dataset) -> Identity:
+def read_identity(opened: Opened, of_frame: Said) -> Identity:
     """Of a file and one of its frames; what is damaged counts as missing."""
-    words = {field: _text(dataset, tag) for field, tag in TAGS.items()}
-    echo = _echo(header, "EffectiveEchoTime") or _echo(dataset, "EchoTime")
-    return Identity(**words, echo_ms=echo, maker=_text(dataset, "Manufacturer"))
+    echo = of_frame.of(_effective_echo) or opened.said.of(_echo)
+    return replace(opened.said.of(_common), echo_ms=echo, image=opened.image or _text(opened.dataset, TAGS["image"]))
+
+
+def _common(dataset: Dataset) -> Identity:
+    """What files of a series have in common."""
+    words: dict[str, Any] = {field: _text(dataset, tag) for field, tag in TAGS.items() if field != "image"}
+    return Identity(**words, maker=_text(dataset, "Manufacturer"))
 
 
 def _text(dataset: Dataset, tag: str) -> str:
@@ -66,7 +72,15 @@ def _text(dataset: Dataset, tag: str) -> str:
         return ""
 
 
-def _echo(dataset: Dataset, tag: str) -> float | None:
+def _echo(dataset: Dataset) -> float | None:
+    return _time(dataset, "EchoTime")
+
+
+def _effective_echo(header: Dataset) -> float | None:
+    return _time(header, "EffectiveEchoTime")
+
+
+def _time(dataset: Dataset, tag: str) -> float | None:
     try:
         value = float(dataset.get(tag) or 0)
     except DAMAGE:

@@ -49,8 +49,8 @@ def _largest_lot(
 ) -> list[Slice]:
     lots: dict[Hashable, list[Slice]] = {}
     for item in slices:
-        if own(item) is not None:
-            lots.setdefault(own(item), []).append(item)
+        if (name := own(item)) is not None:
+            lots.setdefault(name, []).append(item)
     if len(lots) < 2:
         return slices
     if len(lots) > 2 and len(lots) > len(slices) / 2:
@@ -96,7 +96,7 @@ def _lie_apart(lots: Sequence[Sequence[Slice]]) -> bool:
     spans = []
     for lot in lots:
         along = geometry.normal(lot[0].affine)
-        middles = [[geometry.centre_mm(item.affine, item.shape) @ along for item in other] for other in lots]
+        middles = [[item.centre_mm @ along for item in other] for other in lots]
         spans.append([(min(values), max(values)) for values in middles])
     return not any(
         span[a][0] <= span[b][1] and span[b][0] <= span[a][1]

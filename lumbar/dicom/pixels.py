@@ -4,12 +4,13 @@ from typing import Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from pydicom.dataset import Dataset, FileDataset
+from pydicom.dataset import Dataset
 from pydicom.pixels import get_decoder
 
 from lumbar.dicom.bits import Settled, bytes_are_exchanged, declared, is_padding, lone_extreme, padding_limits, settle
 from lumbar.dicom.compressed import decode_frame, decoder_of
 from lumbar.dicom.flaws import IssueLog, RoomError, UnusableError
+from lumbar.dicom.said import Opened, Said
 from lumbar.dicom.tags import shown, whole
 from lumbar.issues import cut
 
@@ -26,13 +27,23 @@ class Pixels(NamedTuple):
     stored_range: tuple[float, float]
     #: Smallest and largest value that is padding and no image, where there are such pixels.
     padding: tuple[int, int] | None
+    #: Smallest and largest value.
+    ends: tuple[int, int]
 
 
-def check_size(dataset: Dataset, described: int, room: int) -> None:
-    """Refuse what is no grey image of a sane size before anything is allocated for it.
+class Claim(NamedTuple):
+    """The size of an image as its header claims it."""
 
-    `described` frames have geometry. Raises RoomError where all frames together need more than `room` bytes.
-    """
+    rows: int
+    columns: int
+    frames: int
+    bits: int
+    samples: int
+    photometric: str
+
+
+def _claim(dataset: Dataset) -> Claim:
+    """What a header claims; UnusableError where that is no image of a sane size."""
     if "Rows" not in dataset and not any(keyword in dataset for keyword in _PIXELS):
         kind = cut(str(getattr(dataset.get("SOPClassUID"), "name", "")))
         if "Storage" in kind and "Image" not in kind:
@@ -47,6 +58,15 @@ def check_size(dataset: Dataset, described: int, room: int) -> None:
         raise UnusableError("file_unreadable", f"{bits} bits a pixel are not accepted")
     samples = whole(dataset, "SamplesPerPixel", 1)
     photometric = cut(str(dataset.get("PhotometricInterpretation", "MONOCHROME2")), 40)
+    return Claim(rows, columns, frames, bits, samples, photometric)
+
+
+def check_size(said: Said, described: int, room: int) -> None:
+    """Refuse what is no grey image of a sane size before anything is allocated for it.
+
+    `described` frames have geometry. Raises RoomError where all frames together need more than `room` bytes.
+    """
+    rows, columns, frames, bits, samples, photometric = said.of(_claim)
     if frames != described or samples != 1 or photometric not in ("MONOCHROME1", "MONOCHROME2"):
         what = f"{frames} frames of {samples} samples ({photometric}), {described} with geometry"
         raise UnusableError("file_unreadable", f"{what}; only grey images are accepted, each with its own place")
@@ -61,8 +81,14 @@ _EXCHANGED: Final = (
 _PIXELS: Final = ("PixelData", "FloatPixelData", "DoubleFloatPixelData")
 
 
-def prepare(dataset: FileDataset, frames: int, name: str, log: IssueLog) -> None:
+def prepare(opened: Opened, frames: int, name: str, log: IssueLog) -> None:
     """Make the pixel data of a checked header fit to be decoded: no padding, no second table of offsets."""
+    said = opened.said
+    if opened.pixels is not None:
+        said.of(declared)
+        _kept(len(opened.pixels), said, frames, name, log)
+        return
+    dataset = opened.dataset
     if "PixelData" not in dataset:
         floats = any(keyword in dataset for keyword in _PIXELS)
         why = " (pixels as floating-point numbers are not accepted)" if floats else ""
@@ -70,75 +96,91 @@ def prepare(dataset: FileDataset, frames: int, name: str, log: IssueLog) -> None
     for keyword in ("ExtendedOffsetTable", "ExtendedOffsetTableLengths"):
         if keyword in dataset:  # what is checked and what is decoded must be the same frame
             delattr(dataset, keyword)
-    declared(dataset)
+    said.of(declared)
     if not isinstance(dataset.PixelData, bytes):
         raise UnusableError("file_unreadable", f"PixelData is {shown(dataset, 'PixelData')}, no pixels")
     if dataset.file_meta.TransferSyntaxUID.is_encapsulated:
         decoder_of(dataset.file_meta.TransferSyntaxUID)
-    else:
-        _trim(dataset, frames, name, log)
+    elif (kept := _kept(len(dataset.PixelData), said, frames, name, log)) is not None:
+        dataset.PixelData = dataset.PixelData[:kept]
 
 
-def decode(dataset: FileDataset, index: int, frames: int, name: str, log: IssueLog) -> Pixels:
+def decode(opened: Opened, index: int, frames: int, name: str, log: IssueLog) -> Pixels:
     """Frame `index` of `frames`; where the header contradicts its samples, how they were read is logged."""
-    syntax, bits = dataset.file_meta.TransferSyntaxUID, declared(dataset)
-    if syntax.is_encapsulated:
-        samples, width = decode_frame(dataset, index, frames)
+    said, bits, compressed = opened.said, opened.said.of(declared), False
+    rows, columns, width = said.of(_stored)
+    allocated = width
+    if opened.pixels is not None and said.samples is not None:
+        samples = np.frombuffer(opened.pixels, said.samples, rows * columns).reshape(rows, columns)
     else:
-        width = dataset.BitsAllocated
-        samples, _ = get_decoder(syntax).as_array(dataset, index=index, view_only=True, correct_unused_bits=False)
-    if samples.shape != (dataset.Rows, dataset.Columns):
-        raise UnusableError("file_unreadable", f"decoded to shape {samples.shape}, header says otherwise")
+        dataset = opened.dataset
+        syntax = dataset.file_meta.TransferSyntaxUID
+        compressed = syntax.is_encapsulated
+        if compressed:
+            samples, width = decode_frame(dataset, index, frames)
+        else:
+            samples, _ = get_decoder(syntax).as_array(dataset, index=index, view_only=True, correct_unused_bits=False)
+        if samples.shape != (rows, columns):
+            raise UnusableError("file_unreadable", f"decoded to shape {samples.shape}, header says otherwise")
+        if not compressed:
+            said.samples = samples.dtype
     kind = "i" if bits.signed else "u"
-    samples = samples.astype(f"{samples.dtype.kind}{dataset.BitsAllocated // 8}", copy=False)
+    samples = samples.astype(f"{samples.dtype.kind}{allocated // 8}", copy=False)
     samples = samples.view(f"{kind}{samples.dtype.itemsize}")
     if width == 16 == 8 * samples.dtype.itemsize and bytes_are_exchanged(samples):
         samples = samples.byteswap()
         log.add("values_repaired", _EXCHANGED, name)
-    known = _padding(dataset, samples, name, log)
-    settled = settle(
-        samples, width, bits, is_padding(samples, known) if known else None, compressed=syntax.is_encapsulated
-    )
+    known = _padding(said, samples, name, log)
+    settled = settle(samples, width, bits, is_padding(samples, known) if known else None, compressed=compressed)
     if settled.remark:
         log.add("values_repaired", settled.remark, name)
     settled.pixels.setflags(write=False)
-    made = _with_padding(dataset, settled)
-    if made.padding is None and (end := lone_extreme(made.values)) is not None:
+    made = _with_padding(said, settled)
+    if made.padding is None and (end := lone_extreme(made.values, settled.ends)) is not None:
         log.add("values_repaired", f"many pixels hold {end}, far from all others, and were taken for padding", name)
         return made._replace(padding=(end, end))
     return made
 
 
-def _with_padding(dataset: FileDataset, settled: Settled) -> Pixels:
+def _with_padding(said: Said, settled: Settled) -> Pixels:
     try:
-        limits = padding_limits(dataset, settled.pixels)
+        limits = padding_limits(said, settled.pixels)
     except UnusableError:  # told when the samples were looked at
         limits = None
-    return Pixels(settled.pixels, settled.stored_range, limits)
+    return Pixels(settled.pixels, settled.stored_range, limits, settled.ends)
 
 
-def _padding(dataset: FileDataset, samples: NDArray[np.generic], name: str, log: IssueLog) -> tuple[int, int] | None:
+def _padding(said: Said, samples: NDArray[np.generic], name: str, log: IssueLog) -> tuple[int, int] | None:
     try:
-        return padding_limits(dataset, samples)
+        return padding_limits(said, samples)
     except UnusableError as flaw:
         log.add(flaw.code, str(flaw), name)
         return None
 
 
-def _trim(dataset: FileDataset, frames: int, name: str, log: IssueLog) -> None:
-    """Cut padding behind uncompressed pixels; refuse so much of it that the header's rows and columns are in doubt."""
-    expected = dataset.Rows * dataset.Columns * dataset.BitsAllocated // 8 * frames
-    excess = len(dataset.PixelData) - expected
-    what = f"{dataset.Rows} x {dataset.Columns} pixels"
+def _stored(dataset: Dataset) -> tuple[int, int, int]:
+    """Rows, columns and bits of a sample as a checked header has them."""
+    return dataset.Rows, dataset.Columns, dataset.BitsAllocated
+
+
+def _kept(held: int, said: Said, frames: int, name: str, log: IssueLog) -> int | None:
+    """How many bytes are pixels of uncompressed ones, None where all are; refuse so much padding behind them that the
+    header's rows and columns are in doubt."""
+    rows, columns, bits = said.of(_stored)
+    expected = rows * columns * bits // 8 * frames
+    excess = held - expected
+    what = f"{rows} x {columns} pixels"
     what = what if frames == 1 else f"{frames} x {what}"
     if excess < 0:
-        held = f"holds {len(dataset.PixelData)} bytes of pixels"
-        raise UnusableError("file_unreadable", f"{held}, less than expected: {what} take {expected}")
+        raise UnusableError(
+            "file_unreadable", f"holds {held} bytes of pixels, less than expected: {what} take {expected}"
+        )
     if excess > MAX_EXCESS * expected:
         raise UnusableError("file_unreadable", f"{excess} bytes more than {what}")
-    if excess > 1:
-        dataset.PixelData = dataset.PixelData[: expected + expected % 2]
-        log.add("values_repaired", f"{excess} bytes behind the pixels were ignored", name)
+    if excess <= 1:
+        return None
+    log.add("values_repaired", f"{excess} bytes behind the pixels were ignored", name)
+    return expected + expected % 2
 
 
 def is_constant(pixels: NDArray[np.generic]) -> bool:

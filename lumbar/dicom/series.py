@@ -20,6 +20,7 @@ from lumbar.dicom.file import Slice, read_slices
 from lumbar.dicom.flaws import IssueLog, RoomError, few_files
 from lumbar.dicom.kinds import first_bytes, is_dicom, what_it_is
 from lumbar.dicom.pixels import is_constant
+from lumbar.dicom.said import Headers
 from lumbar.dicom.values import levelled
 from lumbar.geometry import Plane
 from lumbar.issues import Issue, cut
@@ -79,6 +80,19 @@ class Series:
         joined = np.concatenate(steps)
         return float(np.median(joined)) if len(joined) else None
 
+    @cached_property
+    def bounds_mm(self) -> tuple[geometry.FloatArray, geometry.FloatArray]:
+        """Smallest and largest patient coordinates (3,) of the corners of all slices."""
+        corners = np.concatenate(
+            [
+                geometry.to_patient(
+                    item.affine, [[x, y] for x in (0, item.shape[1] - 1) for y in (0, item.shape[0] - 1)]
+                )
+                for item in self.slices
+            ]
+        )
+        return corners.min(axis=0), corners.max(axis=0)
+
     @property
     def spacing_tag(self) -> float | None:
         """SpacingBetweenSlices of the first file in natural order, mm."""
@@ -94,7 +108,12 @@ def read_series(
 
 
 def read_stations(
-    source: Path | Sequence[Path], series_id: int, description: str, study_id: int, room: int = MAX_STUDY_BYTES
+    source: Path | Sequence[Path],
+    series_id: int,
+    description: str,
+    study_id: int,
+    room: int = MAX_STUDY_BYTES,
+    known: Headers | None = None,
 ) -> tuple[list[Series], list[Issue]]:
     """Read all DICOM files of a folder, or those files, each opened once; nothing where no slice is usable.
 
@@ -102,7 +121,7 @@ def read_stations(
     A sagittal series of the whole spine comes as one `Series` a station, the one nearest to the feet first; any other
     as one. Whatever is wrong with a file's content becomes an Issue and leaves that slice out; nothing is raised for
     it. A series that needs more than `room` bytes for its pixels is left out whole, since a part would have another
-    middle.
+    middle. `known`: what the headers of the study's other series said.
     """
     # pydicom remarks on odd files; what matters of it becomes an Issue. For the process: files are read by threads.
     warnings.filterwarnings("ignore", module=r"pydicom\.")
@@ -124,10 +143,10 @@ def read_stations(
     else:
         paths = list(source)
     found: list[Slice] = []
-    order = 0
+    order, known = 0, known or Headers()
     for path in paths:
         try:
-            slices = read_slices(path, order, log, room, by_name=by_name)
+            slices = read_slices(path, order, log, room, known, by_name=by_name)
         except RoomError:
             return refused(f"its pixels and those before it in the study need more than {MAX_STUDY_BYTES >> 30} GB")
         order += max(len(slices), 1)

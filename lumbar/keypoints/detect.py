@@ -112,7 +112,7 @@ class _Chain:
         fresh = [each.keypoint() for each in best if each.placed or not _says_slices_only(step)]
         if spec.preprocessing.keypoints == "repair" and fresh:
             fresh = self._repaired(step, said[0][0], fresh, known)
-        there = [point for point in fresh if point.found]
+        there = [_as_sure_as_its_slice(point, before) if step.unsure else point for point in fresh if point.found]
         lost = [point for point in fresh if not point.found and point.name not in self.points]
         self.issues += [*_missing(lost, self.study.study_id, spec), *_faint(there, self.study.study_id)]
         for point in there:  # in the order in which they are found
@@ -158,6 +158,16 @@ class _Chain:
             self.issues += _without_plane(self.study, set().union(*self.sought.values()))
         issues = together(self.issues, {"keypoint_repaired", "keypoint_low_confidence", "slice_replaced"})
         return in_order_of_labels(self.points.values()), [*issues, *self.doubts]
+
+
+def _as_sure_as_its_slice(point: Keypoint, before: Known) -> Keypoint:
+    """A point whose detector does not say how sure it is, on a slice that an earlier one found: as sure as that one.
+
+    Whether the point is plausible is another question, which is asked before (`repair`).
+    """
+    place = before.place(point.name)
+    sure = point.confidence * (1.0 if place is None else place.confidence)
+    return replace(point, confidence=sure, peak=sure)
 
 
 def _says_slices_only(step: Step) -> bool:

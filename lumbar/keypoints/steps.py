@@ -29,6 +29,11 @@ class Step:
         """The first one's; all have its series type, place, points, preprocessing and way to join."""
         return self.members[0][0]
 
+    @property
+    def unsure(self) -> bool:
+        """Whether its points are as sure as the slices on which they are looked for: they say nothing of their own."""
+        return self.spec.placed == "found" and all(spec.answer == "points" for spec, _ in self.members)
+
     @cached_property
     def groups(self) -> list[Members]:
         """Members with equal inputs and answers, whose raw answers are joined; groups are joined by what they read.

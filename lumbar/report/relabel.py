@@ -6,7 +6,6 @@ exported as a table `row_id, label, was` of the changed labels: a recipe takes i
 """
 
 import hashlib
-import string
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -15,12 +14,11 @@ import numpy as np
 
 from lumbar import geometry
 from lumbar.dicom.series import Series, Slice
-from lumbar.drawing import style
 from lumbar.ensemble.corrected import COLUMNS
 from lumbar.files.read import read_table
 from lumbar.files.write import write_text
 from lumbar.grading.regions import cut_region
-from lumbar.issues import NOTICE, InputError, printable
+from lumbar.issues import InputError, printable
 from lumbar.labels import CONDITIONS, LEVELS, SEVERITIES, Condition, Level, level_title, row_id, split_row_id
 from lumbar.metric import label_codes, prediction_array, read_predictions
 from lumbar.recipe.grader import GraderSpec
@@ -28,8 +26,8 @@ from lumbar.recipe.region import RegionSpec
 from lumbar.recipe.views import OWN_VIEW
 from lumbar.report.html import images
 from lumbar.report.html.cells import SEVERITY_WORDS
+from lumbar.report.html.frame import as_json, framed
 from lumbar.report.html.regions import VIEW_TITLES
-from lumbar.report.html.write import PAGE, as_json
 from lumbar.study.keypoint import Keypoint
 from lumbar.study.slices import find_slice
 from lumbar.study.standardise import slice_values
@@ -63,14 +61,8 @@ def write_page(folder: RunFolder, out: Path, rows: Path | None = None) -> int:
         "labels": SEVERITIES,
         "rows": entries,
     }
-    colours = {"ink": style.INK, "paper": style.PAPER, "prior": style.PRIOR_COLOUR}
-    page = string.Template((PAGE / "relabel.html").read_text(encoding="utf-8")).substitute(
-        notice=NOTICE,
-        style=string.Template((PAGE / "report.css").read_text(encoding="utf-8")).substitute(colours),
-        script=(PAGE / "relabel.js").read_text(encoding="utf-8"),
-        index=as_json(index),
-    )
-    write_text(page, Path(out))
+    title = "Lumbar: labels to look at again"
+    write_text(framed("relabel.html", title, ["relabel.js"], index=as_json(index)), Path(out))
     return len(entries)
 
 

@@ -6,10 +6,9 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, overload
+from typing import TYPE_CHECKING, Any, overload
 
 import pandas as pd
-from matplotlib.figure import Figure
 
 from lumbar.bundle.bundle import Bundle, load_bundle
 from lumbar.compute.device import choose_device
@@ -19,9 +18,11 @@ from lumbar.prediction.budget import Budget
 from lumbar.prediction.case import OnError
 from lumbar.prediction.result import StudyResult
 from lumbar.prediction.run_report import all_issues, describe_evidence, describe_rows, issue_entry
-from lumbar.report.pictures import show_study
 from lumbar.study.folder import open_folder
 from lumbar.study.study import DataFolder
+
+if TYPE_CHECKING:  # matplotlib takes long to load, and a submission needs no picture
+    from matplotlib.figure import Figure
 
 Say = Callable[[str], object]
 _log = logging.getLogger(__name__)
@@ -97,8 +98,10 @@ class Results(Sequence[StudyResult]):
         table = pd.DataFrame(rows, columns=["study", "series", "code", "detail", "meaning"])
         return table.astype({"series": "Int64"})
 
-    def show(self, study_id: int) -> Figure:
+    def show(self, study_id: int) -> "Figure":
         """One study as a figure: where each condition was looked for, its probabilities, and what they rest on."""
+        from lumbar.report.pictures import show_study
+
         return show_study(self.study(study_id), self.data)
 
     def save(

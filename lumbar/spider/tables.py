@@ -11,7 +11,7 @@ import pandas as pd
 
 from lumbar.files.read import read_texts, whole_numbers
 from lumbar.issues import InputError, cut, few
-from lumbar.labels import LEVELS, level_title
+from lumbar.labels import LEVELS, SEVERITY_LABELS, level_title
 
 #: The largest numbers of patients and slices that fit into a study's number.
 MOST: Final = {"patient": 999_999, "slice": 998}
@@ -45,6 +45,27 @@ def read_points(path: Path, columns: Sequence[str]) -> pd.DataFrame:
     twice = table.duplicated([name for name in ("patient", "slice", "level") if name in columns])
     _refuse(path, table["level"], twice, "has its point already in a line above")
     return table
+
+
+def read_grades(path: Path) -> dict[int, dict[str, str]]:
+    """A table of canal grades: patient → column of `train.csv` → label, from `patient`, `level` and `grade`.
+
+    `grade` is 0 normal or mild, 1 moderate, 2 severe. InputError names the file, the line and the value that is none of
+    these, and a disc that is graded twice.
+    """
+    table = read_texts(path, ("patient", "level", "grade"))
+    table["patient"] = whole_numbers(table["patient"], path)
+    columns = {level_title(level): f"spinal_canal_stenosis_{level}" for level in LEVELS}
+    labels = dict(zip("012", SEVERITY_LABELS, strict=True))
+    _refuse(path, table["level"], ~table["level"].isin(columns), f"is none of {', '.join(columns)}")
+    _refuse(
+        path, table["grade"], ~table["grade"].isin(labels), "is none of 0 (normal or mild), 1 (moderate), 2 (severe)"
+    )
+    _refuse(path, table["level"], table.duplicated(["patient", "level"]), "has its grade already in a line above")
+    found: dict[int, dict[str, str]] = {}
+    for patient, level, grade in zip(table["patient"], table["level"], table["grade"], strict=True):
+        found.setdefault(int(patient), {})[columns[level]] = labels[grade]
+    return found
 
 
 def check_within(path: Path, points: pd.DataFrame, rows: int, columns: int) -> None:

@@ -6,16 +6,17 @@ T2 SPACE volumes: each labelled slice becomes a study of its own, with up to two
 training sees it as any other series. `midsagittal/` holds one T2 turbo spin echo slice a patient: those that have
 points in a table of our own become studies of one slice, with the T1 slice beside it where that shows the same place.
 The part `images` is every mid-sagittal pair (T2, and T1 where both have one field of view) without any point. The
-images carry no position along the patient's left-right axis and no severity grades: the slices lie around x = 0 in
-the order of their numbers, and all labels are empty. Nothing that has a side may be learnt from them: the T1 slices
-get the same point for the left and the right foramen of a level, where both would be if looked at from the side.
+images carry no position along the patient's left-right axis: the slices lie around x = 0 in the order of their numbers.
+SPIDER has no grades of stenosis: labels are empty, but for the canal of mid-sagittal slices where a table grades it.
+Nothing that has a side may be learnt from them: the T1 slices get the same point for the left and the right foramen of
+a level, where both would be if looked at from the side.
 """
 
 import itertools
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, Literal
 
@@ -29,7 +30,7 @@ from lumbar.issues import InputError
 from lumbar.labels import LABEL_COLUMNS, LEVELS, level_title
 from lumbar.phantom.scan import Plane, SeriesPlan
 from lumbar.phantom.writer import Coding, OwnSlices, slice_dataset, write_slice
-from lumbar.spider.tables import MOST, check_within, columns_spacing, merged, read_overview, read_points
+from lumbar.spider.tables import MOST, check_within, columns_spacing, merged, read_grades, read_overview, read_points
 from lumbar.terminal.progress import follow
 
 Part = Literal["train", "held_out", "images"]
@@ -63,7 +64,8 @@ def is_held_out(patient: int) -> bool:
 class _Labelled:
     """One study to write: its slices from one side to the other by number, the labelled one's, and its points.
 
-    `t1` is the T1 slice in the labelled one's place, (rows, columns) uint8 and pixel spacing, where there is one.
+    `t1` is the T1 slice in the labelled one's place, (rows, columns) uint8 and pixel spacing, where there is one;
+    `grades` are labels by their column of `train.csv`.
     """
 
     study: int
@@ -73,26 +75,34 @@ class _Labelled:
     spacing_mm: float
     sequence: str
     t1: tuple[np.ndarray, float] | None = None
+    grades: Mapping[str, str] = field(default_factory=dict)
 
 
-def write_spider(source: Path, out: Path, part: Part = "train", points: Path | None = None) -> list[int]:
+def write_spider(
+    source: Path, out: Path, part: Part = "train", points: Path | None = None, grades: Path | None = None
+) -> list[int]:
     """Add one part of SPIDER's labelled slices to the data folder `out`, new or not, and return the studies' ids.
 
     `source` holds `t2_space/` (`images/`, `canal_keypoints.csv`: patient, image, slice, level, x, y in pixels), and for
     the mid-sagittal images `midsagittal/` and `overview.csv`. `points`: table of canal points on those (patient, level,
     x, y in pixels of `<patient>_t2.png`; t1: 1 where `<patient>_t1.png` shows the same place, 0 where it does not or is
-    missing; how it was made, `how`, is not read); without it they are left out. Of studies that are there already
-    the images are written anew, and the rows stay as they stand. Raises InputError for a table or an image that cannot
-    be read or used, where there is no study to write, and where a study or row of the same number is there that this
-    did not write or that somebody changed, and where somebody changed one of its slices.
+    missing; how it was made, `how`, is not read); without it they are left out. `grades`: table of canal grades of
+    those (patient, level, grade: 0 normal or mild, 1 moderate, 2 severe), which become their labels. Of studies that
+    are there already the images are written anew, and the rows stay as they stand. Raises InputError for a table or an
+    image that cannot be read or used, where there is no study to write, and where a study or row of the same number is
+    there that this did not write or that somebody changed, and where somebody changed one of its slices.
     """
+    if grades is not None and (points is None or part == "images"):
+        raise InputError(f"{grades}: grades need images with points; give the table of points and no part `images`")
     ids, labels, series, coordinates, sources = [], [], [], [], []
     if part == "images":
         found = [_pairs(Path(source))]
     else:
         found = [_t2_space(Path(source) / "t2_space", part)]
     if part != "images" and points is not None:
-        found.append(_midsagittal(Path(source), Path(points), part))
+        found.append(
+            _midsagittal(Path(source), Path(points), part, {} if grades is None else read_grades(Path(grades)))
+        )
     with ExitStack() as built:
         for labelled in follow(itertools.chain(*found), "writing slices", None):
             place = Path(out) / "train_images" / str(labelled.study)
@@ -101,7 +111,7 @@ def write_spider(source: Path, out: Path, part: Part = "train", points: Path | N
             instances = _write_study(new, labelled)
             check_own(place, own, besides=new)
             ids.append(labelled.study)
-            labels.append({"study_id": labelled.study, **dict.fromkeys(LABEL_COLUMNS)})
+            labels.append({"study_id": labelled.study, **dict.fromkeys(LABEL_COLUMNS), **labelled.grades})
             sources.append({"study_id": labelled.study, "source": labelled.sequence})
             for number, title in enumerate(TITLES[: 1 if labelled.t1 is None else 2], SERIES_ID):
                 series.append({"study_id": labelled.study, "series_id": number, "series_description": title})
@@ -144,7 +154,9 @@ def _neighbours(folder: Path, image: str, number: int) -> dict[int, np.ndarray]:
     return found
 
 
-def _midsagittal(source: Path, points: Path, part: Part) -> Iterator[_Labelled]:
+def _midsagittal(
+    source: Path, points: Path, part: Part, grades: Mapping[int, Mapping[str, str]]
+) -> Iterator[_Labelled]:
     """Mid-sagittal T2 slices, and T1 of the same place, with a table's points; pairs stored head down are turned."""
     table = _of_part(points, ("patient", "level", "x", "y", "t1"), part)
     overview = read_overview(source / "overview.csv")
@@ -159,7 +171,8 @@ def _midsagittal(source: Path, points: Path, part: Part) -> Iterator[_Labelled]:
             squared, placed = squared[::-1], placed.assign(y=size - 1 - placed["y"])
             t1 = None if t1 is None else (t1[0][::-1], t1[1])
         study = FIRST_ID + int(patient) * 1000 + MIDSAGITTAL
-        yield _Labelled(study, {MIDSAGITTAL: squared}, MIDSAGITTAL, placed, spacing, "SPIDER mid-sagittal", t1)
+        graded = grades.get(int(patient), {})
+        yield _Labelled(study, {MIDSAGITTAL: squared}, MIDSAGITTAL, placed, spacing, "SPIDER mid-sagittal", t1, graded)
 
 
 def _pairs(source: Path) -> Iterator[_Labelled]:

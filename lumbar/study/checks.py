@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Final
 
 import numpy as np
@@ -11,10 +12,10 @@ from lumbar.dicom.flaws import few_files
 from lumbar.dicom.identity import TAGS
 from lumbar.dicom.mixture import weighting
 from lumbar.dicom.series import Series
-from lumbar.geometry import FloatArray, centre_mm, normal, to_patient
+from lumbar.geometry import FloatArray, normal
 from lumbar.issues import Issue, few
 from lumbar.labels import SeriesType
-from lumbar.study.copies import COPIED, repeated_pictures, shared_pictures
+from lumbar.study.copies import COPIED, Pictures, repeated_pictures, shared_pictures
 
 #: Series whose middles lie this near to each other (mm) and whose normals differ by no more (degrees) lie in one place.
 SAME_PLACE_MM, SAME_NORMAL_DEG = 5.0, 2.0
@@ -34,6 +35,11 @@ class Candidate:
         """The station that counts."""
         return self.stations[0]
 
+    @cached_property
+    def pictures(self) -> Pictures:
+        """The pictures of that station, to be compared."""
+        return Pictures(self.series)
+
 
 def belonging(study_id: int, candidates: Sequence[Candidate]) -> tuple[list[Candidate], list[Issue]]:
     """The candidates (in table order) that belong to one study, each with one station; and what is odd about them.
@@ -45,7 +51,7 @@ def belonging(study_id: int, candidates: Sequence[Candidate]) -> tuple[list[Cand
     kept = _of_one_patient(study_id, list(candidates), issues)
     kept = _of_one_region(study_id, _one_station(study_id, kept, issues), issues)
     kept = _without_copies(study_id, kept, issues)
-    issues += _names(study_id, kept) + [issue for each in kept for issue in _repeats(study_id, each.series)]
+    issues += _names(study_id, kept) + [issue for each in kept for issue in _repeats(study_id, each)]
     issues += [issue for each in kept for issue in _contrast(study_id, each)]
     for field, what in (("study", "StudyInstanceUID"), ("frame_of_reference", "FrameOfReferenceUID")):
         lots = _lots(kept, field)
@@ -92,7 +98,7 @@ def _same_place(one: Series, other: Series) -> bool:
 
 
 def _middle(series: Series) -> FloatArray:
-    return np.mean([centre_mm(item.affine, item.shape) for item in (series.slices[0], series.slices[-1])], axis=0)
+    return np.mean([item.centre_mm for item in (series.slices[0], series.slices[-1])], axis=0)
 
 
 def _lots(candidates: Sequence[Candidate], field: str) -> list[list[Candidate]]:
@@ -170,20 +176,9 @@ def _of_one_region(study_id: int, candidates: list[Candidate], issues: list[Issu
 
 def _overlap_mm(one: Series, other: Series) -> float:
     """How far two series reach over each other along the patient's length, mm; 0 where they lie beside each other."""
-    (low_a, high_a), (low_b, high_b) = _bounds(one), _bounds(other)
+    (low_a, high_a), (low_b, high_b) = one.bounds_mm, other.bounds_mm
     shared = np.minimum(high_a, high_b) - np.maximum(low_a, low_b)
     return float(shared[2]) if (shared > 0).all() else 0.0
-
-
-def _bounds(series: Series) -> tuple[FloatArray, FloatArray]:
-    """Smallest and largest patient coordinates (3,) of the corners of all slices, mm."""
-    corners = np.concatenate(
-        [
-            to_patient(item.affine, [[x, y] for x in (0, item.shape[1] - 1) for y in (0, item.shape[0] - 1)])
-            for item in series.slices
-        ]
-    )
-    return corners.min(axis=0), corners.max(axis=0)
 
 
 def _contrast(study_id: int, candidate: Candidate) -> list[Issue]:
@@ -208,7 +203,7 @@ def _without_copies(study_id: int, candidates: list[Candidate], issues: list[Iss
             if first not in kept or second not in kept:
                 continue
             ids = f"series {first.series.series_id} and {second.series.series_id}"
-            how, part = _copied(first.series, second.series)
+            how, part = _copied(first, second)
             copy = None if part else _wrong_one(first, second)
             end = "" if copy is None else f"; {copy.series.series_id}, listed as {copy.series.description}, is left out"
             if how or part:
@@ -217,9 +212,9 @@ def _without_copies(study_id: int, candidates: list[Candidate], issues: list[Iss
     return kept
 
 
-def _repeats(study_id: int, series: Series) -> list[Issue]:
+def _repeats(study_id: int, candidate: Candidate) -> list[Issue]:
     """An Issue where slices of a series in different places show one picture."""
-    twins = repeated_pictures(series)
+    series, twins = candidate.series, repeated_pictures(candidate.pictures)
     if not twins:
         return []
     detail = (
@@ -228,10 +223,11 @@ def _repeats(study_id: int, series: Series) -> list[Issue]:
     return [Issue("series_mixed", study_id, series.series_id, f"{detail}; they may be copies of slices")]
 
 
-def _copied(one: Series, other: Series) -> tuple[str, str]:
+def _copied(first: Candidate, second: Candidate) -> tuple[str, str]:
     """What says that two series hold the same images, or else that a part of them does; empty where nothing does."""
+    one, other = first.series, second.series
     least = COPIED * min(len(one), len(other))
-    shared = shared_pictures(one, other)
+    shared = shared_pictures(first.pictures, second.pictures)
     if min(map(len, shared)) >= least:
         places = [{tuple(np.round(item.affine, 3).ravel().tolist()) for item in each} for each in shared]
         return f"hold the same images in {'the same' if places[0] & places[1] else 'other'} places", ""

@@ -17,24 +17,32 @@ SIDE_PX: Final = 64
 SAME_PICTURE: Final = 0.9995
 
 
-def shared_pictures(one: Series, other: Series) -> tuple[list[Slice], list[Slice]]:
+class Pictures:
+    """The pictures of a series by their shape: slices, and of each some pixels (N, P) of mean 0 and length 1."""
+
+    def __init__(self, series: Series) -> None:
+        lots: dict[tuple[int, int], list[Slice]] = {}
+        for item in series.slices:
+            lots.setdefault(item.shape, []).append(item)
+        self.of_shape = {shape: (lot, _standardised(lot)) for shape, lot in lots.items()}
+
+
+def shared_pictures(one: Pictures, other: Pictures) -> tuple[list[Slice], list[Slice]]:
     """The slices of either series whose picture is in the other one, too."""
-    shapes = {item.shape for item in one.slices} & {item.shape for item in other.slices}
     found: tuple[list[Slice], list[Slice]] = ([], [])
-    for shape in shapes:
-        lots = [[item for item in each.slices if item.shape == shape] for each in (one, other)]
-        alike = np.abs(_standardised(lots[0]) @ _standardised(lots[1]).T) >= SAME_PICTURE
-        for place, lot in enumerate(lots):
+    for shape in set(one.of_shape) & set(other.of_shape):
+        (first, flat), (second, others) = one.of_shape[shape], other.of_shape[shape]
+        alike = np.abs(flat @ others.T) >= SAME_PICTURE
+        for place, lot in enumerate((first, second)):
             found[place].extend(item for item, same in zip(lot, alike.any(axis=1 - place), strict=True) if same)
     return found
 
 
-def repeated_pictures(series: Series) -> list[Slice]:
+def repeated_pictures(pictures: Pictures) -> list[Slice]:
     """The slices whose picture an earlier slice of the series has, too."""
     found = []
-    for shape in {item.shape for item in series.slices}:
-        lot = [item for item in series.slices if item.shape == shape]
-        flat = _standardised(lot)
+    for shape in set(pictures.of_shape):
+        lot, flat = pictures.of_shape[shape]
         alike = np.tril(np.abs(flat @ flat.T) >= SAME_PICTURE, k=-1)
         found += [item for item, same in zip(lot, alike.any(axis=1), strict=True) if same]
     return found
@@ -43,7 +51,8 @@ def repeated_pictures(series: Series) -> list[Slice]:
 def _standardised(slices: Sequence[Slice]) -> FloatArray:
     """Some pixels of each picture (N, P), of mean 0 and length 1; all 0 where they are one value."""
     rows, columns = (max(1, side // SIDE_PX) for side in slices[0].shape)
-    flat = np.stack([item.pixels[::rows, ::columns].ravel().astype(np.float64) for item in slices])
+    flat = np.stack([item.pixels[::rows, ::columns].ravel() for item in slices]).astype(np.float64)
     flat -= flat.mean(axis=1, keepdims=True)
     length = np.linalg.norm(flat, axis=1, keepdims=True)
-    return flat / np.where(length > 0, length, 1)
+    flat /= np.where(length > 0, length, 1)
+    return flat

@@ -34,9 +34,10 @@ class Keypoint:
 
     `xy_px` is (column, row) in the slice as stored; `mm` is the same point in patient coordinates (LPS). `peak` and
     `spread_px` (pixels of the network's image) come from the heatmap, `confidence` (0 to 1) from both, see
-    `heatmaps.confidence`; of answers without maps the peak is the confidence and the spread 0. `repaired`: the position
-    was derived from neighbours, peak and confidence are those of the detection that it replaces. `slice_from` says how
-    its slice was chosen, None where nobody wrote it down; `size_mm` is width and height where a detector tells them.
+    `heatmaps.confidence`; of answers without maps the peak is the confidence and the spread 0, and of points on slices
+    that an earlier detector found it is how sure that one was of the slice. `repaired`: the position was derived from
+    neighbours, peak and confidence are those of the detection that it replaces. `slice_from` says how its slice was
+    chosen, None where nobody wrote it down; `size_mm` is width and height where a detector tells them.
     `trail`: where the point lies on other slices of its series, (instance, column, row) as stored, where a detector
     tells that, too. `front_mm`: of a canal point, where its disc ends in front, in the patient, where a detector or a
     table tells that; the point itself is taken for its end at the back.

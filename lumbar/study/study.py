@@ -16,6 +16,7 @@ from typing import Any, Final, Literal, TypeVar
 import numpy as np
 import pandas as pd
 
+from lumbar.dicom.said import Headers
 from lumbar.dicom.series import MAX_STUDY_BYTES, Series, dicom_files, read_stations
 from lumbar.dicom.veil import hide
 from lumbar.issues import InputError, Issue, cut
@@ -175,9 +176,9 @@ def read_study(data: DataFolder, study_id: int) -> Study:
         why = f"folder {folder.name} in {folder.parent} cannot be read ({error.strerror})"
         issues.append(Issue("series_missing", study_id, None, why))
         rows, there = rows.iloc[:0], set()
-    room = MAX_STUDY_BYTES
+    room, known = MAX_STUDY_BYTES, Headers()
     for series_id, description in zip(rows["series_id"], rows["series_description"], strict=True):
-        candidate = _read_row(data, study_id, int(series_id), str(description), issues, room)
+        candidate = _read_row(data, study_id, int(series_id), str(description), issues, room, known)
         if candidate is not None:
             candidates.append(candidate)
             room -= sum(item.pixels.nbytes for station in candidate.stations for item in station.slices)
@@ -220,7 +221,13 @@ def _split(root: Path, split: str | None) -> Split:
 
 
 def _read_row(
-    data: DataFolder, study_id: int, series_id: int, description: str, issues: list[Issue], room: int
+    data: DataFolder,
+    study_id: int,
+    series_id: int,
+    description: str,
+    issues: list[Issue],
+    room: int,
+    known: Headers,
 ) -> Candidate | None:
     """Type and content of one row of the series table; the orientation overrules the description."""
 
@@ -239,7 +246,7 @@ def _read_row(
             return None
     else:
         source = data.series_files(study_id, series_id)
-    stations, found = read_stations(source, series_id, description, study_id, room)
+    stations, found = read_stations(source, series_id, description, study_id, room, known)
     stations = [_called(station, data, study_id) for station in stations]
     issues += found
     if not stations:

@@ -1,6 +1,8 @@
 """What every network of a stage must do; the tests of a network derive from one of these classes and name a spec."""
 
+import copy
 from collections.abc import Mapping
+from functools import cache
 
 import pytest
 import torch
@@ -34,6 +36,12 @@ def fixed_weights(network: torch.nn.Module) -> torch.nn.Module:
     return network
 
 
+@cache
+def known(case: "type[NetworkContract]") -> torch.nn.Module:
+    """The network of a class of tests with `fixed_weights`, in evaluation mode, built once: to be looked at only."""
+    return fixed_weights(build_network(case.spec)).eval()
+
+
 class NetworkContract:
     """Forward, backward, shapes, save and load identity."""
 
@@ -48,7 +56,7 @@ class NetworkContract:
         raise NotImplementedError
 
     def test_output_has_the_promised_shape_for_any_batch(self) -> None:
-        network = build_network(self.spec).eval()
+        network = known(type(self))
         for batch in (1, 3):
             with torch.inference_mode():
                 output = asked(network, self.images(batch))
@@ -57,7 +65,7 @@ class NetworkContract:
 
     def test_every_parameter_learns(self) -> None:
         torch.manual_seed(0)
-        network = fixed_weights(build_network(self.spec)).train()  # timm starts some scales at zero
+        network = copy.deepcopy(known(type(self))).train()  # timm starts some scales at zero
         output = asked(network, self.images(4))
         parts = list(output.values()) if isinstance(output, Mapping) else [output]
         torch.stack([part.square().mean() for part in parts]).sum().backward()
@@ -65,7 +73,7 @@ class NetworkContract:
         assert not idle
 
     def test_samples_of_a_batch_do_not_touch_each_other(self) -> None:
-        network = fixed_weights(build_network(self.spec)).eval()
+        network = known(type(self))
         images = self.images(3)
         with torch.inference_mode():
             together, alone = asked(network, images), asked(network, mapped(lambda value: value[1:2], images))
@@ -73,7 +81,7 @@ class NetworkContract:
         assert torch.allclose(together[1:2], alone, atol=1e-5 * scale)
 
     def test_a_bundle_gives_the_same_network_back(self, tmp_path) -> None:
-        network = fixed_weights(build_network(self.spec)).eval()
+        network = known(type(self))
         weights = Weights("a", self.spec, network.state_dict())
         save_bundle(tmp_path / "b", [weights], prior=UNIFORM, precision="float32")
         again = load_bundle(tmp_path / "b").network("a")
@@ -81,7 +89,7 @@ class NetworkContract:
             assert torch.equal(asked(again, self.images()), asked(network, self.images()))
 
     def test_known_weights_give_the_stored_output(self) -> None:
-        network = fixed_weights(build_network(self.spec)).eval()
+        network = known(type(self))
         with torch.inference_mode():
             output = asked(network, self.images()).double().flatten()
         found = [output.mean().item(), output.std().item(), *output[:: max(1, len(output) // 4)][:4].tolist()]
@@ -123,7 +131,7 @@ class GraderContract(NetworkContract):
 
     def test_levels_are_one_or_five(self) -> None:
         spec = self.spec if self.spec.task is None else self.spec.model_copy(update={"levels": "all"})
-        network = fixed_weights(build_network(self.spec)).eval()
+        network = known(type(self))
         views, seen = noise(spec.model_copy(update={"levels": "all"}), 2)
         with torch.inference_mode():
             assert tuple(network(views, seen).shape) == (2, 5, *self.shape(2)[2:])
@@ -131,7 +139,7 @@ class GraderContract(NetworkContract):
             assert tuple(network(*one).shape) == (2, 1, *self.shape(2)[2:])
 
     def test_any_number_of_slices_will_do(self) -> None:
-        network = build_network(self.spec).eval()
+        network = known(type(self))
         with torch.inference_mode():
             for slices in (1, 4):
                 assert tuple(asked(network, self.images(2, slices)).shape) == self.shape(2)
@@ -141,7 +149,7 @@ class SeeingContract(GraderContract):
     """A stage-2 network that goes by `seen`."""
 
     def test_what_a_view_that_is_not_there_would_show_does_not_matter(self) -> None:
-        network = fixed_weights(build_network(self.spec)).eval()
+        network = known(type(self))
         views, seen = self.images(2)
         seen[0, 0, 0] = False
         other = {name: view.clone() for name, view in views.items()}

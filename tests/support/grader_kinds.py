@@ -128,10 +128,18 @@ _FIELDS: dict[str, dict[str, Any]] = {
 }
 
 
+#: What makes a grader run in milliseconds.
+SMALL: dict[str, Any] = {
+    "backbone_args": {"channels": [8, 8, 16, 16]},
+    "image_size": 32,
+    "slices": 3,
+    "rnn_hidden": 8,
+}
+
+
 def small_grader(**fields: Any) -> GraderSpec:
     """A grader that runs in milliseconds."""
-    small = {"backbone_args": {"channels": [8, 8, 16, 16]}, "image_size": 32, "slices": 3, "rnn_hidden": 8}
-    return GraderSpec(**{**small, "rnn_layers": 1, **fields})
+    return GraderSpec(**{**SMALL, "rnn_layers": 1, **fields})
 
 
 KINDS: dict[str, GraderSpec] = {name: small_grader(**fields) for name, fields in _FIELDS.items()}

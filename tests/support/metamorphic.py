@@ -27,7 +27,6 @@ from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
-from unittest import mock
 
 import numpy as np
 
@@ -35,11 +34,11 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 import train_utils
 from lumbar.labels import CONDITIONS, LEVELS, SEVERITIES, mirrored
-from lumbar.prediction import networks
 from tests.conftest import ROOT
 from tests.support import changes_free, changes_identity, changes_same, changes_stored, changes_told
 from tests.support.changes import CHANGES, Change, Kind, names
 from tests.support.draft import anything_goes, sound
+from tests.support.kept import networks_kept
 
 #: They enter their changes when they are imported.
 ROOMS = (changes_free, changes_identity, changes_same, changes_stored, changes_told)
@@ -155,29 +154,6 @@ def _read_results(out: Path, ended: Ended) -> None:
         ended.rows = {row["row_id"]: [float(row[word]) for word in SEVERITIES] for row in csv.DictReader(stream)}
     report = json.loads((out / "run_report.json").read_text(encoding="utf-8"))
     ended.issues = [Told(one["code"], one["detail"]) for one in report["issues"]["list"]]
-
-
-@contextlib.contextmanager
-def networks_kept() -> Iterator[None]:
-    """Inside, a bundle's networks are built once and serve all runs that ask for the same."""
-    kept: dict[tuple[Any, ...], networks.Networks] = {}
-    made = networks.Networks
-
-    def build(
-        bundle: Any,
-        wanted: Iterable[str],
-        engine: Any,
-        device: Any,
-        room: int | None = None,
-        most_moved: float | None = None,
-    ) -> Any:
-        key = (bundle.identity, tuple(wanted), str(engine), str(device), room, most_moved)
-        if key not in kept:
-            kept[key] = made(bundle, key[1], engine, device, room, most_moved)
-        return kept[key]
-
-    with mock.patch.object(networks, "Networks", build):
-        yield
 
 
 @cache

@@ -2,13 +2,11 @@
 
 A table of studies by worst finding, and a page a study: its 25 distributions, the panel, slices to scroll with
 keypoints and regions, the regions as the networks saw them, what in them moved the networks, the issues, the bundle.
-The page is plain HTML, CSS and JavaScript in `page/`; what it shows is JSON, and text enters it as text only.
+The page is made as all of ours are, see `frame`.
 """
 
 import hashlib
 import io
-import json
-import string
 from collections.abc import Iterable, Sequence
 from functools import partial
 from pathlib import Path
@@ -31,6 +29,7 @@ from lumbar.prediction.versions import versions_here
 from lumbar.recipe.evidence import rests_on
 from lumbar.recipe.grader import GraderSpec
 from lumbar.report.html import cells
+from lumbar.report.html.frame import as_json, framed
 from lumbar.report.html.panel import panel
 from lumbar.report.html.regions import Seen, region_views
 from lumbar.report.html.saliency import METHOD, saliency
@@ -38,7 +37,6 @@ from lumbar.report.html.slices import Shown
 from lumbar.study.study import DataFolder, Study, read_study, true_severities
 from lumbar.terminal.progress import follow
 
-PAGE: Final = Path(__file__).parent / "page"
 #: In the order in which they are joined.
 SCRIPTS: Final = ("dom.js", "list.js", "slices.js", "study.js", "main.js")
 REPORT: Final = "report.html"
@@ -129,12 +127,6 @@ def study_view(
     }
 
 
-def as_json(value: Any) -> str:
-    """JSON that may stand in a script element: no `<`, so that no text can end the element."""
-    text = json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
-    return text.replace("<", "\\u003c").replace("\u2028", "\\u2028").replace("\u2029", "\\u2029")
-
-
 def _as_text(entry: dict[str, Any]) -> dict[str, Any]:
     """The entry with its series as text: a browser's numbers hold 15 digits, a series id may have 18."""
     return entry | {"series": None if entry["series"] is None else str(entry["series"])}
@@ -166,15 +158,8 @@ def _seen(study: Study, result: StudyResult, graders: Sequence[Grader], device: 
 
 def _frame(results: Sequence[StudyResult], bundle: Bundle) -> tuple[str, str]:
     """The page up to the studies' data, and the rest."""
-    colours = {"ink": style.INK, "paper": style.PAPER, "prior": style.PRIOR_COLOUR}
-    here = "<!-- studies -->"
-    page = string.Template((PAGE / "report.html").read_text(encoding="utf-8")).substitute(
-        notice=NOTICE,
-        style=string.Template((PAGE / "report.css").read_text(encoding="utf-8")).substitute(colours),
-        script="\n".join((PAGE / name).read_text(encoding="utf-8") for name in SCRIPTS),
-        index=as_json(_index(results, bundle)),
-        studies=here,
-    )
+    here, index = "<!-- studies -->", as_json(_index(results, bundle))
+    page = framed("report.html", "Lumbar report", SCRIPTS, index=index, studies=here)
     before, _, after = page.partition(here)
     return before, after
 

@@ -9,7 +9,8 @@ but hold the same, as in the next session on Kaggle, it is the same study, and w
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Mapping
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any, Final
@@ -17,17 +18,23 @@ from typing import Any, Final
 import numpy as np
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 from safetensors import SafetensorError, safe_open
-from safetensors.numpy import load, save
+from safetensors.numpy import load
 
 from lumbar.dicom.identity import Identity
 from lumbar.dicom.series import Series, Slice
 from lumbar.files.read import read_json
-from lumbar.files.write import write_bytes, write_json, writing_into
+from lumbar.files.write import replacing, write_json, writing_into
 from lumbar.issues import InputError, Issue
 from lumbar.study.study import DataFolder, Study, read_study
 
 VERSION = 1  # raise where packs or derived files change their layout or their numbers
 _HEADER = "lumbar"
+#: What safetensors calls numpy's types; in a file later ones come first, so that each array begins aligned.
+_KINDS: Final = {
+    "bool": "BOOL", "uint8": "U8", "int8": "I8", "int16": "I16", "uint16": "U16", "float16": "F16", "int32": "I32",
+    "uint32": "U32", "float32": "F32", "float64": "F64", "int64": "I64", "uint64": "U64",
+}  # fmt: skip
+_ORDER: Final = {name: place for place, name in enumerate(_KINDS)}
 
 
 def fingerprint(*parts: Any) -> str:
@@ -36,10 +43,26 @@ def fingerprint(*parts: Any) -> str:
 
 
 def write_arrays(path: Path, arrays: Mapping[str, np.ndarray], **header: Any) -> None:
-    """Write named arrays and a JSON header as one safetensors file, whole or not at all."""
+    """Write named arrays and a JSON header as one safetensors file, whole or not at all.
+
+    The library's own writer copies each array before it writes it, which takes as long as decoding a slice; the header
+    is simple, and a test compares the file with the library's.
+    """
     plain = {name: np.ascontiguousarray(_native(array)) for name, array in arrays.items()}
+    ordered = sorted(plain.items(), key=lambda item: (-_ORDER[item[1].dtype.name], item[0]))
+    table: dict[str, Any] = {"__metadata__": {_HEADER: json.dumps(header)}}
+    end = 0
+    for name, array in ordered:
+        begin, end = end, end + array.nbytes
+        kind = _KINDS[array.dtype.name]
+        table[name] = {"dtype": kind, "shape": list(array.shape), "data_offsets": [begin, end]}
+    text = json.dumps(table, separators=(",", ":"), ensure_ascii=False).encode()
+    text += b" " * (-len(text) % 8)
     try:
-        write_bytes(save(plain, metadata={_HEADER: json.dumps(header)}), path)
+        with replacing(path) as temporary, temporary.open("wb") as stream:
+            stream.write(len(text).to_bytes(8, "little") + text)
+            for _, array in ordered:
+                stream.write(array.reshape(-1).view(np.uint8).data)
     except OSError as error:
         raise InputError(
             f"{path}: cannot be written ({error.strerror}); free space on that disk and run again"
@@ -69,14 +92,23 @@ def _native(array: np.ndarray) -> np.ndarray:
 
 def study_fingerprint(data: DataFolder, study_id: int) -> str:
     """Of everything a study is read from: files with size and time, rows of the series table."""
-    folder = data.folder(study_id)
-    files = []
-    for path in folder.rglob("*"):
-        if path.is_file():
-            found = path.stat()
-            files.append((path.relative_to(folder).as_posix(), found.st_size, found.st_mtime_ns))
+    files = [(name, found.st_size, found.st_mtime_ns) for name, found in _files_below(data.folder(study_id))]
     rows = data.series[data.series["study_id"] == study_id]
     return fingerprint(study_id, sorted(files), rows.astype(str).to_numpy().tolist())
+
+
+def _files_below(folder: Path | str, begin: str = "") -> Iterator[tuple[str, os.stat_result]]:
+    """Name below the folder and what the system says of each file; folders that are links are not entered."""
+    try:
+        with os.scandir(folder) as found:
+            entries = list(found)
+    except (PermissionError, FileNotFoundError, NotADirectoryError):
+        return
+    for entry in entries:
+        if entry.is_dir(follow_symlinks=False):
+            yield from _files_below(entry.path, f"{begin}{entry.name}/")
+        elif entry.is_file(follow_symlinks=False) or Path(entry.path).is_file():
+            yield begin + entry.name, entry.stat()
 
 
 def content_fingerprint(study: Study) -> str:
@@ -84,20 +116,16 @@ def content_fingerprint(study: Study) -> str:
     held = []
     for series_type, group in sorted(study.series.items()):
         for series in group:
-            rows = [
-                [f.name, item.path.name if f.name == "path" else _plain(getattr(item, f.name))]
-                for item in series.slices
-                for f in fields(Slice)
-                if f.name not in _ARRAYS
-            ]
-            pixels = [hashlib.sha256(_native(item.pixels).tobytes()).hexdigest() for item in series.slices]
+            rows = [[name, value] for item in series.slices for name, value in _row(item, item.path.name).items()]
+            plain = [np.ascontiguousarray(_native(item.pixels)).reshape(-1) for item in series.slices]
+            pixels = [hashlib.sha256(each.data).hexdigest() for each in plain]
             slabs = [int(slab) for slab in series.slabs]
             held.append([series_type, series.series_id, series.plane, slabs, rows, pixels, series.affines.tolist()])
     return fingerprint(held)
 
 
-def write_study(study: Study, path: Path, source: str) -> None:
-    """Write a pack."""
+def write_study(study: Study, path: Path, source: str, content: str | None = None) -> None:
+    """Write a pack; `content`: the study's `content_fingerprint`, where it is known."""
     arrays: dict[str, np.ndarray] = {}
     table: dict[str, list[dict[str, Any]]] = {}
     for series_type, group in study.series.items():
@@ -107,25 +135,26 @@ def write_study(study: Study, path: Path, source: str) -> None:
             for number, item in enumerate(series.slices):
                 name = f"{series.series_id}/{number}"
                 arrays[name], arrays[f"{name}/affine"] = item.pixels, item.affine
-                rows.append({f.name: _plain(getattr(item, f.name)) for f in fields(Slice) if f.name not in _ARRAYS})
+                rows.append(_row(item, str(item.path)))
             entry = {"series_id": series.series_id, "description": series.description, "plane": series.plane}
             table[series_type].append({**entry, "stacks": [int(stack) for stack in series.slabs], "slices": rows})
     issues = [asdict(issue) for issue in study.issues]
-    held = content_fingerprint(study)
-    write_arrays(path, arrays, source=source, content=held, study_id=study.study_id, series=table, issues=issues)
+    content = content or content_fingerprint(study)
+    write_arrays(path, arrays, source=source, content=content, study_id=study.study_id, series=table, issues=issues)
 
 
-_ARRAYS = {"pixels", "affine"}
+#: Fields of a slice that a table holds; its arrays stand beside it.
+_FIELDS: Final = tuple(f.name for f in fields(Slice) if f.name not in ("pixels", "affine"))
+_IDENTITY: Final = tuple(f.name for f in fields(Identity))
 #: Fields of a slice that JSON makes lists of.
 _PAIRS = ("stored_range", "padding", "pixel_spacing")
 
 
-def _plain(value: Any) -> Any:
-    if isinstance(value, Path):
-        return str(value)
-    if isinstance(value, Identity):
-        return asdict(value)
-    return value.item() if isinstance(value, np.generic) else value
+def _row(item: Slice, path: str) -> dict[str, Any]:
+    """What is kept of a slice beside its arrays, as JSON has it."""
+    row = {name: getattr(item, name) for name in _FIELDS}
+    row = {name: value.item() if isinstance(value, np.generic) else value for name, value in row.items()}
+    return row | {"path": path, "identity": {name: getattr(item.identity, name) for name in _IDENTITY}}
 
 
 def load_study(path: Path) -> Study:
@@ -225,9 +254,10 @@ class Packs:
     def make(self, study_id: int) -> None:
         """Read one study's DICOM files and write its pack, under the name that it had where it holds the same."""
         study, before = read_study(self.data, study_id), self.known.get(study_id)
-        same = before is not None and before.content == content_fingerprint(study)
+        content = content_fingerprint(study)
+        same = before is not None and before.content == content
         source = before.source if before is not None and same else self.sources[study_id]
-        write_study(study, self.path(study_id), source)
+        write_study(study, self.path(study_id), source, content)
 
     def study(self, study_id: int) -> Study:
         """One study, from its pack."""

@@ -10,6 +10,7 @@ from lumbar.labels import CONDITIONS
 from lumbar.recipe.detector import DetectorSpec
 from lumbar.recipe.grader import GraderSpec
 from tests.support.recorded.record import Adapter, Arrays, Ours, Record, block_names
+from tests.support.recorded.regressor import pooled_cells
 
 #: The network of the keypoints and sequences of sagittal series, whose name no record tells.
 _FRAMES = "hgnetv2_b5"
@@ -173,25 +174,9 @@ def _third_author(record: Record) -> Ours:
 
 def _points(record: Record) -> Ours:
     """Ten numbers after one linear layer: columns, then rows, of five levels; ours are the same in pairs."""
-    images = _grey(record.inputs()[0])
-    count = record.keys["linear.bias"][0]
-    spec = DetectorSpec(
-        series_type="sagittal_t2",
-        network="regressor",
-        answer="points",
-        encoder=record.backbone(),
-        in_chans=images.shape[1],
-        num_classes=count // 2,
-        image_size=images.shape[-1],
-        network_args={"pool": "gem"},
-    )
-
-    def pairs(found: Any, told: Arrays) -> list[tuple[np.ndarray, np.ndarray]]:
-        said = 1 / (1 + np.exp(-told["logits"].astype(np.float64)))
-        return [(found["severity"].reshape(len(images), -1), said), (found["gem"], told["features"])]
-
     names = {"encoder.": "backbone.", "gem.": "pooling.", "head.": "linear."}
-    return Ours(spec, names, lambda _: images, pairs, tolerance=5e-4, watched=("gem",))
+    images = _grey(record.inputs()[0])
+    return pooled_cells(record, images, names, "logits", "gem", "features", tolerance=5e-4)
 
 
 def _slice_scores(record: Record) -> Ours:
