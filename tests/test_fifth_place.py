@@ -1,6 +1,6 @@
 """The fifth place's arithmetic: every entry of its recorded numbers against what our public functions reckon.
 
-What differs, and why (`DIFFERS`; docs/systems.md says it at length):
+What differs, and why (`DIFFERS`; docs/systems/fifth_place.md says it at length):
 
 - ends: at the ends of a series the point's own slice shows it wholly, where the original overwrites it by halves.
 - edges: near an image's edge a target is the Gaussian that it is elsewhere, which the original's filter mirrors there.

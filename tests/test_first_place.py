@@ -1,6 +1,6 @@
 """The first place's arithmetic: every entry of its recorded numbers against what our public functions reckon.
 
-What differs, and why (`DIFFERS`; docs/systems.md says it at length):
+What differs, and why (`DIFFERS`; docs/systems/first_place.md says it at length):
 
 - grey values: detectors see 0 to 1 by percentiles of the resized slices, graders -1 to 1; the same picture.
 - pixels: images are resized by cubic interpolation without smoothing, the original's bilinearly with it.

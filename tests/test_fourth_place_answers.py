@@ -1,6 +1,6 @@
 """The fourth place's arithmetic: every entry of its recorded numbers against what our public functions reckon.
 
-What differs, and why (`DIFFERS`; docs/systems.md says it at length):
+What differs, and why (`DIFFERS`; docs/systems/fourth_place.md says it at length):
 
 - nothing between: where no slice lies between the sides, none is named, where the original takes the outermost ones.
 - half a pixel: pixel centres are whole numbers, so that a similarity lies half a pixel off.

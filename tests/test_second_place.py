@@ -1,7 +1,7 @@
 """The second place's arithmetic: every entry of its recorded numbers against what our public functions reckon; those of
 crops are in `test_second_place_boxes.py`.
 
-What differs, and why (`DIFFERS`; docs/systems.md says it at length):
+What differs, and why (`DIFFERS`; docs/systems/second_place.md says it at length):
 
 - order: slices run from the patient's right to left, as everywhere here.
 - middle: windows lie around the middle alike, where the original's even ones, and its padding, lean to one side.

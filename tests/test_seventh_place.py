@@ -1,7 +1,7 @@
 """The seventh place's arithmetic: every entry of its recorded numbers against what our public functions reckon. What
 was recorded of a real study: `test_seventh_place_study.py`.
 
-What differs, and why (`DIFFERS`; docs/systems.md says it at length):
+What differs, and why (`DIFFERS`; docs/systems/seventh_place.md says it at length):
 
 - lean: slices are chosen evenly around the middle of their series, of a side from outside in, and axially with both
   ends among them, where the original's lean to one end: in the mirror they would show other slices.

@@ -1,7 +1,7 @@
 """The sixth place's arithmetic: every entry of its first member's recorded numbers against what our public functions
 reckon, and what its recipe says of one network that sees T1 and T2 alike.
 
-What differs, and why (`DIFFERS`; docs/systems.md says it at length):
+What differs, and why (`DIFFERS`; docs/systems/sixth_place.md says it at length):
 
 - short: a series shorter than its window lies in the window's middle, both borders repeated alike, where the original
   repeats the last slice alone: its mirror image would give other slices.

@@ -13,7 +13,7 @@ LevelsBy = Literal["nearest", "segments", "found"]
 class Preprocessing(Strict):
     """How pixels, slices and regions are chosen. Defaults are sound; the alternatives are the original 9th place's.
 
-    Each pair is described, with its effect, in docs/ninth_place.md.
+    Each pair is described, with its effect, in docs/systems/ninth_place.md.
     """
 
     #: modality: rescale slope and intercept applied, MONOCHROME1 inverted; stored: `pixel_array` as it is.

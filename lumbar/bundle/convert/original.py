@@ -19,7 +19,7 @@ from lumbar.recipe.preprocessing import Preprocessing
 
 Shapes = Mapping[str, tuple[int, ...]]
 
-#: The original's way with pixels, slices and borders, option by option; see docs/ninth_place.md.
+#: The original's way with pixels, slices and borders, option by option; see docs/systems/ninth_place.md.
 EXACT: Final = Preprocessing(
     values="stored",
     order="file",
