@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from io import BytesIO
 from itertools import pairwise
 from pathlib import Path
 from textwrap import wrap
@@ -10,6 +11,7 @@ from typing import Final, TypeVar
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import FancyArrowPatch, FancyBboxPatch, Rectangle
+from PIL import Image, PngImagePlugin
 
 from lumbar.drawing import style
 from lumbar.drawing.charts import MARK, drawn_here
@@ -27,6 +29,8 @@ from lumbar.recipe.views import View, kind_of, series_of
 
 #: Of a column of cards: left edge, width, and how many letters fit into a line; all lengths in inches.
 _COLUMNS: Final = ((0.15, 4.9, 66), (5.45, 5.1, 70), (10.95, 2.9, 38))
+#: Of a drawing on the disk: text, frames and stripes need no more, and it is a fifth as large.
+_COLOURS: Final = 16
 _LINE, _TITLE, _PAD, _GAP, _TOP, _STRIPE = 0.145, 0.2, 0.09, 0.17, 0.95, 0.08
 _HEADS: Final = ("stage 1: where is it?", "stage 2: how bad is it?", "one answer")
 #: What a detector sees, by its place.
@@ -78,7 +82,12 @@ def draw_system(recipe: Path, out: Path) -> Path:
     read, path = load_recipe(recipe), out / f"{recipe.stem}.png"
     figure = _drawn(read, (detector_cards(read), grader_cards(read), answer_cards(read)))
     with writing_into(out), replacing(path, drawn_here) as temporary:
-        figure.savefig(temporary, dpi=80, metadata=MARK, pil_kwargs={"optimize": True})
+        drawn, mark = BytesIO(), PngImagePlugin.PngInfo()
+        figure.savefig(drawn, dpi=80, format="png")
+        for key, value in MARK.items():
+            mark.add_text(key, value)
+        few = Image.open(drawn).convert("RGB").quantize(_COLOURS, Image.Quantize.FASTOCTREE, dither=Image.Dither.NONE)
+        few.save(temporary, format="PNG", optimize=True, pnginfo=mark)
     return path
 
 
