@@ -229,7 +229,8 @@ PLAIN = {"matrices": (64,), "sagittal_slices": (5, 5), "stack_slices": (1, 1), "
 #: share of its like is wrong, .04, while severe labels that count four times get 4 · .04 / (1 + 3 · .04) = .14 of what
 #: looks normal, close to the .2 of the threshold. Shifts, and batches of a fifth of the samples, keep it from learning
 #: wrong labels by heart. Of five draws (seeds 11 to 15) four brought all six and one brought five; beside them stood 0,
-#: 1, 0, 1 and 1 of the 154 others, twice with a larger loss than some planted one's. The bars below are what all five pass.
+#: 1, 0, 1 and 1 of the 154 others, twice with a larger loss than some planted one's. The bars below are what all five
+#: pass.
 NO_OTHER = {"rotate_deg": 0.0, "shear_deg": 0.0, "sharpen_or_blur_p": 0.0, "channel_shuffle_p": 0.0}
 LEARNS = tiny_recipe(
     {"t2": {"series_type": "sagittal_t2"}},
