@@ -1,5 +1,6 @@
 """SPIDER's discs as a benchmark grades them: what starts gain, and a first step that sees training patients alone."""
 
+import functools
 import runpy
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ import pandas as pd
 import pytest
 
 from lumbar.backbones import create_backbone
+from lumbar.recipe.settings import Loop
 from lumbar.spider.write import FIRST_ID, MIDSAGITTAL, write_spider
 
 BENCHMARKS = Path(__file__).resolve().parent.parent / "benchmarks"
@@ -54,9 +56,10 @@ def test_a_first_step_learns_from_pairs_of_the_patients_that_it_is_told(
     module = benchmark("alike.py", monkeypatch)
     names = module["learn"].__globals__
     names["TRAINING"] = module["TRAINING"].model_copy(update={"epochs": 1, "batch_size": 2})
+    names["Loop"] = functools.partial(Loop, mixed_precision="no")  # accelerate keeps one precision for a process
     fit = names["fit"]
     names["fit"] = lambda job, *words: (seen.extend([*job.train.studies, *job.valid.studies]), fit(job, *words))
-    spec = module["pair_spec"]("resnet18", {"channels": [8, 8, 16, 16]})
+    spec = module["pair_spec"]("resnet18", {"channels": [8, 16, 16, 16]})
     assert module["write_pairs"](tmp_path / "images", tmp_path / "pairs", spec) == [1, 3, 4]  # 6 has no T1
     learnt = module["learn"](tmp_path / "pairs", [1, 4], spec, tmp_path / "out", 0)
     assert set(seen) == {FIRST_ID + 1000 * patient + MIDSAGITTAL for patient in (1, 4)}
