@@ -55,7 +55,7 @@ def test_a_first_step_learns_from_pairs_of_the_patients_that_it_is_told(
     write_spider(spider, tmp_path / "images", "images")
     module = benchmark("alike.py", monkeypatch)
     names = module["learn"].__globals__
-    names["TRAINING"] = module["TRAINING"].model_copy(update={"epochs": 1, "batch_size": 2})
+    names["TRAINING"] = module["TRAINING"].model_copy(update={"epochs": 1, "batch_size": 2, "channels_last": False})
     names["Loop"] = functools.partial(Loop, mixed_precision="no")  # accelerate keeps one precision for a process
     fit = names["fit"]
     names["fit"] = lambda job, *words: (seen.extend([*job.train.studies, *job.valid.studies]), fit(job, *words))
