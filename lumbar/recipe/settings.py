@@ -96,7 +96,9 @@ class Training(Strict):
     step_factor: float = Field(0.1, gt=0, le=1)  # ... multiplied by this
     clip_norm: float = Field(0.0, ge=0, le=MOST)  # 0: gradients are not clipped
     ema_decay: float = Field(0.0, ge=0, lt=1)  # 0: no moving average of the weights
-    channels_last: bool = False  # faster on CPUs and on tensor cores, same result up to rounding
+    #: Faster on CPUs and on tensor cores, same result up to rounding. Not for convolutions of 1 × 1 and stride 2 that
+    #: take 8 channels, in float32 on a CPU: PyTorch 2.10 ends there with "double free or corruption", going backwards.
+    channels_last: bool = False
     heatmap_weight: float = Field(1.0, gt=0, le=MOST)  # stage 1: error weight at a peak; 1 = plain MSE
     heatmap_weight_at: Literal["own", "any"] = "own"  # ... of the map's own point, or of any map's of the stack
     #: stage 1: a map without a label is taught to be empty, or is not asked for anything (fourth place; loss mse).
