@@ -15,6 +15,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from lumbar.bundle.bundle import Bundle
 from lumbar.dicom.series import Series
 from lumbar.files.read import read_table
+from lumbar.files.write import replacing
 from lumbar.keypoints.detect import detect
 from lumbar.labels import LEVELS, SeriesType
 from lumbar.recipe.detector import DetectorSpec
@@ -62,7 +63,8 @@ def kept_discs(path: Path, spider: Path, images: Path, bundle: Bundle) -> Discs:
     """The discs of the file `path`, cut and written where it is not there; see `cut_discs`."""
     if not path.is_file():
         found = cut_discs(spider, images, bundle)
-        np.savez(path, **{each.name: getattr(found, each.name) for each in fields(Discs)})
+        with replacing(path) as temporary, temporary.open("wb") as stream:
+            np.savez(stream, **{each.name: getattr(found, each.name) for each in fields(Discs)})
     with np.load(path) as arrays:
         return Discs(**{each.name: arrays[each.name] for each in fields(Discs)})
 

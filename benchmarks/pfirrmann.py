@@ -264,7 +264,7 @@ def main() -> None:
     args = parser.parse_args()
     bundle = load_bundle(args.weights)
     images = args.out / "images"
-    discs = kept_discs(args.out / "discs.npz", args.spider, images, bundle)
+    discs = kept_discs(args.out / f"discs_{bundle.identity[:12]}.npz", args.spider, images, bundle)
     patients, with_t1 = len(np.unique(discs.patient)), discs.seen[:, 1].mean()
     print(f"{discs.judged.sum()} discs of {patients} patients, {with_t1:.0%} with T1")
     print(f"{(~discs.judged).sum()} more, above L1/L2, only train")

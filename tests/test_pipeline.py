@@ -26,6 +26,7 @@ from lumbar.study.study import DataFolder, Study, open_data, read_study
 from lumbar.submission import rounded, to_rows
 from tests.conftest import ROOT
 from tests.support.mirror import mirror_coordinates, mirror_study
+from tests.support.trees import command
 from tests.support.worlds import small_phantoms, tiny_bundle
 
 pytestmark = pytest.mark.usefixtures("networks_kept")
@@ -62,16 +63,8 @@ class Ended:
 def run(capfd: pytest.CaptureFixture[str]) -> Callable[..., Ended]:
     """The command line, called in this process: its exit code and what it said."""
 
-    def call(*arguments: object) -> Ended:
-        capfd.readouterr()
-        try:
-            code = train_utils.main([str(argument) for argument in arguments])
-        except SystemExit as stop:
-            code = int(stop.code or 0)
-        told = capfd.readouterr()
-        return Ended(code, told.out, told.err)
-
-    return call
+    called = command(capfd)
+    return lambda *arguments: Ended(*called(*arguments))
 
 
 def test_every_study_gets_distributions_and_says_which_series_it_used(
@@ -267,8 +260,8 @@ def test_help_lists_every_command_without_loading_torch(run: Callable[..., Ended
     assert subprocess.run([sys.executable, "-c", probe], cwd=ROOT, check=False).returncode == 0
     told = run("--help")
     assert told.returncode == 0
-    for command in ("phantom", "train", "evaluate", "bundle", "verify", "convert", "predict", "score"):
-        assert f"    {command} " in told.stdout
+    for name in ("phantom", "train", "evaluate", "bundle", "verify", "convert", "predict", "score"):
+        assert f"    {name} " in told.stdout
 
 
 def test_a_notebook_can_import_every_name_it_is_promised() -> None:
