@@ -172,9 +172,18 @@ def verify(args: argparse.Namespace) -> int:
     checked = load_bundle(args.weights)
     members = checked.manifest.members
     for member in members:
+        checked.likenesses(member.name)
         try_out(checked.network(member.name, "cpu"), member.spec, str(checked.folder / member.file))
     BundleBlend(checked, [member.name for member in members if member.spec.stage == "grading"])
     voice.show(checked.describe())
+    return 0
+
+
+def likeness(args: argparse.Namespace) -> int:
+    """Teach a bundle what regions look like, so that it tells those that look like nothing it has learnt from."""
+    from lumbar.prediction.likeness import add_likenesses
+
+    voice.show(add_likenesses(args.weights, args.data, args.split, args.device, say=voice.tell).describe())
     return 0
 
 
@@ -321,6 +330,7 @@ _COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
     "evaluate": evaluate,
     "bundle": bundle,
     "verify": verify,
+    "likeness": likeness,
     "card": card,
     "convert": convert,
     "predict": predict_folder,

@@ -85,6 +85,11 @@ _HOURS = (
     },
 )
 _PRETRAINED = _path("--pretrained", "folder of pretrained weights, as fetch-weights makes it", required=False)
+_DEVICE = ("--device", {"type": matching(DEVICE, DEVICES), "default": "auto", "help": DEVICES})
+_SPLIT = (
+    "--split",
+    {"choices": ("train", "test"), "help": "which tables, where the folder holds both (default: test)"},
+)
 _JSON = ("--json", {"action": "store_true", "help": "print JSON"})
 _DATA = _path("--data", "data folder in the competition layout, with labels")
 _RECIPE = _path("--recipe", "TOML file: what to train")
@@ -174,6 +179,12 @@ ARGUMENTS: Final[dict[str, list[Argument]]] = {
         _path("--out", "bundle folder to write"),
     ],
     "verify": [_path("--weights", "bundle folder")],
+    "likeness": [
+        _path("--weights", "bundle folder"),
+        _path("--data", "folder of studies such as its graders were trained on, best of others than these"),
+        _SPLIT,
+        _DEVICE,
+    ],
     "card": [
         _path("--weights", "bundle folder"),
         _paths("--measured", "JSON", "figures that benchmarks wrote: add them", default=[]),
@@ -197,11 +208,8 @@ ARGUMENTS: Final[dict[str, list[Argument]]] = {
             },
         ),
         _path("--series", "an edited series.csv, which says what plays which part", required=False),
-        (
-            "--split",
-            {"choices": ("train", "test"), "help": "which tables, where the folder holds both (default: test)"},
-        ),
-        ("--device", {"type": matching(DEVICE, DEVICES), "default": "auto", "help": DEVICES}),
+        _SPLIT,
+        _DEVICE,
         (
             "--engine",
             {
@@ -318,6 +326,7 @@ EXAMPLES: Final = {
     "evaluate": "evaluate --run RUN",
     "bundle": "bundle --run RUN --out weights",
     "verify": "verify --weights weights",
+    "likeness": "likeness --weights weights --data DATA",
     "card": "card --weights weights --measured figures.json",
     "convert": "convert --checkpoints CHECKPOINTS --labels train.csv --out weights",
     "predict": "predict --data DATA --weights weights --out results --html",
@@ -330,7 +339,7 @@ EXAMPLES: Final = {
     "info": "info --json",
 }
 #: Options that name a folder to write into, where that is not --out alone; it is tried before anything is computed.
-WRITES: Final = {"evaluate": ("run",), "card": ("weights",), "score": ("plots",)}
+WRITES: Final = {"evaluate": ("run",), "card": ("weights",), "likeness": ("weights",), "score": ("plots",)}
 
 
 class _Parser(argparse.ArgumentParser):

@@ -44,6 +44,7 @@ CODES: Final[dict[str, str]] = {
     "label_unused": "a labelled study has no row in the series table; it is not trained on",
     "condition_unseen": "a region could not be seen; members that see the level on other series spoke for it",
     "condition_ungraded": "no member graded the region; the prior stands in",
+    "region_strange": "a region looks like nothing that the graders learnt from; its severity is not to be trusted",
     "answer_not_finite": "a network's answer was no number; other members or the prior spoke for it",
     "device_failed": "the accelerator failed; the CPU went on",
     "study_unlisted": "a study was left out: it has no row in the series table, or none of its series plays a part",

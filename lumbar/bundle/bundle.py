@@ -15,6 +15,7 @@ from pydantic import ValidationError
 from safetensors import SafetensorError, safe_open
 from torch import nn
 
+from lumbar.bundle.likeness import read_likenesses
 from lumbar.bundle.manifest import MANIFEST, Manifest, Member
 from lumbar.bundle.network import blueprint, check_size, unfilled
 from lumbar.bundle.verify import check_file, inside
@@ -22,6 +23,7 @@ from lumbar.compute.state import check_numbers, check_shapes
 from lumbar.compute.tensors import load_tensors
 from lumbar.ensemble.names import SUFFIXES
 from lumbar.files.read import decoded, parse_json, read_bytes
+from lumbar.grading.likeness import Likeness
 from lumbar.issues import InputError, few, printable
 from lumbar.recipe import sets
 from lumbar.recipe.evidence import rests_on
@@ -88,6 +90,16 @@ class Bundle:
             self._sound.add(name)
         return stored
 
+    def likenesses(self, name: str) -> dict[str, Likeness]:
+        """What a grader's regions looked like in training, by kind of view; empty where the bundle does not hold it.
+
+        Raises InputError where its file holds anything else.
+        """
+        member = self.member(name)
+        if member.likeness is None:
+            return {}
+        return read_likenesses(inside(self.folder, f"member {name}", member.likeness.file), self.manifest.graders[name])
+
     def describe(self) -> str:
         """What the bundle is, a line for the whole and one a member."""
         lines = [f"bundle {self.identity[:12]} in {self.folder}: {self.manifest.description}".rstrip(": ")]
@@ -98,6 +110,7 @@ class Bundle:
             parts += [f"saw {member.saw}"] if member.saw else []
             parts += [f"began with {member.began}"] if member.began else []
             parts += [f"{name} {value:.4g}" for name, value in member.scores.items()]
+            parts += ["tells what looks like nothing it saw"] if member.likeness else []
             lines.append(f"  {member.name}: {', '.join(parts)}")
         lines.append(f"  blend: {self.manifest.blend.method}")
         lines.append(f"  severities rest on: {printable(rests_on(self.manifest.card.evidence))}")
@@ -130,6 +143,8 @@ def load_bundle(folder: Path | str) -> Bundle:
         sets.refuse(manifest.sets, manifest.detectors, manifest.graders, str(folder))
     for member in manifest.members:
         check_file(inside(folder, f"member {member.name}", member.file, (".safetensors",)), member.sha256)
+        if member.likeness is not None:
+            check_file(inside(folder, f"member {member.name}", member.likeness.file), member.likeness.sha256)
     for model in manifest.blend.files.values():
         check_file(inside(folder, "the blend", model.file, SUFFIXES), model.sha256)
     return Bundle(folder, manifest, hashlib.sha256(raw).hexdigest())

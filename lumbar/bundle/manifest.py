@@ -22,10 +22,17 @@ MANIFEST: Final = "manifest.json"
 MAX_MEMBERS: Final = 1000
 
 
+class LikenessFile(Strict):
+    """What a grader's regions looked like in training: a file in the bundle's folder, see `lumbar.bundle.likeness`."""
+
+    file: Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]+\.likeness\.safetensors$", max_length=255)]
+    sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+
+
 class Member(Strict):
     """One trained network: what it is and which file holds its weights."""
 
-    LATER = frozenset({"began"})
+    LATER = frozenset({"began", "likeness"})
 
     name: Annotated[str, Field(max_length=100)]
     spec: MemberSpec
@@ -41,6 +48,8 @@ class Member(Strict):
     #: What its training began with: random weights, or pretrained ones by their tag.
     began: str = ""
     scores: dict[str, float] = {}
+    #: Of a grader, by which it tells regions that look like nothing seen in training. None: it does not.
+    likeness: LikenessFile | None = None
 
     @field_validator("name")
     @classmethod
@@ -126,12 +135,21 @@ class Manifest(Strict):
         """Members of stage 2 by name."""
         return {member.name: member.spec for member in self.members if isinstance(member.spec, GraderSpec)}
 
+    @property
+    def files(self) -> dict[str, str]:
+        """SHA-256 of every file of the bundle but the manifest, by its name."""
+        found = {one.file: one.sha256 for member in self.members for one in (member, member.likeness) if one}
+        return found | {model.file: model.sha256 for model in self.blend.files.values()}
+
     @model_validator(mode="after")
     def _distinct(self) -> "Manifest":
-        for what, values in (("name", [m.name for m in self.members]), ("file", [m.file for m in self.members])):
+        files = [file for m in self.members for file in (m.file, *([m.likeness.file] if m.likeness else []))]
+        for what, values in (("name", [m.name for m in self.members]), ("file", files)):
             twice = next((value for value in values if values.count(value) > 1), None)
             if twice is not None:
                 raise ValueError(f"two members have the {what} {twice!r}")
+        if blind := [m.name for m in self.members if m.likeness and m.name not in self.graders]:
+            raise ValueError(f"{blind[0]!r} has a likeness of regions, and is no grader")
         for table, names in self.blend.tables.items():
             if strangers := [name for name in names if name not in self.graders]:
                 raise ValueError(f"the blend's table {table!r} is made of {strangers[0]!r}, which is no grader here")

@@ -1,5 +1,6 @@
 """Weights into a bundle: built beside, checked, and exchanged for what stood there."""
 
+import shutil
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -12,13 +13,16 @@ from safetensors.torch import save
 
 from lumbar.bundle.blend import FittedBlend, store_blend
 from lumbar.bundle.bundle import Bundle, load_bundle
-from lumbar.bundle.manifest import MANIFEST, Blend, Manifest, Member
+from lumbar.bundle.card import CARD, card_text
+from lumbar.bundle.likeness import ENDING, write_likenesses
+from lumbar.bundle.manifest import MANIFEST, Blend, LikenessFile, Manifest, Member
 from lumbar.bundle.network import blueprint, check_size
 from lumbar.bundle.ownership import own_files
 from lumbar.compute.state import check_state
 from lumbar.ensemble.average import BlendMethod
 from lumbar.files.exchange import exchanging
-from lumbar.files.write import sha256, write_bytes, write_json, writing_into
+from lumbar.files.write import sha256, write_bytes, write_json, write_text, writing_into
+from lumbar.grading.likeness import Likenesses
 from lumbar.issues import InputError
 from lumbar.recipe.blend import Around
 from lumbar.recipe.card import Card
@@ -44,6 +48,7 @@ class Weights:
     scores: Mapping[str, float] = field(default_factory=dict)
     rank: int | None = None  # what a time budget keeps longest has 1
     source: str = ""  # the file they come from, for sentences
+    likenesses: Likenesses = field(default_factory=dict)  # of a grader, by kind of view
 
 
 def save_bundle(
@@ -79,6 +84,7 @@ def save_bundle(
             stored = save({key: _stored(value, own[key], precision) for key, value in weights.state.items()})
             with writing_into(folder):
                 write_bytes(stored, new / name)
+                write_likenesses(weights.likenesses, new / f"{weights.name}{ENDING}")
             entries.append(_entry(weights, new / name))
         with writing_into(folder):
             kept = store_blend(blend, new, around)
@@ -86,6 +92,26 @@ def save_bundle(
             write_json(manifest.model_dump(mode="json"), new / MANIFEST)
         bundle = load_bundle(new)
     return replace(bundle, folder=folder)
+
+
+def with_likenesses(bundle: Bundle, found: Mapping[str, Likenesses]) -> Bundle:
+    """The bundle in its folder with these likenesses, by grader; its card, where it has one, tells of the new one."""
+    with exchanging(bundle.folder, own_files, MANIFEST) as new:
+        with writing_into(bundle.folder):
+            members = []
+            for member in bundle.manifest.members:
+                shutil.copyfile(bundle.folder / member.file, new / member.file)
+                write_likenesses(found.get(member.name, {}), new / f"{member.name}{ENDING}")
+                members.append(member.model_copy(update={"likeness": likeness_file(new, member.name)}))
+            for model in bundle.manifest.blend.files.values():
+                shutil.copyfile(bundle.folder / model.file, new / model.file)
+            manifest = bundle.manifest.model_copy(update={"members": tuple(members)})
+            write_json(manifest.model_dump(mode="json"), new / MANIFEST)
+        newer = load_bundle(new)
+        if (bundle.folder / CARD).is_file():
+            with writing_into(bundle.folder):
+                write_text(card_text(newer), new / CARD)
+    return replace(newer, folder=bundle.folder)
 
 
 def _entry(weights: Weights, file: Path) -> Member:
@@ -99,7 +125,14 @@ def _entry(weights: Weights, file: Path) -> Member:
         began=weights.began,
         scores=dict(weights.scores),
         rank=weights.rank,
+        likeness=likeness_file(file.parent, weights.name),
     )
+
+
+def likeness_file(folder: Path, name: str) -> LikenessFile | None:
+    """A member's likeness in a bundle's folder as its entry names it; None where there is none."""
+    path = folder / f"{name}{ENDING}"
+    return LikenessFile(file=path.name, sha256=sha256(path)) if path.is_file() else None
 
 
 def _manifest(

@@ -25,15 +25,15 @@ def draw_table(
     probabilities: np.ndarray,
     graded: np.ndarray,
     truth: np.ndarray | None = None,
-    backed: np.ndarray | None = None,
+    shown: np.ndarray | None = None,
 ) -> None:
     """Probabilities (5 conditions, 5 levels, 3) as a table, levels down, conditions across.
 
     A cell holds the three probabilities in per cent, the largest in bold, and a bar of their shares: one colour is
     certain, several are not. The cell's own colour is the expected severity. Where
     `graded` (5, 5) is False the prior stands in and the cell is hatched. `truth` (5, 5) holds the true severity, 0 to
-    2, which gets a box, or -1. Conditions that `backed` (5,) does not name are pale and hatched: nothing that was
-    measured on patients speaks for their severities.
+    2, which gets a box, or -1. Cells that `shown` (5, 5) does not name are pale and hatched: no test on patients backs
+    them, or their regions look like nothing that the graders learnt from.
     """
     ax.set(xticks=[], yticks=[])
     ax.set_axis_off()
@@ -43,7 +43,7 @@ def draw_table(
         style.write(ax, x + 0.5, -0.06, title, ha="center", va="bottom", size=style.LABEL_SIZE, color=style.INK)
         for y in range(len(LEVELS)):
             label = None if truth is None or truth[row, y] < 0 else int(truth[row, y])
-            known = backed is None or bool(backed[row])
+            known = shown is None or bool(shown[row, y])
             _draw_cell(ax, x, y, probabilities[row, y], bool(graded[row, y]), label, known)
     for y, level in enumerate(LEVELS):
         style.write(
@@ -55,12 +55,12 @@ def draw_table(
 
 
 def _draw_cell(
-    ax: Axes, x: int, y: int, probabilities: np.ndarray, graded: bool, label: int | None, backed: bool
+    ax: Axes, x: int, y: int, probabilities: np.ndarray, graded: bool, label: int | None, shown: bool
 ) -> None:
     colour = style.severity_colour(probabilities) if graded else to_rgba(style.PRIOR_COLOUR)
-    colour = colour if backed or not graded else style.pale(colour)
+    colour = colour if shown or not graded else style.pale(colour)
     ink = style.ink_on(colour)
-    hatch = None if backed else style.UNBACKED_HATCH
+    hatch = None if shown else style.UNBACKED_HATCH
     ax.add_artist(
         Rectangle((x + 0.02, y + 0.03), 0.96, 0.94, facecolor=colour, edgecolor=style.EDGE, linewidth=0.5,
                   hatch=hatch if graded else "///")

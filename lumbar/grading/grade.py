@@ -1,13 +1,16 @@
 """Stage 2 at work: a study's regions through one member, all levels and samples in one batch."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any, Final
 
 import numpy as np
 import torch
 
 from lumbar.compute.forward import Inputs, Network, in_halves, is_out_of_memory, moved
 from lumbar.ensemble.average import SMALLEST
+from lumbar.grading.likeness import Features, Region
+from lumbar.grading.networks.slices import listening
 from lumbar.grading.regions import Regions
 from lumbar.grading.tasks import Sample, heard, task_of
 from lumbar.grading.turns import Look, looks, turned
@@ -25,6 +28,8 @@ class Row:
     sample: Sample
 
 
+#: Where a network's answers stand beside its features by view.
+_ANSWERS: Final = "severity"
 #: Batches of one study's regions that lie on a device, by what distinguishes members that see the same regions.
 Batches = dict[tuple[object, ...], Inputs]
 
@@ -36,13 +41,15 @@ def grade(
     device: torch.device | str = "cpu",
     amp: torch.dtype | None = None,
     batches: Batches | None = None,
+    features: Features | None = None,
 ) -> np.ndarray:
     """Logits (5 conditions, 5 levels, 3 severities) float64; NaN where the member stays silent (see `speaks`).
 
     `softmax` makes probabilities of them. Where several samples answer for the same, as the series of `sagittal_series`
     or the turned looks of `tta`, they are averaged. The network is in evaluation mode on `device`; `amp` is the
     autocast type on an accelerator (None: float32). `batches` keeps what was moved to the device for the next member
-    that sees the same regions.
+    that sees the same regions. `features` gets what backbones say of the regions as they are, where the network offers
+    it (see `networks.slices`).
     """
     device = torch.device(device)
     logits = np.zeros((len(CONDITIONS), len(LEVELS), len(SEVERITIES)))
@@ -54,9 +61,14 @@ def grade(
         if not rows:
             continue
         batch = batched(rows, spec) if batches is None else _kept(batches, rows, spec, turns, device)
+        listens = features is not None and not turns and spec.levels != "study"
         with torch.inference_mode(), torch.autocast(device.type, dtype=amp, enabled=amp is not None):
-            answers = in_halves(network, batch, device).cpu().double()  # (B, L, C, 3)
-        answers = as_shares(answers, spec).numpy()
+            answers = in_halves(_with_features(network) if listens else network, batch, device)
+        if features is not None and listens:
+            described = {view: one.cpu().double().numpy() for view, one in answers.items()}
+            features += _described(rows, described, spec)
+            answers = answers[_ANSWERS]
+        answers = as_shares(answers.cpu().double(), spec).numpy()  # (B, L, C, 3)
         for row, answer in zip(rows, answers, strict=True):
             for place, level in enumerate(row.levels):
                 for condition, severities in zip(row.sample.conditions, answer[place], strict=True):
@@ -65,6 +77,28 @@ def grade(
                         logits[CONDITIONS.index(own), level] += severities
                         counts[CONDITIONS.index(own), level] += 1
     return np.where(counts[..., None] > 0, logits / np.maximum(counts, 1)[..., None], np.nan)
+
+
+def _with_features(network: Network) -> Callable[..., Any]:
+    """The network, its answers beside what its backbones say of each view, by the view's name."""
+
+    def ask(views: Mapping[str, torch.Tensor], seen: torch.Tensor) -> dict[str, torch.Tensor]:
+        with listening() as heard:
+            return {_ANSWERS: network(views, seen), **heard}
+
+    return ask
+
+
+def _described(rows: Sequence[Row], found: Mapping[str, np.ndarray], spec: GraderSpec) -> Iterator[Region]:
+    """The regions of some rows that were there, each with its features; `found` (B · L, F) by view."""
+    for place, name in enumerate(task_of(spec).samples[0].views):
+        if name in found:
+            each = found[name].reshape(len(rows), -1, found[name].shape[-1])
+            for row, by_level in zip(rows, each, strict=True):
+                view = row.sample.views[place]
+                for level, own in zip(row.levels, by_level, strict=True):
+                    if row.regions.present[view][level]:
+                        yield view, level, own
 
 
 def as_shares(said: torch.Tensor, spec: GraderSpec) -> torch.Tensor:

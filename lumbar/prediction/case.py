@@ -11,6 +11,7 @@ from typing import Literal
 import numpy as np
 
 from lumbar.grading.grade import Batches
+from lumbar.grading.likeness import Features
 from lumbar.grading.regions import Regions
 from lumbar.issues import InputError, Issue, cut
 from lumbar.study.keypoint import Keypoint
@@ -34,6 +35,7 @@ class Case:
     phantom: bool = False
     answers: dict[str, np.ndarray] = field(default_factory=dict)  # logits (5, 5, 3) by member
     unanswered: dict[str, np.ndarray] = field(default_factory=dict)  # (5, 5) bool by member: no number where it saw
+    features: dict[str, Features] = field(default_factory=dict)  # what backbones say of its regions, by member
     device_failed: list[Issue] = field(default_factory=list)
     seconds: float = 0.0
     error: Exception | None = None

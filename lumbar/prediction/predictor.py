@@ -15,6 +15,7 @@ from lumbar.compute import compiled
 from lumbar.compute.engine import choose_engine
 from lumbar.compute.forward import Network, exact_convolutions, is_device_fault
 from lumbar.grading import grade
+from lumbar.grading.likeness import Features, strangeness
 from lumbar.grading.regions import cut_all_regions, region_key
 from lumbar.issues import InputError, Issue, cut, few
 from lumbar.keypoints import detect
@@ -24,7 +25,7 @@ from lumbar.prediction.blend import BundleBlend
 from lumbar.prediction.budget import Budget, enough, ranked_graders
 from lumbar.prediction.case import Case, Step
 from lumbar.prediction.networks import MovedError
-from lumbar.prediction.result import StudyResult, left_out, not_finite
+from lumbar.prediction.result import StudyResult, left_out, not_finite, unlike
 from lumbar.recipe import sets
 from lumbar.recipe.detector import DetectorSpec
 from lumbar.recipe.evidence import complete
@@ -42,8 +43,8 @@ class Predictor:
 
     `engine` says how networks run, see `lumbar.compute.engine`; `amp` is the autocast type that suits the device (None:
     float32 unless the engine says otherwise). How many `studies` are to come decides whether `auto` has OpenVINO
-    compute. `room`: bytes for networks, by default what the device has to spare. Raises InputError where the bundle
-    lacks a stage.
+    compute. `room`: bytes for networks, by default what the device has to spare. `listens`: cases keep all graders'
+    features, and not only of those whose likeness the bundle holds. Raises InputError where the bundle lacks a stage.
     """
 
     def __init__(
@@ -54,6 +55,7 @@ class Predictor:
         engine: str = "auto",
         studies: int = 1,
         room: int | None = None,
+        listens: bool = False,
     ) -> None:
         self.bundle, self.word, self.studies, self.room = bundle, engine, studies, room
         self.prior = np.asarray(bundle.manifest.prior, dtype=np.float64)  # (5, 5, 3)
@@ -66,6 +68,10 @@ class Predictor:
             )
         self._lock = threading.Lock()
         self.blend = BundleBlend(bundle, list(self.graders))
+        #: What each grader's regions looked like in training, of those of which that is known.
+        self.likenesses = {name: found for name in self.graders if (found := bundle.likenesses(name))}
+        #: Graders whose features a case keeps.
+        self.listened = set(self.graders if listens else self.likenesses)
         #: The numbers of the sets of keypoints around which each grader answers.
         self.around = {name: sets.around(bundle.manifest.sets, spec) for name, spec in self.graders.items()}
         #: Graders that are asked, the most valuable first, and the seconds that each has taken so far.
@@ -183,15 +189,19 @@ class Predictor:
         started = time.perf_counter()
         key = region_key(spec)
         network, answers = self.networks[name], []
+        features: Features = []
+        heard = (features,) if name in self.listened else ()
         unanswered = np.zeros(self.prior.shape[:2], dtype=bool)
         for number in self.around[name]:
             regions, place = case.regions[number][key], f"{self.device} {number} {key}"
             batches = case.batches.setdefault(place, {}) if self.device.type != "cpu" else None
-            answers.append(grade.grade(regions, spec, network, self.device, self.engine.amp, batches))
+            answers.append(grade.grade(regions, spec, network, self.device, self.engine.amp, batches, *heard))
             unanswered |= grade.unanswered(regions, spec, answers[-1])
         if unanswered.any():
             case.unanswered[name] = unanswered
         case.answers[name] = grade.averaged(answers)
+        if heard:
+            case.features[name] = features
         with self._lock:
             self.spent[name] += time.perf_counter() - started
 
@@ -211,6 +221,7 @@ class Predictor:
                 for row, condition in enumerate(CONDITIONS):
                     seen[row] |= part.present.get(OWN_VIEW[condition], np.zeros(1, dtype=bool))
         blended, graded = self.blend(members)
+        strange = strangeness(case.features, self.graders, self.likenesses)
         return StudyResult(
             study_id=case.study_id,
             probabilities=blended,
@@ -218,11 +229,13 @@ class Predictor:
             logits=logits,
             graded=graded,
             seen=seen,
+            strangeness=strange,
             keypoints=tuple(case.keypoints),
             issues=(
                 *case.issues,
                 *not_finite(case.study_id, case.unanswered, graded, str(self.engine)),
                 *left_out(case.study_id, graded, seen),
+                *unlike(case.study_id, graded, strange),
                 *case.device_failed,
             ),
             used=case.used,

@@ -9,6 +9,7 @@ import numpy as np
 from lumbar.issues import Issue
 from lumbar.labels import CONDITIONS, LEVELS, Condition, condition_title, level_title
 from lumbar.recipe.evidence import UNKNOWN, Evidence, complete, rests_on
+from lumbar.recipe.views import OWN_VIEW, series_of
 from lumbar.study.keypoint import Keypoint
 
 #: Metadata of a result's field that stands in the run report: its key there.
@@ -30,6 +31,8 @@ class StudyResult:
     seen: np.ndarray  # (5, 5) bool; False: no region on the condition's own view, who spoke saw the level on others
     keypoints: tuple[Keypoint, ...] = ()
     issues: tuple[Issue, ...] = ()
+    #: (5, 5), how little each region looks like those of training, above 1 too little; NaN where nobody can tell.
+    strangeness: np.ndarray = field(default_factory=lambda: np.full((len(CONDITIONS), len(LEVELS)), np.nan))
     #: (M, 5, 5, 3), what the members' probabilities were made of.
     logits: np.ndarray = field(default_factory=lambda: np.zeros((0, len(CONDITIONS), len(LEVELS), 3)))
     #: Series ids by series type.
@@ -49,9 +52,20 @@ class StudyResult:
         return f"StudyResult {self.study_id}: {kind}{told}. Severities rest on: {self.rests_on(short=True)}."
 
     @property
-    def shown_as_told(self) -> np.ndarray:
-        """(5 conditions,) bool: whether severities may be shown as they are: tested on patients, or of a phantom."""
+    def backed(self) -> np.ndarray:
+        """(5 conditions,) bool: whether a test on patients backs the severities, or the study is a phantom."""
         return np.array([self.phantom or self.evidence.get(one, UNKNOWN).on_patients for one in CONDITIONS])
+
+    @property
+    def strange(self) -> np.ndarray:
+        """(5 conditions, 5 levels) bool: where a network graded a region that looks like nothing seen in training."""
+        return np.asarray(self.graded, dtype=bool) & beyond_bar(self.strangeness)
+
+    @property
+    def shown_as_told(self) -> np.ndarray:
+        """(5 conditions, 5 levels) bool: whether severities may be shown as they are: `backed`, and not `strange`."""
+        shown: np.ndarray = self.backed[:, None] & ~self.strange
+        return shown
 
     def rests_on(self, *, short: bool = False) -> str:
         """What the severities rest on, in one line."""
@@ -77,6 +91,25 @@ def not_finite(
         what = f"{name} gave no number for {silent.sum()} of its answers ({engine}); {others} spoke for it"
         issues.append(Issue("answer_not_finite", study_id, None, what))
     return tuple(issues)
+
+
+def beyond_bar(strangeness: np.ndarray) -> np.ndarray:
+    """Which of some regions look like nothing seen in training; False where nobody can tell."""
+    beyond: np.ndarray = np.nan_to_num(strangeness, nan=0.0) > 1
+    return beyond
+
+
+def unlike(study_id: int, graded: np.ndarray, strangeness: np.ndarray) -> Iterator[Issue]:
+    """One Issue a condition for the levels (5, 5) that were graded on a region which looks like nothing seen before."""
+    for condition, row, shares in zip(CONDITIONS, graded & beyond_bar(strangeness), strangeness, strict=True):
+        if row.any():
+            told = [f"{level_title(LEVELS[place])} ({shares[place]:.1f})" for place in np.flatnonzero(row)]
+            series = series_of(OWN_VIEW[condition]).replace("_", " ").replace(" t", " T")
+            detail = (
+                f"{condition_title(condition)} {', '.join(told)}: on {series} the region looks like nothing that the "
+                "graders learnt from (in brackets how many times as far from it as allowed)"
+            )
+            yield Issue("region_strange", study_id, None, detail)
 
 
 def _unseen(study_id: int, spoken: np.ndarray) -> Iterator[Issue]:

@@ -196,13 +196,16 @@ def _study_entry(result: StudyResult) -> dict[str, Any]:
 
 
 def _row_sources(result: StudyResult) -> dict[str, dict[str, Any]]:
-    """Where each of the 25 rows came from (own view, other views or prior), and how many members spoke."""
+    """Where each of the 25 rows came from (own view, other views or prior), how many members spoke, and how strange
+    its region is where that can be told."""
     graded, seen = np.asarray(result.graded, dtype=bool).ravel(), np.asarray(result.seen, dtype=bool).ravel()
     spoke = (~np.isnan(result.members).all(axis=-1)).sum(axis=0).ravel()  # all in the order of LABEL_COLUMNS
     sources = np.where(graded, np.where(seen, "own view", "other views"), "prior")
+    strange = np.asarray(result.strangeness).ravel()
     return {
         column: {"from": str(source), "members": int(count)}
-        for column, source, count in zip(LABEL_COLUMNS, sources, spoke, strict=True)
+        | ({"strangeness": round(float(share), 2)} if np.isfinite(share) else {})
+        for column, source, count, share in zip(LABEL_COLUMNS, sources, spoke, strange, strict=True)
     }
 
 

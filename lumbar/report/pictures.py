@@ -110,7 +110,7 @@ def show_study(result: StudyResult, data: DataFolder, *, study: Study | None = N
         points = [point for point in result.keypoints if point.level == level and _belongs(point, "axial_t2", None)]
         _draw_axial(figure.add_subplot(bottom[column]), _view(slices, points), result, level)
     _draw_title(figure, result)
-    _draw_key(figure, hatched=bool((result.graded & ~result.shown_as_told[:, None]).any()))
+    _draw_key(figure, _doubts(result))
     return figure
 
 
@@ -246,7 +246,7 @@ def _display_range(view: _View, x: float, y: float, wide: float, tall: float) ->
 def _draw_marks(ax: Axes, view: _View, result: StudyResult) -> None:
     for point, xy in view.points:
         row, column = CONDITIONS.index(point.condition), LEVELS.index(point.level)
-        told = bool(result.graded[row, column] and result.shown_as_told[row])
+        told = bool(result.graded[row, column] and result.shown_as_told[row, column])
         colour = style.severity_colour(result.probabilities[row, column]) if told else style.UNGRADED_COLOUR
         doubtful = point.confidence < LOW_CONFIDENCE
         ax.add_artist(style.mark(xy, colour, repaired=point.repaired, doubtful=doubtful))
@@ -266,21 +266,32 @@ def _draw_title(figure: Figure, result: StudyResult) -> None:
     tag.set(text="\n".join(lines), fontsize=style.LABEL_SIZE * min(1, 2 / len(lines)))  # there is room for two
     if result.phantom:
         style.write(figure, 0.2, 0.974, "PHANTOM, no patient", size=12, weight="bold", color=style.WARNING, va="center")
-    elif not result.shown_as_told.all():
+    elif not result.backed.all():
         tag.set(color=style.WARNING, weight="bold")
     from_prior = int((~np.asarray(result.graded, bool)).sum())
     parts = [f"{result.seconds:.1f} s", f"{len(result.issues)} issue{'' if len(result.issues) == 1 else 's'}"]
     parts += [f"{from_prior} of 25 rows from the prior"] if from_prior else []
+    strange = int(result.strange.sum())
+    parts += [f"{strange} strange region{'' if strange == 1 else 's'}"] if strange else []
     parts += ["research use only, not for clinical decisions"]
     style.write(
         figure, 0.988, 0.974, " · ".join(parts), size=style.LABEL_SIZE, color=style.FAINT, va="center", ha="right"
     )
 
 
-def _draw_key(figure: Figure, *, hatched: bool) -> None:
+def _doubts(result: StudyResult) -> str:
+    """Why some severities are hatched, in a few words; empty where none are."""
+    unbacked = bool((np.asarray(result.graded, dtype=bool) & ~result.backed[:, None]).any())
+    strange = bool(result.strange.any())
+    if unbacked and strange:
+        return "no test, or strange"
+    return "no test on patients" if unbacked else "strange" if strange else ""
+
+
+def _draw_key(figure: Figure, doubts: str) -> None:
     """What marks and colours mean, in one line under the images; the axes' unit is a millimetre of paper.
 
-    `hatched`: some severities are backed by no test on patients, and shown so.
+    `doubts`: why some severities are hatched.
     """
     wide, tall = FIGURE_INCHES[0] * 25.4 * 0.976, 8.0
     ax = figure.add_axes((0.012, 0.008, 0.976, tall / (FIGURE_INCHES[1] * 25.4)))
@@ -296,10 +307,10 @@ def _draw_key(figure: Figure, *, hatched: bool) -> None:
         ax.add_artist(style.mark((x, tall / 2), style.SEVERITY_MAP(0.5), radius=2.2, **kind))
         style.write(ax, x + 4.5, tall / 2, text, va="center", size=style.LABEL_SIZE, color=style.INK)
         x += 14 + 1.6 * len(text)
-    _draw_colour_bar(ax, wide, tall, hatched)
+    _draw_colour_bar(ax, wide, tall, doubts)
 
 
-def _draw_colour_bar(ax: Axes, wide: float, tall: float, hatched: bool) -> None:
+def _draw_colour_bar(ax: Axes, wide: float, tall: float, doubts: str) -> None:
     left, right = wide - 160.0, wide - 94.0
     words: dict[str, Any] = {"va": "center", "size": style.LABEL_SIZE, "color": style.INK}
     style.write(ax, left - 2, tall / 2, "expected severity: normal or mild", ha="right", **words)
@@ -310,9 +321,9 @@ def _draw_colour_bar(ax: Axes, wide: float, tall: float, hatched: bool) -> None:
     pale = style.pale(style.SEVERITY_MAP(0.5))
     boxes = (
         (right + 16, style.PRIOR_COLOUR, "////", "prior"),
-        (right + 37, pale, style.UNBACKED_HATCH, "no test on patients"),
+        (right + 37, pale, style.UNBACKED_HATCH, doubts),
     )
-    for x, colour, hatch, text in boxes if hatched else boxes[:1]:
+    for x, colour, hatch, text in boxes if doubts else boxes[:1]:
         ax.add_artist(
             Rectangle((x, 2.2), 7, tall - 4.4, facecolor=colour, edgecolor=style.EDGE, hatch=hatch, linewidth=0.5)
         )

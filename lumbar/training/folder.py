@@ -4,7 +4,8 @@ recipe.json               the resolved recipe
 labels.csv, folds.csv     the labels that were used, and which study is in which fold
 studies.json              what each study held when it was read (see `data.packs`)
 cache/                    studies, stacks and regions (may be deleted: it is made again); or where --cache says
-members/<name>/fold<k>/   checkpoint while it trains; best.safetensors and result.json when done
+members/<name>/fold<k>/   checkpoint while it trains; best.safetensors and result.json when done, and of graders
+                          likeness.safetensors: what the regions of the held-out studies look like to them
 keypoints/fold<k>.json    what the fold's detectors found on its held-out studies, and what the labels say
 predictions/<name>.csv    out-of-fold probabilities of each grader, blend.csv of all; made_from.json
 predictions/logits.safetensors  the graders' logits (N, 5, 5, 3) by name, NaN where silent, and `study_ids` (N,)
@@ -66,6 +67,10 @@ class RunFolder:
     def member(self, name: str, fold: int) -> Path:
         """Folder of one member on one fold."""
         return self.root / "members" / name / f"fold{fold}"
+
+    def likeness_file(self, name: str, fold: int) -> Path:
+        """What the regions of a fold's held-out studies look like to one member; missing where they are too few."""
+        return self.member(name, fold) / "likeness.safetensors"
 
     def keypoint_file(self, fold: int) -> Path:
         """Out-of-fold keypoints of a fold."""

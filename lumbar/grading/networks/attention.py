@@ -14,7 +14,7 @@ from torch import nn
 
 from lumbar.backbones import create_backbone
 from lumbar.compute.layers import Pool
-from lumbar.grading.networks.slices import channels_of, slice_features
+from lumbar.grading.networks.slices import channels_of, showing, slice_features
 from lumbar.grading.tasks import task_of
 from lumbar.labels import LEVELS, SEVERITIES
 from lumbar.recipe.arguments import Kind, read_arguments
@@ -69,7 +69,8 @@ class AttentionGrader(nn.Module):
         B, L = seen.shape[:2]
         slices, pooled = [], []
         for place, (name, at) in enumerate(zip(self.views, self.encoder_of_view, strict=True)):
-            found = self.encoders[at](views[name].flatten(0, 1)) + self.of_view[place]  # (B · L, T, hidden)
+            with showing([name]):
+                found = self.encoders[at](views[name].flatten(0, 1)) + self.of_view[place]  # (B · L, T, hidden)
             slices.append(found)
             pooled.append(self.slice_pool[at](found))
         level = self.view_pool(torch.stack(pooled, dim=1), seen.flatten(0, 1)).unflatten(0, (B, L))

@@ -21,7 +21,7 @@ from torch import nn
 
 from lumbar.backbones import channels_first, create_backbone
 from lumbar.compute.layers import Block
-from lumbar.grading.networks.slices import slice_features
+from lumbar.grading.networks.slices import slice_features, tell
 from lumbar.grading.tasks import task_of
 from lumbar.issues import InputError
 from lumbar.labels import SEVERITIES, Condition
@@ -171,6 +171,8 @@ class ConditionAttention(nn.Module):
             places = [place for place, at in enumerate(self.encoder_of_view) if at == index]
             counts = [stacks[place].shape[1] for place in places]
             maps = encoder(torch.cat([stacks[place] for place in places], dim=1)).split(counts, dim=1)
+            for place, own in zip(places, maps, strict=True):
+                tell(self.views[place], own)
             found |= {place: self.necks[self.kind_of_view[place]](own) for place, own in zip(places, maps, strict=True)}
         there = [
             (stack.amax((2, 3, 4)) > stack.amin((2, 3, 4))) & seen[:, [place]] for place, stack in enumerate(stacks)

@@ -18,7 +18,7 @@ from torch import nn
 
 from lumbar.backbones import create_backbone
 from lumbar.compute.layers import Pool
-from lumbar.grading.networks.slices import slice_features, stacked
+from lumbar.grading.networks.slices import showing, slice_features, stacked
 from lumbar.grading.tasks import task_of
 from lumbar.issues import InputError
 from lumbar.labels import CONDITION_GROUPS, SEVERITIES
@@ -78,7 +78,8 @@ class ConditionSequence(nn.Module):
     def forward(self, views: Mapping[str, torch.Tensor], seen: torch.Tensor) -> torch.Tensor:
         there = seen.flatten(0, 1)[:, self.places, None]  # (N, C, 1); N is B · L, C counts conditions
         crops = stacked(views, self.views).flatten(0, 1)
-        slices = self.encoders[0](crops).unflatten(0, (len(there), -1))  # (N, C, T, F)
+        with showing(self.views):
+            slices = self.encoders[0](crops).unflatten(0, (len(there), -1))  # (N, C, T, F)
         if self.sequence == "slices":
             slices = slices * there[..., None]
             along = self.along(slices.flatten(1, 2))[0].unflatten(1, slices.shape[1:3]).flatten(0, 1)

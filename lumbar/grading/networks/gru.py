@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from lumbar.backbones import create_backbone
-from lumbar.grading.networks.slices import channels_of, slice_features, stacked
+from lumbar.grading.networks.slices import channels_of, showing, slice_features, stacked
 from lumbar.grading.tasks import task_of
 from lumbar.labels import SEVERITIES
 from lumbar.recipe.arguments import read_arguments
@@ -64,7 +64,8 @@ class GruGrader(nn.Module):
         for index, encoder in enumerate(self.encoders):
             places = [place for place, of_view in enumerate(self.encoder_of_view) if of_view == index]
             alike = stacked(views, [self.views[place] for place in places])
-            encoded = encoder(alike.flatten(0, 1)).reshape(len(alike), len(places), -1)
+            with showing([self.views[place] for place in places]):
+                encoded = encoder(alike.flatten(0, 1)).reshape(len(alike), len(places), -1)
             for slot, place in enumerate(places):
                 pooled[place] = encoded[:, slot]
         return torch.stack([pooled[place] for place in sorted(pooled)], dim=1)

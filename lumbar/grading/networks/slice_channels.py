@@ -20,7 +20,7 @@ from torch import nn
 
 from lumbar.backbones import create_backbone
 from lumbar.grading.networks.gru import SliceEncoder
-from lumbar.grading.networks.slices import slice_features, stacked
+from lumbar.grading.networks.slices import showing, slice_features, stacked
 from lumbar.grading.tasks import task_of
 from lumbar.issues import InputError
 from lumbar.labels import CONDITIONS, SEVERITIES, Condition, side_of
@@ -106,7 +106,8 @@ class ChannelGrader(nn.Module):
         logits = self.head(each) if self.head is not None else None
         if self.axial:
             bags = stacked(views, self.axial)
-            found = self.encoders[1](bags.flatten(0, 1)).unflatten(0, bags.shape[:2])  # (B · L, views, 2 · rnn_hidden)
+            with showing(self.axial):
+                found = self.encoders[1](bags.flatten(0, 1)).unflatten(0, bags.shape[:2])  # (B · L, views, 2 · hidden)
             if self.axial_features is not None:
                 found = self.axial_features(self.dropout(found))
             found = found * self._seen(seen, self.axial)
@@ -124,7 +125,8 @@ class ChannelGrader(nn.Module):
         `samples`: B and L.
         """
         regions = stacked(views, self.sagittal)
-        found = self.encoders[0](regions.flatten(0, 1)).unflatten(0, regions.shape[:2])
+        with showing(self.sagittal):
+            found = self.encoders[0](regions.flatten(0, 1)).unflatten(0, regions.shape[:2])
         each: torch.Tensor = found[:, self.view_of]
         if self.gate is not None:
             each = each * self.gate(self.numbers)

@@ -38,6 +38,7 @@ _GROUPS: Final = "126010"
 #: Bytes before the prefix DICM.
 _PREAMBLE: Final = 128
 SERIES_NUMBER: Final = 9001  # far above those of scanners
+STRANGE: Final = "The region looks like nothing that the graders learnt from; do not trust this severity."
 UNSIGNED: Final = (
     "MADE BY SOFTWARE, READ AND SIGNED BY NOBODY. Preliminary output for research; it is no radiological report."
 )
@@ -208,6 +209,8 @@ def _group(
     }
     group = _with_place(common, found)
     group[0].ContentSequence.append(_comment(result.evidence.get(condition, UNKNOWN).says()))
+    if result.strange[row, column]:
+        group[0].ContentSequence.append(_comment(STRANGE))
     return group
 
 

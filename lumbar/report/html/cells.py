@@ -27,7 +27,7 @@ def table(result: StudyResult, names: Sequence[str], truth: np.ndarray | None) -
 
 
 def fill(result: StudyResult, condition: Condition, level: int) -> str:
-    """The colour of a cell: grey where the prior stands in, pale where nothing measured on patients backs it."""
+    """The colour of a cell: grey where the prior stands in, pale where it is not to be shown as told."""
     row = CONDITIONS.index(condition)
     if not result.graded[row, level]:
         return to_hex(style.UNGRADED_COLOUR)
@@ -36,18 +36,19 @@ def fill(result: StudyResult, condition: Condition, level: int) -> str:
 
 def mark_fill(result: StudyResult, condition: Condition, level: int) -> str:
     """The colour of a keypoint's mark: that of its cell, or grey where that is no severity to be shown."""
-    backed = result.shown_as_told[CONDITIONS.index(condition)]
-    return fill(result, condition, level) if backed else to_hex(style.UNGRADED_COLOUR)
+    shown = result.shown_as_told[CONDITIONS.index(condition), level]
+    return fill(result, condition, level) if shown else to_hex(style.UNGRADED_COLOUR)
 
 
 def counted(result: StudyResult) -> np.ndarray:
     """(5 conditions, 5 levels) bool: the cells that findings are told from.
 
-    Those that networks graded and a test on patients backs; where there is none, all that were graded, else all.
+    Those that networks graded and that may be shown as told: a test on patients backs them, and their regions are not
+    strange; where there is none, all that were graded, else all.
     """
     graded = np.asarray(result.graded, dtype=bool)
-    backed = graded & result.shown_as_told[:, None]
-    return backed if backed.any() else graded if graded.any() else np.ones_like(graded)
+    shown = graded & result.shown_as_told
+    return shown if shown.any() else graded if graded.any() else np.ones_like(graded)
 
 
 def worst(result: StudyResult) -> dict[str, Any]:
@@ -65,7 +66,7 @@ def worst(result: StudyResult) -> dict[str, Any]:
         "grade": int(np.argmax(probabilities)),
         "percent": _percents(probabilities),
         "expected": round(float(expected[row, level]), 4),
-        "backed": bool(result.shown_as_told[row]),
+        "backed": bool(result.shown_as_told[row, level]),
         "fill": to_hex(colour),
         "ink": style.ink_on(colour),
     }
@@ -83,7 +84,8 @@ def _cell(
         "percent": _percents(probabilities),
         "fill": fill(result, condition, level),
         "ink": style.ink_on(_colour(result, row, level)),
-        "backed": bool(result.shown_as_told[row]),
+        "backed": bool(result.backed[row]),
+        "strange": bool(result.strange[row, level]),
         "from": ("own view" if own else "other views") if graded else "prior",
         "label": None if truth is None or truth[row, level] < 0 else int(truth[row, level]),
         "members": [[name, _percents(one)] for name, one in spoken if np.isfinite(one).all()],
@@ -92,7 +94,7 @@ def _cell(
 
 def _colour(result: StudyResult, row: int, level: int) -> tuple[float, float, float, float]:
     colour = style.severity_colour(result.probabilities[row, level])
-    return colour if result.shown_as_told[row] else style.pale(colour)
+    return colour if result.shown_as_told[row, level] else style.pale(colour)
 
 
 def _percents(probabilities: np.ndarray) -> list[int]:

@@ -10,10 +10,12 @@ from pydantic import TypeAdapter, ValidationError
 
 from lumbar.bundle.blend import FittedBlend
 from lumbar.bundle.bundle import Bundle
+from lumbar.bundle.likeness import read_likenesses
 from lumbar.bundle.network import build_network
 from lumbar.bundle.save import Precision, Weights, save_bundle
 from lumbar.ensemble.names import WEIGHTED
 from lumbar.files.read import read_json
+from lumbar.grading.likeness import Likenesses
 from lumbar.issues import InputError
 from lumbar.labels import CONDITIONS, LEVELS
 from lumbar.metric import weighted_prior
@@ -70,7 +72,14 @@ def _weights(folder: RunFolder, recipe: Recipe) -> Iterator[Weights]:
             began=result.get("began", ""),
             scores=valid | scores.get(name, {}),
             rank=ranks.get((name, fold)),
+            likenesses=_likenesses(folder, recipe, name, fold),
         )
+
+
+def _likenesses(folder: RunFolder, recipe: Recipe, name: str, fold: int) -> Likenesses:
+    """What a grader's regions looked like; empty for a detector, and where the run held out too few."""
+    path, grader = folder.likeness_file(name, fold), recipe.stage2.members.get(name)
+    return read_likenesses(path, grader.spec) if grader is not None and path.is_file() else {}
 
 
 def _bundled(recipe: Recipe) -> list[tuple[str, int]]:

@@ -7,10 +7,13 @@ from typing import Any
 import numpy as np
 import torch
 
+from lumbar.bundle.likeness import write_likenesses
 from lumbar.bundle.network import build_network
 from lumbar.compute.processes import each
 from lumbar.files.write import write_json, writing_into
+from lumbar.grading import likeness
 from lumbar.grading.grade import averaged, grade, softmax
+from lumbar.grading.likeness import Features
 from lumbar.grading.regions import cut_all_regions, region_key
 from lumbar.keypoints.detect import detect
 from lumbar.labels import CONDITIONS, LEVELS, SEVERITIES
@@ -75,7 +78,8 @@ def find_keypoints(setup: Setup, fold: int) -> None:
 
 
 def grade_held_out(setup: Setup) -> None:
-    """Grade every held-out study with its fold's graders, as prediction would, and write the tables.
+    """Grade every held-out study with its fold's graders, as prediction would, and write the tables; and what the
+    regions of these studies look like to each.
 
     Skipped where the tables were made from the same networks and keypoints.
     """
@@ -94,8 +98,12 @@ def grade_held_out(setup: Setup) -> None:
     logits = {name: dict.fromkeys(setup.in_trained_folds(), silent) for name in names}
     for fold in setup.recipe.folds.train:
         graders = trained_networks(setup, setup.recipe.stage2, fold)
-        one = functools.partial(_grade, setup, graders, keypoints, logits)
+        described: dict[str, list[Features]] = {name: [] for name in graders}
+        one = functools.partial(_grade, setup, graders, keypoints, logits, described)
         each(one, setup.held_out(fold), f"grades of fold {fold}", 1, setup.deadline.check)
+        with writing_into(setup.folder.root):
+            for name, (spec, _) in graders.items():
+                write_likenesses(likeness.learn(described[name], spec), setup.folder.likeness_file(name, fold))
     tables = {name: {study: softmax(said) for study, said in table.items()} for name, table in logits.items()}
     with writing_into(setup.folder.root):
         write_predictions(setup.folder, tables)
@@ -109,6 +117,7 @@ def _grade(
     graders: Mapping[str, tuple[Any, torch.nn.Module]],
     keypoints: Sequence[Mapping[int, list[Keypoint]]],
     logits: Mapping[str, dict[int, np.ndarray]],
+    described: Mapping[str, list[Features]],
     study_id: int,
 ) -> None:
     study = setup.packs.study(study_id)
@@ -120,5 +129,7 @@ def _grade(
         by_set.append(cut_all_regions(study, points, own))
     for name, (spec, network) in graders.items():
         key, device = region_key(spec), setup.accelerator.device
-        answers = [grade(by_set[number][key], spec, network, device) for number in around[name]]
+        features: Features = []
+        answers = [grade(by_set[number][key], spec, network, device, features=features) for number in around[name]]
+        described[name].append(features)
         logits[name][study_id] = averaged(answers)

@@ -97,5 +97,5 @@ function showList() {
         "expected severity (the probability of moderate and twice that of severe), and in that order. Findings that a test ",
         "on patients backs come first, and count alone where a study has such; phantoms come last, and all their cells count."),
       make("thead", {}, head), body)),
-    key(report.studies.some((study) => !study.backed)));
+    key(doubts(report.studies)));
 }

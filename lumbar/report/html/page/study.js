@@ -1,10 +1,21 @@
 // One study: its 25 distributions, the panel, slices to scroll, what the networks saw, the issues.
 
-const UNBACKED = " Backed by no test on patients.";
+const UNBACKED = "backed by no test on patients";
+const STRANGE = "on a region like nothing seen in training";
 
-// Whether a network graded the cell and nothing measured on patients backs that.
-function unbacked(cell) {
-  return !cell.backed && cell.from !== "prior";
+// Why the severity of a cell that networks graded is not to be trusted, in words; empty where nothing speaks against it.
+function doubt(cell) {
+  const words = [cell.backed ? "" : UNBACKED, cell.strange ? STRANGE : ""];
+  return cell.from === "prior" ? "" : words.filter(Boolean).join(", ");
+}
+
+// The same of several cells, for the key of colours.
+function doubts(cells) {
+  return [UNBACKED, STRANGE].filter((words) => cells.some((cell) => doubt(cell).includes(words))).join(", or ");
+}
+
+function sentence(words) {
+  return `${words[0].toUpperCase()}${words.slice(1)}.`;
 }
 
 class StudyPage {
@@ -27,7 +38,7 @@ class StudyPage {
       make("p", { class: "facts" }, facts.join(" · ")),
       basis(study.phantom, study.cells.flat().every((cell) => cell.backed), study.rests_on),
       make("div", { class: "pair" },
-        make("div", { class: "findings" }, this.table(), key(study.cells.flat().some(unbacked))),
+        make("div", { class: "findings" }, this.table(), key(doubts(study.cells.flat()))),
         this.seen,
         this.slices ? this.slices.element : make("p", { class: "nothing" }, "No images: the study could not be read or graded.")),
       this.panel(),
@@ -62,12 +73,12 @@ class StudyPage {
     });
     const label = cell.label === null ? "" : `; label ${report.severities[cell.label]}`;
     const origin = cell.from === "own view" ? "" : `; from ${cell.from === "prior" ? "the prior" : "other views"}`;
-    const kind = cell.from === "prior" ? "cell prior" : unbacked(cell) ? "cell unbacked" : "cell";
+    const kind = cell.from === "prior" ? "cell prior" : doubt(cell) ? "cell unbacked" : "cell";
     return make("button", { type: "button", class: kind, "aria-pressed": "false", tabindex: -1,
       style: cell.from === "prior" ? null : `background-color:${cell.fill};color:${cell.ink}`,
       onclick: () => this.choose(row, column),
       "data-cell": `${row} ${column}` },
-      make("span", { class: "hidden" }, `${cellName(row, column)}: ${inWords(cell.percent)}${label}${origin}${unbacked(cell) ? "; backed by no test on patients" : ""}`),
+      make("span", { class: "hidden" }, `${cellName(row, column)}: ${inWords(cell.percent)}${label}${origin}${doubt(cell) ? `; ${doubt(cell)}` : ""}`),
       make("span", { class: "numbers", "aria-hidden": "true" }, numbers), bar);
   }
 
@@ -120,7 +131,7 @@ class StudyPage {
     });
     this.seen.replaceChildren(
       make("h2", { id: "seen-title" }, `What the networks saw: ${cellName(row, column)}`),
-      make("p", { role: "status" }, `${inWords(cell.percent)}.`, cell.from === "prior" ? " The prior stands in; no network spoke." : unbacked(cell) ? make("strong", {}, UNBACKED) : ""),
+      make("p", { role: "status" }, `${inWords(cell.percent)}.`, cell.from === "prior" ? " The prior stands in; no network spoke." : doubt(cell) ? make("strong", {}, ` ${sentence(doubt(cell))}`) : ""),
       ...(strips.length ? [make("div", { class: "switches" }, make("label", {}, on, " Saliency "), strength), ...strips, saliencyKey()]
         : [make("p", { class: "nothing" }, "No region could be cut for this cell; the issues say why.")]),
       members(cell));
@@ -193,7 +204,7 @@ function members(cell) {
   const row = (name, p, tag = "td") => make("tr", {}, make("th", { scope: "row" }, name),
     p.map((share) => make(tag, { class: "number" }, `${share} %`)));
   return make("details", { open: true }, make("summary", {}, "Network by network"),
-    unbacked(cell) ? make("p", { class: "facts" }, UNBACKED.trim()) : null,
+    doubt(cell) ? make("p", { class: "facts" }, sentence(doubt(cell))) : null,
     make("div", { class: "scroll" }, make("table", { class: "plain" },
       make("thead", {}, make("tr", {}, make("th", { scope: "col" }, "Network"),
         report.severities.map((word) => make("th", { scope: "col", class: "number" }, word)))),
@@ -218,15 +229,15 @@ function neighbours(id) {
     link(place > 0 ? ids[place - 1] : undefined, "‹ Previous"), link(place < 0 ? undefined : ids[place + 1], "Next ›"));
 }
 
-// What colours and marks mean; the hatching only where something is hatched.
-function key(hatched) {
+// What colours and marks mean; `doubted`: why something is hatched.
+function key(doubted) {
   const ring = (point, text) => make("span", {},
     draw("svg", { viewBox: "-6 -6 12 12", width: 22, height: 22, "aria-hidden": "true", class: "dark" },
       mark(0, 0, report.scale[1], point, 3.4)), ` ${text}`);
   const swatch = (colour, text, kind = "") => make("span", {},
     make("span", { class: `swatch ${kind}`, style: `background-color:${colour}`, "aria-hidden": "true" }), ` ${text}`);
   return make("div", { class: "key" }, report.severities.map((word, place) => swatch(report.scale[place], word)),
-    swatch("var(--prior)", "prior", "prior"), hatched ? swatch(report.pale, "backed by no test on patients", "unbacked") : null,
+    swatch("var(--prior)", "prior", "prior"), doubted ? swatch(report.pale, doubted, "unbacked") : null,
     ring({}, "keypoint, with its confidence from 0 to 1"), ring({ doubtful: true }, "doubtful"),
     ring({ repaired: true }, "repaired from its neighbours"));
 }

@@ -1,0 +1,154 @@
+"""Out-of-distribution score of a region: how far its features lie from those of regions that training saw.
+
+Mahalanobis distance (Lee et al. 2018) of a backbone's features, the mean over a view's slices, to their mean, by a
+shrunk covariance (Ledoit and Wolf 2004) of which the strongest directions are kept and the others share one variance.
+A member has a likeness of each kind of view on which it grades a condition: left and right are one kind, so that a
+mirrored study gets mirrored scores. What a score is: its distance as a share of the bar, which `BEYOND` of the regions
+that a fit had left out pass.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+
+from lumbar.grading.tasks import heard, task_of
+from lumbar.issues import InputError
+from lumbar.labels import CONDITIONS, LEVELS
+from lumbar.recipe.grader import GraderSpec
+from lumbar.recipe.views import View, kind_of, own_views
+
+#: A region as a backbone describes it: the view, the level's index, features (F,).
+Region = tuple[View, int, np.ndarray]
+#: Those of one study.
+Features = list[Region]
+#: Directions that are kept of a kind's features.
+DIRECTIONS: Final = 24
+#: Share of the regions left out of a fit that lie beyond its bar.
+BEYOND: Final = 0.01
+#: Studies are left out of a fit in so many parts, each in turn, to find the bar.
+PARTS: Final = 5
+#: Least variance, and least bar, where features never change.
+FLOOR: Final = 1e-18
+#: Of fewer studies nothing is learnt, and of more regions no more.
+LEAST_STUDIES, MOST_REGIONS = 10, 2000
+
+
+@dataclass(frozen=True)
+class Likeness:
+    """What the regions of one kind that training saw look like to a backbone."""
+
+    mean: np.ndarray  # (F,)
+    directions: np.ndarray  # (K, F), of length 1, at right angles
+    variances: np.ndarray  # (K + 1,): along each direction, and along all that are not kept
+    bar: float  # the distance that `BEYOND` of regions pass
+
+    def shares(self, features: np.ndarray) -> np.ndarray:
+        """Distances of features (N, F) as shares of the bar (N,)."""
+        off = features - self.mean
+        along = off @ self.directions.T
+        beside = np.maximum((off**2).sum(1) - (along**2).sum(1), 0.0)
+        squares = (along**2 / self.variances[:-1]).sum(1) + beside / self.variances[-1]
+        shares: np.ndarray = np.sqrt(squares) / self.bar
+        return shares
+
+
+#: By kind of view, see `kind_of`.
+Likenesses = Mapping[str, Likeness]
+
+
+def strangeness(
+    features: Mapping[str, Features], graders: Mapping[str, GraderSpec], known: Mapping[str, Likenesses]
+) -> np.ndarray:
+    """(5 conditions, 5 levels): how strange the regions are on which members grade each, their mean; NaN where none
+    can tell. All by the members' names."""
+    tables = [of_member(features[name], graders[name], known[name]) for name in known if name in features]
+    told = np.stack([np.full((len(CONDITIONS), len(LEVELS)), np.nan), *tables])
+    counts = np.isfinite(told).sum(axis=0)
+    return np.where(counts > 0, np.nansum(told, axis=0) / np.maximum(counts, 1), np.nan)
+
+
+def of_member(features: Features, spec: GraderSpec, known: Likenesses) -> np.ndarray:
+    """(5 conditions, 5 levels): how strange the regions are on which a member grades each, above 1 beyond the bar.
+
+    NaN where it saw none. Of several regions of a view (sets of keypoints, several series) the mean counts, of several
+    views the strangest. Raises InputError where a likeness is of another network's features.
+    """
+    found: dict[tuple[View, int], list[float]] = {}
+    for kind, rows in _by_kind(features).items():
+        if kind not in known:
+            continue
+        table = np.stack([row for _, _, row in rows])
+        if table.shape[1] != len(known[kind].mean):
+            raise InputError(
+                f"the likeness of {kind} is of {len(known[kind].mean)} features, and the network has {table.shape[1]}; "
+                "make it again with train_utils.py likeness"
+            )
+        for (view, level, _), share in zip(rows, known[kind].shares(table), strict=True):
+            found.setdefault((view, level), []).append(float(share))
+    strange = np.full((len(CONDITIONS), len(LEVELS)), np.nan)
+    for sample in task_of(spec).samples:
+        for condition in sample.conditions:
+            own = own_views(condition, sample.views) if condition in heard(spec) else ()
+            for level in range(len(LEVELS)):
+                shares = [np.mean(found[view, level]) for view in own if (view, level) in found]
+                if shares:
+                    strange[CONDITIONS.index(condition), level] = max(shares)
+    return strange
+
+
+def learn(studies: Sequence[Features], spec: GraderSpec) -> dict[str, Likeness]:
+    """What the regions of some studies look like, by kind of those views on which the member grades a condition.
+
+    Best of studies that it was not trained on. A kind that fewer than `LEAST_STUDIES` studies show has none.
+    """
+    rows: dict[str, list[tuple[int, np.ndarray]]] = {kind: [] for kind in graded_on(spec)}
+    for number, features in enumerate(studies):
+        for kind, found in _by_kind(features).items():
+            if kind in rows:
+                rows[kind] += [(number, row) for _, _, row in found]
+    return {kind: one for kind, found in rows.items() for one in _learnt(found)}
+
+
+def graded_on(spec: GraderSpec) -> list[str]:
+    """The kinds of views on which a member grades the conditions that it speaks for."""
+    views = [
+        view
+        for sample in task_of(spec).samples
+        for condition in sample.conditions
+        if condition in heard(spec)
+        for view in own_views(condition, sample.views)
+    ]
+    return sorted({kind_of(view) for view in views})
+
+
+def _learnt(rows: Sequence[tuple[int, np.ndarray]]) -> Iterator[Likeness]:
+    """The likeness of regions (study, features), if there are enough."""
+    rows = [rows[place] for place in np.unique(np.linspace(0, len(rows) - 1, MOST_REGIONS).astype(int))] if rows else []
+    numbers = np.array([number for number, _ in rows])
+    names = np.unique(numbers)
+    if len(names) < LEAST_STUDIES:
+        return
+    table = np.stack([row for _, row in rows]).astype(np.float64)
+    part = np.searchsorted(names, numbers) % PARTS
+    left_out = [_fitted(table[part != one]).shares(table[part == one]) for one in range(PARTS)]
+    yield _fitted(table, max(float(np.quantile(np.concatenate(left_out), 1 - BEYOND)), FLOOR))
+
+
+def _fitted(table: np.ndarray, bar: float = 1.0) -> Likeness:
+    """The likeness of features (N, F)."""
+    from sklearn.covariance import ledoit_wolf
+
+    covariance, _ = ledoit_wolf(table)
+    values, vectors = np.linalg.eigh(covariance)  # the strongest direction last
+    kept = min(DIRECTIONS, len(values) - 1)
+    variances = np.append(values[len(values) - kept :][::-1], values[: len(values) - kept].mean())
+    return Likeness(table.mean(0), vectors[:, len(values) - kept :].T[::-1], np.maximum(variances, FLOOR), bar)
+
+
+def _by_kind(features: Features) -> dict[str, Features]:
+    found: dict[str, Features] = {}
+    for region in features:
+        found.setdefault(kind_of(region[0]), []).append(region)
+    return found

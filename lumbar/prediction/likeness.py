@@ -1,0 +1,66 @@
+"""A bundle learns what regions look like from a folder of studies such as its graders were trained on."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+
+from lumbar.bundle.bundle import Bundle, load_bundle
+from lumbar.bundle.save import with_likenesses
+from lumbar.compute.device import Say, choose_device
+from lumbar.grading.likeness import LEAST_STUDIES, Features, learn
+from lumbar.issues import InputError
+from lumbar.prediction.case import Case
+from lumbar.prediction.predictor import Predictor
+from lumbar.study.folder import open_folder
+from lumbar.study.study import DataFolder, read_study
+from lumbar.terminal.progress import bar
+
+#: Studies that are looked at: a level of each, and few kinds of view have fewer regions than `MOST_REGIONS` of them.
+MOST_STUDIES: Final = 400
+
+
+def add_likenesses(
+    folder: Path, studies: Path, split: str | None = None, device: str | None = None, *, say: Say = print
+) -> Bundle:
+    """Put the likenesses of these studies' regions into the bundle of a folder, in the place of those that it had.
+
+    `split` as for `open_folder`, `device` as for `choose_device`. Raises InputError where nothing can be learnt: too
+    few studies, or no grader that offers its features.
+    """
+    bundle, data = load_bundle(folder), open_folder(studies, split)
+    predictor = Predictor(bundle, choose_device(device, say=say).device, listens=True)
+    features = listen(predictor, data, chosen(data.study_ids))
+    found = {name: learn(features[name], spec) for name, spec in bundle.manifest.graders.items()}
+    if not any(found.values()):
+        raise InputError(
+            f"{data.root}: nothing was learnt of its regions; give {LEAST_STUDIES} studies or more that show a spine, "
+            "and a bundle with a grader that offers its features"
+        )
+    return with_likenesses(bundle, found)
+
+
+def chosen(study_ids: Sequence[int]) -> list[int]:
+    """At most `MOST_STUDIES` of them, evenly spread."""
+    places = np.unique(np.linspace(0, len(study_ids) - 1, MOST_STUDIES).astype(int)) if study_ids else []
+    return [study_ids[place] for place in places]
+
+
+def listen(predictor: Predictor, data: DataFolder, study_ids: Sequence[int]) -> dict[str, list[Features]]:
+    """What backbones say of each study's regions, by grader; a study that cannot be read plays no part."""
+    found: dict[str, list[Features]] = {name: [] for name in predictor.graders}
+    shown = bar("looking at regions", len(study_ids))
+    for study_id in study_ids:
+        shown.update()
+        try:
+            study = read_study(data, study_id)
+            case = Case(study_id, study, list(study.issues))
+            for step in predictor.steps():
+                predictor.take(step, case)
+        except InputError:
+            continue
+        for name, features in case.features.items():
+            found[name].append(features)
+    shown.close()
+    return found
