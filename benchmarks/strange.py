@@ -39,6 +39,7 @@ from lumbar.prediction.predictor import Predictor
 from lumbar.recipe.card import Measured, write_measured
 from lumbar.study.keypoint import Keypoint
 from lumbar.study.study import DataFolder, Study, open_data, read_study
+from lumbar.terminal.progress import follow
 
 #: Patient millimetres (left, back, up) by which keypoints are moved.
 MOVES = {"regions 40 mm forward": (0.0, -40.0, 0.0), "regions 40 mm up": (0.0, 0.0, 40.0)}
@@ -136,19 +137,18 @@ def judged(table: np.ndarray, sound: np.ndarray | None) -> list[str]:
 
 def judge(bundle: Bundle, data: DataFolder, others: Iterable[Path], real: Iterable[Path]) -> list[tuple[str, ...]]:
     """A row a kind of regions."""
-    predictor = Predictor(bundle)
-    found: dict[str, np.ndarray] = {}
-    rows: list[tuple[str, ...]] = []
-    for name, made in kinds(others).items():
-        found[name] = np.stack([made(predictor, read_study(data, study)) for study in data.study_ids])
-        rows.append((name, *judged(found[name], found["as it is"] if name != "as it is" else None)))
-        print(*rows[-1], sep="  ", flush=True)
+    predictor, every = Predictor(bundle), kinds(others)
+    found: dict[str, list[np.ndarray]] = {name: [] for name in every}
+    for study in follow(data.study_ids, "studies", len(data.study_ids), "study"):
+        read = read_study(data, study)
+        for name, made in every.items():
+            found[name].append(made(predictor, read))
     for folder in real:
         studies = open_data(folder)
-        table = np.stack([scores(predictor, read_study(studies, study)) for study in studies.study_ids])
-        rows.append((f"real: {folder.name}", *judged(table, found["as it is"])))
-        print(*rows[-1], sep="  ", flush=True)
-    return rows
+        found[f"real: {folder.name}"] = [scores(predictor, read_study(studies, study)) for study in studies.study_ids]
+    tables = {name: np.stack(each) for name, each in found.items()}
+    sound = tables["as it is"]
+    return [(name, *judged(table, None if table is sound else sound)) for name, table in tables.items()]
 
 
 def cost(bundle: Bundle, data: DataFolder, rounds: int) -> Mapping[str, float]:
@@ -180,6 +180,8 @@ def main() -> None:
     bundle, data = load_bundle(args.weights), open_data(args.data)
     others = sorted(args.others.iterdir()) if args.others else []
     rows = judge(bundle, data, others, args.real)
+    for row in rows:
+        print(*row, sep=" | ")
     spent = cost(bundle, data, args.rounds)
     print(f"processor seconds a study: {spent['with']:.4f} with scores, {spent['without']:.4f} without")
     if args.card:

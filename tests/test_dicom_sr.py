@@ -161,6 +161,14 @@ def test_the_report_says_level_side_condition_and_probabilities(reported: tuple[
             assert graded[codes.BASIS[:2]] == codes.OWN_VIEW[:2]
 
 
+def test_a_severity_of_a_strange_region_says_so(phantom: Path, tmp_path: Path) -> None:
+    data, strangeness = open_data(phantom), np.full((5, 5), 0.5)
+    strangeness[1, 3] = 1.2
+    report = dcmread(write(made_up(data, strangeness=strangeness), data, tmp_path))
+    said = [str(element.value) for element in report.iterall() if element.keyword == "TextValue"]
+    assert sum("do not trust this severity" in text for text in said) == 1
+
+
 def texts_of(report: Dataset) -> list[str]:
     """Its comments."""
     named_so = [one for one in report.ContentSequence if named_of(one) == codes.COMMENT[:2]]

@@ -358,6 +358,21 @@ def test_what_is_not_backed_is_hatched_under_a_banner_and_phantoms_are_called_so
     soon(browser, lambda: css(browser, ".banner").text.startswith("Phantom, no patient. Severities rest on: spinal"))
 
 
+def test_a_severity_of_a_strange_region_is_hatched_with_its_cause(browser: Any, world: World, tmp_path: Path) -> None:
+    page = tmp_path / "strange.html"
+    assert '"strange":true' not in world.text
+    page.write_text(world.text.replace('"strange":false', '"strange":true'), encoding="utf-8")
+    browser.get(page.as_uri())
+    open_study(browser)
+    assert len(every(browser, ".cell.unbacked")) == 25
+    css(browser, '[data-cell="0 2"]').click()
+    assert css(browser, '.seen [role="status"]').text.endswith("On a region like nothing seen in training.")
+    css(browser, '[data-cell="0 0"]').click()
+    both = "acked by no test on patients, on a region like nothing seen in training"
+    assert css(browser, '.seen [role="status"]').text.endswith(f"B{both}.")
+    assert f"b{both.replace(', on', ', or on')}" in css(browser, ".findings .key").text
+
+
 def test_a_mixed_list_names_its_phantoms_and_puts_them_last(browser: Any, world: World, tmp_path: Path) -> None:
     page = tmp_path / "mixed.html"
     patient = f'"id":"{GRADED}","failed":false,"phantom":false'
