@@ -26,12 +26,13 @@ from lumbar.compute.forward import asked
 from lumbar.files.write import sha256
 from lumbar.grading import likeness
 from lumbar.grading.grade import grade
-from lumbar.grading.likeness import Features, graded_on, learn, of_member
+from lumbar.grading.likeness import Features, graded_on, learn, learns_from, of_member
 from lumbar.grading.networks.registry import NETWORKS
 from lumbar.grading.networks.slices import listening
 from lumbar.grading.regions import Regions, cut_regions
 from lumbar.issues import InputError
 from lumbar.labels import CONDITIONS, mirrored
+from lumbar.prediction.likeness import known_labels
 from lumbar.prediction.predictor import Predictor
 from lumbar.recipe.grader import GraderSpec
 from lumbar.recipe.views import VIEWS, kind_of
@@ -356,6 +357,21 @@ def test_the_bar_lets_one_in_a_hundred_regions_pass_that_no_fit_has_seen() -> No
     assert learn(drawn(likeness.LEAST_STUDIES - 1, 0), spec) == {}
     same = [[("sagittal_t2", level, np.ones(6)) for level in range(5)] for _ in range(20)]
     assert np.isfinite(of_member([("sagittal_t2", 0, np.zeros(6))], spec, learn(same, spec))[0, 0])
+
+
+def test_a_grader_learns_what_regions_look_like_from_studies_that_have_a_label_for_it(world: Path) -> None:
+    codes = np.full((5, 5), -1)
+    assert not learns_from(grader_spec("spinal"), codes)
+    codes[0, 2] = 0
+    assert [learns_from(grader_spec(task), codes) for task in ("spinal", "foraminal", "global")] == [True, False, True]
+    data = open_data(world / "data", "train")
+    assert data.labels is not None
+    labels = data.labels.copy()
+    labels.iloc[0] = None
+    known = known_labels(replace(data, labels=labels))
+    assert known is not None
+    assert set(known) == set(data.study_ids) - {int(labels.index[0])}
+    assert known_labels(replace(data, labels=None)) is None
 
 
 @pytest.mark.slow

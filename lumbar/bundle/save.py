@@ -98,13 +98,14 @@ def with_likenesses(bundle: Bundle, found: Mapping[str, Likenesses]) -> Bundle:
     """The bundle in its folder with these likenesses, by grader; its card, where it has one, tells of the new one."""
     with exchanging(bundle.folder, own_files, MANIFEST) as new:
         with writing_into(bundle.folder):
+            bare = [member.model_copy(update={"likeness": None}) for member in bundle.manifest.members]
+            for file in bundle.manifest.model_copy(update={"members": tuple(bare)}).files:
+                (new / file).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(bundle.folder / file, new / file)
             members = []
-            for member in bundle.manifest.members:
-                shutil.copyfile(bundle.folder / member.file, new / member.file)
+            for member in bare:
                 write_likenesses(found.get(member.name, {}), new / f"{member.name}{ENDING}")
                 members.append(member.model_copy(update={"likeness": likeness_file(new, member.name)}))
-            for model in bundle.manifest.blend.files.values():
-                shutil.copyfile(bundle.folder / model.file, new / model.file)
             manifest = bundle.manifest.model_copy(update={"members": tuple(members)})
             write_json(manifest.model_dump(mode="json"), new / MANIFEST)
         newer = load_bundle(new)

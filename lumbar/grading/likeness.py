@@ -16,6 +16,7 @@ import numpy as np
 from lumbar.grading.tasks import heard, task_of
 from lumbar.issues import InputError
 from lumbar.labels import CONDITIONS, LEVELS
+from lumbar.metric import UNLABELLED
 from lumbar.recipe.grader import GraderSpec
 from lumbar.recipe.views import View, kind_of, own_views
 
@@ -109,6 +110,11 @@ def learn(studies: Sequence[Features], spec: GraderSpec) -> dict[str, Likeness]:
             if kind in rows:
                 rows[kind] += [(number, row) for _, _, row in found]
     return {kind: one for kind, found in rows.items() for one in _learnt(found)}
+
+
+def learns_from(spec: GraderSpec, codes: np.ndarray) -> bool:
+    """Whether a study's labels (5 conditions, 5 levels) teach the member anything: it learns from no other region."""
+    return any((codes[CONDITIONS.index(condition)] != UNLABELLED).any() for condition in heard(spec))
 
 
 def graded_on(spec: GraderSpec) -> list[str]:

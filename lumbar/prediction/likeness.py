@@ -9,8 +9,9 @@ import numpy as np
 from lumbar.bundle.bundle import Bundle, load_bundle
 from lumbar.bundle.save import with_likenesses
 from lumbar.compute.device import Say, choose_device
-from lumbar.grading.likeness import LEAST_STUDIES, Features, learn
+from lumbar.grading.likeness import LEAST_STUDIES, Features, learn, learns_from
 from lumbar.issues import InputError
+from lumbar.metric import UNLABELLED, label_codes
 from lumbar.prediction.case import Case
 from lumbar.prediction.predictor import Predictor
 from lumbar.study.folder import open_folder
@@ -26,13 +27,18 @@ def add_likenesses(
 ) -> Bundle:
     """Put the likenesses of these studies' regions into the bundle of a folder, in the place of those that it had.
 
-    `split` as for `open_folder`, `device` as for `choose_device`. Raises InputError where nothing can be learnt: too
-    few studies, or no grader that offers its features.
+    `split` as for `open_folder`, `device` as for `choose_device`. Of a folder with labels each grader learns from the
+    studies that have one for it. Raises InputError where nothing can be learnt: too few studies, or no grader that
+    offers its features.
     """
     bundle, data = load_bundle(folder), open_folder(studies, split)
     predictor = Predictor(bundle, choose_device(device, say=say).device, listens=True)
-    features = listen(predictor, data, chosen(data.study_ids))
-    found = {name: learn(features[name], spec) for name, spec in bundle.manifest.graders.items()}
+    codes = known_labels(data)
+    features = listen(predictor, data, chosen([one for one in data.study_ids if codes is None or one in codes]))
+    found = {
+        name: learn([own for study, own in features[name] if codes is None or learns_from(spec, codes[study])], spec)
+        for name, spec in bundle.manifest.graders.items()
+    }
     if not any(found.values()):
         raise InputError(
             f"{data.root}: nothing was learnt of its regions; give {LEAST_STUDIES} studies or more that show a spine, "
@@ -47,9 +53,17 @@ def chosen(study_ids: Sequence[int]) -> list[int]:
     return [study_ids[place] for place in places]
 
 
-def listen(predictor: Predictor, data: DataFolder, study_ids: Sequence[int]) -> dict[str, list[Features]]:
+def known_labels(data: DataFolder) -> dict[int, np.ndarray] | None:
+    """Label codes (5, 5) of the studies that have a label; None of a folder without labels, where all count."""
+    if data.labels is None:
+        return None
+    studies, codes = label_codes(data.labels)
+    return {int(study): own for study, own in zip(studies, codes, strict=True) if (own != UNLABELLED).any()}
+
+
+def listen(predictor: Predictor, data: DataFolder, study_ids: Sequence[int]) -> dict[str, list[tuple[int, Features]]]:
     """What backbones say of each study's regions, by grader; a study that cannot be read plays no part."""
-    found: dict[str, list[Features]] = {name: [] for name in predictor.graders}
+    found: dict[str, list[tuple[int, Features]]] = {name: [] for name in predictor.graders}
     shown = bar("looking at regions", len(study_ids))
     for study_id in study_ids:
         shown.update()
@@ -61,6 +75,6 @@ def listen(predictor: Predictor, data: DataFolder, study_ids: Sequence[int]) -> 
         except InputError:
             continue
         for name, features in case.features.items():
-            found[name].append(features)
+            found[name].append((study_id, features))
     shown.close()
     return found

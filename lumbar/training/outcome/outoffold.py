@@ -131,5 +131,6 @@ def _grade(
         key, device = region_key(spec), setup.accelerator.device
         features: Features = []
         answers = [grade(by_set[number][key], spec, network, device, features=features) for number in around[name]]
-        described[name].append(features)
+        if likeness.learns_from(spec, setup.codes[study_id]):
+            described[name].append(features)
         logits[name][study_id] = averaged(answers)
