@@ -28,7 +28,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from lumbar.bundle.bundle import load_bundle
 from lumbar.labels import CONDITIONS, LEVELS, SEVERITY_WEIGHTS, level_title
 from lumbar.prediction.schedule import predict
-from lumbar.spider.write import FIRST_ID, MIDSAGITTAL, is_held_out, write_spider
+from lumbar.spider.parts import is_held_out
+from lumbar.spider.write import FIRST_ID, MIDSAGITTAL, write_spider
 from lumbar.study.study import open_data
 
 GRADED_BY: Final = "two blind readings of vision models, no radiologist"

@@ -11,6 +11,7 @@ import pandas as pd
 import pytest
 
 from lumbar.recipe.evidence import PatientTest
+from tests.support.spider import foramina_source
 from tests.support.worlds import small_phantoms, tiny_bundle
 from tests.test_blend import world as blended_world
 from tests.test_blend import write_world
@@ -153,6 +154,33 @@ def test_the_canal_is_judged_on_patients_that_are_held_out(
     assert 0 <= low <= found.figures["AUC of severe"] <= high <= 1
     assert re.search("L1/L2: [012] of 2 normal or mild discs called severe", said.err)
     assert "L5/S1: 0 of 0 normal or mild discs called severe" in said.err
+
+
+@pytest.mark.slow
+def test_foramina_are_judged_point_by_point_and_slice_by_slice(
+    world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source = foramina_source(tmp_path / "spider")  # held out: a T2 slice of patient 12 and a T1 slice of 106
+    foramina = pd.read_csv(source / "foramina.csv")
+    foramina.to_csv(source / "offmidline" / "points.csv", index=False)
+    own = pd.read_csv(BENCHMARKS.parent / "recipes" / "spider_foramina.csv")
+    own = own[own["patient"] % 5 == 2]
+    for image in own["image"].unique():
+        place = source / ("t2_space" if "SPACE" in image else "offmidline") / "images"
+        cv2.imwrite(str(place / f"{image}.png"), np.tile(np.arange(480, dtype=np.uint8), (480, 1)))
+    with (source / "overview.csv").open("a") as overview:
+        overview.write('112_t2,"[0.6, 0.6]"\n')
+    words = ["--weights", world / "weights", "--spider", source, "--phantoms", world / "data"]
+    run("real_foramina.py", monkeypatch, *words)
+    rows = [line.split(" | ") for line in capsys.readouterr().out.splitlines() if " | " in line]
+    by_hand = [["by hand, all", "2", "4"], ["by hand, clear", "2", "2"], ["by hand, clear, T1", "1", "1"]]
+    ours = ["ours", str(own["image"].nunique()), str(len(own))]
+    assert [row[:3] for row in rows[1:5]] == [*by_hand, ours]
+    cuts = {tuple(row[:2]): row[2:] for row in rows[6:]}
+    assert len(cuts) == 7
+    assert cuts["0", "T1"][0] == "20"
+    assert cuts["3", "T1"][0] == "10"  # each study has lost one of its sides
+    assert cuts["0", "T1"][2] == "100.0%"  # the canal is where the series has its middle
 
 
 def test_listed_labels_are_counted_beside_corrected_keypoints(
