@@ -3,13 +3,17 @@
     python train_utils.py phantom --studies 40 --seed 2026 --out heldout
     python benchmarks/heldout.py --data heldout --weights weights
 
-The floor is the weighted prior of the very studies judged, the best constant there is for them.
+The floor is the weighted prior of the very studies judged, the best constant there is for them. `--labelled-points` has
+the graders look around labelled keypoints in place of found ones: what is lost to points, and what to grading.
 """
 
 import argparse
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 
@@ -23,8 +27,9 @@ from lumbar.labels import CONDITION_GROUPS
 from lumbar.metric import label_codes, weighted_prior
 from lumbar.prediction import schedule
 from lumbar.recipe.card import Measured, write_measured
-from lumbar.study.study import DataFolder, open_data, read_study
-from lumbar.training.data.labelled import label_keypoints, study_rows
+from lumbar.study.keypoint import Keypoint
+from lumbar.study.study import DataFolder, Study, open_data, read_study
+from lumbar.training.data.labelled import label_keypoints, sized, study_rows
 from lumbar.training.outcome import evaluate, trust
 
 
@@ -57,6 +62,19 @@ def judge(data: DataFolder, bundle: Bundle, studies: int | None = None, engine: 
         "confusion": evaluate.confusion(codes, tables["blend"]),
         "seconds_per_study": float(np.median([result.seconds for result in results])),
     }
+
+
+@contextmanager
+def labelled_points(data: DataFolder) -> Iterator[None]:
+    """Whatever is graded meanwhile in this process: around the labelled keypoints of `data`, in place of found ones."""
+    assert data.coordinates is not None
+    rows = study_rows(data.coordinates)
+
+    def told(study: Study, *_: object) -> tuple[list[Keypoint], list[object]]:
+        return list(sized(label_keypoints(study, rows[study.study_id])).values()), []
+
+    with patch("lumbar.keypoints.detect.detect", told):
+        yield
 
 
 def _slices(found: evaluate.Points, told: evaluate.Points) -> dict[str, float | None]:
@@ -130,8 +148,11 @@ def main() -> None:
     parser.add_argument("--engine", default="auto", metavar="WORD", help="how networks run, as of predict")
     parser.add_argument("--card", type=Path, metavar="FILE", help="write the tables here, for train_utils.py card")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures here as well")
+    parser.add_argument("--labelled-points", action="store_true", help="graders look around labelled keypoints")
     args = parser.parse_args()
-    result = judge(open_data(args.data, "train"), load_bundle(args.weights), args.studies, args.engine)
+    data = open_data(args.data, "train")
+    with labelled_points(data) if args.labelled_points else nullcontext():
+        result = judge(data, load_bundle(args.weights), args.studies, args.engine)
     print(evaluate.table(result))
     if args.card:
         write_measured(tables(result), args.card)

@@ -19,11 +19,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from heldout import judge
+from heldout import judge, labelled_points
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from lumbar.bundle.bundle import load_bundle
+from lumbar.bundle.bundle import Bundle, load_bundle
 from lumbar.files.write import write_json
 from lumbar.labels import CONDITION_GROUPS
 from lumbar.study.study import open_data
@@ -31,6 +31,8 @@ from lumbar.study.study import open_data
 ROOT = Path(__file__).resolve().parent.parent
 #: The phantoms that train and those that judge: no study is in both.
 SEEDS = {"learn": 6001, "unseen": 6002}
+#: What is kept beside the scores: those around labelled keypoints, which no detector had to find.
+AROUND = "around_labels"
 PARTS = ("total", *CONDITION_GROUPS, "any_severe_spinal")
 
 
@@ -63,6 +65,8 @@ def learn_and_judge(recipe: Path, seed: int, out: Path, hours: float) -> dict[st
     run, kept = out / f"{recipe.stem}_{seed}", out / f"{recipe.stem}_{seed}.json"
     if kept.is_file():
         found: dict[str, Any] = json.loads(kept.read_text(encoding="utf-8"))
+        if AROUND not in found:
+            write_json(found | _around_labels(load_bundle(run.with_suffix(".weights")), out), kept)
         return found
     begun = time.monotonic()
     words = ("--recipe", recipe, "--data", out / "learn", "--out", run, "--set", f"seed={seed}")
@@ -84,9 +88,18 @@ def learn_and_judge(recipe: Path, seed: int, out: Path, hours: float) -> dict[st
             key: figures[key]
             for key in ("studies", "scores", "standard_errors", "keypoints", "slices", "seconds_per_study")
         },
+        **_around_labels(bundle, out),
     }
     write_json(found, kept)
     return found
+
+
+def _around_labels(bundle: Bundle, out: Path) -> dict[str, Any]:
+    """The same scores where graders look around labelled keypoints."""
+    data = open_data(out / "unseen", "train")
+    with labelled_points(data):
+        figures = judge(data, bundle)
+    return {AROUND: {key: figures[key] for key in ("scores", "standard_errors")}}
 
 
 def _spent(run: Path, seconds: float) -> float:
@@ -106,7 +119,9 @@ def table(found: Sequence[dict[str, Any]]) -> str:
 
     Behind ± stands half of highest minus lowest; of the scores of one seed alone the standard error over studies.
     """
-    lines = ["| recipe | seeds | " + " | ".join(part.replace("_", " ") for part in PARTS) + " | / prior | "]
+    lines = [
+        "| recipe | seeds | " + " | ".join(part.replace("_", " ") for part in PARTS) + " | / prior | around labels | "
+    ]
     lines[0] += "T2, mm | T1, mm | axial, mm | right slice | networks | parameters, M | s a study | training, min |"
     lines.append("|---" * (lines[0].count("|") - 1) + "|")
     for name in dict.fromkeys(each["recipe"] for each in found):
@@ -116,6 +131,9 @@ def table(found: Sequence[dict[str, Any]]) -> str:
         errors = [runs[0]["standard_errors"]["blend"][part] if len(runs) == 1 else None for part in PARTS]
         told = [_spread(values, 3, error) for values, error in zip(scores, errors, strict=True)]
         cells = [name, str(len(runs)), *told, _spread(prior, 2)]
+        around = [run[AROUND]["scores"]["blend"]["total"] for run in runs if AROUND in run]
+        error = runs[0][AROUND]["standard_errors"]["blend"]["total"] if len(around) == 1 and AROUND in runs[0] else None
+        cells.append(_spread(around, 3, error))
         for series in ("sagittal_t2", "sagittal_t1", "axial_t2"):
             cells.append(_spread([run["keypoints"][series]["all"]["median_mm"] for run in runs], 1))
         cells.append(_spread([run["slices"]["right"] for run in runs], 2))

@@ -48,6 +48,12 @@ def test_a_bundle_is_judged_on_labelled_studies(
     counts = [sum(map(sum, table)) for table in figures["confusion"].values()]
     assert counts == [10] * 5  # five levels of two studies, each once
     assert f"{figures['scores']['blend']['total']:.4f}" in said
+    words = ["--data", world / "data", "--weights", world / "weights", "--json", out, "--labelled-points"]
+    run("heldout.py", monkeypatch, *words)
+    around = json.loads(out.read_text())
+    assert around["scores"]["blend"]["total"] != figures["scores"]["blend"]["total"]
+    assert around["keypoints"]["sagittal_t2"]["all"]["median_mm"] == pytest.approx(0, abs=1e-6)
+    assert figures["keypoints"]["sagittal_t2"]["all"]["median_mm"] > 1
 
 
 @pytest.mark.slow
