@@ -130,7 +130,7 @@ def load_bundle(folder: Path | str) -> Bundle:
         sets.refuse(manifest.sets, manifest.detectors, manifest.graders, str(folder))
     for member in manifest.members:
         check_file(inside(folder, f"member {member.name}", member.file, (".safetensors",)), member.sha256)
-    for model in manifest.blend.files.values():
+    for model in manifest.blend.every_file:
         check_file(inside(folder, "the blend", model.file, SUFFIXES), model.sha256)
     return Bundle(folder, manifest, hashlib.sha256(raw).hexdigest())
 

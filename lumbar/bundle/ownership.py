@@ -22,7 +22,7 @@ def own_files(folder: Path) -> list[str]:
     except (OSError, ValueError, InputError):
         return []
     files = {member.file: member.sha256 for member in manifest.members}
-    files |= {model.file: model.sha256 for model in manifest.blend.files.values()}
+    files |= {model.file: model.sha256 for model in manifest.blend.every_file}
     own = [name for name, digest in files.items() if _is(folder / name, digest)]
     if len(own) == len(files) and (folder / CARD).is_file():
         bundle = Bundle(folder, manifest, hashlib.sha256(raw).hexdigest())

@@ -169,7 +169,7 @@ def _write_dataset(folder: Path, bundle: Bundle, owner: str, wheels: Path | None
     shutil.copyfile(ROOT / "train_utils.py", folder / "train_utils.py")
     shutil.copytree(ROOT / "recipes", folder / "recipes")
     (folder / "weights").mkdir()
-    models = [model.file for model in bundle.manifest.blend.files.values()]
+    models = [model.file for model in bundle.manifest.blend.every_file]
     for name in (MANIFEST, *(member.file for member in bundle.manifest.members), *models):
         (folder / "weights" / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(bundle.folder / name, folder / "weights" / name)
