@@ -63,6 +63,8 @@ def together(raw: Table, path: Path, load: Callable[[Path], _System]) -> Table:
         heard = [called(name, each) for each in system.stage2.bundled()]
         inner[name] = _blend(name, system.blend) | {"members": heard}
     blend = rest.get("blend", {})
+    if both := sorted(inner.keys() & blend.get("inner", {}).keys()):
+        raise InputError(f"{path}: blend.inner.{both[0]} has the name of a system, whose blend that is; choose another")
     return {
         **rest,
         "blend": {"method": "weighted", **blend, "inner": {**inner, **blend.get("inner", {})}},
@@ -80,10 +82,13 @@ def _check(listed: Any, rest: Table, path: Path) -> None:
     for name, file in listed.items():
         if not (path.parent / file).is_file():
             raise InputError(f"{path}: systems.{name} names {cut(repr(file))}, and there is no such file beside it")
-    of_stages = {stage: set(rest.get(stage, {})) for stage in STAGE_ONLY if isinstance(rest.get(stage, {}), dict)}
+    tables = {key: rest.get(key, {}) for key in (*STAGE_ONLY, "blend")}
+    for key, table in tables.items():
+        if not isinstance(table, dict) or not isinstance(table.get("inner", {}), dict):
+            raise InputError(f"{path}: {key} is {cut(repr(table))}; write a table [{key}]")
     allowed = {"stage1": set[str](), "stage2": set(STAGE_ONLY["stage2"])}
-    for stage, keys in of_stages.items():
-        if strange := sorted(keys - allowed[stage]):
+    for stage, keys in allowed.items():
+        if strange := sorted(set(tables[stage]) - keys):
             raise InputError(
                 f"{path}: [{stage}] is what its systems have there, and cannot hold {named(strange)}; write it into "
                 "their recipes, or give it as --set"
