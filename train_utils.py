@@ -98,10 +98,10 @@ def phantom(args: argparse.Namespace) -> int:
 
 
 def spider(args: argparse.Namespace) -> int:
-    """Add SPIDER's real T2 slices with canal keypoints to a data folder, for training or held out."""
+    """Add SPIDER's real slices with keypoints to a data folder, for training or held out."""
     from lumbar.spider.write import write_spider
 
-    studies = write_spider(args.source, args.out, args.part, args.points, args.grades)
+    studies = write_spider(args.source, args.out, args.part, args.points, args.grades, args.foramina)
     voice.tell(f"{args.out}: {len(studies)} studies of SPIDER (CC BY 4.0)")
     return 0
 

@@ -110,6 +110,7 @@ ARGUMENTS: Final[dict[str, list[Argument]]] = {
             },
         ),
         _path("--points", "CSV of canal points on the mid-sagittal T2 images (without: T2 SPACE only)", required=False),
+        _path("--foramina", "CSV of foramina on slices beside the middle: patient, image, level, x, y", required=False),
         _path("--grades", "CSV of canal grades of these images: patient, level, grade (0, 1, 2)", required=False),
     ],
     "train": [

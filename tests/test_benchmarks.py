@@ -1,17 +1,18 @@
 """Benchmarks run from beginning to end and say what they measured; how fast, no test asks."""
 
 import json
+import re
 import runpy
-from dataclasses import asdict
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pandas as pd
 import pytest
 
-from lumbar.phantom.dataset import write_phantoms
 from lumbar.recipe.evidence import PatientTest
-from tests.support.worlds import SMALL, small_phantoms, tiny_bundle
+from tests.support.spider import foramina_source
+from tests.support.worlds import small_phantoms, tiny_bundle
 from tests.test_blend import world as blended_world
 from tests.test_blend import write_world
 
@@ -132,15 +133,54 @@ def test_networks_are_timed_engine_by_engine_and_by_slices_at_a_time(
 def test_the_canal_is_judged_on_patients_that_are_held_out(
     world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    write_phantoms(tmp_path / "data", 2, 5, first_id=9_000_002_999, **asdict(SMALL))  # patient 2, and a number of none
-    grades = [f"{patient},{level},{grade}" for patient in (2, 3) for level, grade in GRADES.items()]
-    (tmp_path / "grades.csv").write_text("\n".join(["patient,level,grade", *grades]) + "\n")
-    words = ["--data", tmp_path / "data", "--weights", world / "weights", "--grades", tmp_path / "grades.csv"]
-    run("canal.py", monkeypatch, *words)
-    found = PatientTest.model_validate(json.loads(capsys.readouterr().out))
-    assert found.patients == 1
-    assert found.cases.startswith("5 discs on mid-sagittal T2 images: 3 / 1 / 1 ")
-    assert 0 <= found.figures["AUC of severe"] <= 1
+    spider = tmp_path / "spider"
+    (spider / "midsagittal").mkdir(parents=True)
+    names = [f"{patient}_t2" for patient in (2, 3, 7, 8)]
+    for place, name in enumerate(names):
+        pixels = np.random.default_rng(place).integers(0, 255, (256, 256), np.uint8)
+        cv2.imwrite(str(spider / "midsagittal" / f"{name}.png"), pixels)
+    overview = pd.DataFrame({"new_file_name": names, "PixelSpacing": "[0.7, 0.7]"})
+    overview.to_csv(spider / "overview.csv", index=False)
+    grades = [f"{patient},{level},{grade}" for patient in (2, 3, 7) for level, grade in GRADES.items()]
+    (spider / "canal_grades.csv").write_text("\n".join(["patient,level,grade", *grades]) + "\n")
+    words = ["--weights", world / "weights", "--spider", spider, "--draws", 20]
+    run("real_canal.py", monkeypatch, *words)
+    said = capsys.readouterr()
+    found = PatientTest.model_validate(json.loads(said.out))
+    assert found.patients == 2  # 2 and 7; 3 is not held out, 8 has no grades
+    assert found.cases.startswith("10 discs on mid-sagittal T2 images: 6 / 2 / 2 ")
+    assert set(found.intervals) == set(found.figures)
+    low, high = found.intervals["AUC of severe"]
+    assert 0 <= low <= found.figures["AUC of severe"] <= high <= 1
+    assert re.search("L1/L2: [012] of 2 normal or mild discs called severe", said.err)
+    assert "L5/S1: 0 of 0 normal or mild discs called severe" in said.err
+
+
+@pytest.mark.slow
+def test_foramina_are_judged_point_by_point_and_slice_by_slice(
+    world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source = foramina_source(tmp_path / "spider")  # held out: a T2 slice of patient 12 and a T1 slice of 106
+    foramina = pd.read_csv(source / "foramina.csv")
+    foramina.to_csv(source / "offmidline" / "points.csv", index=False)
+    own = pd.read_csv(BENCHMARKS.parent / "recipes" / "spider_foramina.csv")
+    own = own[own["patient"] % 5 == 2]
+    for image in own["image"].unique():
+        place = source / ("t2_space" if "SPACE" in image else "offmidline") / "images"
+        cv2.imwrite(str(place / f"{image}.png"), np.tile(np.arange(480, dtype=np.uint8), (480, 1)))
+    with (source / "overview.csv").open("a") as overview:
+        overview.write('112_t2,"[0.6, 0.6]"\n')
+    words = ["--weights", world / "weights", "--spider", source, "--phantoms", world / "data"]
+    run("real_foramina.py", monkeypatch, *words)
+    rows = [line.split(" | ") for line in capsys.readouterr().out.splitlines() if " | " in line]
+    by_hand = [["by hand, all", "2", "4"], ["by hand, clear", "2", "2"], ["by hand, clear, T1", "1", "1"]]
+    ours = ["ours", str(own["image"].nunique()), str(len(own))]
+    assert [row[:3] for row in rows[1:5]] == [*by_hand, ours]
+    cuts = {tuple(row[:2]): row[2:] for row in rows[6:]}
+    assert len(cuts) == 7
+    assert cuts["0", "T1"][0] == "20"
+    assert cuts["3", "T1"][0] == "10"  # each study has lost one of its sides
+    assert cuts["0", "T1"][2] == "100.0%"  # the canal is where the series has its middle
 
 
 def test_listed_labels_are_counted_beside_corrected_keypoints(

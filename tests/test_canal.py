@@ -116,6 +116,15 @@ def test_points_that_prove_nothing_leave_the_middle_of_the_series(points):
     assert place(study_of(), points) is None
 
 
+@pytest.mark.parametrize(("lost", "wanted"), [(6, 1.0), (8, 1.0), (9, None)])
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_a_canal_just_beyond_what_is_left_of_the_series_counts_still(lost, wanted, side):
+    less = (lost, 0) if side == "right" else (0, lost)
+    shift = 1.0 if side == "left" else -1.0  # 15 slices: the middle one is the eighth
+    found = place(study_of(less, less), recesses(shift))
+    assert found == (None if wanted is None else pytest.approx(shift))
+
+
 def test_one_side_alone_does_not_tell_where_the_canal_is():
     points = {name: spot for name, spot in recesses(5.0).items() if name[0].startswith("left")}
     assert place(study_of(), points) is None

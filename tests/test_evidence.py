@@ -10,7 +10,7 @@ from pydantic import ValidationError
 from lumbar.bundle.bundle import load_bundle
 from lumbar.labels import CONDITIONS
 from lumbar.recipe.card import Card
-from lumbar.recipe.evidence import Evidence, complete, rests_on
+from lumbar.recipe.evidence import Evidence, PatientTest, complete, rests_on
 from lumbar.recipe.recipe import load_recipe
 
 TEST: dict[str, Any] = {"patients": 41, "graded_by": "two readers", "figures": {"kappa": 0.5, "area": 0.9}}
@@ -27,6 +27,8 @@ TEST: dict[str, Any] = {"patients": 41, "graded_by": "two readers", "figures": {
         ({"tested": [{**TEST, "graded_by": ""}]}, "graded_by"),
         ({"tested": [{**TEST, "figures": {}}]}, "figures"),
         ({"tested": [{**TEST, "figures": {"kappa": float("nan")}}]}, "finite"),
+        ({"tested": [{**TEST, "intervals": {"loss": (0.1, 0.2)}}]}, "names 'loss', which is none of figures"),
+        ({"tested": [{**TEST, "intervals": {"kappa": (0.6, 0.7)}}]}, "kappa is 0.5, not from 0.6 to 0.7"),
         ({"taught_by": "phantoms"}, "unknown key"),
     ],
 )
@@ -45,6 +47,12 @@ def test_a_card_without_evidence_is_written_as_it_always_was_and_rests_on_nothin
     assert not any(one.on_patients for one in complete(Card().evidence).values())
     known = rests_on({})
     assert known == "spinal, foraminal, subarticular: what it learnt from is not told, no test on patients is told"
+
+
+def test_an_interval_is_said_behind_its_figure_and_is_not_written_where_there_is_none() -> None:
+    one = PatientTest(**TEST, intervals={"area": (0.81234, 0.97)})
+    assert one.says().endswith(": kappa 0.5, area 0.9 (0.812 to 0.97)")
+    assert "intervals" not in PatientTest(**TEST).model_dump()
 
 
 def test_words_name_conditions_of_equal_evidence_together_and_sides_that_differ_apart() -> None:

@@ -9,7 +9,9 @@ import pytest
 
 import train_utils
 from lumbar.labels import LABEL_COLUMNS, LEVELS, SIDES, level_title
-from lumbar.spider.write import FIRST_ID, FORAMEN_FROM_CANAL_MM, MIDSAGITTAL, PIXEL_MM, is_held_out
+from lumbar.spider.foramina import PIXEL_MM
+from lumbar.spider.parts import is_held_out
+from lumbar.spider.write import FIRST_ID, FORAMEN_FROM_CANAL_MM, MIDSAGITTAL
 from lumbar.study.study import open_data, read_study
 from lumbar.training.data.labelled import label_keypoints, study_rows
 from tests.support.worlds import small_phantoms

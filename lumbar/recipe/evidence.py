@@ -19,21 +19,38 @@ Words = Annotated[str, Field(max_length=300)]
 class PatientTest(Strict):
     """One test on patients that no grader had learnt from: how many, of what, graded by whom, with which figures."""
 
+    LATER = frozenset({"intervals"})
+
     patients: int = Field(strict=True, ge=1, le=MOST_PATIENTS)
     #: What of them, in a few words: "205 discs on mid-sagittal T2 images: 173 / 18 / 14 of each severity"; what stands
     #: behind a colon is left out where there is little room.
     cases: Words = ""
     graded_by: Annotated[str, Field(min_length=1, max_length=300)]
     figures: dict[Words, float] = Field(min_length=1, max_length=20)
+    #: Of some of them the middle 95 % over draws of patients.
+    intervals: dict[Words, tuple[float, float]] = Field(default={}, max_length=20)
     #: What measures the figures again.
     command: Words = ""
 
+    def rules(self) -> Iterator[str]:
+        """See `Strict`."""
+        for name, (low, high) in self.intervals.items():
+            if name not in self.figures:
+                yield f"intervals names {name!r}, which is none of figures; give the figure too or leave it out"
+            elif not low <= self.figures[name] <= high:
+                yield f"intervals: {name} is {self.figures[name]:g}, not from {low:g} to {high:g}; correct it"
+
     def says(self, *, short: bool = False) -> str:
         """In words; `short`: without the cases' counts, and with the first figure alone."""
-        figures = [f"{name} {value:.3g}" for name, value in self.figures.items()][: 1 if short else None]
+        figures = [f"{name} {value:.3g}{self._spread(name)}" for name, value in self.figures.items()]
+        figures = figures[: 1 if short else None]
         cases = self.cases.partition(":")[0] if short else self.cases
         of = f" ({cases})" if cases else ""
         return f"tested on {self.patients} patients{of}, graded by {self.graded_by}: {', '.join(figures)}"
+
+    def _spread(self, name: str) -> str:
+        low, high = self.intervals.get(name, (None, None))
+        return "" if low is None else f" ({low:.3g} to {high:.3g})"
 
 
 class Evidence(Strict):

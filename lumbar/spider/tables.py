@@ -39,10 +39,11 @@ def read_points(path: Path, columns: Sequence[str]) -> pd.DataFrame:
         table[name] = numbers
     titles = [level_title(level) for level in LEVELS]
     _refuse(path, table["level"], ~table["level"].isin(titles), f"is none of {', '.join(titles)}")
-    if "image" in columns:
+    if {"image", "slice"} <= set(columns):
         named = [_is_named(image, number) for image, number in zip(table["image"], table["slice"], strict=True)]
         _refuse(path, table["image"], ~pd.Series(named, index=table.index), "is not a file's name with `slice<slice>`")
-    twice = table.duplicated([name for name in ("patient", "slice", "level") if name in columns])
+    picture = "slice" if "slice" in columns else "image"
+    twice = table.duplicated([name for name in ("patient", picture, "level") if name in columns])
     _refuse(path, table["level"], twice, "has its point already in a line above")
     return table
 

@@ -1,4 +1,4 @@
-"""Real images for the sagittal T2 detector: SPIDER's slices in the competition's layout.
+"""Real images for the sagittal detectors: SPIDER's slices in the competition's layout.
 
 SPIDER (van der Graaf et al., "Lumbar spine segmentation in MR images: a dataset and a public benchmark", Scientific
 Data 2024, CC BY 4.0) gives images and masks. `t2_space/canal_keypoints.csv` holds canal points made from the masks of
@@ -9,18 +9,17 @@ The part `images` is every mid-sagittal pair (T2, and T1 where both have one fie
 images carry no position along the patient's left-right axis: the slices lie around x = 0 in the order of their numbers.
 SPIDER has no grades of stenosis: labels are empty, but for the canal of mid-sagittal slices where a table grades it.
 Nothing that has a side may be learnt from them: the T1 slices get the same point for the left and the right foramen of
-a level, where both would be if looked at from the side.
+a level, where both would be if looked at from the side. Slices on which foramina show join from a table of theirs
+(`foramina`), each as a study of one T1 slice.
 """
 
 import itertools
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, Literal
 
-import cv2
 import numpy as np
 import pandas as pd
 
@@ -30,23 +29,23 @@ from lumbar.issues import InputError
 from lumbar.labels import LABEL_COLUMNS, LEVELS, level_title
 from lumbar.phantom.scan import Plane, SeriesPlan
 from lumbar.phantom.writer import Coding, OwnSlices, slice_dataset, write_slice
-from lumbar.spider.tables import MOST, check_within, columns_spacing, merged, read_grades, read_overview, read_points
+from lumbar.spider.foramina import PIXEL_MM, with_foramina
+from lumbar.spider.labelled import Labelled, read_image, squared
+from lumbar.spider.parts import Part, in_part
+from lumbar.spider.tables import MOST, check_within, merged, read_grades, read_overview, read_points
 from lumbar.terminal.progress import follow
 
-Part = Literal["train", "held_out", "images"]
-#: T2 SPACE: pixel spacing and distance of neighbouring slice numbers, mm, of all 31 patients in SPIDER's overview.csv.
-PIXEL_MM: Final = 0.46875
+#: T2 SPACE: distance of neighbouring slice numbers, mm, of all 31 patients in SPIDER's overview.csv.
 SLICE_MM: Final = 0.9
 #: Slices on either side of the labelled one; the folder holds every second slice number.
 NEIGHBOURS: Final = 2
-#: Patients whose number leaves this remainder by `HELD_OUT_OF` are held out: no study of theirs is trained on.
-HELD_OUT_OF, HELD_OUT_REMAINDER = 5, 2
 #: T1 and T2 belong together where their fields of view differ by less than this share.
 SAME_WIDTH: Final = 0.02
 FIRST_ID: Final = 9_000_000_000
 #: From the canal point of a level to the middle of its foramina, seen from the side: forward and up, mm,
-#: L1/L2 to L5/S1. Means over phantoms (`sample_data`: 50 foramina, standard deviation at most 1.6 mm).
-FORAMEN_FROM_CANAL_MM: Final = ((2.3, 5.6), (2.6, 5.4), (3.0, 5.1), (3.7, 4.3), (6.7, 1.4))
+#: L1/L2 to L5/S1. Means over 10 patients of T2 SPACE that are trained on (foramina `seen` in
+#: `recipes/spider_foramina.csv`, 53 on 23 slices; between patients 1 to 3 mm, at L5/S1 up to 5).
+FORAMEN_FROM_CANAL_MM: Final = ((-0.4, 8.1), (1.7, 7.9), (4.2, 9.1), (7.2, 5.4), (11.0, -0.2))
 #: Stands for the slice number in the study id of a mid-sagittal image, whose number is not known.
 MIDSAGITTAL: Final = 999
 SERIES_ID: Final = 1
@@ -55,31 +54,13 @@ TABLES: Final = ("train_sources.csv", "train.csv", "train_series_descriptions.cs
 COORDINATES: Final = ("study_id", "series_id", "instance_number", "condition", "level", "x", "y")
 
 
-def is_held_out(patient: int) -> bool:
-    """Whether a patient's studies belong to the part that is never trained on."""
-    return patient % HELD_OUT_OF == HELD_OUT_REMAINDER
-
-
-@dataclass(frozen=True)
-class _Labelled:
-    """One study to write: its slices from one side to the other by number, the labelled one's, and its points.
-
-    `t1` is the T1 slice in the labelled one's place, (rows, columns) uint8 and pixel spacing, where there is one;
-    `grades` are labels by their column of `train.csv`.
-    """
-
-    study: int
-    pixels: dict[int, np.ndarray]  # (rows, columns) uint8
-    number: int
-    points: pd.DataFrame  # columns level, x, y (pixels of the labelled slice)
-    spacing_mm: float
-    sequence: str
-    t1: tuple[np.ndarray, float] | None = None
-    grades: Mapping[str, str] = field(default_factory=dict)
-
-
 def write_spider(
-    source: Path, out: Path, part: Part = "train", points: Path | None = None, grades: Path | None = None
+    source: Path,
+    out: Path,
+    part: Part = "train",
+    points: Path | None = None,
+    grades: Path | None = None,
+    foramina: Path | None = None,
 ) -> list[int]:
     """Add one part of SPIDER's labelled slices to the data folder `out`, new or not, and return the studies' ids.
 
@@ -87,13 +68,17 @@ def write_spider(
     the mid-sagittal images `midsagittal/` and `overview.csv`. `points`: table of canal points on those (patient, level,
     x, y in pixels of `<patient>_t2.png`; t1: 1 where `<patient>_t1.png` shows the same place, 0 where it does not or is
     missing; how it was made, `how`, is not read); without it they are left out. `grades`: table of canal grades of
-    those (patient, level, grade: 0 normal or mild, 1 moderate, 2 severe), which become their labels. Of studies that
-    are there already the images are written anew, and the rows stay as they stand. Raises InputError for a table or an
-    image that cannot be read or used, where there is no study to write, and where a study or row of the same number is
-    there that this did not write or that somebody changed, and where somebody changed one of its slices.
+    those (patient, level, grade: 0 normal or mild, 1 moderate, 2 severe), which become their labels. `foramina`: table
+    of points of foramina on slices beside the middle (patient, image, level, x, y in pixels as stored); without it
+    these are left out. Of studies that are there already the images are written anew, and the rows stay as they stand.
+    Raises InputError for a table or an image that cannot be read or used, where there is no study to write, and where a
+    study or row of the same number is there that this did not write or that somebody changed, and where somebody
+    changed one of its slices.
     """
     if grades is not None and (points is None or part == "images"):
         raise InputError(f"{grades}: grades need images with points; give the table of points and no part `images`")
+    if foramina is not None and part == "images":
+        raise InputError(f"{foramina}: the part `images` is without points; give another part for the foramina")
     ids, labels, series, coordinates, sources = [], [], [], [], []
     if part == "images":
         found = [_pairs(Path(source))]
@@ -103,6 +88,8 @@ def write_spider(
         found.append(
             _midsagittal(Path(source), Path(points), part, {} if grades is None else read_grades(Path(grades)))
         )
+    if foramina is not None:
+        found.append(with_foramina(Path(source), Path(foramina), part))
     with ExitStack() as built:
         for labelled in follow(itertools.chain(*found), "writing slices", None):
             place = Path(out) / "train_images" / str(labelled.study)
@@ -113,9 +100,10 @@ def write_spider(
             ids.append(labelled.study)
             labels.append({"study_id": labelled.study, **dict.fromkeys(LABEL_COLUMNS), **labelled.grades})
             sources.append({"study_id": labelled.study, "source": labelled.sequence})
-            for number, title in enumerate(TITLES[: 1 if labelled.t1 is None else 2], SERIES_ID):
-                series.append({"study_id": labelled.study, "series_id": number, "series_description": title})
-            coordinates += list(_coordinates(labelled, instances[labelled.number]))
+            for number, title in enumerate(TITLES, SERIES_ID):
+                if labelled.pixels if number == SERIES_ID else labelled.t1 is not None:
+                    series.append({"study_id": labelled.study, "series_id": number, "series_description": title})
+            coordinates += list(_coordinates(labelled, instances.get(labelled.number)))
         if not ids:
             raise InputError(f"{source}: holds no study of the part {part}; check the folder or give another part")
         points_table = pd.DataFrame(coordinates, columns=list(COORDINATES))
@@ -129,10 +117,10 @@ def write_spider(
 
 def _of_part(path: Path, columns: tuple[str, ...], part: Part) -> pd.DataFrame:
     table = read_points(path, columns)
-    return table[[is_held_out(patient) == (part == "held_out") for patient in table["patient"]]]
+    return table[[in_part(patient, part) for patient in table["patient"]]]
 
 
-def _t2_space(source: Path, part: Part) -> Iterator[_Labelled]:
+def _t2_space(source: Path, part: Part) -> Iterator[Labelled]:
     path = source / "canal_keypoints.csv"
     table = _of_part(path, ("patient", "image", "slice", "level", "x", "y"), part)
     for _, points in table.groupby(["patient", "slice"]):
@@ -140,7 +128,7 @@ def _t2_space(source: Path, part: Part) -> Iterator[_Labelled]:
         pixels = _neighbours(source / "images", str(image), int(number))
         check_within(path, points, *pixels[int(number)].shape)
         study = FIRST_ID + int(patient) * 1000 + int(number)
-        yield _Labelled(study, pixels, int(number), points, PIXEL_MM, "SPIDER T2 SPACE")
+        yield Labelled(study, pixels, int(number), points, PIXEL_MM, "SPIDER T2 SPACE")
 
 
 def _neighbours(folder: Path, image: str, number: int) -> dict[int, np.ndarray]:
@@ -150,32 +138,30 @@ def _neighbours(folder: Path, image: str, number: int) -> dict[int, np.ndarray]:
         near = number + 2 * step
         path = folder / image.replace(f"slice{number}", f"slice{near}")
         if path.is_file() or not step:
-            found[near] = _image(path)
+            found[near] = read_image(path)
     return found
 
 
-def _midsagittal(
-    source: Path, points: Path, part: Part, grades: Mapping[int, Mapping[str, str]]
-) -> Iterator[_Labelled]:
+def _midsagittal(source: Path, points: Path, part: Part, grades: Mapping[int, Mapping[str, str]]) -> Iterator[Labelled]:
     """Mid-sagittal T2 slices, and T1 of the same place, with a table's points; pairs stored head down are turned."""
     table = _of_part(points, ("patient", "level", "x", "y", "t1"), part)
     overview = read_overview(source / "overview.csv")
     for patient, rows in table.groupby("patient"):
-        squared, spacing, height = _squared(source, f"{patient}_t2", overview)
-        size = len(squared)
+        image, spacing, height = _midsagittal_image(source, f"{patient}_t2", overview)
+        size = len(image)
         check_within(points, rows, height, size)
         placed = rows.assign(y=rows["y"] * size / height)
         heights = placed.set_index("level")["y"].sort_index()
         t1 = _t1_beside(source, int(patient), size * spacing, overview) if rows["t1"].all() else None
         if heights.iloc[0] > heights.iloc[-1]:  # L1/L2 below L5/S1
-            squared, placed = squared[::-1], placed.assign(y=size - 1 - placed["y"])
+            image, placed = image[::-1], placed.assign(y=size - 1 - placed["y"])
             t1 = None if t1 is None else (t1[0][::-1], t1[1])
         study = FIRST_ID + int(patient) * 1000 + MIDSAGITTAL
         graded = grades.get(int(patient), {})
-        yield _Labelled(study, {MIDSAGITTAL: squared}, MIDSAGITTAL, placed, spacing, "SPIDER mid-sagittal", t1, graded)
+        yield Labelled(study, {MIDSAGITTAL: image}, MIDSAGITTAL, placed, spacing, "SPIDER mid-sagittal", t1, graded)
 
 
-def _pairs(source: Path) -> Iterator[_Labelled]:
+def _pairs(source: Path) -> Iterator[Labelled]:
     """Every mid-sagittal T2 slice, with the T1 slice of the patient where both show the same width."""
     overview = read_overview(source / "overview.csv")
     nothing = pd.DataFrame(columns=["level", "x", "y"])
@@ -184,47 +170,30 @@ def _pairs(source: Path) -> Iterator[_Labelled]:
         if not re.fullmatch("0|[1-9][0-9]*", number) or int(number) > MOST["patient"]:
             raise InputError(f"{path}: its name does not begin with a patient's number; rename it or take it away")
         patient = int(number)
-        pixels, spacing, _ = _squared(source, f"{patient}_t2", overview)
+        pixels, spacing, _ = _midsagittal_image(source, f"{patient}_t2", overview)
         t1 = _t1_beside(source, patient, len(pixels) * spacing, overview)
         study = FIRST_ID + patient * 1000 + MIDSAGITTAL
-        yield _Labelled(study, {MIDSAGITTAL: pixels}, MIDSAGITTAL, nothing, spacing, "SPIDER mid-sagittal", t1)
+        yield Labelled(study, {MIDSAGITTAL: pixels}, MIDSAGITTAL, nothing, spacing, "SPIDER mid-sagittal", t1)
 
 
 def _t1_beside(source: Path, patient: int, width_mm: float, overview: pd.DataFrame) -> tuple[np.ndarray, float] | None:
     """The patient's T1 slice and its spacing, mm, where there is one as wide as the T2 slice."""
     if not (source / "midsagittal" / f"{patient}_t1.png").is_file():
         return None
-    pixels, spacing, _ = _squared(source, f"{patient}_t1", overview)
+    pixels, spacing, _ = _midsagittal_image(source, f"{patient}_t1", overview)
     return (pixels, spacing) if abs(len(pixels) * spacing / width_mm - 1) < SAME_WIDTH else None
 
 
-def _squared(source: Path, name: str, overview: pd.DataFrame) -> tuple[np.ndarray, float, int]:
-    """A mid-sagittal image as wide as high, its spacing (mm), and its stored height.
-
-    Their rows were resampled (images of one patient differ in height only, vertebrae are squeezed or drawn out), their
-    columns were not: a square with the columns' spacing shows vertebrae as they are.
-    """
-    stored = _image(source / "midsagittal" / f"{name}.png")
-    height, width = stored.shape
-    way = cv2.INTER_AREA if height > width else cv2.INTER_LINEAR
-    spacing = columns_spacing(source / "overview.csv", overview, name)
-    return cv2.resize(stored, (width, width), interpolation=way), spacing, height
+def _midsagittal_image(source: Path, name: str, overview: pd.DataFrame) -> tuple[np.ndarray, float, int]:
+    return squared(source, source / "midsagittal" / f"{name}.png", name, overview)
 
 
-def _image(path: Path) -> np.ndarray:
-    if not path.is_file():  # to read a pipe may take for ever
-        raise InputError(f"{path}: not a readable image (there is no such file); copy it again")
-    pixels = cv2.imread(str(path), cv2.IMREAD_GRAYSCALE)
-    if pixels is None:
-        raise InputError(f"{path}: not a readable image; copy it again")
-    return pixels
-
-
-def _write_study(folder: Path, labelled: _Labelled) -> dict[int, int]:
-    """Write the series of a study into its folder; slice number → instance number of the first."""
+def _write_study(folder: Path, labelled: Labelled) -> dict[int, int]:
+    """Write the series of a study into its folder; slice number → instance number of T2."""
     found = labelled.pixels
     planes = tuple(_plane(near - labelled.number, pixels, labelled.spacing_mm) for near, pixels in found.items())
-    _write_series(folder, labelled, SERIES_ID, "T2", planes, list(found.values()))
+    if found:
+        _write_series(folder, labelled, SERIES_ID, "T2", planes, list(found.values()))
     if labelled.t1 is not None:
         pixels, spacing = labelled.t1
         _write_series(folder, labelled, SERIES_ID + 1, "T1", (_plane(0, pixels, spacing),), [pixels])
@@ -233,7 +202,7 @@ def _write_study(folder: Path, labelled: _Labelled) -> dict[int, int]:
 
 def _write_series(
     folder: Path,
-    labelled: _Labelled,
+    labelled: Labelled,
     series_id: int,
     weighting: Literal["T1", "T2"],
     planes: tuple[Plane, ...],
@@ -256,24 +225,30 @@ def _plane(steps: int, pixels: np.ndarray, spacing: float) -> Plane:
     return Plane(position, np.array([0.0, 1.0, 0.0]), np.array([0.0, 0.0, -1.0]), (rows, columns), spacing)
 
 
-def _coordinates(labelled: _Labelled, instance: int) -> Iterator[dict[str, object]]:
-    """Rows of the coordinate table: the canal on T2, and on T1 both foramina of each level."""
-    titles = [level_title(level) for level in LEVELS]
+def _coordinates(labelled: Labelled, instance: int | None) -> Iterator[dict[str, object]]:
+    """Rows of the coordinate table: the canal on T2's `instance`, and on T1 both foramina of each level."""
     points = labelled.points
     for level, x, y in zip(points["level"], points["x"], points["y"], strict=True):
         common = {"study_id": labelled.study, "level": str(level)}
-        canal = {"series_id": SERIES_ID, "instance_number": instance, "condition": "Spinal Canal Stenosis"}
-        yield common | canal | {"x": float(x), "y": float(y)}
+        if instance is not None:
+            canal = {"series_id": SERIES_ID, "instance_number": instance, "condition": "Spinal Canal Stenosis"}
+            yield common | canal | {"x": float(x), "y": float(y)}
         if labelled.t1 is None:
             continue
-        pixels, spacing = labelled.t1
-        forward, up = FORAMEN_FROM_CANAL_MM[titles.index(str(level))]
-        scale = labelled.spacing_mm / spacing  # both images lie around one middle
-        middle, t1_middle = len(labelled.pixels[labelled.number]) / 2, len(pixels) / 2
-        place = {
-            "x": (float(x) - middle) * scale + t1_middle - forward / spacing,
-            "y": (float(y) - middle) * scale + t1_middle - up / spacing,
-        }
+        place = {"x": float(x), "y": float(y)} if instance is None else _foramen(labelled, str(level), x, y)
         for side in ("Left", "Right"):
             condition = f"{side} Neural Foraminal Narrowing"
             yield common | {"series_id": SERIES_ID + 1, "instance_number": 1, "condition": condition} | place
+
+
+def _foramen(labelled: Labelled, level: str, x: float, y: float) -> dict[str, float]:
+    """Where, in pixels of the T1 slice, the foramina of a level would be whose canal point on T2 is given."""
+    assert labelled.t1 is not None
+    pixels, spacing = labelled.t1
+    forward, up = FORAMEN_FROM_CANAL_MM[[level_title(each) for each in LEVELS].index(level)]
+    scale = labelled.spacing_mm / spacing  # both images lie around one middle
+    middle, t1_middle = len(labelled.pixels[labelled.number]) / 2, len(pixels) / 2
+    return {
+        "x": (float(x) - middle) * scale + t1_middle - forward / spacing,
+        "y": (float(y) - middle) * scale + t1_middle - up / spacing,
+    }

@@ -23,6 +23,9 @@ OFF_SLICES: Final = 0.5 - 1e-3
 LEAST_MM: Final = 2.0
 #: So far beside the middle of T2 the canal must lie before its window moves.
 T2_OFF_SLICES: Final = 1 - 1e-3
+#: The canal may lie so far beyond the outermost slice: a series of twelve that lacks six of a side ends a slice beside
+#: it. What lies farther out is no place in the body that the series shows.
+BEYOND_SLICES: Final = 1.5
 _SAGITTAL: Final[tuple[SeriesType, ...]] = ("sagittal_t1", "sagittal_t2")
 
 
@@ -53,10 +56,11 @@ def canal_mm(
         return None
     normal = geometry.common_normal(series.affines, 0)
     low, high = _reach(series, normal)
+    beyond = BEYOND_SLICES * series.spacing_mm
     near = {each.series_id for group in study.series.values() for each in group if study.share_frame(each, series)}
     here = {name: point for name, point in points.items() if point.series_id in near}
     found = {each: float(point @ normal) for each in LEVELS if (point := _between_recesses(here, each)) is not None}
-    found = {each: place for each, place in found.items() if low <= place <= high}  # the body is in its own pictures
+    found = {each: place for each, place in found.items() if low - beyond <= place <= high + beyond}
     if found:
         median = float(np.median(list(found.values())))
         return found.get(level, median) if level is not None else median
