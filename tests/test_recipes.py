@@ -50,8 +50,8 @@ def test_a_small_one_is_sound_and_its_networks_answer(name: str) -> None:
         try_out(build_network(spec).eval(), spec, name)
 
 
-#: A system's small recipe has its parts and its order of steps, and once made small differs in widths and words of single
-#: members, which the other tests look at; so one of the two goes all the way.
+#: A system's small recipe has its parts and its order of steps, and once made small differs in widths and words of
+#: single members, which the other tests look at; so one of the two goes all the way.
 WHOLE = [name for name in RECIPES if not (name.startswith("small/") and Path(name).name in RECIPES)]
 #: Evaluated too, since its detectors name slices and its graders know the canal only; charts cost as much as the rest.
 EVALUATED = "parts/slices.toml"
