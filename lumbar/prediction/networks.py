@@ -16,6 +16,9 @@ from lumbar.compute.engine import Engine, Runner, make_runner
 #: Memory for networks on a CPU, bytes: the full ninth-place ensemble needs 10 GB in float32, Kaggle has 13 GB without
 #: a GPU, and a run may be several processes.
 CPU_ROOM: Final = 4 * 2**30
+#: The same where one network of each kind is more than that: those asked one after the other hardly meet again there,
+#: and what flows through large ones wants the memory.
+CROWDED_ROOM: Final = 2**30
 #: Bytes of weights from which on OpenVINO keeps compiled only what is being asked: it takes twice as much as they do.
 LARGE: Final = 2**28
 #: Share of an accelerator's free memory for networks; the rest is for what flows through them.
@@ -67,6 +70,9 @@ class Networks:
             self._convert(most_moved)
         #: Whether one network of each kind is more than there is room for.
         self.crowded = len(self._awake) < len(self._first)
+        if self.crowded and device.type == "cpu":
+            self._room = min(self._room, CROWDED_ROOM)
+            self._make_room(next(reversed(self._awake)))
         self.nbytes = sum(self._awake.values())
         left = 0 if self.crowded else left - self.nbytes
         for name, kind in self._kinds.items():
