@@ -153,7 +153,12 @@ def evaluate(args: argparse.Namespace) -> int:
 
 
 def bundle(args: argparse.Namespace) -> int:
-    """Make a weights bundle from a run, or one with random weights from a recipe (for timing)."""
+    """Make a weights bundle from a run, of several bundles, or with random weights from a recipe (for timing)."""
+    if args.join:
+        from lumbar.bundle.join import join_bundles
+
+        join_bundles(args.join, args.out, args.recipe)
+        return 0
     from lumbar.training.outcome.bundling import make_bundle, make_random_bundle
 
     if args.random:
@@ -365,8 +370,8 @@ def _main(argv: Sequence[str] | None) -> int:
         parser.print_help()  # a utility script is run once when it is pushed, and that has to end well
         return 0
     args = parser.parse_args(argv)
-    if args.command == "bundle" and (args.recipe if args.random else args.run) is None:
-        parser.error("bundle needs --run, or --random with --recipe")
+    if args.command == "bundle" and not args.join and (args.recipe if args.random else args.run) is None:
+        parser.error("bundle needs --run, --join, or --random with --recipe")
     if args.command == "predict" and not args.list and None in (args.weights, args.out):
         parser.error("predict needs --weights and --out, or --list")
     return ending.ended(partial(_run, args), f"{parser.prog} {args.command}", ending.KEPT.get(args.command))

@@ -10,7 +10,7 @@ from typing import Any, Final, NoReturn
 from lumbar import __version__
 from lumbar.ensemble.names import CHOICES, MOST_PACE, PACE
 from lumbar.issues import InputError
-from lumbar.terminal.values import given, matching, refused, share, whole
+from lumbar.terminal.values import given, matching, named_path, refused, share, whole
 from lumbar.terminal.voice import show
 
 #: The words of `lumbar.compute.engine`, which loads torch.
@@ -175,7 +175,16 @@ ARGUMENTS: Final[dict[str, list[Argument]]] = {
     "bundle": [
         _path("--run", "run folder", required=False),
         ("--random", {"action": "store_true", "help": "random weights, with --recipe"}),
-        _path("--recipe", "with --random: TOML file", required=False),
+        (
+            "--join",
+            {
+                "type": named_path,
+                "nargs": "+",
+                "metavar": "NAME=BUNDLE",
+                "help": "several bundles, each a system of that name, as one",
+            },
+        ),
+        _path("--recipe", "with --random: TOML file; with --join: one whose systems these are", required=False),
         _number("--seed", "S", 0, LARGEST_SEED, "with --random", default=0),
         _path("--out", "bundle folder to write"),
     ],

@@ -210,6 +210,24 @@ def test_large_slices_go_through_a_backbone_in_lots_on_a_cpu() -> None:
         assert runner.copy().network.encoders[0].slices_at_once == at_once
 
 
+@pytest.mark.parametrize("own", [{}, {"pointer_encoder": "tu-resnet18", "pointer_args": {"channels": [8, 8, 8, 8]}}])
+def test_slices_of_a_whole_series_go_through_a_pointer_in_lots_and_answer_the_same(own: dict[str, object]) -> None:
+    spec = DetectorSpec(
+        series_type="sagittal_t2", network="pointer", depth=True, place="whole", pad=True, image_size=64, in_chans=12,
+        num_classes=5, encoder="tu-resnet18", encoder_args={"channels": [8, 8, 8, 8]},
+        network_args={"decoder_channels": [8] * 5, "pointer_hidden": 8, **own},
+    )  # fmt: skip
+    network = lived_in(build_network(spec), 5).eval()
+    seen: list[int] = []
+    network.get_submodule("encoder").register_forward_pre_hook(lambda _, given: seen.append(len(given[0])))
+    batch = noise(spec, 2)
+    with torch.inference_mode():
+        expected = asked(network, batch)
+        network.slices_at_once = 5  # type: ignore[assignment]  # a number, no module
+        torch.testing.assert_close(asked(network, batch), expected, atol=1e-6, rtol=1e-4)
+    assert seen == [24, 5, 5, 5, 5, 4]
+
+
 def test_another_folds_weights_take_the_place_of_the_first_whole() -> None:
     spec = SPECS["resnet"]
     one, second = lived_in(build_network(spec), 2), lived_in(build_network(spec), 3)

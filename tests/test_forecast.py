@@ -9,12 +9,13 @@ import pytest
 import train_utils
 from lumbar.compute.accelerator import make_accelerator
 from lumbar.issues import InputError
+from lumbar.recipe.detector import DetectorSpec
 from lumbar.recipe.recipe import load_recipe
 from lumbar.study.study import open_data
 from lumbar.training.data.make import make_packs
 from lumbar.training.loop.batches import Plan
 from lumbar.training.outcome.forecast import Forecast, forecast
-from lumbar.training.outcome.trial_steps import take_steps
+from lumbar.training.outcome.trial_steps import gflop_of, take_steps
 from lumbar.training.setup import set_up
 from lumbar.training.stages import as_trained, members_of
 from tests.support.tiny_recipe import DETECTORS, tiny_recipe
@@ -69,6 +70,13 @@ def test_samples_and_steps_are_those_that_training_takes(world: Path, told: Fore
 
 def t2_batch(recipe: Any) -> int:
     return int(recipe.members()["t2"].training.batch_size)
+
+
+def test_work_is_counted_of_encoders_that_a_library_makes_anew_for_other_channels() -> None:
+    """As the ninth place's T2 detector, whose first layer has memory where the rest has none."""
+    spec = {"series_type": "sagittal_t2", "num_classes": 5, "encoder": "resnet34", "image_size": 64}
+    three, five = (gflop_of(DetectorSpec.model_validate({**spec, "in_chans": count})) for count in (3, 5))
+    assert 0 < three < five < 1.5 * three
 
 
 def test_the_forecast_is_a_table_with_totals(told: Forecast) -> None:

@@ -145,7 +145,7 @@ def load_bundle(folder: Path | str) -> Bundle:
         check_file(inside(folder, f"member {member.name}", member.file, (".safetensors",)), member.sha256)
         if member.likeness is not None:
             check_file(inside(folder, f"member {member.name}", member.likeness.file), member.likeness.sha256)
-    for model in manifest.blend.files.values():
+    for model in manifest.blend.every_file:
         check_file(inside(folder, "the blend", model.file, SUFFIXES), model.sha256)
     return Bundle(folder, manifest, hashlib.sha256(raw).hexdigest())
 

@@ -51,6 +51,11 @@ class Member(Strict):
     #: Of a grader, by which it tells regions that look like nothing seen in training. None: it does not.
     likeness: LikenessFile | None = None
 
+    @property
+    def files(self) -> dict[str, str]:
+        """SHA-256 of its weights and, where there is one, of its likeness, by the file's name."""
+        return {one.file: one.sha256 for one in (self, self.likeness) if one is not None}
+
     @field_validator("name")
     @classmethod
     def _plain_name(cls, name: str) -> str:
@@ -77,22 +82,55 @@ class Blend(Around):
     """How the members' probabilities become one table, see `lumbar.ensemble`.
 
     An average needs nothing but its name. What was fitted, or weighed by hand, speaks of tables: `tables` names them in
-    their order, and for each the graders whose mean it is (one a fold); `params` and `files` are what the method
-    learned or was told.
+    their order, and for each the graders whose mean it is (one a fold); behind them come `inner` blends, each of
+    graders of its own. `params` and `files` are what the method learned or was told.
     """
+
+    LATER = Around.LATER | {"inner", "prior"}
 
     method: MethodName = "mean"
     tables: dict[str, tuple[str, ...]] = {}
+    #: Whole blends whose tables this one blends, by name.
+    inner: dict[str, "Blend"] = {}
+    #: Of an inner blend: the prior that it was fitted with, (5, 5, 3).
+    prior: tuple[tuple[tuple[float, ...], ...], ...] = ()
     params: dict[str, Any] = {}
     files: dict[str, BlendFile] = {}
 
     @model_validator(mode="after")
     def _complete(self) -> "Blend":
-        if self.method not in BLEND_METHODS and not self.tables:
+        if self.method not in BLEND_METHODS and not (self.tables or self.inner):
             raise ValueError(f"the blend {self.method} is a fitted one and names no tables")
         if not all(self.tables.values()):
             raise ValueError("a table of the blend names no member")
+        for name, each in self.inner.items():
+            if not (each.tables or each.inner):
+                raise ValueError(f"the inner blend {name!r} names no tables")
+            if each.prior:
+                distributions(each.prior)
         return self
+
+    @property
+    def every_file(self) -> list["BlendFile"]:
+        """Its own files and those of inner blends."""
+        return [*self.files.values(), *(file for each in self.inner.values() for file in each.every_file)]
+
+    @property
+    def every_table(self) -> list[tuple[str, tuple[str, ...]]]:
+        """Its own tables and those of inner blends, with their members."""
+        return [*self.tables.items(), *(table for each in self.inner.values() for table in each.every_table)]
+
+
+def distributions(prior: Any) -> None:
+    """ValueError where a prior is no table of 5 x 5 distributions."""
+    try:
+        array = np.asarray(prior, dtype=np.float64)
+    except ValueError as error:
+        raise ValueError("the prior is not a table of 5 x 5 x 3 numbers") from error
+    if array.shape != (len(CONDITIONS), len(LEVELS), len(SEVERITIES)):
+        raise ValueError(f"the prior has shape {array.shape}, not (5 conditions, 5 levels, 3 severities)")
+    if not (array > 0).all() or not np.allclose(array.sum(axis=-1), 1.0, atol=1e-6):
+        raise ValueError("every row of the prior must be positive and sum to 1")
 
 
 class Manifest(Strict):
@@ -114,14 +152,7 @@ class Manifest(Strict):
     @field_validator("prior")
     @classmethod
     def _distributions(cls, prior: Any) -> Any:
-        try:
-            array = np.asarray(prior, dtype=np.float64)
-        except ValueError as error:
-            raise ValueError("the prior is not a table of 5 x 5 x 3 numbers") from error
-        if array.shape != (len(CONDITIONS), len(LEVELS), len(SEVERITIES)):
-            raise ValueError(f"the prior has shape {array.shape}, not (5 conditions, 5 levels, 3 severities)")
-        if not (array > 0).all() or not np.allclose(array.sum(axis=-1), 1.0, atol=1e-6):
-            raise ValueError("every row of the prior must be positive and sum to 1")
+        distributions(prior)
         return prior
 
     # A manifest holds members of both stages in one list: here they part, and nobody asks again.
@@ -138,19 +169,19 @@ class Manifest(Strict):
     @property
     def files(self) -> dict[str, str]:
         """SHA-256 of every file of the bundle but the manifest, by its name."""
-        found = {one.file: one.sha256 for member in self.members for one in (member, member.likeness) if one}
-        return found | {model.file: model.sha256 for model in self.blend.files.values()}
+        found = {file: digest for member in self.members for file, digest in member.files.items()}
+        return found | {model.file: model.sha256 for model in self.blend.every_file}
 
     @model_validator(mode="after")
     def _distinct(self) -> "Manifest":
-        files = [file for m in self.members for file in (m.file, *([m.likeness.file] if m.likeness else []))]
+        files = [file for member in self.members for file in member.files]
         for what, values in (("name", [m.name for m in self.members]), ("file", files)):
             twice = next((value for value in values if values.count(value) > 1), None)
             if twice is not None:
                 raise ValueError(f"two members have the {what} {twice!r}")
         if blind := [m.name for m in self.members if m.likeness and m.name not in self.graders]:
             raise ValueError(f"{blind[0]!r} has a likeness of regions, and is no grader")
-        for table, names in self.blend.tables.items():
+        for table, names in self.blend.every_table:
             if strangers := [name for name in names if name not in self.graders]:
                 raise ValueError(f"the blend's table {table!r} is made of {strangers[0]!r}, which is no grader here")
         return self

@@ -85,6 +85,7 @@ class Runner:
         That shows whether it takes such inputs (whatever it raises is raised) and which layer follows which.
         """
         self.network, self.engine = network.eval().requires_grad_(False), engine
+        self._resting: list[tuple[torch.UntypedStorage, int]] = []  # memory that was let go of, and its bytes
         state = dict(network.state_dict())
         pairs, self.gflop = _seen_at_work(network, example)
         self.pairs = pairs if engine.fused else {}
@@ -114,10 +115,21 @@ class Runner:
         folded = dict(state)
         for convolution, (norm, eps) in self.pairs.items():
             _fold(folded, f"{convolution}.", f"{norm}.", eps)
+        for storage, size in self._resting:
+            storage.resize_(size)
+        self._resting.clear()
         self.network.load_state_dict(folded)
 
     def release(self) -> None:
         """Nothing to let go of: PyTorch frees what lies between layers by itself."""
+
+    def rest(self) -> None:
+        """Let go of the memory of its weights; `fill` takes as much again."""
+        for value in self.network.state_dict().values():
+            storage = value.untyped_storage()
+            if size := storage.nbytes():
+                self._resting.append((storage, size))
+                storage.resize_(0)
 
     def copy(self) -> "Runner":
         """A twin with memory of its own."""

@@ -62,8 +62,12 @@ class Weighted(Part, Around, Protocol):
     """A whole blend of members and inner blends, and what stands around it."""
 
     @property
-    def inner(self) -> Mapping[str, Factored]:
-        """By name."""
+    def parts(self) -> Mapping[str, Factored]:
+        """Inner blends of its tables, by name."""
+
+    @property
+    def whole(self) -> Mapping[str, Any]:
+        """Inner blends of members of their own, by name: to this one, tables."""
 
     @property
     def stands_in(self) -> Mapping[str, str]:
@@ -115,21 +119,24 @@ def worst_scaled(table: np.ndarray, factor: float, spoken: np.ndarray) -> np.nda
 
 
 def weighted(tables: Sequence[str], blend: Weighted) -> Fit:
-    """The blend as data, for tables of these names. ValueError where a weight is given to a stranger."""
+    """The blend as data, for tables of these names, whole inner blends among them. ValueError where a weight is given
+    to a stranger."""
     inner = [
         {
             "average": AVERAGES[each.on],
             "weights": _matrix(f"inner.{name}.weights", each.weights, tables, 0.0),
             "multipliers": {group: list(factors) for group, factors in each.multipliers.items()},
         }
-        for name, each in blend.inner.items()
+        for name, each in blend.parts.items()
     ]
-    rows = _matrix("weights", blend.weights, [*tables, *blend.inner], 1.0)
+    if lost := [name for name in blend.whole if name not in tables]:
+        raise ValueError(f"inner.{lost[0]} is a whole blend, and no table has its name")
+    names = [*tables, *blend.parts]
+    rows = _matrix("weights", blend.weights, names, 1.0)
     for row, group in zip(rows, CONDITION_GROUPS, strict=True):
-        if blend.inner and group not in blend.weights:
-            row[: len(tables)] = [0.0] * len(tables)
+        if (blend.parts or blend.whole) and group not in blend.weights:
+            row[: len(tables)] = [float(name in blend.whole) for name in tables]
     params: dict[str, Any] = {"average": AVERAGES[blend.on], "weights": rows, "inner": inner}
-    names = [*tables, *blend.inner]
     if strangers := {*blend.stands_in, *blend.stands_in.values()}.difference(names):
         raise ValueError(f"stands_in names {min(strangers)!r}, which is not blended here")
     if blend.stands_in:

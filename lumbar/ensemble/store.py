@@ -69,13 +69,13 @@ def gather(members: np.ndarray, places: Sequence[Sequence[int]], average: BlendM
     for chosen in places:
         mean, there = blend(members[list(chosen)], np.full(members.shape[1:], 1 / 3), average)
         tables.append(np.where(there[..., None], mean, np.nan))
-    return np.stack(tables)
+    return np.stack(tables) if tables else np.empty((0, *members.shape[1:]))
 
 
-def write_fit(blender: Blender, folder: Path) -> None:
-    """Write a fit into a folder, its models first."""
+def write_fit(blender: Blender, folder: Path, before: str = "") -> None:
+    """Write a fit into a folder, its models first. `before`: what its files' names begin with there."""
     for name, data in blender.fitted.files.items():
-        write_bytes(data, folder / name)
+        write_bytes(data, folder / f"{before}{name}")
     fitted = blender.fitted
     content = {
         "method": fitted.method,
@@ -84,15 +84,15 @@ def write_fit(blender: Blender, folder: Path) -> None:
         "files": sorted(fitted.files),
         "prior": blender.prior,
     }
-    write_json(content, folder / FIT_FILE)
+    write_json(content, folder / f"{before}{FIT_FILE}")
 
 
-def read_fit(folder: Path) -> Blender:
+def read_fit(folder: Path, before: str = "") -> Blender:
     """Read what `write_fit` wrote; InputError where it is missing or is something else."""
-    path, remedy = folder / FIT_FILE, "fit the blend again"
+    path, remedy = folder / f"{before}{FIT_FILE}", "fit the blend again"
     stored = read_json(path, remedy)
     try:
-        files = {name: read_bytes(folder / plain_name(name), remedy) for name in stored["files"]}
+        files = {name: read_bytes(folder / f"{before}{plain_name(name)}", remedy) for name in stored["files"]}
         if stored["method"] not in METHODS:
             raise ValueError(f"unknown method {stored['method']!r}")
         fitted = Fit(stored["method"], stored["params"], files)

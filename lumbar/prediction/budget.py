@@ -1,10 +1,12 @@
 """A time budget for a run: it measures itself on the first studies and drops whole members before it would run late."""
 
 import time
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Final
 
-from lumbar.bundle.manifest import Manifest
+from lumbar.bundle.manifest import Blend, Manifest
+from lumbar.ensemble.average import BLEND_METHODS
+from lumbar.ensemble.names import WEIGHTED
 from lumbar.grading.tasks import heard
 from lumbar.labels import CONDITIONS
 
@@ -97,10 +99,21 @@ def ranked_graders(manifest: Manifest) -> list[str]:
 
 
 def enough(manifest: Manifest, names: Iterable[str]) -> bool:
-    """Whether these graders still answer every condition that all graders answer, and every table of the blend."""
+    """Whether these graders still answer every condition that all graders answer, and every table of the blend.
+
+    An inner blend that is an average, or weighed by hand, does without some of its tables, or all.
+    """
     chosen = set(names)
     graders = manifest.graders
     answered = {condition for name in chosen for condition in heard(graders[name])}
     wanted = {condition for spec in graders.values() for condition in heard(spec)}
-    tables = all(chosen & set(members) for members in manifest.blend.tables.values())
+    tables = all(chosen & set(members) for members in (*manifest.blend.tables.values(), *_needed(manifest.blend)))
     return tables and answered >= (wanted & set(CONDITIONS))
+
+
+def _needed(blend: Blend) -> Iterator[tuple[str, ...]]:
+    """The members of each table that a fitted blend within this one asks for."""
+    for each in blend.inner.values():
+        if each.method not in (*BLEND_METHODS, WEIGHTED):
+            yield from each.tables.values()
+        yield from _needed(each)

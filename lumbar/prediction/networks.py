@@ -1,4 +1,5 @@
-"""A bundle's networks on a device: each member one of its own while memory lasts, else fold after fold through one."""
+"""A bundle's networks on a device: each member one of its own while memory lasts, else fold after fold through one; and
+where not even one of each kind has room, those asked last."""
 
 import threading
 from collections.abc import Iterable
@@ -15,6 +16,9 @@ from lumbar.compute.engine import Engine, Runner, make_runner
 #: Memory for networks on a CPU, bytes: the full ninth-place ensemble needs 10 GB in float32, Kaggle has 13 GB without
 #: a GPU, and a run may be several processes.
 CPU_ROOM: Final = 4 * 2**30
+#: The same where one network of each kind is more than that: those asked one after the other hardly meet again there,
+#: and what flows through large ones wants the memory.
+CROWDED_ROOM: Final = 2**30
 #: Bytes of weights from which on OpenVINO keeps compiled only what is being asked: it takes twice as much as they do.
 LARGE: Final = 2**28
 #: Share of an accelerator's free memory for networks; the rest is for what flows through them.
@@ -29,7 +33,8 @@ class Networks:
     """The networks of chosen members, by name, ready to be called.
 
     A member whose weights share a network with those of other folds is filled into it when it is asked for, so that
-    asking member by member, with many studies each, costs least.
+    asking member by member, with many studies each, costs least. Where one of each kind does not fit into the room,
+    those that were not asked for longest give up their weights' memory (PyTorch's only).
     """
 
     def __init__(
@@ -41,7 +46,8 @@ class Networks:
         room: int | None = None,
         most_moved: float | None = None,
     ) -> None:
-        """`room`: bytes for networks, exceeded only where one of each kind needs more. Raises as `Bundle` does.
+        """`room`: bytes for networks, exceeded only by one network that needs more, or where OpenVINO keeps one of each
+        kind. Raises as `Bundle` does.
 
         `most_moved`: MovedError where OpenVINO's answers differ by more from PyTorch's.
         """
@@ -52,7 +58,8 @@ class Networks:
         self._own: dict[str, dict[str, torch.Tensor]] = {}  # kind → shapes of its state as built
         self._asked: set[str] = set()  # who was asked in this turn
         self._lock = threading.Lock()
-        left = _room(device) if room is None else room
+        self._awake: dict[str, int] = {}  # kind → bytes of its weights in memory, the one asked last at the end
+        self._room = left = _room(device) if room is None else room
         specs = {name: bundle.member(name).spec for name in names}
         self._kinds = {name: spec.model_dump_json() for name, spec in specs.items()}
         self._detectors = set(bundle.manifest.detectors)
@@ -61,8 +68,13 @@ class Networks:
                 self._build(bundle.member(name), kind)
         if engine.compiled:
             self._convert(most_moved)
-        self.nbytes = sum(runner.nbytes for runner in self._runners.values())
-        left -= self.nbytes
+        #: Whether one network of each kind is more than there is room for.
+        self.crowded = len(self._awake) < len(self._first)
+        if self.crowded and device.type == "cpu":
+            self._room = min(self._room, CROWDED_ROOM)
+            self._make_room(next(reversed(self._awake)))
+        self.nbytes = sum(self._awake.values())
+        left = 0 if self.crowded else left - self.nbytes
         for name, kind in self._kinds.items():
             runner = self._runners[self._first[kind]]
             if name not in self._runners and runner.nbytes <= left:
@@ -72,7 +84,7 @@ class Networks:
                 self._fill(self._runners[name], name)
             elif name not in self._runners:
                 bundle.state(name, self._own[kind])  # unsound weights are told now, and no study is blamed
-        self.swaps = len(self._runners) < len(self._kinds)
+        self.swaps = self.crowded or len(self._runners) < len(self._kinds)
         #: Whether member after member should be asked, with many studies each: for weights are swapped, or compiled.
         self.turns = self.swaps or (engine.compiled and self.nbytes > LARGE)
 
@@ -85,10 +97,26 @@ class Networks:
         if name in self._runners and name != first:
             return self._runners[name].network
         with self._lock:
-            if self._holds[kind] != name:
+            held = self._holds.get(kind)
+            if held is None or self.crowded:
+                self._make_room(kind)
+            if held != name:
                 self._fill(self._runners[first], name)
                 self._holds[kind] = name
         return self._runners[first].network
+
+    def _make_room(self, kind: str) -> None:
+        """Let kinds rest until one more fits, those first that were not asked for longest; none where all have room."""
+        runner = self._runners[self._first[kind]]
+        needed = self._awake.pop(kind, runner.nbytes)
+        for other in list(self._awake):
+            if self.engine.compiled or sum(self._awake.values()) + needed <= self._room:
+                break
+            resting = self._runners[self._first[other]]
+            assert isinstance(resting, Runner)
+            resting.rest()
+            del self._awake[other], self._holds[other]
+        self._awake[kind] = needed
 
     def _take_turns(self, name: str) -> None:
         """Weight swapping: where memory is short, networks asked in the turn before release their compiled parts.
@@ -114,7 +142,7 @@ class Networks:
     def stay(self, names: Iterable[str]) -> bool:
         """Whether these have networks of their own, which no other member's weights replace."""
         kinds = {self._kinds[name] for name in names}
-        return all(name in self._runners for name, kind in self._kinds.items() if kind in kinds)
+        return not self.crowded and all(name in self._runners for name, kind in self._kinds.items() if kind in kinds)
 
     def call(self, name: str, batch: torch.Tensor) -> torch.Tensor:
         """A batch of stacks through a detector's network."""
@@ -135,7 +163,9 @@ class Networks:
         sample = example(member.spec, next(network.parameters()).device)
         with blamed_on(str(self.bundle.folder / member.file), "does not take its own inputs", member.spec):
             self._runners[member.name] = make_runner(network, self.engine, sample)
-        self._first[kind] = self._holds[kind] = member.name
+        self._first[kind] = member.name
+        self._make_room(kind)
+        self._holds[kind] = member.name
 
     def _fill(self, runner: Runner | CompiledRunner, name: str) -> None:
         runner.fill(self.bundle.state(name, self._own[self._kinds[name]]), name)

@@ -105,7 +105,7 @@ class Predictor:
 
     def _let_openvino(self, names: list[str]) -> None:
         """Have OpenVINO compute in PyTorch's place, where that pays and moves nothing."""
-        if not compiled.pays(self.studies * self.networks.gflop(), len(names)):
+        if self.networks.crowded or not compiled.pays(self.studies * self.networks.gflop(), len(names)):
             return
         del self.networks  # before others take as much memory
         engine = choose_engine("openvino", self.device)

@@ -1,6 +1,6 @@
 """How the members' answers become one table, as a recipe and a bundle's manifest say it. No torch."""
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Annotated, Final, Literal
 
 from pydantic import AfterValidator, Field
@@ -51,36 +51,17 @@ class Around(Strict):
     severe_scaled: Factor = 1.0
 
 
-class Inner(Strict):
-    """Some members as one table, which the blend weighs like a member."""
+class Mixture(Around):
+    """A blend of members and of inner blends; see `Blend` and `Inner`, which differ in whom they hear."""
 
-    on: On = "probabilities"
-    weights: Weights = Field(min_length=1)
-    multipliers: Factors = {}
-
-    def rules(self) -> Iterator[str]:
-        """See `Strict`."""
-        yield from _idle(self.weights)
-
-
-class Blend(Around):
-    """How members become one table.
-
-    auto: the method with the best nested score on the run's own out-of-fold tables, where it is surely better than the
-    plain mean; else, and below 200 labelled studies, the plain mean. weighted: by `weights`. Any other name is a
-    method of `lumbar.ensemble`.
-    """
-
-    LATER = Around.LATER | {"on", "weights", "inner", "stands_in", "pace"}
-
-    method: Literal["auto"] | MethodName = "auto"
+    method: Literal["auto"] | MethodName
     #: What the weights average: probabilities, logits, or log odds (for networks trained with binary cross entropy).
     on: On = "probabilities"
     #: For each group of conditions, of members by name; who is not named is not heard. A group that is not named: all
     #: members equally, or all inner blends where there are some.
     weights: Weights = {}
     #: Blends of members that are weighed as members are.
-    inner: dict[str, Inner] = {}
+    inner: dict[str, "Inner"] = {}
     #: Members or inner blends by name, and for each the one whose row stands in its place, with its weight, where it is
     #: silent. Without: who is silent gives its share away.
     stands_in: dict[str, str] = {}
@@ -92,32 +73,56 @@ class Blend(Around):
         """The average to fall back on where nothing was fitted."""
         return next((name for name in BLEND_METHODS if name == self.method), "mean")
 
-    def faults(self, members: Mapping[str, Collection[Condition]]) -> Iterator[str]:
+    @property
+    def whole(self) -> dict[str, "Inner"]:
+        """Inner blends that have members of their own."""
+        return {name: each for name, each in self.inner.items() if each.members}
+
+    @property
+    def parts(self) -> dict[str, "Inner"]:
+        """Inner blends of this one's tables."""
+        return {name: each for name, each in self.inner.items() if not each.members}
+
+    def tables(self, members: Sequence[str]) -> list[str]:
+        """Those of its members that are tables of its own: all, or beside whole inner blends those that it names."""
+        given = [*self.weights.values(), *(own for each in self.parts.values() for own in each.weights.values())]
+        said = {name for own in given for name in own} | {*self.stands_in, *self.stands_in.values()}
+        return [name for name in members if name in said or not self.whole]
+
+    def faults(self, members: Mapping[str, Collection[Condition]], place: str = "blend") -> Iterator[str]:
         """A sentence for each weight of what is no member and no inner blend, and for each group whose weights are all
-        of members that do not answer it. `members`: the conditions that each answers."""
+        of members that do not answer it. `members`: the conditions that each answers; `place`: its own."""
         for name in self.inner:
             if name in members:
-                yield f"blend.inner.{name} has the name of a member; choose another"
+                yield f"{place}.inner.{name} has the name of a member; choose another"
         for strange in sorted({*self.stands_in, *self.stands_in.values()} - {*members, *self.inner}):
             yield (
-                f"blend.stands_in names {named([strange])}, which is no member of stage2 and no inner blend; members "
+                f"{place}.stands_in names {named([strange])}, which is no member of stage2 and no inner blend; members "
                 f"are {few(sorted(members), 8)}"
             )
-        places = [("blend", self.weights, {*members, *self.inner})]
-        places += [(f"blend.inner.{name}", each.weights, {*members}) for name, each in self.inner.items()]
-        for place, weights, known in places:
+        places = [(place, self.weights, {*members, *self.inner})]
+        places += [(f"{place}.inner.{name}", each.weights, {*members}) for name, each in self.parts.items()]
+        for where, weights, known in places:
             for group, own in weights.items():
                 if strangers := [name for name in own if name not in known]:
                     yield (
-                        f"{place}.weights.{group} names {named(strangers)}, which is no member of stage2"
-                        f"{' and no inner blend' if place == 'blend' else ''}; members are {few(sorted(members), 8)}"
+                        f"{where}.weights.{group} names {named(strangers)}, which is no member of stage2"
+                        f"{' and no inner blend' if where == place else ''}; members are {few(sorted(members), 8)}"
                     )
                 given = [name for name, weight in own.items() if weight]
                 if given and not any(_answers(members.get(name), group) for name in given):
                     yield (
-                        f"{place}.weights.{group} names only {named(given)}, which does not answer {group} conditions; "
+                        f"{where}.weights.{group} names only {named(given)}, which does not answer {group} conditions; "
                         "name a member that does, or leave the group out"
                     )
+        for name, each in self.whole.items():
+            if strangers := [one for one in each.members if one not in members]:
+                yield (
+                    f"{place}.inner.{name}.members names {named(strangers)}, which is no member of stage2; members are "
+                    f"{few(sorted(members), 8)}"
+                )
+            own_members = {one: members[one] for one in each.members if one in members}
+            yield from each.faults(own_members, f"{place}.inner.{name}")
 
     def rules(self) -> Iterator[str]:
         """See `Strict`."""
@@ -136,5 +141,41 @@ class Blend(Around):
             yield f"inner.{', '.join(unsaid)} has no weight anywhere; give it one, or leave it out"
 
     def _used(self, name: str) -> bool:
-        groups = self.inner[name].weights
+        groups = CONDITION_GROUPS if self.inner[name].members else self.inner[name].weights
         return any(self.weights[group].get(name) if group in self.weights else True for group in groups)
+
+
+class Inner(Mixture):
+    """Some members as one table, which the blend weighs like a member.
+
+    Without `members` it weighs tables of the blend that it stands in. With them it is a whole blend by itself, fitted
+    ones and inner ones of its own included, as `[blend]` is; it averages its members' folds as it says itself.
+    """
+
+    #: What a blend without members of its own says is always written.
+    LATER = Around.LATER - {"multipliers"} | {"method", "members", "inner", "stands_in", "pace"}
+
+    method: Literal["auto"] | MethodName = WEIGHTED
+    members: tuple[Annotated[str, Field(min_length=1, max_length=200)], ...] = ()
+
+    def rules(self) -> Iterator[str]:
+        """See `Strict`."""
+        yield from super().rules()
+        told = {name for name in self.LATER if self._differs(name)}
+        if not self.members and told:
+            yield f'{", ".join(sorted(told))} makes it a blend by itself; name its members, as members = ["a", "b"]'
+        if len(set(self.members)) < len(self.members):
+            yield "members names one twice; name each once"
+
+
+class Blend(Mixture):
+    """How members become one table.
+
+    auto: the method with the best nested score on the run's own out-of-fold tables, where it is surely better than the
+    plain mean; else, and below 200 labelled studies, the plain mean. weighted: by `weights`. Any other name is a
+    method of `lumbar.ensemble`.
+    """
+
+    LATER = Around.LATER | {"on", "weights", "inner", "stands_in", "pace"}
+
+    method: Literal["auto"] | MethodName = "auto"

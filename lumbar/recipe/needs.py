@@ -3,14 +3,25 @@
 from collections.abc import Iterator, Mapping
 
 from lumbar.labels import KEYPOINT_SERIES, SeriesType
+from lumbar.recipe import sets
 from lumbar.recipe.detector import DetectorSpec
 from lumbar.recipe.grader import GraderSpec
 from lumbar.recipe.region import Region
 from lumbar.recipe.views import OWN_VIEW, View, series_of
 
 
-def faults(detectors: Mapping[str, DetectorSpec], graders: Mapping[str, GraderSpec]) -> list[str]:
-    """Why graders, by name, cannot cut what they ask for around what these detectors find."""
+def faults(named: sets.Sets, detectors: Mapping[str, DetectorSpec], graders: Mapping[str, GraderSpec]) -> list[str]:
+    """Why graders, by name, cannot cut what they ask for around what the detectors of their sets find."""
+    told: dict[str, str] = {}
+    for number, own in enumerate(sets.of(named, detectors)):
+        here = {name: spec for name, spec in graders.items() if number in sets.around(named, spec)}
+        for wrong, sentence in _around(own, here).items():
+            told.setdefault(wrong, sentence)
+    return list(told.values())
+
+
+def _around(detectors: Mapping[str, DetectorSpec], graders: Mapping[str, GraderSpec]) -> dict[str, str]:
+    """What is wrong with graders around one set of keypoints, and that with the name of the first of them."""
     pointing = [spec for spec in detectors.values() if spec.says_places]
     found = {kind for spec in pointing for kind in spec.types}
     sized = {kind for spec in pointing if spec.answer == "boxes" for kind in spec.types}
@@ -25,7 +36,7 @@ def faults(detectors: Mapping[str, DetectorSpec], graders: Mapping[str, GraderSp
                 *_no_trail(view, region, trails),
             ]:
                 told.setdefault(wrong, f"{name}: {wrong}")
-    return list(told.values())
+    return told
 
 
 def _no_trail(view: View, region: Region, trails: set[SeriesType]) -> Iterator[str]:

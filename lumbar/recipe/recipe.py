@@ -10,10 +10,10 @@ A recipe's stage holds settings that all its members share, and a table of membe
 
 Every key is one of `Training` or of the member's spec (`DetectorSpec` in stage 1, `GraderSpec` in stage 2). A command
 line override `stage2.epochs=1` holds for every member of the stage, `stage2.members.resnet18.epochs=1` for that entry.
+A recipe may name others in place of stages of its own, see `systems`.
 """
 
 import copy
-import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Final
@@ -23,7 +23,7 @@ from pydantic import Field
 from lumbar.arguments import LARGEST_SEED
 from lumbar.files.read import parse_toml, read_text
 from lumbar.issues import FaultyInputError, InputError, cut, few, named, printable
-from lumbar.recipe import combinations, needs, sets
+from lumbar.recipe import combinations, needs, sets, systems
 from lumbar.recipe.blend import Blend
 from lumbar.recipe.card import Card
 from lumbar.recipe.detector_member import DetectorMember
@@ -99,26 +99,33 @@ class FaultyRecipeError(FaultyInputError):
         self.rest = rest
 
 
-def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
+def load_recipe(path: Path, overrides: Sequence[str] = (), within: Sequence[Path] = ()) -> Recipe:
     """Read a TOML recipe, apply `key=value` overrides and check everything.
 
-    Raises InputError with one sentence: file, key, what is wrong, the nearest known name.
+    `within`: recipes that name it as one of their systems. Raises InputError with one sentence: file, key, what is
+    wrong, the nearest known name.
     """
-    remedy = "give the path of a TOML file"
-    text = read_text(path, remedy)
-    parse_toml(text, str(path), remedy)
+    raw = read_tables(path, within)
     try:
-        return _resolved(text, overrides, str(path))
+        return _resolved(raw, overrides, str(path))
     except InputError:
-        blamed = _blamed(text, overrides)
+        blamed = _blamed(raw, overrides)
         if not blamed:
             raise
-        return _resolved(text, overrides, f"--set {few([cut(each) for each in blamed], 2)}")
+        return _resolved(raw, overrides, f"--set {few([cut(each) for each in blamed], 2)}")
 
 
-def _resolved(text: str, overrides: Sequence[str], source: str) -> Recipe:
-    """The recipe of a TOML text with overrides; InputError, which names the source, where it cannot be."""
-    raw, told, refused = tomllib.loads(text), Told(), []
+def read_tables(path: Path, within: Sequence[Path] = ()) -> Table:
+    """The tables of a recipe's file, those of its systems in their place; see `load_recipe`."""
+    remedy = "give the path of a TOML file"
+    systems.refuse_cycle(path, within)
+    raw = parse_toml(read_text(path, remedy), str(path), remedy)
+    return systems.together(raw, path, lambda other: load_recipe(other, within=(*within, path)))
+
+
+def _resolved(tables: Table, overrides: Sequence[str], source: str) -> Recipe:
+    """The recipe of a file's tables with overrides; InputError, which names the source, where it cannot be."""
+    raw, told, refused = copy.deepcopy(tables), Told(), []
     for each in overrides:
         try:
             override(raw, each, Recipe)
@@ -138,12 +145,12 @@ def _resolved(text: str, overrides: Sequence[str], source: str) -> Recipe:
     return check_recipe(raw, source, told)
 
 
-def _blamed(text: str, overrides: Sequence[str]) -> list[str]:
+def _blamed(tables: Table, overrides: Sequence[str]) -> list[str]:
     """The overrides that make a sound recipe a wrong one: the one without which it is sound, else those wrong alone."""
 
     def sound(chosen: Sequence[str]) -> bool:
         try:
-            _resolved(text, chosen, "")
+            _resolved(tables, chosen, "")
         except InputError:
             return False
         return True
@@ -185,11 +192,12 @@ def _together(recipe: Recipe) -> list[str]:
     """What does not go together in a recipe."""
     detectors = {name: member.spec for name, member in recipe.stage1.bundled().items()}
     graders = {name: member.spec for name, member in recipe.stage2.members.items()}
+    wrong = sets.faults(recipe.stage1.sets, detectors, graders)
     return [
         *combinations.faults(recipe.stage1, recipe.stage2, recipe.folds.train),
-        *sets.faults(recipe.stage1.sets, detectors),
+        *wrong,
         *sets.of_graders(recipe.stage1.sets, graders),
-        *needs.faults(detectors, graders),
+        *needs.faults({} if wrong else recipe.stage1.sets, detectors, graders),
     ]
 
 

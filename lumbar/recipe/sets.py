@@ -38,8 +38,8 @@ def of_graders(sets: Sets, graders: Mapping[str, GraderSpec]) -> list[str]:
     return list(told.values())
 
 
-def faults(sets: Sets, specs: Mapping[str, DetectorSpec]) -> list[str]:
-    """What is wrong with these detectors and their sets: a sentence each."""
+def faults(sets: Sets, specs: Mapping[str, DetectorSpec], graders: Mapping[str, GraderSpec]) -> list[str]:
+    """What is wrong with these detectors, their sets, and graders that answer around several: a sentence each."""
     if not sets:
         return chain.faults(specs)
     told = []
@@ -52,10 +52,11 @@ def faults(sets: Sets, specs: Mapping[str, DetectorSpec]) -> list[str]:
         return told + chain.faults(specs)
     if idle := [name for name in specs if not any(name in names for names in sets.values())]:
         told.append(f"{idle[0]} is in no set of stage1.sets; name it in one, or leave it out")
-    needed = dict.fromkeys(kind for spec in specs.values() if spec.says_places for kind in spec.types)
-    for (name, _), own in zip(sets.items(), of(sets, specs), strict=True):
-        found = {kind for spec in own.values() if spec.says_places for kind in spec.types}
-        if missing := [kind for kind in needed if kind not in found]:
+    every = of(sets, specs)
+    found = [dict.fromkeys(kind for spec in own.values() if spec.says_places for kind in spec.types) for own in every]
+    for number, (name, own) in enumerate(zip(sets, every, strict=True)):
+        beside = {other for spec in graders.values() if number in (all_of := around(sets, spec)) for other in all_of}
+        if missing := [kind for other in sorted(beside) for kind in found[other] if kind not in found[number]]:
             told.append(
                 f"sets.{name} finds no points on {missing[0]}, which others do and graders look at; add a member for it"
             )
@@ -65,5 +66,5 @@ def faults(sets: Sets, specs: Mapping[str, DetectorSpec]) -> list[str]:
 
 def refuse(sets: Sets, specs: Mapping[str, DetectorSpec], graders: Mapping[str, GraderSpec], source: str) -> None:
     """Raise InputError, which names the source, with all that is wrong (see `faults` and `of_graders`)."""
-    if told := [*faults(sets, specs), *of_graders(sets, graders)]:
+    if told := [*faults(sets, specs, graders), *of_graders(sets, graders)]:
         raise InputError(f"{source}: {numbered(told)}")

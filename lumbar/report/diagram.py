@@ -134,7 +134,8 @@ def answer_cards(recipe: Recipe) -> list[Card]:
     blend = recipe.blend
     lines = ["blend chosen out of fold, else the mean" if blend.method == "auto" else f"blend: {blend.method}"]
     for name, inner in blend.inner.items():
-        lines.append(f"{name} blends {len({member for own in inner.weights.values() for member in own})} of them")
+        heard = inner.members or {member for own in inner.weights.values() for member in own}
+        lines.append(f"{name} blends {len(heard)} of them" + (f": {inner.method}" if inner.members else ""))
     if blend.temperatures:
         told = ", ".join(f"{group} {value:g}" for group, value in blend.temperatures.items())
         lines.append(f"temperatures: {told}")

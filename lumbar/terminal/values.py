@@ -49,3 +49,11 @@ def matching(pattern: re.Pattern[str], wanted: str) -> Callable[[str], str]:
         return text
 
     return read
+
+
+def named_path(text: str) -> tuple[str, Path]:
+    """`first=BUNDLE` as its two sides."""
+    name, _, path = text.partition("=")
+    if not name or not path:
+        raise refused(text, "NAME=BUNDLE, for instance first=bundles/first")
+    return name, given(path)

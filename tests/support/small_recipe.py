@@ -197,11 +197,15 @@ def turned_recipe(path: Path, folder: Path, turn: str | None = None) -> Recipe:
     image, its mirror image and a third view are averaged, and the mirror image of the third is not among them.)
     """
     recipe = load_recipe(one_of_a_kind(path, folder), [f"stage1.image_size={MATRIX}"])
-    words = ["mirror", turn] if turn else ["mirror"]
+    return turned(recipe, ["mirror", turn] if turn else ["mirror"])
+
+
+def turned(recipe: Recipe, words: Sequence[str]) -> Recipe:
+    """The recipe, every member with the first of some turns that it can have; it is changed in place."""
     for stage in (recipe.stage1, recipe.stage2):
         for name, member in stage.members.items():
-            turned = (_turned(member.spec, word) for word in words)
-            spec = next((spec for spec in turned if spec is not None), member.spec)
+            found = (_turned(member.spec, word) for word in words)
+            spec = next((spec for spec in found if spec is not None), member.spec)
             stage.members[name] = member.model_copy(update={"spec": spec})
     return recipe
 

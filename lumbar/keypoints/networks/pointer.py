@@ -56,6 +56,8 @@ class Pointer(nn.Module):
             raise InputError(f"pointer = {args['pointer']!r:.40} is no sequence of slices; give {' or '.join(_KINDS)}")
         of_unet = {key: value for key, value in spec.network_args.items() if key not in _OWN}
         self.series, self.slices = len(spec.types), spec.in_chans
+        #: How many slices go through the U-Net at a time (None: all); it treats each by itself.
+        self.slices_at_once: int | None = None
         one = spec.model_copy(update={"in_chans": 3 * self.series, "beside": None, "network_args": of_unet})
         unet: Any = build_smp(one, smp.Unet)
         self.encoder, self.decoder, self.maps = unet.encoder, unet.decoder, unet.segmentation_head
@@ -82,14 +84,19 @@ class Pointer(nn.Module):
     def forward(self, stacks: torch.Tensor) -> torch.Tensor | dict[str, torch.Tensor]:
         images, slices = with_neighbours(stacks, self.series), (-1, self.slices)
         seen = slices_there(stacks, self.series)
-        features = self.encoder(images)
-        logits = self.maps(self.decoder(features)).float()  # half numbers would make plateaus of peaks
-        logits = logits.unflatten(0, slices).transpose(1, 2)
-        deepest = (self.pointer_encoder(images) if self.pointer_encoder is not None else features)[-1]
-        deepest = deepest.mean((2, 3)).unflatten(0, slices)
+        looked = [self._look(part) for part in images.split(self.slices_at_once or len(images))]
+        logits, deepest = looked[0] if len(looked) == 1 else map(torch.cat, zip(*looked, strict=True))
+        logits, deepest = logits.unflatten(0, slices).transpose(1, 2), deepest.unflatten(0, slices)
         scores = self.along(deepest, seen) if isinstance(self.along, PreNormAlong) else self.along(deepest)
         answer = logits.sigmoid() * (scores.sigmoid() * seen[:, None])[..., None, None]
         return {"answer": answer, "logits": logits, "slice_scores": scores} if self.training else answer
+
+    def _look(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Of slices with their neighbours (N, C, S, S): maps (N, K, S, S) before the sigmoid, mean features (N, F)."""
+        features = self.encoder(images)
+        logits = self.maps(self.decoder(features)).float()  # half numbers would make plateaus of peaks
+        deepest = (self.pointer_encoder(images) if self.pointer_encoder is not None else features)[-1]
+        return logits, deepest.mean((2, 3))
 
 
 def _leave_out_unread(encoder: nn.Module) -> None:
