@@ -170,17 +170,9 @@ def bundle(args: argparse.Namespace) -> int:
 
 def verify(args: argparse.Namespace) -> int:
     """Check every file of a bundle, ask each network once, and say what each member is."""
-    from lumbar.bundle.bundle import load_bundle
-    from lumbar.bundle.network import try_out
-    from lumbar.prediction.blend import BundleBlend
+    from lumbar.prediction.checked import checked_bundle
 
-    checked = load_bundle(args.weights)
-    members = checked.manifest.members
-    for member in members:
-        checked.likenesses(member.name)
-        try_out(checked.network(member.name, "cpu"), member.spec, str(checked.folder / member.file))
-    BundleBlend(checked, [member.name for member in members if member.spec.stage == "grading"])
-    voice.show(checked.describe())
+    voice.show(checked_bundle(args.weights).describe())
     return 0
 
 
@@ -351,8 +343,9 @@ _COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
 
 def _parser() -> argparse.ArgumentParser:
     with stopping.without_interrupts():  # numpy takes an interrupted import for a broken one
-        from lumbar.arguments import make_parser
-    return make_parser(__doc__ or "", _COMMANDS)
+        from lumbar.arguments import ARGUMENTS, EXAMPLES
+        from lumbar.terminal.parser import make_parser
+    return make_parser(__doc__ or "", _COMMANDS, ARGUMENTS, EXAMPLES)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -1,17 +1,11 @@
 """What each command of `train_utils.py` takes: flags, their ranges, one-line explanations, as argparse wants them."""
 
-import argparse
 import re
-import sys
-from collections.abc import Callable, Mapping
-from pathlib import Path
-from typing import Any, Final, NoReturn
+from typing import Any, Final
 
-from lumbar import __version__
 from lumbar.ensemble.names import CHOICES, MOST_PACE, PACE
-from lumbar.issues import InputError
+from lumbar.terminal.parser import Argument
 from lumbar.terminal.values import given, matching, named_path, refused, share, whole
-from lumbar.terminal.voice import show
 
 #: The words of `lumbar.compute.engine`, which loads torch.
 ENGINES: Final = ("auto", "eager", "fused", "half", "openvino", "openvino-half")
@@ -25,7 +19,6 @@ LARGEST_SEED: Final = 2**32 - 1
 #: Ids of one seed are distinct up to here.
 MOST_STUDIES: Final = 100_000
 MOST_HOURS, MOST_PARTS, MOST_PROCESSES, MOST_FOLDS = 100_000, 100_000, 256, 1000
-Argument = tuple[str, dict[str, Any]]
 
 
 def _hours(text: str) -> float:
@@ -310,22 +303,6 @@ ARGUMENTS: Final[dict[str, list[Argument]]] = {
     "draw": [_RECIPE, _path("--out", "folder for the picture, named as the recipe")],
     "info": [_JSON],
 }
-#: Of every command.
-_SPEECH: Final[tuple[tuple[str, str, dict[str, Any]], ...]] = (
-    (
-        "-v",
-        "--verbose",
-        {"action": "store_true", "help": "also say each step, a line an event, on standard error (default: no)"},
-    ),
-    (
-        "-q",
-        "--quiet",
-        {"action": "store_true", "help": "say nothing but results, what they rest on, and failures (default: no)"},
-    ),
-)
-_LOG: Final = _path(
-    "--log", "append one line an event to this file; no patient data, no paths (default: none)", required=False
-)
 #: One call of each command.
 EXAMPLES: Final = {
     "phantom": "phantom --studies 6 --seed 7 --out DATA",
@@ -350,56 +327,3 @@ EXAMPLES: Final = {
 }
 #: Options that name a folder to write into, where that is not --out alone; it is tried before anything is computed.
 WRITES: Final = {"evaluate": ("run",), "card": ("weights",), "likeness": ("weights",), "score": ("plots",)}
-
-
-class _Parser(argparse.ArgumentParser):
-    """Says what is wrong as every other sentence is said: printable, and of sane length."""
-
-    def error(self, message: str) -> NoReturn:
-        super().error(str(InputError(message)))
-
-    def print_help(self, file: Any = None) -> None:
-        """Write the help; argparse itself passes over what a full disk refuses."""
-        if file is None:
-            show(self.format_help().rstrip("\n"))
-        else:
-            super().print_help(file)
-
-
-def _with_default(options: dict[str, Any]) -> str:
-    """The help of an option with the value that it has where nobody gives one."""
-    default = options.get("default")
-    told = "/".join(map(str, default)) if isinstance(default, tuple) else str(default)
-    return f"{options['help']} (default: {told})" if default not in (None, []) else str(options["help"])
-
-
-def _called() -> str:
-    """The command line as it was called: by `python -m`, as pip installs it, or by its script."""
-    called = Path(sys.argv[0])
-    if called.parts[-2:] == ("lumbar", "__main__.py"):
-        return "python -m lumbar"
-    return "lumbar" if called.name in ("lumbar", "lumbar.exe") else "train_utils.py"
-
-
-def make_parser(description: str, commands: Mapping[str, Callable[..., int]]) -> argparse.ArgumentParser:
-    """The parser of the command line; `run_command` of what it parses is the function of that command."""
-    prog = _called()
-    parser = _Parser(
-        prog=prog,
-        description=description,
-        epilog=f"example: {prog} {EXAMPLES['predict']}",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("--version", action="version", version=f"lumbar {__version__}")
-    parsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for name, run in commands.items():
-        summary = (run.__doc__ or "").strip()
-        example = f"example: {parser.prog} {EXAMPLES[name]}"
-        command = parsers.add_parser(name, help=summary, description=summary, epilog=example)
-        command.set_defaults(run_command=run)
-        for flag, options in (*ARGUMENTS[name], _LOG):
-            command.add_argument(flag, **options | {"help": _with_default(options)})
-        either = command.add_mutually_exclusive_group()
-        for short, long, options in _SPEECH:
-            either.add_argument(short, long, **options)
-    return parser

@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 
 import train_utils
-from lumbar.arguments import ARGUMENTS, EXAMPLES, make_parser
+from lumbar.arguments import ARGUMENTS, EXAMPLES
 from lumbar.terminal import voice
+from lumbar.terminal.parser import make_parser
 from lumbar.terminal.progress import bar
 from tests.support.worlds import small_phantoms, tiny_bundle
 
@@ -103,7 +104,7 @@ def test_a_log_that_cannot_be_written_is_one_sentence(tmp_path: Path, capfd: pyt
 def test_every_help_has_an_example_that_works_and_names_defaults_and_ranges(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    parser = make_parser("", dict.fromkeys(ARGUMENTS, lambda: 0))
+    parser = make_parser("", dict.fromkeys(ARGUMENTS, lambda: 0), ARGUMENTS, EXAMPLES)
     assert set(EXAMPLES) == set(ARGUMENTS)
     for command, options in ARGUMENTS.items():
         assert parser.parse_args(shlex.split(EXAMPLES[command])).command == command
