@@ -53,7 +53,7 @@ def test_what_a_machine_refuses_is_one_sentence(
 ) -> None:
     error, words = ENDS[name]
     monkeypatch.setattr("lumbar.metric.read_labels", raising(error))
-    monkeypatch.setattr("lumbar.prediction.checked.load_bundle", raising(error))
+    monkeypatch.setattr("lumbar.prediction.checked.checked_bundle", raising(error))
     given = {"score": ["--labels", "a", "--predictions", "b"], "verify": ["--weights", "a"]}[command]
     assert train_utils.main([command, *given]) == 1
     told = capsys.readouterr().err

@@ -6,6 +6,7 @@
 What comes of it is a recipe's tables like any other. No torch.
 """
 
+import os
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, Final, Protocol
@@ -97,11 +98,10 @@ def _check(listed: Any, rest: Table, path: Path) -> None:
 
 def refuse_cycle(path: Path, within: Iterable[Path]) -> None:
     """InputError where a system's recipe is one of those that it stands `within`."""
-    before = [each.resolve() for each in within]
-    if path.resolve() in before:
-        raise InputError(
-            f"{before[-1]}: systems come back to {path}, by {few([each.name for each in before])}; leave it out"
-        )
+    before = [os.path.realpath(each) for each in within]  # a link that leads to itself is found out by reading it
+    if os.path.realpath(path) in before:
+        names = few([Path(each).name for each in before])
+        raise InputError(f"{before[-1]}: systems come back to {path}, by {names}; leave it out")
 
 
 def called(system: str, name: str) -> str:
