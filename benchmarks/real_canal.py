@@ -32,6 +32,8 @@ from lumbar.spider.parts import is_held_out
 from lumbar.spider.write import FIRST_ID, MIDSAGITTAL, write_spider
 from lumbar.study.study import open_data
 
+#: Which images are there at all, and which of them are stored upside down and have to be turned.
+POINTS: Final = Path(__file__).resolve().parent.parent / "recipes" / "spider_midsagittal.csv"
 GRADED_BY: Final = "two blind readings of vision models, no radiologist"
 DRAWS: Final = 2000
 #: A disc counts as called severe where severe is more probable than this.
@@ -62,7 +64,7 @@ def graded_discs(weights: Path, spider: Path, held_out: bool) -> Discs:
     }
     found = []
     with tempfile.TemporaryDirectory() as folder:
-        write_spider(spider, Path(folder), "images")
+        write_spider(spider, Path(folder), "held_out" if held_out else "train", POINTS)
         data = open_data(Path(folder))
         studies = [study for study in data.study_ids if study in patients]
         for result in predict(data, load_bundle(weights), study_ids=studies, progress=None):

@@ -137,7 +137,7 @@ def study_of(world: Path) -> int:
     return study
 
 
-@pytest.mark.parametrize("name", ["spinal_small", "foraminal_small", "subarticular_small", "global_small"])
+@pytest.mark.parametrize("name", ["canal", "foraminal_small", "subarticular_small", "global_small"])
 def test_a_mirrored_study_gets_mirrored_scores(world: Path, name: str, tmp_path: Path) -> None:
     data, bundle = open_data(world / "new", "train"), load_bundle(world / "weights")
     study = study_of(world)
@@ -157,7 +157,7 @@ def test_a_mirrored_study_gets_mirrored_scores(world: Path, name: str, tmp_path:
 
     here, there = scores(data), scores(twin)
     assert np.isfinite(here).any()
-    assert name == "spinal_small" or np.nanmax(np.abs(here - here[SWAPPED])) > 0.01, "left and right differ"
+    assert name == "canal" or np.nanmax(np.abs(here - here[SWAPPED])) > 0.01, "left and right differ"
     np.testing.assert_allclose(there[SWAPPED], here, atol=0.01)
 
 
@@ -210,14 +210,14 @@ HARMS: dict[str, tuple[Callable[[Arrays], object], str]] = {
 @pytest.mark.parametrize("harm", HARMS)
 def test_a_file_that_holds_no_likeness_ends_in_one_sentence(world: Path, harm: str, tmp_path: Path) -> None:
     folder = Path(shutil.copytree(world / "weights", tmp_path / "weights"))
-    path = folder / f"spinal_small{ENDING}"
+    path = folder / f"canal{ENDING}"
     arrays = load(path.read_bytes())
     HARMS[harm][0](arrays)
     path.write_bytes(save({name: np.ascontiguousarray(part) for name, part in arrays.items()}))
     with pytest.raises(InputError, match="SHA-256"):
         load_bundle(folder)
     manifest = json.loads((folder / MANIFEST).read_text())
-    entry = next(one for one in manifest["members"] if one["name"] == "spinal_small")
+    entry = next(one for one in manifest["members"] if one["name"] == "canal")
     entry["likeness"]["sha256"] = sha256(path)
     (folder / MANIFEST).write_text(json.dumps(manifest))
     with pytest.raises(InputError, match=HARMS[harm][1]) as error:
@@ -228,7 +228,7 @@ def test_a_file_that_holds_no_likeness_ends_in_one_sentence(world: Path, harm: s
 
 def test_bytes_that_are_no_safetensors_and_a_file_that_is_gone_are_told(world: Path, tmp_path: Path) -> None:
     folder = Path(shutil.copytree(world / "weights", tmp_path / "weights"))
-    path = folder / f"spinal_small{ENDING}"
+    path = folder / f"canal{ENDING}"
     text = (folder / MANIFEST).read_text().replace(sha256(path), "{}")
     path.write_bytes(b"\x08" + bytes(30))
     (folder / MANIFEST).write_text(text.replace('"{}"', f'"{sha256(path)}"'))
@@ -240,7 +240,7 @@ def test_bytes_that_are_no_safetensors_and_a_file_that_is_gone_are_told(world: P
 
 
 def test_a_likeness_of_another_networks_features_is_refused(world: Path) -> None:
-    known = load_bundle(world / "weights").likenesses("spinal_small")
+    known = load_bundle(world / "weights").likenesses("canal")
     features: Features = [("sagittal_t2", 0, np.zeros(3))]
     with pytest.raises(InputError, match=r"\d+ features, and the network has 3"):
         of_member(features, grader_spec("spinal"), known)

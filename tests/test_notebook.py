@@ -244,7 +244,7 @@ def shipped(tmp_path: Path) -> tuple[Path, Path, list[int]]:
 
 
 #: What the shipped bundle says of itself.
-RESTS_ON = "What the severities rest on: spinal: learnt from phantoms alone"
+RESTS_ON = "What the severities rest on: spinal: learnt from phantoms and patients"
 
 
 def test_what_ships_runs_through_the_cells(tmp_path: Path, shipped: tuple[Path, Path, list[int]]) -> None:

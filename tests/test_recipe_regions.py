@@ -158,13 +158,13 @@ def test_a_recipe_whose_graders_lack_points_is_refused(tmp_path: Path) -> None:
 
 def test_regions_around_the_canal_need_no_points_of_their_own_series() -> None:
     t2 = {"t2": DetectorSpec(series_type="sagittal_t2")}
-    assert needs.faults(t2, {"one": GraderSpec(**T1, region={"point": "canal"})}) == []
-    assert needs.faults(t2, {"one": GraderSpec(**T1)})
+    assert needs.faults({}, t2, {"one": GraderSpec(**T1, region={"point": "canal"})}) == []
+    assert needs.faults({}, t2, {"one": GraderSpec(**T1)})
 
 
 def test_slices_of_a_level_by_found_ones_need_no_point_of_the_canal() -> None:
     axial = {"axial": DetectorSpec(series_type="axial_t2", in_chans=3, num_classes=2)}
-    (lost,) = needs.faults(axial, {"one": GraderSpec(**SIDE, region={"around": "level"})})
+    (lost,) = needs.faults({}, axial, {"one": GraderSpec(**SIDE, region={"around": "level"})})
     assert 'add one, or set levels_by = "found"' in lost
     found = GraderSpec(**SIDE, region={"around": "level", "levels_by": "found"})
-    assert needs.faults(axial, {"one": found}) == []
+    assert needs.faults({}, axial, {"one": found}) == []

@@ -37,9 +37,10 @@ Maps = Mapping[tuple[Condition, View, int], np.ndarray]
 
 def graded_views(condition: Condition, spec: GraderSpec | None = None) -> tuple[View, ...]:
     """The views that are a condition's own: a reader's, and those of a task that answers nothing else; of a member
-    whose spec names its views those on which it sees the condition."""
+    whose spec names its views those on which it sees the condition, none of one that it is not asked about."""
     if spec is not None and spec.task is None:
-        shown = [view for sample in task_of(spec).samples for view in own_views(condition, sample.views)]
+        samples = [sample for sample in task_of(spec).samples if condition in sample.conditions]
+        shown = [view for sample in samples for view in own_views(condition, sample.views)]
         return tuple(dict.fromkeys(shown))
     own = OWN_VIEW[condition]
     alone = [
