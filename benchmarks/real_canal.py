@@ -55,7 +55,7 @@ class Discs:
         return Discs(self.probabilities[rows], self.grades[rows], self.levels[rows], self.patients[rows])
 
 
-def graded_discs(weights: Path, spider: Path, held_out: bool) -> Discs:
+def graded_discs(weights: Path, spider: Path, held_out: bool, points: Path = POINTS) -> Discs:
     """What the bundle says of the canal at every graded disc of the held-out patients, or of the others."""
     grades = pd.read_csv(spider / "canal_grades.csv")
     wanted = {(int(row.patient), str(row.level)): int(row.grade) for row in grades.itertuples()}
@@ -64,7 +64,7 @@ def graded_discs(weights: Path, spider: Path, held_out: bool) -> Discs:
     }
     found = []
     with tempfile.TemporaryDirectory() as folder:
-        write_spider(spider, Path(folder), "held_out" if held_out else "train", POINTS)
+        write_spider(spider, Path(folder), "held_out" if held_out else "train", points)
         data = open_data(Path(folder))
         studies = [study for study in data.study_ids if study in patients]
         for result in predict(data, load_bundle(weights), study_ids=studies, progress=None):
@@ -126,9 +126,10 @@ def main() -> None:
     parser.add_argument("--weights", type=Path, required=True, metavar="DIR", help="bundle folder")
     parser.add_argument("--spider", type=Path, required=True, metavar="DIR", help="images, their table, and grades")
     parser.add_argument("--part", choices=("held_out", "train"), default="held_out", help="whose grades")
+    parser.add_argument("--points", type=Path, default=POINTS, metavar="CSV", help="canal points of the images")
     parser.add_argument("--draws", type=int, default=DRAWS, metavar="N", help="of patients, for the intervals")
     args = parser.parse_args()
-    discs = graded_discs(args.weights, args.spider, args.part == "held_out")
+    discs = graded_discs(args.weights, args.spider, args.part == "held_out", args.points)
     counts = " / ".join(map(str, np.bincount(discs.grades, minlength=3)))
     entry: dict[str, Any] = {
         "patients": len(np.unique(discs.patients)),

@@ -140,7 +140,8 @@ def test_the_canal_is_judged_on_patients_that_are_held_out(
     world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     spider = tmp_path / "spider"
-    (spider / "midsagittal").mkdir(parents=True)
+    foramina_source(spider)  # of which there are T2 SPACE slices, too
+    (spider / "midsagittal").mkdir()
     names = [f"{patient}_t2" for patient in (2, 3, 7, 8)]
     for place, name in enumerate(names):
         pixels = np.random.default_rng(place).integers(0, 255, (256, 256), np.uint8)
@@ -149,7 +150,14 @@ def test_the_canal_is_judged_on_patients_that_are_held_out(
     overview.to_csv(spider / "overview.csv", index=False)
     grades = [f"{patient},{level},{grade}" for patient in (2, 3, 7) for level, grade in GRADES.items()]
     (spider / "canal_grades.csv").write_text("\n".join(["patient,level,grade", *grades]) + "\n")
-    words = ["--weights", world / "weights", "--spider", spider, "--draws", 20]
+    ways = {2: 40, 3: 40, 7: -40, 8: 40}  # px down from level to level: 7 is stored upside down
+    points = [
+        f"{patient},{level},120,{128 + way * (place - 2)},0"
+        for patient, way in ways.items()
+        for place, level in enumerate(GRADES)
+    ]
+    (spider / "points.csv").write_text("\n".join(["patient,level,x,y,t1", *points]) + "\n")
+    words = ["--weights", world / "weights", "--spider", spider, "--points", spider / "points.csv", "--draws", 20]
     run("real_canal.py", monkeypatch, *words)
     said = capsys.readouterr()
     found = PatientTest.model_validate(json.loads(said.out))
