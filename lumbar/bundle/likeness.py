@@ -26,7 +26,8 @@ def as_bytes(likenesses: Likenesses) -> bytes:
     for kind, one in likenesses.items():
         parts = (one.mean, one.directions, one.variances, np.array([one.bar]))
         for name, part in zip(_PARTS, parts, strict=True):
-            arrays[f"{kind}.{name}"] = part.astype(np.float16 if name == "directions" else np.float32)
+            number = np.float16 if name == "directions" else np.float32
+            arrays[f"{kind}.{name}"] = np.ascontiguousarray(part, dtype=number)  # as safetensors writes what it gets
     return save(arrays)
 
 
