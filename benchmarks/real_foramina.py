@@ -21,7 +21,7 @@ from pathlib import Path
 
 import numpy as np
 from one_sided import Cut, cut_study
-from real_images import NEAR_MM, detectors_of
+from real_images import NEAR_MM, detectors_of, say
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
@@ -29,7 +29,7 @@ from lumbar.bundle.bundle import load_bundle
 from lumbar.files.read import read_texts
 from lumbar.keypoints.detect import Detectors, detect
 from lumbar.labels import KEYPOINT_SERIES, LEVELS, SIDES, level_title, side_of
-from lumbar.recipe.card import Measured, write_measured
+from lumbar.recipe.card import Measured
 from lumbar.spider.foramina import study_of
 from lumbar.spider.write import write_spider
 from lumbar.study.study import open_data, read_study
@@ -171,10 +171,7 @@ def main() -> None:
         tables.append(point_table(judge_points(detectors["sagittal_t1"], args.spider), f"{command} --spider SPIDER"))
     if args.phantoms:
         tables.append(slice_table(judge_slices(every, args.phantoms), f"{command} --phantoms PHANTOMS"))
-    for each in tables:
-        print(each.title, *(" | ".join(map(str, row)) for row in (each.columns, *each.rows)), sep="\n")
-    if args.card:
-        write_measured(tables, args.card)
+    say(tables, args.card)
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ the other's points.
 import argparse
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -110,6 +110,14 @@ def by_hand(bundle: Bundle, folder: Path, points: Path) -> Iterator[tuple[str, s
         yield *name, float(np.linalg.norm(off)), point.confidence
 
 
+def say(tables: Sequence[Measured], card: Path | None) -> None:
+    """Print tables, and write them for `train_utils.py card` where asked."""
+    for each in tables:
+        print(each.title, *(" | ".join(map(str, row)) for row in (each.columns, *each.rows)), sep="\n")
+    if card:
+        write_measured(tables, card)
+
+
 def main() -> None:
     """Print the tables, and write them for the card where asked."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -129,10 +137,7 @@ def main() -> None:
         command = "python benchmarks/real_images.py --weights weights --held HELD --study STUDY --points POINTS"
         columns = ("keypoint", "level", "from the point set by hand, mm", "confidence")
         tables.append(Measured(title="One whole real study", command=command, columns=columns, rows=rows))
-    for each in tables:
-        print(each.title, *(" | ".join(map(str, row)) for row in (each.columns, *each.rows)), sep="\n")
-    if args.card:
-        write_measured(tables, args.card)
+    say(tables, args.card)
 
 
 if __name__ == "__main__":

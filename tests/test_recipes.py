@@ -17,6 +17,7 @@ from lumbar.bundle.save import Weights, save_bundle
 from lumbar.ensemble.names import WEIGHTED
 from lumbar.labels import CONDITIONS, mirrored
 from lumbar.prediction.predictor import Predictor
+from lumbar.prediction.result import StudyResult
 from lumbar.recipe.detector import Turn
 from lumbar.recipe.grader import GraderSpec
 from lumbar.recipe.preprocessing import Preprocessing
@@ -90,6 +91,16 @@ def filled(recipe: Recipe, folder: Path) -> Bundle:
     return load_bundle(folder)
 
 
+def with_its_twin(bundle: Bundle, folder: Path) -> tuple[StudyResult, StudyResult]:
+    """What a bundle says of a phantom study, and of the same one mirrored."""
+    data, twin = (small_phantoms(folder / part, 1, 7) for part in ("data", "twin"))
+    (study,) = open_data(data).study_ids
+    mirror_study(data / "train_images" / str(study), twin / "train_images" / str(study))
+    predictor = Predictor(bundle, engine="eager")
+    here, there = (predictor(read_study(open_data(each), study)) for each in (data, twin))
+    return here, there
+
+
 def has_a_mirror(spec: GraderSpec) -> bool:
     """Whether a grader answers a mirrored study with mirrored severities: by its own build, or since it is turned."""
     return "mirror" in spec.tta or spec.task in ("foraminal", "subarticular")
@@ -114,12 +125,8 @@ def test_a_mirrored_study_gets_mirrored_probabilities(name: str, turn: str | Non
     rules = {even_handed(member.spec.preprocessing) for member in recipe.members().values()}
     if rules != {Preprocessing()}:
         pytest.skip("the original's windows lean to one side")
-    data, twin = (small_phantoms(tmp_path / part, 1, 7) for part in ("data", "twin"))
-    (study,) = open_data(data).study_ids
-    mirror_study(data / "train_images" / str(study), twin / "train_images" / str(study))
     bundle = filled(recipe, tmp_path / "weights")
-    predictor = Predictor(bundle, engine="eager")
-    here, there = (predictor(read_study(open_data(each), study)) for each in (data, twin))
+    here, there = with_its_twin(bundle, tmp_path)
     found = {(mirrored(point.condition), point.level): np.array(point.mm) * [-1, 1, 1] for point in there.keypoints}
     assert found.keys() == {(point.condition, point.level) for point in here.keypoints}
     for point in here.keypoints:

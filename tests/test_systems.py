@@ -29,12 +29,11 @@ from lumbar.submission import validate
 from lumbar.training.folder import RunFolder
 from lumbar.training.outcome.blending import weighed
 from tests.conftest import ROOT
-from tests.support.mirror import mirror_study
 from tests.support.small_recipe import MATRIX, one_of_a_kind, turned
 from tests.support.tiny_recipe import DETECTORS, GRADERS, beginning, tiny_recipe
 from tests.support.worlds import detector_spec, grader_spec, small_phantoms, tiny_weights
 from tests.test_blend import world
-from tests.test_recipes import SWAPPED, filled, has_a_mirror
+from tests.test_recipes import SWAPPED, filled, has_a_mirror, with_its_twin
 
 ENSEMBLE = ROOT / "recipes" / "ensemble.toml"
 PLACES = ("first", "second", "third", "fourth", "fifth", "sixth", "seventh", "eighth", "ninth")
@@ -355,12 +354,8 @@ def test_small_systems_go_together_from_studies_to_a_submission(tmp_path: Path) 
 @pytest.mark.slow
 def test_a_mirrored_study_gets_mirrored_probabilities_of_systems_together(tmp_path: Path) -> None:
     recipe = turned(load_recipe(three(tmp_path), [f"stage1.image_size={MATRIX}"]), ["mirror"])
-    data, twin = (small_phantoms(tmp_path / part, 1, 7) for part in ("data", "twin"))
-    (study,) = open_data(data).study_ids
-    mirror_study(data / "train_images" / str(study), twin / "train_images" / str(study))
     bundle = filled(recipe, tmp_path / "weights")
-    predictor = Predictor(bundle, engine="eager")
-    here, there = (predictor(read_study(open_data(each), study)) for each in (data, twin))
+    here, there = with_its_twin(bundle, tmp_path)
     sure = [has_a_mirror(spec) for spec in bundle.manifest.graders.values()]
     assert sum(sure) > 3
     np.testing.assert_allclose(there.members[sure][:, SWAPPED], here.members[sure], atol=1e-4)
