@@ -92,6 +92,7 @@ def phantom(args: argparse.Namespace) -> int:
     from lumbar.terminal.progress import bar
 
     options = {"split": args.split, "label_noise": args.label_noise, "workers": args.workers}
+    options["surface_coil"] = args.surface_coil / 100
     with bar("painting phantoms", args.studies) as shown:
         write_phantoms(args.out, args.studies, args.seed, progress=lambda done, total: shown.update(), **options)
     return 0

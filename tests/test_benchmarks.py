@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from lumbar.bundle.bundle import load_bundle
 from lumbar.recipe.evidence import PatientTest
 from tests.support.spider import foramina_source
 from tests.support.worlds import small_phantoms, tiny_bundle
@@ -195,6 +196,39 @@ def test_foramina_are_judged_point_by_point_and_slice_by_slice(
     assert cuts["0", "T1"][0] == "20"
     assert cuts["3", "T1"][0] == "10"  # each study has lost one of its sides
     assert cuts["0", "T1"][2] == "100.0%"  # the canal is where the series has its middle
+
+
+def axial_slices(folder: Path) -> pd.DataFrame:
+    """Two single slices of noise with a point on each side; their table of points."""
+    (folder / "images").mkdir(parents=True)
+    rng = np.random.default_rng(0)
+    rows = [(name, side, x, 40.0, 1.2) for name in ("a", "b") for side, x in (("image_left", 20), ("image_right", 50))]
+    for name in ("a", "b"):
+        cv2.imwrite(str(folder / "images" / f"{name}.png"), rng.integers(0, 255, (80, 64), np.uint8))
+    table = pd.DataFrame(rows, columns=["image", "side_in_image", "x", "y", "pixel_mm"])
+    table.to_csv(folder / "points.csv", index=False)
+    return table
+
+
+def test_recesses_are_judged_on_single_axial_slices(
+    world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Points set where the detector says they are lie 0 mm off, each on its own side: the picture's left is the
+    patient's right."""
+    table = axial_slices(tmp_path)
+    words = ["--weights", world / "weights", "--axial", tmp_path]
+    run("real_axial.py", monkeypatch, *words, "--pictures", tmp_path / "sheet.png")
+    assert "both | 2 | 4 | 0.0 " not in capsys.readouterr().out
+    assert cv2.imread(str(tmp_path / "sheet.png")) is not None
+
+    look = runpy.run_path(str(BENCHMARKS / "real_axial.py"))["look"]
+    detectors = runpy.run_path(str(BENCHMARKS / "real_images.py"))["detectors_of"](load_bundle(world / "weights"))
+    found = {each.name: each.said for each in look(detectors["axial_t2"]["axial_t2"], tmp_path)}
+    for at, (name, side) in enumerate(zip(table["image"], table["side_in_image"], strict=True)):
+        table.loc[at, ["x", "y"]] = found[name]["right" if side == "image_left" else "left"]
+    table.to_csv(tmp_path / "points.csv", index=False)
+    run("real_axial.py", monkeypatch, *words)
+    assert "both | 2 | 4 | 0.0 ± 0.0 | 0.0 | 100% ± 0% | 0 | 0" in capsys.readouterr().out
 
 
 def test_listed_labels_are_counted_beside_corrected_keypoints(

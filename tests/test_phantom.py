@@ -17,7 +17,7 @@ from lumbar.phantom.render import draw_camera, picture, tissue_maps
 from lumbar.phantom.scan import Plane, SeriesPlan
 from lumbar.phantom.severity import REAL_COUNTS, Grades, draw_grades
 from lumbar.phantom.spine import FIRST
-from lumbar.phantom.study import plan, render, table_rows
+from lumbar.phantom.study import StudyPlan, plan, render, table_rows
 
 SMALL = {"matrices": (128,), "sagittal_slices": (9, 9), "axial_kind": "angled", "stack_slices": (3, 3)}
 TINY = {**SMALL, "matrices": (96,), "sagittal_slices": (5, 5), "stack_slices": (1, 1)}
@@ -76,6 +76,32 @@ def test_another_seed_gives_another_study() -> None:
     options = PhantomOptions(**SMALL)  # type: ignore[arg-type]
     assert not np.allclose(plan(1, 0, 1, options).grades.narrowing, plan(2, 0, 1, options).grades.narrowing)
     assert len(set(study_ids(300, 1, None))) == 300
+
+
+def test_surface_coils_show_the_same_person_otherwise() -> None:
+    """The same tables and sagittal pictures; on axial ones fat shines behind and the front and the spine are dark."""
+    options = PhantomOptions(**TINY, two_axial=False)  # type: ignore[arg-type]
+    even, coil = (plan(6, 0, 1, replace(options, surface_coil=share)) for share in (0.0, 1.0))
+    assert table_rows(even) == table_rows(coil)
+    before, after = render(even, 6, 0), render(coil, 6, 0)
+    axial = [series.description == "Axial T2" for series in coil.series]
+    assert [not np.array_equal(a, b) for a, b in zip(before, after, strict=True)] == axial
+    place = axial.index(True)
+    shares = [_front_to_back(even, place, pictures[place]) for pictures in (before, after)]
+    assert shares[0] > 0.5  # belly and back alike
+    assert shares[1] < 0.25
+
+
+def _front_to_back(study: StudyPlan, place: int, pictures: list[np.ndarray]) -> float:
+    """How bright the brightest tenth is that lies 40 mm and more before the spine, compared with that behind it."""
+    bright = []
+    for level, (plane, pixels) in enumerate(zip(study.series[place].planes, pictures, strict=True), start=FIRST):
+        _, wall, _ = plane.to_pixel(study.person.spine.origin[level])
+        behind = (np.arange(plane.pixels[0]) - wall) * plane.spacing
+        parts = pixels[behind < -40], pixels[(behind > 30) & (behind < 70)]
+        bright.append([np.percentile(part, 90) for part in parts])
+    front, back = np.mean(bright, axis=0)
+    return float(front / back)
 
 
 def test_test_split_has_no_labels(tmp_path: Path) -> None:

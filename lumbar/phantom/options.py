@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from typing import Literal
 
+from lumbar.phantom.surface_coil import PARTS, Part
+
 
 @dataclass(frozen=True)
 class PhantomOptions:
@@ -18,6 +20,10 @@ class PhantomOptions:
     axial_kind: Literal["block", "angled"] | None = None
     #: Fewest and most slices of each angled stack.
     stack_slices: tuple[int, int] = (3, 5)
+    #: The share of studies whose axial pictures look as a surface coil makes them (see `surface_coil`).
+    surface_coil: float = 0.0
+    #: What of that look they have.
+    surface_parts: tuple[Part, ...] = PARTS
     two_axial: bool | None = None
     #: The axial series begin below L1/L2.
     axial_misses_level: bool | None = None

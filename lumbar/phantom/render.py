@@ -1,6 +1,6 @@
 """Pictures of a phantom: tissue maps at slice points, thickness, grain, blur, coil shading and noise."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import cv2
 import numpy as np
@@ -9,6 +9,7 @@ from lumbar.phantom.anatomy import Anatomy
 from lumbar.phantom.body import paint_body
 from lumbar.phantom.paint_spine import paint_spine
 from lumbar.phantom.scan import Plane, SeriesPlan
+from lumbar.phantom.surface_coil import PARTS, Part, SurfaceCoil, darkened, draw_surface_coil
 from lumbar.phantom.tissue import FAT, MUSCLE, NONE, signal_table
 from lumbar.phantom.wobble import Wobble, spread
 
@@ -32,6 +33,7 @@ class Camera:
     peak: float  # stored value of signal 1
     gamma: float  # of the contrast
     border: float  # share of the columns on each side that the scanner leaves black
+    surface: SurfaceCoil | None = None  # instead of `coil` and `saturated_front`
 
 
 def draw_camera(rng: np.random.Generator, person: Anatomy, series: SeriesPlan) -> Camera:
@@ -50,6 +52,19 @@ def draw_camera(rng: np.random.Generator, person: Anatomy, series: SeriesPlan) -
         gamma=float(rng.uniform(0.85, 1.2)),
         border=float(rng.uniform(0.04, 0.12)) if rng.random() < 0.15 else 0.0,
     )
+
+
+def with_surface_coil(
+    camera: Camera, rng: np.random.Generator, person: Anatomy, parts: tuple[Part, ...] = PARTS
+) -> Camera:
+    """The camera of an axial series, looking as a surface coil makes it; `parts` of that look alone where given."""
+    signal = camera.signal
+    if "tissue" in parts:
+        signal = darkened(rng, signal, len(person.look.marrow), len(person.look.hydration))
+    noise = camera.noise * 0.5  # relative to the bright end, which is far brighter than the spine
+    streaks = camera.streaks + float(rng.uniform(0, 0.3)) * float(signal[FAT])
+    coil = draw_surface_coil(rng, parts)
+    return replace(camera, signal=signal, noise=noise, streaks=streaks, surface=coil)
 
 
 def _points(plane: Plane, columns: np.ndarray, rows: np.ndarray, depth: float) -> np.ndarray:
@@ -117,6 +132,11 @@ def _shading(camera: Camera, person: Anatomy, plane: Plane) -> np.ndarray:
     rows, columns = np.divmod(np.arange(small[0] * small[1]), small[1])
     step = np.array(plane.pixels) / np.array(small)
     at = _points(plane, (columns * step[1]).astype(np.float32), (rows * step[0]).astype(np.float32), 0.0)
+    if camera.surface is not None:
+        course = person.body.course
+        beside, behind = (at[:, axis] - np.interp(at[:, 2], course[:, 0], course[:, 1 + axis]) for axis in (0, 1))
+        gain = camera.surface.gain(beside, behind)
+        return cv2.resize(gain.reshape(small).astype(np.float32), (plane.pixels[1], plane.pixels[0]))
     centre = person.spine.origin[6]
     front, reach = camera.coil[0], camera.coil[2]
     away = np.square((at[:, 1] - centre[1] - front) / reach) + np.square((at[:, 0] - centre[0]) / (1.4 * reach))

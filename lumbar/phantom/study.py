@@ -9,7 +9,7 @@ import numpy as np
 from lumbar.labels import CONDITIONS, LABEL_COLUMNS, LEVELS, condition_title, level_title, side_of
 from lumbar.phantom.anatomy import Anatomy, draw_anatomy
 from lumbar.phantom.options import PhantomOptions
-from lumbar.phantom.render import Maps, draw_camera, picture, tissue_maps
+from lumbar.phantom.render import Maps, draw_camera, picture, tissue_maps, with_surface_coil
 from lumbar.phantom.scan import SeriesPlan, plan_study
 from lumbar.phantom.severity import Grades, draw_grades
 from lumbar.phantom.spine import FIRST
@@ -139,9 +139,13 @@ def render(study: StudyPlan, seed: int, index: int) -> list[list[np.ndarray]]:
     """Pixels of all series, slice by slice in instance order, each (rows, columns) uint16."""
     pictures = []
     known: dict[int, Maps] = {}
+    looks = _generator(seed, index, 4)
+    surface = bool(looks.random() < study.options.surface_coil)
     for number, series in enumerate(study.series):
         rng = _generator(seed, index, 10 + number)
         camera = draw_camera(rng, study.person, series)
+        if surface and series.description == "Axial T2":
+            camera = with_surface_coil(camera, looks, study.person, study.options.surface_parts)
         stack = []
         for plane in series.planes:
             if id(plane) not in known:
