@@ -94,9 +94,7 @@ ARGUMENTS: Final[dict[str, list[Argument]]] = {
         _path("--out", "data folder to write"),
         ("--split", {"choices": ("train", "test"), "default": "train", "help": "test: without labels"}),
         ("--label-noise", {"action": "store_true", "help": "disturb labels as human readers do"}),
-        _number(
-            "--surface-coil", "PERCENT", 0, 100, "studies whose axial pictures look as from surface coils", default=0
-        ),
+        _number("--surface-coil", "PERCENT", 0, 100, "studies with axial pictures as of surface coils", default=0),
         _number("--workers", "N", 1, MOST_PROCESSES, "processes", default=1),
     ],
     "spider": [
