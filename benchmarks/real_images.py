@@ -1,7 +1,7 @@
 """Do the sagittal detectors find their points on real images of patients that they have never seen? In mm.
 
     python train_utils.py spider --source SPIDER --points recipes/spider_midsagittal.csv --part held_out --out HELD
-    python benchmarks/real_images.py --weights weights --held HELD [--study DIR --points FILE] [--card FILE]
+    python benchmarks/real_images.py --weights weights --held HELD [--study DIR] [--card FILE]
 
 T2 SPACE: points from SPIDER's masks. Mid-sagittal T2 turbo spin echo: points that a person checked or set. Mid-sagittal
 T1: no foramen is to be seen there; the points are where the foramina of each level would be (see
@@ -9,7 +9,8 @@ lumbar/spider/write.py), so that the figures tell whether levels are recognised.
 the other's points.
 
 --study: a whole study, judged against a JSON of points set by hand: {"sagt2": {level: [x, y]}, "sagt1": {side: {level:
-[x, y]}}, "axial": {side: ...}} in pixels of the slices as stored.
+[x, y]}}, "axial": {side: ...}} in pixels of the slices as stored; without --points those of the CC0 study, which are
+in `real_study_points.json`.
 """
 
 import argparse
@@ -33,6 +34,8 @@ from lumbar.training.data.labelled import label_keypoints, study_rows
 from lumbar.training.outcome.evaluate import error_figures, errors_mm
 
 NEAR_MM = 6.0
+#: Points of the CC0 study, set by eye.
+POINTS = Path(__file__).resolve().parent / "real_study_points.json"
 #: Kind of image: the series type, and whether the studies are mid-sagittal pairs.
 KINDS: dict[str, tuple[SeriesType, bool]] = {
     "T2 SPACE": ("sagittal_t2", False),
@@ -124,17 +127,17 @@ def main() -> None:
     parser.add_argument("--weights", type=Path, required=True, metavar="DIR", help="bundle folder")
     parser.add_argument("--held", type=Path, required=True, metavar="DIR", help="SPIDER's held-out part")
     parser.add_argument("--study", type=Path, metavar="DIR", help="data folder of one whole study")
-    parser.add_argument("--points", type=Path, metavar="FILE", help="its points, set by hand")
+    parser.add_argument("--points", type=Path, default=POINTS, metavar="FILE", help="its points, set by hand")
     parser.add_argument("--card", type=Path, metavar="FILE", help="write the tables here, for train_utils.py card")
     args = parser.parse_args()
     bundle = load_bundle(args.weights)
     figures = judge(detectors_of(bundle), args.held)
     tables = [table(figures, "python benchmarks/real_images.py --weights weights --held HELD")]
-    if args.study and args.points:
+    if args.study:
         rows = tuple(
             (c, level, f"{mm:.1f}", f"{sure:.2f}") for c, level, mm, sure in by_hand(bundle, args.study, args.points)
         )
-        command = "python benchmarks/real_images.py --weights weights --held HELD --study STUDY --points POINTS"
+        command = "python benchmarks/real_images.py --weights weights --held HELD --study STUDY"
         columns = ("keypoint", "level", "from the point set by hand, mm", "confidence")
         tables.append(Measured(title="One whole real study", command=command, columns=columns, rows=rows))
     say(tables, args.card)
