@@ -9,8 +9,8 @@ lumbar/spider/write.py), so that the figures tell whether levels are recognised.
 the other's points.
 
 --study: a whole study, judged against a JSON of points set by hand: {"sagt2": {level: [x, y]}, "sagt1": {side: {level:
-[x, y]}}, "axial": {side: ...}} in pixels of the slices as stored; without --points those of the CC0 study, which are
-in `real_study_points.json`.
+[x, y]}}, "axial": {side: ...}} in pixels of the slices as stored; without --points those of the study in the public
+domain that the tests know, in `real_study_points.json`.
 """
 
 import argparse
@@ -34,7 +34,7 @@ from lumbar.training.data.labelled import label_keypoints, study_rows
 from lumbar.training.outcome.evaluate import error_figures, errors_mm
 
 NEAR_MM = 6.0
-#: Points of the CC0 study, set by eye.
+#: Points of a study in the public domain (the folder says: Unlicense), set by eye.
 POINTS = Path(__file__).resolve().parent / "real_study_points.json"
 #: Kind of image: the series type, and whether the studies are mid-sagittal pairs.
 KINDS: dict[str, tuple[SeriesType, bool]] = {

@@ -1,4 +1,4 @@
-"""What was recorded of the seventh place on a real study (CC0), against what detectors and graders see of it.
+"""What was recorded of the seventh place on a real study (public domain), against what detectors and graders see of it.
 
 What differs, and why: `smooth` as in `test_seventh_place.py`; `steps`: grey values are not cut to 256 steps; `fresh`:
 the axial image is not brought to 720 px first, crops are cut from the slices as they are; `order`: axial slices run
