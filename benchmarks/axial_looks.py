@@ -24,8 +24,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from lumbar.bundle.network import build_network
 from lumbar.compute.accelerator import make_accelerator
+from lumbar.keypoints.detect import read_stacks
 from lumbar.keypoints.places import Known, stacks_for
-from lumbar.keypoints.steps import Members, read
+from lumbar.keypoints.steps import Members
 from lumbar.phantom.dataset import write_phantoms
 from lumbar.phantom.surface_coil import PARTS, Part
 from lumbar.recipe.recipe import Recipe, load_recipe
@@ -111,7 +112,7 @@ def on_phantoms(members: Members, folder: Path) -> np.ndarray:
         study = read_study(data, study_id)
         labels = label_keypoints(study, rows[study_id])
         stacks, _ = stacks_for(study, members[0][0], Known(labels, labelled=True))
-        reading = read(stacks, members, torch.device("cpu"), None)
+        reading = read_stacks(stacks, members, torch.device("cpu"), None)
         for stack, points in zip(stacks, reading.points, strict=True):
             for (condition, level), label in labels.items():
                 if level == stack.level and label.instance == stack.centre.instance:
@@ -125,10 +126,13 @@ def line_of(members: Members, axial: Path, unseen: Mapping[str, Path]) -> str:
     found = look(members, axial)
     mm = np.array([mm for each in found for mm in each.mm.values()])
     sure = np.array([sure for each in found for sure in each.sure.values()])
+    alone = np.array([mm for each in found for mm in each.alone.values()])
     far = mm > FAR_MM
     said = [
+        f"each side by itself {(alone <= NEAR_MM).sum()} of {len(alone)} within {NEAR_MM:g} mm, "
+        f"{(alone > FAR_MM).sum()} beyond {FAR_MM:g} mm",
         f"real slices median {np.median(mm):.1f} mm, {(mm <= NEAR_MM).sum()} of {len(mm)} within {NEAR_MM:g} mm, "
-        f"{far.sum()} beyond {FAR_MM:g} mm, {(far & (sure > SURE)).sum()} of these surer than {SURE:g}"
+        f"{far.sum()} beyond {FAR_MM:g} mm, {(far & (sure > SURE)).sum()} of these surer than {SURE:g}",
     ]
     for kind, folder in unseen.items():
         own = on_phantoms(members, folder)

@@ -28,6 +28,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from lumbar.bundle.bundle import load_bundle
 from lumbar.files.read import read_texts
 from lumbar.issues import InputError
+from lumbar.keypoints.detect import read_stacks
 from lumbar.keypoints.places import Known, stacks_for
 from lumbar.keypoints.stacks import Stack, channel_names
 from lumbar.keypoints.steps import Members, read
@@ -68,6 +69,7 @@ class Found:
     said: dict[str, tuple[float, float]]
     mm: dict[str, float]
     sure: dict[str, float]
+    alone: dict[str, float]  # mm, where each side is read by itself
 
 
 def write_slices(source: Path, out: Path) -> list[str]:
@@ -115,36 +117,45 @@ def look(members: Members, source: Path) -> list[Found]:
 
 
 def _compare(members: Members, stack: Stack, name: str, told: dict[str | None, tuple[float, float]]) -> Found:
-    reading = read([stack], members, torch.device("cpu"), None)
+    reading = read_stacks([stack], members, torch.device("cpu"), None)
     places = stack.to_slice(reading.points[0, :, :2])[0]
+    apart = stack.to_slice(read([stack], members, torch.device("cpu"), None).points[0, :, :2])[0]
     sides = [str(side_of(each[0])) for each in channel_names(members[0][0], None, stack.level) if each is not None]
     spacing = float(np.linalg.norm(stack.centre.affine[:3, 0]))
     image = stack.centre.pixels
     mm = {side: float(np.hypot(*(places[at] - told[side]))) * spacing for at, side in enumerate(sides)}
     said = {side: (float(places[at, 0]), float(places[at, 1])) for at, side in enumerate(sides)}
     sure = {side: float(reading.confidence[0, at]) for at, side in enumerate(sides)}
-    return Found(name, image, {side: told[side] for side in sides}, said, mm, sure)
+    alone = {side: float(np.hypot(*(apart[at] - told[side]))) * spacing for at, side in enumerate(sides)}
+    return Found(name, image, {side: told[side] for side in sides}, said, mm, sure, alone)
 
 
 def table(found: Sequence[Found], command: str) -> Measured:
-    """The figures of all points, and of each side."""
-    rows = []
-    for kind, sides in {"both": ("left", "right"), "left": ("left",), "right": ("right",)}.items():
-        row = figures([np.array([each.mm[side] for side in sides]) for each in found])
-        far = [(each.mm[side], each.sure[side]) for each in found for side in sides if each.mm[side] > FAR_MM]
-        rows.append(
-            (
-                kind,
-                f"{row['slices']:.0f}",
-                f"{row['count']:.0f}",
-                f"{row['median']:.1f} ± {row['median_error']:.1f}",
-                f"{row['p95']:.1f}",
-                f"{row['within']:.0%} ± {row['within_error']:.0%}",
-                f"{len(far)}",
-                f"{sum(sure > SURE for _, sure in far)}",
-            )
-        )
+    """The figures of all points, of each side, and of all where each side is read by itself."""
+    both = ("left", "right")
+    kinds = {"both": both, "left": ("left",), "right": ("right",)}
+    rows = [
+        _row(kind, [[(each.mm[side], each.sure[side]) for side in sides] for each in found])
+        for kind, sides in kinds.items()
+    ]
+    rows.append(_row("each side read by itself", [[(each.alone[side], None) for side in both] for each in found]))
     return Measured(title="Recesses on real axial slices", command=command, columns=COLUMNS, rows=tuple(rows))
+
+
+def _row(kind: str, slices: Sequence[Sequence[tuple[float, float | None]]]) -> tuple[str, ...]:
+    """A row of the table: mm of each point, slice by slice, and how sure it is where that is known."""
+    row = figures([np.array([mm for mm, _ in points]) for points in slices])
+    far = [sure for points in slices for mm, sure in points if mm > FAR_MM]
+    return (
+        kind,
+        f"{row['slices']:.0f}",
+        f"{row['count']:.0f}",
+        f"{row['median']:.1f} ± {row['median_error']:.1f}",
+        f"{row['p95']:.1f}",
+        f"{row['within']:.0%} ± {row['within_error']:.0%}",
+        f"{len(far)}",
+        "" if None in far else f"{sum(sure > SURE for sure in far if sure is not None)}",
+    )
 
 
 def draw(found: Sequence[Found], path: Path) -> None:

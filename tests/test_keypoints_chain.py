@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lumbar.keypoints.answers.heatmaps import decode, gaussian_heatmaps, local_maxima, read_at
-from lumbar.keypoints.repair import choose_chain
+from lumbar.keypoints.repair import choose_chain, choose_pair
 
 SIZE, MM = 96, 2.0
 TRUE = np.array([[50, 12], [48, 28], [46, 44], [48, 60], [54, 73]])  # px; steps of 32 mm, the last shorter
@@ -45,6 +45,48 @@ def test_maps_without_a_spine_give_none() -> None:
     assert choose_chain(np.zeros((5, SIZE, SIZE), np.float32), to_mm) is None
     one_place = np.repeat(gaussian_heatmaps(TRUE[:1], SIZE, 2.0), 5, axis=0)
     assert choose_chain(one_place, to_mm) is None
+
+
+LEFT, RIGHT, ELSEWHERE = (55, 40), (45, 41), (80, 20)  # px; the pair lies 20 mm apart
+
+
+def axial_mm(pixels: np.ndarray) -> np.ndarray:
+    """An axial plane at z = 0, columns to the patient's left, rows to the back."""
+    return np.stack([pixels[:, 0] * MM, pixels[:, 1] * MM, np.zeros(len(pixels))], axis=-1)
+
+
+def side_maps(left: dict[tuple[int, int], float], right: dict[tuple[int, int], float]) -> np.ndarray:
+    """A map a side, each with blobs of these heights."""
+    found = np.zeros((2, SIZE, SIZE), np.float32)
+    for own, side in zip(found, (left, right), strict=True):
+        for place, height in side.items():
+            own += height * gaussian_heatmaps(np.array([place]), SIZE, 2.0)[0]
+    return found
+
+
+@pytest.mark.parametrize(
+    ("left", "right"),
+    [
+        ({LEFT: 0.3, ELSEWHERE: 0.7}, {RIGHT: 0.5}),  # too far from the other side
+        ({LEFT: 0.5}, {RIGHT: 0.3, LEFT: 0.6}),  # both on one side
+        ({LEFT: 0.5}, {RIGHT: 0.4, (45, 60): 0.6}),  # at another height
+        ({LEFT: 0.2, ELSEWHERE: 0.3}, {RIGHT: 0.2, (70, 80): 0.3}),  # both mistaken
+    ],
+)
+def test_a_side_that_is_mistaken_is_put_right_by_the_other(
+    left: dict[tuple[int, int], float], right: dict[tuple[int, int], float]
+) -> None:
+    found = side_maps(left, right)
+    assert decode(found[None])[0][0].astype(int).tolist() != [list(LEFT), list(RIGHT)]
+    assert choose_pair(found, axial_mm).tolist() == [list(LEFT), list(RIGHT)]
+    mirrored = choose_pair(found[::-1, :, ::-1], axial_mm)  # the mirrored patient's left is his right
+    assert mirrored.tolist() == [[SIZE - 1 - x, y] for x, y in (RIGHT, LEFT)]
+
+
+def test_sides_that_agree_are_read_as_they_are_and_silent_ones_stay() -> None:
+    assert choose_pair(side_maps({LEFT: 0.5}, {RIGHT: 0.4, ELSEWHERE: 0.3}), axial_mm).tolist() == [[*LEFT], [*RIGHT]]
+    assert choose_pair(side_maps({LEFT: 0.5}, {}), axial_mm) is None
+    assert choose_pair(side_maps({RIGHT: 0.5}, {LEFT: 0.5}), axial_mm) is None  # sides exchanged: no pair at all
 
 
 @given(st.integers(0, 2**32 - 1), st.integers(1, 6))

@@ -18,6 +18,7 @@ from lumbar.keypoints.repair import (
     LOW_CONFIDENCE,
     SURE,
     choose_chain,
+    choose_pair,
     is_spine,
     repair_axial,
     repair_sagittal,
@@ -31,11 +32,13 @@ from lumbar.labels import (
     CONDITIONS,
     KEYPOINT_SERIES,
     LEVELS,
+    SIDES,
     Condition,
     Level,
     SeriesType,
     condition_title,
     level_title,
+    side_of,
 )
 from lumbar.recipe.chain import same_stacks
 from lumbar.recipe.detector import DetectorSpec
@@ -102,7 +105,7 @@ class _Chain:
             stacks, found = alike[0]
             self._tell(found)
             if stacks:
-                reading = _read(stacks, group, self.device, self.amp)
+                reading = read_stacks(stacks, group, self.device, self.amp)
                 said.append((stacks, reading, candidates(stacks, reading, group[0][0], before)))
         if not said:
             return
@@ -174,17 +177,17 @@ def _says_slices_only(step: Step) -> bool:
     return not any(spec.says_places for spec, _ in step.members)
 
 
-def _read(stacks: Sequence[Stack], members: Members, device: torch.device, amp: torch.dtype | None) -> Reading:
-    """What a group of detectors reads off stacks; five maps that show no spine are read again, together."""
+def read_stacks(stacks: Sequence[Stack], members: Members, device: torch.device, amp: torch.dtype | None) -> Reading:
+    """What a group of detectors reads off stacks; maps that show no spine, or no pair, are read again, together."""
     spec = members[0][0]
-    chained = spec.preprocessing.keypoints == "repair" and spec.series_type != "axial_t2"
-    if spec.answer != "heatmaps" or spec.depth or spec.decoded != "maximum" or not chained:
+    if spec.answer != "heatmaps" or spec.depth or spec.decoded != "maximum" or spec.preprocessing.keypoints != "repair":
         return read(stacks, members, device, amp)
     maps = raw_answers(stacks, members, device, amp)
     silent = np.isnan(maps[..., 0, 0])  # (N, K)
     maps[silent] = 0
     pixel, peak, spread = decode(maps)
-    _make_chains(stacks, maps, spec, pixel, peak, spread, silent)
+    together = _make_pairs if spec.series_type == "axial_t2" else _make_chains
+    together(stacks, maps, spec, pixel, peak, spread, silent)
     xy = image_px(refine(maps, pixel, 2 * spec.sigma_px / spec.stride), spec.stride)
     points = np.concatenate([xy, np.full((*silent.shape, 1), np.nan)], axis=-1)
     points[silent] = np.nan
@@ -221,6 +224,33 @@ def _make_chains(
                 continue
             found = choose_chain(maps[row, own], to_mm)
             if found is not None:
+                pixel[row, own] = found
+                peak[row, own], spread[row, own] = (part[0] for part in read_at(maps[row, own][None], found[None]))
+
+
+def _make_pairs(
+    stacks: Sequence[Stack],
+    maps: np.ndarray,
+    spec: DetectorSpec,
+    pixel: np.ndarray,
+    peak: np.ndarray,
+    spread: np.ndarray,
+    silent: np.ndarray,
+) -> None:
+    """Move decoded points (N, K, 2) of axial slices to the maxima of both sides that suit each other, as above."""
+    for row, stack in enumerate(stacks):
+        names = channel_names(spec, stack.side, stack.level)
+        for level in dict.fromkeys(name[1] for name in names if name is not None):
+            own = [channel for channel, name in enumerate(names) if name is not None and name[1] == level]
+            sides = [side_of(name[0]) for name in names if name is not None and name[1] == level]
+            if sides != list(SIDES) or silent[row, own].any():
+                continue
+
+            def to_mm(at: np.ndarray, stack: Stack = stack) -> np.ndarray:
+                return stack.to_slice(image_px(at, spec.stride))[1]
+
+            found = choose_pair(maps[row, own], to_mm)
+            if found is not None and not np.array_equal(found, pixel[row, own]):
                 pixel[row, own] = found
                 peak[row, own], spread[row, own] = (part[0] for part in read_at(maps[row, own][None], found[None]))
 

@@ -50,6 +50,10 @@ AXIAL_WIDTH_MM: Final = (5.0, 50.0)
 AXIAL_TILT_MM: Final = 15.0
 #: Half of the usual distance between left and right, where no level of the study tells.
 HALF_WIDTH_MM: Final = 10.0
+#: Standard deviation of the logarithm of that distance, and of the difference in height, mm, both a third of the way to
+#: the limits of the competition's table (above).
+WIDTH_SPREAD: Final = 0.35
+TILT_SPREAD_MM: Final = 5.0
 #: Points of a series that are this sure on average are where they should be in the picture: of six phantoms and a real
 #: study .64 or more are on sound axial series and .83 or more on sagittal ones, .55 or less on those upside down.
 SURE: Final = 0.6
@@ -297,3 +301,25 @@ def choose_chain(maps: np.ndarray, to_mm: Callable[[np.ndarray], np.ndarray]) ->
     for before in reversed(back):
         last.insert(0, before[last[0], last[1]])
     return pixels[np.array(last, dtype=np.int64)]
+
+
+def choose_pair(maps: np.ndarray, to_mm: Callable[[np.ndarray], np.ndarray]) -> np.ndarray | None:
+    """Whole pixels (2, 2) of the maps (2, S, S) of an axial slice's left and right; None where one shows nothing.
+
+    `to_mm` takes pixels (M, 2) to the patient (M, 3). The score of a pair of maxima is the sum of the maps' log
+    heights, less the squared deviation of their distance from side to side, and in height, from what is usual: where
+    one side is mistaken, the other one tells.
+    """
+    left, right = (local_maxima(each, FAINT, CANDIDATES) for each in maps)
+    if not len(left) or not len(right):
+        return None
+    move = to_mm(left.astype(np.float64))[:, None] - to_mm(right.astype(np.float64))[None]  # (L, R, 3), x to the left
+    width, tilt = move[..., 0], np.abs(move[..., 1])
+    possible = (width >= AXIAL_WIDTH_MM[0]) & (width <= AXIAL_WIDTH_MM[1]) & (tilt <= AXIAL_TILT_MM)
+    if not possible.any():
+        return None
+    odd = np.log(np.where(possible, width, 1.0) / (2 * HALF_WIDTH_MM)) / WIDTH_SPREAD
+    said = np.log(maps[0, left[:, 1], left[:, 0]])[:, None] + np.log(maps[1, right[:, 1], right[:, 0]])[None]
+    score = np.where(possible, said - 0.5 * (odd**2 + (tilt / TILT_SPREAD_MM) ** 2), -np.inf)
+    best = np.unravel_index(int(score.argmax()), score.shape)
+    return np.stack([left[best[0]], right[best[1]]])
