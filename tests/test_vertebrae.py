@@ -125,7 +125,7 @@ def test_rivals_are_neighbouring_discs_and_a_sixth_one() -> None:
     assert rivals(plain, places, to_mm).doubt() is None
     assert rivals(plain + gaussian_heatmaps(far, 96, 2.0), places, to_mm).doubt() is None  # beside the spine
     lower = np.concatenate([plain[1:], np.zeros_like(plain[:1])])
-    assert "two discs" in str(rivals(plain + 0.5 * lower, places, to_mm).doubt())
+    assert "two discs" in str(rivals(plain + 0.7 * lower, places, to_mm).doubt())
     sixth = np.concatenate([gaussian_heatmaps(above, 96, 2.0), np.zeros_like(plain[1:])])
     assert "sixth disc above" in str(rivals(plain + 0.7 * sixth, places, to_mm).doubt())
     assert rivals(plain + 0.5 * sixth, places, to_mm).doubt() is None
