@@ -19,8 +19,8 @@ AHEAD: Final = 0.8
 MAXIMA: Final = 12
 LEAST: Final = 0.02
 #: The numbering is doubtful where maps hold, on average over the levels, this share of their peak at a neighbouring
-#: disc, or all together this much at a disc beyond the ends. The shipped T2 detector's hold at most 0.36 and 0.54 on 96
-#: usual phantoms, and at a neighbouring disc more than 0.4 on 26 of 30 with a lumbarised S1.
+#: disc, or all together this much at a disc beyond the ends. The shipped T2 detector's hold at most 0.36 and 0.54 on 66
+#: usual phantoms (30 of them at two sizes), and 0.45 or more at a neighbouring disc on 13 of 15 with a lumbarised S1.
 SECOND: Final = 0.4
 SIXTH: Final = 0.6
 
