@@ -91,7 +91,7 @@ def phantom(args: argparse.Namespace) -> int:
     from lumbar.phantom.dataset import write_phantoms
     from lumbar.terminal.progress import bar
 
-    options = {"split": args.split, "label_noise": args.label_noise, "workers": args.workers}
+    options = {name: getattr(args, name) for name in ("split", "label_noise", "vertebrae", "workers")}
     options["surface_coil"] = args.surface_coil / 100
     with bar("painting phantoms", args.studies) as shown:
         write_phantoms(args.out, args.studies, args.seed, progress=lambda done, total: shown.update(), **options)

@@ -112,7 +112,7 @@ def on_phantoms(members: Members, folder: Path) -> np.ndarray:
         study = read_study(data, study_id)
         labels = label_keypoints(study, rows[study_id])
         stacks, _ = stacks_for(study, members[0][0], Known(labels, labelled=True))
-        reading = read_stacks(stacks, members, torch.device("cpu"), None)
+        reading = read_stacks(stacks, members, torch.device("cpu"), None)[0]
         for stack, points in zip(stacks, reading.points, strict=True):
             for (condition, level), label in labels.items():
                 if level == stack.level and label.instance == stack.centre.instance:

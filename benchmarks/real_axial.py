@@ -117,7 +117,7 @@ def look(members: Members, source: Path) -> list[Found]:
 
 
 def _compare(members: Members, stack: Stack, name: str, told: dict[str | None, tuple[float, float]]) -> Found:
-    reading = read_stacks([stack], members, torch.device("cpu"), None)
+    reading = read_stacks([stack], members, torch.device("cpu"), None)[0]
     places = stack.to_slice(reading.points[0, :, :2])[0]
     apart = stack.to_slice(read([stack], members, torch.device("cpu"), None).points[0, :, :2])[0]
     sides = [str(side_of(each[0])) for each in channel_names(members[0][0], None, stack.level) if each is not None]

@@ -9,6 +9,8 @@ from lumbar.terminal.values import given, matching, named_path, refused, share, 
 
 #: The words of `lumbar.compute.engine`, which loads torch.
 ENGINES: Final = ("auto", "eager", "fused", "half", "openvino", "openvino-half")
+#: Of `lumbar.phantom.vertebrae`, a room above.
+VERTEBRAE: Final = ("usual", "six_lumbar", "sacralised", "lumbarised")
 #: Devices that the networks are tried on.
 DEVICE: Final = re.compile(r"auto|cpu|cuda(:\d{1,3})?", re.ASCII)
 DEVICES: Final = "auto, cpu, cuda or cuda:N"
@@ -95,6 +97,14 @@ ARGUMENTS: Final[dict[str, list[Argument]]] = {
         ("--split", {"choices": ("train", "test"), "default": "train", "help": "test: without labels"}),
         ("--label-noise", {"action": "store_true", "help": "disturb labels as human readers do"}),
         _number("--surface-coil", "PERCENT", 0, 100, "studies with axial pictures as of surface coils", default=0),
+        (
+            "--vertebrae",
+            {
+                "choices": VERTEBRAE,
+                "default": "usual",
+                "help": "six lumbar vertebrae, or a transitional one: L5 part of the sacrum, S1 free (default: usual)",
+            },
+        ),
         _number("--workers", "N", 1, MOST_PROCESSES, "processes", default=1),
     ],
     "spider": [

@@ -38,6 +38,7 @@ CODES: Final[dict[str, str]] = {
     "slice_replaced": "the slice of a keypoint was found beyond its series; the usual one of its kind stands in",
     "keypoint_low_confidence": "a keypoint's heatmap is faint or spread out",
     "keypoint_repaired": "an implausible keypoint was replaced from its neighbours",
+    "levels_ambiguous": "the discs could nearly as well be one level higher or lower; the numbering may be off by one",
     "keypoint_missing": "no keypoint could be found; the region is not graded by members that need it",
     "slice_guessed": "no detector found the slice of keypoints; they were looked for in, or beside, the middle",
     "keypoint_lost": "a labelled keypoint lies on a slice that could not be used; no detector trains on it",

@@ -33,6 +33,7 @@ OF_NETWORKS = {
     "keypoint_low_confidence",
     "keypoint_repaired",
     "keypoint_missing",
+    "levels_ambiguous",
     "orientation_doubtful",
     "region_padded",
     "series_off_centre",

@@ -16,8 +16,8 @@ from lumbar.phantom.options import PhantomOptions
 from lumbar.phantom.render import draw_camera, picture, tissue_maps
 from lumbar.phantom.scan import Plane, SeriesPlan
 from lumbar.phantom.severity import REAL_COUNTS, Grades, draw_grades
-from lumbar.phantom.spine import FIRST
 from lumbar.phantom.study import StudyPlan, plan, render, table_rows
+from lumbar.phantom.vertebrae import FIRST
 
 SMALL = {"matrices": (128,), "sagittal_slices": (9, 9), "axial_kind": "angled", "stack_slices": (3, 3)}
 TINY = {**SMALL, "matrices": (96,), "sagittal_slices": (5, 5), "stack_slices": (1, 1)}

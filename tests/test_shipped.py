@@ -75,6 +75,11 @@ def test_the_shipped_bundle_gives_the_expected_submission(
     assert difference.to_numpy().max() <= EXPECTED_TOLERANCE
 
 
+def test_no_numbering_of_the_sample_studies_is_doubtful(results: list[StudyResult]) -> None:
+    assert len(results) == 6
+    assert not [issue for result in results for issue in result.issues if issue.code == "levels_ambiguous"]
+
+
 def test_the_shipped_bundle_beats_the_prior_of_the_very_studies(results: list[StudyResult], data: DataFolder) -> None:
     """A weak floor for six studies; the README's figure on held-out phantoms is measured by a benchmark."""
     labels = read_labels(data.root / "train.csv")

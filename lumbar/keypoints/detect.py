@@ -1,6 +1,6 @@
 """Stage 1 at work: step by step a study's stacks through the detectors, answers to keypoints, bad ones repaired."""
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 
@@ -12,6 +12,7 @@ from lumbar.keypoints.answers.heatmaps import confidence, decode, image_px, read
 from lumbar.keypoints.answers.reading import Reading
 from lumbar.keypoints.candidates import Candidate, candidates, in_order_of_labels, surest, within_series
 from lumbar.keypoints.frames import within_reach
+from lumbar.keypoints.numbering import rivals
 from lumbar.keypoints.places import Known, canal_points, stacks_for
 from lumbar.keypoints.repair import (
     FAINT,
@@ -38,7 +39,6 @@ from lumbar.labels import (
     SeriesType,
     condition_title,
     level_title,
-    side_of,
 )
 from lumbar.recipe.chain import same_stacks
 from lumbar.recipe.detector import DetectorSpec
@@ -80,6 +80,7 @@ class _Chain:
         self.sought: dict[Step, set[Level]] = {}  # on axial planes, by the step that did
         self.doubts: list[Issue] = []  # of the headers' words on how and where the pictures lie
         self.raw: dict[SeriesType, dict[Name, Keypoint]] = {}  # points before repair
+        self.numbering: dict[int, str] = {}  # by series, why its levels may be others
 
     def take(self, step: Step) -> None:
         """Let one step look at the study."""
@@ -105,7 +106,9 @@ class _Chain:
             stacks, found = alike[0]
             self._tell(found)
             if stacks:
-                reading = read_stacks(stacks, group, self.device, self.amp)
+                reading, doubts = read_stacks(stacks, group, self.device, self.amp)
+                if not levels:  # else the canal points that are known already say which level is which
+                    self.numbering = doubts | self.numbering
                 said.append((stacks, reading, candidates(stacks, reading, group[0][0], before)))
         if not said:
             return
@@ -160,7 +163,8 @@ class _Chain:
         if self.sought:
             self.issues += _without_plane(self.study, set().union(*self.sought.values()))
         issues = together(self.issues, {"keypoint_repaired", "keypoint_low_confidence", "slice_replaced"})
-        return in_order_of_labels(self.points.values()), [*issues, *self.doubts]
+        told = [Issue("levels_ambiguous", self.study.study_id, *doubt) for doubt in self.numbering.items()]
+        return in_order_of_labels(self.points.values()), [*issues, *self.doubts, *told]
 
 
 def _as_sure_as_its_slice(point: Keypoint, before: Known) -> Keypoint:
@@ -177,82 +181,75 @@ def _says_slices_only(step: Step) -> bool:
     return not any(spec.says_places for spec, _ in step.members)
 
 
-def read_stacks(stacks: Sequence[Stack], members: Members, device: torch.device, amp: torch.dtype | None) -> Reading:
-    """What a group of detectors reads off stacks; maps that show no spine, or no pair, are read again, together."""
+def read_stacks(
+    stacks: Sequence[Stack], members: Members, device: torch.device, amp: torch.dtype | None
+) -> tuple[Reading, dict[int, str]]:
+    """What a group of detectors reads off stacks, and by series why the numbering of its levels is doubtful.
+
+    Maps that show no spine, or no pair of sides, are read again, together.
+    """
     spec = members[0][0]
     if spec.answer != "heatmaps" or spec.depth or spec.decoded != "maximum" or spec.preprocessing.keypoints != "repair":
-        return read(stacks, members, device, amp)
+        return read(stacks, members, device, amp), {}
     maps = raw_answers(stacks, members, device, amp)
     silent = np.isnan(maps[..., 0, 0])  # (N, K)
     maps[silent] = 0
     pixel, peak, spread = decode(maps)
-    together = _make_pairs if spec.series_type == "axial_t2" else _make_chains
-    together(stacks, maps, spec, pixel, peak, spread, silent)
+    doubts: dict[int, str] = {}
+    axial = spec.series_type == "axial_t2"
+    for row, own, to_mm in _together(stacks, spec, silent):
+        sure = confidence(peak[row, own], spread[row, own] * spec.stride, spec.sigma_px).mean() >= SURE
+        if axial:
+            found = choose_pair(maps[row, own], to_mm) if len(own) == len(SIDES) else None
+        else:
+            found = _as_chain(maps[row, own], pixel[row, own], to_mm, sure)
+        if found is not None and not np.array_equal(found, pixel[row, own]):
+            pixel[row, own] = found
+            peak[row, own], spread[row, own] = (part[0] for part in read_at(maps[row, own][None], found[None]))
+        if axial or not sure or len(own) != len(LEVELS):
+            continue
+        series = stacks[row].series
+        if doubt := rivals(maps[row, own], pixel[row, own], to_mm).doubt():
+            doubts.setdefault(series.series_id, f"{series.description}: {doubt}")
     xy = image_px(refine(maps, pixel, 2 * spec.sigma_px / spec.stride), spec.stride)
     points = np.concatenate([xy, np.full((*silent.shape, 1), np.nan)], axis=-1)
     points[silent] = np.nan
-    sure = np.where(silent, 0.0, confidence(peak, spread * spec.stride, spec.sigma_px))
-    return Reading(points, sure, peak, spread * spec.stride)
+    confident = np.where(silent, 0.0, confidence(peak, spread * spec.stride, spec.sigma_px))
+    return Reading(points, confident, peak, spread * spec.stride), doubts
 
 
-def _make_chains(
-    stacks: Sequence[Stack],
-    maps: np.ndarray,
-    spec: DetectorSpec,
-    pixel: np.ndarray,
-    peak: np.ndarray,
-    spread: np.ndarray,
-    silent: np.ndarray,
-) -> None:
-    """Move decoded points (N, K, 2) that are no spine to other maxima of the maps that are one, peak and spread too.
+def _together(
+    stacks: Sequence[Stack], spec: DetectorSpec, silent: np.ndarray
+) -> Iterator[tuple[int, list[int], Callable[[np.ndarray], np.ndarray]]]:
+    """What must suit each other on a stack, the levels of a condition or, axially, the sides of a level: the stack's
+    row, the channels, and from their pixels to the patient.
 
-    Where a map is `silent` (N, K) the stack's points stay: a chain needs them all.
+    Where a map is `silent` (N, K) there is nothing: they are read together or not at all.
     """
+    by = 1 if spec.series_type == "axial_t2" else 0
     for row, stack in enumerate(stacks):
         names = channel_names(spec, stack.side, stack.level)
-        for condition in dict.fromkeys(name[0] for name in names if name is not None):
-            own = [channel for channel, name in enumerate(names) if name is not None and name[0] == condition]
-
-            def to_mm(at: np.ndarray, stack: Stack = stack) -> np.ndarray:
-                return stack.to_slice(image_px(at, spec.stride))[1]
-
-            places = to_mm(pixel[row, own])
-            if silent[row, own].any() or is_spine(places):
-                continue
-            sure = confidence(peak[row, own], spread[row, own] * spec.stride, spec.sigma_px).mean() >= SURE
-            if sure and spine_step_mm(places) is not None:  # of another size: PixelSpacing is wrong, not the points
-                continue
-            found = choose_chain(maps[row, own], to_mm)
-            if found is not None:
-                pixel[row, own] = found
-                peak[row, own], spread[row, own] = (part[0] for part in read_at(maps[row, own][None], found[None]))
+        for key in dict.fromkeys(name[by] for name in names if name is not None):
+            own = [channel for channel, name in enumerate(names) if name is not None and name[by] == key]
+            if not silent[row, own].any():
+                yield row, own, partial(_to_mm, stack, spec.stride)
 
 
-def _make_pairs(
-    stacks: Sequence[Stack],
-    maps: np.ndarray,
-    spec: DetectorSpec,
-    pixel: np.ndarray,
-    peak: np.ndarray,
-    spread: np.ndarray,
-    silent: np.ndarray,
-) -> None:
-    """Move decoded points (N, K, 2) of axial slices to the maxima of both sides that suit each other, as above."""
-    for row, stack in enumerate(stacks):
-        names = channel_names(spec, stack.side, stack.level)
-        for level in dict.fromkeys(name[1] for name in names if name is not None):
-            own = [channel for channel, name in enumerate(names) if name is not None and name[1] == level]
-            sides = [side_of(name[0]) for name in names if name is not None and name[1] == level]
-            if sides != list(SIDES) or silent[row, own].any():
-                continue
+def _to_mm(stack: Stack, stride: int, pixels: np.ndarray) -> np.ndarray:
+    """Patient mm (M, 3) of pixels (M, 2) of a stack's maps."""
+    return stack.to_slice(image_px(pixels, stride))[1]
 
-            def to_mm(at: np.ndarray, stack: Stack = stack) -> np.ndarray:
-                return stack.to_slice(image_px(at, spec.stride))[1]
 
-            found = choose_pair(maps[row, own], to_mm)
-            if found is not None and not np.array_equal(found, pixel[row, own]):
-                pixel[row, own] = found
-                peak[row, own], spread[row, own] = (part[0] for part in read_at(maps[row, own][None], found[None]))
+def _as_chain(
+    maps: np.ndarray, pixel: np.ndarray, to_mm: Callable[[np.ndarray], np.ndarray], sure: bool
+) -> np.ndarray | None:
+    """Other maxima (K, 2) of maps (K, S, S) that are a spine, where the decoded points (K, 2) are none."""
+    places = to_mm(pixel)
+    if is_spine(places):
+        return None
+    if sure and spine_step_mm(places) is not None:  # of another size: PixelSpacing is wrong, not the points
+        return None
+    return choose_chain(maps, to_mm)
 
 
 def _listed(detectors: Members | Detectors) -> Members:

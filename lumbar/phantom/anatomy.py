@@ -7,8 +7,9 @@ import numpy as np
 from lumbar.phantom.body import Body, draw_body
 from lumbar.phantom.narrowing import draw_spine
 from lumbar.phantom.severity import Grades
-from lumbar.phantom.spine import FIRST, PLANES, Spine
+from lumbar.phantom.spine import Spine
 from lumbar.phantom.tissue import HEMANGIOMA, MODIC1, MODIC2, Look
+from lumbar.phantom.vertebrae import COLUMNS, FIRST, PLANES, Vertebrae
 from lumbar.phantom.wobble import Wobble, draw_wobble
 
 
@@ -64,12 +65,13 @@ class Anatomy:
     body_wobble: Wobble
 
 
-def draw_anatomy(rng: np.random.Generator, grades: Grades) -> Anatomy:
-    """A person whose 25 regions show `grades.narrowing`; everything else is drawn at random."""
-    spine = draw_spine(rng, grades.narrowing)
+def draw_anatomy(rng: np.random.Generator, grades: Grades, vertebrae: Vertebrae = "usual") -> Anatomy:
+    """A person whose 25 regions show `grades.narrowing`; all else but the vertebrae's kind is drawn at random."""
+    column = COLUMNS[vertebrae]
+    spine = draw_spine(rng, column, grades.narrowing)
     age = rng.uniform(0, 1)
     hydration = np.clip(rng.normal(0.95 - 0.75 * age, 0.25, PLANES), 0.02, 1.0)
-    hydration[:FIRST] = np.clip(hydration[:FIRST] + 0.15, 0, 1)
+    hydration[: column.top] = np.clip(hydration[: column.top] + 0.15, 0, 1)
     look = Look(
         marrow_fat=float(np.clip(rng.normal(0.3 + 0.5 * age, 0.15), 0, 1)),
         muscle_fat=float(np.clip(rng.normal(0.15 + 0.4 * age, 0.15), 0, 0.9)),
@@ -83,7 +85,7 @@ def draw_anatomy(rng: np.random.Generator, grades: Grades) -> Anatomy:
         nodes=_draw_nodes(rng, spine),
         endplates=_draw_endplates(rng),
         balls=_draw_balls(rng, spine),
-        conus=float(np.clip(rng.normal(FIRST - 0.4, 0.4), FIRST - 1.4, FIRST + 0.6)),
+        conus=float(np.clip(rng.normal(column.top - 0.4, 0.4), column.top - 1.4, column.top + 0.6)),
         roots=_draw_roots(rng),
         joint_fluid=np.clip(rng.normal(0.2, 0.4, (2, PLANES)), 0, 1),
         pedicle=float(rng.normal(1.0, 0.06)),

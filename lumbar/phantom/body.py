@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from lumbar.phantom.spine import FIRST, Spine
+from lumbar.phantom.spine import Spine
 from lumbar.phantom.tissue import (
     AIR,
     ARTERY,
@@ -27,6 +27,7 @@ from lumbar.phantom.tissue import (
     SUBCUTIS,
     VEIN,
 )
+from lumbar.phantom.vertebrae import FIRST
 
 #: One number, or one per point.
 Size = float | np.ndarray
@@ -34,10 +35,10 @@ Size = float | np.ndarray
 
 @dataclass(frozen=True)
 class Body:
-    """One person's trunk. Heights `level_z` (13,) belong to the disc planes; a blob is centre, radii, kind, wall."""
+    """One person's trunk. `lumbar_z`: heights of L1/L2 and of the sacrum; a blob is centre, radii, kind, wall."""
 
     course: np.ndarray  # (m, 4): z ascending, x, y of the spine's smooth course, y of a straight one (the trunk's)
-    level_z: np.ndarray
+    lumbar_z: tuple[float, float]
     half_width: float
     front: float
     back: float
@@ -64,10 +65,10 @@ def draw_body(rng: np.random.Generator, spine: Spine) -> Body:
         course.append(np.convolve(padded, kernel / kernel.sum(), "valid"))
     course.append(np.polyval(np.polyfit(fine, course[2], 1), fine))
     obese = rng.uniform(0, 1)
-    s = spine.scale
+    s, top = spine.scale, spine.column.top
     return Body(
         course=np.stack(course, axis=1),
-        level_z=spine.origin[:, 2],
+        lumbar_z=(float(spine.origin[top, 2]), float(spine.origin[spine.column.sacrum, 2])),
         half_width=float((140 + 35 * obese + rng.normal(0, 6)) * s),
         front=float((95 + 60 * obese + rng.normal(0, 8)) * s),
         back=float((55 + rng.normal(0, 3)) * s),
@@ -75,10 +76,10 @@ def draw_body(rng: np.random.Generator, spine: Spine) -> Body:
         fat_back=3 + 24 * obese * rng.uniform(0.5, 1.2),
         muscle=float(np.clip(rng.normal(1.0, 0.12), 0.7, 1.3)),
         vessel=(rng.uniform(2, 12), rng.uniform(-22, -14), rng.uniform(7, 10.5)),
-        fork=float(spine.origin[FIRST + 3, 2] + rng.normal(5, 8)),
+        fork=float(spine.origin[top + 3, 2] + rng.normal(5, 8)),
         blobs=_draw_blobs(rng, s, spine.origin[FIRST + 2, 2]),
-        kidneys=_draw_kidneys(rng, s, spine.origin[FIRST, 2]),
-        liver_z=float(spine.origin[FIRST + 1, 2] + rng.normal(0, 20)),
+        kidneys=_draw_kidneys(rng, s, spine.origin[top, 2]),
+        liver_z=float(spine.origin[top + 1, 2] + rng.normal(0, 20)),
     )
 
 
@@ -111,8 +112,8 @@ def paint_body(body: Body, points: np.ndarray, shift: np.ndarray) -> np.ndarray:
     x: np.ndarray = points[:, 0] - np.interp(z, body.course[:, 0], body.course[:, 1]).astype(np.float32)
     y: np.ndarray = points[:, 1] - np.interp(z, body.course[:, 0], body.course[:, 2]).astype(np.float32)
     labels = np.full(len(points), FAT, np.uint8)
-    top, bottom = float(body.level_z[FIRST]), float(body.level_z[FIRST + 4])
-    down = (top - z) / (top - bottom)  # 0 at L1/L2, 1 at L5/S1
+    top, bottom = body.lumbar_z
+    down = (top - z) / (top - bottom)  # 0 at L1/L2, 1 at the sacrum
     x, y = x + shift[:, 0], y + shift[:, 1]
     _paint_belly(body, x, y, z, labels)
     _paint_vessels(body, x, y, z, labels)

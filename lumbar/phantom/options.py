@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from lumbar.phantom.surface_coil import PARTS, Part
+from lumbar.phantom.vertebrae import Vertebrae
 
 
 @dataclass(frozen=True)
@@ -12,6 +13,8 @@ class PhantomOptions:
 
     #: Reader's slips in the labels; the anatomy stays.
     label_noise: bool = False
+    #: Number and kind of the lumbar vertebrae, see `vertebrae`; never drawn at random.
+    vertebrae: Vertebrae = "usual"
     #: Matrix sizes to draw from (square, pixels).
     matrices: tuple[int, ...] = (256, 256, 288, 320, 320, 384)
     #: Fewest and most sagittal slices.

@@ -3,7 +3,7 @@
 import numpy as np
 
 from lumbar.phantom.anatomy import Anatomy
-from lumbar.phantom.spine import FIRST, FORAMEN_BELOW, Where, canal_back, fourth
+from lumbar.phantom.spine import FORAMEN_BELOW, Spine, Where, canal_back, fourth
 from lumbar.phantom.tissue import (
     ANNULUS,
     CARTILAGE,
@@ -16,6 +16,7 @@ from lumbar.phantom.tissue import (
     LIGAMENT,
     MARROW,
 )
+from lumbar.phantom.vertebrae import FIRST
 
 
 def _bone(out: np.ndarray, form: np.ndarray, size: float | np.ndarray, where: Where, keep: np.ndarray) -> None:
@@ -36,9 +37,9 @@ def paint_back(person: Anatomy, where: Where, plane: np.ndarray, below: np.ndarr
     out = labels[index]
     spine = person.spine
     roof = spine.profiles.roof[w.row]
-    lumbar = w.vertebra < FIRST + 4
+    lumbar = w.vertebra < spine.column.sacrum
     out[(au < 25 * scale) & (w.v < 13 * scale - 0.3 * np.maximum(au - 12 * scale, 0)) & lumbar] = FAT
-    _paint_spinous(w, au, roof, scale, lumbar, out)
+    _paint_spinous(spine, w, au, roof, lumbar, out)
     _paint_laminae(w, au, roof, scale, lumbar, out)
     _paint_facets(person, w, near, off, au, out)
     _paint_pedicles(person, w, au, lumbar, out)
@@ -47,12 +48,13 @@ def paint_back(person: Anatomy, where: Where, plane: np.ndarray, below: np.ndarr
 
 
 def _paint_spinous(
-    w: Where, au: np.ndarray, roof: np.ndarray, scale: float, lumbar: np.ndarray, out: np.ndarray
+    spine: Spine, w: Where, au: np.ndarray, roof: np.ndarray, lumbar: np.ndarray, out: np.ndarray
 ) -> None:
     """Spinous processes with the ligaments between and behind them."""
+    scale = spine.scale
     behind = w.v - roof
     total = np.maximum(w.below_upper + w.above_lower, 1)
-    length = np.where(w.vertebra == FIRST + 3, 23.0, 29.0) * scale
+    length = np.where(w.vertebra == spine.column.sacrum - 1, 23.0, 29.0) * scale
     out[lumbar & (au < 3.4 * scale) & (behind > 2) & (behind < length)] = INTERSPINOUS
     out[lumbar & (au < 2.2 * scale) & (behind > length) & (behind < length + 2.5)] = FASCIA
     centre = 0.72 * total + 0.16 * behind - 1.0 * scale
@@ -87,7 +89,7 @@ def _paint_facets(
     ring = np.square((au - centre) / size) + np.square((w.v - middle) / size)
     form = ring + fourth((off - 0.5) / (13.5 * scale))
     edge = w.v - np.minimum(front + 1.2, middle) + 0.8 * np.maximum(au - 12 * scale, 0)
-    keep = (near <= FIRST + 4) & (edge > 0)
+    keep = (near <= spine.column.sacrum) & (edge > 0)
     _bone(out, form, size, w, keep)
     out[keep & (form < 1) & (edge < 1.0)] = CORTEX
     line = -0.62 * (au - centre) + 0.78 * (w.v - middle)
@@ -109,15 +111,15 @@ def _paint_pedicles(person: Anatomy, w: Where, au: np.ndarray, lumbar: np.ndarra
     _bone(out, across + high, 4.5 * scale, w, lumbar & (w.v > -5) & (w.v < 14 * scale))
     wing = np.square((w.v - 11 * scale - 0.12 * au) / (4.0 * scale)) + high * 2.2
     wing = wing + fourth(np.maximum(au - 26 * scale, -9 * scale) / (13 * scale))
-    _bone(out, wing, 4.0 * scale, w, lumbar & (au > 17 * scale) & (w.vertebra >= FIRST - 1))
+    _bone(out, wing, 4.0 * scale, w, lumbar & (au > 17 * scale) & (w.vertebra >= spine.column.top - 1))
 
 
 def _paint_sacrum(person: Anatomy, w: Where, au: np.ndarray, roof: np.ndarray, out: np.ndarray) -> None:
     """The sacrum's roof with its crest, and the lateral masses with the sacral foramina."""
-    scale = person.spine.scale
-    sacral = w.vertebra >= FIRST + 4
+    scale, column = person.spine.scale, person.spine.column
+    sacral = w.vertebra >= column.sacrum
     share = w.below_upper / np.maximum(w.below_upper + w.above_lower, 1)
-    depth = np.clip(w.vertebra - FIRST - 4 + share, 0, 4)
+    depth = np.clip(w.vertebra - column.sacrum + share, 0, 4)
     behind = w.v - roof + 0.35 * au
     out[sacral & (au < 14 * scale) & (behind < 2)] = FAT
     plate = np.square((behind - 2.5) / (2.8 * scale)) + fourth(au / (30 * scale))
@@ -128,7 +130,9 @@ def _paint_sacrum(person: Anatomy, w: Where, au: np.ndarray, roof: np.ndarray, o
     wing = fourth(au / reach) + np.square((w.v - 3 * scale + 0.16 * (au - 20)) / ((15 - 2.5 * depth) * scale))
     hole = np.square((au - (19 - 1.5 * depth) * scale) / (4.5 * scale)) + np.square((share - 0.85) / 0.22)
     hole = hole + fourth((w.v - 4 * scale) / (14 * scale))
-    keep = sacral & (au > 12.5 * scale) & (depth > 0.08 + 0.004 * (46 - au))
+    fused = column.sacrum - column.ala
+    begun = w.vertebra - column.ala + share > 0.08 + 0.004 * (46 - au) + 0.25 * fused
+    keep = (w.vertebra >= column.ala) & (au > 12.5 * scale) & begun
     _bone(out, wing, 9 * scale, w, keep)
     out[keep & (hole < 1)] = FAT
     out[keep & (hole < 0.3)] = GANGLION
@@ -139,7 +143,7 @@ def paint_foramina(person: Anatomy, where: Where, plane: np.ndarray, below: np.n
     spine, scale = person.spine, person.spine.scale
     au_all = np.abs(where.u)
     keep = (au_all > 10 * scale) & (au_all < 30 * scale) & (where.v > -4) & (where.v < 13 * scale)
-    keep &= plane <= FIRST + 4
+    keep &= plane <= spine.column.sacrum
     index = np.flatnonzero(keep & (below > -19 * scale) & (below < 8 * scale))
     w = Where(*(part[index] for part in where))
     near, off, au, out = plane[index], below[index], au_all[index], labels[index]

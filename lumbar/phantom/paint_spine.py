@@ -4,7 +4,7 @@ import numpy as np
 
 from lumbar.phantom.anatomy import Anatomy
 from lumbar.phantom.paint_back import paint_back, paint_foramina
-from lumbar.phantom.spine import FIRST, STEPS, Where, bulge, canal_back
+from lumbar.phantom.spine import STEPS, Spine, Where, bulge, canal_back
 from lumbar.phantom.tissue import (
     ANNULUS,
     CORD,
@@ -20,6 +20,7 @@ from lumbar.phantom.tissue import (
     NUCLEUS,
     ROOT,
 )
+from lumbar.phantom.vertebrae import FIRST
 
 
 def near_plane(where: Where) -> tuple[np.ndarray, np.ndarray]:
@@ -51,12 +52,12 @@ def _paint_bodies(person: Anatomy, where: Where, plane: np.ndarray, below: np.nd
     half = p.half_width[w.row]
     deep = p.depth[w.row] / 2
     share = w.below_upper / np.maximum(w.below_upper + w.above_lower, 1e-3)
-    waist = 1 - np.where(w.vertebra < FIRST + 4, 0.10, 0.0) * 4 * share * (1 - share)
+    waist = 1 - np.where(w.vertebra < spine.column.ala, 0.10, 0.0) * 4 * share * (1 - share)
     x = np.square(au / (half * waist))
     y = np.square((w.v - 1.3 * x + deep) / (deep * np.sqrt(waist)))
     inside = (np.sqrt(np.maximum(x + y - 0.45 * x * y * (x < 1.5) * (y < 1.5), 0)) - 1) * np.minimum(half, deep)
     thick = 0.5 * spine.disc[plane] * (1.08 - 0.35 * np.clip(x + y, 0, 1))
-    thick = thick + np.where((plane >= FIRST) & (plane < FIRST + 5), 0.03, 0.0) * (-w.v - deep)
+    thick = thick + np.where((plane >= spine.column.top) & (plane <= spine.column.ala), 0.03, 0.0) * (-w.v - deep)
     thick = np.maximum(thick, 0.25)
     for node in person.nodes:
         reach = np.square(w.u - node.u) + np.square(w.v - node.v)
@@ -72,9 +73,9 @@ def _paint_bodies(person: Anatomy, where: Where, plane: np.ndarray, below: np.nd
     rim = np.where(w.v > -6, 0.0, 0.8)
     disc = (off < thick) & (inside < rim + np.clip(0.25 * back_edge, 0, 1.5))
     out[disc] = ANNULUS
-    core = disc & (x + y < 0.62) & (off < 0.82 * thick) & (plane < FIRST + 5)
+    core = disc & (x + y < 0.62) & (off < 0.82 * thick) & (plane <= spine.column.ala)
     out[core] = (NUCLEUS + plane)[core]
-    _paint_bulge(w, plane, off, thick, au, inside, back_edge, spine.scale, out)
+    _paint_bulge(spine, w, plane, off, thick, au, inside, back_edge, out)
     labels[index] = out
 
 
@@ -89,7 +90,7 @@ def _paint_marrow(
     out: np.ndarray,
 ) -> None:
     """Endplate changes, haemangiomas and the basivertebral vein."""
-    scale = person.spine.scale
+    scale, column = person.spine.scale, person.spine.column
     for change in person.endplates:
         edge = (w.v + 16) / 8 * (1 if change.front else -1)
         here = body & (plane == change.plane) & (below * change.below > 0) & (over < change.depth - 4 * (edge + 1))
@@ -99,10 +100,11 @@ def _paint_marrow(
         away = np.square(height) + np.square(w.u - ball.u) + np.square(w.v - ball.v)
         out[body & (w.vertebra == ball.vertebra) & (away < ball.radius**2)] = ball.tissue
     vein = body & (w.v > -9 * scale) & (np.abs(w.u) < 5) & (np.abs(share - 0.5) * 33 < 0.8 + 0.28 * (w.v + 9))
-    out[vein & (w.vertebra < FIRST + 4)] = MODIC1 if person.pedicle > 1.0 else MESENTERY
+    out[vein & (w.vertebra < column.ala)] = MODIC1 if person.pedicle > 1.0 else MESENTERY
 
 
 def _paint_bulge(
+    spine: Spine,
     w: Where,
     plane: np.ndarray,
     off: np.ndarray,
@@ -110,11 +112,11 @@ def _paint_bulge(
     au: np.ndarray,
     inside: np.ndarray,
     back_edge: np.ndarray,
-    scale: float,
     out: np.ndarray,
 ) -> None:
     """What of the disc stands out into canal, recess and foramen, and the ligament over the bodies' back wall."""
-    canal = (w.v > -9) & (au < 25 * scale) & (inside > -0.8) & (plane < FIRST + 6)
+    scale = spine.scale
+    canal = (w.v > -9) & (au < 25 * scale) & (inside > -0.8) & (plane < spine.column.sacrum + 2)
     out[canal & (w.v < back_edge) & (off < thick + 3.0)] = ANNULUS
     edge = (w.v > -1) & (w.v < np.maximum(back_edge, 0) + 0.9) & (au < 8 * scale) & (inside > -0.5)
     out[edge & (w.v >= back_edge - 0.2) & (off < thick + 9)] = LIGAMENT
@@ -134,7 +136,7 @@ def _paint_canal(person: Anatomy, where: Where, plane: np.ndarray, below: np.nda
     roof = p.roof[w.row] - 0.6 * au
     solid = (out == CORTEX) | (out == ANNULUS) | (out == LIGAMENT) | (out >= NUCLEUS)
     level = plane[index]
-    between = (np.abs(below[index] + 1) < 12) & (level <= FIRST + 4)  # the laminae
+    between = (np.abs(below[index] + 1) < 12) & (level <= spine.column.sacrum)  # the laminae
     flava = between & (w.v >= back) & (w.v < np.maximum(roof, back + 1.0)) & (out < MARROW)
     out[flava] = LIGAMENT
     space = (w.v < back) & (w.v > front) & ~(solid & (w.v < 3)) & (au < 13.5 * spine.scale)

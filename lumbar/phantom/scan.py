@@ -7,8 +7,9 @@ from typing import Final
 import numpy as np
 
 from lumbar.phantom.options import PhantomOptions
-from lumbar.phantom.spine import FIRST, Spine
+from lumbar.phantom.spine import Spine
 from lumbar.phantom.tissue import Weighting
+from lumbar.phantom.vertebrae import FIRST
 
 #: Shares of real studies (counts among 1,975): first sagittal instance on the left; more than one axial series;
 #: L1/L2 outside the axial series.

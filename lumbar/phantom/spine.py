@@ -1,6 +1,6 @@
 """A person's spine: where discs and vertebrae lie, how big they are, and what narrows canal, recesses and foramina.
 
-Thirteen disc planes, T9/T10 to S4/S5, carry the anatomy; vertebra k lies between plane k and plane k + 1. A point is
+Thirteen disc planes carry the anatomy (see `vertebrae`); vertebra k lies between plane k and plane k + 1. A point is
 described by its vertebra, its distances to the planes above and below, and (u, v): millimetres to the patient's left
 and to the back, seen from the middle of the posterior wall of the vertebral bodies. Patient frame: LPS millimetres.
 Sizes are those of adult lumbar spines (vertebral body about 45 × 33 mm, disc 7 to 11 mm, dural sac about 180 mm²).
@@ -11,25 +11,11 @@ from typing import Final, NamedTuple
 
 import numpy as np
 
-PLANES = 13
-#: Index of the disc plane L1/L2; L5/S1 is FIRST + 4.
-FIRST = 4
+from lumbar.phantom.vertebrae import PLANES, Column
+
 #: Rows of the profile table per vertebra.
 STEPS = 64
 _ROWS: Final[int] = (PLANES - 1) * STEPS + 1
-
-#: Middle of the posterior wall from plane to plane, mm (vertebra T10 … S4).
-_PITCH = np.array([27, 28.5, 31, 33, 34, 34, 32.5, 29.5, 27, 22, 19, 17], float)
-#: Sagittal tilt of the planes, degrees; positive: the front edge lies lower (T9/T10 … S4/S5).
-_TILT = np.array([-6, -10, -13, -14, -12, -8, -1, 11, 34, 43, 41, 28, 14], float)
-_DISC = np.array([4.5, 5, 6, 7, 8.2, 9.4, 10.4, 10.8, 9.6, 2.4, 1.6, 1.2, 1], float)
-_BODY_HALF_WIDTH = np.array([16, 17.5, 19.5, 21, 22, 23, 24, 25, 25.5, 21, 17, 14, 11], float)
-_BODY_DEPTH = np.array([27, 28, 30, 31.5, 32.5, 33.5, 34.5, 34.5, 33, 22, 16, 12, 9], float)
-_SAC_HALF_WIDTH = np.array([7.2, 7.4, 7.8, 8.2, 8.6, 8.6, 8.4, 8.0, 6.8, 4.4, 1.2, 0.2, 0.1], float)
-_SAC_HALF_DEPTH = np.array([6.4, 6.4, 6.6, 7.0, 7.1, 6.9, 6.7, 6.5, 5.4, 3.4, 1.0, 0.2, 0.1], float)
-#: Pedicles and foramina lie this far from the middle, mm.
-_FORAMEN = np.array([12.5, 13, 13.5, 14.2, 14.9, 15.7, 16.7, 17.8, 18.9, 17, 15, 13, 12], float)
-_ROOF = np.array([15.5, 15.5, 16, 17, 17.6, 17.4, 17.2, 17.6, 17, 13, 9, 6, 5], float)
 
 
 class Where(NamedTuple):
@@ -67,6 +53,7 @@ class Profiles:
 class Spine:
     """Planes, frames and profiles of one person. `left`, `back`, `down` are the planes' unit axes, (13, 3)."""
 
+    column: Column
     scale: float
     origin: np.ndarray
     left: np.ndarray
@@ -168,17 +155,19 @@ def _frame(tilt: float, lean: float, twist: float) -> tuple[np.ndarray, np.ndarr
     return left, np.cross(-down, left), down
 
 
-def draw_frames(rng: np.random.Generator, scale: float) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+def draw_frames(
+    rng: np.random.Generator, column: Column, scale: float
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """Origins and axes of the planes: lordosis, scoliosis, obliquity and position in the scanner drawn at random."""
     lordosis = np.clip(rng.normal(1.0, 0.22), 0.45, 1.5)
-    tilt = np.radians(_TILT * lordosis + rng.normal(0, 3) + rng.normal(0, 1.5, PLANES))
+    tilt = np.radians(column.tilt * lordosis + rng.normal(0, 3) + rng.normal(0, 1.5, PLANES))
     level = np.arange(PLANES) - 6
     curve = np.radians(rng.normal(0, 3.5)) if rng.random() < 0.85 else np.radians(rng.normal(0, 7))
     lean = curve * np.sin(level / rng.uniform(2.0, 3.2) + rng.uniform(-0.6, 0.6)) + np.radians(rng.normal(0, 1.5))
     twist = np.radians(rng.normal(0, 2.5)) + 0.6 * curve * np.cos(level / 2.5)
     axes = [_frame(*angles) for angles in zip(tilt, lean, twist, strict=True)]
     left, back, down = (np.array(part) for part in zip(*axes, strict=True))
-    step = _PITCH * scale * rng.normal(1, 0.02, PLANES - 1)
+    step = column.pitch * scale * rng.normal(1, 0.02, PLANES - 1)
     course = down[:-1] + down[1:]
     course /= np.linalg.norm(course, axis=1, keepdims=True)
     origin = np.concatenate([np.zeros((1, 3)), np.cumsum(course * step[:, None], axis=0)])

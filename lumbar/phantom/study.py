@@ -12,7 +12,7 @@ from lumbar.phantom.options import PhantomOptions
 from lumbar.phantom.render import Maps, draw_camera, picture, tissue_maps, with_surface_coil
 from lumbar.phantom.scan import SeriesPlan, plan_study
 from lumbar.phantom.severity import Grades, draw_grades
-from lumbar.phantom.spine import FIRST
+from lumbar.phantom.vertebrae import FIRST
 from lumbar.phantom.writer import Coding, slice_dataset, write_slice
 
 Split = Literal["train", "test"]
@@ -49,7 +49,7 @@ def _generator(seed: int, index: int, part: int) -> np.random.Generator:
 def plan(seed: int, index: int, study_id: int, options: PhantomOptions) -> StudyPlan:
     """Draw study `index` of a seed. Grades, person, scan and pictures have generators of their own."""
     grades = draw_grades(_generator(seed, index, 0), options.label_noise)
-    person = draw_anatomy(_generator(seed, index, 1), grades)
+    person = draw_anatomy(_generator(seed, index, 1), grades, options.vertebrae)
     rng = _generator(seed, index, 2)
     series = tuple(plan_study(rng, person.spine, options))
     ids = rng.choice(2**32 - 10**6, size=len(series), replace=False) + 10**6
