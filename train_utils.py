@@ -262,7 +262,7 @@ def score_table(args: argparse.Namespace) -> int:
 def blend_tables(args: argparse.Namespace) -> int:
     """Nested score of a way to blend tables, or of all, with its gain over the plain mean."""
     from lumbar.ensemble.command import report, report_json, run_blend
-    from lumbar.ensemble.names import PACE
+    from lumbar.ensemble.method_names import PACE
     from lumbar.recipe.recipe import load_recipe
 
     hand = load_recipe(args.recipe).blend if args.recipe else None

@@ -3,7 +3,7 @@
 import re
 from typing import Any, Final
 
-from lumbar.ensemble.names import CHOICES, MOST_PACE, PACE
+from lumbar.ensemble.method_names import CHOICES, MOST_PACE, PACE
 from lumbar.terminal.parser import Argument
 from lumbar.terminal.values import given, matching, named_path, refused, share, whole
 

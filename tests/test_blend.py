@@ -14,7 +14,7 @@ from lumbar.bundle.save import save_bundle
 from lumbar.ensemble import methods, nested
 from lumbar.ensemble.average import blend
 from lumbar.ensemble.command import run_blend
-from lumbar.ensemble.names import METHOD_NAMES
+from lumbar.ensemble.method_names import METHOD_NAMES
 from lumbar.ensemble.store import read_fit
 from lumbar.files.write import write_csv
 from lumbar.issues import InputError

@@ -34,7 +34,7 @@ from lumbar.study.keypoint import Keypoint
 from lumbar.study.slices import find_slice
 from lumbar.study.standardise import between, grey_ends, resize, slice_values
 from lumbar.study.study import Study, open_data, read_study
-from lumbar.training.loop import losses, mix, targets
+from lumbar.training.loop import mix, shared_losses, targets
 from lumbar.training.loop.detector_losses import LOSSES, Truth
 from tests.conftest import ROOT
 from tests.support.small_study import sagittal, small_study
@@ -228,7 +228,9 @@ def of_groups(logits: torch.Tensor, labels: torch.Tensor, *, weighted: bool) -> 
     found = []
     for names in CONDITION_GROUPS.values():
         places = [5 * CONDITIONS.index(name) + level for name in names for level in range(5)]
-        total, weight = losses.severity_loss(logits[:, places], labels[:, places].contiguous(), weighted=weighted)
+        total, weight = shared_losses.severity_loss(
+            logits[:, places], labels[:, places].contiguous(), weighted=weighted
+        )
         found.append((float(total), float(weight)))
     return found
 
@@ -237,7 +239,7 @@ def test_losses_are_the_recorded_ones_where_every_place_has_a_label() -> None:
     told = recorded("loss")
     logits = torch.from_numpy(np.random.RandomState(544).standard_normal((6, 25, 3)).astype(np.float32))
     labels = torch.tensor(told["labels"])
-    labels = torch.where(labels < 0, losses.EMPTY, labels)
+    labels = torch.where(labels < 0, shared_losses.EMPTY, labels)
     studies = torch.arange(6).repeat_interleave(5)
     weighted = [total / weight for total, weight in of_groups(logits, labels, weighted=True)]
     assert np.mean(weighted) == pytest.approx(told["loss"]["step1_ahmed"], rel=1e-5)
@@ -247,7 +249,7 @@ def test_losses_are_the_recorded_ones_where_every_place_has_a_label() -> None:
     assert np.mean(over_all) == pytest.approx(told["loss"]["step1_siwoo"], rel=1e-5)
     assert np.mean([total / weight for total, weight in plain]) > told["loss"]["step1_siwoo"]  # differs: unlabelled
     canal, truth = logits[:, :5].flatten(0, 1), labels[:, :5].flatten()
-    total, weight = losses.any_severe_loss(canal, truth, studies)
+    total, weight = shared_losses.any_severe_loss(canal, truth, studies)
     assert (sum(weighted) + float(total / weight)) / 4 != pytest.approx(told["loss"]["step2_both"], rel=1e-4)
     # theirs: an unlabelled level may hold the largest probability, and counts as one that is not severe
     largest = canal.softmax(-1)[:, 2].view(6, 5).amax(1)

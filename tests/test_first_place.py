@@ -39,10 +39,10 @@ from lumbar.recipe.detector import DetectorSpec
 from lumbar.recipe.grader import GraderSpec
 from lumbar.recipe.recipe import load_recipe
 from lumbar.study.keypoint import Keypoint, SlicePlace
-from lumbar.study.slices import axial_slices, nearest_slice
+from lumbar.study.levels import axial_slices, nearest_slice
 from lumbar.study.standardise import grey_ends, resize, slice_values
 from lumbar.study.study import Study, open_data, read_study
-from lumbar.training.loop.losses import severity_loss, slice_loss
+from lumbar.training.loop.shared_losses import severity_loss, slice_loss
 from tests.conftest import ROOT
 from tests.support.small_study import sagittal
 

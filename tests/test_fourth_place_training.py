@@ -33,7 +33,7 @@ from lumbar.training.data.stack_files import stack_arrays
 from lumbar.training.data.stack_samples import StackSamples
 from lumbar.training.loop import targets
 from lumbar.training.loop.detector_losses import LOSSES, Truth
-from lumbar.training.loop.losses import severity_loss
+from lumbar.training.loop.shared_losses import severity_loss
 from tests.support.grader_kinds import small_grader
 from tests.support.small_study import axial, sagittal, small_study
 from tests.test_grading_boxes import Spot

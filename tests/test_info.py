@@ -11,7 +11,7 @@ import pytest
 import train_utils
 from lumbar.arguments import ARGUMENTS, ENGINES
 from lumbar.compute.engine import ENGINE_WORDS
-from lumbar.ensemble.names import KNOWN_METHODS
+from lumbar.ensemble.method_names import KNOWN_METHODS
 from lumbar.grading.networks import registry as graders
 from lumbar.issues import CODES
 from lumbar.keypoints.answers.registry import ANSWERS

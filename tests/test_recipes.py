@@ -14,7 +14,7 @@ import train_utils
 from lumbar.bundle.bundle import Bundle, load_bundle
 from lumbar.bundle.network import build_network, try_out
 from lumbar.bundle.save import Weights, save_bundle
-from lumbar.ensemble.names import WEIGHTED
+from lumbar.ensemble.method_names import WEIGHTED
 from lumbar.labels import CONDITIONS, mirrored
 from lumbar.prediction.predictor import Predictor
 from lumbar.prediction.result import StudyResult

@@ -33,7 +33,7 @@ from lumbar.labels import CONDITIONS, LEVELS
 from lumbar.recipe.recipe import Recipe, load_recipe
 from lumbar.study.standardise import resize, slice_values
 from lumbar.study.study import Study, open_data, read_study
-from lumbar.training.loop import losses
+from lumbar.training.loop import shared_losses
 from tests.conftest import ROOT
 
 PARITY = Path(os.environ.get("LUMBAR_PARITY", ROOT.parent / "shared" / "parity"))
@@ -151,12 +151,12 @@ def test_the_highest_mean_of_five_slices_is_the_recorded_one() -> None:
 
 def test_severities_asked_apart_cost_as_recorded() -> None:
     told, logits = recorded("ian"), normal(82, 5, 4)
-    targets = losses.distributions(torch.tensor(told["labels"]))
-    total, weight = losses.odds_loss(logits[:, :3], targets)
+    targets = shared_losses.distributions(torch.tensor(told["labels"]))
+    total, weight = shared_losses.odds_loss(logits[:, :3], targets)
     assert float(total) / len(logits) == pytest.approx(told["bce_1_2_4"], rel=1e-5)
     assert float(weight) == 2 * 1 + 2 + 2 * 4  # two normal ones, a moderate one, two severe ones
     valid = torch.tensor(told["valid"]) > 0
-    total, _ = losses.odds_loss(logits[valid][:, :3], targets[valid])
+    total, _ = shared_losses.odds_loss(logits[valid][:, :3], targets[valid])
     flag = nnf.binary_cross_entropy_with_logits(logits[:, 3], torch.tensor(told["valid"]))  # differs: not asked
     assert float(total / valid.sum() + flag) == pytest.approx(told["bce_with_valid_slice"], rel=1e-5)
 
@@ -165,7 +165,7 @@ def test_shares_cost_as_recorded_where_they_are_labels() -> None:
     told, logits = recorded("bartley", "loss"), normal(81, 6, 3)
     targets, weights = torch.tensor(told["targets"]).clamp_min(0), torch.tensor(told["weights_used"])
     hard = targets.amax(-1) == 1
-    own = [float(losses.distribution_loss(row, target)[0]) for row, target in zip(logits, targets, strict=True)]
+    own = [float(shared_losses.distribution_loss(row, target)[0]) for row, target in zip(logits, targets, strict=True)]
     theirs = -(targets * logits.log_softmax(-1)).sum(-1) * weights
     assert float(theirs.sum()) / len(logits) == pytest.approx(told["loss"], rel=1e-4)  # differs: the masked row counts
     np.testing.assert_allclose(np.array(own)[hard], theirs[hard], rtol=1e-5)

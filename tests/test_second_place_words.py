@@ -31,7 +31,7 @@ from lumbar.training.data.stack_samples import StackSamples
 from lumbar.training.loop import mix
 from lumbar.training.loop.detector_losses import LOSSES, Truth
 from lumbar.training.loop.grader_objective import SeverityObjective
-from lumbar.training.loop.losses import EMPTY
+from lumbar.training.loop.shared_losses import EMPTY
 from tests.support.grader_kinds import small_grader
 from tests.support.small_study import CANAL, sagittal, small_study
 from tests.support.tiny_recipe import BACKBONE

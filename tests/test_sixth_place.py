@@ -36,7 +36,7 @@ from lumbar.recipe.recipe import Recipe, load_recipe
 from lumbar.recipe.region import RegionSpec
 from lumbar.recipe.settings import Training
 from lumbar.training.loop.detector_losses import LOSSES, Truth
-from lumbar.training.loop.losses import severity_loss
+from lumbar.training.loop.shared_losses import severity_loss
 from tests.conftest import ROOT
 from tests.support.contract import fixed_weights
 from tests.support.grader_kinds import small_grader

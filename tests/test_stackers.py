@@ -17,7 +17,7 @@ from lumbar.bundle.save import save_bundle
 from lumbar.ensemble import by_hand, cellwise, factors, methods, nested, raw_trees, weights
 from lumbar.ensemble.cells import GROUPS, MIRROR, Cells
 from lumbar.ensemble.fit import Fit
-from lumbar.ensemble.names import AS_ASKED, KNOWN_METHODS, METHOD_NAMES, MOST_PACE, PACED
+from lumbar.ensemble.method_names import AS_ASKED, KNOWN_METHODS, METHOD_NAMES, MOST_PACE, PACED
 from lumbar.ensemble.objective import loss_and_gradient, softmax
 from lumbar.ensemble.store import Blender, read_fit, write_fit
 from lumbar.ensemble.trees import added

@@ -23,7 +23,7 @@ from lumbar.grading.grade import softmax
 from lumbar.keypoints.answers.registry import answer_of
 from lumbar.recipe.blend import Blend
 from lumbar.recipe.detector import DetectorSpec
-from lumbar.training.loop import losses, targets
+from lumbar.training.loop import shared_losses, targets
 from lumbar.training.loop.detector_losses import binary_focal
 from tests.conftest import shared_path
 
@@ -69,21 +69,21 @@ def test_losses(told: dict[str, Any]) -> None:
     logits = torch.tensor(rng(72).standard_normal((4, 5, 3, 1))[..., 0])
     soft = torch.tensor(rng(73).dirichlet([1, 1, 1], (4, 5, 1)))[:, :, 0]
     counts = torch.tensor([1, 0.25, 0.25, 0.25, 0.25])
-    total, _ = losses.distribution_loss(logits, soft * counts[:, None])
+    total, _ = shared_losses.distribution_loss(logits, soft * counts[:, None])
     overall = total / 4 / 5  # rows of a condition, conditions
     assert float(overall) == pytest.approx(recorded["overall"], rel=1e-5)
     said, labels = rng(74).standard_normal((4, 6, 5, 3)), torch.tensor(rng(75).randint(0, 3, (4, 6, 5)))
     asked = torch.tensor(rng(76).rand(4, 6, 5) > 0.5)
-    wanted = losses.distributions(labels) * asked[..., None] * counts[:, None]
-    total, _ = losses.distribution_loss(torch.tensor(said), wanted, weights=(0.327539, 1.550189, 4))
+    wanted = shared_losses.distributions(labels) * asked[..., None] * counts[:, None]
+    total, _ = shared_losses.distribution_loss(torch.tensor(said), wanted, weights=(0.327539, 1.550189, 4))
     of_slices = 0.5 * total / asked.sum()
     assert float(of_slices) == pytest.approx(recorded["slice"], rel=1e-5)
     level = torch.tensor(rng(77).standard_normal((4, 1, 5))), torch.tensor(rng(78).randint(0, 5, (4, 1)))
-    total, count = losses.level_loss(*level)
+    total, count = shared_losses.level_loss(*level)
     assert float(0.1 * total / count) == pytest.approx(recorded["level"], rel=1e-5)
     every = float(overall + of_slices + 0.1 * total / count)
     assert every == pytest.approx(recorded["total"], rel=1e-5)
-    total, _ = losses.distribution_loss(logits[:, 0], soft[:, 0], far=2)
+    total, _ = shared_losses.distribution_loss(logits[:, 0], soft[:, 0], far=2)
     assert float(total / 4) == pytest.approx(recorded["hierarchical_ce_of_condition_0"], rel=1e-5)
     assert float(binary_focal(logits, soft).mean()) == pytest.approx(recorded["binary_focal_mean"], rel=1e-5)
 

@@ -13,7 +13,7 @@ from lumbar.keypoints.networks.registry import build_detector
 from lumbar.recipe.detector import DetectorSpec
 from lumbar.recipe.losses import OF_ANSWERS
 from lumbar.recipe.settings import Training
-from lumbar.training.loop import losses, targets
+from lumbar.training.loop import shared_losses, targets
 from lumbar.training.loop.detector_losses import BESIDE, LOSSES, binary_focal
 from lumbar.training.loop.detector_objective import DetectorObjective, check_maps
 from tests.test_keypoints_answers import SPECS, recorded, spec_of
@@ -296,6 +296,6 @@ def test_todays_loss_is_todays() -> None:
     predicted = torch.rand(2, 5, SIZE, SIZE, generator=torch.Generator().manual_seed(2))
     terms = DetectorObjective(spec, Training(heatmap_weight=20.0)).terms(Says(predicted), batch, train=True)
     assert set(terms) == {"heatmap"}
-    total, weight = losses.heatmap_loss(predicted, targets.heatmaps(batch["points"], SIZE, spec.sigma_px), 20.0)
+    total, weight = shared_losses.heatmap_loss(predicted, targets.heatmaps(batch["points"], SIZE, spec.sigma_px), 20.0)
     assert float(terms["heatmap"].total) == float(total)
     assert float(terms["heatmap"].weight) == float(weight)

@@ -37,7 +37,7 @@ from lumbar.training.data.slice_shift import draw, shares_of
 from lumbar.training.data.soft_labels import SoftLabels
 from lumbar.training.data.stack_files import stack_arrays
 from lumbar.training.data.stack_samples import StackSamples
-from lumbar.training.loop.losses import EMPTY
+from lumbar.training.loop.shared_losses import EMPTY
 from tests.support.grader_kinds import small_grader
 from tests.support.labelled import labelled, samples_of
 from tests.support.worlds import detector_spec, grader_spec, small_phantoms

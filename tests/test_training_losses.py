@@ -10,7 +10,7 @@ from lumbar.grading.networks.registry import build_grader
 from lumbar.labels import LABEL_COLUMNS
 from lumbar.recipe.grader import GraderSpec
 from lumbar.recipe.settings import Training
-from lumbar.training.loop import losses
+from lumbar.training.loop import shared_losses
 from lumbar.training.loop.grader_objective import SeverityObjective
 from lumbar.training.loop.targets import heatmaps
 from tests.support.worlds import grader_spec
@@ -19,7 +19,7 @@ from tests.support.worlds import grader_spec
 def _heatmap_loss(
     predicted: torch.Tensor, points: torch.Tensor, sigma: float, weight: float = 1.0, *, at_any: bool = False
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    return losses.heatmap_loss(predicted, heatmaps(points, predicted.shape[-1], sigma), weight, at_any=at_any)
+    return shared_losses.heatmap_loss(predicted, heatmaps(points, predicted.shape[-1], sigma), weight, at_any=at_any)
 
 
 def test_a_heatmap_loss_of_one_is_plain_mse_over_all_maps() -> None:
@@ -57,26 +57,26 @@ def test_a_peak_at_another_maps_point_costs_as_much_as_a_miss_where_the_recipe_s
 
 def test_an_error_of_two_severities_counts_as_often_as_the_recipe_says() -> None:
     logits = torch.tensor([[5.0, 0, 0], [0, 0, 5], [5, 0, 0], [0, 5, 0]])
-    wanted = losses.distributions(torch.tensor([2, 0, 1, -1]))
-    plain, weight = losses.distribution_loss(logits, wanted)
-    rows = [float(losses.distribution_loss(*pair)[0]) for pair in zip(logits, wanted, strict=True)]
-    far, same = losses.distribution_loss(logits, wanted, far=3.0)
+    wanted = shared_losses.distributions(torch.tensor([2, 0, 1, -1]))
+    plain, weight = shared_losses.distribution_loss(logits, wanted)
+    rows = [float(shared_losses.distribution_loss(*pair)[0]) for pair in zip(logits, wanted, strict=True)]
+    far, same = shared_losses.distribution_loss(logits, wanted, far=3.0)
     assert float(far) == pytest.approx(3 * rows[0] + 3 * rows[1] + rows[2])
     assert (float(same), float(plain)) == (float(weight), pytest.approx(sum(rows)))
     shares = torch.tensor([[0.0, 0.25, 0.25]])  # half of what is known is so far off
-    once, more = (float(losses.distribution_loss(logits[:1], shares, far=far)[0]) for far in (1.0, 3.0))
+    once, more = (float(shared_losses.distribution_loss(logits[:1], shares, far=far)[0]) for far in (1.0, 3.0))
     assert more == pytest.approx(2 * once)
 
 
 def test_severe_rows_are_asked_to_be_sure_on_average() -> None:
     logits = torch.tensor([[0.0, 0, 9], [9, 0, 0], [9, 0, 0]], requires_grad=True)
-    total, count = losses.severe_loss(logits, torch.tensor([1.0, 1, 0]))
+    total, count = shared_losses.severe_loss(logits, torch.tensor([1.0, 1, 0]))
     assert float(count) == 2
     assert float(total.detach()) == pytest.approx(-2 * np.log(0.5), abs=1e-3)
     total.backward()
     assert logits.grad is not None
     assert not logits.grad[2].any()
-    assert losses.severe_loss(logits.detach(), torch.zeros(3))[0] == 0
+    assert shared_losses.severe_loss(logits.detach(), torch.zeros(3))[0] == 0
 
 
 def test_conditions_count_as_the_recipe_says() -> None:
@@ -111,7 +111,7 @@ def objective_conditions(spec: GraderSpec) -> tuple[str, ...]:
 def test_empty_labels_give_no_loss_and_no_gradient() -> None:
     logits = torch.randn(4, 2, 3, requires_grad=True)
     labels = torch.tensor([[0, -1], [-1, -1], [2, 1], [-1, 0]])
-    total, weight = losses.severity_loss(logits, labels)
+    total, weight = shared_losses.severity_loss(logits, labels)
     (total / weight).backward()
     assert float(weight) == 1 + 4 + 2 + 1
     assert bool((logits.grad[labels == -1] == 0).all())
@@ -122,8 +122,8 @@ def test_only_empty_labels_give_zero_not_nan() -> None:
     logits = torch.randn(2, 1, 3, requires_grad=True)
     labels = torch.full((2, 1), -1)
     for total, weight in (
-        losses.severity_loss(logits, labels),
-        losses.any_severe_loss(logits[:, 0], labels[:, 0], labels[:, 0]),
+        shared_losses.severity_loss(logits, labels),
+        shared_losses.any_severe_loss(logits[:, 0], labels[:, 0], labels[:, 0]),
     ):
         assert float(weight) == 0
         assert float(total.detach()) == 0 or torch.isfinite(total)
@@ -141,9 +141,9 @@ def test_training_losses_are_the_official_score() -> None:
     expected = metric.score_arrays(codes, probabilities)
     canal = torch.tensor(logits[:, 0].reshape(-1, 3), dtype=torch.float32)
     labels, groups = torch.tensor(codes[:, 0].reshape(-1)), torch.tensor(np.repeat(studies, 5))
-    total, weight = losses.severity_loss(canal, labels)
+    total, weight = shared_losses.severity_loss(canal, labels)
     assert float(total / weight) == pytest.approx(expected.spinal, rel=1e-5)
-    total, weight = losses.any_severe_loss(canal, labels, groups)
+    total, weight = shared_losses.any_severe_loss(canal, labels, groups)
     assert float(total / weight) == pytest.approx(expected.any_severe_spinal, rel=1e-5)
 
 
@@ -154,7 +154,7 @@ def test_each_slice_is_asked_for_its_regions_labels_in_training_only() -> None:
     objective = SeverityObjective(spec, Training(auxiliary_weight=0.3))
     torch.manual_seed(0)
     network = build_grader(spec)
-    labels = torch.tensor([[0], [2], [losses.EMPTY]])
+    labels = torch.tensor([[0], [2], [shared_losses.EMPTY]])
     batch = {"views": torch.randn(3, 1, 4, 32, 32), "seen": torch.ones(3, 1), "labels": labels}
     terms = objective.terms(network, batch, train=True)
     assert terms["slices"].factor == 0.3

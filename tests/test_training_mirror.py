@@ -28,7 +28,7 @@ from lumbar.training.data.region_samples import RegionSamples
 from lumbar.training.data.soft_labels import SoftLabels
 from lumbar.training.data.stack_files import stack_arrays
 from lumbar.training.data.stack_samples import StackSamples
-from lumbar.training.loop.losses import EMPTY
+from lumbar.training.loop.shared_losses import EMPTY
 from tests.support.contract import fixed_weights
 from tests.support.grader_kinds import KINDS
 from tests.support.labelled import labelled, samples_of

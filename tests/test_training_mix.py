@@ -12,7 +12,7 @@ from lumbar.recipe.augment import Augment
 from lumbar.recipe.detector import DetectorSpec
 from lumbar.recipe.grader import TaskName
 from lumbar.recipe.settings import Loop, Training
-from lumbar.training.loop import losses, mix
+from lumbar.training.loop import mix, shared_losses
 from lumbar.training.loop.batches import Plan, load
 from lumbar.training.loop.detector_objective import DetectorObjective
 from lumbar.training.loop.grader_objective import SeverityObjective
@@ -45,7 +45,7 @@ def test_labels_are_mixed_in_the_parts_of_the_pictures(augment: Augment) -> None
     assert torch.allclose(pictures.mean((1, 2, 3)), share, atol=1e-6)
     assert 0.2 < share.std() + share.mean() < 1.2
     assert len(share.unique()) > 10
-    targets = mix.labels(*losses.distributions(torch.tensor([[0], [2]])).unbind(), share[0])
+    targets = mix.labels(*shared_losses.distributions(torch.tensor([[0], [2]])).unbind(), share[0])
     assert targets.flatten().tolist() == pytest.approx([share[0].item(), 0, 1 - share[0].item()])
     assert targets.sum().item() == pytest.approx(1)
 
@@ -92,10 +92,10 @@ def test_a_sample_is_mixed_alike_in_any_batch_and_any_number_of_processes() -> N
 def test_targets_of_one_label_give_the_loss_of_labels() -> None:
     logits, labels = torch.randn(40, 5, 3), torch.randint(-1, 3, (40, 5))
     for weighted in (True, False):
-        hard = losses.severity_loss(logits, labels, weighted=weighted)
-        soft = losses.distribution_loss(logits, losses.distributions(labels), weighted=weighted)
+        hard = shared_losses.severity_loss(logits, labels, weighted=weighted)
+        soft = shared_losses.distribution_loss(logits, shared_losses.distributions(labels), weighted=weighted)
         assert torch.allclose(torch.stack(hard), torch.stack(soft), rtol=1e-5)
-    plain = losses.severity_loss(logits, labels, weighted=False)
+    plain = shared_losses.severity_loss(logits, labels, weighted=False)
     assert float(plain[1]) == int((labels >= 0).sum())
 
 
@@ -167,12 +167,12 @@ def test_mixed_studies_are_asked_for_the_any_severe_of_both() -> None:
     logits, labels = torch.randn(10, 3), torch.randint(-1, 3, (2, 10))
     studies, share = torch.arange(2).repeat_interleave(5), torch.tensor([0.25, 1.0]).repeat_interleave(5)
     told = [
-        losses.any_severe_loss(logits, each, studies, part)
+        shared_losses.any_severe_loss(logits, each, studies, part)
         for each, part in zip(labels, (share, 1 - share), strict=True)
     ]
     mixed = sum(total for total, _ in told)
-    alone = [losses.any_severe_loss(logits[:5], each[:5], studies[:5])[0] for each in labels]
-    rest = losses.any_severe_loss(logits[5:], labels[0, 5:], studies[5:])[0]
+    alone = [shared_losses.any_severe_loss(logits[:5], each[:5], studies[:5])[0] for each in labels]
+    rest = shared_losses.any_severe_loss(logits[5:], labels[0, 5:], studies[5:])[0]
     assert mixed.item() == pytest.approx((0.25 * alone[0] + 0.75 * alone[1] + rest).item(), rel=1e-5)
 
 

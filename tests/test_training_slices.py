@@ -23,7 +23,7 @@ from lumbar.training.data.labelled import label_keypoints, study_rows
 from lumbar.training.data.packs import read_arrays, read_header, write_arrays
 from lumbar.training.data.region_files import margin_spec, region_arrays, tells_annotations
 from lumbar.training.data.region_samples import RegionSamples
-from lumbar.training.loop import losses, mix
+from lumbar.training.loop import mix, shared_losses
 from lumbar.training.loop.grader_losses import Truth, loss_of
 from lumbar.training.loop.grader_objective import SeverityObjective
 from lumbar.training.run import train
@@ -157,7 +157,7 @@ def test_slices_with_an_annotation_alone_are_asked_for_the_labels() -> None:
     truth, logits = _truth(), torch.randn(3, 1, 5, 2, 3, requires_grad=True)
     total, weight = loss_of("slice_scores", logits, truth)
     rows = torch.stack([logits[0, 0, 1, 0], logits[0, 0, 1, 1], logits[1, 0, 4, 1]])
-    expected, known = losses.severity_loss(rows, torch.tensor([0, 2, 1]))
+    expected, known = shared_losses.severity_loss(rows, torch.tensor([0, 2, 1]))
     assert float(weight) == float(known) == 1 + 4 + 2
     assert float(total.detach()) == pytest.approx(float(expected.detach()), rel=1e-6)
     total.backward()

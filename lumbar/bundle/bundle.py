@@ -21,7 +21,7 @@ from lumbar.bundle.network import blueprint, check_size, unfilled
 from lumbar.bundle.verify import check_file, inside
 from lumbar.compute.state import check_numbers, check_shapes
 from lumbar.compute.tensors import load_tensors
-from lumbar.ensemble.names import SUFFIXES
+from lumbar.ensemble.method_names import SUFFIXES
 from lumbar.files.read import decoded, parse_json, read_bytes
 from lumbar.grading.likeness import Likeness
 from lumbar.issues import InputError, few, printable

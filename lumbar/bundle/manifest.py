@@ -6,7 +6,7 @@ import numpy as np
 from pydantic import Field, field_validator, model_validator
 
 from lumbar.ensemble.average import BLEND_METHODS
-from lumbar.ensemble.names import MethodName
+from lumbar.ensemble.method_names import MethodName
 from lumbar.labels import CONDITIONS, LEVELS, SEVERITIES
 from lumbar.recipe.blend import Around
 from lumbar.recipe.card import Card

@@ -13,7 +13,7 @@ from lumbar.ensemble import weights as by_group
 from lumbar.ensemble.average import SMALLEST, BlendMethod
 from lumbar.ensemble.cells import GROUPS, Cells
 from lumbar.ensemble.fit import Fit
-from lumbar.ensemble.names import WEIGHTED, Group, On
+from lumbar.ensemble.method_names import WEIGHTED, Group, On
 from lumbar.ensemble.objective import SEVERE, softmax
 from lumbar.labels import CONDITION_GROUPS
 

@@ -14,7 +14,7 @@ from lumbar.drawing.charts import draw_reliability
 from lumbar.ensemble import by_hand, methods, nested
 from lumbar.ensemble.cells import GROUPS, Cells
 from lumbar.ensemble.fit import Fit
-from lumbar.ensemble.names import ALL, CHOSEN, METHOD_NAMES, PACE, WEIGHTED
+from lumbar.ensemble.method_names import ALL, CHOSEN, METHOD_NAMES, PACE, WEIGHTED
 from lumbar.ensemble.store import FIT_FILE, Blender, studies_of, write_fit
 from lumbar.ensemble.suspects import suspect_labels, write_suspects
 from lumbar.files.exchange import check_own, exchanging, summed, write_sums

@@ -1,6 +1,6 @@
 """Every way to blend, by name: how it is fitted, how a fit predicts. A fit is data (see `fit`), whatever the method.
 
-A new method has its name in `names` too, which recipes and manifests read without any of this.
+A new method has its name in `method_names` too, which recipes and manifests read without any of this.
 """
 
 from collections.abc import Callable
@@ -14,7 +14,7 @@ from lumbar.ensemble import boosting, by_hand, cellwise, factors, linear, mlp, m
 from lumbar.ensemble.average import BLEND_METHODS
 from lumbar.ensemble.cells import FAINT, Cells
 from lumbar.ensemble.fit import Fit
-from lumbar.ensemble.names import PACE, PACED, WEIGHTED, MethodName
+from lumbar.ensemble.method_names import PACE, PACED, WEIGHTED, MethodName
 from lumbar.ensemble.objective import softmax
 from lumbar.ensemble.prior import with_prior
 from lumbar.metric import UNLABELLED

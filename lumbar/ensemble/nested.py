@@ -13,7 +13,7 @@ import numpy as np
 from lumbar.ensemble import methods
 from lumbar.ensemble.cells import GROUPS, Cells
 from lumbar.ensemble.fit import Fit, inner_folds
-from lumbar.ensemble.names import PACE, MethodName
+from lumbar.ensemble.method_names import PACE, MethodName
 from lumbar.ensemble.objective import ROW_WEIGHTS, SEVERE
 from lumbar.metric import EPSILON, UNLABELLED, Score, prior_of_codes, score_arrays
 

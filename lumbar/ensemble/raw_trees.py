@@ -14,7 +14,7 @@ import numpy as np
 from lumbar.ensemble.cells import GROUPS, Cells
 from lumbar.ensemble.cells import speakers as speakers_of
 from lumbar.ensemble.fit import Fit, inner_folds
-from lumbar.ensemble.names import PACE
+from lumbar.ensemble.method_names import PACE
 from lumbar.ensemble.objective import ROW_WEIGHTS, softmax
 from lumbar.ensemble.prior import with_prior
 from lumbar.ensemble.trees import added, library

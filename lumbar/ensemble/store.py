@@ -12,8 +12,8 @@ from safetensors import SafetensorError
 from lumbar.ensemble.average import BlendMethod, blend
 from lumbar.ensemble.cells import Cells
 from lumbar.ensemble.fit import Fit
+from lumbar.ensemble.method_names import SUFFIXES, WEIGHTED
 from lumbar.ensemble.methods import METHODS, predict, spoken
-from lumbar.ensemble.names import SUFFIXES, WEIGHTED
 from lumbar.files.read import read_bytes, read_json
 from lumbar.files.write import write_bytes, write_json
 from lumbar.issues import InputError

@@ -14,13 +14,12 @@ from lumbar.labels import CONDITIONS, KEYPOINT_SERIES, LEVELS, SIDES, Level, Ser
 from lumbar.recipe.detector import DetectorSpec
 from lumbar.study.canal import Places, canal_mm, moved_middle_mm, off_centre
 from lumbar.study.keypoint import Keypoint, Name, SliceFrom
+from lumbar.study.levels import axial_slices, nearest_slice
 from lumbar.study.slices import (
     Window,
-    axial_slices,
     axial_window,
     candidate_series,
     middle_slice,
-    nearest_slice,
     sagittal_window,
 )
 from lumbar.study.standardise import resize, slice_values

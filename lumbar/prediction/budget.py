@@ -6,7 +6,7 @@ from typing import Final
 
 from lumbar.bundle.manifest import Blend, Manifest
 from lumbar.ensemble.average import BLEND_METHODS
-from lumbar.ensemble.names import WEIGHTED
+from lumbar.ensemble.method_names import WEIGHTED
 from lumbar.grading.tasks import heard
 from lumbar.labels import CONDITIONS
 

@@ -6,7 +6,7 @@ from typing import Annotated, Final, Literal
 from pydantic import AfterValidator, Field
 
 from lumbar.ensemble.average import BLEND_METHODS, BlendMethod
-from lumbar.ensemble.names import MOST_PACE, PACE, PACED, WEIGHTED, Group, MethodName, On
+from lumbar.ensemble.method_names import MOST_PACE, PACE, PACED, WEIGHTED, Group, MethodName, On
 from lumbar.issues import few, named
 from lumbar.labels import CONDITION_GROUPS, Condition, mirrored
 from lumbar.recipe.strict import Strict

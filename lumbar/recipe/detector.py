@@ -1,11 +1,12 @@
 """What a stage-1 member is: its inputs, its network and what that answers, as checked data. No torch."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import Annotated, Any, Final, Literal
 
 from pydantic import Field
 
 from lumbar.labels import LEVELS, SIDES, SeriesType
+from lumbar.recipe.answers import DECODES, Answer, Decode
 from lumbar.recipe.preprocessing import Preprocessing
 from lumbar.recipe.region import Intensity, Percentiles
 from lumbar.recipe.spec import Spec
@@ -25,21 +26,9 @@ Place = Literal["middle", "offset", "plane", "whole", "found"]
 #: Which keypoints one stack shows: its own (5 levels of a series or side, left and right of an axial level); all of its
 #: series (T1: left and right, axial: left and right of five levels); every condition at every level.
 Points = Literal["stack", "series", "every"]
-#: What kind of thing it says, see the file of that name in `lumbar.keypoints.answers`.
-Answer = Literal["heatmaps", "points", "slices", "boxes"]
-#: How a raw answer is read.
-Decode = Literal["maximum", "centroid", "box", "sums", "expectation", "change", "sides", "rolling", "place", "slice"]
 #: How a stack can be turned: the study as in a mirror, sides exchanged; columns or rows of each image reversed; slices
 #: in opposite order.
 Turn = Literal["mirror", "columns", "rows", "slices"]
-#: The decodes of each answer, the default first; "box" is the third place's, "sums", "change" and "sides" are the
-#: fourth's, "slice" is the first's: of points with depth that alone counts; "centroid" of slices is the seventh's.
-DECODES: Final[Mapping[Answer, tuple[Decode, ...]]] = {
-    "heatmaps": ("maximum", "centroid", "box", "sums"),
-    "points": ("place", "slice"),
-    "slices": ("maximum", "expectation", "change", "sides", "centroid", "rolling"),
-    "boxes": ("maximum",),
-}
 _PLACES: dict[SeriesType, Place] = {"sagittal_t2": "middle", "sagittal_t1": "offset", "axial_t2": "plane"}
 POINTS: Final[tuple[Points, ...]] = ("stack", "series", "every")
 _MAPS: dict[Points, dict[SeriesType, int]] = {

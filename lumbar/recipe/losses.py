@@ -4,7 +4,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final, Literal
 
-from lumbar.recipe.detector import Answer, DetectorSpec
+from lumbar.recipe.answers import Answer
+from lumbar.recipe.detector import DetectorSpec
 from lumbar.recipe.settings import Training
 
 #: What a detector's answer can be asked for; what a recipe that names nothing asks for comes first.

@@ -5,16 +5,17 @@ from typing import Any, Literal, get_args, get_origin
 
 from lumbar import __version__
 from lumbar.arguments import ARGUMENTS, DEVICES, ENGINES
-from lumbar.ensemble.names import KNOWN_METHODS
+from lumbar.ensemble.method_names import KNOWN_METHODS
 from lumbar.grading.networks import registry as graders
 from lumbar.grading.tasks import TASKS
 from lumbar.issues import CODES
 from lumbar.keypoints.answers.registry import ANSWERS
 from lumbar.keypoints.networks import registry as detectors
 from lumbar.labels import CONDITIONS, LEVELS, SERIES_DESCRIPTIONS, SEVERITIES
+from lumbar.recipe.answers import DECODES
 from lumbar.recipe.augment import Augment
 from lumbar.recipe.blend import Blend
-from lumbar.recipe.detector import DECODES, DetectorSpec
+from lumbar.recipe.detector import DetectorSpec
 from lumbar.recipe.grader import GraderSpec, Turn
 from lumbar.recipe.losses import OF_ANSWERS, OF_GRADERS
 from lumbar.recipe.preprocessing import Preprocessing

@@ -1,15 +1,15 @@
-"""Which axial slices belong to a level: the rule that detectors and graders share. No torch."""
+"""Which axial slices, of which series, belong to a level: the rule that detectors and graders share. No torch."""
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from itertools import pairwise
 
 import numpy as np
 
+from lumbar import geometry
 from lumbar.dicom.series import Series, Slice
 from lumbar.labels import LEVELS, Level
 from lumbar.recipe.preprocessing import LevelsBy, Preprocessing
 from lumbar.study.keypoint import SlicePlace
-from lumbar.study.slices import axial_slices, nearest_slice
 from lumbar.study.study import Study
 
 Slices = list[tuple[Series, Slice]]
@@ -111,3 +111,29 @@ def _cuts(affine: np.ndarray, start: np.ndarray, end: np.ndarray) -> bool:
     normal = np.cross(affine[:3, 0], affine[:3, 1])
     along = float(normal @ (end - start))
     return along != 0 and 0 <= float(normal @ (affine[:3, 3] - start)) / along <= 1
+
+
+def axial_slices(study: Study, preprocessing: Preprocessing) -> list[tuple[Series, Slice]]:
+    """Every slice of every axial series, series in table order: the planes among which the nearest is sought."""
+    return list(_axial_slices(study, preprocessing))
+
+
+def nearest_slice(
+    slices: Sequence[tuple[Series, Slice]], point_mm: np.ndarray, reach_mm: float
+) -> tuple[tuple[Series, Slice] | None, float]:
+    """The axial slice that serves a level: of all series the one whose plane is nearest to the level's point (3,).
+
+    None where it is farther than `reach_mm`; and its distance in mm. Of equal ones the first.
+    """
+    affines = np.stack([item.affine for _, item in slices])
+    index, distance = geometry.nearest_plane(affines, point_mm, reach_mm)
+    return None if index is None else slices[index], distance
+
+
+def _axial_slices(study: Study, preprocessing: Preprocessing) -> Iterator[tuple[Series, Slice]]:
+    for series in study.series.get("axial_t2", ()):
+        slices = series.slices
+        if preprocessing.order == "file":
+            slices = tuple(sorted(slices, key=lambda item: item.file_order))
+        for item in slices:
+            yield series, item

@@ -1,6 +1,5 @@
 """Which series and which of its slices a network sees, by the options of `Preprocessing`. For both stages, no torch."""
 
-from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -101,23 +100,6 @@ def middle_slice(series: Series, preprocessing: Preprocessing, from_mm: float | 
     return centre
 
 
-def axial_slices(study: Study, preprocessing: Preprocessing) -> list[tuple[Series, Slice]]:
-    """Every slice of every axial series, series in table order: the planes among which the nearest is sought."""
-    return list(_axial_slices(study, preprocessing))
-
-
-def nearest_slice(
-    slices: Sequence[tuple[Series, Slice]], point_mm: np.ndarray, reach_mm: float
-) -> tuple[tuple[Series, Slice] | None, float]:
-    """The axial slice that serves a level: of all series the one whose plane is nearest to the level's point (3,).
-
-    None where it is farther than `reach_mm`; and its distance in mm. Of equal ones the first.
-    """
-    affines = np.stack([item.affine for _, item in slices])
-    index, distance = geometry.nearest_plane(affines, point_mm, reach_mm)
-    return None if index is None else slices[index], distance
-
-
 def find_slice(study: Study, series_id: int, instance: int) -> tuple[Series, Slice] | None:
     """The series and slice of those numbers, or None."""
     series = study.series_by_id(series_id)
@@ -133,15 +115,6 @@ def index_at(series: Series, place_mm: float) -> float:
     steps = float(away[nearest]) / (series.spacing_mm or 1.0)
     in_gap = abs(steps) > 0.5 + 1e-6 and nearest != (0 if steps < 0 else len(series) - 1)
     return nearest + (float(np.sign(steps)) * 0.49 if in_gap else steps)  # in a gap the nearest slice stays nearest
-
-
-def _axial_slices(study: Study, preprocessing: Preprocessing) -> Iterator[tuple[Series, Slice]]:
-    for series in study.series.get("axial_t2", ()):
-        slices = series.slices
-        if preprocessing.order == "file":
-            slices = tuple(sorted(slices, key=lambda item: item.file_order))
-        for item in slices:
-            yield series, item
 
 
 def _window(series: Series, ordered: tuple[Slice, ...], indices: np.ndarray) -> Window:

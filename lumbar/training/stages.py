@@ -41,7 +41,7 @@ from lumbar.training.data.stack_samples import StackSamples
 from lumbar.training.data.told_samples import BlankTold, ToldSamples
 from lumbar.training.loop.detector_objective import DetectorObjective
 from lumbar.training.loop.grader_objective import SeverityObjective
-from lumbar.training.loop.losses import EMPTY
+from lumbar.training.loop.shared_losses import EMPTY
 from lumbar.training.setup import Setup, drawn
 
 #: Labelled axial planes a level: left and right lie on two here and there.

@@ -21,7 +21,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from lumbar.compute.launch import start_all_processes
 from lumbar.recipe.settings import Loop, Training
-from lumbar.training.loop import losses, mix
+from lumbar.training.loop import mix, shared_losses
 from lumbar.training.loop.loop import Job, Term, fit
 
 
@@ -32,7 +32,7 @@ class Points:
         rng = np.random.default_rng(seed)
         self.x = rng.normal(size=(count, 6)).astype(np.float32)
         self.y = (self.x[:, 0] > 0).astype(np.int64) + (self.x[:, :2].sum(-1) > 1)
-        self.y[::11] = losses.EMPTY
+        self.y[::11] = shared_losses.EMPTY
         self.studies = np.arange(count) // 5
         self.pause = pause
 
@@ -56,11 +56,11 @@ class Severities:
             logits = network(mix.labels(batch["x"], partner["x"], batch[mix.SHARE]))
         counts = float(not train or self.only in (None, self.seen))
         self.seen += train
-        severity, weight = losses.severity_loss(logits, batch["labels"])
+        severity, weight = shared_losses.severity_loss(logits, batch["labels"])
         if partner is not None:
-            both = [losses.distributions(each["labels"]) for each in (batch, partner)]
-            severity, weight = losses.distribution_loss(logits, mix.labels(*both, batch[mix.SHARE]))
-        severe, studies = losses.any_severe_loss(logits, batch["labels"], batch["study"])
+            both = [shared_losses.distributions(each["labels"]) for each in (batch, partner)]
+            severity, weight = shared_losses.distribution_loss(logits, mix.labels(*both, batch[mix.SHARE]))
+        severe, studies = shared_losses.any_severe_loss(logits, batch["labels"], batch["study"])
         return {"severity": Term(severity * counts, weight), "any": Term(severe * counts, studies, 0.3)}
 
 

@@ -1,4 +1,5 @@
-"""What a detector can answer, by the recipe's word. A new kind is a file with the three functions of `Answer`.
+"""What a detector can answer, by the recipe's word. A new kind is a file with the three functions of `Answer`, its
+words in `recipe.answers` and `recipe.losses`, and its losses in `training.loop.detector_losses`.
 
 The files are imported when their answer is asked for; none of them needs torch.
 """
@@ -10,7 +11,7 @@ from typing import Any, Final, Protocol, cast
 import numpy as np
 
 from lumbar.keypoints.answers.reading import Reading
-from lumbar.recipe.detector import Answer as AnswerName
+from lumbar.recipe.answers import Answer as AnswerName
 from lumbar.recipe.detector import DetectorSpec
 
 #: Word → the file that knows it.

@@ -7,7 +7,8 @@ import torch
 from torch import nn
 
 from lumbar.issues import InputError
-from lumbar.recipe.detector import Answer, DetectorSpec
+from lumbar.recipe.answers import Answer
+from lumbar.recipe.detector import DetectorSpec
 
 #: What an untrained map shows everywhere.
 RARE: Final = 0.01

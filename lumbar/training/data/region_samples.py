@@ -24,7 +24,7 @@ from lumbar.training.data.flips import Flips, flips
 from lumbar.training.data.layout import SHARED, groups, numbered
 from lumbar.training.data.slice_shift import Shares, draw
 from lumbar.training.data.soft_labels import SoftLabels
-from lumbar.training.loop.losses import EMPTY
+from lumbar.training.loop.shared_losses import EMPTY
 
 #: Study, level (-1: all), number of the sample in its task, number of the series.
 Row = tuple[int, int, int, int]

@@ -24,7 +24,7 @@ from lumbar.recipe.detector import DetectorSpec
 from lumbar.recipe.settings import Training
 from lumbar.training.data import augment
 from lumbar.training.data.flips import Flips, flips
-from lumbar.training.loop.losses import EMPTY
+from lumbar.training.loop.shared_losses import EMPTY
 
 
 class StackSamples:

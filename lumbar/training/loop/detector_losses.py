@@ -17,7 +17,7 @@ from torch import Tensor
 
 from lumbar.recipe.detector import DetectorSpec
 from lumbar.recipe.settings import Training
-from lumbar.training.loop import losses, mix, targets
+from lumbar.training.loop import mix, shared_losses, targets
 
 Outputs = Mapping[str, Tensor]
 Parts = tuple[Tensor, Tensor]
@@ -57,19 +57,19 @@ class Truth:
 
 
 def _map_mse(outputs: Outputs, truth: Truth) -> Parts:
-    """Squared error: mean over a map, sum over maps, see `losses.heatmap_loss`."""
+    """Squared error: mean over a map, sum over maps, see `shared_losses.heatmap_loss`."""
     weight, at_any = truth.training.heatmap_weight, truth.training.heatmap_weight_at == "any"
     said, wanted = outputs["answer"], _maps(truth)
     if truth.training.unlabelled == "unasked":
         asked = truth.mixed(lambda one: one.points.isfinite().all(-1).float()) == 1
         said, wanted = said[asked][:, None], wanted[asked][:, None]  # each map stands alone
-    return losses.heatmap_loss(said, wanted, weight, at_any=at_any)
+    return shared_losses.heatmap_loss(said, wanted, weight, at_any=at_any)
 
 
 def _severity(outputs: Outputs, truth: Truth) -> Parts:
     """Cross entropy of the severities of what the maps show, weighted as the official score or not at all."""
     assert truth.labels is not None
-    return losses.severity_loss(
+    return shared_losses.severity_loss(
         outputs["severity"], truth.labels.long(), weighted=truth.training.class_weights != "none"
     )
 
@@ -83,7 +83,7 @@ def _map_bce(outputs: Outputs, truth: Truth) -> Parts:
     loss = nnf.binary_cross_entropy_with_logits(_logits(outputs), wanted, reduction="none")
     if truth.training.heatmap_weight != 1:
         at_any = truth.training.heatmap_weight_at == "any"
-        loss = loss * losses.near_peaks(wanted, truth.training.heatmap_weight, at_any=at_any)
+        loss = loss * shared_losses.near_peaks(wanted, truth.training.heatmap_weight, at_any=at_any)
     if truth.spec.depth:
         asked = _asked(truth)
         slices = _of_own_slices(outputs, truth)

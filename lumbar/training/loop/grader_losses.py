@@ -16,7 +16,7 @@ from torch import Tensor
 from lumbar.labels import LEVELS
 from lumbar.recipe.losses import OF_GRADERS, GraderLoss
 from lumbar.recipe.settings import Training
-from lumbar.training.loop import losses, mix
+from lumbar.training.loop import mix, shared_losses
 
 Parts = tuple[Tensor, Tensor]
 #: Of embeddings: what their products are divided by, and how near another position is no other (both guesses).
@@ -55,7 +55,7 @@ class Truth:
     @property
     def targets(self) -> Tensor:
         """Labels as shares (B, L, C, 3) of the severities, times what their conditions count."""
-        shares = losses.distributions(self.labels) if self.soft is None else self.soft
+        shares = shared_losses.distributions(self.labels) if self.soft is None else self.soft
         return shares if self.counts is None else shares * self.counts[:, None]
 
     def mixed(self, make: "Callable[[Truth], Tensor]") -> Tensor:
@@ -85,23 +85,23 @@ def _severity(said: Tensor, truth: Truth, loss: GraderLoss) -> Parts:
     weighted = truth.training.class_weights != "none"
     if loss.annotated:
         weights = truth.training.slice_class_weights
-        return losses.distribution_loss(said, truth.mixed(_of_slices), weighted=weighted, weights=weights)
+        return shared_losses.distribution_loss(said, truth.mixed(_of_slices), weighted=weighted, weights=weights)
     between = [1] * (said.ndim - 4)
     far = truth.training.far_errors if loss.output == "severity" else 1.0
     if truth.partner is None and truth.soft is None and truth.counts is None and far == 1 and not truth.odds:
         labels = truth.labels.view(*truth.labels.shape[:2], *between, -1).expand(said.shape[:-1]).contiguous()
-        return losses.severity_loss(said, labels, weighted=weighted)
+        return shared_losses.severity_loss(said, labels, weighted=weighted)
     targets = _asked(truth)
     spread = targets.view(*targets.shape[:2], *between, *targets.shape[2:]).expand(said.shape)
     if truth.odds:
-        return losses.odds_loss(said, spread, weighted=weighted)
-    return losses.distribution_loss(said, spread, weighted=weighted, far=far)
+        return shared_losses.odds_loss(said, spread, weighted=weighted)
+    return shared_losses.distribution_loss(said, spread, weighted=weighted, far=far)
 
 
 def _severe(said: Tensor, truth: Truth, loss: GraderLoss) -> Parts:
-    """How sure severe rows of logits (B, L, C, 3) are on average, see `losses.severe_loss`."""
+    """How sure severe rows of logits (B, L, C, 3) are on average, see `shared_losses.severe_loss`."""
     shares = nnf.logsigmoid(said) if truth.odds else said
-    return losses.severe_loss(shares, truth.mixed(lambda one: one.targets)[..., -1])
+    return shared_losses.severe_loss(shares, truth.mixed(lambda one: one.targets)[..., -1])
 
 
 def _of_slices(truth: Truth) -> Tensor:
@@ -114,8 +114,8 @@ def _level(said: Tensor, truth: Truth, loss: GraderLoss) -> Parts:
     """Cross entropy of logits (B, L, 5) against the level that is shown."""
     assert truth.level is not None
     if truth.partner is None:
-        return losses.level_loss(said, truth.level)
-    return losses.level_loss(said, truth.mixed(lambda one: nnf.one_hot(_known(one.level), len(LEVELS))))
+        return shared_losses.level_loss(said, truth.level)
+    return shared_losses.level_loss(said, truth.mixed(lambda one: nnf.one_hot(_known(one.level), len(LEVELS))))
 
 
 def _slice(said: Tensor, truth: Truth, loss: GraderLoss) -> Parts:
@@ -125,7 +125,7 @@ def _slice(said: Tensor, truth: Truth, loss: GraderLoss) -> Parts:
     for one, share in told:
         marked = _known(one.marked).float() if share is None else _known(one.marked) * share[:, None, None]
         for scores, own in zip(said.split(list(truth.views), -1), marked.split(list(truth.views), -1), strict=True):
-            parts = losses.slice_loss(scores, own)
+            parts = shared_losses.slice_loss(scores, own)
             sums = [sum_ + part for sum_, part in zip(sums, parts, strict=True)]
     return sums[0], sums[1]
 

@@ -16,7 +16,7 @@ from lumbar.recipe.losses import OF_GRADERS, of_grader
 from lumbar.recipe.settings import Training
 from lumbar.training.data import augment, intensities
 from lumbar.training.data.layout import SHARED, TOLD, groups, numbered
-from lumbar.training.loop import losses, mix
+from lumbar.training.loop import mix, shared_losses
 from lumbar.training.loop.grader_losses import Truth, loss_of
 from lumbar.training.loop.loop import SCORE, Batch, Term
 
@@ -181,7 +181,7 @@ class SeverityObjective:
         canal, count = self.conditions.index("spinal_canal_stenosis"), logits.shape[1]
         rows, truth = logits[:, :, canal].flatten(0, 1), labels.reshape(logits.shape[:3])[:, :, canal].flatten()
         counts = None if share is None else share.repeat_interleave(count)
-        return losses.any_severe_loss(rows, truth, studies.repeat_interleave(count), counts)
+        return shared_losses.any_severe_loss(rows, truth, studies.repeat_interleave(count), counts)
 
     def _score(self, logits: Tensor, batch: Batch) -> dict[str, Term]:
         """The parts of the official score that the member answers; its samples of a study stand in one batch."""
@@ -190,7 +190,8 @@ class SeverityObjective:
             places = [place for place, name in enumerate(self.conditions) if name in conditions]
             if places:
                 found[f"{SCORE}{group}"] = Term(
-                    *losses.severity_loss(logits[:, :, places], self._of_levels(batch["labels"])[:, :, places]), 0.0
+                    *shared_losses.severity_loss(logits[:, :, places], self._of_levels(batch["labels"])[:, :, places]),
+                    0.0,
                 )
         if "spinal_canal_stenosis" in self.conditions:
             found[f"{SCORE}any_severe"] = Term(*self._any_severe(logits, batch["labels"], batch["study"]), 0.0)

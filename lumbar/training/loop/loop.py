@@ -5,7 +5,6 @@ was killed and goes on from its checkpoint takes the same steps as one that was 
 process as in eight. Losses are sums and weights (see `losses`), divided once over all processes.
 """
 
-import copy
 import math
 import time
 from collections.abc import Callable, Mapping
@@ -24,11 +23,11 @@ from lumbar.issues import InputError
 from lumbar.recipe.settings import Loop, Training
 from lumbar.terminal.progress import bar as progress_bar
 from lumbar.training.deadline import Deadline, OutOfTimeError
-from lumbar.training.loop import checkpoint
+from lumbar.training.loop import checkpoint, ema
 from lumbar.training.loop.batches import Batch, Plan, Samples, load, validation
 from lumbar.training.loop.beginning import freeze, rest
 from lumbar.training.loop.learning_rate import learning_rate
-from lumbar.training.loop.optimizer import make_optimizer
+from lumbar.training.loop.optimizer import make_optimizer, take_step
 from lumbar.training.loop.shared_norm import share_norms
 
 #: What the names of terms begin with that are parts of the official score.
@@ -101,7 +100,7 @@ def fit(
     freeze(network, job.training.frozen)
     wrapped, optimizer = accelerator.prepare(network, make_optimizer(network, job.training))
     plain = accelerator.unwrap_model(wrapped)
-    average = copy.deepcopy(plain).requires_grad_(False) if job.training.ema_decay else None
+    average = ema.begin(plain) if job.training.ema_decay else None
     progress = Progress()
     state = checkpoint.State(job.folder, job.fingerprint, plain, average, optimizer, accelerator.scaler)
     state.restore(progress)
@@ -157,15 +156,11 @@ def _epoch(
         _show(bar, progress)
         if not last:
             continue
-        for parameters in optimizer.param_groups:
-            parameters["lr"] = learning_rate(plan, progress.epoch, progress.batch - 1)
-        if job.training.clip_norm:
-            accelerator.clip_grad_norm_(network.parameters(), job.training.clip_norm)
-        optimizer.step()
-        optimizer.zero_grad()
+        rate = learning_rate(plan, progress.epoch, progress.batch - 1)
+        take_step(optimizer, network, accelerator, rate, job.training.clip_norm)
         done = progress.epoch * plan.steps + math.ceil(progress.batch / job.training.accumulate)
         if average is not None:
-            _follow(average, accelerator.unwrap_model(network), min(job.training.ema_decay, done / (done + 9)))
+            ema.follow(average, accelerator.unwrap_model(network), job.training.ema_decay, done)
         if progress.batch == plan.batches:
             continue
         late = deadline.up(accelerator)
@@ -286,15 +281,6 @@ def _seed(*words: int) -> None:
 
 
 @torch.no_grad()
-def _follow(average: nn.Module, network: nn.Module, decay: float) -> None:
-    """Move the averaged weights towards the network's; counters are copied."""
-    for own, new in zip(average.state_dict().values(), network.state_dict().values(), strict=True):
-        if own.is_floating_point():
-            own.lerp_(new, 1 - decay)
-        else:
-            own.copy_(new)
-
-
 def _stage(job: Job) -> str:
     return f"training {job.member} fold {job.fold}"
 

@@ -1,8 +1,9 @@
-"""What moves the weights: the recipe's optimizer over the parameters that learn."""
+"""What moves the weights: the recipe's optimizer over the parameters that learn, and one step, gradients clipped."""
 
 from typing import Any, Final
 
 import torch
+from accelerate import Accelerator
 from timm.optim import Lookahead
 from timm.optim import param_groups_weight_decay as groups_by_decay
 from torch import nn
@@ -27,6 +28,16 @@ def make_optimizer(network: nn.Module, training: Training) -> torch.optim.Optimi
         parameters, lr=training.learning_rate, weight_decay=decay, decoupled_weight_decay=True
     )
     return Lookahead(rectified, alpha=SHARE, k=EVERY)  # type: ignore[no-any-return, no-untyped-call]
+
+
+def take_step(optimizer: Any, network: nn.Module, accelerator: Accelerator, rate: float, clip_norm: float) -> None:
+    """Move the weights at this learning rate, the gradients' norm clipped to `clip_norm` (0: as it is)."""
+    for parameters in optimizer.param_groups:
+        parameters["lr"] = rate
+    if clip_norm:
+        accelerator.clip_grad_norm_(network.parameters(), clip_norm)
+    optimizer.step()
+    optimizer.zero_grad()
 
 
 def counters(optimizer: Any) -> list[int]:

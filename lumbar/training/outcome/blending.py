@@ -12,7 +12,7 @@ import pandas as pd
 
 from lumbar.bundle.blend import FittedBlend
 from lumbar.ensemble.average import BLEND_METHODS, BlendMethod
-from lumbar.ensemble.names import KNOWN_METHODS, METHOD_NAMES, WEIGHTED
+from lumbar.ensemble.method_names import KNOWN_METHODS, METHOD_NAMES, WEIGHTED
 from lumbar.ensemble.store import FIT_FILE
 from lumbar.files.exchange import exchanging
 from lumbar.files.read import read_json

@@ -13,7 +13,7 @@ from lumbar.bundle.bundle import Bundle
 from lumbar.bundle.likeness import read_likenesses
 from lumbar.bundle.network import build_network
 from lumbar.bundle.save import Precision, Weights, save_bundle
-from lumbar.ensemble.names import WEIGHTED
+from lumbar.ensemble.method_names import WEIGHTED
 from lumbar.files.read import read_json
 from lumbar.grading.likeness import Likenesses
 from lumbar.issues import InputError
