@@ -26,7 +26,7 @@ settings.register_profile(
     database=None,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
 )
-settings.register_profile("long", settings.get_profile("lumbar"), max_examples=200)
+settings.register_profile("long", settings.get_profile("lumbar"), max_examples=100)
 settings.load_profile("lumbar")
 
 # Hubs answer from this environment, in subprocesses too: nothing is fetched, and nothing waits for an answer.
@@ -54,8 +54,8 @@ def pytest_unconfigure(config: pytest.Config) -> None:
 #: Files of tests that take longest, slow ones included: they begin first, so that no worker waits for another's at the
 #: end. The others follow by name.
 DEAREST = (
-    "metamorphic recipes training_run training_again blend compiled parity_ninth together damage clean_up "
-    "kaggle_session stackers pretrained_hub cluster kaggle_rehearsal training_loop engine dicom_sr convert"
+    "recipes metamorphic training_run training_again blend kaggle_session parity compiled parity_ninth together damage "
+    "clean_up systems stackers pretrained_hub cluster kaggle_rehearsal job training_loop engine dicom_sr convert"
 )
 
 

@@ -1,4 +1,4 @@
-"""The jobs of docs/cluster.md as they stand: eight shards as processes, some killed and started again."""
+"""The jobs of docs/cluster.md as they stand: three shards as processes, two killed and started again."""
 
 import os
 import re
@@ -18,9 +18,9 @@ from tests.conftest import ROOT
 from tests.support.worlds import small_phantoms, tiny_bundle
 
 PAGE = (ROOT / "docs" / "cluster.md").read_text(encoding="utf-8")
-SHARDS = 8
-#: Those that are killed: in the middle of something, or before anything.
-KILLED = (0, 3, 5)
+SHARDS = 3
+#: Those that are killed, one of Slurm's and one of Kubernetes': in the middle of something, or before anything.
+KILLED = (0, 1)
 
 
 def slurm_script() -> str:
@@ -54,7 +54,7 @@ def commands() -> list[tuple[list[str], dict[str, str]]]:
 
 @pytest.mark.slow
 def test_shards_that_are_killed_and_started_again_leave_the_rows_of_one_run(tmp_path: Path) -> None:
-    data = small_phantoms(tmp_path / "data", 10, 5)
+    data = small_phantoms(tmp_path / "data", 6, 5)
     weights, out, whole = tiny_bundle(tmp_path / "weights").folder, tmp_path / "out", tmp_path / "whole"
     words = ["predict", "-q", "--data", str(data), "--weights", str(weights), "--on-error", "prior"]
     assert train_utils.main([*words, "--out", str(whole)]) == 0

@@ -222,11 +222,11 @@ def test_what_no_decoder_is_known_for_says_so(tmp_path: Path) -> None:
 def test_mutated_codestreams_neither_abort_nor_hang(tmp_path: Path) -> None:
     """In a process of its own, with glibc's checks of the heap where it has them; the large run is `fuzz_jpeg.py`."""
     script = Path(__file__).parent / "support" / "fuzz_jpeg.py"
-    command = [sys.executable, str(script), "--mutations", "400", "--seed", "3"]
+    command = [sys.executable, str(script), "--mutations", "200", "--seed", "3"]
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
     assert done.returncode == 0, done.stderr
     report = json.loads(done.stdout)
     assert report["findings"] == []
     for kind in ("JPEG Lossless", "JPEG-LS"):
-        assert sum(report["outcomes"][kind].values()) == 200
+        assert sum(report["outcomes"][kind].values()) == 100
         assert min(report["outcomes"][kind][word] for word in ("decoded", "refused")) > 0

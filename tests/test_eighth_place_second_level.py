@@ -21,6 +21,7 @@ from tests.support.contract import fixed_weights
 from tests.support.small_recipe import one_of_a_kind
 from tests.support.whole_slices import ALONG, SLICES, SMALL, whole
 from tests.support.worlds import small_phantoms
+from tests.test_recipes import leads_to_a_submission
 
 
 def test_the_second_level_looks_at_the_order_of_slices_and_at_each_view() -> None:
@@ -99,3 +100,4 @@ def test_a_second_level_learns_from_what_is_said_of_studies_not_seen(tmp_path: P
     words = ["relabel", "--run", folder.root, "--rows", rows, "--out", tmp_path / "page.html"]
     assert train_utils.main([str(word) for word in words]) == 0
     assert "slices_along" in (tmp_path / "page.html").read_text(encoding="utf-8")
+    assert "slices_along_fold0" in leads_to_a_submission(folder.root, tmp_path).manifest.graders

@@ -17,9 +17,9 @@ from tests.support.draft import sound
 pytestmark = pytest.mark.usefixtures("networks_kept")
 
 SHORT = os.environ.get("LUMBAR_CASES", "").split() or [f"3/{index}" for index in range(12)]
-#: Every change is tried by itself; these are the first twenty that are drawn with another.
+#: Every change is tried by itself; these are the first ten that are drawn with another.
 LONG = [name for name in (f"1/{index}" for index in range(200)) if len(metamorphic.draw(random.Random(name))[1]) > 1][
-    :20
+    :10
 ]
 
 

@@ -17,7 +17,7 @@ import pytest
 import torch
 from conftest import ROOT, SHARED
 
-from lumbar.bundle.network import build_network
+from lumbar.bundle.network import blueprint, unfilled
 from lumbar.compute.forward import asked
 from lumbar.grading.networks.registry import NETWORKS as GRADERS
 from lumbar.keypoints.networks.registry import NETWORKS as DETECTORS
@@ -45,7 +45,7 @@ def check(record: Record) -> None:
         pytest.skip(f"{record.kind} is not built here")
     if ours.spec.network not in {**DETECTORS, **GRADERS}:
         pytest.skip(f"{record.kind} needs the network {ours.spec.network}, which is not built here")
-    network = build_network(ours.spec).eval()
+    network = unfilled(blueprint(ours.spec, record.name), ours.spec, "cpu").eval()
     state = network.state_dict()
     taken = {own: ours.keys(own) for own in state}
     used = {key for keys in taken.values() for key in keys}

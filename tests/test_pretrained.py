@@ -1,6 +1,7 @@
 """Networks begin with pretrained weights, part by part: those of a folder or of an installed package."""
 
 import json
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -161,6 +162,13 @@ def whole_network(tag: Tag) -> nn.Module:
         return made()
 
 
+@cache
+def published_shapes(tag: Tag) -> dict[str, torch.Tensor]:
+    """Ones of the shapes of a tag's weights, without memory; several recipes begin with the same."""
+    state = whole_network(tag).state_dict()
+    return {key: torch.ones((), dtype=value.dtype).expand(value.shape) for key, value in state.items()}
+
+
 #: The ensemble's members are those of the recipes that it names.
 OWN_MEMBERS = sorted(path for path in (ROOT / "recipes").rglob("*.toml") if path.stem != "ensemble")
 
@@ -178,11 +186,7 @@ def test_the_published_weights_fit_every_member_of_the_recipes(recipe: Path) -> 
     for spec in members.values():
         for part, tag in parts(blueprint(spec, RECIPE)):
             assert tag.hub.partition("/")[2] == tag.name
-            made = whole_network(tag)
-            told = {
-                key: torch.ones((), dtype=value.dtype).expand(value.shape) for key, value in made.state_dict().items()
-            }
-            assert set(fitted(part, told, tag.name)) == set(part.state_dict())
+            assert set(fitted(part, published_shapes(tag), tag.name)) == set(part.state_dict())
 
 
 def test_what_windows_know_of_places_fits_windows_of_another_size() -> None:

@@ -31,6 +31,10 @@ from tests.test_by_hand import with_blend
 
 #: Those that build trees take seconds.
 SOME = [pytest.param(name, marks=pytest.mark.slow if name in AS_ASKED[3:] else ()) for name in AS_ASKED]
+#: Of those that build trees the one that averages all of them: what one of its parts does shows in it.
+STACKED = [*AS_ASKED[:3], SOME[-1]]
+#: Of the methods that are chosen among those of numbers alone that no other bundle is made with.
+CHOSEN_AMONG = [pytest.param(name, marks=pytest.mark.slow) for name in ("median", "scaling", "slsqp_logits")]
 TABLE = "stackers_yu4u"
 #: Their names in the recorded table, in the order of `GROUPS`.
 RECORDED = ("spinal_canal_stenosis", "neural_foraminal_narrowing", "subarticular_stenosis")
@@ -66,7 +70,7 @@ def test_silence_is_no_number_and_nobody_gives_the_prior(name: str) -> None:
 
 
 @pytest.mark.usefixtures("quick")
-@pytest.mark.parametrize("name", SOME)
+@pytest.mark.parametrize("name", STACKED)
 def test_no_label_of_the_scored_fold_is_looked_at(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     members, codes = world(24, seed=4)
     assert not leaks(name, members, codes, np.arange(24) % 2)
@@ -86,7 +90,7 @@ def test_a_mirrored_study_gives_mirrored_rows(name: str) -> None:
 
 
 @pytest.mark.usefixtures("quick")
-@pytest.mark.parametrize("name", [*AS_ASKED[:4], *SOME[4:]])
+@pytest.mark.parametrize("name", [*AS_ASKED[:4], SOME[-1], *CHOSEN_AMONG])
 def test_a_bundle_carries_the_fit_as_data_and_answers_with_it(name: str, tmp_path: Path) -> None:
     members, codes = world(30, seed=6)
     members = np.concatenate([members, members[:, :1]], axis=1)

@@ -9,9 +9,11 @@ from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
+import pytest
 import segmentation_models_pytorch as smp
 import timm
 import torch
+from huggingface_hub import constants
 
 COMMIT = "0" * 40
 
@@ -30,6 +32,18 @@ class Hub:
         """What a process needs to take this hub for the one and only."""
         quiet = {"HF_HUB_OFFLINE": "0", "HF_HUB_DISABLE_TELEMETRY": "1", "HF_HUB_DISABLE_XET": "1"}
         return {**os.environ, **quiet, "HF_ENDPOINT": self.url, "HF_HOME": str(cache), "HF_HUB_CACHE": str(cache)}
+
+    def take_place(self, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Be the one and only hub of this process until its test ends."""
+        own = {
+            "HF_HUB_OFFLINE": False,
+            "HF_HUB_DISABLE_XET": True,
+            "ENDPOINT": self.url,
+            "HUGGINGFACE_CO_URL_TEMPLATE": self.url + "/{repo_id}/resolve/{revision}/{filename}",
+            "HF_HUB_CACHE": str(cache),
+        }
+        for name, value in own.items():
+            monkeypatch.setattr(constants, name, value)
 
 
 @contextmanager

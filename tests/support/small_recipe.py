@@ -81,8 +81,9 @@ def _whole(stage: Mapping[str, Any], entry: Mapping[str, Any]) -> dict[str, Any]
 def one_of_a_kind(path: Path, folder: Path) -> Path:
     """The recipe made small, as a file in `folder`, without members that are then like one before them.
 
-    Alike: the same inputs, network and outputs, and the same losses, and where they begin with others these are alike,
-    too. Who is begun with or stands in a set stays with those who name it.
+    Alike: the same inputs, network and outputs, and the same losses, as far as words tell: of numbers it counts whether
+    they are none, one or another. Where members begin with others these are alike, too. Who is begun with, teaches or
+    stands in a set stays with those who name it.
     """
     raw = tomllib.loads(path.read_text(encoding="utf-8"))
     for key, value in _changes(raw).items():
@@ -97,7 +98,10 @@ def one_of_a_kind(path: Path, folder: Path) -> Path:
         alike = set(_alike(raw[stage], (*spec.model_fields, "tasks", "loss", "frozen", "fresh", "bundled")))
         kept = {name for names in raw[stage].get("sets", {}).values() for name in names}
         kept |= {
-            entry["begins_with"] for name, entry in members.items() if "begins_with" in entry and name not in alike
+            entry[key]
+            for name, entry in members.items()
+            for key in ("begins_with", "taught_by")
+            if key in entry and name not in alike
         }
         for name in sorted(alike - kept):
             gone += [name, *(f"{task}_{name}" for task in members[name].get("tasks", ()))]
@@ -113,11 +117,20 @@ def _alike(stage: Mapping[str, Any], keys: Sequence[str]) -> Iterator[str]:
     kinds: dict[str, str] = {}
     for name, entry in stage["members"].items():
         whole = _whole(stage, entry)
-        own = {key: whole.get(key) for key in keys} | {"after": kinds.get(whole.get("begins_with", ""))}
+        own = {key: _worded(whole.get(key)) for key in keys} | {"after": kinds.get(whole.get("begins_with", ""))}
         kind = json.dumps(own, sort_keys=True)
         if kind in kinds.values():
             yield name
         kinds[name] = kind
+
+
+def _worded(value: Any) -> Any:
+    """A value with one number in place of all but none and one."""
+    if isinstance(value, dict):
+        return {key: _worded(each) for key, each in value.items()}
+    if isinstance(value, list):
+        return [_worded(each) for each in value]
+    return value if not isinstance(value, int | float) or value in (0, 1) else 2
 
 
 def _without(table: Mapping[str, Any], names: Sequence[str]) -> dict[str, Any]:
