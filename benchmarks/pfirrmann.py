@@ -26,7 +26,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from alike import learn, pair_spec, write_pairs
+from alike import VIEWS, learn, pair_spec, write_pairs
 from disc_figures import FOLDS, GRADES, figures, gains
 from discs import SIDE_PX, SIGNS, Discs, kept_discs
 from sklearn.model_selection import GroupKFold
@@ -38,6 +38,8 @@ from lumbar.bundle.bundle import Bundle, load_bundle
 from lumbar.compute.accelerator import make_accelerator
 from lumbar.files.write import write_json
 from lumbar.grading.networks.registry import build_grader
+from lumbar.issues import InputError
+from lumbar.labels import CONDITIONS
 from lumbar.recipe.augment import Augment
 from lumbar.recipe.grader import GraderSpec
 from lumbar.recipe.settings import Loop, Training
@@ -48,6 +50,8 @@ from lumbar.training.loop.loop import Job, Term, fit
 from lumbar.training.pretrained.parts import fill
 from lumbar.training.pretrained.sources import Sources
 
+#: The views of a bundle's graders whose backbones see `VIEWS`.
+OF_BUNDLE = ("sagittal_t2", "sagittal_t1_left")
 STARTS = ("random", "phantoms", "correspondence", "ImageNet")
 SIDES_SEEN = (74, 80, 86)  # px of the regions that a disc is judged by, all scaled to `SIDE_PX`
 TRAINING = Training(
@@ -164,21 +168,25 @@ class DiscObjective:
 
 
 def starts(bundle: Bundle, images: Path) -> dict[str, Start]:
-    """Random weights; the spinal grader's sagittal T2 backbone and the foraminal grader's T1 backbone; backbones that
-    learn from pairs of `images`, which are written beside; ImageNet's."""
+    """Random weights; the backbones of the first graders of sagittal T2 and of T1; backbones that learn from pairs of
+    `images`, which are written beside; ImageNet's."""
     states: dict[int, dict[str, Tensor]] = {}
-    specs = []
-    for place, task in enumerate(("spinal", "foraminal")):
-        name, spec = next((name, spec) for name, spec in bundle.manifest.graders.items() if spec.task == task)
-        network = bundle.network(name, torch.device("cpu"))
-        state = network.get_submodule("encoders.0.backbone").state_dict()
-        states[place] = {name: value.float() if value.is_floating_point() else value for name, value in state.items()}
-        specs.append(spec)
-    efficient = specs[0].model_copy(update={"backbone": "tf_efficientnet_lite0", "backbone_args": {}})
-    alike = Start(specs[0], learnt=functools.partial(learnt_alike, images, specs[0]))
+    for place, view in enumerate(OF_BUNDLE):
+        for name, own in bundle.manifest.graders.items():
+            network = bundle.network(name, torch.device("cpu"))
+            if view in (names := tuple(network.views)):  # type: ignore[arg-type]
+                state = network.get_submodule(f"encoders.{names.index(view)}.backbone").state_dict()
+                states[place] = {key: each.float() if each.is_floating_point() else each for key, each in state.items()}
+                spec = own
+                break
+        else:
+            raise InputError(f"{bundle.folder}: no grader sees {view}; give the bundle that is shipped")
+    spec = spec.model_copy(update={"task": None, "views": VIEWS, "conditions": CONDITIONS[:1]})
+    efficient = spec.model_copy(update={"backbone": "tf_efficientnet_lite0", "backbone_args": {}})
+    alike = Start(spec, learnt=functools.partial(learnt_alike, images, spec))
     # CPUs are slower with its depthwise convolutions in bf16 than in float32.
     fine_tuned = Start(efficient, pretrained=True, training=FINE_TUNING, half=False)
-    return dict(zip(STARTS, (Start(specs[0]), Start(specs[0], states), alike, fine_tuned), strict=True))
+    return dict(zip(STARTS, (Start(spec), Start(spec, states), alike, fine_tuned), strict=True))
 
 
 def learnt_alike(

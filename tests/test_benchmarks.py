@@ -9,6 +9,7 @@ import cv2
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 
 from lumbar.bundle.bundle import load_bundle
 from lumbar.recipe.evidence import PatientTest
@@ -249,3 +250,22 @@ def test_listed_labels_are_counted_beside_corrected_keypoints(
     assert "threshold 0.8: 4 of 1000 labels are listed" in said
     assert "corrected keypoints: 3, 3 with a label, of which 2 are listed" in said
     assert f"with a correction: {100 * 2 / 75:.2f} %, in the others {100 * 2 / 925:.2f} %" in said
+
+
+def test_discs_are_graded_from_the_backbones_of_the_shipped_bundle(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    found = runpy.run_path(str(BENCHMARKS / "pfirrmann.py"))
+    bundle = load_bundle(BENCHMARKS.parent / "weights")
+    starts = found["starts"](bundle, tmp_path)
+    networks = {kind: found["DiscNetwork"](starts[kind]).eval() for kind in ("random", "phantoms")}
+    learnt = bundle.network("canal").get_submodule("encoders.0.backbone").state_dict()
+    for kind, network in networks.items():
+        own = network.grader.get_submodule("encoders.0.backbone").state_dict()
+        assert all(np.array_equal(own[key], learnt[key].float()) for key in learnt) == (kind == "phantoms")
+    views = torch.zeros(2, 2, 1, 80, 80)
+    views[1, 1] = 1.0  # another T1
+    answers = networks["phantoms"](views)
+    assert answers.shape == (2, 11)  # four grades, seven signs
+    assert not torch.equal(answers[0], answers[1])
