@@ -26,9 +26,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from alike import VIEWS, learn, pair_spec, write_pairs
+from alike import learn, pair_spec, write_pairs
 from disc_figures import FOLDS, GRADES, figures, gains
-from discs import SIDE_PX, SIGNS, Discs, kept_discs
+from discs import SIDE_PX, SIGNS, VIEWS, Discs, kept_discs
 from sklearn.model_selection import GroupKFold
 from torch import Tensor, nn
 
