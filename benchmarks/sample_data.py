@@ -2,7 +2,8 @@
 
     python benchmarks/sample_data.py --out fresh
 
-The same studies on every machine, to one grey level (processors round differently). Their expected submission comes from the shipped bundle:
+The same studies on every machine, to one grey level (processors round differently). Their expected submission comes
+from the shipped bundle:
 
     python train_utils.py predict --data fresh --weights weights --out results --device cpu
     cp results/submission.csv fresh/expected_submission.csv
