@@ -32,6 +32,7 @@ from lumbar.grading.intensity import Scales
 from lumbar.grading.windows import spread
 from lumbar.keypoints.answers.slices import rolling_place
 from lumbar.labels import CONDITIONS, LEVELS
+from lumbar.recipe.chain import one_step
 from lumbar.recipe.recipe import Recipe, load_recipe
 from lumbar.recipe.settings import Training
 from lumbar.study.standardise import resize, slice_values
@@ -114,6 +115,19 @@ def test_every_recorded_entry_is_compared() -> None:
     assert entries == AGREES | DIFFERS.keys() | ELSEWHERE.keys() | GIVEN
     for number, more in (("6", {"disc_angle_degrees"}), ("7", set())):
         assert content["bartley"][number].keys() == OF_SERIES | more
+
+
+def test_graders_look_around_the_points_of_their_author() -> None:
+    sets = recipe().stage1.sets
+    assert not {*sets["yuji_artley"]} & {*sets["pan"]}
+    assert {"axial_boxes", "t2_ends"} <= {*sets["yuji_artley"]}
+    assert {"axial_points", "t2_sequence"} <= {*sets["pan"]}
+    for name, member in recipe().stage2.members.items():
+        assert member.spec.sets == (("pan",) if name.startswith("p_") else ("yuji_artley",))
+    for name in sets["pan"]:  # in every fold somebody finds what his graders look at
+        kind = recipe().stage1.members[name].spec
+        alike = [each for each in sets["pan"] if one_step(recipe().stage1.members[each].spec, kind)]
+        assert {fold for each in alike for fold in recipe().folds_of(each)} == set(range(5))
 
 
 # ---- slices --------------------------------------------------------------------------------------------------------
