@@ -90,3 +90,13 @@ def test_the_small_recipe_has_the_parts_of_the_large_one() -> None:
         0.9
     )  # of the original's, which it divides by their sum
     assert blend.weights["subarticular"]["transformers"] == 0.15
+
+
+def test_each_pipeline_has_sagittal_points_of_its_own_and_both_have_the_axial_ones() -> None:
+    recipe = load_recipe(ROOT / "recipes" / "fourth_place.toml")
+    sets = recipe.stage1.sets
+    assert {name for name in sets["tattaka"] if not name.startswith("t_")} == {"y_axial_slices", "y_axial"}
+    assert {*sets["yu4u"]} == {"y_t2", "y_t1_slices", "y_t1"}
+    for name, member in recipe.stage2.members.items():
+        axial = all(view.startswith("axial") for view in member.spec.views)
+        assert member.spec.sets == (("tattaka",) if name.startswith("t_") or axial else ("yu4u",))

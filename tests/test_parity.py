@@ -96,6 +96,37 @@ def test_a_recorded_network_gives_its_recorded_outputs(name: str) -> None:
     check(RECORDS[name])
 
 
+#: Of the second place: what a record's name and the shapes of its last layers say of the network that it is.
+OF_ONE_CLASS = {
+    "second_ian_net2d_maxvit": ("pooling.p linear.bias", 3, "maxvit_tiny_tf_512", "gem", "mean"),
+    "second_ian_net2d_nfnet": ("pooling.p linear.bias", 3, "dm_nfnet_f0", "gem", "mean"),
+    "second_ian_net2d_effv2s": ("pooling.p linear.weight linear.bias", 10, "tf_efficientnetv2_s", "", "gem"),
+    "second_ian_attn_tinyvit": ("pooling.p attn.attn.0.weight", 3, "tiny_vit_21m_512", "gem", "mish"),
+    "second_ian_clam_maxvit": ("pooling.p linears.0.weight", 1, "maxvit_tiny_tf_512", "gem", "gated"),
+    "second_ian_clam_xcit": ("linears.0.weight", 1, "xcit_tiny_12_p8_384", "mean", "gated"),
+}
+
+
+@pytest.mark.parametrize("name", OF_ONE_CLASS)
+def test_networks_of_one_class_are_told_apart_by_their_last_layers(name: str) -> None:
+    keys, answers, backbone, features, pool = OF_ONE_CLASS[name]
+    content = {"keys": {key: [answers] for key in keys.split()}, "input": "RandomState(1).standard_normal((1,3,64,64))"}
+    record = Record(FOLDER / "second", name, content)
+    adapter = adapter_of(record)
+    assert adapter is not None
+    ours = adapter(record)
+    assert ours is not None
+    assert ours.spec.stage == ("grading" if features else "keypoints")
+    assert ours.spec.backbone == backbone
+    assert ours.spec.network_args.get("features", "") == features
+    assert ours.spec.network_args["pool"] == pool
+
+
+def test_a_sequence_network_of_one_head_is_read_too() -> None:
+    one, three = (adapter_of(Record(FOLDER / "second", f"second_bartley_{heads}", {})) for heads in ("1head", "3heads"))
+    assert one is three is not None
+
+
 @pytest.mark.skipif(NAMED is None, reason="LUMBAR_PARITY names no folder")
 def test_the_folder_that_is_named_holds_records() -> None:
     assert records(FOLDER), f"{FOLDER} has no <system>/models.json with networks"

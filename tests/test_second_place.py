@@ -9,13 +9,15 @@ What differs, and why (`DIFFERS`; docs/systems/second_place.md says it at length
   leaves the image repeats its border, which the original cuts off.
 - grey: values are not cut to bytes, and images are resized by OpenCV's cubic interpolation.
 - rows: a loss is divided by what its rows weigh, unlabelled ones nothing; of shares each severity weighs as it does.
-- padding: slices that are padding learn that they show nothing, since the highest slice of all counts.
+- padding: slices that are padding learn that they show nothing, since the highest slice of all counts; how far they are
+  off nobody asks, as in the original.
 - valid: no network says whether a slice is the annotated one; that is what the finders of slices are for.
 - drawn: crops are shifted at random, not to eight places.
 """
 
 import json
 import os
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any, Final
@@ -30,10 +32,13 @@ from lumbar.grading.intensity import Scales
 from lumbar.grading.windows import spread
 from lumbar.keypoints.answers.slices import rolling_place
 from lumbar.labels import CONDITIONS, LEVELS
+from lumbar.recipe.chain import one_step
 from lumbar.recipe.recipe import Recipe, load_recipe
+from lumbar.recipe.settings import Training
 from lumbar.study.standardise import resize, slice_values
 from lumbar.study.study import Study, open_data, read_study
 from lumbar.training.loop import shared_losses
+from lumbar.training.loop.detector_losses import LOSSES, Truth
 from tests.conftest import ROOT
 
 PARITY = Path(os.environ.get("LUMBAR_PARITY", ROOT.parent / "shared" / "parity"))
@@ -67,6 +72,12 @@ GIVEN: Final = {
     "ian.labels",
     "ian.logits",
     "ian.valid",
+}
+#: What each of Artley's series tells: here, and in test_second_place_boxes.py the crops.
+OF_SERIES: Final = {"instance_numbers_in_order", "series_percentiles_1_99", "native_shape", "stage1_uint8"} | {
+    "crops",
+    "crop_array_shape",
+    "crop_mean_all",
 }
 SIDE: Final = 512
 
@@ -102,6 +113,21 @@ def test_every_recorded_entry_is_compared() -> None:
     parts = ("bartley", "ian", "yuji")
     entries = {f"{part}.{name}" for part in parts for name in content[part]} | content.keys() - {*parts}
     assert entries == AGREES | DIFFERS.keys() | ELSEWHERE.keys() | GIVEN
+    for number, more in (("6", {"disc_angle_degrees"}), ("7", set())):
+        assert content["bartley"][number].keys() == OF_SERIES | more
+
+
+def test_graders_look_around_the_points_of_their_author() -> None:
+    sets = recipe().stage1.sets
+    assert not {*sets["yuji_artley"]} & {*sets["pan"]}
+    assert {"axial_boxes", "t2_ends"} <= {*sets["yuji_artley"]}
+    assert {"axial_points", "t2_sequence"} <= {*sets["pan"]}
+    for name, member in recipe().stage2.members.items():
+        assert member.spec.sets == (("pan",) if name.startswith("p_") else ("yuji_artley",))
+    for name in sets["pan"]:  # in every fold somebody finds what his graders look at
+        kind = recipe().stage1.members[name].spec
+        alike = [each for each in sets["pan"] if one_step(recipe().stage1.members[each].spec, kind)]
+        assert {fold for each in alike for fold in recipe().folds_of(each)} == set(range(5))
 
 
 # ---- slices --------------------------------------------------------------------------------------------------------
@@ -112,6 +138,7 @@ def test_slices_run_the_other_way_and_grey_ranges_are_the_recorded_ones(study: S
         told, series = recorded("bartley", name), study.series[kind][0]  # type: ignore[index]
         spec = recipe().stage2.members["b_su"].spec
         assert [item.instance for item in series.slices] == told["instance_numbers_in_order"][::-1]
+        assert list(series.slices[0].shape) == told["native_shape"] == [SIDE, SIDE]
         scales = Scales(lambda item, spec=spec: slice_values(item, spec.preprocessing)[0])
         low, high = scales.of_series(series, spec.region_of(spec.views[0]))
         assert [low, high] == pytest.approx(told["series_percentiles_1_99"], abs=0.5)
@@ -171,3 +198,25 @@ def test_shares_cost_as_recorded_where_they_are_labels() -> None:
     np.testing.assert_allclose(np.array(own)[hard], theirs[hard], rtol=1e-5)
     assert own[4] == 0  # without a label
     assert (np.array(own)[2:4] > theirs[2:4].numpy()).all()  # differs: the share of the severer one weighs as severe
+
+
+def test_slices_of_a_sequence_cost_as_recorded_where_they_are_there() -> None:
+    """Pan's: five scores and five distances a slice; as stacks of two slices, of which the second is there."""
+    told = recorded("ian", "slice_sequence_loss")
+    there = ~torch.tensor(told["padding_mask"])
+    said, wanted = normal(83, 2, 4, 10)[there], (normal(84, 2, 4, 10)[there] > 0).float()
+    spec = recipe().stage1.members["t2_sequence"].spec.model_copy(update={"in_chans": 2})
+    second = torch.tensor([[False, True]]).expand(len(said), -1)
+    # with its label on the second slice that is 0 off, on the first one 1, as far as all that are there reach
+    truth = Truth(spec, Training(), torch.zeros(len(said), 5, 2), 1 - wanted[:, 5:], there=second)
+    lesson, scores = wanted[:, :5, None], said[:, :5, None]
+    plain, count = LOSSES["slices"]["bce"]({"answer": scores}, replace(truth, lesson=lesson))
+    assert float(plain / count) == pytest.approx(told["cls_loss"], rel=1e-5)
+    distances = torch.stack([torch.full_like(said[:, 5:], 9.0), said[:, 5:]], dim=-1)
+    both, _ = LOSSES["slices"]["bce"]({"answer": scores, "distances": distances}, replace(truth, lesson=lesson))
+    assert float((both - plain) / count) == pytest.approx(told["dist_loss"], rel=1e-5)
+    assert float(both / count) == pytest.approx(told["loss"], rel=1e-5)
+    empty = {"answer": torch.cat([torch.full_like(scores, 9.0), scores], dim=-1)}
+    taught = torch.cat([torch.zeros_like(lesson), lesson], dim=-1)
+    counted, _ = LOSSES["slices"]["bce"](empty, replace(truth, lesson=taught))
+    assert counted > 2 * plain  # differs: padding that is said to show something

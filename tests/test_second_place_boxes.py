@@ -87,11 +87,13 @@ def test_crops_along_discs_are_the_recorded_ones() -> None:
 
 
 def test_what_crops_along_discs_show_is_what_the_recorded_ones_do(study: Study) -> None:
-    found = cut_along(study, "b_sp2")
-    for crop in recorded("bartley", "6")["crops"]:
+    told, found = recorded("bartley", "6"), cut_along(study, "b_sp2")
+    for crop in told["crops"]:
         level = next(level for level in LEVELS if level_title(level) == crop["level"])
         tall, wide = crop["crop_shape"]  # differs: the recorded mean counts the black borders that make it a square
         assert found[level] == pytest.approx(crop["slice_mean_middle"] * tall / wide, rel=0.03)
+    every = cut_along(study, "b_sp2", told["crop_array_shape"][-1])
+    assert np.mean([*every.values()]) * wide / tall == pytest.approx(told["crop_mean_all"], rel=0.03)
 
 
 def test_crops_of_foramina_are_the_recorded_ones() -> None:
@@ -108,6 +110,27 @@ def test_crops_of_foramina_are_the_recorded_ones() -> None:
         np.testing.assert_allclose(
             found.size_mm, np.array([crop["y_fraction"], crop["x_fraction"]]) * 2 * SIDE, rtol=0.06
         )
+
+
+def test_what_crops_of_foramina_show_is_what_the_recorded_ones_do(study: Study) -> None:
+    told, given, series = (
+        recorded("bartley", "7"),
+        recorded("bartley", "given_points_T1"),
+        study.series["sagittal_t1"][0],
+    )
+    item, points = series.slices[len(series) // 2], {}
+    for level in LEVELS:
+        for condition, share in zip(CONDITIONS[1:3], given[level_title(level)], strict=True):
+            at = SIDE * np.array(share)
+            mm = tuple(geometry.to_patient(item.affine, at).tolist())
+            points[condition, level] = End(tuple(at), series.series_id, item.instance, place_mm=mm)  # type: ignore[arg-type]
+    count = told["crop_array_shape"][-1]
+    middle, every = (cut_along(study, "b_fo", slices, "sagittal_t1", points) for slices in (1, count))
+    for crop in told["crops"]:
+        level = next(level for level in LEVELS if level_title(level) == crop["level"])
+        tall, wide = crop["crop_shape"]  # differs: black borders
+        assert middle[level] == pytest.approx(crop["slice_mean_middle"] * wide / tall, rel=0.05)
+    assert np.mean([*every.values()]) * tall / wide == pytest.approx(told["crop_mean_all"], rel=0.05)
 
 
 CUTS: Final = {
@@ -180,12 +203,16 @@ def test_crops_of_bags_are_the_recorded_ones(name: str, study: Study) -> None:
             assert rows < flat.size_mm[0]
 
 
-def cut_along(study: Study, member: str) -> dict[Level, float]:
-    """The mean grey value, 0 to 255, of the middle slice's region at each level, as a member's box lies."""
+def cut_along(
+    study: Study, member: str, slices: int = 1, view: View = "sagittal_t2", points: Any = None
+) -> dict[Level, float]:
+    """The mean grey value, 0 to 255, of the region's middle slices at each level, as a member's box lies."""
     grey = {"intensity": "percentile", "scope": "series", "size": [64, 64]}
-    spec = small_grader(views=["sagittal_t2"], conditions=[CANAL], slices=1, region={**region_fields(member), **grey})
-    found = cut_regions(study, real_discs(study), spec)
-    return {level: float(found.cuts["sagittal_t2", level].pixels.mean() + 1) / 2 * 255 for level in LEVELS}
+    condition = CONDITIONS[0] if view == "sagittal_t2" else CONDITIONS[1]
+    region = {**region_fields(member), **grey}
+    spec = small_grader(views=[view], conditions=[condition], slices=slices, region=region)
+    found = cut_regions(study, points or real_discs(study), spec)
+    return {level: float(found.cuts[view, level].pixels.mean() + 1) / 2 * 255 for level in LEVELS}
 
 
 def region_fields(member: str) -> dict[str, Any]:

@@ -2,7 +2,8 @@
 
 What differs, and why: `smooth` as in `test_seventh_place.py`; `steps`: grey values are not cut to 256 steps; `fresh`:
 the axial image is not brought to 720 px first, crops are cut from the slices as they are; `order`: axial slices run
-from the feet to the head. The one-stage networks are not here.
+from the feet to the head, and the second author's sagittal ones to the patient's right. The second author's one-stage
+networks are not here: of his numbers, what is read and how maps pool is compared, the rest is in `ONE_STAGE`.
 """
 
 import json
@@ -11,8 +12,10 @@ from typing import Any, Final
 
 import numpy as np
 import pytest
+import torch
 
 from lumbar import geometry
+from lumbar.grading.networks.whole_slices import weighed
 from lumbar.grading.regions import cut_region
 from lumbar.keypoints.places import Known, stacks_for
 from lumbar.labels import CONDITIONS, LEVELS
@@ -22,6 +25,7 @@ from lumbar.recipe.recipe import load_recipe
 from lumbar.recipe.region import RegionSpec
 from lumbar.study.keypoint import Keypoint
 from lumbar.study.study import Study, open_data, read_study
+from lumbar.training.loop import losses
 from tests.conftest import ROOT, SHARED
 from tests.test_seventh_place import PARITY
 
@@ -43,11 +47,29 @@ SMOOTH: Final = {
     "crops 3_64_96",
 }
 FRESH: Final = {"720 -> centre 512 uint8"}
+#: The second author's entries that are compared, those of pooling here or, `pooled`, in test_eighth_place.py.
+COMPARED: Final = {
+    **dict.fromkeys(
+        ("6", "7"),
+        {"instances in z order", "projection", "volume", "samples [::, 64::128, 64::128]"}
+        | {"image320", "samples320 [::80, ::80, ::3]", "resize_params"},
+    ),
+    "nfn_heads": {"how", "xy", "z", "pooled (2,10,4)", "truth_grade", "grade_loss_unmatched"},
+    "scs_heads": {"how", "xy", "grade", "truth_grade", "grade_loss"},
+}
+#: Those that are not, and why: nothing here looks at a picture with borders, nor learns points from a network that
+#: grades at once.
+ONE_STAGE: Final = {
+    "resize_640x400_to_512": {"params (scale, x0, y0)", "shape", "nonzero rows", "nonzero columns"},
+    "nfn_heads": {"truth_xy", "truth_z", "match_index", "match_valid", "zxy_loss", "divergence_loss"}
+    | {"grade_loss_matched"},
+    "scs_heads": {"level_mask_loss", "z_truth", "z_mask_loss"},
+}
 
 
 @cache
-def recorded() -> Any:
-    return json.loads((PARITY / "seventh" / "study.json").read_text(encoding="utf-8"))["lhwcv"]
+def recorded(author: str = "lhwcv") -> Any:
+    return json.loads((PARITY / "seventh" / "study.json").read_text(encoding="utf-8"))[author]
 
 
 @pytest.fixture(scope="module")
@@ -70,6 +92,9 @@ def seen(study: Study, spec: DetectorSpec) -> np.ndarray:
 def test_every_entry_is_compared() -> None:
     entries = {entry for own in recorded().values() for entry in own}
     assert entries == ORDER | STEPS | SMOOTH | FRESH
+    for name, own in recorded("hengck").items():
+        assert own.keys() == COMPARED.get(name, set()) | ONE_STAGE.get(name, set())
+        assert not COMPARED.get(name, set()) & ONE_STAGE.get(name, set())
 
 
 @pytest.mark.parametrize(("number", "kind"), [("6", "sagittal_t2"), ("7", "sagittal_t1"), ("8", "axial_t2")])
@@ -159,3 +184,62 @@ def test_crops_around_given_points_show_what_was_recorded(study: Study, number: 
     if (height, width) == (128, 128):  # others are stretched, differs: smooth
         samples = found[::2, 1, ::32, ::32]
         assert np.abs(samples - told["samples [::2,1,::32,::32]"]).max() <= STEP
+
+
+# ---- the second author ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("number", "name"), [("6", "sagittal_3d"), ("7", "t1_3d_resnet34d")])
+def test_the_second_authors_volumes_are_those_recorded(study: Study, number: str, name: str) -> None:
+    told, series = recorded("hengck")[number], study.series_by_id(int(number))
+    assert series is not None
+    ordered = series.ordered("position")[::-1]  # differs: order
+    assert [item.instance for item in ordered] == told["instances in z order"]
+    normal = np.cross(*ordered[0].affine[:3, :2].T)
+    corners = [geometry.to_patient(item.affine, np.zeros(2)) for item in ordered]
+    np.testing.assert_allclose(corners @ normal / np.linalg.norm(normal), told["projection"], atol=1e-4)
+    fields = {"in_chans": len(ordered), "beside": None, "slice_mm": None, "pad": False, "percentiles": (0.1, 99.9)}
+    found = (seen(study, detector(name, image_size=512, **fields))[::-1] + 1) * 127.5
+    assert found.shape == tuple(told["volume"]["shape"])
+    assert found.mean() == pytest.approx(told["volume"]["mean"], abs=1)  # differs: steps
+    assert found.std() == pytest.approx(told["volume"]["std"], abs=1)
+    assert np.abs(found[:, 64::128, 64::128] - told["samples [::, 64::128, 64::128]"]).max() <= 1
+    assert told["resize_params"][1][0] == 320 / 512
+    small = (seen(study, detector(name, image_size=320, **fields))[::-1] + 1) * 127.5
+    small = small.transpose(1, 2, 0)
+    assert small.shape == tuple(told["image320"]["shape"])
+    assert small.mean() == pytest.approx(told["image320"]["mean"], abs=6)  # differs: smooth, before the percentiles
+    assert small.std() == pytest.approx(told["image320"]["std"], abs=2)
+    assert np.abs(small[::80, ::80, ::3] - told["samples320 [::80, ::80, ::3]"]).max() <= 10
+
+
+def columns_and_rows(*shape: int) -> torch.Tensor:
+    """(1, 2 or 3, cells, 1): column, row and slice of every cell of a map, or of a volume (slices, rows, columns)."""
+    return torch.from_numpy(np.stack(np.indices(shape)[::-1]).astype(np.float32)).flatten(1)[None, :, :, None]
+
+
+def test_maps_of_the_one_stage_networks_pool_to_the_recorded_points_and_grades() -> None:
+    told, drawn = recorded("hengck")["nfn_heads"], np.random.RandomState(7301)
+    maps = [drawn.uniform(0, 1, (10, depth, 6, 7)).astype(np.float32) for depth in (3, 4)]
+    for depth in (3, 4):
+        drawn.standard_normal((4, depth, 6, 7))  # features: in test_eighth_place.py
+    for number, own in enumerate(maps):
+        scores = torch.from_numpy(12 * own).flatten(1)[None, :, :, None]
+        (found,) = weighed(columns_and_rows(*own.shape[1:]), scores).numpy()
+        np.testing.assert_allclose(found[:, :2], told["xy"][number], atol=1e-5)
+        np.testing.assert_allclose(found[:, 2], told["z"][number], atol=1e-5)
+    drawn.standard_normal((2, 10, 2))
+    logits = torch.from_numpy(drawn.standard_normal((2, 10, 3)).astype(np.float32))
+    loss, weight = losses.severity_loss(logits, torch.tensor(told["truth_grade"]))
+    assert float(loss / weight) == pytest.approx(told["grade_loss_unmatched"], rel=1e-5)
+
+
+def test_maps_of_levels_weigh_maps_of_grades_as_recorded() -> None:
+    told, drawn = recorded("hengck")["scs_heads"], np.random.RandomState(7302)
+    where = torch.from_numpy(3 * drawn.standard_normal((2, 5, 30)).astype(np.float32))[..., None]
+    grades = torch.from_numpy(drawn.standard_normal((2, 3, 5, 6)).astype(np.float32)).softmax(1)
+    found = weighed(grades.flatten(2)[..., None], where)
+    np.testing.assert_allclose(weighed(columns_and_rows(5, 6).expand(2, -1, -1, -1), where), told["xy"], atol=1e-5)
+    np.testing.assert_allclose(found, told["grade"], atol=1e-5)
+    loss, weight = losses.severity_loss(found.log(), torch.tensor(told["truth_grade"]))
+    assert float(loss / weight) == pytest.approx(told["grade_loss"], rel=1e-5)

@@ -2,13 +2,13 @@
 place's weights."""
 
 import json
+import os
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from conftest import SHARED
 
 import train_utils
 from lumbar.bundle.blend import FittedBlend
@@ -25,6 +25,7 @@ from lumbar.issues import InputError
 from lumbar.metric import UNLABELLED, prior_of_codes
 from lumbar.prediction.blend import BundleBlend
 from lumbar.recipe.recipe import load_recipe
+from tests.conftest import ROOT
 from tests.support.worlds import tiny_weights
 from tests.test_blend import leaks, world, write_world
 from tests.test_by_hand import with_blend
@@ -36,6 +37,7 @@ STACKED = [*AS_ASKED[:3], SOME[-1]]
 #: Of the methods that are chosen among those of numbers alone that no other bundle is made with.
 CHOSEN_AMONG = [pytest.param(name, marks=pytest.mark.slow) for name in ("median", "scaling", "slsqp_logits")]
 TABLE = "stackers_yu4u"
+PARITY = Path(os.environ.get("LUMBAR_PARITY", ROOT.parent / "shared" / "parity"))
 #: Their names in the recorded table, in the order of `GROUPS`.
 RECORDED = ("spinal_canal_stenosis", "neural_foraminal_narrowing", "subarticular_stenosis")
 
@@ -153,7 +155,7 @@ def test_trees_stop_on_studies_that_they_did_not_see_and_inside_of_those_given(
 
 
 def recorded() -> Any:
-    path = SHARED / "parity" / "fourth" / "arithmetic.json"
+    path = PARITY / "fourth" / "arithmetic.json"
     if not path.is_file():
         pytest.skip(f"needs the recorded numbers in {path}")
     return json.loads(path.read_text())[TABLE]["results"]

@@ -102,6 +102,16 @@ class Record:
         words = [HINTS.get(hint, hint) for hint in (*hints, *_ends(self.name))]
         return next((word for word in words if timm.is_model(word)), "")
 
+    def fitting(self, start: str, channels: int, *patterns: str) -> str:
+        """timm's first network of these names whose tensors are those that are recorded under `start`; or nothing."""
+        there = {key.removeprefix(start): shape for key, shape in self.keys.items() if key.startswith(start)}
+        for name in (name for pattern in patterns for name in timm.list_models(pattern)):
+            with torch.device("meta"):
+                own = timm.create_model(name, num_classes=0, in_chans=channels).state_dict()
+            if {key: tuple(value.shape) for key, value in own.items()} == there:
+                return str(name)
+        return ""
+
 
 #: How records abbreviate backbones.
 HINTS = {
@@ -109,6 +119,12 @@ HINTS = {
     **{f"effv2{size}": f"tf_efficientnetv2_{size}" for size in "sml"},
     "convnext-s": "convnext_small",
     "convnext": "convnext_base",
+    "coatnet": "coatnet_1_rw_224",
+    "coatnet1": "coatnet_1_rw_224",
+    "maxvit": "maxvit_tiny_tf_512",
+    "nfnet": "dm_nfnet_f0",
+    "tinyvit": "tiny_vit_21m_512",
+    "xcit": "xcit_tiny_12_p8_384",
 }
 
 

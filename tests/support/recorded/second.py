@@ -6,16 +6,26 @@ from typing import Any
 import numpy as np
 import torch
 
-from lumbar.labels import CONDITIONS
+from lumbar.labels import CONDITIONS, SEVERITIES
 from lumbar.recipe.detector import DetectorSpec
 from lumbar.recipe.grader import GraderSpec
 from tests.support.recorded.record import Adapter, Arrays, Ours, Record, block_names
 from tests.support.recorded.regressor import pooled_cells
 
-#: The network of the keypoints and sequences of sagittal series, whose name no record tells.
-_FRAMES = "hgnetv2_b5"
+#: Of networks that no record names, by a word of its name: those that may be meant, the usual one first.
+_FAMILIES = {
+    "bartley": ("hgnetv2_b5", "hgnetv2_*"),
+    "tinynet": ("tinynet_*",),
+    "mobilenet": ("mobilenetv3_large_100", "mobilenet*"),
+}
 #: What its heads answer one after the other.
 _HEADS = (CONDITIONS[:1], CONDITIONS[1:3], CONDITIONS[3:])
+
+
+def _backbone(record: Record, channels: int) -> str:
+    """timm's name of the network under `backbone.`, which sees `channels`: as told, else as its shapes are."""
+    family = next((names for word, names in _FAMILIES.items() if word in record.name), ())
+    return record.backbone() or record.fitting("backbone.", channels, *family)
 
 
 def _frames(record: Record) -> Ours:
@@ -28,7 +38,7 @@ def _frames(record: Record) -> Ours:
         answer="points",
         place="whole",
         points="series",
-        encoder=_FRAMES,
+        encoder=_backbone(record, 1),
         in_chans=array.shape[1],
         num_classes=2 * levels,
         image_size=array.shape[-1],
@@ -61,7 +71,7 @@ def _group_lstm(record: Record) -> Ours:
         views=["sagittal_t2"],
         conditions=conditions,
         network="group_lstm",
-        backbone=_FRAMES,
+        backbone=_backbone(record, 1),
         image_size=array.shape[-1],
         slices=array.shape[1],
     )
@@ -149,27 +159,40 @@ def _grey(array: np.ndarray) -> np.ndarray:
 
 
 def _third_author(record: Record) -> Ours:
-    """Attention over slices of generalised means, or gated attention of each severity over means of tokens."""
-    array = _grey(record.inputs()[0])[:, :, None]
-    name = {"coatnet1": "coatnet_1_rw_224", "xcit": "xcit_tiny_12_p8_384"}.get(
-        record.name.split("_")[-1]
-    ) or record.backbone()
+    """A crop of three channels, attention over slices, or gated attention of each severity; over generalised means
+    where the record has their power, else over means of tokens."""
+    array = _grey(record.inputs()[0])
+    array = array[:, None] if "_net2d_" in record.name else array[:, :, None]
     names = {"encoders.0.backbone.": "backbone.", "encoders.0.gem.": "pooling."}
-    other: dict[str, Any] = {"backbone": name}
-    if "img_size" in record.content.get("note", ""):
+    other: dict[str, Any] = {"backbone": _backbone(record, array.shape[2])}
+    if other["backbone"].startswith(("maxvit", "coatnet")) or "img_size" in record.content.get("note", ""):
         other["backbone_args"] = {"img_size": array.shape[-1]}
+    args = {"features": "gem" if "pooling.p" in record.keys else "mean"}
     if "linears.0.weight" in record.keys:
         names |= {
             "encoders.0.pool.value.0.": "attn.attn_a.0.",
             "encoders.0.pool.gate.0.": "attn.attn_b.0.",
             "encoders.0.pool.score.": "attn.attn.0.",
         }
-        joined = {f"head.{part}": tuple(f"linears.{at}.{part}" for at in range(3)) for part in ("weight", "bias")}
-        args = {"features": "mean", "pool": "gated"}
-        return _pooled(record, array, names, args, joined=joined, unused=("attn.attn.0.bias",), **other)
-    names |= {"encoders.0.pool.score.": "attn.attn.", "head.": "linear."}
-    args = {"features": "gem", "pool": "mish"}
-    return _pooled(record, array, names, args, unused=("attn.attn.3.bias",), tolerance=5e-4, **other)
+        other["joined"] = {
+            f"head.{part}": tuple(f"linears.{at}.{part}" for at in range(3)) for part in ("weight", "bias")
+        }
+        other["unused"] = ("attn.attn.0.bias",)
+        args["pool"] = "gated"
+    elif "attn.attn.0.weight" in record.keys:
+        names |= {"encoders.0.pool.score.": "attn.attn.", "head.": "linear."}
+        other["unused"] = ("attn.attn.3.bias",)
+        args["pool"] = "mish"
+    else:
+        names["head."] = "linear."
+        args["pool"] = "mean"
+    tolerance = 5e-4 if args["features"] == "gem" else 1e-4
+    return _pooled(record, array, names, args, tolerance=tolerance, **other)
+
+
+def _of_crops(record: Record) -> Ours:
+    """A network of one class grades crops, by three severities, or finds points: an even number of places."""
+    return _third_author(record) if record.keys["linear.bias"] == (len(SEVERITIES),) else _points(record)
 
 
 def _points(record: Record) -> Ours:
@@ -189,7 +212,7 @@ def _slice_scores(record: Record) -> Ours:
         network="slice_scores",
         answer="slices",
         place="whole",
-        encoder=record.backbone(),
+        encoder=_backbone(record, shape[2]),
         in_chans=shape[1],
         num_classes=keys["linear.bias"][0],
         image_size=shape[-1],
@@ -217,10 +240,10 @@ def _slice_scores(record: Record) -> Ours:
 #: By the beginning of a record's name.
 ADAPTERS: dict[str, Adapter] = {
     r"second_bartley_keypoint": _frames,
-    r"second_bartley_3heads": _group_lstm,
+    r"second_bartley_\d+heads?": _group_lstm,
     r"second_yuji_mil_": _bag,
     r"second_yuji_axial_": _axial,
     r"second_ian_(attn|clam)_": _third_author,
     r"second_ian_stack_": _slice_scores,
-    r"second_ian_net2d_": _points,
+    r"second_ian_net2d_": _of_crops,
 }
