@@ -25,7 +25,7 @@ from lumbar.recipe.recipe import load_recipe
 from lumbar.recipe.region import RegionSpec
 from lumbar.study.keypoint import Keypoint
 from lumbar.study.study import Study, open_data, read_study
-from lumbar.training.loop import losses
+from lumbar.training.loop import shared_losses
 from tests.conftest import ROOT, SHARED
 from tests.test_seventh_place import PARITY
 
@@ -230,7 +230,7 @@ def test_maps_of_the_one_stage_networks_pool_to_the_recorded_points_and_grades()
         np.testing.assert_allclose(found[:, 2], told["z"][number], atol=1e-5)
     drawn.standard_normal((2, 10, 2))
     logits = torch.from_numpy(drawn.standard_normal((2, 10, 3)).astype(np.float32))
-    loss, weight = losses.severity_loss(logits, torch.tensor(told["truth_grade"]))
+    loss, weight = shared_losses.severity_loss(logits, torch.tensor(told["truth_grade"]))
     assert float(loss / weight) == pytest.approx(told["grade_loss_unmatched"], rel=1e-5)
 
 
@@ -241,5 +241,5 @@ def test_maps_of_levels_weigh_maps_of_grades_as_recorded() -> None:
     found = weighed(grades.flatten(2)[..., None], where)
     np.testing.assert_allclose(weighed(columns_and_rows(5, 6).expand(2, -1, -1, -1), where), told["xy"], atol=1e-5)
     np.testing.assert_allclose(found, told["grade"], atol=1e-5)
-    loss, weight = losses.severity_loss(found.log(), torch.tensor(told["truth_grade"]))
+    loss, weight = shared_losses.severity_loss(found.log(), torch.tensor(told["truth_grade"]))
     assert float(loss / weight) == pytest.approx(told["grade_loss"], rel=1e-5)
