@@ -1,10 +1,11 @@
 """The official score of the competition and its four parts; label and prediction tables; the weighted prior.
 
-The score is the plain mean of four weighted log losses: one for each group of conditions, levels and sides pooled, and
-`any_severe_spinal`, which asks once a study whether any level of the canal is severe. A row weighs 1, 2 or 4 by its
-label. Written anew in numpy: the host's code aligns rows by position, and scikit-learn's `log_loss` changed its mind
-about rows not summing to 1. Here rows are joined on `row_id`, renormalised and clipped; rows without a label are not
-scored, and a table whose labels all agree has a score like any other. Nothing here imports torch.
+The score is the plain mean of four weighted log losses: one for each group of conditions, levels and sides pooled,
+and `any_severe_spinal`, which asks once a study whether any level of the canal is severe (as a loss to learn by:
+`ensemble.objective`, `training.loop.shared_losses`). A row weighs 1, 2 or 4 by its label. Written anew in numpy: the
+host's code aligns rows by position, and scikit-learn's `log_loss` changed its mind about rows not summing to 1. Here
+rows are joined on `row_id`, renormalised and clipped; rows without a label are not scored, and a table whose labels
+all agree has a score like any other. Nothing here imports torch.
 """
 
 import json

@@ -1,4 +1,4 @@
-"""A study's regions as they look turned round, for answers that are averaged over such looks."""
+"""Test-time augmentation: a study's regions as they look turned round, for answers averaged over such looks."""
 
 import math
 from collections.abc import Sequence

@@ -108,7 +108,8 @@ def off_centre(study: Study, preprocessing: Preprocessing, canal: float | None) 
 
 
 def _beside(mm: float) -> str:
-    return f"{abs(mm):.1f} mm to the patient's {'left' if mm > 0 else 'right'} of"
+    side = "left" if mm * geometry.LEFTWARDS["left"] > 0 else "right"
+    return f"{abs(mm):.1f} mm to the patient's {side} of"
 
 
 def _between_recesses(points: Places, level: Level) -> np.ndarray | None:

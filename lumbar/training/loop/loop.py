@@ -2,7 +2,7 @@
 
 Everything random is named by (seed, epoch, sample or step), never by how often a generator was asked before: a run that
 was killed and goes on from its checkpoint takes the same steps as one that was not, and a sample looks the same in one
-process as in eight. Losses are sums and weights (see `losses`), divided once over all processes.
+process as in eight. Losses are sums and weights (see `shared_losses`), divided once over all processes.
 """
 
 import math

@@ -1,4 +1,5 @@
-// The table of studies: sortable, filtered by id; at first the worst finding stands on top.
+// The table of studies: sortable, filtered by id; at first the worst finding stands on top. What a column shows of a
+// study is put into the page by `_summary` in ../write.py.
 
 const order = { column: "worst", down: true, wanted: "" };
 
