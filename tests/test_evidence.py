@@ -71,6 +71,14 @@ def test_words_name_conditions_of_equal_evidence_together_and_sides_that_differ_
     assert "Right Subarticular Stenosis: learnt from phantoms" in rests_on(told)
 
 
+def test_points_that_were_checked_are_told_where_there_is_room_and_test_no_severity() -> None:
+    one = Evidence(learnt_from="phantoms", points="2.6 mm off on 13 slices")
+    assert one.says() == "learnt from phantoms alone, never tested on patients, its points 2.6 mm off on 13 slices"
+    assert one.says(short=True) == "learnt from phantoms alone, never tested on patients"
+    assert not one.on_patients
+    assert "points" not in Evidence(learnt_from="phantoms").model_dump()
+
+
 def test_the_shipped_card_does_not_call_the_tested_canal_meaningless(root: Path) -> None:
     card = (root / "weights" / "README.md").read_text(encoding="utf-8")
     assert load_bundle(root / "weights").identity[:12] in card

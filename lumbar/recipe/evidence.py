@@ -56,11 +56,15 @@ class PatientTest(Strict):
 class Evidence(Strict):
     """What one condition's severities rest on; by default nothing is known of it."""
 
+    LATER = frozenset({"points"})
+
     learnt_from: Literal["unknown", "phantoms", "patients", "phantoms and patients"] = "unknown"
     #: Patients whose studies the graders learnt from, and who graded those.
     patients: int = Field(default=0, strict=True, ge=0, le=MOST_PATIENTS)
     graded_by: Words = ""
     tested: tuple[PatientTest, ...] = Field(default=(), max_length=20)
+    #: How far its keypoints lie from marked ones, and on how many real images: "2.3 mm off (median of 19) on 4 slices".
+    points: Words = ""
 
     def rules(self) -> Iterator[str]:
         """See `Strict`."""
@@ -84,7 +88,8 @@ class Evidence(Strict):
             learnt += f" ({self.patients}, graded by {self.graded_by})"
         tests = [test.says(short=short) for test in self.tested]
         untested = "never tested on patients" if self.learnt_from == "phantoms" else "no test on patients is told"
-        return ", ".join([learnt, *(tests[:1] if short else tests)] if tests else [learnt, untested])
+        points = [f"its points {self.points}"] if self.points and not short else []
+        return ", ".join([learnt, *((tests[:1] if short else tests) or [untested]), *points])
 
 
 #: Of a bundle that tells nothing.
