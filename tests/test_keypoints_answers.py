@@ -11,7 +11,8 @@ from pydantic import ValidationError
 from lumbar.keypoints.answers import heatmaps
 from lumbar.keypoints.answers.registry import ANSWERS, answer_of
 from lumbar.labels import LEVELS
-from lumbar.recipe.detector import DECODES, DetectorSpec
+from lumbar.recipe.answers import DECODES
+from lumbar.recipe.detector import DetectorSpec
 
 PARITY = Path(__file__).resolve().parents[2] / "shared" / "parity"
 SIZE = 64
@@ -67,7 +68,8 @@ def test_every_word_of_a_recipe_has_its_file() -> None:
     assert set(ANSWERS) == set(DECODES)
     for word, decodes in DECODES.items():
         for decode in decodes:
-            spec = spec_of(answer=word, decode=decode, depth=decode == "slice")
+            own = {"series_type": "axial_t2", "num_classes": 2} if decode == "pair" else {}
+            spec = spec_of(answer=word, decode=decode, depth=decode == "slice", **own)
             assert answer_of(spec).shape(spec)
 
 
@@ -80,6 +82,7 @@ def test_every_word_of_a_recipe_has_its_file() -> None:
         ),
         ({"answer": "slices", "decode": "box"}, "take one of maximum, expectation, change"),
         ({"answer": "points", "decode": "slice"}, "reads the slice of points; set depth = true"),
+        ({"decode": "pair"}, 'reads left and right of an axial level together; it needs series_type = "axial_t2"'),
         ({"percentiles": (2.0, 98.0)}, 'percentiles hold for intensity = "percentile" only'),
         ({"intensity": "percentile", "percentiles": (5.0, 5.0)}, "must rise"),
         ({"answer": "slices", "depth": True}, "depth = true is for heatmaps and points"),

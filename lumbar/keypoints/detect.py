@@ -189,24 +189,25 @@ def read_stacks(
     Maps that show no spine, or no pair of sides, are read again, together.
     """
     spec = members[0][0]
-    if spec.answer != "heatmaps" or spec.depth or spec.decoded != "maximum" or spec.preprocessing.keypoints != "repair":
+    pair = spec.decoded == "pair"
+    chain = spec.decoded == "maximum" and spec.series_type != "axial_t2" and spec.preprocessing.keypoints == "repair"
+    if spec.answer != "heatmaps" or spec.depth or not (pair or chain):
         return read(stacks, members, device, amp), {}
     maps = raw_answers(stacks, members, device, amp)
     silent = np.isnan(maps[..., 0, 0])  # (N, K)
     maps[silent] = 0
     pixel, peak, spread = decode(maps)
     doubts: dict[int, str] = {}
-    axial = spec.series_type == "axial_t2"
     for row, own, to_mm in _together(stacks, spec, silent):
         sure = confidence(peak[row, own], spread[row, own] * spec.stride, spec.sigma_px).mean() >= SURE
-        if axial:
+        if pair:
             found = choose_pair(maps[row, own], to_mm) if len(own) == len(SIDES) else None
         else:
             found = _as_chain(maps[row, own], pixel[row, own], to_mm, sure)
         if found is not None and not np.array_equal(found, pixel[row, own]):
             pixel[row, own] = found
             peak[row, own], spread[row, own] = (part[0] for part in read_at(maps[row, own][None], found[None]))
-        if axial or not sure or len(own) != len(LEVELS):
+        if pair or not sure or len(own) != len(LEVELS):
             continue
         series = stacks[row].series
         if doubt := rivals(maps[row, own], pixel[row, own], to_mm).doubt():
@@ -226,7 +227,7 @@ def _together(
 
     Where a map is `silent` (N, K) there is nothing: they are read together or not at all.
     """
-    by = 1 if spec.series_type == "axial_t2" else 0
+    by = 1 if spec.decoded == "pair" else 0
     for row, stack in enumerate(stacks):
         names = channel_names(spec, stack.side, stack.level)
         for key in dict.fromkeys(name[by] for name in names if name is not None):

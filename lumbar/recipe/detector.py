@@ -138,6 +138,11 @@ class DetectorSpec(Spec):
         return self.decode or DECODES[self.answer][0]
 
     @property
+    def _of_sides(self) -> bool:
+        """Whether its flat maps show left and right of axial slices, and implausible points are put right."""
+        return self.series_type == "axial_t2" and not self.depth and self.preprocessing.keypoints == "repair"
+
+    @property
     def map_size(self) -> int:
         """Rows, and columns, of its maps."""
         return self.image_size // self.stride
@@ -241,6 +246,11 @@ class DetectorSpec(Spec):
         decodes = DECODES[self.answer]
         if self.decode is not None and self.decode not in decodes:
             yield f"decode = {self.decode!r} does not read {self.answer}, which take one of {', '.join(decodes)}"
+        if self.decode == "pair" and not self._of_sides:
+            yield (
+                'decode = "pair" reads left and right of an axial level together; it needs series_type = "axial_t2", '
+                'depth = false and preprocessing.keypoints = "repair"'
+            )
         if self.decode == "slice" and not self.depth:
             yield 'decode = "slice" reads the slice of points; set depth = true'
         if self.depth and self.answer not in ("heatmaps", "points"):

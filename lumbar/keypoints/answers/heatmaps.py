@@ -155,9 +155,10 @@ def read(spec: DetectorSpec, raw: np.ndarray) -> Reading:
 
     maximum: the first maximum of the whole map; between pixels (`refine`) where keypoints are repaired. centroid: of
     what the map holds above `FLOOR` of its peak. box: centre of the box around the pixels at or above the 99.8th
-    percentile. sums: arg max of the column sums and of the row sums of values above `LEAST`. With a slice axis the
-    slice is that of the first maximum, and the slices beside it tell where the point lies on them (see `_trail`). Peak
-    and spread are those at the maximum, whatever the decode.
+    percentile. sums: arg max of the column sums and of the row sums of values above `LEAST`. pair: as maximum; how both
+    sides are read together, `repair.choose_pair` says. With a slice axis the slice is that of the first maximum, and
+    the slices beside it tell where the point lies on them (see `_trail`). Peak and spread are those at the maximum,
+    whatever the decode.
     """
     silent = ~np.isfinite(raw).reshape(*raw.shape[:2], -1).all(-1)  # (N, K)
     maps = np.where(silent.reshape(*silent.shape, *[1] * (raw.ndim - 2)), np.float32(0), raw)

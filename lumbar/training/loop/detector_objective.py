@@ -85,7 +85,7 @@ class DetectorObjective:
     def _found(self, answer: Tensor) -> Tensor:
         """(B, K, 3) of a raw answer; plain heatmaps on the device, by the first maximum, whatever follows on it."""
         spec = self.spec
-        if spec.answer == "heatmaps" and spec.decoded == "maximum" and spec.stride == 1 and not spec.depth:
+        if spec.answer == "heatmaps" and spec.decoded in ("maximum", "pair") and spec.stride == 1 and not spec.depth:
             flat = answer.float().flatten(2).argmax(-1)
             return torch.stack([flat % spec.image_size, flat // spec.image_size, torch.zeros_like(flat)], -1)
         reading = answer_of(spec).read(spec, answer.detach().float().cpu().numpy())
