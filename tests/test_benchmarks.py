@@ -20,6 +20,8 @@ from tests.test_blend import write_world
 
 #: A grade by eye for each disc.
 GRADES = {"L1/L2": 0, "L2/L3": 0, "L3/L4": 0, "L4/L5": 1, "L5/S1": 2}
+#: Columns of the points on the left and the right of an axial picture.
+SIDES_PX = (("image_left", 20.0), ("image_right", 50.0))
 BENCHMARKS = Path(__file__).resolve().parent.parent / "benchmarks"
 
 
@@ -203,7 +205,7 @@ def axial_slices(folder: Path) -> pd.DataFrame:
     """Two single slices of noise with a point on each side; their table of points."""
     (folder / "images").mkdir(parents=True)
     rng = np.random.default_rng(0)
-    rows = [(name, side, x, 40.0, 1.2) for name in ("a", "b") for side, x in (("image_left", 20), ("image_right", 50))]
+    rows = [(name, side, x, 40.0, 1.2) for name in ("a", "b") for side, x in SIDES_PX]
     for name in ("a", "b"):
         cv2.imwrite(str(folder / "images" / f"{name}.png"), rng.integers(0, 255, (80, 64), np.uint8))
     table = pd.DataFrame(rows, columns=["image", "side_in_image", "x", "y", "pixel_mm"])
