@@ -7,15 +7,21 @@ the same batches on tensors in memory, at the batch size that suits each network
 Efficiency is max(A, B) / seconds on an accelerator, where reading overlaps computing. On a CPU both share the cores:
 with C cores nothing can be faster than A / C + B, and that by seconds is given, beside the two others. Loading the
 networks comes before. The rest is given by place.
+
+    python benchmarks/inference.py --data DIR --recipes recipes/demo.toml recipes/small/*.toml [--studies N]
+
+A line a recipe, of a bundle with random weights (keypoints lie anywhere, at like cost), in a process of its own.
 """
 
 import argparse
 import json
 import resource
+import subprocess
 import sys
+import tempfile
 import time
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from functools import partial, wraps
 from pathlib import Path
@@ -207,13 +213,42 @@ def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True, metavar="DIR")
-    parser.add_argument("--weights", type=Path, required=True, metavar="DIR")
+    what = parser.add_mutually_exclusive_group(required=True)
+    what.add_argument("--weights", type=Path, metavar="DIR", help="bundle folder")
+    what.add_argument("--recipes", type=Path, nargs="+", metavar="FILE", help="a line each, weights at random")
     parser.add_argument("--studies", type=int, default=4, metavar="N", help="the first N (4)")
     parser.add_argument("--engine", default="auto", metavar="WORD")
     parser.add_argument("--json", action="store_true")
     args = parser.parse_args()
+    if args.recipes:
+        lines(args.data, args.recipes, args.studies, args.engine)
+        return
     figures = measure(args.data, args.weights, args.studies, args.engine)
     print(json.dumps(figures, indent=2) if args.json else "\n".join(f"{k}: {v}" for k, v in figures.items()))
+
+
+def lines(folder: Path, recipes: Sequence[Path], studies: int, engine: str) -> None:
+    """Print a table with the figures of each recipe, measured in a process of its own, which alone tells its memory."""
+    print("| recipe | networks | seconds a study | floor A | floor B | (A + B) / seconds | memory, GB | to load, s |")
+    print("|---|---|---|---|---|---|---|---|", flush=True)
+    for recipe in recipes:
+        with tempfile.TemporaryDirectory() as made:
+            bundle = Path(made) / "bundle"
+            tool = [sys.executable, str(Path(__file__).resolve().parents[1] / "train_utils.py"), "bundle", "--random"]
+            subprocess.run(
+                [*tool, "--recipe", str(recipe), "--out", str(bundle)], check=True, stdout=subprocess.DEVNULL
+            )
+            own = [sys.executable, __file__, "--data", str(folder), "--weights", str(bundle), "--engine", engine]
+            said = subprocess.run(
+                [*own, "--studies", str(studies), "--json"], check=True, stdout=subprocess.PIPE, text=True
+            ).stdout
+            manifest = json.loads((bundle / "manifest.json").read_text(encoding="utf-8"))
+        figures = json.loads(said)
+        share = figures["(A + B) / seconds"]
+        seconds = [figures[key] for key in ("seconds_per_study", "floor_a_decoding", "floor_b_forward")]
+        row = [recipe.name, str(len(manifest["members"]))]
+        row += [*(f"{each:.3f}" for each in seconds), f"{share:.2f}", f"{max(figures['peak_memory_gb']):.1f}"]
+        print("|", " | ".join([*row, f"{figures['seconds_to_load']:.1f}"]), "|", flush=True)
 
 
 def measure(folder: Path, weights: Path, studies: int, engine: str) -> dict[str, Any]:
