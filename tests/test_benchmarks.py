@@ -87,6 +87,18 @@ def test_prediction_is_measured_beside_its_floors(
     assert all(figures[name] > 0 for name in ("seconds_per_study", "floor_a_decoding", "floor_b_forward"))
 
 
+@pytest.mark.slow
+def test_prediction_is_measured_recipe_by_recipe(
+    world: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["--data", world / "data", "--studies", 1, "--engine", "fused"]
+    run("inference.py", monkeypatch, *words, "--recipes", BENCHMARKS.parent / "recipes" / "demo.toml")
+    head, _, row = (line.strip("| ").split(" | ") for line in capsys.readouterr().out.splitlines())
+    assert len(head) == len(row)
+    assert row[:2] == ["demo.toml", "7"]
+    assert all(float(number) > 0 for number in row[2:])
+
+
 def test_a_tree_is_scanned_beside_a_plain_loop(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
