@@ -6,7 +6,7 @@ SUDIRMAN: a folder of `images/NAME.png`, single axial slices stored as usual (th
 picture), and `points.csv` (image, side_in_image, x, y, pixel_mm): where the points lie that are to be seen. Each slice
 is a series of its own; only the detector is asked, as on the slice of a level that was found, and nothing is repaired.
 ± is the standard error by drawing slices anew: both points of a slice err together. Images: Sudirman et al., Lumbar
-Spine MRI Dataset, Mendeley Data 2019, doi 10.17632/k57fr854j2.2, CC BY 4.0. Nothing is trained or chosen on them.
+Spine MRI Dataset, Mendeley Data 2019, doi 10.17632/k57fr854j2.2, CC BY 4.0. Nothing is trained on them.
 """
 
 import argparse
@@ -20,8 +20,8 @@ import cv2
 import numpy as np
 import pandas as pd
 import torch
-from real_foramina import figures
-from real_images import NEAR_MM, detectors_of, say
+from real_foramina import POINT_COLUMNS, cells, figures
+from real_images import detectors_of, say
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
@@ -48,12 +48,7 @@ PATIENT_SIDE = {"image_left": "right", "image_right": "left"}
 #: The level that a slice is said to be of; the detector is not told.
 LEVEL = "L4/L5"
 COLUMNS = (
-    "points",
-    "slices",
-    "number",
-    "median, mm",
-    "95 %, mm",
-    f"within {NEAR_MM:g} mm",
+    *POINT_COLUMNS,
     f"beyond {FAR_MM:g} mm",
     f"of these surer than {SURE:g}",
 )
@@ -148,11 +143,7 @@ def _row(kind: str, slices: Sequence[Sequence[tuple[float, float | None]]]) -> t
     far = [sure for points in slices for mm, sure in points if mm > FAR_MM]
     return (
         kind,
-        f"{row['slices']:.0f}",
-        f"{row['count']:.0f}",
-        f"{row['median']:.1f} ± {row['median_error']:.1f}",
-        f"{row['p95']:.1f}",
-        f"{row['within']:.0%} ± {row['within_error']:.0%}",
+        *cells(row),
         f"{len(far)}",
         "" if None in far else f"{sum(sure > SURE for sure in far if sure is not None)}",
     )

@@ -123,19 +123,20 @@ def judge_slices(detectors: Detectors, phantoms: Path) -> dict[Cut, dict[str, fl
     }
 
 
+def cells(row: Mapping[str, float]) -> tuple[str, ...]:
+    """`figures` as a table shows them, in the order of `POINT_COLUMNS`."""
+    return (
+        f"{row['slices']:.0f}",
+        f"{row['count']:.0f}",
+        f"{row['median']:.1f} ± {row['median_error']:.1f}",
+        f"{row['p95']:.1f}",
+        f"{row['within']:.0%} ± {row['within_error']:.0%}",
+    )
+
+
 def point_table(found: Mapping[str, Mapping[str, float]], command: str) -> Measured:
     """The figures of `judge_points` as a table."""
-    rows = tuple(
-        (
-            kind,
-            f"{row['slices']:.0f}",
-            f"{row['count']:.0f}",
-            f"{row['median']:.1f} ± {row['median_error']:.1f}",
-            f"{row['p95']:.1f}",
-            f"{row['within']:.0%} ± {row['within_error']:.0%}",
-        )
-        for kind, row in found.items()
-    )
+    rows = tuple((kind, *cells(row)) for kind, row in found.items())
     return Measured(title="Foramina on real slices", command=command, columns=POINT_COLUMNS, rows=rows)
 
 
