@@ -88,7 +88,7 @@ def _left(setup: Setup) -> str:
     asked = setup.recipe.to_train()
     left = [f"{name} fold {fold}" for name, fold in asked if setup.folder.result(name, fold) is None]
     hours = (setup.deadline.seconds or 0.0) / 3600
-    what = f"{len(asked) - len(left)} of {len(asked)} networks are trained" + (f", next: {few(left)}" if left else "")
+    what = f"{len(asked) - len(left)} of {len(asked)} networks are trained, next: {few(left) or 'grading'}"
     return f"stopped before {hours:g} h were over: {what}; the same command goes on from the last checkpoint"
 
 
