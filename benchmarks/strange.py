@@ -74,13 +74,6 @@ def shown(other: np.ndarray, image: np.ndarray, rng: np.random.Generator) -> np.
     return scaled / max(float(scaled.max()), 1.0) * float(image.max())
 
 
-def exchanged(study: Study) -> Study:
-    """T1 in T2's place, and T2 in T1's."""
-    series = dict(study.series)
-    series["sagittal_t1"], series["sagittal_t2"] = series["sagittal_t2"], series["sagittal_t1"]
-    return replace(study, series=series)
-
-
 def moved(study: Study, point: Keypoint, move: tuple[float, float, float]) -> Keypoint:
     """A keypoint elsewhere, on its slice's plane or on that which is nearest."""
     series = study.series_by_id(point.series_id)
@@ -114,7 +107,7 @@ def kinds(others: Iterable[Path]) -> dict[str, Callable[[Predictor, Study], np.n
         return scores(predictor, changed(study, changes[name], study.study_id % 2**32))
 
     found: dict[str, Callable[[Predictor, Study], np.ndarray]] = {name: partial(pixels, name) for name in changes}
-    found["T1 and T2 exchanged"] = lambda predictor, study: scores(predictor, exchanged(study))
+    found["T1 and T2 exchanged"] = lambda predictor, study: scores(predictor, study.weightings_exchanged())
     for name, move in MOVES.items():
         found[name] = partial(scores, move=move)
     return found

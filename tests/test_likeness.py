@@ -197,6 +197,8 @@ HARMS: dict[str, tuple[Callable[[Arrays], object], str]] = {
     "no number": (put("sagittal_t2.mean", lambda part: part * np.nan), "not all are numbers"),
     "no spread": (put("sagittal_t2.variances", lambda part: part * 0), "not above zero"),
     "no bar": (put("sagittal_t2.bar", lambda part: -part), "not above zero"),
+    "no number towards T1": (put("sagittal_t2.weighting", lambda part: part * np.inf), "not all are numbers"),
+    "a weighting of another shape": (put("sagittal_t2.weighting", lambda part: part[1:]), "do not fit each other"),
     "of another shape": (put("sagittal_t2.directions", lambda part: part[:, 1:]), "do not fit each other"),
     "a part less": (lambda arrays: arrays.pop("sagittal_t2.bar"), "one part or another is missing"),
     "nothing": (lambda arrays: arrays.clear(), "one part or another is missing"),
@@ -359,6 +361,32 @@ def test_the_bar_lets_one_in_a_hundred_regions_pass_that_no_fit_has_seen() -> No
     assert np.isfinite(of_member([("sagittal_t2", 0, np.zeros(6))], spec, learn(same, spec))[0, 0])
 
 
+def test_a_weighting_is_told_by_the_mean_of_a_study_where_no_region_tells() -> None:
+    spec = grader_spec("spinal")
+    known = learn(drawn(300, 0), spec, drawn(200, 1, far=0.25))
+    alone = learn(drawn(300, 0), spec)
+    sound = np.array([of_member(one, spec, known)[0] for one in drawn(1000, 2)])
+    assert 0.005 < (sound.max(1) > 1).mean() < 0.1
+    other = drawn(100, 3, far=0.25)
+    assert (np.array([of_member(one, spec, known)[0] for one in other]) > 1).mean() > 0.5
+    assert (np.array([of_member(one, spec, alone)[0] for one in other]) > 1).mean() < 0.1
+    same = [[("sagittal_t2", level, np.ones(6)) for level in range(5)] for _ in range(20)]
+    assert learn(same, spec, same)["sagittal_t2"].weighting is None
+    assert known.keys() == learn(drawn(300, 0), spec, drawn(5, 1)).keys(), "too few to learn the weighting from"
+
+
+def test_t1_in_t2s_place_is_strange(world: Path) -> None:
+    predictor = Predictor(load_bundle(world / "weights"))
+    study = read_study(open_data(world / "new"), study_of(world))
+    exchanged = study.weightings_exchanged()
+    assert exchanged.series["sagittal_t1"] == study.series["sagittal_t2"]
+    assert exchanged.series["axial_t2"] == study.series["axial_t2"]
+    sound, strange = (predictor(one).strangeness for one in (study, exchanged))
+    assert not (sound > 1).any()
+    assert (strange[0] > 1).all(), "the canal"
+    assert (strange[1:3] - sound[1:3]).mean() > 0.1, "foramina, of which twelve studies do not tell enough"
+
+
 def test_a_grader_learns_what_regions_look_like_from_studies_that_have_a_label_for_it(world: Path) -> None:
     codes = np.full((5, 5), -1)
     assert not learns_from(grader_spec("spinal"), codes)
@@ -379,13 +407,15 @@ def test_training_leaves_likenesses_of_held_out_regions_and_the_bundle_holds_the
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # As if every study were ten, since a small run holds out two or three.
-    monkeypatch.setattr(likeness, "learn", lambda studies, spec: learn([*studies] * 10, spec))
+    monkeypatch.setattr(likeness, "learn", lambda studies, spec, turned: learn([*studies] * 10, spec, [*turned] * 10))
     run = RunFolder(trained(tmp_path) / "run")
     assert run.likeness_file("whole", 0).is_file()
     assert not run.likeness_file("t2", 0).is_file()
     assert train_utils.main(["bundle", "--run", str(run.root), "--out", str(tmp_path / "weights")]) == 0
     bundle = load_bundle(tmp_path / "weights")
     for fold in (0, 1):
-        assert bundle.likenesses(f"spinal_split_fold{fold}").keys() == {"sagittal_t2"}
+        known = bundle.likenesses(f"spinal_split_fold{fold}")
+        assert known.keys() == {"sagittal_t2"}
+        assert known["sagittal_t2"].weighting is not None
     result = Predictor(bundle)(read_study(open_data(tmp_path / "data"), open_data(tmp_path / "data").study_ids[0]))
     assert np.isfinite(result.strangeness[0]).all()

@@ -5,10 +5,14 @@ shrunk covariance (Ledoit and Wolf 2004) of which the strongest directions are k
 A member has a likeness of each kind of view on which it grades a condition: left and right are one kind, so that a
 mirrored study gets mirrored scores. What a score is: its distance as a share of the bar, which `BEYOND` of the regions
 that a fit had left out pass.
+
+T1 in T2's place looks like a spine again. What tells it is learnt from it (outlier exposure, Hendrycks et al. 2019):
+Fisher's linear discriminant (1936) between regions as they are and those of studies whose T1 and T2 are exchanged.
+The weighting is a series' and no level's, so that the mean over a study's regions of a kind is what is compared.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 import numpy as np
@@ -30,10 +34,14 @@ DIRECTIONS: Final = 24
 BEYOND: Final = 0.01
 #: Studies are left out of a fit in so many parts, each in turn, to find the bar.
 PARTS: Final = 5
+#: Kinds of views that T1 and T2 in each other's place change; what sees any sagittal series is not among them.
+WEIGHTED: Final = ("sagittal_t1", "sagittal_t2")
 #: Least variance, and least bar, where features never change.
 FLOOR: Final = 1e-18
 #: Of fewer studies nothing is learnt, and of more regions no more.
 LEAST_STUDIES, MOST_REGIONS = 10, 2000
+#: Studies that training grades once more, T1 and T2 exchanged.
+MOST_EXCHANGED: Final = 200
 
 
 @dataclass(frozen=True)
@@ -44,15 +52,18 @@ class Likeness:
     directions: np.ndarray  # (K, F), of length 1, at right angles
     variances: np.ndarray  # (K + 1,): along each direction, and along all that are not kept
     bar: float  # the distance that `BEYOND` of regions pass
+    #: (F,): how far a study's mean lies towards the other weighting, in bars that `BEYOND` of studies pass; None where
+    #: nothing tells.
+    weighting: np.ndarray | None = None
 
     def shares(self, features: np.ndarray) -> np.ndarray:
-        """Distances of features (N, F) as shares of the bar (N,)."""
+        """Distances of a study's regions, features (N, F), as shares of the bar (N,)."""
         off = features - self.mean
         along = off @ self.directions.T
         beside = np.maximum((off**2).sum(1) - (along**2).sum(1), 0.0)
         squares = (along**2 / self.variances[:-1]).sum(1) + beside / self.variances[-1]
         shares: np.ndarray = np.sqrt(squares) / self.bar
-        return shares
+        return shares if self.weighting is None else np.maximum(shares, off.mean(0) @ self.weighting)
 
 
 #: By kind of view, see `kind_of`.
@@ -99,22 +110,41 @@ def of_member(features: Features, spec: GraderSpec, known: Likenesses) -> np.nda
     return strange
 
 
-def learn(studies: Sequence[Features], spec: GraderSpec) -> dict[str, Likeness]:
+def learn(studies: Sequence[Features], spec: GraderSpec, exchanged: Sequence[Features] = ()) -> dict[str, Likeness]:
     """What the regions of some studies look like, by kind of those views on which the member grades a condition.
 
-    Best of studies that it was not trained on. A kind that fewer than `LEAST_STUDIES` studies show has none.
+    Best of studies that it was not trained on. `exchanged`: of studies with T1 and T2 in each other's place, from which
+    it learns what the other weighting looks like. A kind that fewer than `LEAST_STUDIES` studies show has none.
     """
+    rows, others = _rows(studies, spec), _rows(exchanged, spec)
+    return {
+        kind: one for kind, found in rows.items() for one in _learnt(found, others[kind] if kind in WEIGHTED else [])
+    }
+
+
+def _rows(studies: Sequence[Features], spec: GraderSpec) -> dict[str, list[tuple[int, np.ndarray]]]:
+    """Regions (number of the study, features) by the kinds on which a member grades, at most `MOST_REGIONS` of each."""
     rows: dict[str, list[tuple[int, np.ndarray]]] = {kind: [] for kind in graded_on(spec)}
     for number, features in enumerate(studies):
         for kind, found in _by_kind(features).items():
             if kind in rows:
                 rows[kind] += [(number, row) for _, _, row in found]
-    return {kind: one for kind, found in rows.items() for one in _learnt(found)}
+    return {kind: _thinned(found) for kind, found in rows.items()}
+
+
+def _thinned(rows: list[tuple[int, np.ndarray]]) -> list[tuple[int, np.ndarray]]:
+    places = np.unique(np.linspace(0, len(rows) - 1, MOST_REGIONS).astype(int)) if rows else []
+    return [rows[place] for place in places]
 
 
 def learns_from(spec: GraderSpec, codes: np.ndarray) -> bool:
     """Whether a study's labels (5 conditions, 5 levels) teach the member anything: it learns from no other region."""
     return any((codes[CONDITIONS.index(condition)] != UNLABELLED).any() for condition in heard(spec))
+
+
+def tells_weighting(spec: GraderSpec) -> bool:
+    """Whether a member grades on a view that T1 and T2 in each other's place change."""
+    return any(kind in WEIGHTED for kind in graded_on(spec))
 
 
 def graded_on(spec: GraderSpec) -> list[str]:
@@ -129,17 +159,46 @@ def graded_on(spec: GraderSpec) -> list[str]:
     return sorted({kind_of(view) for view in views})
 
 
-def _learnt(rows: Sequence[tuple[int, np.ndarray]]) -> Iterator[Likeness]:
+def _learnt(rows: Sequence[tuple[int, np.ndarray]], exchanged: Sequence[tuple[int, np.ndarray]]) -> Iterator[Likeness]:
     """The likeness of regions (study, features), if there are enough."""
-    rows = [rows[place] for place in np.unique(np.linspace(0, len(rows) - 1, MOST_REGIONS).astype(int))] if rows else []
-    numbers = np.array([number for number, _ in rows])
-    names = np.unique(numbers)
+    names, table, part = _parted(rows)
     if len(names) < LEAST_STUDIES:
         return
-    table = np.stack([row for _, row in rows]).astype(np.float64)
-    part = np.searchsorted(names, numbers) % PARTS
     left_out = [_fitted(table[part != one]).shares(table[part == one]) for one in range(PARTS)]
-    yield _fitted(table, max(float(np.quantile(np.concatenate(left_out), 1 - BEYOND)), FLOOR))
+    fitted = _fitted(table, max(float(np.quantile(np.concatenate(left_out), 1 - BEYOND)), FLOOR))
+    yield replace(fitted, weighting=_towards(rows, exchanged))
+
+
+def _parted(rows: Sequence[tuple[int, np.ndarray]]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The studies' numbers, features (N, F), and of each row the part in which its study is left out (N,)."""
+    numbers = np.array([number for number, _ in rows])
+    names = np.unique(numbers)
+    table = np.stack([row for _, row in rows]).astype(np.float64) if rows else np.zeros((0, 0))
+    return names, table, np.searchsorted(names, numbers) % PARTS
+
+
+def _towards(rows: Sequence[tuple[int, np.ndarray]], exchanged: Sequence[tuple[int, np.ndarray]]) -> np.ndarray | None:
+    """The discriminant (F,) towards the exchanged weighting, as long as its bar of studies left out is 1."""
+    (names, table, part), (others, other, apart) = _parted(rows), _parted(exchanged)
+    if len(others) < LEAST_STUDIES:
+        return None
+    numbers, means = np.array([number for number, _ in rows]), []
+    for one in range(PARTS):
+        direction = _discriminant(table[part != one], other[apart != one])
+        along = (table - table[part != one].mean(0)) @ direction
+        means += [along[numbers == name].mean() for name in names[np.arange(len(names)) % PARTS == one]]
+    bar = float(np.quantile(means, 1 - BEYOND))
+    return _discriminant(table, other) / bar if bar > FLOOR else None
+
+
+def _discriminant(table: np.ndarray, other: np.ndarray) -> np.ndarray:
+    """Fisher's discriminant (F,) from features (N, F) to others (M, F), by their shrunk covariances' mean."""
+    from sklearn.covariance import ledoit_wolf
+
+    within = (ledoit_wolf(table)[0] + ledoit_wolf(other)[0]) / 2
+    within += max(1e-6 * float(within.trace()) / len(within), FLOOR) * np.eye(len(within))
+    direction: np.ndarray = np.linalg.solve(within, other.mean(0) - table.mean(0))
+    return direction
 
 
 def _fitted(table: np.ndarray, bar: float = 1.0) -> Likeness:

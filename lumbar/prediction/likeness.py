@@ -1,6 +1,6 @@
 """A bundle learns what regions look like from a folder of studies such as its graders were trained on."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -15,7 +15,7 @@ from lumbar.metric import UNLABELLED, label_codes
 from lumbar.prediction.case import Case
 from lumbar.prediction.predictor import Predictor
 from lumbar.study.folder import open_folder
-from lumbar.study.study import DataFolder, read_study
+from lumbar.study.study import DataFolder, Study, read_study
 from lumbar.terminal.progress import bar
 
 #: Studies that are looked at: a level of each, and few kinds of view have fewer regions than `MOST_REGIONS` of them.
@@ -34,9 +34,16 @@ def add_likenesses(
     bundle, data = load_bundle(folder), open_folder(studies, split)
     predictor = Predictor(bundle, choose_device(device, say=say).device, listens=True)
     codes = known_labels(data)
-    features = listen(predictor, data, chosen([one for one in data.study_ids if codes is None or one in codes]))
+    features, exchanged = listen(
+        predictor, data, chosen([one for one in data.study_ids if codes is None or one in codes])
+    )
+
+    def learnt_from(name: str, heard: Mapping[str, list[tuple[int, Features]]]) -> list[Features]:
+        spec = bundle.manifest.graders[name]
+        return [own for study, own in heard[name] if codes is None or learns_from(spec, codes[study])]
+
     found = {
-        name: learn([own for study, own in features[name] if codes is None or learns_from(spec, codes[study])], spec)
+        name: learn(learnt_from(name, features), spec, learnt_from(name, exchanged))
         for name, spec in bundle.manifest.graders.items()
     }
     if not any(found.values()):
@@ -61,20 +68,32 @@ def known_labels(data: DataFolder) -> dict[int, np.ndarray] | None:
     return {int(study): own for study, own in zip(studies, codes, strict=True) if (own != UNLABELLED).any()}
 
 
-def listen(predictor: Predictor, data: DataFolder, study_ids: Sequence[int]) -> dict[str, list[tuple[int, Features]]]:
-    """What backbones say of each study's regions, by grader; a study that cannot be read plays no part."""
-    found: dict[str, list[tuple[int, Features]]] = {name: [] for name in predictor.graders}
+Heard = dict[str, list[tuple[int, Features]]]
+
+
+def listen(predictor: Predictor, data: DataFolder, study_ids: Sequence[int]) -> tuple[Heard, Heard]:
+    """What backbones say of each study's regions, by grader, and what with T1 and T2 in each other's place; a study
+    that cannot be read plays no part."""
+    as_it_is: Heard = {name: [] for name in predictor.graders}
+    exchanged: Heard = {name: [] for name in predictor.graders}
     shown = bar("looking at regions", len(study_ids))
     for study_id in study_ids:
         shown.update()
         try:
             study = read_study(data, study_id)
-            case = Case(study_id, study, list(study.issues))
-            for step in predictor.steps():
-                predictor.take(step, case)
+            both = [_heard(predictor, each) for each in (study, study.weightings_exchanged())]
         except InputError:
             continue
-        for name, features in case.features.items():
-            found[name].append((study_id, features))
+        for found, features in zip((as_it_is, exchanged), both, strict=True):
+            for name, own in features.items():
+                found[name].append((study_id, own))
     shown.close()
-    return found
+    return as_it_is, exchanged
+
+
+def _heard(predictor: Predictor, study: Study) -> Mapping[str, Features]:
+    """What backbones say of a study's regions, by grader."""
+    case = Case(study.study_id, study, list(study.issues))
+    for step in predictor.steps():
+        predictor.take(step, case)
+    return case.features

@@ -95,6 +95,11 @@ class Study:
         """The series of that number, or None."""
         return next((one for group in self.series.values() for one in group if one.series_id == series_id), None)
 
+    def weightings_exchanged(self) -> "Study":
+        """The same with T1 in T2's place and T2 in T1's, as where series are listed as what they are not."""
+        other: dict[SeriesType, SeriesType] = {"sagittal_t1": "sagittal_t2", "sagittal_t2": "sagittal_t1"}
+        return replace(self, series={other.get(kind, kind): group for kind, group in self.series.items()})
+
     @property
     def is_phantom(self) -> bool:
         """Whether every image of it is of a phantom."""

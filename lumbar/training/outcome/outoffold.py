@@ -1,7 +1,7 @@
 """Out-of-fold results: what a fold's networks find and grade on the studies that they had not seen."""
 
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -21,6 +21,7 @@ from lumbar.recipe import sets
 from lumbar.recipe.recipe import Recipe
 from lumbar.recipe.stage import Stage
 from lumbar.study.keypoint import Keypoint
+from lumbar.study.study import Study
 from lumbar.training.data.labelled import label_keypoints
 from lumbar.training.data.packs import fingerprint
 from lumbar.training.folder import seal_predictions, write_logits, write_predictions
@@ -99,11 +100,13 @@ def grade_held_out(setup: Setup) -> None:
     for fold in setup.recipe.folds.train:
         graders = trained_networks(setup, setup.recipe.stage2, fold)
         described: dict[str, list[Features]] = {name: [] for name in graders}
-        one = functools.partial(_grade, setup, graders, keypoints, logits, described)
+        exchanged: dict[str, list[Features]] = {name: [] for name in graders}
+        one = functools.partial(_grade, setup, graders, keypoints, logits, described, exchanged)
         each(one, setup.held_out(fold), f"grades of fold {fold}", 1, setup.deadline.check)
         with writing_into(setup.folder.root):
             for name, (spec, _) in graders.items():
-                write_likenesses(likeness.learn(described[name], spec), setup.folder.likeness_file(name, fold))
+                known = likeness.learn(described[name], spec, exchanged[name])
+                write_likenesses(known, setup.folder.likeness_file(name, fold))
     tables = {name: {study: softmax(said) for study, said in table.items()} for name, table in logits.items()}
     with writing_into(setup.folder.root):
         write_predictions(setup.folder, tables)
@@ -118,19 +121,34 @@ def _grade(
     keypoints: Sequence[Mapping[int, list[Keypoint]]],
     logits: Mapping[str, dict[int, np.ndarray]],
     described: Mapping[str, list[Features]],
+    exchanged: Mapping[str, list[Features]],
     study_id: int,
 ) -> None:
-    study = setup.packs.study(study_id)
+    """A study's logits, and what backbones say of its regions, as they are and with T1 and T2 exchanged."""
+    study, device = setup.packs.study(study_id), setup.accelerator.device
     around = {name: sets.around(setup.recipe.stage1.sets, spec) for name, (spec, _) in graders.items()}
-    by_set = []
-    for number, found in enumerate(keypoints):
-        points = {(point.condition, point.level): point for point in found[study_id]}
-        own = [spec for name, (spec, _) in graders.items() if number in around[name]]
-        by_set.append(cut_all_regions(study, points, own))
-    for name, (spec, network) in graders.items():
-        key, device = region_key(spec), setup.accelerator.device
-        features: Features = []
-        answers = [grade(by_set[number][key], spec, network, device, features=features) for number in around[name]]
-        if likeness.learns_from(spec, setup.codes[study_id]):
+
+    def answered(of: Study, asked: Collection[str]) -> Iterator[tuple[str, list[np.ndarray], Features]]:
+        by_set = []
+        for number, found in enumerate(keypoints):
+            points = {(point.condition, point.level): point for point in found[study_id]}
+            own = [graders[name][0] for name in asked if number in around[name]]
+            by_set.append(cut_all_regions(of, points, own))
+        for name in asked:
+            spec, network = graders[name]
+            features: Features = []
+            regions = [by_set[number][region_key(spec)] for number in around[name]]
+            yield name, [grade(one, spec, network, device, features=features) for one in regions], features
+
+    learning = [name for name, (spec, _) in graders.items() if likeness.learns_from(spec, setup.codes[study_id])]
+    for name, answers, features in answered(study, graders):
+        if name in learning:
             described[name].append(features)
         logits[name][study_id] = averaged(answers)
+    turned = [
+        name
+        for name in learning
+        if len(exchanged[name]) < likeness.MOST_EXCHANGED and likeness.tells_weighting(graders[name][0])
+    ]
+    for name, _, features in answered(study.weightings_exchanged(), turned):
+        exchanged[name].append(features)
