@@ -283,3 +283,21 @@ def test_discs_are_graded_from_the_backbones_of_the_shipped_bundle(
     answers = networks["phantoms"](views)
     assert answers.shape == (2, 11)  # four grades, seven signs
     assert not torch.equal(answers[0], answers[1])
+
+
+@pytest.mark.slow
+def test_strange_regions_are_told_kind_by_kind(
+    world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    card, weights = tmp_path / "card.json", BENCHMARKS.parent / "weights"
+    words = ["--weights", weights, "--data", world / "data", "--real", world / "data", "--rounds", 1, "--card", card]
+    run("strange.py", monkeypatch, *words)
+    lines = capsys.readouterr().out.splitlines()
+    told = {name: cells for name, *cells in (line.split(" | ") for line in lines[:-1])}
+    assert {"as it is", "noise", "inverted", "T1 and T2 exchanged", "real: data"} <= set(told)
+    assert told["as it is"][1] == told["real: data"][1], "the same studies"
+    assert told["real: data"][0] == "0.500"
+    assert float(told["noise"][0]) == float(told["T1 and T2 exchanged"][0]) == 1, "the canal's"
+    assert re.fullmatch(r"processor seconds a study: [\d.]+ with scores, [\d.]+ without", lines[-1])
+    (table,) = json.loads(card.read_text())
+    assert [row[0] for row in table["rows"]] == list(told)
