@@ -8,9 +8,11 @@ from collections.abc import Iterator, Mapping
 from typing import Any, Protocol
 
 import numpy as np
+import torch
 from torch import nn
 
-from lumbar.bundle.network import RECIPE, blueprint
+from lumbar.bundle.network import RECIPE, blueprint, example
+from lumbar.compute.forward import Inputs
 from lumbar.grading.networks.registry import build_grader
 from lumbar.grading.regions import region_key, views_of
 from lumbar.grading.tasks import task_of
@@ -64,6 +66,9 @@ class MemberStage(Protocol):
     def loss_faults(self, network: nn.Module) -> Iterator[str]:
         """What its losses ask for that the network (on no device) does not answer: a sentence each."""
 
+    def step_inputs(self, network: nn.Module, samples: int, device: torch.device | str) -> Inputs:
+        """What the network takes in a training step of so many samples, zeros: to see what steps will take."""
+
     def trained_on(self, setup: Setup, fold: int) -> list[int]:
         """Studies that train a fold."""
 
@@ -105,6 +110,10 @@ class DetectorStage:
     def loss_faults(self, network: nn.Module) -> Iterator[str]:
         """See `MemberStage`."""
         return losses.of_detector(self.spec, self.training)
+
+    def step_inputs(self, network: nn.Module, samples: int, device: torch.device | str) -> Inputs:
+        """See `MemberStage`."""
+        return example(self.spec, device, samples)
 
     def trained_on(self, setup: Setup, fold: int) -> list[int]:
         """All studies of other folds."""
@@ -166,6 +175,15 @@ class GraderStage:
         yield from losses.of_grader(self.spec, self.training, network)
         if self.training.second_level and not hasattr(network, "told"):
             yield f"second_level needs a network that tells what slices answer, and {self.spec.network} does not"
+
+    def step_inputs(self, network: nn.Module, samples: int, device: torch.device | str) -> Inputs:
+        """A second level's: what the first says; twice as many where features are mixed, those of the partners."""
+        mixed = self.training.augment.mix != "none" and self.training.augment.mix_on == "features"
+        views, seen = example(self.spec, device, samples * (2 if mixed else 1))
+        if self.training.second_level:
+            with torch.no_grad():
+                views = network.told(views)  # type: ignore[operator]
+        return views, seen
 
     def trained_on(self, setup: Setup, fold: int) -> list[int]:
         """All studies of other folds; around out-of-fold keypoints those that have them."""

@@ -1,13 +1,14 @@
 """What a training will take, before it begins: steps, seconds, memory, disk, member by member.
 
 A few studies are read and cached as training reads them, and every kind of member takes a few real steps on this
-device, loading, augmentation and optimizer included. The rest is counting.
+device, loading, augmentation and optimizer included. The rest is counting, the memory of a GPU too.
 """
 
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -21,15 +22,14 @@ from lumbar.training.checks.recipe import load_checked, weights_bytes
 from lumbar.training.checks.tables import open_checked
 from lumbar.training.data.make import make_packs
 from lumbar.training.folder import RunFolder
-from lumbar.training.outcome.trial_steps import Steps, device_in_words, take_steps
+from lumbar.training.outcome.step_memory import GPUS, Memory, memory_of, remedy
+from lumbar.training.outcome.trial_steps import LOWER, Steps, device_in_words, samples_at_once, take_steps
 from lumbar.training.setup import Setup, set_up
 from lumbar.training.stages import members_of
 
 #: Studies that are read for it; a study that lacks a series type teaches nobody how long it takes.
 STUDIES: Final = 6
-#: Peak TFLOP/s of GPUs in the number type that they train fastest in (NVIDIA's data sheets, without sparsity).
-GPUS: Final[Mapping[str, float]] = {"T4": 65, "P100": 19, "A100": 312, "H100": 989}
-#: The share of that which networks of this kind reach, about; real steps on such a GPU tell better.
+#: The share of a GPU's peak which networks of this kind reach, about; real steps on such a GPU tell better.
 REACHED: Final = 0.2
 #: A training step computes about three times what a forward pass does.
 BACKWARD: Final = 3
@@ -48,6 +48,8 @@ class Cost:
     peak_bytes: int
     gflop: float  # of one sample, forwards
     measured: float  # samples a step that was measured; fewer than a batch where that took too long
+    training: Training
+    gpu: Memory | None  # of a step on a GPU, estimated; None where nothing is learnt
 
     @property
     def seconds(self) -> float:
@@ -66,7 +68,6 @@ class Forecast:
     cache_bytes: int
     weights_bytes: int
     reading_seconds: float  # all studies, once
-    batch: Mapping[str, int]
 
     @property
     def training_seconds(self) -> float:
@@ -76,13 +77,15 @@ class Forecast:
     def text(self) -> str:
         """A table in Markdown with its totals."""
         lines = [f"{self.recipe}: {self.studies} studies, {self.device}", ""]
-        lines += ["| member | folds | samples | steps | s a step | memory, GB | GFLOP a sample | hours |"]
-        lines += ["|---|---|---|---|---|---|---|---|"]
+        memory = "memory, GB | on a GPU, GB, estimated"
+        lines += [f"| member | folds | samples | steps | s a step | {memory} | GFLOP a sample | hours |"]
+        lines += ["|---|---|---|---|---|---|---|---|---|"]
         for one in self.members:
-            about = "≈ " if one.measured < self.batch[one.name] else ""
+            about = "≈ " if one.measured < one.training.batch_size else ""
             cells = (f"{one.samples:,}", f"{one.steps:,}", f"{about}{one.step_seconds:.3g}")
-            rest = (f"{about}{one.peak_bytes / 1e9:.2g}", f"{one.gflop:.3g}", f"{about}{one.seconds / 3600:.3g}")
-            lines.append(f"| {' | '.join((one.name, str(one.folds), *cells, *rest))} |")
+            needed = (f"{about}{one.peak_bytes / 1e9:.2g}", f"{one.gpu.bytes / 1e9:.2g}" if one.gpu else "–")
+            rest = (f"{one.gflop:.3g}", f"{about}{one.seconds / 3600:.3g}")
+            lines.append(f"| {' | '.join((one.name, str(one.folds), *cells, *needed, *rest))} |")
         hours = (self.reading_seconds + self.training_seconds) / 3600
         lines += ["", f"Disk: {self.cache_bytes / 1e9:.1f} GB of cache, {self.weights_bytes / 1e9:.2f} GB of weights."]
         reading = f"reading and caching {self.reading_seconds / 3600:.2g}"
@@ -90,15 +93,26 @@ class Forecast:
         shared = self.reading_seconds / 3600
         several = ", ".join(f"{n}: {shared + self.training_seconds / 3600 / n:.3g}" for n in (2, 4, 8))
         lines += [f"On several such devices at best: {several} h."]
-        work = sum(one.folds * one.steps * self.batch[one.name] * one.gflop for one in self.members) * BACKWARD * 1e9
-        guessed = ", ".join(f"{name} {work / (peak * 1e12 * REACHED) / 3600:.2g}" for name, peak in GPUS.items())
+        work = sum(one.folds * one.steps * one.training.batch_size * one.gflop for one in self.members) * BACKWARD
+        guessed = ", ".join(f"{name} {work / (gpu.tflops * 1e3 * REACHED) / 3600:.2g}" for name, gpu in GPUS.items())
         lines += [
             f"GPUs that are not here, in hours, estimated from GFLOP at {REACHED:.0%} of their peak (small networks "
             f"and slow disks take longer): {guessed}."
         ]
-        if any(one.measured < self.batch[one.name] for one in self.members):
-            lines += ["≈: worked out from a step of fewer samples than a batch."]
+        lines += [
+            line for gigabytes in sorted({gpu.gigabytes for gpu in GPUS.values()}) for line in self._short(gigabytes)
+        ]
+        if any(one.measured < one.training.batch_size for one in self.members):
+            lines += ["≈: worked out from a step of fewer samples than a batch; memory is that step's."]
         return "\n".join(lines)
+
+    def _short(self, gigabytes: int) -> Iterator[str]:
+        """The members that GPUs of so much memory do not hold, by estimate, and what helps."""
+        large = [(one.name, one.gpu, one.training) for one in self.members if one.gpu and gigabytes in one.gpu.smaller]
+        if large:
+            names = ", ".join(name for name, gpu in GPUS.items() if gpu.gigabytes == gigabytes)
+            parts = ", ".join(f"{name} {remedy(memory, training, gigabytes)}" for name, memory, training in large)
+            yield f"Too large for {gigabytes} GB ({names}), by estimate; {LOWER}: {parts}."
 
 
 def forecast(
@@ -126,7 +140,7 @@ def forecast(
         make_packs(some)
         reading = time.perf_counter() - began
         costs: dict[str, Cost] = {}
-        known: dict[str, Steps] = {}
+        known: dict[str, tuple[Steps, Memory | None]] = {}
         caching = 0.0
         for name, member in members_of(recipe).items():
             began = time.perf_counter()
@@ -140,9 +154,15 @@ def forecast(
             spec, training = recipe.members()[name].spec, member.training
             kind = f"{spec.model_dump_json()} {training.model_dump_json(exclude={'folds', 'epochs'})}"
             if kind not in known:
-                known[kind] = take_steps(name, spec, member, samples, some)
+                samples_of = partial(samples_at_once, samples.studies, member)
+                memory = (
+                    memory_of(spec, member, samples_of, half=recipe.loop.mixed_precision != "no")
+                    if training.epochs
+                    else None
+                )
+                known[kind] = take_steps(name, spec, member, samples, some), memory
             costs[name] = _counted(
-                name, recipe, training, len(samples.studies) / len(some.study_ids), count, known[kind]
+                name, recipe, training, len(samples.studies) / len(some.study_ids), count, *known[kind]
             )
     per_study = (reading / recipe.loop.read_processes + caching) / len(some.study_ids)
     run = RunFolder(Path(out), cache)
@@ -157,7 +177,6 @@ def forecast(
         cache_bytes=round(needed[run.cache] * count / len(whole.study_ids)),
         weights_bytes=sum(weights_bytes(recipe.members()[name]) for name, _ in recipe.to_train()),
         reading_seconds=per_study * count,
-        batch={name: member.training.batch_size for name, member in recipe.members().items()},
     )
 
 
@@ -167,7 +186,9 @@ def _full(setup: Setup) -> list[int]:
     return sorted(setup.study_ids, key=lambda study: (-int(kinds.get(study, 0)), study))
 
 
-def _counted(name: str, recipe: Recipe, training: Training, per_study: float, studies: int, measured: Steps) -> Cost:
+def _counted(
+    name: str, recipe: Recipe, training: Training, per_study: float, studies: int, measured: Steps, gpu: Memory | None
+) -> Cost:
     """What a member takes on so many studies, of which one fold is held out at a time."""
     held_out = studies / recipe.folds.count
     count = round((studies - held_out) * per_study)
@@ -182,4 +203,6 @@ def _counted(name: str, recipe: Recipe, training: Training, per_study: float, st
         peak_bytes=measured.peak_bytes,
         gflop=measured.gflop,
         measured=measured.samples,
+        training=training,
+        gpu=gpu,
     )

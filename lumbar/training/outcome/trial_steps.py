@@ -25,6 +25,8 @@ from lumbar.training.stages import MemberStage
 LONG_ENOUGH, STEPS = 10.0, 8
 #: On a CPU a first step of two samples that takes longer is not repeated with more of them.
 TOO_LONG: Final = 10.0
+#: What helps where memory is short.
+LOWER: Final = "lower batch_size, and raise accumulate by as much, so that a step sees as many samples"
 
 
 class Steps(NamedTuple):
@@ -55,8 +57,7 @@ def take_steps(name: str, spec: Any, member: MemberStage, samples: Any, setup: S
         if isinstance(error, RuntimeError) and "memory" not in str(error):
             raise
         raise InputError(
-            f"{name}: a batch of {tried} does not fit into the memory of {device_in_words(setup.accelerator)}; lower "
-            "batch_size, and raise accumulate by as much, so that a step sees as many samples"
+            f"{name}: a batch of {tried} does not fit into the memory of {device_in_words(setup.accelerator)}; {LOWER}"
         ) from error
     finally:
         setup.accelerator.free_memory()
@@ -75,7 +76,7 @@ def _steps(spec: Any, member: MemberStage, samples: Any, setup: Setup, size: int
     objective = member.objective()
     wrapped.train()
     rest(accelerator.unwrap_model(wrapped), training.frozen)
-    plan = Plan(_repeated(samples.studies, size), training, 0, together=member.keep_studies)
+    plan = _plan(samples.studies, member, size)
     count = len(samples.studies)
     keys = [[(epoch, index % count) for epoch, index in keys] for number in range(STEPS) for keys in plan.epoch(number)]
     own = float(np.mean([len(one) for one in keys]))
@@ -104,10 +105,17 @@ def _steps(spec: Any, member: MemberStage, samples: Any, setup: Setup, size: int
     return Steps(seconds, own, (time.perf_counter() - began) / seen, max(peak, 0), gflop_of(spec))
 
 
-def _repeated(studies: np.ndarray, size: int) -> np.ndarray:
-    """Studies of samples, repeated under other numbers until there are a few batches of them."""
+def _plan(studies: np.ndarray, member: MemberStage, size: int) -> Plan:
+    """Batches of about so many samples of these studies, repeated under other numbers until there are a few."""
     times = -(-3 * size // len(studies))
-    return np.concatenate([studies + 10_000_000_000 * turn for turn in range(times)])
+    repeated = np.concatenate([studies + 10_000_000_000 * turn for turn in range(times)])
+    return Plan(repeated, member.training.model_copy(update={"batch_size": size}), 0, together=member.keep_studies)
+
+
+def samples_at_once(studies: np.ndarray, member: MemberStage, size: int) -> int:
+    """The most samples that one batch of about `size` has, `studies` (N,) being those of samples: more than that where
+    whole studies stand in it."""
+    return max(map(len, _plan(studies, member, size).epoch(0)))
 
 
 def _timed(work: Iterator[None], accelerator: Any) -> float:
