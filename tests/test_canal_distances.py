@@ -27,8 +27,8 @@ from lumbar.training.data.stack_samples import StackSamples
 from lumbar.training.loop.detector_objective import DetectorObjective
 from lumbar.training.outcome.show import batch_of
 from tests.support.scoliosis import Seer, bent_study
-from tests.support.small_study import CANAL, axial, sagittal, small_study, upside_down
-from tests.support.small_study import turned as stored
+from tests.support.small_study import CANAL, axial, sagittal, small_study
+from tests.support.small_study import turned as turned_series
 from tests.test_chain import spec_of, whole
 
 #: Nine slices of `small_study`, and three empty places behind them.
@@ -65,9 +65,17 @@ def expected() -> np.ndarray:
     return HEIGHTS[:, None] - np.array([CANAL[level][2] for level in LEVELS])
 
 
-@pytest.mark.parametrize("way", ["as usual", "upside down"])
+def columns_reversed(pixels: np.ndarray, affine: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The image stored with its columns reversed, so that its normal points to the feet."""
+    flipped = affine.copy()
+    flipped[:3, 3] += affine[:3, 0] * (pixels.shape[1] - 1)
+    flipped[:3, [0, 2]] *= -1
+    return np.ascontiguousarray(pixels[:, ::-1]), flipped
+
+
+@pytest.mark.parametrize("way", ["normals to the head", "normals to the feet"])
 def test_planes_tell_how_far_above_each_canal_point_a_slice_lies(way: str) -> None:
-    series = axial(3) if way == "as usual" else stored(axial(3), upside_down)
+    series = axial(3) if way == "normals to the head" else turned_series(axial(3), columns_reversed)
     stack = one(study_of(series))
     assert stack.pixels.shape == (24, SPEC.image_size, SPEC.image_size)
     np.testing.assert_allclose(told(stack.pixels)[:9], expected(), atol=1e-4)
