@@ -42,6 +42,7 @@ def kinds(recipe: Path) -> dict[str, tuple[str, int]]:
     for name, member in read.members().items():
         spec = member.spec
         key = f"{spec.subject}: {spec.network} on {spec.backbone}, {spec.pixels}"
+        key += ", distances" if getattr(spec, "canal_distances", False) else ""
         first, count = found.get(key, (name, 0))
         found[key] = (first, count + len(read.folds_of(name)))
     return found

@@ -101,6 +101,15 @@ def plane_distances(affines: FloatArray, point_mm: ArrayLike) -> FloatArray:
     return np.abs(np.einsum("ni,ni->n", offsets, normal(affines)))
 
 
+def above_mm(affines: FloatArray, points_mm: ArrayLike) -> FloatArray:
+    """(N, K) how far each of the planes (N, 4, 4) lies from patient points (K, 3), along its normal: positive where the
+    plane lies nearer to the head, whichever way it is turned."""
+    affines = np.asarray(affines, np.float64)
+    upwards = normal(affines) * np.where(affines[:, 2:3, 2] < 0, -1.0, 1.0)
+    offsets = affines[:, None, :3, 3] - np.asarray(points_mm, np.float64)
+    return np.einsum("nki,ni->nk", offsets, upwards)
+
+
 def nearest_plane(affines: FloatArray, point_mm: ArrayLike, max_distance_mm: float) -> tuple[int | None, float]:
     """Index of the plane nearest to a point (the first of equals), None beyond `max_distance_mm`; and its distance."""
     distances = plane_distances(affines, point_mm)

@@ -67,7 +67,14 @@ BESIDE = (
     ),
     spec_of("axial_t2", levels_by="segments", in_chans=3),
 )
-CHAINS = {"first": FIRST, "whole": WHOLE, "beside": BESIDE}
+#: The second place's third author's: two finders of axial slices, one of which is told of the canal's points.
+DISTANCES = (
+    *FIRST[:4],
+    whole("axial_t2", in_chans=15),
+    whole("axial_t2", in_chans=15, pad=True, canal_distances=True),
+    spec_of("axial_t2", place="found", in_chans=1),
+)
+CHAINS = {"first": FIRST, "whole": WHOLE, "beside": BESIDE, "distances": DISTANCES}
 
 
 def by_name(points) -> dict:

@@ -14,6 +14,7 @@ T1 = {"series_type": "sagittal_t1", "in_chans": 3}
 AXIAL = {"series_type": "axial_t2", "in_chans": 3, "num_classes": 2}
 SLICES = {"place": "whole", "points": "series", "answer": "slices", "in_chans": 16}
 FOUND = {"place": "found", "answer": "points"}
+TOLD = {"num_classes": 10, "canal_distances": True}
 
 
 def told(*members: dict) -> list[str]:
@@ -30,6 +31,8 @@ def told(*members: dict) -> list[str]:
         [T2 | SLICES | {"answer": "points", "depth": True}, T2 | FOUND, AXIAL | {"levels_by": "segments"}],
         [T2 | SLICES | {"answer": "points", "depth": True, "beside": "sagittal_t1", "num_classes": 15}, AXIAL],
         [T1, AXIAL | {"needs": ["sagittal_t1"]}],
+        [T2, AXIAL | SLICES | {"num_classes": 10}, AXIAL | SLICES | TOLD],
+        [T1, AXIAL | SLICES | TOLD | {"needs": ["sagittal_t1"]}],
         [T2 | {"join": "median"}, T2 | {"join": "median", "image_size": 256, "in_chans": 3}],
         [T1 | {"tta": ["slices", "columns"]}, T2 | {"tta": ["mirror"]}, AXIAL | {"tta": ["mirror", "rows", "slices"]}],
     ],
@@ -41,12 +44,20 @@ def test_chains_that_work_are_taken(members) -> None:
 @pytest.mark.parametrize(
     ("members", "sentence"),
     [
-        ([AXIAL], "m0: an axial detector needs a sagittal_t2 one: its planes are chosen by T2 keypoints"),
+        ([AXIAL], "m0: an axial detector needs a sagittal_t2 one: its axial planes are chosen by T2 keypoints"),
         ([T2 | SLICES, AXIAL], "m1: an axial detector needs a sagittal_t2 one"),  # slices are no points
         (
             [AXIAL | {"needs": []}],
             "m0: its axial planes are chosen by canal points, and no detector before it finds any",
         ),
+        ([AXIAL | SLICES | TOLD], "the distances of its slices are told by T2 keypoints; add one before it"),
+        (
+            [AXIAL | SLICES | {"num_classes": 10}, T2, AXIAL | SLICES | TOLD],
+            "m2: an axial detector needs a sag",
+        ),
+        ([AXIAL | SLICES | TOLD | {"needs": []}], "m0: the distances of its slices are told by canal points, and no"),
+        ([T2, AXIAL | {"canal_distances": True}], 'm1: canal_distances = true holds for place = "whole" only'),
+        ([T2, T1 | SLICES | TOLD], "m1: canal_distances tell axial slices from each other"),
         ([T2 | FOUND], 'm0: place = "found" looks around slices found before, and no detector of sagittal_t2'),
         (
             [T2 | FOUND | {"needs": ["axial_t2"]}, T2],

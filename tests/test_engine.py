@@ -115,10 +115,11 @@ SPECS: dict[str, DetectorSpec | GraderSpec] = {
         image_size=64,
     ),
     "slices by transformer": DetectorSpec(
-        series_type="sagittal_t2",
+        series_type="axial_t2",
         network="slice_scores",
         answer="slices",
         place="whole",
+        canal_distances=True,
         encoder="resnet18",
         encoder_args={"channels": [8, 8, 16, 16], "layers": [1, 1, 1, 1]},
         in_chans=4,

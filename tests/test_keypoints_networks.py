@@ -147,6 +147,32 @@ class TestSliceScoresByTransformer(DetectorContract):
             assert network(torch.zeros(1, 6, 64, 64)).isfinite().all()
 
 
+class TestSliceScoresWithDistances(DetectorContract):
+    """The second place's, which is told how far each slice lies from the canal points."""
+
+    own = {"along": "transformer", "features": "gem", "heads": 4}
+    given = {"network": "slice_scores", "answer": "slices", "place": "whole", "points": "series", "network_args": own}
+    spec = spec_of("axial_t2", in_chans=6, num_classes=10, canal_distances=True, **given)
+    golden = [0.01095, 0.48866, -0.00576, 0.12785, -0.07595, 0.19481]
+
+    def images(self, batch: int = 2) -> torch.Tensor:
+        return torch.cat([super().images(batch), super().images(batch) + 1], 1)
+
+    def test_a_slices_own_distances_count_and_padding_is_told_by_its_slice(self) -> None:
+        network, stacks = fixed_weights(build_detector(self.spec)).eval(), self.images(1)
+        alone = self.spec.model_copy(update={"network_args": {"along": "alone"}})
+        by_itself, farther = fixed_weights(build_detector(alone)).eval(), stacks.clone()
+        farther[:, 6 + 2] += 1
+        with torch.inference_mode():
+            moved = (by_itself(farther) != by_itself(stacks)).any(1)
+            assert moved.tolist() == [[False, False, True, False, False, False]]
+            stacks[:, 5] = 0
+            stacks[:, 6 + 5] += torch.arange(64.0)[:, None]  # of a slice that is not there
+            others = network(stacks)[..., :5]
+            stacks[:, 6 + 5] += 1
+            assert torch.equal(network(stacks)[..., :5], others)
+
+
 class TestLevelScores(DetectorContract):
     """The seventh place's: left and right of every level."""
 

@@ -41,6 +41,10 @@ from tests.support.small_detectors import CONVNEXT, INFLATED, VOLUMES
             "for names of all levels; give num_classes 5, or twice as many",
         ),
         ({"network": "regressor"}, "'regressor' answers points, not heatmaps"),
+        (
+            {"network": "level_scores", "answer": "slices", "canal_distances": True},
+            "'level_scores' knows nothing of canal_distances; leave the key out, or name slice_scores",
+        ),
         ({"network": "pointer"}, "'pointer' answers heatmaps with depth = true, not heatmaps;"),
         (
             {"network": "pointer", "depth": True, "encoder": "tu-resnet18", "network_args": {"pointer": "gru"}},

@@ -62,11 +62,14 @@ def mirrored(data: DataFolder, tmp_path_factory: pytest.TempPathFactory) -> Data
     return open_data(root, "train")
 
 
+#: All slices of an axial series, with their distances from the canal points.
+WHOLE = {"place": "whole", "points": "series", "answer": "slices", "pad": True, "canal_distances": True}
+TOLD = detector_spec("axial_t2", 24, 10).model_copy(update=WHOLE)
 EVERY = [detector_spec(spec.series_type, 1, 25) for spec in (T2, T1, AXIAL)]  # a map a condition and level
 
 
 @pytest.mark.parametrize(
-    "spec", [T2, T1, AXIAL, *EVERY], ids=lambda spec: f"{spec.series_type}, {spec.num_classes} maps"
+    "spec", [T2, T1, AXIAL, TOLD, *EVERY], ids=lambda spec: f"{spec.series_type}, {spec.num_classes} maps"
 )
 def test_a_mirrored_stack_is_the_mirrored_studys_stack(data: DataFolder, mirrored: DataFolder, spec: object) -> None:
     ours, theirs = (stack_arrays(*labelled(folder), spec) for folder in (data, mirrored))

@@ -1,6 +1,6 @@
 """Which points may be carried to another series: those of the same frame of reference. No torch."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 
 from lumbar.dicom.series import Series
@@ -19,7 +19,7 @@ def within_reach(
     their reach are left out of the study, with an Issue. Of several frames with points the one with most counts.
     """
     series = study.series.get(series_type, ())
-    reached = {each.series_id: _carried(study, points, each) for each in series}
+    reached = {each.series_id: carried(study, points, each) for each in series}
     most = max(reached.values(), key=len, default=list(points))
     if series_type != "axial_t2" or not points:
         return study, most, []
@@ -37,7 +37,8 @@ def within_reach(
     return replace(study, series={**study.series, series_type: kept}), most, issues
 
 
-def _carried(study: Study, points: Sequence[Keypoint], target: Series) -> list[Keypoint]:
+def carried(study: Study, points: Collection[Keypoint], target: Series) -> list[Keypoint]:
+    """The points that mean the same place in the frame of reference of a series."""
     sources = {number: study.series_by_id(number) for number in {point.series_id for point in points}}
     near = {number for number, source in sources.items() if source is not None and study.share_frame(source, target)}
     return [point for point in points if point.series_id in near]

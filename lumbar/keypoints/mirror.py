@@ -41,7 +41,7 @@ def reverse_slices(image: np.ndarray, spec: DetectorSpec) -> np.ndarray:
     """A stack (C, S, S) with its slices in opposite order, those that `spec.pad` appends still at the end."""
     end, count = filled(image, spec), spec.in_chans
     order = [*range(end)[::-1], *range(end, count)]
-    return image[[first * count + place for first in range(len(spec.types)) for place in order]]
+    return image[[first + place for first in range(0, spec.channels, count) for place in order]]
 
 
 def mirror_slices(slices: np.ndarray, image: np.ndarray, spec: DetectorSpec) -> np.ndarray:
@@ -64,7 +64,7 @@ def reverse_scores(scores: np.ndarray, image: np.ndarray, spec: DetectorSpec) ->
 
 def filled(image: np.ndarray, spec: DetectorSpec) -> int:
     """How many slices of a stack (C, S, S) are not those that `spec.pad` appends."""
-    there = np.flatnonzero(image.any((1, 2))) if spec.pad else np.zeros(0, int)
+    there = np.flatnonzero(image[: spec.in_chans].any((1, 2))) if spec.pad else np.zeros(0, int)
     return int(there[-1]) + 1 if len(there) else spec.in_chans
 
 

@@ -10,6 +10,8 @@ import numpy as np
 
 from lumbar.dicom.series import Series, Slice
 from lumbar.issues import Issue
+from lumbar.keypoints.distances import distance_planes
+from lumbar.keypoints.frames import carried
 from lumbar.keypoints.grey import as_seen
 from lumbar.keypoints.spans import Span, nearest_index, whole_span
 from lumbar.keypoints.stacks import (
@@ -68,11 +70,12 @@ def stacks_for(study: Study, spec: DetectorSpec, known: Known) -> tuple[list[Sta
 
     middle, offset: of each series that it looks at. plane: one a level, around the axial slice of the level by
     `spec.levels_by`; where `known` is labelled, around every slice that bears a label of the level. whole: each series
-    as one stack. found: around the slices of `known`: one stack a study on T2, one a side on T1, one a level on axial
-    series. Nothing known gives no stack, or one where `spec.unfound` says so.
+    as one stack; with `spec.canal_distances` none where no canal point is known. found: around the slices of `known`:
+    one stack a study on T2, one a side on T1, one a level on axial series. Nothing known gives no stack, or one where
+    `spec.unfound` says so.
     """
     if spec.placed == "whole":
-        return _whole_stacks(study, spec), []
+        return _whole_stacks(study, spec, known), []
     if spec.placed == "found":
         return _found_stacks(study, spec, known)
     if spec.placed != "plane":
@@ -109,8 +112,9 @@ def canal_points(points: Iterable[Keypoint], least: float = 0.0) -> dict[Level, 
     return canal
 
 
-def _whole_stacks(study: Study, spec: DetectorSpec) -> list[Stack]:
-    """A stack for each series that the detector looks at, in the slots of `spec.in_chans`, with the one beside it."""
+def _whole_stacks(study: Study, spec: DetectorSpec, known: Known) -> list[Stack]:
+    """A stack for each series that the detector looks at, in the slots of `spec.in_chans`, with the one beside it, or
+    with its slices' distances from the canal points in its frame of reference, where there are some."""
     stacks = []
     others = [] if spec.beside is None else candidate_series(study, spec.beside, spec.preprocessing)[:1]
     found = candidate_series(study, spec.series_type, spec.preprocessing)
@@ -123,6 +127,11 @@ def _whole_stacks(study: Study, spec: DetectorSpec) -> list[Stack]:
         empty = np.zeros((spec.in_chans, spec.image_size, spec.image_size), np.float32)
         parts = [_resampled(spans[kind], spec) if kind in spans else empty for kind in spec.types]
         span = next(iter(spans.values()))
+        if spec.canal_distances:
+            canal = canal_points(carried(study, known.points.values(), span.series))
+            if not canal:
+                continue
+            parts.append(distance_planes(span, canal))
         centre = span.nearest(span.index_at((np.isfinite(span.source).sum() - 1) / 2))
         shown = tuple(None if np.isnan(at) else span.nearest(float(at)) for at in span.source)
         frame, shape = slice_frame(centre, spec.preprocessing)

@@ -30,8 +30,9 @@ from lumbar.study.study import Study
 class Stack:
     """One input of a detector.
 
-    `pixels` (C, S, S) float32, standardised; `centre` the slice on which its keypoints lie where nothing says
-    otherwise, `slice_from` how it was chosen; `side` of a stack of one side, `level` of an axial one of one level.
+    `pixels` (C, S, S) float32: slices, standardised, and planes of their `distances` where its detector sees some;
+    `centre` the slice on which its keypoints lie where nothing says otherwise, `slice_from` how it was chosen; `side`
+    of a stack of one side, `level` of an axial one of one level.
     `frame` is the affine of the centre slice as the network sees it (turned or stored) and `shape` its (rows, columns)
     before resizing. `spans` tell which slices of its series it shows, and of the one beside it where that is there.
     """

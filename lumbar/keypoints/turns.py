@@ -28,7 +28,7 @@ def turned(stacks: torch.Tensor, turn: Turn, spec: DetectorSpec, filled: Sequenc
         return stacks.flip(_AXES[axis])
     if axis == "none":  # the stack of the mirrored study's other side, as it is
         return stacks
-    own = stacks.unflatten(1, (len(spec.types), spec.in_chans))
+    own = stacks.unflatten(1, (-1, spec.in_chans))
     return _slices_turned(own, 2, filled).flatten(1, 2)
 
 

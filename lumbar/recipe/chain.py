@@ -68,6 +68,7 @@ def faults(specs: Mapping[str, DetectorSpec]) -> list[str]:
             told += [f"{name}: {why}" for why in _lacks(spec, found)]
         else:
             told += [f"{name}: {why}" for why in _differs(spec, *first)]
+            told += [f"{name}: {why}" for why in _lacks(spec, found) if spec.needed != first[1].needed]
         found |= {kind: found.get(kind, False) or spec.says_places for kind in spec.types}
     return told
 
@@ -138,6 +139,7 @@ def _of_whole_series(spec: DetectorSpec) -> list[str]:
                 ("slice_mm", spec.slice_mm),
                 ("beside", spec.beside),
                 ("resample", spec.resample),
+                ("canal_distances", "true" if spec.canal_distances else ""),
             )
             if value and value != DetectorSpec.model_fields[key].default
         ]
@@ -150,6 +152,11 @@ def _of_whole_series(spec: DetectorSpec) -> list[str]:
         told.append(
             'beyond = "usual" holds for answers that name slices of a padded sagittal series; set pad = true, or '
             "leave it out"
+        )
+    if spec.canal_distances and spec.series_type != "axial_t2":
+        told.append(
+            "canal_distances tell axial slices from each other, and all sagittal ones run along the canal; leave the "
+            "key out"
         )
     if spec.beside == spec.series_type:
         told.append(
@@ -199,10 +206,12 @@ def _lacks(spec: DetectorSpec, found: Mapping[SeriesType, bool]) -> list[str]:
         )
         return [f"{why}; add one that answers slices, or choose another place"] if lost else []
     lost = [kind for kind in spec.needed if not found.get(kind)]
+    by = "the distances of its slices are told by" if spec.canal_distances else "its axial planes are chosen by"
     if spec.needs is None and lost:
-        return ["an axial detector needs a sagittal_t2 one: its planes are chosen by T2 keypoints; add one before it"]
-    if spec.placed == "plane" and not (found.get("sagittal_t2") or found.get("sagittal_t1")):
-        return ["its axial planes are chosen by canal points, and no detector before it finds any; add a sagittal one"]
+        return [f"an axial detector needs a sagittal_t2 one: {by} T2 keypoints; add one before it"]
+    by_canal = spec.placed == "plane" or spec.canal_distances
+    if by_canal and not (found.get("sagittal_t2") or found.get("sagittal_t1")):
+        return [f"{by} canal points, and no detector before it finds any; add a sagittal one"]
     names = " and ".join(lost)
     return [f"it needs points on {names}, which no detector before it finds; add one, or change needs"] if lost else []
 

@@ -44,7 +44,7 @@ class DetectorSpec(Spec):
     LATER = frozenset(
         {"place", "points", "answer", "depth", "stride", "decode", "join", "needs"}
         | {"target", "resample", "pad", "slice_mm", "beside", "levels_by", "tta", "unfound", "apart"}
-        | {"intensity", "scope", "percentiles", "beyond", "looks", "ends"}
+        | {"intensity", "scope", "percentiles", "beyond", "looks", "ends", "canal_distances"}
     )
 
     DOES = "keypoints on"
@@ -108,6 +108,9 @@ class DetectorSpec(Spec):
     #: place "whole": the series of this type, brought to as many slices, follows as channels of its own; empty where it
     #: is missing. The detector answers for its keypoints, too.
     beside: SeriesType | None = None
+    #: place "whole", axial: behind the slices follow as many planes, each of how far its slice lies from the levels'
+    #: canal points, which must have been found before (second place; see `keypoints.distances`).
+    canal_distances: bool = False
     #: place "plane": which axial slices belong to a level; of several the middle one is looked at.
     levels_by: Literal["nearest", "segments"] = "nearest"
     #: place "found" on sagittal series, where no slice was found: middle looks all the same, in the middle on T2 and
@@ -124,8 +127,13 @@ class DetectorSpec(Spec):
 
     @property
     def channels(self) -> int:
-        """Channels of its input: the slices of its series, then those of the one beside it."""
-        return self.in_chans * (1 if self.beside is None else 2)
+        """Channels of its input: the slices that it sees, then the planes of their distances."""
+        return self.slices_seen * (2 if self.canal_distances else 1)
+
+    @property
+    def slices_seen(self) -> int:
+        """The slices of its series, then those of the one beside it."""
+        return self.in_chans * len(self.types)
 
     @property
     def types(self) -> tuple[SeriesType, ...]:
@@ -192,7 +200,8 @@ class DetectorSpec(Spec):
         """Series types whose points must have been found before."""
         if self.needs is not None:
             return self.needs
-        return {"plane": ("sagittal_t2",), "found": (self.series_type,)}.get(self.placed, ())  # type: ignore[return-value]
+        by_place = {"plane": ("sagittal_t2",), "found": (self.series_type,)}.get(self.placed, ())
+        return ("sagittal_t2",) if self.canal_distances else by_place  # type: ignore[return-value]
 
     @property
     def subject(self) -> str:

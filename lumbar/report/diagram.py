@@ -159,6 +159,7 @@ def _step_card(recipe: Recipe, step: Sequence[tuple[str, DetectorSpec]]) -> Card
     for spec, names in _alike(step):
         deep = " with the slice" if spec.depth else ""
         sees = f"{spec.in_chans} {'slice' if spec.in_chans == 1 else 'slices'}, {spec.pixels}"
+        sees += ", distances from canal points" if spec.canal_distances else ""
         lines.append(f"• {_count(recipe, names)}{_network(spec)}: {spec.answer}{deep} ({sees})")
         if teachers := dict.fromkeys(own for each in names if (own := recipe.stage1.members[each].training.taught_by)):
             lines.append(f"   taught by {', '.join(teachers)}")
@@ -214,7 +215,7 @@ def _alike(members: Iterable[tuple[str, Spec]]) -> Iterator[tuple[Spec, list[str
     """Members of one network, backbone, size and answer: the first of them, and the names of all."""
     groups: dict[tuple[object, ...], tuple[Spec, list[str]]] = {}
     for name, spec in members:
-        said = getattr(spec, "answer", ""), getattr(spec, "in_chans", 0)
+        said = tuple(getattr(spec, key, None) for key in ("answer", "in_chans", "canal_distances"))
         key = (spec.network, _plain(spec.backbone), spec.pixels, spec.tta, said)
         groups.setdefault(key, (spec, []))[1].append(name)
     yield from groups.values()

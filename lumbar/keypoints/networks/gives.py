@@ -14,8 +14,17 @@ from lumbar.recipe.detector import DetectorSpec
 RARE: Final = 0.01
 
 
-def refuse_other_answers(spec: DetectorSpec, gives: dict[Answer, tuple[bool, ...]]) -> None:
-    """InputError where a spec asks for what a network does not give; `gives`: each answer, and with which `depth`."""
+def refuse_other_answers(
+    spec: DetectorSpec, gives: dict[Answer, tuple[bool, ...]], *, canal_distances: bool = False
+) -> None:
+    """InputError where a spec asks for what a network does not give; `gives`: each answer, and with which `depth`.
+
+    The same where it is to see planes of `canal_distances`, which most take for slices.
+    """
+    if spec.canal_distances and not canal_distances:
+        raise InputError(
+            f"network {spec.network!r} knows nothing of canal_distances; leave the key out, or name slice_scores"
+        )
     if spec.depth not in gives.get(spec.answer, ()):
         words = " or ".join(
             f"{answer}{'' if len(depths) > 1 or not depths[0] else ' with depth = true'}"

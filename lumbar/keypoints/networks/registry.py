@@ -2,7 +2,7 @@
 
 The files are imported when their network is asked for, so that names can be listed without torch.
 
-A builder takes a `DetectorSpec` and returns a module that maps (B, in_chans, S, S) standardised images to the raw
+A builder takes a `DetectorSpec` and returns a module that maps (B, channels, S, S) standardised images to the raw
 answer of the spec, (B, …) with the `shape` of `answers`, with random weights and without reaching for any hub. In
 training it may return a mapping: `answer` first, then outputs that exist for losses. Training fills what is timm's or
 segmentation-models-pytorch's in it with pretrained weights, where the recipe says so.

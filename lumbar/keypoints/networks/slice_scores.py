@@ -5,7 +5,8 @@ post-norm layers without places, which do not look at slices without contrast, a
 author), or "alone", each slice by itself (second place's second author); `features` of a slice: "avg", the backbone's
 own pooling, or "gem", a generalised mean; `distances`: in training also how far each slice lies from the right one, as
 a share of those that are there; layers (1 of the LSTM, 2 of the transformer), dropout before the answers (0); of the
-LSTM hidden (the backbone's features), of the transformer heads (16) and its inner features (the backbone's).
+LSTM hidden (the backbone's features), of the transformer heads (16) and its inner features (the backbone's). Where the
+spec has `canal_distances`, each slice's five of them, written sixteen times, follow the backbone's features.
 """
 
 from collections.abc import Mapping
@@ -18,7 +19,8 @@ from lumbar.backbones import channels_first, create_backbone, pooled_features
 from lumbar.compute.layers import Block, Gem
 from lumbar.issues import InputError
 from lumbar.keypoints.answers import slices
-from lumbar.keypoints.networks.gives import AlongSlices, refuse_other_answers, with_neighbours
+from lumbar.keypoints.distances import rows_of_levels
+from lumbar.keypoints.networks.gives import AlongSlices, refuse_other_answers, slices_there, with_neighbours
 from lumbar.recipe.arguments import Kind, read_arguments
 from lumbar.recipe.detector import DetectorSpec
 
@@ -36,6 +38,8 @@ _WORDS: Final[Mapping[str, tuple[str, ...]]] = {
     "along": ("lstm", "transformer", "alone"),
     "features": ("avg", "gem"),
 }
+#: How often distances stand among a slice's features, which are hundreds.
+_REPEATED: Final = 16
 #: What the one sequence has and the other lacks.
 _OF_OTHERS: Final[Mapping[str, tuple[str, ...]]] = {
     "lstm": ("heads", "inner"),
@@ -73,8 +77,8 @@ class Alone(nn.Module):
 
 
 class SliceScores(nn.Module):
-    """Stacks (B, T, S, S) → scores (B, K, T) of every slice for every name, raw; in training by name where there are
-    `distances` (B, K, T), too."""
+    """Stacks (B, T, S, S), with planes of distances (B, 2 T, S, S), → scores (B, K, T) of every slice for every name,
+    raw; in training by name where there are `distances` (B, K, T), too."""
 
     def __init__(self, spec: DetectorSpec) -> None:
         super().__init__()
@@ -84,7 +88,8 @@ class SliceScores(nn.Module):
             spec, 3 * self.series, **({"global_pool": ""} if args["features"] == "gem" else {})
         )
         self.gem = Gem() if args["features"] == "gem" else None
-        features, answers = pooled_features(self.encoder), slices.shape(spec)[0]
+        self.rows = rows_of_levels(spec.image_size) if spec.canal_distances else []
+        features, answers = pooled_features(self.encoder) + _REPEATED * len(self.rows), slices.shape(spec)[0]
         self.distances = answers if args["distances"] else 0
         answers += self.distances
         dropout = nn.Dropout(args["dropout"])
@@ -113,14 +118,17 @@ class SliceScores(nn.Module):
         return {"answer": scores, "distances": distances} if self.training else scores
 
     def _scores(self, stacks: torch.Tensor) -> torch.Tensor:
-        features = self.encoder(with_neighbours(stacks, self.series))
+        seen = stacks[:, : self.series * self.slices]
+        features = self.encoder(with_neighbours(seen, self.series))
         if self.gem is not None:
             features = self.gem(channels_first(self.encoder, features))
         features = features.unflatten(0, (-1, self.slices))
+        if self.rows:
+            distances = stacks[:, -self.slices :, self.rows, 0]  # (B, T, 5)
+            features = torch.cat([features, distances.repeat(1, 1, _REPEATED)], -1)
         if isinstance(self.along, AlongSlices):
             return self.along(features)  # type: ignore[no-any-return]
-        there = (stacks.amax((2, 3)) > stacks.amin((2, 3))).unflatten(1, (self.series, -1)).any(1)  # (B, T)
-        return self.along(features, there)  # type: ignore[no-any-return]
+        return self.along(features, slices_there(seen, self.series))  # type: ignore[no-any-return]
 
 
 def _arguments(spec: DetectorSpec) -> dict[str, Any]:
@@ -138,5 +146,5 @@ def _arguments(spec: DetectorSpec) -> dict[str, Any]:
 
 def build(spec: DetectorSpec) -> nn.Module:
     """The network of `spec` with random weights."""
-    refuse_other_answers(spec, {"slices": (False,)})
+    refuse_other_answers(spec, {"slices": (False,)}, canal_distances=True)
     return SliceScores(spec)

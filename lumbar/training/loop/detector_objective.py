@@ -35,18 +35,19 @@ class DetectorObjective:
         images = batch["image"].float()  # float16 until here: half to load, half to send
         if "matrix" not in batch:
             return images, batch["points"]
-        images, points = augment.apply(
-            images, batch["points"], batch, self.spec.image_size, self.finish, padded=self.spec.pad
+        slices, distances = images.tensor_split([self.spec.slices_seen], 1)
+        slices, points = augment.apply(
+            slices, batch["points"], batch, self.spec.image_size, self.finish, padded=self.spec.pad
         )
         assert points is not None
-        return images, points
+        return torch.cat([slices, distances], 1) if self.spec.canal_distances else slices, points
 
     def mixed(self, batch: Batch, partner: Batch | None) -> tuple[Tensor, Truth]:
         """Stacks with those of the partners, if there are some, mixed in; and what they show."""
         images, points = self.inputs(batch)
         asked = bool(self.spec.network_args.get("distances"))
         known = self.spec.depth or (self.spec.answer == "slices" and self.spec.pad) or asked
-        there = slices_there(images, len(self.spec.types)) if known else None
+        there = slices_there(images[:, : self.spec.slices_seen], len(self.spec.types)) if known else None
         told, labels, lesson = batch.get("told"), batch.get("labels"), batch.get("lesson")
         truth = Truth(self.spec, self.training, points, batch.get("slices"), told, there, labels=labels, lesson=lesson)
         if partner is None:

@@ -108,7 +108,7 @@ def _stacks(samples: StackSamples) -> Any:
         points = truth.points if truth.partner is None else torch.cat([truth.points, truth.partner.points], 1)
         for column in range(SAMPLES):
             axis, targets = axes[row, column], points[column].numpy()
-            axis.imshow(images[column, images.shape[1] // 2], cmap="gray", vmin=-1.5, vmax=3)
+            axis.imshow(images[column, spec.in_chans // 2], cmap="gray", vmin=-1.5, vmax=3)
             maps = gaussian_heatmaps(targets, spec.image_size, spec.sigma_px)
             axis.contour(maps.max(0), levels=[0.5], colors=style.COLOURS[4], linewidths=0.8)
             for number, (x, y) in enumerate(targets):

@@ -6,10 +6,11 @@ from typing import Any
 import numpy as np
 import torch
 
+from lumbar.keypoints.distances import rows_of_levels
 from lumbar.labels import CONDITIONS, SEVERITIES
 from lumbar.recipe.detector import DetectorSpec
 from lumbar.recipe.grader import GraderSpec
-from tests.support.recorded.record import Adapter, Arrays, Ours, Record, block_names
+from tests.support.recorded.record import Adapter, Arrays, Ours, Record, block_names, records
 from tests.support.recorded.regressor import pooled_cells
 
 #: Of networks that no record names, by a word of its name: those that may be meant, the usual one first.
@@ -202,10 +203,20 @@ def _points(record: Record) -> Ours:
     return pooled_cells(record, images, names, "logits", "gem", "features", tolerance=5e-4)
 
 
+def _there(record: Record) -> list[bool]:
+    """Which slices are no padding: as the record says, or the one that it names."""
+    told = str(record.content["input"])
+    if named := re.search(r"mask as in (\w+)", told):
+        return _there(next(other for other in records(record.folder.parent) if other.name == named[1]))
+    return [each == "F" for each in re.search(r"mask \[([FT,]+)\]", told)[1].split(",")]  # type: ignore[index]
+
+
 def _slice_scores(record: Record) -> Ours:
     """Of the recorded outputs the first 16 say which slice, the last 10 how far off one is. The slice that is padding
-    has no contrast here, and images of neighbours are given as the record has them."""
-    images = _grey(record.inputs()[0])
+    has no contrast here, and images of neighbours are given as the record has them. A second input tells each slice's
+    distances from five points."""
+    given = record.inputs()
+    images, distances = _grey(given[0]), given[1:]
     keys, shape = record.keys, images.shape
     spec = DetectorSpec(
         series_type="axial_t2",
@@ -216,6 +227,7 @@ def _slice_scores(record: Record) -> Ours:
         in_chans=shape[1],
         num_classes=keys["linear.bias"][0],
         image_size=shape[-1],
+        canal_distances=bool(distances),
         network_args={
             "along": "transformer",
             "features": "gem",
@@ -226,11 +238,19 @@ def _slice_scores(record: Record) -> Ours:
     names = {"encoder.": "backbone.", "gem.": "pooling.", "along.head.1.": "linear."}
     for at in range(spec.network_args["layers"]):
         names |= block_names(f"along.blocks.{at}.", f"transformer_head.layers.{at}.")
-    there = [each == "F" for each in re.search(r"mask \[([FT,]+)\]", str(record.content["input"]))[1].split(",")]  # type: ignore[index]
+    there = _there(record)
+
+    def called_with(arrays: list[np.ndarray]) -> np.ndarray:
+        seen = [images[:, :, 1] * np.array(there, np.float32)[None, :, None, None]]
+        for each in distances:
+            seen.append(np.zeros_like(seen[0]))
+            seen[1][..., rows_of_levels(spec.image_size), :] = each[..., None]
+        return np.concatenate(seen, 1)
+
     return Ours(
         spec,
         names,
-        lambda arrays: images[:, :, 1] * np.array(there, np.float32)[None, :, None, None],
+        called_with,
         lambda found, told: [(found.transpose(0, 2, 1)[:, there], told["logits"][:, there])],
         tolerance=5e-4,
         given={"encoder": lambda _: torch.from_numpy(images).flatten(0, 1)},
@@ -244,6 +264,6 @@ ADAPTERS: dict[str, Adapter] = {
     r"second_yuji_mil_": _bag,
     r"second_yuji_axial_": _axial,
     r"second_ian_(attn|clam)_": _third_author,
-    r"second_ian_stack_": _slice_scores,
+    r"second_ian_stack(var)?_": _slice_scores,
     r"second_ian_net2d_": _of_crops,
 }
