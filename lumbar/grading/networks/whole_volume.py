@@ -118,7 +118,7 @@ class OfVolume(nn.Module):
     def forward(self, maps: torch.Tensor, there: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         scores = self.where(maps).float().masked_fill(~there[:, None, :, None, None], _NOWHERE)
         found = weighed(self.features(maps), scores)
-        logits = self.grade(found.flatten(0, 1)).unflatten(0, found.shape[:2])
+        logits = self.grade(found.flatten(0, 1)).float().unflatten(0, found.shape[:2])
         return logits, scores.flatten(2).log_softmax(-1).view_as(scores)
 
 
