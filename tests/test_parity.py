@@ -18,7 +18,7 @@ import torch
 from conftest import ROOT, SHARED
 
 from lumbar.bundle.network import blueprint, unfilled
-from lumbar.compute.forward import asked
+from lumbar.compute.forward import asked, mapped
 from lumbar.grading.networks.registry import NETWORKS as GRADERS
 from lumbar.keypoints.networks.registry import NETWORKS as DETECTORS
 from tests.support.recorded.adapters import ELSEWHERE, adapter_of
@@ -87,7 +87,7 @@ def answer(network: torch.nn.Module, given: Any, watched: Sequence[str]) -> Any:
         if not seen:
             return out.numpy()
         out = {"severity": out}
-    return {name: value.numpy() for name, value in {**out, **seen}.items()}
+    return mapped(torch.Tensor.numpy, {**out, **seen})
 
 
 @pytest.mark.slow

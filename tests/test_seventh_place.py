@@ -315,7 +315,10 @@ def test_both_kinds_of_graders_are_blended_as_recorded(seed: str) -> None:
     found = by_hand.predict(fitted, Cells(members, np.full((5, 5, 3), 1 / 3)))
     np.testing.assert_allclose(found[0].reshape(-1), np.array(told[seed]).reshape(-1), atol=1e-6)
     ours = recipe("seventh_place" if seed == "seed8620" else "seventh_place_666").blend.weights
-    assert [ours[group]["three"] for group in CONDITION_GROUPS] == pytest.approx(shares)
+    two_stages = [ours[group]["three"] + ours[group]["single"] for group in CONDITION_GROUPS]
+    assert two_stages == pytest.approx([1, 0.75 if "one_stage_pvt_v2_b4" in ours["foraminal"] else 1, 1])
+    of_three = [ours[group]["three"] / whole for group, whole in zip(CONDITION_GROUPS, two_stages, strict=True)]
+    assert of_three == pytest.approx(shares)
 
 
 def test_slices_show_levels_as_recorded_where_the_fall_is_the_same() -> None:
@@ -339,7 +342,9 @@ def test_the_recipe_gives_each_kind_of_grader_its_own_keypoints_and_the_weights_
     assert single["subarticular"]["axial_pvt_v2_b1"] == 0.0987
     for own in single.values():
         assert sum(own.values()) == pytest.approx(1, abs=2e-3)
-    assert {name for own in single.values() for name in own} == {name for name in members if "three" not in name}
+    named = {name for own in single.values() for name in own}
+    assert named == {name for name in members if not name.startswith(("three", "one_stage"))}
+    assert recipe().blend.weights["foraminal"]["one_stage_pvt_v2_b4"] == 0.25
 
 
 def test_a_study_without_t1_is_still_seen_as_two_channels() -> None:

@@ -2,8 +2,9 @@
 
 What differs, and why: `smooth` as in `test_seventh_place.py`; `steps`: grey values are not cut to 256 steps; `fresh`:
 the axial image is not brought to 720 px first, crops are cut from the slices as they are; `order`: axial slices run
-from the feet to the head, and the second author's sagittal ones to the patient's right. The second author's one-stage
-networks are not here: of his numbers, what is read and how maps pool is compared, the rest is in `ONE_STAGE`.
+from the feet to the head, and the second author's sagittal ones to the patient's right. Of the second author's
+one-stage networks, which `test_parity.py` compares, what is read and how maps pool is compared here; their losses of
+points, which are others here, are in `ONE_STAGE`.
 """
 
 import json
@@ -57,8 +58,8 @@ COMPARED: Final = {
     "nfn_heads": {"how", "xy", "z", "pooled (2,10,4)", "truth_grade", "grade_loss_unmatched"},
     "scs_heads": {"how", "xy", "grade", "truth_grade", "grade_loss"},
 }
-#: Those that are not, and why: nothing here looks at a picture with borders, nor learns points from a network that
-#: grades at once.
+#: Those that are not, and why: nothing here looks at a picture with borders, and maps of a network that grades at once
+#: learn by another loss, level by level.
 ONE_STAGE: Final = {
     "resize_640x400_to_512": {"params (scale, x0, y0)", "shape", "nonzero rows", "nonzero columns"},
     "nfn_heads": {"truth_xy", "truth_z", "match_index", "match_valid", "zxy_loss", "divergence_loss"}

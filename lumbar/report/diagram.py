@@ -181,7 +181,7 @@ def _grader_card(recipe: Recipe, kind: Sequence[tuple[str, GraderSpec, Task]]) -
     lines = [level + (", either side" if len(task.samples) > 1 else "")]
     if first.speaks_for:
         lines.append(f"heard for {', '.join(map(_short, first.speaks_for))} only")
-    if first.sets:
+    if first.sets and first.levels != "study":  # which looks at no keypoint
         lines.append(f"around the keypoints of the set {' and '.join(cut(name, 20) for name in first.sets)}")
     regions: dict[str, list[int]] = {}
     for place, (_, spec, _) in enumerate(kind):

@@ -1,7 +1,6 @@
 """What every network of a stage must do; the tests of a network derive from one of these classes and name a spec."""
 
 import copy
-from collections.abc import Mapping
 from functools import cache
 
 import pytest
@@ -10,7 +9,7 @@ import torch
 from lumbar.bundle.bundle import load_bundle
 from lumbar.bundle.network import build_network, noise
 from lumbar.bundle.save import Weights, save_bundle
-from lumbar.compute.forward import Inputs, asked, mapped
+from lumbar.compute.forward import Inputs, asked, mapped, tensors
 from lumbar.grading.tasks import task_of
 from lumbar.keypoints.answers.registry import answer_of
 from lumbar.recipe.detector import DetectorSpec
@@ -67,8 +66,7 @@ class NetworkContract:
         torch.manual_seed(0)
         network = copy.deepcopy(known(type(self))).train()  # timm starts some scales at zero
         output = asked(network, self.images(4))
-        parts = list(output.values()) if isinstance(output, Mapping) else [output]
-        torch.stack([part.square().mean() for part in parts]).sum().backward()
+        torch.stack([part.square().mean() for part in tensors(output)]).sum().backward()
         idle = [name for name, value in network.named_parameters() if value.grad is None or not value.grad.any()]
         assert not idle
 
@@ -159,3 +157,34 @@ class SeeingContract(GraderContract):
             plain, changed = network(views, seen), network(other, seen)
             torch.testing.assert_close(plain, changed)
             assert not torch.allclose(plain, network(other, torch.ones_like(seen)))
+
+
+class WholeSeriesContract(NetworkContract):
+    """A stage-2 network that sees whole series once for all levels."""
+
+    def images(self, batch: int = 2) -> Inputs:
+        return noise(self.spec, batch)
+
+    def shape(self, batch: int) -> tuple[int, ...]:
+        return (batch, 5, task_of(self.spec).num_conditions, 3)
+
+    @pytest.mark.parametrize("before", [False, True], ids=["behind", "before"])
+    def test_slices_without_contrast_at_an_end_change_no_answer(self, before: bool) -> None:
+        network = known(type(self))
+        views, seen = self.images(2)
+        more = {}
+        for name, view in views.items():
+            empty = torch.full_like(view[:, :, :4], -1.0)
+            more[name] = torch.cat([empty, view] if before else [view, empty], dim=2)
+        with torch.inference_mode():
+            torch.testing.assert_close(network(more, seen), network(views, seen), rtol=1e-4, atol=1e-5)
+
+    def test_a_view_that_is_not_there_says_nothing(self) -> None:
+        network = known(type(self))
+        views, seen = self.images(2)
+        first = next(iter(views))
+        seen[0, :, 0] = False
+        with torch.inference_mode():
+            plain = network(views, seen)
+            torch.testing.assert_close(network(views | {first: views[first].flip(2)}, seen)[0], plain[0])
+        assert plain.isfinite().all()

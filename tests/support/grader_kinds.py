@@ -114,6 +114,14 @@ _FIELDS: dict[str, dict[str, Any]] = {
         "region": {"box": "whole", "around": "series", "intensity": "percentile", "scope": "slice"},
         "regions": {"axial_middle": {"slices": 6}},
     },
+    "a whole series as one volume": {
+        "views": ["sagittal_t1"],
+        "conditions": [LEFT_FORAMEN, RIGHT_FORAMEN],
+        "levels": "study",
+        "network": "whole_volume",
+        "network_args": {"decoder": [8, 8, 8], "features": 8},
+        "region": {"box": "whole", "around": "series", "slices": 18, "intensity": "percentile", "scope": "series"},
+    },
     "short series with empty slices behind": {
         "views": ["sagittal_t1", "sagittal_t2", "axial_left", "axial_right"],
         "conditions": list(CONDITIONS),

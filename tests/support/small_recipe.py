@@ -190,6 +190,8 @@ def _narrow(network: str, given: Mapping[str, Any]) -> Iterator[tuple[str, Any]]
         yield "channels", [16] * 5
     if network == "slice_channels":
         yield "hidden", 8
+    if network == "whole_volume":
+        yield from (("decoder", [8, 8, 8]), ("features", 8))
     for own, name in (("pointer", "tu-resnet18"), ("axial", "resnet18")):  # backbones of another name
         for key in ("encoder", "backbone"):
             if f"{own}_{key}" in given:

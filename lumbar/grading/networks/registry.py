@@ -36,6 +36,7 @@ NETWORKS: Final[Mapping[str, str]] = {
     "slice_pool": "lumbar.grading.networks.slice_pool",
     "transformer": "lumbar.grading.networks.transformer",
     "whole_slices": "lumbar.grading.networks.whole_slices",
+    "whole_volume": "lumbar.grading.networks.whole_volume",
 }
 
 

@@ -55,7 +55,7 @@ class Maps(nn.Module):
 
 
 def weighed(maps: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
-    """Features (N, K, F): maps (N, F, h, w), summed by a softmax over the cells of each of K scores (N, K, h, w)."""
+    """Features (N, K, F): maps (N, F, …), summed by a softmax over the cells of each of K scores (N, K, …)."""
     weights = scores.flatten(2).float().softmax(-1).to(maps.dtype)
     return weights @ maps.flatten(2).transpose(1, 2)
 

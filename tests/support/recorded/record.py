@@ -74,7 +74,10 @@ class Record:
         if isinstance(given, str) and (other := re.fullmatch(r"as (\S+)", given)):
             return next(record for record in records(self.folder.parent) if record.name == other[1]).inputs()
         if isinstance(given, Mapping):
-            return [MAKERS[name](seed, *shape) for name, seed, shape in given.values()]
+            return [
+                np.array(rule[-1]) if name == "list" else MAKERS[name](rule[0], *rule[1])
+                for name, *rule in given.values()
+            ]
         found, last = [], ""
         for call in _CALL.finditer(given):
             numbers = [int(each) for each in re.findall(r"\d+", call["numbers"])]

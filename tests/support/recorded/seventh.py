@@ -3,6 +3,7 @@
 Flipped views are answered beside the plain ones, as samples of their own, and averaged here as the recorded ones are.
 """
 
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -281,6 +282,78 @@ def _sided(record: Record) -> Ours:
     )
 
 
+def _one_stage(record: Record) -> Ours:
+    """Two volumes of one series type, grey values from 0 to 255 and each slice three times; the shorter is followed by
+    empty slices."""
+    array, counts = record.inputs()
+    volume = "zxy_mask.weight" in record.keys
+    view: View = "sagittal_t1" if volume else "sagittal_t2"
+    conditions = CONDITIONS[1:3] if volume else CONDITIONS[:1]
+    spec = GraderSpec(
+        views=(view,),
+        conditions=conditions,
+        levels="study",
+        network="whole_volume",
+        network_args={"maps": "volume" if volume else "slice"},
+        backbone=record.backbone(),
+        image_size=array.shape[-1],
+        slices=int(counts.max()),
+        region={"box": "whole", "around": "series"},
+    )
+
+    def called_with(arrays: list[np.ndarray]) -> Any:
+        stacks = np.zeros((len(counts), 1, int(counts.max()), 1, *array.shape[1:]), np.float32)
+        for stack, own in zip(stacks, np.split(array, np.cumsum(counts)[:-1].astype(int)), strict=True):
+            stack[0, : len(own), 0] = own / 127.5 - 1
+        return {view: torch.from_numpy(stacks)}, torch.ones(len(counts), 5, 1, dtype=torch.bool)
+
+    def pairs(found: Any, told: Any) -> list[tuple[np.ndarray, np.ndarray]]:
+        grades = torch.from_numpy(found["severity"]).softmax(-1).numpy()  # (B, levels, sides, 3)
+        shares = torch.from_numpy(found["heatmaps"][view]).sigmoid().numpy()  # (B, T, levels · sides, h, w)
+        shares = shares.reshape(*shares.shape[:2], *grades.shape[1:3], *shares.shape[-2:]).swapaxes(2, 3)
+        there = [
+            each[: int(count)].reshape(int(count), -1, *shares.shape[-2:])
+            for each, count in zip(shares, counts, strict=True)
+        ]
+        columns, rows = np.arange(shares.shape[-1]), np.arange(shares.shape[-2])
+        xy = np.stack(
+            [np.stack([(each.sum((0, 2)) * columns).sum(-1), (each.sum((0, 3)) * rows).sum(-1)], -1) for each in there]
+        )
+        said = [(grades.swapaxes(1, 2).reshape(told["grade"].shape), told["grade"]), (xy, told["xy"])]
+        along = [each.sum((2, 3)) for each in there]
+        if volume:
+            z = np.stack([(np.arange(len(each))[:, None] * each).sum(0) for each in along])
+            return [*said, (np.concatenate(there), told["zxy_mask"]), (z, told["z"])]
+        maps = np.stack([each.sum(0) for each in there])
+        z = np.stack([each.argmax(0) for each in along])
+        return [*said, (maps, told["level_mask"]), (np.concatenate(along), told["z_mask"]), (z, told["z"])]
+
+    heads = {"where.": "zxy_mask.", "features.": "grade_mask.", "grade.": "grade."}
+    heads = heads if volume else {"which.": "z_mask.", "where.": "level_mask.", "grade.": "grade_mask."}
+    stages = "encoder.stages." if "encoder.stages.0.blocks.0.norm1.weight" in record.keys else "encoder.stages_"
+    names = {"backbone.images.stages_": stages, "backbone.images.": "encoder.", "backbone.blocks.": "decoder.block."}
+    stem = next(key.removeprefix("encoder.") for key, shape in record.keys.items() if shape[1:2] == (3,))
+    made = {f"backbone.images.{stem}": lambda record: record.weight(f"encoder.{stem}").sum(1, keepdims=True)}
+    if volume:  # levels before sides
+        made |= {f"answer.where.{part}": partial(_levels_first, f"zxy_mask.{part}") for part in _PARTS}
+    return Ours(
+        spec,
+        names | {f"answer.{own}": theirs for own, theirs in heads.items()},
+        called_with,
+        pairs,
+        unused=("D",),
+        tolerance=1e-5,
+        made=made,
+        beside=True,
+    )
+
+
+def _levels_first(key: str, record: Record) -> np.ndarray:
+    """Rows of both sides' levels, the left ones first → of every level left and right."""
+    value = record.weight(key)
+    return value.reshape(2, len(LEVELS), *value.shape[1:]).swapaxes(0, 1).reshape(value.shape)
+
+
 #: By the beginning of a class's name.
 ADAPTERS: dict[str, Adapter] = {
     r"RSNA24Model_Keypoint_2D": lambda record: regressor(record, "model.classifier.", "model.", "out"),
@@ -289,4 +362,5 @@ ADAPTERS: dict[str, Adapter] = {
     r"Sag_Model_25D": _single,
     r"HybridModel_V2": _fused,
     r"Axial_HybridModel_24": _sided,
+    r"Net$": _one_stage,
 }
