@@ -52,8 +52,7 @@ class Likeness:
     directions: np.ndarray  # (K, F), of length 1, at right angles
     variances: np.ndarray  # (K + 1,): along each direction, and along all that are not kept
     bar: float  # the distance that `BEYOND` of regions pass
-    #: (F,): how far a study's mean lies towards the other weighting, in bars that `BEYOND` of studies pass; None where
-    #: nothing tells.
+    #: (F,): how far a study's mean lies towards the other weighting, in bars; None where nothing tells.
     weighting: np.ndarray | None = None
 
     def shares(self, features: np.ndarray) -> np.ndarray:
@@ -178,16 +177,22 @@ def _parted(rows: Sequence[tuple[int, np.ndarray]]) -> tuple[np.ndarray, np.ndar
 
 
 def _towards(rows: Sequence[tuple[int, np.ndarray]], exchanged: Sequence[tuple[int, np.ndarray]]) -> np.ndarray | None:
-    """The discriminant (F,) towards the exchanged weighting, as long as its bar of studies left out is 1."""
+    """The discriminant (F,) towards the exchanged weighting, as long as its bar of studies left out is 1.
+
+    The bar lies half way to the other weighting, as Fisher's does, or farther, so that `BEYOND` of studies pass.
+    """
     (names, table, part), (others, other, apart) = _parted(rows), _parted(exchanged)
-    if len(others) < LEAST_STUDIES:
+    if min(len(names), len(others)) < LEAST_STUDIES:
         return None
-    numbers, means = np.array([number for number, _ in rows]), []
+    means: list[float] = []
+    away: list[float] = []
     for one in range(PARTS):
-        direction = _discriminant(table[part != one], other[apart != one])
-        along = (table - table[part != one].mean(0)) @ direction
-        means += [along[numbers == name].mean() for name in names[np.arange(len(names)) % PARTS == one]]
-    bar = float(np.quantile(means, 1 - BEYOND))
+        middle, direction = table[part != one].mean(0), _discriminant(table[part != one], other[apart != one])
+        for found, each, left_out in ((means, rows, part == one), (away, exchanged, apart == one)):
+            numbers, features = np.array([number for number, _ in each])[left_out], np.stack([row for _, row in each])
+            along = (features[left_out] - middle) @ direction
+            found += [float(along[numbers == name].mean()) for name in np.unique(numbers)]
+    bar = max(float(np.quantile(means, 1 - BEYOND)), float(np.mean(away)) / 2)
     return _discriminant(table, other) / bar if bar > FLOOR else None
 
 
