@@ -286,6 +286,20 @@ def test_discs_are_graded_from_the_backbones_of_the_shipped_bundle(
 
 
 @pytest.mark.slow
+def test_the_memory_of_steps_is_told_for_every_kind_of_member_or_the_largest(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    recipe = BENCHMARKS.parent / "recipes" / "demo.toml"
+    run("step_memory.py", monkeypatch, recipe)
+    every = [line.strip("| ").split(" | ") for line in capsys.readouterr().out.splitlines()[2:]]
+    assert {"sagittal_t2", "axial_t2", "global_small"} <= {row[1] for row in every}
+    assert all(0 < float(row[3]) < 2 for row in every)
+    run("step_memory.py", monkeypatch, "--largest", recipe)
+    (largest,) = [line.strip("| ").split(" | ") for line in capsys.readouterr().out.splitlines()[2:]]
+    assert float(largest[3]) == max(float(row[3]) for row in every)
+
+
+@pytest.mark.slow
 def test_strange_regions_are_told_kind_by_kind(
     world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

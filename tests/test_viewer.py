@@ -309,6 +309,9 @@ def test_a_cell_brings_up_its_slice_its_region_and_its_saliency(browser: Any, wo
     asked = [spec for spec in world.bundle.manifest.graders.values() if "left_subarticular_stenosis" in heard(spec)]
     assert len(every(browser, ".seen .strip")) == len({region_key(spec) for spec in asked}) == 1
     assert float(css(browser, ".seen .map").value_of_css_property("opacity")) > 0
+    film, names = css(browser, ".seen .strip .film").rect, css(browser, ".seen .strip .names").rect
+    assert names["y"] >= film["y"] + film["height"] - 1, "each slice's name stands below it"
+    assert names["width"] == film["width"]
     css(browser, '[name="saliency"]').click()
     assert css(browser, ".seen .map").get_attribute("style") == "opacity: 0;"
     for name, selector in (("points", ".stage .mark"), ("regions", ".stage .box")):
