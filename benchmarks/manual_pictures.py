@@ -27,22 +27,42 @@ from lumbar.report.results import Results
 from lumbar.terminal.voice import tell
 
 ROOT = Path(__file__).resolve().parent.parent
+#: Colours of a packed picture that are kept as they are; how far apart red, green and blue of a grey may be.
+KEPT, GREY = 96, 24
 #: Widths as the README shows them, px; a browser's window, whose picture is made as narrow.
 EXAMPLE_WIDTH, REPORT_WIDTH, WINDOW = 860, 800, (1200, 1420)
-FLAGS = ("--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--hide-scrollbars")
+FLAGS = (
+    "--headless",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-dev-shm-usage",
+    "--hide-scrollbars",
+    "--force-color-profile=srgb",
+)
 
 
 def packed(picture: Image.Image) -> bytes:
-    """A PNG of at most 256 colours, the picture's own."""
-    out = io.BytesIO()
-    picture.convert("RGB").quantize(256, method=Image.Quantize.FASTOCTREE).save(out, "PNG", optimize=True)
+    """A PNG of 256 colours: of those that are not grey the commonest, as they are, and what is near the others."""
+    out, rgb = io.BytesIO(), picture.convert("RGB")
+    pixels = np.asarray(rgb, np.int64).reshape(-1, 3)
+    colours, place, counts = np.unique(pixels, axis=0, return_inverse=True, return_counts=True)
+    order = np.argsort(-counts, kind="stable")
+    kept = colours[order][np.ptp(colours[order], axis=1) > GREY][:KEPT]
+    spread = np.array(rgb.quantize(256 - len(kept)).getpalette(), np.int64).reshape(-1, 3)
+    palette = np.concatenate([kept, spread[: 256 - len(kept)]])
+    nearest = np.concatenate(
+        [((part[:, None] - palette) ** 2).sum(-1).argmin(1) for part in np.array_split(colours, 64)]
+    )
+    flat = Image.fromarray(nearest[place.ravel()].reshape(rgb.height, rgb.width).astype(np.uint8), "P")
+    flat.putpalette(palette.astype(np.uint8).ravel().tolist())
+    flat.save(out, "PNG", optimize=True)
     return out.getvalue()
 
 
 def narrowed(picture: Image.Image, width: int) -> Image.Image:
-    """The picture at a width, px."""
+    """The picture at a width, px, without overshoot, which would change the colours of small squares."""
     size = width, round(picture.height * width / picture.width)
-    return picture.resize(size, Image.Resampling.LANCZOS)
+    return picture.resize(size, Image.Resampling.HAMMING)
 
 
 def example(results: Results, study: int) -> Image.Image:

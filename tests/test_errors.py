@@ -23,6 +23,7 @@ PASSED_ON = (
     "{remedy}",
     "{_AGAIN}",
     "{_REMEDY}",
+    "{LOWER}",
     "{sentence}",
     "{_what_to_attach(",
     "{describe(error)}",

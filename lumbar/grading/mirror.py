@@ -18,7 +18,8 @@ def mirror_view(region: np.ndarray, view: View, spec: GraderSpec) -> np.ndarray:
     alike = side is not None and (spec.region_of(view).half or spec.preprocessing.side_order == "medial")
     if alike:
         return region
-    return _turned(region) if spec.region_of(view).pad else region[..., ::-1, :, :]
+    may_end_empty = spec.region_of(view).pad or spec.region_of(view).around == "series"
+    return _turned(region) if may_end_empty else region[..., ::-1, :, :]
 
 
 def _turned(region: np.ndarray) -> np.ndarray:

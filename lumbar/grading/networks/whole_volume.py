@@ -170,7 +170,7 @@ class WholeVolume(nn.Module):
             )
         if args["maps"] == "slice" and task.num_conditions > 1:
             raise InputError(
-                'network_args maps = "slice" looks for one slice; name one condition, or write maps = "volume"'
+                f'network_args maps = {args["maps"]!r} looks for one slice; name one condition, or set maps = "volume"'
             )
         (self.view,), (channels,) = task.samples[0].views, channels_of(spec)
         self.each = (len(LEVELS), task.num_conditions)
