@@ -34,7 +34,7 @@ from lumbar.recipe.grader import GraderSpec
 #: How many axes a decoder's convolutions have, and how many features a cell, by the word of `maps`.
 _AXES: Final = {"volume": 3, "slice": 2}
 _FEATURES: Final = {"volume": 128, "slice": 64}
-#: Of "slice": how far slices lie from the likeliest one whose maps are averaged.
+#: Of "slice": how far slices lie from the expected one whose maps are averaged.
 _NEAR: Final = 3
 #: What a softmax gives no share to; and the least of a share whose logarithm is taken.
 _NOWHERE: Final = -1e4
@@ -123,7 +123,7 @@ class OfVolume(nn.Module):
 
 
 class OfSlice(nn.Module):
-    """The same of one condition (answers: its levels), from the slices around the likeliest one."""
+    """The same of one condition (answers: its levels), from the slices around the expected one."""
 
     def __init__(self, width: int, answers: int, features: int) -> None:
         super().__init__()
