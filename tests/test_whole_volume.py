@@ -146,7 +146,7 @@ def test_a_mirrored_study_swaps_sides(data: DataFolder, study: Study, spec: Grad
     [
         ({"network_args": {"maps": "level"}}, 'maps = \'level\' cannot be used; write "volume" or "slice"'),
         ({"network_args": {"decoder": [8] * 5}}, "gives maps of 5 strides and the decoder of whole_volume joins 6"),
-        ({"network_args": OF_SLICE}, 'maps = "slice" looks for one slice; name one condition'),
+        ({"network_args": OF_SLICE}, "maps = 'slice' looks for one slice; name one condition"),
         ({"views": ("sagittal_t1", "sagittal_t2")}, "sees one whole series"),
     ],
 )
